@@ -1,0 +1,89 @@
+"""What a worker needs of an engine, and nothing of how one model family or another works.
+
+An engine owns one loaded model. The service (worker/service.py) calls it from one thread only, because MLX streams
+belong to a thread: `add` a request, `step` while there is work, `cancel` when the client has gone. An engine never
+sees sockets, gateways or the broker.
+
+This file must stay free of mlx: a worker that runs an engine without a model pays for no import.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol
+
+from broker.protocol import Assign, Output
+
+# Called while loading: the stage ("weights", "tokenizer", ...) and the fraction of it done, None if unknown. Each call
+# also counts as progress for the stall timeout, so call it at least every few seconds of work.
+Report = Callable[[str, float | None], None]
+
+
+class RequestError(Exception):
+    """This request cannot be served; the worker lives on. `code` is one of docs/protocol.md's table."""
+
+    def __init__(self, message: str, *, code: str = "invalid_request", param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.param = param
+
+
+@dataclass(slots=True, frozen=True)
+class ModelFacts:
+    """What is known of a model once it is loaded. Bytes of its parameters; tokens of its context, 0 if unknown."""
+
+    weights_bytes: int
+    context_length: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class MemoryFacts:
+    """Bytes as the engine's library counts them in this process."""
+
+    active_bytes: int = 0
+    cache_bytes: int = 0
+    peak_bytes: int = 0
+
+
+class Engine(Protocol):
+    """One loaded model. All methods but `memory` are called from the thread that made the engine."""
+
+    @property
+    def facts(self) -> ModelFacts:
+        """Fixed after loading."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` would do something now."""
+
+    def add(self, request_id: bytes, payload: bytes) -> None:
+        """Take one request; `payload` is what the gateway sent, still packed. Raises RequestError (or ProtocolError
+        from decoding the payload) when it cannot be served."""
+
+    def step(self) -> list[Output]:
+        """One bounded unit of work for all requests together; their outputs. Exactly one of the outputs of a request
+        is FINAL or ERROR, and it is the last."""
+
+    def cancel(self, request_id: bytes) -> None:
+        """Drop a request before the next step; an unknown id is ignored. The service sends its ERROR, not the engine."""
+
+    def memory(self) -> MemoryFacts:
+        """May be called from any thread, also during a step."""
+
+
+def load_engine(assign: Assign, report: Report) -> Engine:
+    """The engine for an assigned model, loaded. Whatever goes wrong while loading is raised as it is.
+
+    An engine is `module:Class`; the class is called with (assign, report). Only the settings of this machine can name
+    one, a model's own files never can.
+    """
+    module_name, _, class_name = (assign.engine or _ENGINES[assign.model_type]).partition(":")
+    engine_class: Any = getattr(import_module(module_name), class_name)
+    engine: Engine = engine_class(assign, report)
+    return engine
+
+
+_ENGINES = {
+    "text-gen": "worker.text_engine:TextEngine",
+    "echo": "worker.echo_engine:EchoEngine",
+}
