@@ -1,0 +1,44 @@
+# The commands of this project; CI calls the same ones. Plain enough for the GNU make 3.81 that macOS has.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+
+# A variable given to make reaches every process through the environment: `make run MLX_BROKER_PORT=9000`.
+# PORT is short for that one. Found in the environment it is somebody else's, and honcho sets one of its own.
+ifeq ($(origin PORT),command line)
+export MLX_BROKER_PORT := $(PORT)
+endif
+
+.PHONY: install run test check lock
+
+install: $(STAMP)
+
+# --clear: what is installed is what the lock says, also after a package left it.
+$(STAMP): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, see make PYTHON=...")'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --require-hashes -r requirements.lock
+	@touch $@
+
+# honcho reads .env, so the demo model is prepared under it too. exec: a signal to make's child reaches honcho itself.
+VENV = env PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONUNBUFFERED=1
+
+run: install
+	@exec $(VENV) $(BIN)/honcho run python -m worker.demo_model --if-needed
+	@exec $(VENV) $(BIN)/honcho start
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Keeps every pin that still fits; remove requirements.lock first to take the newest releases of everything.
+lock:
+	tools=$$(mktemp -d) && $(PYTHON) -m venv $$tools && $$tools/bin/pip install --quiet uv==0.13.9 && \
+	$$tools/bin/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --fork-strategy fewest \
+		--generate-hashes --custom-compile-command "make lock" --quiet --output-file requirements.lock && \
+	rm -r $$tools
