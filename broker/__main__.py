@@ -1,0 +1,31 @@
+"""`python -m broker`: read the settings, take the runtime directory, run until SIGTERM or SIGINT."""
+
+import logging
+import sys
+
+from broker.runtime import RuntimeDir, RuntimeDirError
+from broker.server import Broker
+from broker.settings import SettingsError, load_settings
+
+
+def main() -> int:
+    """Exit code: 0 after a signal, 2 if the start is impossible (one line per reason on stderr)."""
+    try:
+        settings = load_settings()
+        logging.basicConfig(
+            level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+        )
+        runtime = RuntimeDir(settings.runtime_dir)
+    except (SettingsError, RuntimeDirError) as error:
+        for line in str(error).splitlines():
+            print(f"broker: {line}", file=sys.stderr)
+        return 2
+    try:
+        Broker(settings, runtime).run()
+    finally:
+        runtime.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""Which models this machine has: names, types and sizes, read from files and settings. Never imports mlx, never
+loads anything, never follows a name out of its folder.
+
+A model id is a name: `org/name` in the Hugging Face cache, or a folder (one or two levels deep) under the models
+directory. A model's own files decide its type; the name of a repository decides nothing.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from broker.events import ModelSpec
+
+# What the worker can run today; others are refused before a process starts.
+SUPPORTED_TYPES = frozenset({"text-gen", "echo"})
+
+_VISION_KEYS = frozenset({"vision_config", "image_token_id", "image_token_index", "video_token_id"})
+_AUDIO_KEYS = frozenset({"audio_config", "codec_config", "sample_rate"})
+_EMBEDDING_ARCHITECTURES = ("Bert", "Roberta", "Embedding", "ModernBertModel", "NomicBert")
+
+
+class CatalogError(Exception):
+    """There is no such model, or it cannot be used. code: model_not_found or load_failed."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(slots=True, frozen=True)
+class ModelOverride:
+    """What the settings file says about one model. engine: `module:Class` (then no files are needed)."""
+
+    model_type: str | None = None
+    engine: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    keep_alive_seconds: float | None = None
+    memory_limit_bytes: int | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Entry:
+    """One model as its files describe it. created: Unix seconds; context_length: tokens, 0 if unknown."""
+
+    spec: ModelSpec
+    quantization: str | None
+    context_length: int
+    created: float
+
+
+class Catalog:
+    """Looks a model up at every use; what has been read is kept until the folder or its config.json changes."""
+
+    def __init__(self, models_dir: Path, hub_dir: Path, overrides: dict[str, ModelOverride]) -> None:
+        self._models_dir = models_dir
+        self._hub_dir = hub_dir
+        self._overrides = overrides
+        self._read: dict[str, tuple[tuple[Path, int, int], Entry]] = {}
+
+    def find(self, model_id: str) -> ModelSpec:
+        """The spec of this model. Raises CatalogError that names what is missing."""
+        return self._entry(model_id).spec
+
+    def entries(self) -> list[Entry]:
+        """Every usable model of this machine, by name."""
+        entries = []
+        for model_id in sorted(set(self._names())):
+            try:
+                entries.append(self._entry(model_id))
+            except CatalogError:
+                continue
+        return entries
+
+    def _entry(self, model_id: str) -> Entry:
+        override = self._overrides.get(model_id, ModelOverride())
+        if override.engine is not None:
+            return Entry(_spec(model_id, override.model_type or "text-gen", Path(), 0, override), None, 0, 0.0)
+        folder = self._folder(model_id)
+        try:
+            config_stat, folder_stat = (folder / "config.json").stat(), folder.stat()
+        except OSError as error:
+            raise CatalogError("model_not_found", f"{model_id}: {error.strerror}: {error.filename}") from error
+        signature = (folder, config_stat.st_mtime_ns, folder_stat.st_mtime_ns)
+        known = self._read.get(model_id)
+        if known is not None and known[0] == signature:
+            return known[1]
+        entry = _read_entry(model_id, folder, override, config_stat.st_mtime)
+        self._read[model_id] = (signature, entry)
+        return entry
+
+    def _folder(self, model_id: str) -> Path:
+        parts = model_id.split("/")
+        if not 1 <= len(parts) <= 2 or any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
+            raise CatalogError("model_not_found", f"{model_id!r} is not a model name: one is `name` or `org/name`")
+        for root, folder in ((self._models_dir, self._models_dir.joinpath(*parts)), self._in_hub(parts)):
+            if folder is not None and folder.is_dir():
+                if not folder.resolve().is_relative_to(root.resolve()):
+                    raise CatalogError("model_not_found", f"{model_id} is a link that leaves {root}")
+                return folder
+        raise CatalogError(
+            "model_not_found", f"no model named {model_id!r} in {self._models_dir} or the Hugging Face cache"
+        )
+
+    def _in_hub(self, parts: list[str]) -> tuple[Path, Path | None]:
+        repository = self._hub_dir / "--".join(("models", *parts))
+        try:
+            revision = (repository / "refs" / "main").read_text().strip()
+        except (OSError, UnicodeDecodeError):
+            return self._hub_dir, None
+        return self._hub_dir, repository / "snapshots" / revision
+
+    def _names(self) -> Iterator[str]:
+        yield from (name for name, override in self._overrides.items() if override.engine is not None)
+        for config in (*self._models_dir.glob("*/config.json"), *self._models_dir.glob("*/*/config.json")):
+            yield config.parent.relative_to(self._models_dir).as_posix()
+        for repository in self._hub_dir.glob("models--*"):
+            yield "/".join(repository.name.split("--")[1:])
+
+
+def _read_entry(model_id: str, folder: Path, override: ModelOverride, created: float) -> Entry:
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise CatalogError("load_failed", f"{folder / 'config.json'} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise CatalogError("load_failed", f"{folder / 'config.json'} is not a JSON object")
+    model_type = override.model_type or detect_type(config, (folder / "modules.json").exists())
+    if model_type not in SUPPORTED_TYPES:
+        raise CatalogError("load_failed", f"{model_id} is a model of type {model_type}, which this version cannot run")
+    weights = [path for path in folder.glob("*.safetensors") if not path.name.startswith("adapter")]
+    if not weights:
+        raise CatalogError("load_failed", f"no .safetensors file in {folder}")
+    try:
+        weight_bytes = sum(path.stat().st_size for path in weights)
+    except OSError as error:
+        raise CatalogError("load_failed", f"{error.filename}: {error.strerror}") from error
+    spec = _spec(model_id, model_type, folder, weight_bytes, override)
+    return Entry(spec, _quantization(config), _context_length(config), created)
+
+
+def detect_type(config: dict[str, Any], sentence_transformer: bool) -> str:
+    """text-gen, vision, embeddings or audio, from config.json (and whether modules.json lies beside it)."""
+    architectures = config.get("architectures")
+    names = [str(name) for name in architectures] if isinstance(architectures, list) else []
+    if _VISION_KEYS & config.keys():
+        return "vision"
+    if _AUDIO_KEYS & config.keys():
+        return "audio"
+    if sentence_transformer or any(part in name for name in names for part in _EMBEDDING_ARCHITECTURES):
+        return "embeddings"
+    return "text-gen"
+
+
+def _spec(model_id: str, model_type: str, folder: Path, weight_bytes: int, override: ModelOverride) -> ModelSpec:
+    return ModelSpec(
+        model_id,
+        model_type,
+        str(folder),
+        weight_bytes,
+        override.engine,
+        override.options,
+        override.keep_alive_seconds,
+        override.memory_limit_bytes,
+    )
+
+
+def _quantization(config: dict[str, Any]) -> str | None:
+    quantization = config.get("quantization") or config.get("quantization_config")
+    bits = quantization.get("bits") if isinstance(quantization, dict) else None
+    return f"{bits}-bit" if bits else None
+
+
+def _context_length(config: dict[str, Any]) -> int:
+    text = config.get("text_config")
+    value = (text if isinstance(text, dict) else config).get("max_position_embeddings", 0)
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,151 @@
+"""All settings of the broker, validated at start. Source of the names: docs and README tell users the same table.
+
+Order: environment `MLX_BROKER_*`, then the table `[broker]` of the TOML file (`MLX_BROKER_CONFIG`, else
+`mlx-broker.toml` in the working directory), then the defaults here. `[models."org/name"]` tables are per model,
+`[gateway]` belongs to the gateway, and `runtime_dir` stands above the tables because both need it.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from broker.catalog import ModelOverride
+from broker.protocol import default_runtime_dir
+from broker.records import PoolLimits
+
+GIB = 1 << 30
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class SettingsError(Exception):
+    """One line per mistake, for the person who wrote the settings."""
+
+
+class ModelSettings(BaseModel):
+    """The table `[models."org/name"]`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    type: Literal["text-gen", "vision", "embeddings", "audio", "echo"] | None = None
+    engine: str | None = Field(default=None, pattern=r"^[\w.]+:\w+$")
+    options: dict[str, Any] = Field(default_factory=dict)
+    keep_alive_seconds: float | None = None
+    memory_limit_gb: float | None = Field(default=None, gt=0)
+
+    def override(self) -> ModelOverride:
+        limit = None if self.memory_limit_gb is None else int(self.memory_limit_gb * GIB)
+        return ModelOverride(self.type, self.engine, self.options, self.keep_alive_seconds, limit)
+
+
+def _cache_home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def _hub_dir() -> Path:
+    """Where huggingface_hub keeps its cache."""
+    if cache := os.environ.get("HF_HUB_CACHE"):
+        return Path(cache)
+    return Path(os.environ.get("HF_HOME") or _cache_home() / "huggingface") / "hub"
+
+
+def _state_dir() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "mlx-broker"
+
+
+class BrokerSettings(BaseSettings):
+    """See the top of this file; every field is documented in README.md."""
+
+    model_config = SettingsConfigDict(env_prefix="MLX_BROKER_", extra="forbid", frozen=True)
+
+    runtime_dir: Path = Field(default_factory=default_runtime_dir)
+    state_dir: Path = Field(default_factory=_state_dir)
+    models_dir: Path = Field(default_factory=lambda: _cache_home() / "mlx-broker" / "models")
+    hub_dir: Path = Field(default_factory=_hub_dir)
+    models: dict[str, ModelSettings] = Field(default_factory=dict)
+    preload_models: Annotated[list[str], NoDecode] = Field(default_factory=list)
+
+    max_models: int = Field(default=4, ge=1)
+    max_memory_gb: float = Field(default=0.0, ge=0, description="0: total memory less a quarter of it, 4 to 8 GiB")
+    max_queue: int = Field(default=512, ge=0)
+    max_requests_per_model: int = Field(default=256, ge=1)
+    queue_timeout_seconds: Seconds = 300.0
+    drain_timeout_seconds: float = Field(default=30.0, ge=0)
+    stop_grace_seconds: Seconds = 2.0
+    keep_alive_seconds: float = Field(default=1800.0, description="negative: idle models stay")
+    heartbeat_interval_seconds: Seconds = 0.5
+    heartbeat_timeout_seconds: Seconds = 10.0
+    stall_timeout_seconds: Seconds = 120.0
+    load_stall_timeout_seconds: Seconds = 120.0
+    memory_limit_factor: float = Field(default=3.0, ge=1)
+    memory_sample_seconds: Seconds = 1.0
+    warm_spare: bool = True
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("preload_models", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """`a,b` in the environment, a list in the file."""
+        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, InitSettingsSource(settings_cls, _from_file())
+
+    def limits(self, total_bytes: int) -> PoolLimits:
+        """What the pool obeys, on a machine with this much memory."""
+        quarter = min(max(total_bytes // 4, 4 * GIB), 8 * GIB)
+        budget = int(self.max_memory_gb * GIB) or max(total_bytes - quarter, GIB)
+        return PoolLimits(
+            max_models=self.max_models,
+            max_memory_bytes=budget,
+            max_queue=self.max_queue,
+            max_requests_per_model=self.max_requests_per_model,
+            queue_timeout=self.queue_timeout_seconds,
+            drain_timeout=self.drain_timeout_seconds,
+            stop_grace=self.stop_grace_seconds,
+            keep_alive=self.keep_alive_seconds,
+            heartbeat_timeout=self.heartbeat_timeout_seconds,
+            stall_timeout=self.stall_timeout_seconds,
+            load_stall_timeout=self.load_stall_timeout_seconds,
+            memory_limit_factor=self.memory_limit_factor,
+            warm_spare=self.warm_spare,
+        )
+
+
+def load_settings() -> BrokerSettings:
+    """The settings of this start. Raises SettingsError with one line per mistake."""
+    try:
+        return BrokerSettings()
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()]
+        raise SettingsError("\n".join(lines)) from error
+
+
+def _from_file() -> dict[str, Any]:
+    """The broker's part of the TOML file as one flat map."""
+    named = os.environ.get("MLX_BROKER_CONFIG")
+    path = Path(named or "mlx-broker.toml")
+    if not named and not path.exists():
+        return {}
+    try:
+        content = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path}: {error}") from error
+    unknown = content.keys() - {"broker", "gateway", "models", "runtime_dir"}
+    if unknown:
+        lines = [f"{path}: unknown name {name}; tables are broker, gateway, models" for name in sorted(unknown)]
+        raise SettingsError("\n".join(lines))
+    values: dict[str, Any] = content.get("broker", {})
+    return values | {name: content[name] for name in ("models", "runtime_dir") if name in content}
