@@ -1,0 +1,104 @@
+"""Makes tiny random MLX model folders, so that every test can have real models of its own: about 90 kB, 30 ms to load.
+
+A Llama through mlx-lm's own classes over a byte vocabulary (256 bytes, then `<s>`, `</s>`, `<pad>`), in float32. Its
+output is noise, and mostly invalid UTF-8: good for testing everything but sense. The row of `</s>` in the output head
+is zero while the other logits are spread wide, so that generations run on to `max_tokens`.
+
+Must not be used to judge quality, and downloads nothing.
+"""
+
+import json
+from pathlib import Path
+
+import mlx.core as mx
+from mlx.utils import tree_flatten, tree_map
+from mlx_lm.models.llama import Model, ModelArgs
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+SPECIAL_TOKENS = ("<s>", "</s>", "<pad>")
+BOS, EOS = 256, 257
+VOCABULARY = 256 + len(SPECIAL_TOKENS)
+
+# Logits of random weights lie within a few hundredths of each other; this spreads them to a deviation of about 4.
+_SPREAD = 4.0
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] not in ['system', 'user', 'assistant'] %}"
+    "{{ raise_exception('unknown role ' + message['role']) }}"
+    "{% endif %}"
+    "[{{ message['role'] }}] {{ message['content'] }}\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{{ suffix or '' }} {% endif %}"
+)
+
+
+def make_tiny_model(
+    folder: Path,
+    *,
+    seed: int = 0,
+    layers: int = 1,
+    hidden_size: int = 32,
+    context_length: int = 8192,
+    eos_token_id: int = EOS,
+    chat_template: str | None = CHAT_TEMPLATE,
+) -> Path:
+    """Write a model into `folder` (made if missing) and return it.
+
+    hidden_size: a multiple of 8 (4 heads). eos_token_id: another token, such as a byte's, ends generations there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": hidden_size,
+        "num_hidden_layers": layers,
+        "intermediate_size": 2 * hidden_size,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-5,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": context_length,
+        "tie_word_embeddings": False,
+        "bos_token_id": BOS,
+        "eos_token_id": eos_token_id,
+        "torch_dtype": "float32",
+    }
+    model = Model(ModelArgs.from_dict(config))
+    # A key of its own per tensor: the same seed gives the same weights whatever else drew random numbers.
+    keys = iter(mx.random.split(mx.random.key(seed), len(tree_flatten(model.parameters()))))
+    weights = tree_map(lambda w: _random_weight(w, next(keys)), model.parameters())
+    head = weights["lm_head"]["weight"] * _SPREAD
+    head[EOS] = 0.0
+    weights["lm_head"]["weight"] = head
+    mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(weights)), metadata={"format": "mlx"})
+    (folder / "config.json").write_text(json.dumps(config))
+    _write_tokenizer(folder, context_length, chat_template)
+    return folder
+
+
+def _random_weight(weight: mx.array, key: mx.array) -> mx.array:
+    if weight.ndim == 1:
+        return mx.ones_like(weight)
+    return mx.random.normal(weight.shape, scale=float(weight.shape[-1]) ** -0.5, key=key)
+
+
+def _write_tokenizer(folder: Path, context_length: int, chat_template: str | None) -> None:
+    alphabet = {char: byte for byte, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    bos, eos, pad = SPECIAL_TOKENS
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": bos,
+        "eos_token": eos,
+        "pad_token": pad,
+        "model_max_length": context_length,
+        "clean_up_tokenization_spaces": False,
+    }
+    if chat_template is not None:
+        settings["chat_template"] = chat_template
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))

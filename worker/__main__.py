@@ -1,0 +1,55 @@
+"""`python -m worker`: one process for one model. Started by the broker only.
+
+Only the order matters here: the lifeline first, before any import that takes time, so that no worker outlives its
+broker whatever the import does. Must stay cheap to import.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+
+from worker.lifeline import hold_lifeline
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """The exit code of the process."""
+    hold_lifeline(arguments.parent_pid)
+    # Ctrl-C in a terminal is for the broker, which then tells its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A worker loads from folders and never asks a hub; the last line of stderr is kept for `last_exit`: no adverts.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    from worker.service import run  # noqa: PLC0415 # after the lifeline
+
+    return run(
+        arguments.endpoint,
+        arguments.worker_id,
+        spare=arguments.spare,
+        heartbeat_interval=arguments.heartbeat_interval,
+    )
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m worker", description="Runs one model. Started by the broker.")
+    parser.add_argument("--endpoint", required=True, help="the broker's socket for workers, ipc://...")
+    parser.add_argument("--worker-id", required=True, help="this process's identity, fresh for every start")
+    parser.add_argument("--parent-pid", required=True, type=int, help="the broker; this process ends with it")
+    parser.add_argument("--spare", action="store_true", help="import the text engine before a model is assigned")
+    parser.add_argument("--heartbeat-interval", type=float, default=0.5, metavar="SECONDS")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    code = 1
+    options = _parse_arguments()
+    try:
+        code = main(options)
+    except Exception:
+        logging.getLogger("worker").exception("the worker fails")
+    finally:
+        sys.stderr.flush()
+        # Taking the interpreter and MLX apart takes time and serves nobody.
+        os._exit(code)

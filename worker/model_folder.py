@@ -1,0 +1,98 @@
+"""Loads an MLX model folder: config.json, *.safetensors, the tokenizer's files.
+
+Whatever is wrong with a folder is a ValueError that begins with the file at fault, so that its owner knows where to
+look. Never downloads, and never runs code that comes with a model.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm.utils import load_config, load_model, load_tokenizer
+
+from worker.engine import Report
+
+# Weights are read in pieces of this size, so that progress shows on a slow disk.
+_CHUNK_BYTES = 256 * 2**20
+
+# Where the families of mlx-lm keep the length of their context, most common first.
+_CONTEXT_KEYS = ("max_position_embeddings", "model_max_length", "max_seq_len", "n_positions", "max_sequence_length")
+
+
+@dataclass(slots=True, frozen=True)
+class LoadedModel:
+    """model: callable of mlx-lm; tokenizer: its TokenizerWrapper. vocabulary, context_length: tokens, 0 if unknown."""
+
+    model: Any
+    tokenizer: Any
+    weights_bytes: int
+    vocabulary: int
+    context_length: int
+
+
+def load_folder(folder: Path, report: Report) -> LoadedModel:
+    """The model in `folder`, its weights in memory. Raises ValueError naming the file at fault."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder.name}: no such model folder")
+    with _blame("config.json"):
+        config = load_config(folder)
+        if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+            raise ValueError("names no model_type")
+    for file in sorted(folder.glob("model*.safetensors")):
+        # Reads the header only, and compares it with the size of the file.
+        with _blame(file.name):
+            mx.load(str(file))
+    with _blame("model*.safetensors or config.json"):
+        model, config = load_model(folder, lazy=True)
+    with _blame("tokenizer.json or tokenizer_config.json"):
+        tokenizer = load_tokenizer(folder, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id"))
+    report("tokenizer", 1.0)
+    with _blame("model*.safetensors"):
+        weights_bytes = _read_weights(model, report)
+    # Multimodal folders keep the facts of the language model one level down.
+    facts = {**config, **(config.get("text_config") or {})}
+    return LoadedModel(
+        model,
+        tokenizer,
+        weights_bytes,
+        vocabulary=_first_int(facts, ("vocab_size",)) or len(tokenizer),
+        context_length=_first_int(facts, _CONTEXT_KEYS),
+    )
+
+
+@contextmanager
+def _blame(files: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ValueError(f"{files}: missing") from error
+    except Exception as error:
+        text = " ".join(str(error).split())
+        named = text if isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: {text}"
+        raise ValueError(f"{files}: {named}") from error
+
+
+def _read_weights(model: Any, report: Report) -> int:
+    named: Any = tree_flatten(model.parameters())
+    weights: list[mx.array] = [weight for _, weight in named]
+    total = sum(weight.nbytes for weight in weights)
+    done = pending = 0
+    chunk: list[mx.array] = []
+    for weight in weights:
+        chunk.append(weight)
+        pending += weight.nbytes
+        if pending >= _CHUNK_BYTES:
+            mx.eval(chunk)
+            done, pending, chunk = done + pending, 0, []
+            report("weights", done / total)
+    mx.eval(chunk)
+    report("weights", 1.0)
+    return total
+
+
+def _first_int(config: dict[str, Any], keys: tuple[str, ...]) -> int:
+    return next((value for key in keys if type(value := config.get(key)) is int and value > 0), 0)

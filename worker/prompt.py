@@ -1,0 +1,113 @@
+"""From what a request says to what a model reads: messages, text or token ids -> token ids.
+
+Everything here that a client can get wrong raises RequestError naming the field. Must stay free of mlx, so that an
+engine without a model can use it.
+"""
+
+from typing import Any, Protocol
+
+from broker.protocol import Generate
+from worker.engine import RequestError
+
+# How mlx_lm.server writes a chat for a model whose tokenizer has no template.
+_ROLE_PREFIXES = {"system": "ASSISTANT's RULE: ", "user": "USER: ", "assistant": "ASSISTANT: "}
+
+
+class Template(Protocol):
+    """The part of mlx-lm's TokenizerWrapper that is used here."""
+
+    has_chat_template: bool
+
+    def encode(self, text: str, /) -> list[int]:
+        """Token ids, with the special tokens that the model wants around a text."""
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], /, **kwargs: Any) -> list[int]:
+        """Token ids of a rendered chat."""
+
+
+def prompt_tokens(request: Generate, tokenizer: Template, vocabulary: int) -> list[int]:
+    """The token ids of the prompt, at least one, each in [0, vocabulary). Raises RequestError."""
+    if (request.messages is None) == (request.prompt is None):
+        raise RequestError("give either messages or prompt", param="messages")
+    if request.messages is not None:
+        tokens = _chat_tokens(request.messages, request.chat_template_kwargs, tokenizer)
+        param = "messages"
+    elif isinstance(request.prompt, str):
+        # Not "no tokens": a tokenizer that adds a start token makes one of nothing.
+        tokens = tokenizer.encode(request.prompt) if request.prompt else []
+        param = "prompt"
+    else:
+        tokens = _checked_ids(request.prompt or [], vocabulary)
+        param = "prompt"
+    if not tokens:
+        raise RequestError(f"{param} is empty", param=param)
+    return tokens
+
+
+def plain_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with every content as one string, as chat templates want it. Raises RequestError."""
+    if not messages:
+        raise RequestError("messages is empty", param="messages")
+    plain = []
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        if not isinstance(message, dict):
+            raise RequestError(f"{where} must be an object", param=where)
+        if not isinstance(message.get("role"), str):
+            raise RequestError(f"{where}.role must be a string", param=f"{where}.role")
+        plain.append({**message, "content": _text_of(message.get("content"), f"{where}.content")})
+    return plain
+
+
+def _text_of(content: Any, where: str) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise RequestError(f"{where} must be a string or a list of parts", param=where)
+    texts = []
+    for index, part in enumerate(content):
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise RequestError(f"{where}[{index}] is no text part; this model reads text only", param=where)
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _chat_tokens(messages: list[dict[str, Any]], kwargs: dict[str, Any], tokenizer: Template) -> list[int]:
+    plain = plain_messages(messages)
+    if not tokenizer.has_chat_template:
+        lines = [f"{_ROLE_PREFIXES.get(m['role'], '')}{m['content']}\n" for m in plain]
+        return tokenizer.encode("".join([*lines, _ROLE_PREFIXES["assistant"]]).rstrip())
+    _refuse_reserved(kwargs)
+    try:
+        return tokenizer.apply_chat_template(plain, add_generation_prompt=True, **kwargs)
+    except Exception as error:  # the template is the model author's program: it raises what it likes
+        text = " ".join(str(error).split())
+        raise RequestError(f"the model's chat template refuses these messages: {text}", param="messages") from error
+
+
+def _refuse_reserved(kwargs: dict[str, Any]) -> None:
+    # `chat_template` would let a client bring a template of its own, `tokenize` would change the result's type.
+    for name in kwargs:
+        if name in _RESERVED_KWARGS or not name.isidentifier():
+            raise RequestError(f"chat_template_kwargs must not set {name!r}", param="chat_template_kwargs")
+
+
+_RESERVED_KWARGS = frozenset(
+    {
+        *("conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt"),
+        *("continue_final_message", "tokenize", "sanitize_control_tokens", "padding", "truncation", "max_length"),
+        *("return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+    }
+)
+
+
+def _checked_ids(ids: list[int], vocabulary: int) -> list[int]:
+    for index, token in enumerate(ids):
+        # bool is an int, and an id outside the table reads foreign memory.
+        if type(token) is not int or not 0 <= token < vocabulary:
+            raise RequestError(
+                f"prompt[{index}] is {token!r}, a token id from 0 to {vocabulary - 1} is expected", param="prompt"
+            )
+    return list(ids)

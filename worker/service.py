@@ -1,0 +1,238 @@
+"""The worker's loop: commands from the broker into the engine, outputs of the engine to the broker.
+
+One thread, the main one, owns the engine and this socket. A heartbeat thread has a socket of its own, so that a long
+step does not look like a dead process. The service keeps the promise of exactly one FINAL or ERROR per REQUEST,
+whatever the engine does; it knows nothing about models and must never import mlx.
+"""
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from threading import Thread
+from time import sleep
+
+import zmq
+
+from broker.protocol import (
+    ERROR,
+    PARTIAL,
+    Assign,
+    Body,
+    Cancel,
+    Failure,
+    Heartbeat,
+    Hello,
+    LoadFailed,
+    Message,
+    Output,
+    Progress,
+    ProtocolError,
+    Ready,
+    Request,
+    Shutdown,
+    decode,
+    encode,
+    encode_outputs,
+    gateway_of,
+    to_map,
+)
+from worker.engine import Engine, MemoryFacts, RequestError, load_engine
+
+log = logging.getLogger("worker")
+
+# How long the last messages may take to leave a process that ends.
+_FLUSH_MILLISECONDS = 1000
+
+# What a spare imports while it waits: nearly all of the time from a new process to a loaded model.
+_SPARE_IMPORTS = "worker.text_engine"
+
+
+@dataclass(slots=True)
+class Vitals:
+    """What the heartbeat thread reads. Written by the main thread only; each field changes in one piece."""
+
+    steps: int = 0
+    engine: Engine | None = None
+
+
+def run(endpoint: str, worker_id: str, *, spare: bool, heartbeat_interval: float) -> int:
+    """Serve until the broker says SHUTDOWN or the engine fails. Returns the exit code of the process."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    socket = _connect(context, endpoint, worker_id)
+    vitals = Vitals()
+    heart = (endpoint, f"{worker_id}/heartbeat", vitals, heartbeat_interval)
+    Thread(target=_beat, args=heart, name="heartbeat", daemon=True).start()
+    try:
+        return Service(socket, vitals).run(spare)
+    finally:
+        socket.close(linger=_FLUSH_MILLISECONDS)
+        context.term()
+
+
+def _connect(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str, identity: str) -> "zmq.Socket[bytes]":
+    socket = context.socket(zmq.DEALER)
+    socket.identity = identity.encode()
+    socket.linger = 0
+    # A ROUTER drops what a full queue cannot take: requests that arrive during a long step must all fit.
+    socket.rcvhwm = 0
+    socket.connect(endpoint)
+    return socket
+
+
+def _beat(endpoint: str, identity: str, vitals: Vitals, interval: float) -> None:
+    # A context of its own, so that the main thread can end its own without waiting for this one.
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    socket = _connect(context, endpoint, identity)
+    while True:
+        memory = vitals.engine.memory() if vitals.engine else MemoryFacts()
+        beat = Heartbeat(vitals.steps, memory.active_bytes, memory.cache_bytes, memory.peak_bytes)
+        # A broker that takes nothing at present misses nothing: the next beat says as much as this one.
+        with suppress(zmq.Again):
+            socket.send_multipart(encode(beat), zmq.NOBLOCK)
+        sleep(interval)
+
+
+class Service:
+    """One model's life: wait for ASSIGN, load, then commands in and outputs out.
+
+    Mutable state: `_live`, the ids of the requests that have not ended.
+    """
+
+    def __init__(self, socket: "zmq.Socket[bytes]", vitals: Vitals) -> None:
+        self._socket = socket
+        self._vitals = vitals
+        self._live: set[bytes] = set()
+        self._send(Hello(pid=os.getpid()))
+
+    def run(self, spare: bool) -> int:
+        """The exit code of the process: 0 after SHUTDOWN, 1 when the engine cannot load or breaks."""
+        if spare:
+            import_module(_SPARE_IMPORTS)
+            self._report("imported", None)
+        assign = self._wait_for_assignment()
+        if assign is None:
+            return 0
+        try:
+            engine = self._load(assign)
+        except Exception as error:
+            log.exception("cannot load %s", assign.model)
+            self._send(LoadFailed(_describe(error)))
+            return 1
+        try:
+            self._serve(engine)
+        except Exception as error:
+            # Its state is unknown now. The broker starts the model again in a fresh process.
+            log.exception("the engine of %s fails", assign.model)
+            self._fail(list(self._live), f"the engine failed: {_describe(error)}")
+            return 1
+        return 0
+
+    def _wait_for_assignment(self) -> Assign | None:
+        while True:
+            for message in self._receive(wait=True):
+                match message.body:
+                    case Assign() as assign:
+                        return assign
+                    case Shutdown():
+                        return None
+                    case body:
+                        log.warning("%s before ASSIGN is dropped", body.COMMAND.decode())
+
+    def _load(self, assign: Assign) -> Engine:
+        engine = load_engine(assign, self._report)
+        self._vitals.engine = engine
+        facts = engine.facts
+        active = engine.memory().active_bytes
+        self._send(Ready(assign.model_type, facts.weights_bytes, active, facts.context_length))
+        return engine
+
+    def _report(self, stage: str, fraction: float | None) -> None:
+        self._vitals.steps += 1
+        self._send(Progress(stage, fraction))
+
+    def _serve(self, engine: Engine) -> None:
+        while True:
+            for message in self._receive(wait=not engine.has_work):
+                match message.body:
+                    case Request(payload=payload):
+                        self._add(engine, message.request_id, payload)
+                    case Cancel():
+                        self._cancel(engine, message.request_id)
+                    case Shutdown():
+                        return
+                    case body:
+                        log.warning("%s is nothing for a loaded worker", body.COMMAND.decode())
+            if engine.has_work:
+                outputs = engine.step()
+                self._vitals.steps += 1
+                self._send_outputs(outputs)
+            elif self._live:
+                self._fail(list(self._live), "the engine lost this request")
+
+    def _add(self, engine: Engine, request_id: bytes, payload: bytes) -> None:
+        if not request_id or request_id in self._live:
+            log.warning("REQUEST with an id that is %s is dropped", "in use" if request_id else "empty")
+            return
+        self._live.add(request_id)
+        try:
+            engine.add(request_id, payload)
+        except RequestError as error:
+            self._end(request_id, Failure(error.code, str(error), error.param))
+        except ProtocolError as error:
+            self._end(request_id, Failure("invalid_request", str(error)))
+        except Exception as error:
+            log.exception("a request fails while it is added")
+            self._fail([request_id], f"the engine cannot take this request: {_describe(error)}")
+
+    def _cancel(self, engine: Engine, request_id: bytes) -> None:
+        # An unknown id is no mistake: the request's FINAL and the CANCEL have crossed.
+        if request_id in self._live:
+            engine.cancel(request_id)
+            self._end(request_id, Failure("cancelled", "the client has gone"))
+
+    def _fail(self, request_ids: list[bytes], message: str) -> None:
+        for request_id in request_ids:
+            self._end(request_id, Failure("internal_error", message))
+
+    def _end(self, request_id: bytes, failure: Failure) -> None:
+        self._send_outputs([Output(request_id, ERROR, to_map(failure))])
+
+    def _send_outputs(self, outputs: list[Output]) -> None:
+        by_gateway: dict[bytes, list[Output]] = defaultdict(list)
+        ended: set[bytes] = set()
+        for output in outputs:
+            request_id = output.request_id
+            if request_id not in self._live or request_id in ended:
+                log.warning("an output of the engine for a request that has ended is dropped")
+                continue
+            if output.kind != PARTIAL:
+                ended.add(request_id)
+            by_gateway[gateway_of(request_id)].append(output)
+        messages = [encode_outputs(group) for group in by_gateway.values()]
+        # Not before: what cannot be encoded has not ended anything.
+        self._live -= ended
+        for message in messages:
+            self._socket.send_multipart(message)
+
+    def _send(self, body: Body) -> None:
+        self._socket.send_multipart(encode(body))
+
+    def _receive(self, *, wait: bool) -> Iterator[Message]:
+        """All messages that have arrived, the rest staying in the socket if the caller stops; with `wait`, at least
+        one set of frames is waited for."""
+        while wait or self._socket.poll(0):
+            wait = False
+            try:
+                yield decode(self._socket.recv_multipart())
+            except ProtocolError as error:
+                log.warning("dropped a malformed message: %s", error)
+
+
+def _describe(error: Exception) -> str:
+    """One line for people. A ValueError says what is wrong; anything else is named too."""
+    text = " ".join(str(error).split())[:500]
+    return text if text and isinstance(error, ValueError) else f"{type(error).__name__}: {text}".rstrip(": ")

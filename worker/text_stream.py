@@ -1,0 +1,109 @@
+"""From token ids to the text that a client may see, one token at a time, for one request.
+
+Text is held back while it ends in half a character or could be the beginning of a stop string; a stop string and what
+follows it never leaves. Knows nothing of batches and models.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from mlx_lm.generate import TextStateMachine
+from mlx_lm.tokenizer_utils import NaiveStreamingDetokenizer
+
+_REPLACEMENT = "\ufffd"
+
+
+class Detokenizer(Protocol):
+    """What mlx-lm's streaming detokenizers do."""
+
+    def add_token(self, token: int, /) -> None:
+        """Take one token id."""
+
+    def finalize(self) -> None:
+        """Let go of text that waits for more tokens."""
+
+    @property
+    def last_segment(self) -> str:
+        """The text since this was read last."""
+
+
+class WindowDetokenizer:
+    """For tokenizers that mlx-lm has only its general detokenizer for, which decodes the whole line for every token.
+
+    Decodes a window of a few tokens with and without the new ones: what the new ones add is their text, in context.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+        self._decode = decode
+        # tokens[:shown] have given their text; those before are kept because they may change how the next ones read.
+        self._tokens: list[int] = []
+        self._shown = 0
+        self._segment = ""
+
+    def add_token(self, token: int) -> None:
+        self._tokens.append(token)
+        self._advance(final=False)
+
+    def finalize(self) -> None:
+        self._advance(final=True)
+
+    @property
+    def last_segment(self) -> str:
+        segment, self._segment = self._segment, ""
+        return segment
+
+    def _advance(self, *, final: bool) -> None:
+        text = self._decode(self._tokens)
+        if text.endswith(_REPLACEMENT) and not final and len(self._tokens) - self._shown < _LONGEST_HOLD:
+            return
+        self._segment += text[len(self._decode(self._tokens[: self._shown])) :]
+        self._tokens = self._tokens[self._shown :]
+        self._shown = len(self._tokens)
+
+
+# Tokens. A character takes four bytes at most: what is no character by then never becomes one.
+_LONGEST_HOLD = 8
+
+
+def make_detokenizer(tokenizer: Any) -> Detokenizer:
+    """A fresh detokenizer for one request; `tokenizer` is mlx-lm's TokenizerWrapper."""
+    # The wrapper builds one prototype while loading, which can take 50 ms, and hands out copies.
+    detokenizer: Detokenizer = tokenizer.detokenizer
+    if isinstance(detokenizer, NaiveStreamingDetokenizer):
+        return WindowDetokenizer(tokenizer.decode)
+    return detokenizer
+
+
+class TextStream:
+    """The text of one request. `stopped`: a stop string is complete, and no more text will come."""
+
+    def __init__(self, detokenizer: Detokenizer, stop: list[str]) -> None:
+        self.stopped = False
+        self._detokenizer = detokenizer
+        # None as the state after a match makes the machine end there.
+        self._stops: Any = None
+        if stop:
+            self._stops = TextStateMachine({"normal": [(text, None) for text in stop]}).make_state()
+
+    def push(self, token: int) -> str:
+        """Take one token; the text that is certain by now, often empty."""
+        self._detokenizer.add_token(token)
+        return self._before_stop(self._detokenizer.last_segment)
+
+    def finish(self) -> str:
+        """The rest, once no token will follow."""
+        self._detokenizer.finalize()
+        text = self._before_stop(self._detokenizer.last_segment)
+        if self._stops is not None and not self.stopped:
+            _, held, _ = TextStateMachine.flush(self._stops)
+            text += held
+        return text
+
+    def _before_stop(self, text: str) -> str:
+        if self.stopped:
+            return ""
+        if self._stops is None or not text:
+            return text
+        self._stops, clean, state = TextStateMachine.step(self._stops, text)
+        self.stopped = state is None
+        return str(clean)
