@@ -1,0 +1,42 @@
+"""`python -m gateway`: settings, logging, limits, run."""
+
+import contextlib
+import gc
+import logging
+import resource
+import sys
+
+from gateway.server import Server
+from gateway.settings import SettingsError, load_settings
+
+_OPEN_FILES = 10240  # the most that macOS grants; one per client
+
+
+def main() -> int:
+    """The exit code: 2 for settings that cannot be used."""
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        sys.stderr.writelines(f"gateway: {mistake}\n" for mistake in error.args)
+        return 2
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    # uvicorn tells of each start and stop step what the announcement says in one line
+    logging.getLogger("uvicorn.error").setLevel("DEBUG" if settings.log_level == "debug" else "WARNING")
+    _raise_file_limit()
+    gc.freeze()  # what is imported stays
+    Server(settings).run()
+    return 0
+
+
+def _raise_file_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""create_app(): the route table, who may call what, what an exception becomes, what lives as long as the app."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
+from starlette.routing import Mount, Route
+
+from gateway import admin
+from gateway.auth import BearerAuth
+from gateway.broker_client import BrokerClient, BrokerUnavailableError
+from gateway.call import CallClosedError
+from gateway.chat import chat_completions
+from gateway.completions import completions
+from gateway.errors import ApiError, on_api_error, on_broker_unavailable, on_bug, on_gone, on_http_exception
+from gateway.inference import State
+from gateway.models import get_model, list_models
+from gateway.settings import Settings
+
+
+def create_app(settings: Settings, broker: BrokerClient) -> Starlette:
+    """The gateway. Its lifespan opens and closes `broker`."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[State]:
+        broker.open()
+        try:
+            yield {"settings": settings, "broker": broker}
+        finally:
+            broker.close()
+
+    v1 = [
+        Route("/chat/completions", chat_completions, methods=["POST"]),
+        Route("/completions", completions, methods=["POST"]),
+        Route("/models", list_models),
+        Route("/models/{model_id:path}", get_model),
+    ]
+    admin_models = [
+        Route("/models/status", admin.status),
+        Route("/models/load/{model_id:path}", admin.load, methods=["POST"]),
+        Route("/models/unload/{model_id:path}", admin.unload, methods=["POST"]),
+        Route("/models/kill/{model_id:path}", admin.kill, methods=["POST"]),
+        Route("/models/unpin/{model_id:path}", admin.unpin, methods=["POST"]),
+    ]
+    routes = [
+        Route("/health", admin.health),
+        Route("/admin/health", admin.health),
+        Mount("/v1", routes=v1, middleware=[Middleware(BearerAuth, settings.api_key)]),
+        Mount("/admin", routes=admin_models, middleware=[Middleware(BearerAuth, settings.admin_token)]),
+    ]
+    handlers = {
+        ApiError: on_api_error,
+        BrokerUnavailableError: on_broker_unavailable,
+        CallClosedError: on_gone,
+        ClientDisconnect: on_gone,
+        HTTPException: on_http_exception,
+        Exception: on_bug,
+    }
+    return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)

@@ -1,0 +1,65 @@
+"""What all inference endpoints share: read the body, send the work to the broker, answer streamed or whole."""
+
+import secrets
+import time
+from typing import TypedDict
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from broker import protocol
+from broker.protocol import Failure, Generate
+from gateway.broker_client import BrokerClient
+from gateway.errors import ApiError, Json, invalid
+from gateway.openai import Sampling
+from gateway.replies import Chunks, Head, ending_of, whole
+from gateway.settings import Settings
+from gateway.streaming import EventStream, collect
+
+
+class State(TypedDict):
+    """What every request finds in its state."""
+
+    settings: Settings
+    broker: BrokerClient
+
+
+async def read_body(request: Request[State]) -> bytes:
+    """The body. Raises ApiError 413 as soon as it is known to be too large."""
+    limit = request.state["settings"].max_body_bytes
+    too_large = ApiError(Failure("request_too_large", f"the body has more than {limit} bytes"))
+    if int(request.headers.get("content-length", "0")) > limit:
+        raise too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise too_large
+    return bytes(body)
+
+
+async def answer(request: Request[State], wanted: Sampling, work: list[Generate], *, is_chat: bool) -> Response:
+    """OpenAI's answer to `wanted`, whose units of work are `work`."""
+    model = wanted.model or request.state["settings"].default_model
+    if model is None:
+        raise invalid("name a model, there is no default one", "model")
+    head = Head(
+        id=("chatcmpl-" if is_chat else "cmpl-") + secrets.token_hex(12),
+        model=model,
+        created=int(time.time()),
+        is_chat=is_chat,
+        choices_per_prompt=wanted.choices_per_prompt,
+    )
+    call = await request.state["broker"].call(*(protocol.Request(model, _packed(unit)) for unit in work))
+    if wanted.stream:
+        chunks = Chunks(head, len(work), include_usage=wanted.include_usage)
+        return EventStream(call, chunks, request.state["settings"].keepalive_seconds)
+    finals = await collect(call, request.receive)
+    return Json(whole(head, [ending_of(final) for final in finals]))
+
+
+def _packed(unit: Generate) -> bytes:
+    try:
+        return protocol.pack(unit)
+    except ValueError as error:
+        raise invalid(f"the request is nested too deeply: {error}") from None

@@ -1,0 +1,234 @@
+"""OpenAI's requests -> messages of the wire. Pure: no sockets, no settings, no clock.
+
+What is valid is said by the models below. Unknown fields are ignored, as OpenAI-compatible servers do; a known field
+that would change the answer and is not implemented yet is refused by name, because ignoring it would be a lie.
+"""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+
+from broker.protocol import Generate
+from gateway.errors import invalid
+
+MAX_CHOICES = 128  # of one request: prompts x n, each a request to the broker
+_MAX_STOPS = 16
+_MAX_SEED = 2**63 - 1
+
+# Fields not implemented yet, with the values that change nothing.
+_NOT_YET: dict[str, tuple[Any, ...]] = {
+    "frequency_penalty": (0,),
+    "grammar": (),
+    "logit_bias": ({},),
+    "min_p": (0,),
+    "presence_penalty": (0,),
+    "repetition_penalty": (0, 1),
+    "response_format": ({"type": "text"},),
+    "top_k": (0, -1),
+    "xtc_probability": (0,),
+    "adapters": (),
+}
+_NOT_YET_CHAT = _NOT_YET | {
+    "audio": (),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "reasoning_effort": (),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "web_search_options": (),
+}
+_NOT_YET_COMPLETION = _NOT_YET | {"best_of": (1,), "echo": (False,), "logprobs": (), "suffix": ("",)}
+
+
+def _text_of(content: object) -> str:
+    """The text of a message: a string, or a list of text parts joined."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise ValueError("must be a string or a list of text parts")
+    texts = []
+    for position, part in enumerate(content):
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise ValueError(f'part {position} is not {{"type": "text", "text": "..."}}; no other kind is served')
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _stops_of(stop: object) -> list[str]:
+    stops = [] if stop is None else [stop] if isinstance(stop, str) else stop
+    if not isinstance(stops, list) or len(stops) > _MAX_STOPS or not all(isinstance(s, str) and s for s in stops):
+        raise ValueError(f"must be a string or a list of up to {_MAX_STOPS} strings, none of them empty")
+    return stops
+
+
+def _prompts_of(prompt: object) -> list[str | list[int]]:
+    """A string, strings, token ids or lists of them -> a list of prompts."""
+    is_one = isinstance(prompt, str) or (isinstance(prompt, list) and prompt and _is_token(prompt[0]))
+    prompts = [prompt] if is_one else prompt
+    if not isinstance(prompts, list) or not prompts or not all(_is_prompt(p) for p in prompts):
+        raise ValueError("must be a string, a list of strings, token ids or a list of lists of token ids, none empty")
+    return prompts
+
+
+def _is_prompt(prompt: object) -> bool:
+    if isinstance(prompt, str):
+        return bool(prompt)
+    return isinstance(prompt, list) and bool(prompt) and all(_is_token(token) for token in prompt)
+
+
+def _is_token(token: object) -> bool:
+    return type(token) is int and 0 <= token < 2**31
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class StreamOptions(_Body):
+    """include_usage: a last chunk without choices carries the usage."""
+
+    include_usage: bool | None = None
+
+
+class ChatMessage(_Body):
+    """One turn. `developer` is what newer models call `system`."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str, PlainValidator(_text_of)] = ""
+    name: str | None = None
+    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+
+    def to_map(self) -> dict[str, Any]:
+        """As chat templates take it."""
+        message = {"role": "system" if self.role == "developer" else self.role, "content": self.content}
+        return message if self.name is None else message | {"name": self.name}
+
+
+class Sampling(_Body):
+    """What chat and text completions share. None is the default, as if the field were not there."""
+
+    model: Annotated[str, Field(min_length=1)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-_MAX_SEED - 1, le=_MAX_SEED)] | None = None
+    stop: Annotated[list[str], PlainValidator(_stops_of)] = []
+    n: Annotated[int, Field(ge=1, le=8)] | None = None
+
+    @property
+    def choices_per_prompt(self) -> int:
+        """How often each prompt is answered."""
+        return self.n or 1
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a usage chunk."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class ChatRequest(Sampling):
+    """The body of POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class CompletionRequest(Sampling):
+    """The body of POST /v1/completions."""
+
+    prompt: Annotated[list[str | list[int]], PlainValidator(_prompts_of)]
+
+
+def parse_chat(body: bytes) -> ChatRequest:
+    """Raises ApiError `invalid_request` naming the field."""
+    raw = _object(body)
+    _refuse_not_yet(raw, _NOT_YET_CHAT)
+    request = _validated(ChatRequest, raw)
+    for position, message in enumerate(raw["messages"]):
+        if message.get("content") is None and message["role"] != "assistant":
+            raise invalid("only an assistant's content may be null", f"messages[{position}].content")
+    return request
+
+
+def parse_completion(body: bytes) -> CompletionRequest:
+    """Raises ApiError `invalid_request` naming the field."""
+    raw = _object(body)
+    _refuse_not_yet(raw, _NOT_YET_COMPLETION)
+    request = _validated(CompletionRequest, raw)
+    if len(request.prompt) * request.choices_per_prompt > MAX_CHOICES:
+        raise invalid(f"more than {MAX_CHOICES} choices in one request, counting n for each prompt", "prompt")
+    return request
+
+
+def chat_work(request: ChatRequest, default_max_tokens: int) -> list[Generate]:
+    """One unit of work per choice."""
+    max_tokens = request.max_completion_tokens or request.max_tokens or default_max_tokens
+    messages = [message.to_map() for message in request.messages]
+    return [
+        Generate(
+            messages=messages,
+            max_tokens=max_tokens,
+            chat_template_kwargs=request.chat_template_kwargs or {},
+            **_sampling(request, choice),
+        )
+        for choice in range(request.choices_per_prompt)
+    ]
+
+
+def completion_work(request: CompletionRequest, default_max_tokens: int) -> list[Generate]:
+    """One unit of work per choice: all choices of the first prompt, then those of the second, ..."""
+    max_tokens = request.max_tokens or default_max_tokens
+    return [
+        Generate(prompt=prompt, max_tokens=max_tokens, **_sampling(request, choice))
+        for prompt in request.prompt
+        for choice in range(request.choices_per_prompt)
+    ]
+
+
+def _sampling(request: Sampling, choice: int) -> dict[str, Any]:
+    # Choices of one prompt differ by their seed; beyond the largest one it goes on at the smallest.
+    seed = None if request.seed is None else (request.seed + choice + _MAX_SEED + 1) % 2**64 - _MAX_SEED - 1
+    return {
+        "stream": bool(request.stream),
+        "temperature": 1.0 if request.temperature is None else request.temperature,
+        "top_p": 1.0 if request.top_p is None else request.top_p,
+        "seed": seed,
+        "stop": request.stop,
+    }
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        raw = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise invalid(f"the body is not JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise invalid("the body is to be a JSON object")
+    return raw
+
+
+def _refuse_not_yet(raw: dict[str, Any], fields: dict[str, tuple[Any, ...]]) -> None:
+    for name in raw.keys() & fields.keys():
+        if raw[name] is not None and raw[name] not in fields[name]:
+            raise invalid(f"{name} is not supported yet", name)
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def _validated(model: type[_Model], raw: dict[str, Any]) -> _Model:
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+        raise invalid(f"{param}: {first['msg'].removeprefix('Value error, ')}", param) from None

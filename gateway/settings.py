@@ -1,0 +1,119 @@
+"""All settings of the gateway, validated at start: environment first, then the settings file.
+
+`MLX_BROKER_<NAME>` in the environment wins over `<name>` in the table [gateway] of the TOML file, which
+`MLX_BROKER_CONFIG` names (./mlx-broker.toml if it does not). `runtime_dir` stands at the top of the file, because the
+broker reads it too. The file's other tables are the broker's, which also checks their names.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from broker.protocol import GATEWAY_SOCKET, default_runtime_dir
+
+PREFIX = "MLX_BROKER_"
+_DEFAULT_FILE = "mlx-broker.toml"
+_IPC_PATH_BYTES = 103  # what macOS allows; Linux has four more
+
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"],
+    BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
+]
+Key = Annotated[SecretStr, Field(min_length=1)]
+
+
+class SettingsError(Exception):
+    """The gateway cannot start with these settings; `args` are the mistakes, one line each."""
+
+
+class Settings(BaseSettings):
+    """Keys guard /v1/* (api_key) and /admin/* but its health (admin_token); None leaves them open."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    runtime_dir: Path = Field(default_factory=default_runtime_dir)
+    api_key: Key | None = None
+    admin_token: Key | None = None
+    default_model: Annotated[str, Field(min_length=1)] | None = None
+    default_max_tokens: Annotated[int, Field(ge=1)] = 4096
+    max_body_mb: Annotated[float, Field(gt=0)] = 32
+    keepalive_seconds: Annotated[float, Field(gt=0)] = 15
+    log_level: LogLevel = "info"
+
+    @model_validator(mode="after")
+    def _socket_path_fits(self) -> Self:
+        path = os.fsencode(self.broker_socket)
+        if len(path) > _IPC_PATH_BYTES:
+            raise ValueError(f"runtime_dir is too long: {len(path)} bytes with the socket, {_IPC_PATH_BYTES} at most")
+        return self
+
+    @property
+    def broker_socket(self) -> Path:
+        """Where the broker listens for gateways."""
+        return self.runtime_dir.expanduser() / GATEWAY_SOCKET
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The largest request body that is read."""
+        return int(self.max_body_mb * 2**20)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # the names are pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment, then file."""
+        return init_settings, env_settings, InitSettingsSource(settings_cls, _file_values())
+
+
+def load_settings() -> Settings:
+    """The settings of this process. Raises SettingsError with one line per mistake."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError(
+            *(_mistake(detail["loc"], detail["type"], detail["msg"]) for detail in error.errors())
+        ) from None
+
+
+def _file_values() -> dict[str, Any]:
+    named = os.environ.get(f"{PREFIX}CONFIG")
+    path = Path(named or _DEFAULT_FILE).expanduser()
+    if not named and not path.exists():
+        return {}
+    try:
+        with path.open("rb") as file:
+            document = tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SettingsError(f"{path}: {reason}") from None
+    table = document.get("gateway", {})
+    if not isinstance(table, dict):
+        raise SettingsError(f"{path}: gateway is to be a table, [gateway]")
+    if "runtime_dir" in table:
+        raise SettingsError(f"{path}: runtime_dir belongs above all tables, the broker reads it too")
+    return table | {name: document[name] for name in ("runtime_dir",) if name in document}
+
+
+def _mistake(location: tuple[int | str, ...], kind: str, message: str) -> str:
+    if not location:
+        return message.removeprefix("Value error, ")
+    name = str(location[0])
+    if kind == "extra_forbidden":
+        return f"[gateway] {name}: there is no such setting"
+    return f"{PREFIX}{name.upper()} (or {name} in the settings file): {message}"
