@@ -316,6 +316,8 @@ class Pool:
             return
         model = self._model_of(worker)
         self._give_up_waiting(model, "load_failed", f"{model.model_id} cannot be loaded: {event.message}")
+        if model.drain is not None:
+            self._finish_drain(model)
         worker.phase, worker.end_reason = Phase.STOPPING, f"load failed: {event.message}"
         worker.stop_deadline = now + self.limits.stop_grace
 
@@ -424,11 +426,12 @@ class Pool:
             if not self._workers:
                 self._actions.append(Exited())
         else:
-            self._expire_waiting(now)
             self._drain(now)
+            self._expire_waiting(now)
+            self._answer_loads()
+            self._expire_idle(now)
             self._start_wanted(now)
             self._dispatch(now)
-            self._expire_idle(now)
             self._keep_spare(now)
         self._announce(now)
         self._deadline = min(self._deadlines(now), default=None)
@@ -475,13 +478,12 @@ class Pool:
                 continue
             older_wait = bool(model.waiting) and model.waiting[0].order < model.drain.order
             if not worker.busy and not older_wait:
-                self._finish_drain(model)
                 if worker.phase is Phase.READY:
+                    self._finish_drain(model)
                     self._stop(worker, "unload", now)
                 else:
                     self._kill(worker, "unload", expected=True)
             elif now >= model.drain.deadline and model.drain.force:
-                self._finish_drain(model)
                 self._kill(worker, "unload by force", expected=True, replay=False)
             elif now >= model.drain.deadline:
                 count = len(worker.in_flight) + len(model.waiting)
@@ -505,7 +507,7 @@ class Pool:
         for model in sorted(wanted, key=lambda m: m.order):
             need = self._need_of(model)
             limits = self.limits
-            room = make_room(need, limits.max_models, limits.max_memory_bytes, self._occupants(model.order))
+            room = make_room(need, limits.max_models, limits.max_memory_bytes, self._occupants(model.order, now))
             if room.verdict is Verdict.FITS:
                 self._start(model, need, now)
             elif room.verdict is Verdict.NEVER:
@@ -517,8 +519,9 @@ class Pool:
                         self._stop(self._workers[worker_id], f"evicted for {model.model_id}", now)
                 break
 
-    def _occupants(self, order: int) -> list[Occupant]:
-        """Everything that holds memory, as seen by a model whose place in the queue is `order`."""
+    def _occupants(self, order: int, now: float) -> list[Occupant]:
+        """Everything that holds memory, as seen by a model whose place in the queue is `order`: requests before it
+        will be dispatched first, so they make a worker busy, and used now, already."""
         occupants = []
         for worker in self._workers.values():
             if worker.model_id is None:
@@ -533,7 +536,8 @@ class Pool:
                 hold = Hold.BUSY
             else:
                 hold = Hold.IDLE
-            occupants.append(Occupant(worker.worker_id, worker.reserved_bytes, hold, worker.last_used))
+            last_used = now if older_wait and worker.phase is Phase.READY else worker.last_used
+            occupants.append(Occupant(worker.worker_id, worker.reserved_bytes, hold, last_used))
         return occupants
 
     def _start(self, model: Model, need: int, now: float) -> None:
@@ -553,7 +557,7 @@ class Pool:
             self._assign(worker)
 
     def _dispatch(self, now: float) -> None:
-        """Hand waiting requests to ready workers, and tell those who asked for a load."""
+        """Hand waiting requests to ready workers."""
         for worker in self._workers.values():
             if worker.phase is not Phase.READY:
                 continue
@@ -571,7 +575,10 @@ class Pool:
                 self._actions.append(
                     ForwardRequest(worker.worker_id, request.request_id, model.model_id, request.payload)
                 )
-            if model.drain is None:
+
+    def _answer_loads(self) -> None:
+        for worker in self._workers.values():
+            if worker.phase is Phase.READY and (model := self._model_of(worker)).drain is None:
                 for wait in model.loads:
                     self._actions.append(Reply(wait.request_id, self._loaded(model, worker)))
                 model.loads = []
@@ -665,6 +672,9 @@ class Pool:
         worker.killed, worker.phase = True, Phase.STOPPING
         worker.end_expected = worker.end_expected or expected
         worker.end_reason = worker.end_reason or reason
+        model = self._models.get(worker.model_id or "")
+        if model is not None and model.drain is not None:
+            self._finish_drain(model)
         # Its clients are told now: reaping a process of many gigabytes can take a while.
         self._lose(worker, f"the process of {worker.model_id} was ended: {reason}", replay=replay)
 
