@@ -14,11 +14,12 @@ endif
 
 install: $(STAMP)
 
-# --clear: what is installed is what the lock says, also after a package left it.
+# --clear: what is installed is what the lock says, also after a package left it. --no-compile: half a minute of work for
+# files of which few are ever imported.
 $(STAMP): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, see make PYTHON=...")'
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --require-hashes -r requirements.lock
+	$(BIN)/pip install --no-compile --require-hashes -r requirements.lock
 	@touch $@
 
 # honcho reads .env, so the demo model is prepared under it too. exec: a signal to make's child reaches honcho itself.
