@@ -90,9 +90,7 @@ class Broker:
         self._gateways: set[bytes] = set()
         self._watchers: dict[bytes, str | None] = {}
         self._running = True
-        now = time.monotonic()
-        self._next_heartbeat = now
-        self._next_sample = now
+        self._started_at = self._next_heartbeat = self._next_sample = time.monotonic()
 
         self._context = zmq.Context()
         self._gateway_socket = self._bind(runtime.gateway_endpoint, backlog=_GATEWAY_BACKLOG)
@@ -296,7 +294,7 @@ class Broker:
 
     def _on_status(self, gateway: bytes, request_id: bytes, body: protocol.Status) -> None:
         now = time.monotonic()
-        self._reply(Reply(request_id, status(self._pool, now, time.time() - now)))
+        self._reply(Reply(request_id, status(self._pool, now, self._started_at, time.time() - now)))
 
     def _on_models(self, gateway: bytes, request_id: bytes, body: protocol.Models) -> None:
         states = {model.model_id: model.announced[0] for model in self._pool.models}

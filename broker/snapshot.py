@@ -1,6 +1,6 @@
 """What the pool knows, as plain maps for STATUS. Pure; looking never counts as use.
 
-The pool's times are monotonic; `wall_offset` (Unix time minus monotonic time) turns them into Unix seconds.
+The pool's times, and started_at, are monotonic; `wall_offset` (Unix time minus monotonic time) turns them into Unix seconds.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from broker.pool import Pool
 from broker.records import Model, Phase, Worker, state_of
 
 
-def status(pool: Pool, now: float, wall_offset: float) -> dict[str, Any]:
+def status(pool: Pool, now: float, started_at: float, wall_offset: float) -> dict[str, Any]:
     """The FINAL of STATUS; fields in docs/protocol.md. Models that nobody has asked for, or that left without a
     trace, are not in it."""
     models = []
@@ -24,6 +24,7 @@ def status(pool: Pool, now: float, wall_offset: float) -> dict[str, Any]:
         "spare": _spare(spare) if spare is not None else None,
         "workers": len(pool.workers),
         "queued": pool.queued,
+        "uptime_seconds": now - started_at,
         "max_models": pool.limits.max_models,
         "max_memory_bytes": pool.limits.max_memory_bytes,
         "reserved_bytes": sum(w.reserved_bytes for w in pool.workers.values()),

@@ -1,0 +1,78 @@
+"""Fixtures for tests against real processes. No test may leave a process behind: see `no_process_left`."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.service import Service, wait_until
+from tests.tiny_models import make_tiny_model
+
+MISBEHAVING = {"engine": "tests.engines:Misbehaving", "type": "echo"}
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """tiny-a, tiny-b, tiny-c: real models of 90 kB with different random weights."""
+    directory = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(("tiny-a", "tiny-b", "tiny-c"), start=1):
+        make_tiny_model(directory / name, seed=seed)
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def no_process_left() -> Iterator[None]:
+    """Fails the test that leaves a child, grandchild included; and ends what it left, for the sake of the others."""
+    me = psutil.Process()
+    before = {child.pid for child in me.children(recursive=True)}
+
+    def left() -> list[psutil.Process]:
+        return [child for child in me.children(recursive=True) if child.pid not in before]
+
+    yield
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: not left(), 3.0)
+    remaining = left()
+    for process in remaining:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    assert not remaining, f"this test left processes: {remaining}"
+
+
+@pytest.fixture
+def make_service(models_dir: Path) -> Iterator[Callable[..., Service]]:
+    """`make_service(broker={...}, models={...}, gateway={...})`: a started service, ended after the test."""
+    services: list[Service] = []
+
+    def make(*, start: bool = True, models_path: Path = models_dir, **settings: dict[str, Any]) -> Service:
+        service = Service(models_path, settings)
+        services.append(service)
+        return service.start() if start else service
+
+    yield make
+    for service in services:
+        service.stop()
+
+
+@pytest.fixture
+def service(make_service: Callable[..., Service]) -> Service:
+    """The defaults, with two echo models `echo` and `bad` (which misbehaves on request) beside the tiny ones."""
+    return make_service(
+        models={"echo": {"engine": "worker.echo_engine:EchoEngine", "type": "echo"}, "bad": MISBEHAVING}
+    )
+
+
+@pytest.fixture
+def gateway_url(service: Service) -> str:
+    return service.url
+
+
+@pytest.fixture
+def running_broker(make_service: Callable[..., Service]) -> Service:
+    """A broker alone, without a gateway, for tests that speak its protocol."""
+    service = make_service(start=False)
+    service.start_broker()
+    return service
