@@ -49,7 +49,7 @@ class EchoEngine:
 
     def add(self, request_id: bytes, payload: bytes) -> None:
         request = unpack(Generate, payload)
-        text = _echoed_text(request)
+        text = echoed_text(request)
         if not text:
             raise RequestError("there is nothing to echo", param="messages")
         if request.max_tokens is not None and request.max_tokens < 1:
@@ -78,7 +78,8 @@ class EchoEngine:
         self._live.pop(request_id, None)
 
 
-def _echoed_text(request: Generate) -> str:
+def echoed_text(request: Generate) -> str:
+    """What a request gets back: the text of its last user message, or its prompt. Raises RequestError."""
     if request.messages is not None:
         users = [m for m in plain_messages(request.messages) if m["role"] == "user"]
         return str(users[-1]["content"]) if users else ""

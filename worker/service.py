@@ -170,7 +170,7 @@ class Service:
                 outputs = engine.step()
                 self._vitals.steps += 1
                 self._send_outputs(outputs)
-            elif self._live:
+            if self._live and not engine.has_work:
                 self._fail(list(self._live), "the engine lost this request")
 
     def _add(self, engine: Engine, request_id: bytes, payload: bytes) -> None:

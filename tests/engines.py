@@ -1,0 +1,118 @@
+"""An engine that misbehaves on request: the echo engine plus everything that can go wrong with a real one.
+
+While loading, by the option `on_load`: `crash` (SIGSEGV), `raise`, `hang`, `slow` (ten reports over a second).
+
+While serving, by what the last user message (or the prompt) says, `VERB [NUMBER] [after N tokens]`, anywhere in it:
+
+    crash            SIGSEGV in a step, as a bug in native code does
+    abort            SIGABRT in a step, as a Metal fault does
+    exit CODE        leaves with that exit code
+    hang             the main thread never comes back; heartbeats go on
+    freeze           SIGSTOP: the whole process stands still, heartbeats too
+    raise            the step raises, for all requests
+    fail             this request alone ends in ERROR
+    refuse           `add` raises RequestError for the field `prompt`
+    lose             this request is forgotten without an end
+    repeat           its FINAL is sent twice
+    slow             every step takes 50 ms from then on
+    leak MEGABYTES   that much memory is taken and never given back
+    ignore sigterm   SIGTERM does nothing from then on
+
+`after N tokens`: once this request has made N tokens; else in its first step. Needs no model; the echo goes on as usual
+where the verb leaves it any life. Named in settings or ASSIGN as `tests.engines:Misbehaving`.
+"""
+
+import os
+import re
+import signal
+import threading
+import time
+from dataclasses import dataclass
+
+from broker.protocol import ERROR, FINAL, Assign, Failure, Generate, Output, to_map, unpack
+from worker.echo_engine import EchoEngine, echoed_text
+from worker.engine import Report, RequestError
+
+_ORDER = re.compile(
+    r"\b(?P<verb>crash|abort|exit|hang|freeze|raise|fail|refuse|lose|repeat|slow|leak|ignore sigterm)\b"
+    r"(?: (?P<number>\d+))?(?:.*?\bafter (?P<after>\d+) tokens)?"
+)
+
+
+@dataclass(slots=True)
+class _Order:
+    verb: str
+    number: int
+    after: int
+
+
+class Misbehaving(EchoEngine):
+    """See the top of this file."""
+
+    def __init__(self, assign: Assign, report: Report) -> None:
+        super().__init__(assign, report)
+        self._orders: dict[bytes, _Order] = {}
+        self._leaked: list[bytearray] = []
+        match assign.options.get("on_load"):
+            case "crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "raise":
+                raise ValueError("model.safetensors: broken on request")
+            case "hang":
+                _hang()
+            case "slow":
+                for tenth in range(1, 11):
+                    time.sleep(0.1)
+                    report("weights", tenth / 10)
+
+    def add(self, request_id: bytes, payload: bytes) -> None:
+        order = _ORDER.search(echoed_text(unpack(Generate, payload)))
+        if order and order["verb"] == "refuse":
+            raise RequestError("refused on request", param="prompt")
+        super().add(request_id, payload)
+        if order:
+            self._orders[request_id] = _Order(order["verb"], int(order["number"] or 0), int(order["after"] or 0))
+
+    def step(self) -> list[Output]:
+        extra: list[Output] = []
+        for request_id, order in list(self._orders.items()):
+            if request_id not in self._live:
+                del self._orders[request_id]
+            elif self._live[request_id].sent >= order.after:
+                del self._orders[request_id]
+                extra += self._obey(request_id, order)
+        return super().step() + extra
+
+    def _obey(self, request_id: bytes, order: _Order) -> list[Output]:
+        match order.verb:
+            case "crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "abort":
+                os.abort()
+            case "exit":
+                os._exit(order.number)
+            case "hang":
+                _hang()
+            case "freeze":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case "raise":
+                raise RuntimeError("the step breaks on request")
+            case "fail":
+                self.cancel(request_id)
+                return [Output(request_id, ERROR, to_map(Failure("internal_error", "failed on request")))]
+            case "lose":
+                self.cancel(request_id)
+            case "repeat":
+                return [Output(request_id, FINAL, {"text": "", "finish_reason": "stop"})] * 2
+            case "slow":
+                self._delay_seconds = 0.05
+            case "leak":
+                # Filled with ones: untouched zero pages would not count as resident.
+                self._leaked.append(bytearray(b"\x01" * (order.number * 2**20)))
+            case "ignore sigterm":
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return []
+
+
+def _hang() -> None:
+    threading.Event().wait()
