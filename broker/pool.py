@@ -432,7 +432,7 @@ class Pool:
             self._expire_idle(now)
             self._start_wanted(now)
             self._dispatch(now)
-            self._keep_spare(now)
+            self._keep_spares(now)
         self._announce(now)
         self._deadline = min(self._deadlines(now), default=None)
 
@@ -599,13 +599,14 @@ class Pool:
             return _FOREVER
         return worker.last_completed + keep
 
-    def _keep_spare(self, now: float) -> None:
-        if now >= self._spare_due():
+    def _keep_spares(self, now: float) -> None:
+        while now >= self._spare_due():
             self._start_worker(now, spare=True)
 
     def _spare_due(self) -> float:
         """When to start a spare: after loads, so that it never competes with one for the processor."""
-        if not self.limits.warm_spare or self._spare() is not None or restart.gives_up(self._spare_deaths):
+        spares = sum(w.phase is Phase.WAITING for w in self._workers.values())
+        if spares >= self.limits.warm_spares or restart.gives_up(self._spare_deaths):
             return _FOREVER
         if any(w.phase is Phase.LOADING for w in self._workers.values()):
             return _FOREVER
@@ -692,7 +693,9 @@ class Pool:
         worker.in_flight.clear()
 
     def _spare(self) -> Worker | None:
-        return next((w for w in self._workers.values() if w.phase is Phase.WAITING), None)
+        """The spare that is furthest with its imports."""
+        spares = [w for w in self._workers.values() if w.phase is Phase.WAITING]
+        return max(spares, key=lambda w: (w.imported, -w.started_at), default=None)
 
     # ---- models ---------------------------------------------------------------------------------------------------
 

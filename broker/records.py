@@ -34,11 +34,11 @@ class PoolLimits:
     estimate_factor: float = 1.25
     memory_limit_factor: float = 3.0
     memory_limit_floor_bytes: int = 2 << 30
-    warm_spare: bool = True
+    warm_spares: int = 1
 
 
 class Phase(Enum):
-    """The life of a worker process. A spare is WAITING until it gets a model."""
+    """The life of a worker process. A warm spare is WAITING until it gets a model."""
 
     WAITING = "waiting"
     LOADING = "loading"

@@ -83,7 +83,7 @@ class BrokerSettings(BaseSettings):
     load_stall_timeout_seconds: Seconds = 120.0
     memory_limit_factor: float = Field(default=3.0, ge=1)
     memory_sample_seconds: Seconds = 1.0
-    warm_spare: bool = True
+    warm_spares: int = Field(default=1, ge=0, le=4)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("preload_models", mode="before")
@@ -120,7 +120,7 @@ class BrokerSettings(BaseSettings):
             stall_timeout=self.stall_timeout_seconds,
             load_stall_timeout=self.load_stall_timeout_seconds,
             memory_limit_factor=self.memory_limit_factor,
-            warm_spare=self.warm_spare,
+            warm_spares=self.warm_spares,
         )
 
 

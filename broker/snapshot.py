@@ -1,6 +1,6 @@
 """What the pool knows, as plain maps for STATUS. Pure; looking never counts as use.
 
-The pool's times, and started_at, are monotonic; `wall_offset` (Unix time minus monotonic time) turns them into Unix seconds.
+The pool's times, and started_at, are monotonic; `wall_offset` (Unix time minus monotonic time) makes Unix seconds.
 """
 
 from typing import Any
@@ -18,10 +18,9 @@ def status(pool: Pool, now: float, started_at: float, wall_offset: float) -> dic
         state, reason = state_of(model, worker, now)
         if worker is not None or state != "unloaded" or model.last_exit is not None:
             models.append(_model(model, worker, state, reason, wall_offset))
-    spare = next((w for w in pool.workers.values() if w.phase is Phase.WAITING), None)
     return {
         "models": models,
-        "spare": _spare(spare) if spare is not None else None,
+        "spares": [_spare(w) for w in pool.workers.values() if w.phase is Phase.WAITING],
         "workers": len(pool.workers),
         "queued": pool.queued,
         "uptime_seconds": now - started_at,

@@ -95,7 +95,7 @@ def pool_status(final: dict[str, Any]) -> dict[str, Any]:
         "max_memory_gb": gib(final["max_memory_bytes"]),
         "max_models": final["max_models"],
         "models": models,
-        "spare": final["spare"],
+        "spares": final["spares"],
         "workers": final["workers"],
         "queued": final["queued"],
         "uptime_seconds": final["uptime_seconds"],

@@ -25,7 +25,7 @@ import httpx
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
-TOKEN_VARIABLE = "MLX_BROKER_TEST_TOKEN"
+MARK = "MLX_BROKER_TEST_MARK"
 START_SECONDS = 20.0
 
 
@@ -54,7 +54,7 @@ def processes_with(token: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(TOKEN_VARIABLE) == token:
+            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == token:
                 found.append(process)
     return found
 
@@ -76,7 +76,7 @@ class Service:
             "models_dir": str(models),
             "hub_dir": str(self.directory / "hub"),
             "state_dir": str(self.directory / "state"),
-            "warm_spare": False,
+            "warm_spares": 0,
         } | tables.get("broker", {})
         tables["gateway"] = {"port": self.port} | tables.get("gateway", {})
         self.config = self.directory / "settings.toml"
@@ -86,7 +86,7 @@ class Service:
             "MLX_BROKER_CONFIG": str(self.config),
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
-            TOKEN_VARIABLE: self.token,
+            MARK: self.token,
         }
         self.broker: subprocess.Popen[bytes] | None = None
         self.gateway: subprocess.Popen[bytes] | None = None
@@ -99,7 +99,7 @@ class Service:
 
     def start_broker(self) -> None:
         self.broker = self._spawn("broker")
-        wait_until(lambda: (self.directory / "run" / "gateway.sock").exists(), START_SECONDS, "the broker's socket")
+        wait_until((self.directory / "run" / "gateway.sock").exists, START_SECONDS, "the broker's socket")
 
     def start_gateway(self) -> None:
         self.gateway = self._spawn("gateway")

@@ -113,7 +113,7 @@ class World:
             queue_timeout=pick([20.0, 300.0]),
             drain_timeout=pick([0.0, 5.0, 30.0]),
             keep_alive=pick([3.0, 100.0, -1.0]),
-            warm_spare=pick([True, False]),
+            warm_spares=pick([0, 1, 2]),
         )
 
     # ---- performing -----------------------------------------------------------------------------------------------
@@ -190,7 +190,8 @@ class World:
                 reserved = sum(w.reserved_bytes for w in holding)
                 assert reserved <= self.limits.max_memory_bytes, "a load was started beyond the budget"
         assert set(self.pool.workers) == set(self.workers)
-        assert sum(w.phase is Phase.WAITING for w in self.pool.workers.values()) <= 1, "more than one spare"
+        spares = sum(w.phase is Phase.WAITING for w in self.pool.workers.values())
+        assert spares <= self.limits.warm_spares, "too many spares"
         deadline = self.pool.next_deadline()
         assert deadline is None or deadline > self.now, "a deadline in the past makes the loop spin"
         assert sorted(m.model_id for m in self.pool.models if m.pinned) == sorted(self.pins), "pins not saved"
