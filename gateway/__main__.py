@@ -20,7 +20,7 @@ def main() -> int:
         sys.stderr.writelines(f"gateway: {mistake}\n" for mistake in error.args)
         return 2
     logging.basicConfig(
-        level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
     # uvicorn tells of each start and stop step what the announcement says in one line
     logging.getLogger("uvicorn.error").setLevel("DEBUG" if settings.log_level == "debug" else "WARNING")

@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_TIMEOUT = 5.0  # seconds without any message; the broker sends at least one a second
 STARTUP_GRACE = 2.0  # seconds in which a call waits for the first connection
-_BATCH = 256  # messages read before other callbacks have their turn
+_READING_SECONDS = 0.005  # of reading before the streams have their turn
 _RECONNECT_MS = 50
 _GOODBYE_LINGER_MS = 200
 _MONITORED = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED
@@ -98,11 +98,13 @@ class BrokerClient:
         self._on_monitor()
 
     def close(self) -> None:
-        """Say goodbye and disconnect."""
+        """Say goodbye and disconnect. What has not ended ends with `broker_unavailable`."""
         self._send(Goodbye())
-        self._set_lost(_LOST)
-        if self._read_again is not None:
-            self._read_again.cancel()
+        self.connected.clear()
+        self._cancel_all(_ABSENT)
+        for handle in (self._read_again, self._silence_timer):
+            if handle is not None:
+                handle.cancel()
         for socket in (self._monitor, self._socket):
             self._loop.remove_reader(socket.FD)
         self._socket.disable_monitor()
@@ -167,27 +169,23 @@ class BrokerClient:
         if self._read_again is not None:
             self._read_again.cancel()
             self._read_again = None
-        if not self._read(_BATCH):
+        if not self._read():
             self._read_again = self._loop.call_soon(self._on_readable)
 
-    def _read_all(self) -> None:
-        while not self._read(_BATCH):
-            pass
-
-    def _read(self, limit: int) -> bool:
-        """Read and deliver up to `limit` messages; whether none is left."""
-        for count in range(limit):
+    def _read(self) -> bool:
+        """Read and deliver what waits, for a bounded time; whether nothing is left."""
+        began = now = self._loop.time()
+        while now - began < _READING_SECONDS:
             try:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
-                if count:
-                    self._set_heard()
                 return True
             try:
                 self._on_message(frames)
             except ProtocolError as error:
                 log.warning("message from the broker dropped: %s", error)
-        self._set_heard()
+            now = self._loop.time()
+            self._set_heard(now)
         return False
 
     def _on_message(self, frames: list[bytes]) -> None:
@@ -208,10 +206,10 @@ class BrokerClient:
                     self.cancel(self._routes[request_id][0], failure)
             raise
         for output in decoded:
-            found = self._routes.get(output.request_id)
-            if found is None:
+            route = self._routes.get(output.request_id)
+            if route is None:
                 continue  # cancelled here, which the broker did not know yet
-            call, index = found
+            call, index = route
             if output.kind != PARTIAL:
                 del self._routes[output.request_id]
                 del call.pending[output.request_id]
@@ -226,29 +224,35 @@ class BrokerClient:
                 self._is_linked = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
                 if self._is_linked:
                     self._send(Hello(os.getpid()))
-                    self._set_heard()
+                    self._set_heard(self._loop.time())
+                    self._look_for_silence(HEARTBEAT_TIMEOUT)
                 else:
-                    self._read_all()  # what it still said counts
+                    while not self._read():  # what it still said counts
+                        pass
                     self._set_lost(_LOST)
 
-    def _set_heard(self) -> None:
-        self._heard_at = self._loop.time()
+    def _set_heard(self, now: float) -> None:
+        self._heard_at = now
         if self._is_linked and not self.connected.is_set():
             log.info("connected to the broker")
             self.connected.set()
-            self._silence_timer = self._loop.call_later(HEARTBEAT_TIMEOUT, self._on_silence)
 
-    def _on_silence(self) -> None:
-        self._read_all()
-        left = self._heard_at + HEARTBEAT_TIMEOUT - self._loop.time()
-        if left > 0:
-            self._silence_timer = self._loop.call_later(left, self._on_silence)
-        else:
-            self._set_lost(_SILENT)
-
-    def _set_lost(self, failure: Failure) -> None:
+    def _look_for_silence(self, delay: float) -> None:
         if self._silence_timer is not None:
             self._silence_timer.cancel()
+        self._silence_timer = self._loop.call_later(delay, self._on_time)
+
+    def _on_time(self) -> None:
+        if not self._is_linked:
+            return
+        self._read()  # after a stop of this process its signs of life still wait in the socket
+        left = self._heard_at + HEARTBEAT_TIMEOUT - self._loop.time()
+        if left <= 0:
+            self._set_lost(_SILENT)
+            self._send(Hello(os.getpid()))  # the broker may have given this gateway up, and then sends it nothing
+        self._look_for_silence(left if left > 0 else HEARTBEAT_TIMEOUT)
+
+    def _set_lost(self, failure: Failure) -> None:
         if self.connected.is_set():
             log.warning("%s; %d requests end with that", failure.message, len(self._routes))
             self.connected.clear()

@@ -102,7 +102,6 @@ class ChatMessage(_Body):
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[str, PlainValidator(_text_of)] = ""
     name: str | None = None
-    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
 
     def to_map(self) -> dict[str, Any]:
         """As chat templates take it."""
@@ -154,8 +153,10 @@ def parse_chat(body: bytes) -> ChatRequest:
     _refuse_not_yet(raw, _NOT_YET_CHAT)
     request = _validated(ChatRequest, raw)
     for position, message in enumerate(raw["messages"]):
+        if message.get("tool_calls"):
+            raise invalid("tool_calls is not supported yet", f"messages[{position}].tool_calls")
         if message.get("content") is None and message["role"] != "assistant":
-            raise invalid("only an assistant's content may be null", f"messages[{position}].content")
+            raise invalid("only an assistant's message may have no content", f"messages[{position}].content")
     return request
 
 

@@ -1,6 +1,6 @@
 """Outputs of the wire -> OpenAI's responses: whole objects, and the chunks of a stream. Pure: no sockets, no clock."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
@@ -104,22 +104,22 @@ class Chunks:
         """Whether every choice has ended; `render` has then written the end of the stream."""
         return len(self._endings) == self._choices
 
-    def render(self, items: Iterable[tuple[int, int, dict[str, Any]]]) -> bytes:
+    def render(self, items: Sequence[tuple[int, int, dict[str, Any]]]) -> bytes:
         """(choice, PARTIAL or FINAL, body) of all that waits, in order, as chunks: one for the text of each choice.
         Raises ProtocolError for a body that is not one of a `Generate`."""
+        if len(items) == 1 and items[0][1] == PARTIAL:  # nearly always
+            return self._text(items[0][0], _partial_text(items[0][2]))
         texts: dict[int, str] = {}
         ended = []
         for index, kind, body in items:
             if kind == PARTIAL:
-                text = body.get("text")
-                if not isinstance(text, str):
-                    raise ProtocolError("PARTIAL whose text is no string")
+                text = _partial_text(body)
             else:
                 assert kind == FINAL  # an ERROR is not for a renderer
                 self._endings[index] = ending = ending_of(body)
                 ended.append(index)
                 text = ending.text
-            texts[index] = texts[index] + text if index in texts else text
+            texts[index] = texts.get(index, "") + text
         parts = [self._text(index, text) for index, text in texts.items() if text or self._is_silent(index)]
         parts += [self._finish(index) for index in ended]
         if self.is_complete:
@@ -144,6 +144,13 @@ class Chunks:
             return DONE
         endings = [self._endings[index] for index in range(self._choices)]
         return self._usage_start + orjson.dumps(usage(endings, self._head.choices_per_prompt)) + b"}\n\n" + DONE
+
+
+def _partial_text(body: dict[str, Any]) -> str:
+    text = body.get("text")
+    if not isinstance(text, str):
+        raise ProtocolError(f"PARTIAL whose text is {text!r}")
+    return text
 
 
 def framed_error(failure: Failure) -> bytes:

@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     @property
     def broker_socket(self) -> Path:
         """Where the broker listens for gateways."""
-        return self.runtime_dir.expanduser() / GATEWAY_SOCKET
+        return self.runtime_dir / GATEWAY_SOCKET
 
     @property
     def max_body_bytes(self) -> int:
@@ -93,7 +93,7 @@ def load_settings() -> Settings:
 
 def _file_values() -> dict[str, Any]:
     named = os.environ.get(f"{PREFIX}CONFIG")
-    path = Path(named or _DEFAULT_FILE).expanduser()
+    path = Path(named or _DEFAULT_FILE)
     if not named and not path.exists():
         return {}
     try:
