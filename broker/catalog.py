@@ -67,6 +67,8 @@ class Catalog:
         """Every usable model of this machine, by name."""
         entries = []
         for model_id in sorted(set(self._names())):
+            if not _is_text(model_id):
+                continue  # a folder whose name is not UTF-8 cannot be asked for
             try:
                 entries.append(self._entry(model_id))
             except CatalogError:
@@ -92,13 +94,16 @@ class Catalog:
 
     def _folder(self, model_id: str) -> Path:
         parts = model_id.split("/")
-        if not 1 <= len(parts) <= 2 or any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
+        if len(parts) > 2 or any(part[:1] in ("", ".") or "\\" in part or "\0" in part for part in parts):
             raise CatalogError("model_not_found", f"{model_id!r} is not a model name: one is `name` or `org/name`")
-        for root, folder in ((self._models_dir, self._models_dir.joinpath(*parts)), self._in_hub(parts)):
-            if folder is not None and folder.is_dir():
-                if not folder.resolve().is_relative_to(root.resolve()):
-                    raise CatalogError("model_not_found", f"{model_id} is a link that leaves {root}")
-                return folder
+        try:
+            for root, folder in ((self._models_dir, self._models_dir.joinpath(*parts)), self._in_hub(parts)):
+                if folder is not None and folder.is_dir():
+                    if not folder.resolve().is_relative_to(root.resolve()):
+                        raise CatalogError("model_not_found", f"{model_id} is a link that leaves {root}")
+                    return folder
+        except OSError as error:  # a name too long for a file, a folder that may not be read
+            raise CatalogError("model_not_found", f"{model_id}: {error.strerror}") from error
         raise CatalogError(
             "model_not_found", f"no model named {model_id!r} in {self._models_dir} or the Hugging Face cache"
         )
@@ -113,7 +118,7 @@ class Catalog:
 
     def _names(self) -> Iterator[str]:
         yield from (name for name, override in self._overrides.items() if override.engine is not None)
-        for config in (*self._models_dir.glob("*/config.json"), *self._models_dir.glob("*/*/config.json")):
+        for config in (*self._models_dir.glob("[!.]*/config.json"), *self._models_dir.glob("[!.]*/[!.]*/config.json")):
             yield config.parent.relative_to(self._models_dir).as_posix()
         for repository in self._hub_dir.glob("models--*"):
             yield "/".join(repository.name.split("--")[1:])
@@ -122,7 +127,7 @@ class Catalog:
 def _read_entry(model_id: str, folder: Path, override: ModelOverride, created: float) -> Entry:
     try:
         config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CatalogError("load_failed", f"{folder / 'config.json'} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise CatalogError("load_failed", f"{folder / 'config.json'} is not a JSON object")
@@ -166,13 +171,21 @@ def _spec(model_id: str, model_type: str, folder: Path, weight_bytes: int, overr
     )
 
 
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _quantization(config: dict[str, Any]) -> str | None:
     quantization = config.get("quantization") or config.get("quantization_config")
     bits = quantization.get("bits") if isinstance(quantization, dict) else None
-    return f"{bits}-bit" if bits else None
+    return f"{bits}-bit" if type(bits) is int else None
 
 
 def _context_length(config: dict[str, Any]) -> int:
     text = config.get("text_config")
     value = (text if isinstance(text, dict) else config).get("max_position_embeddings", 0)
-    return value if isinstance(value, int) else 0
+    return value if type(value) is int and 0 < value < 2**63 else 0

@@ -249,7 +249,7 @@ class Pool:
             self._fail(event.request_id, "not_loaded", f"Model not loaded: {event.model_id}")
             return
         model.kills.append(AdminWait(event.request_id, self._order))
-        self._kill(worker, "killed by an administrator", expected=True, replay=True)
+        self._kill(worker, "killed by an administrator", now, expected=True)
 
     def _on_unpin_requested(self, event: UnpinRequested, now: float) -> None:
         model = self._models.get(event.model_id)
@@ -308,7 +308,7 @@ class Pool:
         model.pinned_by_load = False
         # Those who waited for this load are one group and are served together: A B A B becomes AA BB.
         for request in model.waiting:
-            request.order = model.waiting[0].order
+            request.order, request.waiting_since = model.waiting[0].order, now
 
     def _on_load_failed(self, event: LoadFailed, now: float) -> None:
         worker = self._workers.get(event.worker_id)
@@ -366,7 +366,7 @@ class Pool:
         worker.samples_over_limit = worker.samples_over_limit + 1 if over else 0
         if worker.samples_over_limit >= SAMPLES_OVER_LIMIT and worker.phase is not Phase.STOPPING:
             taken, limit = event.footprint_bytes / 2**30, worker.memory_limit_bytes / 2**30
-            self._kill(worker, f"memory_limit: took {taken:.2f} GiB, limit {limit:.2f} GiB")
+            self._kill(worker, f"memory_limit: took {taken:.2f} GiB, limit {limit:.2f} GiB", now)
 
     def _on_worker_exited(self, event: WorkerExited, now: float) -> None:
         worker = self._workers.pop(event.worker_id)
@@ -383,7 +383,8 @@ class Pool:
             model.restart_at = now
         else:
             self._count_death(model, worker, reason, now)
-        self._lose(worker, f"the process of {model.model_id} died ({reason})", replay=True)
+        self._restart_waiting(model, now)
+        self._lose(worker, f"the process of {model.model_id} died ({reason})", now, replay=True)
         if model.drain is not None:
             self._finish_drain(model)
         for wait in model.unloads:
@@ -428,6 +429,7 @@ class Pool:
         else:
             self._drain(now)
             self._expire_waiting(now)
+            self._drain(now)  # an unload may have waited for who has just given up
             self._answer_loads()
             self._expire_idle(now)
             self._start_wanted(now)
@@ -440,7 +442,7 @@ class Pool:
         """Kill what has stopped living: no heartbeat, no progress, no exit."""
         for deadline, reason in self._ends(worker):
             if now >= deadline:
-                self._kill(worker, reason)
+                self._kill(worker, reason, now)
                 return
 
     def _ends(self, worker: Worker) -> Iterator[tuple[float, str]]:
@@ -469,7 +471,7 @@ class Pool:
         worker = self._worker_of(model)
         if worker is not None and worker.phase is Phase.LOADING:
             return _FOREVER
-        return model.waiting[0].arrived_at + self.limits.queue_timeout
+        return model.waiting[0].waiting_since + self.limits.queue_timeout
 
     def _drain(self, now: float) -> None:
         for model in self._models.values():
@@ -482,9 +484,9 @@ class Pool:
                     self._finish_drain(model)
                     self._stop(worker, "unload", now)
                 else:
-                    self._kill(worker, "unload", expected=True)
+                    self._kill(worker, "unload", now, expected=True)
             elif now >= model.drain.deadline and model.drain.force:
-                self._kill(worker, "unload by force", expected=True, replay=False)
+                self._kill(worker, "unload by force", now, expected=True, replay=False)
             elif now >= model.drain.deadline:
                 count = len(worker.in_flight) + len(model.waiting)
                 why = f"{model.model_id} still has {count} requests; it stays loaded (force=true would kill it)"
@@ -667,26 +669,33 @@ class Pool:
             worker.killed = True
             self._actions.append(KillWorker(worker.worker_id, reason))
 
-    def _kill(self, worker: Worker, reason: str, *, expected: bool = False, replay: bool = True) -> None:
+    def _kill(self, worker: Worker, reason: str, now: float, *, expected: bool = False, replay: bool = True) -> None:
         if not worker.killed:
             self._actions.append(KillWorker(worker.worker_id, reason))
         worker.killed, worker.phase = True, Phase.STOPPING
         worker.end_expected = worker.end_expected or expected
         worker.end_reason = worker.end_reason or reason
         model = self._models.get(worker.model_id or "")
-        if model is not None and model.drain is not None:
-            self._finish_drain(model)
+        if model is not None:
+            if model.drain is not None:
+                self._finish_drain(model)
+            self._restart_waiting(model, now)
         # Its clients are told now: reaping a process of many gigabytes can take a while.
-        self._lose(worker, f"the process of {worker.model_id} was ended: {reason}", replay=replay)
+        self._lose(worker, f"the process of {worker.model_id} was ended: {reason}", now, replay=replay)
 
-    def _lose(self, worker: Worker, why: str, *, replay: bool) -> None:
+    def _restart_waiting(self, model: Model, now: float) -> None:
+        """Whoever waited for a process that is gone begins to wait for the next one."""
+        for request in model.waiting:
+            request.waiting_since = now
+
+    def _lose(self, worker: Worker, why: str, now: float, *, replay: bool) -> None:
         """Requests in flight on a worker that is gone: what has shown no output is tried once more."""
         for request in reversed(worker.in_flight.values()):
             request.worker_id = None
             if request.cancelled:
                 self._end(request, "cancelled", "the client has gone")
             elif replay and not request.has_output and request.deaths == 0:
-                request.deaths += 1
+                request.deaths, request.waiting_since = 1, now
                 self._models[request.model_id].waiting.appendleft(request)
             else:
                 self._end(request, "worker_died", why, retryable=True)

@@ -48,13 +48,14 @@ class Phase(Enum):
 
 @dataclass(slots=True)
 class PendingRequest:
-    """One inference request that has not ended. order: place in the queue; deaths: workers that died under it."""
+    """One inference request that has not ended. order: place in the queue; deaths: workers that died
+    under it. waiting_since: the queue timeout counts from here; a load in progress stops its clock."""
 
     request_id: bytes
     model_id: str
     payload: bytes
     order: int
-    arrived_at: float
+    waiting_since: float
     deaths: int = 0
     worker_id: str | None = None
     has_output: bool = False
