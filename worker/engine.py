@@ -65,7 +65,7 @@ class Engine(Protocol):
         is FINAL or ERROR, and it is the last."""
 
     def cancel(self, request_id: bytes) -> None:
-        """Drop a request before the next step; an unknown id is ignored. The service sends its ERROR, not the engine."""
+        """Drop a request before the next step; an unknown id is ignored. The service sends its ERROR, not this."""
 
     def memory(self) -> MemoryFacts:
         """May be called from any thread, also during a step."""
