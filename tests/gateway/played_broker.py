@@ -1,0 +1,110 @@
+"""A broker played by the test: a real ROUTER where gateways look for one, that says what the test tells it to."""
+
+import asyncio
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import zmq
+import zmq.asyncio
+
+from broker.protocol import (
+    ERROR,
+    FINAL,
+    GATEWAY_SOCKET,
+    PARTIAL,
+    Body,
+    Failure,
+    Generate,
+    Hello,
+    Message,
+    Output,
+    Request,
+    decode,
+    encode,
+    encode_outputs,
+    gateway_of,
+    to_map,
+    unpack,
+)
+
+T = TypeVar("T", bound=Body)
+
+SECONDS = 10.0
+
+
+class PlayedBroker:
+    """`async with PlayedBroker(runtime_dir) as broker`. Every wait in it is bounded."""
+
+    def __init__(self, runtime_dir: Path) -> None:
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.set(zmq.LINGER, 0)
+        self._socket.set(zmq.SNDHWM, 0)
+        self._socket.bind(f"ipc://{runtime_dir / GATEWAY_SOCKET}")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+
+    async def receive(self) -> Message:
+        async with asyncio.timeout(SECONDS):
+            _gateway, *frames = await self._socket.recv_multipart()
+        return decode(frames)
+
+    async def expect(self, kind: type[T]) -> tuple[bytes, T]:
+        """The next message, which has to be of this kind: its request id and body."""
+        message = await self.receive()
+        assert isinstance(message.body, kind), message
+        return message.request_id, message.body
+
+    async def expect_work(self) -> tuple[bytes, Generate]:
+        """The next message, which has to be a request."""
+        request_id, request = await self.expect(Request)
+        return request_id, unpack(Generate, request.payload)
+
+    async def meet(self) -> bytes:
+        """The gateway that says hello."""
+        async with asyncio.timeout(SECONDS):
+            gateway, *frames = await self._socket.recv_multipart()
+        assert isinstance(decode(frames).body, Hello)
+        return bytes(gateway)
+
+    async def say(self, gateway: bytes, *frames: bytes) -> None:
+        await self._socket.send_multipart([gateway, *frames])
+
+    async def say_body(self, gateway: bytes, body: Body) -> None:
+        await self.say(gateway, *encode(body))
+
+    async def outputs(self, *outputs: Output) -> None:
+        await self.say(gateway_of(outputs[0].request_id), *encode_outputs(list(outputs)))
+
+    async def partial(self, request_id: bytes, text: str) -> None:
+        await self.outputs(Output(request_id, PARTIAL, {"text": text}))
+
+    async def final(self, request_id: bytes, body: dict[str, Any]) -> None:
+        await self.outputs(Output(request_id, FINAL, body))
+
+    async def finish(self, request_id: bytes, text: str = "", reason: str = "stop", tokens: int = 3) -> None:
+        await self.final(request_id, ending(text, reason, tokens))
+
+    async def error(self, request_id: bytes, failure: Failure) -> None:
+        await self.outputs(Output(request_id, ERROR, to_map(failure)))
+
+
+def ending(text: str = "", reason: str = "stop", tokens: int = 3, prompt: int = 5, cached: int = 2) -> dict[str, Any]:
+    """The FINAL of a Generate."""
+    return {
+        "text": text,
+        "finish_reason": reason,
+        "prompt_tokens": prompt,
+        "completion_tokens": tokens,
+        "cached_tokens": cached,
+    }
