@@ -38,20 +38,20 @@ def load_folder(folder: Path, report: Report) -> LoadedModel:
     """The model in `folder`, its weights in memory. Raises ValueError naming the file at fault."""
     if not folder.is_dir():
         raise ValueError(f"{folder.name}: no such model folder")
-    with _blame("config.json"):
+    with _blame(folder, "config.json"):
         config = load_config(folder)
         if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
             raise ValueError("names no model_type")
     for file in sorted(folder.glob("model*.safetensors")):
         # Reads the header only, and compares it with the size of the file.
-        with _blame(file.name):
+        with _blame(folder, file.name):
             mx.load(str(file))
-    with _blame("model*.safetensors or config.json"):
+    with _blame(folder, "model*.safetensors or config.json"):
         model, config = load_model(folder, lazy=True)
-    with _blame("tokenizer.json or tokenizer_config.json"):
+    with _blame(folder, "tokenizer.json or tokenizer_config.json"):
         tokenizer = load_tokenizer(folder, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id"))
     report("tokenizer", 1.0)
-    with _blame("model*.safetensors"):
+    with _blame(folder, "model*.safetensors"):
         weights_bytes = _read_weights(model, report)
     # Multimodal folders keep the facts of the language model one level down.
     facts = {**config, **(config.get("text_config") or {})}
@@ -65,13 +65,14 @@ def load_folder(folder: Path, report: Report) -> LoadedModel:
 
 
 @contextmanager
-def _blame(files: str) -> Iterator[None]:
+def _blame(folder: Path, files: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
         raise ValueError(f"{files}: missing") from error
     except Exception as error:
-        text = " ".join(str(error).split())
+        # One line, and without the path: this goes to clients.
+        text = " ".join(str(error).split()).replace(str(folder), folder.name)
         named = text if isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: {text}"
         raise ValueError(f"{files}: {named}") from error
 

@@ -1,0 +1,375 @@
+"""The text engine in this process, on tiny models with real weights, against mlx-lm called directly."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlx_lm.generate import stream_generate
+from mlx_lm.sample_utils import make_sampler
+
+from broker.protocol import ERROR, FINAL, PARTIAL, Assign, Generate, Output, pack
+from tests.tiny_models import VOCABULARY, make_tiny_model
+from tests.worker.harness import text_of
+from worker.engine import RequestError
+from worker.text_engine import TextEngine
+
+CHAT = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi é"}]
+
+# More than any request here can need: every loop over steps has an end.
+MOST_STEPS = 20_000
+
+
+def load(folder: Path, **options: Any) -> TextEngine:
+    return TextEngine(Assign(folder.name, str(folder), "text-gen", None, options), lambda _stage, _fraction: None)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model: Path) -> TextEngine:
+    return load(tiny_model)
+
+
+def add(engine: TextEngine, number: int, **fields: Any) -> bytes:
+    request_id = b"gateway1" + number.to_bytes(8, "big")
+    engine.add(request_id, pack(Generate(**fields)))
+    return request_id
+
+
+def run(engine: TextEngine, requests: list[dict[str, Any]]) -> list[list[Output]]:
+    """The outputs of each of these requests, all in the batch from the beginning."""
+    ids = [add(engine, number, **fields) for number, fields in enumerate(requests)]
+    outputs: dict[bytes, list[Output]] = {request_id: [] for request_id in ids}
+    for output in steps(engine):
+        outputs[output.request_id].append(output)
+    for of_one in outputs.values():
+        assert [output.kind == PARTIAL for output in of_one] == [True] * (len(of_one) - 1) + [False]
+    assert_empty(engine)
+    return list(outputs.values())
+
+
+def steps(engine: TextEngine) -> list[Output]:
+    outputs: list[Output] = []
+    for _ in range(MOST_STEPS):
+        if not engine.has_work:
+            return outputs
+        outputs += engine.step()
+    raise AssertionError("the engine does not come to an end")
+
+
+def answer(engine: TextEngine, **fields: Any) -> dict[str, Any]:
+    (outputs,) = run(engine, [fields])
+    return {**outputs[-1].body, "text": text_of(outputs)}
+
+
+def assert_empty(engine: TextEngine) -> None:
+    generator = engine._generator
+    assert not engine._sequences
+    assert not engine._uids
+    assert not generator._unprocessed_sequences
+    assert not generator._currently_processing
+    assert len(generator._prompt_batch) == len(generator._generation_batch) == 0
+
+
+def in_one_process(engine: TextEngine, tokens: list[int], max_tokens: int, **sampling: Any) -> tuple[str, list[int]]:
+    """What mlx-lm says, called directly."""
+    model, tokenizer = engine._loaded.model, engine._loaded.tokenizer
+    responses = list(stream_generate(model, tokenizer, tokens, max_tokens=max_tokens, sampler=make_sampler(**sampling)))
+    return "".join(response.text for response in responses), [response.token for response in responses]
+
+
+MIXED: list[dict[str, Any]] = [
+    {"messages": CHAT, "temperature": 0.0, "max_tokens": 60},
+    {"prompt": "once upon a time", "temperature": 0.0, "max_tokens": 7},
+    {"prompt": "x", "seed": 1, "max_tokens": 90},
+    {"prompt": "x", "seed": 2, "temperature": 0.7, "top_p": 0.9, "max_tokens": 40},
+    {"prompt": "a much longer prompt " * 20, "seed": -5, "top_p": 0.5, "max_tokens": 30},
+    {"prompt": [1, 2, 3, 4], "temperature": 0.0, "max_tokens": 1},
+    {"messages": [{"role": "user", "content": "stop"}], "temperature": 0.0, "max_tokens": 100, "stop": ["\x0f", "zz"]},
+    {"prompt": "é€", "seed": 2**63, "temperature": 2.0, "max_tokens": 64, "stream": True},
+]
+
+
+def test_a_batch_of_mixed_requests_says_what_each_says_alone(engine: TextEngine) -> None:
+    alone = [run(engine, [fields])[0] for fields in MIXED]
+    together = run(engine, MIXED)
+    for one, other in zip(alone, together, strict=True):
+        assert [(o.kind, o.body) for o in one] == [(o.kind, o.body) for o in other]
+
+
+def test_company_that_comes_and_goes_changes_nothing(engine: TextEngine) -> None:
+    """The same again while others join and are cancelled at every step."""
+    alone = [{**run(engine, [fields])[0][-1].body} for fields in MIXED]
+    ids = [add(engine, number, **fields) for number, fields in enumerate(MIXED)]
+    generator = random.Random(3)
+    guests: list[bytes] = []
+    ends: dict[bytes, dict[str, Any]] = {}
+    for number in range(1000, 1000 + MOST_STEPS):
+        if len(ends) == len(ids):
+            break
+        if generator.random() < 0.3:
+            length = generator.randint(1, 60)
+            guests.append(add(engine, number, prompt="g" * length, max_tokens=generator.randint(1, 60)))
+        if guests and generator.random() < 0.3:
+            engine.cancel(guests.pop(generator.randrange(len(guests))))
+        for output in engine.step():
+            if output.request_id in ids and output.kind == FINAL:
+                ends[output.request_id] = output.body
+    for guest in guests:
+        engine.cancel(guest)
+    assert_empty(engine)
+    assert [ends[request_id] for request_id in ids] == alone
+
+
+@pytest.mark.parametrize("prompt", ["hello", "a much longer prompt " * 30, "日本語 👩‍👩‍👧‍👦"])
+def test_greedy_text_is_mlx_lms(engine: TextEngine, prompt: str) -> None:
+    tokens = engine._loaded.tokenizer.encode(prompt)
+    text, ids = in_one_process(engine, tokens, 200, temp=0.0)
+    got = answer(engine, prompt=prompt, temperature=0.0, max_tokens=200)
+    assert got == {
+        "text": text,
+        "finish_reason": "length",
+        "prompt_tokens": len(tokens),
+        "completion_tokens": len(ids),
+        "cached_tokens": 0,
+    }
+    assert answer(engine, prompt=tokens, temperature=0.0, max_tokens=200) == got
+
+
+def test_a_chat_goes_through_the_models_template(engine: TextEngine) -> None:
+    rendered = "[system] be brief\n[user] hi é\n[assistant] "
+    direct = answer(engine, prompt=rendered, temperature=0.0, max_tokens=20)
+    assert answer(engine, messages=CHAT, temperature=0.0, max_tokens=20) == direct
+    parts = [CHAT[0], {"role": "user", "content": [{"type": "text", "text": "hi "}, {"type": "text", "text": "é"}]}]
+    assert answer(engine, messages=parts, temperature=0.0, max_tokens=20) == direct
+    suffixed = answer(engine, messages=CHAT, chat_template_kwargs={"suffix": "!" * 9}, temperature=0.0, max_tokens=20)
+    assert suffixed["prompt_tokens"] == direct["prompt_tokens"] + 9
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_streamed_text_joined_is_the_text_not_streamed(engine: TextEngine, seed: int) -> None:
+    fields = {"prompt": f"seed {seed}", "seed": seed, "temperature": 1.5, "max_tokens": 150, "stop": ["qq", "\x00\x00"]}
+    whole, streamed = run(engine, [{**fields, "stream": False}, {**fields, "stream": True}])
+    assert len(whole) == 1
+    assert len(streamed) > 10
+    assert all(output.body["text"] for output in streamed if output.kind == PARTIAL)
+    assert text_of(streamed) == text_of(whole)
+
+
+def test_seeds(engine: TextEngine) -> None:
+    def text(**fields: Any) -> str:
+        return str(answer(engine, prompt="x", max_tokens=40, **fields)["text"])
+
+    assert text(seed=7) == text(seed=7)
+    assert text(seed=7) != text(seed=8)
+    assert text() != text()
+    # Nothing is random at temperature 0, and just above it nothing overflows.
+    assert text(temperature=0.0) == text(temperature=0.0, seed=1) == text(temperature=1e-9)
+
+
+def test_runs_of_the_process_differ_without_a_seed() -> None:
+    code = "import mlx.core as mx; print(mx.random.uniform(shape=(4,)).tolist())"
+    command = [sys.executable, "-c", code]
+    runs = {subprocess.run(command, capture_output=True, check=True, timeout=30).stdout for _ in range(3)}
+    assert len(runs) == 3
+
+
+def test_equal_parameters_share_a_sampler(engine: TextEngine) -> None:
+    """Else the batch would sample row by row."""
+    for number in range(4):
+        add(engine, number, prompt="x", temperature=0.8, top_p=0.9, max_tokens=5)
+    assert len({id(sequence[5]) for sequence in engine._generator._unprocessed_sequences}) == 1
+    steps(engine)
+
+
+def test_a_stop_string_ends_the_text_before_it(engine: TextEngine) -> None:
+    full = str(answer(engine, prompt="stop here", temperature=0.0, max_tokens=100)["text"])
+    # Several tokens long, and not at the beginning.
+    stop = next(full[i : i + 3] for i in range(20, 90) if "\ufffd" not in full[i : i + 3])
+    (outputs,) = run(
+        engine, [{"prompt": "stop here", "temperature": 0.0, "max_tokens": 100, "stop": [stop], "stream": True}]
+    )
+    assert text_of(outputs) == full[: full.index(stop)]
+    assert outputs[-1].body["finish_reason"] == "stop"
+    assert outputs[-1].body["completion_tokens"] < 100
+
+
+@pytest.fixture
+def ending_model(tmp_path: Path, engine: TextEngine) -> tuple[Path, int]:
+    """A model that greedily ends its text after the prompt `end`, and the position of that token, at least 10."""
+    _, ids = in_one_process(engine, engine._loaded.tokenizer.encode("end"), 60, temp=0.0)
+    position = next(i for i in range(10, 60) if ids[i] not in ids[:i])
+    return make_tiny_model(tmp_path / "ending", eos_token_id=ids[position]), position
+
+
+def test_an_end_of_text_token_ends_and_is_never_text(ending_model: tuple[Path, int]) -> None:
+    folder, position = ending_model
+    engine = load(folder)
+    got = answer(engine, prompt="end", temperature=0.0, max_tokens=100)
+    text, _ = in_one_process(engine, engine._loaded.tokenizer.encode("end"), 100, temp=0.0)
+    assert got["text"] == text
+    assert (got["finish_reason"], got["completion_tokens"]) == ("stop", position + 1)
+    # What is held back because it could become a stop string is text after all.
+    assert answer(engine, prompt="end", temperature=0.0, max_tokens=100, stop=[text[-1] + "never"])["text"] == text
+
+
+def test_max_tokens_and_the_context(tmp_path: Path) -> None:
+    engine = load(make_tiny_model(tmp_path / "short", context_length=64))
+    assert engine.facts.context_length == 64
+    for asked, expected in ((None, 54), (20, 20), (54, 54), (1000, 54)):
+        got = answer(engine, prompt="x" * 10, max_tokens=asked)
+        assert (got["prompt_tokens"], got["completion_tokens"], got["finish_reason"]) == (10, expected, "length")
+    assert answer(engine, prompt="x" * 63)["completion_tokens"] == 1
+    for length in (64, 200):
+        with pytest.raises(RequestError, match=f"{length} tokens.*64") as raised:
+            add(engine, 1, prompt="x" * length)
+        assert raised.value.code == "context_length_exceeded"
+    assert_empty(engine)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({}, "messages", "either"),
+        ({"messages": CHAT, "prompt": "x"}, "messages", "either"),
+        ({"messages": []}, "messages", "empty"),
+        ({"messages": ["hi"]}, "messages[0]", "object"),
+        ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content", "string or a list"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content", "no text part"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages", "unknown role wizard"),
+        ({"messages": CHAT, "chat_template_kwargs": {"tokenize": False}}, "chat_template_kwargs", "tokenize"),
+        ({"messages": CHAT, "chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs", "chat_template"),
+        ({"prompt": ""}, "prompt", "empty"),
+        ({"prompt": []}, "prompt", "empty"),
+        ({"prompt": [1, VOCABULARY]}, "prompt", r"prompt\[1\] is 259"),
+        ({"prompt": [-1]}, "prompt", r"prompt\[0\] is -1"),
+        ({"prompt": [True]}, "prompt", r"prompt\[0\] is True"),
+        ({"prompt": ["1"]}, "prompt", r"prompt\[0\] is '1'"),
+        ({"prompt": "x", "max_tokens": 0}, "max_tokens", "at least 1"),
+        ({"prompt": "x", "temperature": -0.1}, "temperature", "at least 0"),
+        ({"prompt": "x", "temperature": float("nan")}, "temperature", "at least 0"),
+        ({"prompt": "x", "temperature": float("inf")}, "temperature", "at least 0"),
+        ({"prompt": "x", "top_p": 0.0}, "top_p", "above 0"),
+        ({"prompt": "x", "top_p": 1.1}, "top_p", "above 0"),
+    ],
+)
+def test_bad_requests(engine: TextEngine, fields: dict[str, Any], param: str, message: str) -> None:
+    with pytest.raises(RequestError, match=message) as raised:
+        add(engine, 1, **fields)
+    assert (raised.value.code, raised.value.param) == ("invalid_request", param)
+    assert_empty(engine)
+
+
+def test_a_model_without_a_template_still_chats(tmp_path: Path) -> None:
+    engine = load(make_tiny_model(tmp_path / "plain", chat_template=None))
+    rendered = "ASSISTANT's RULE: be brief\nUSER: hi é\nASSISTANT:"
+    direct = answer(engine, prompt=rendered, temperature=0.0, max_tokens=9)
+    assert answer(engine, messages=CHAT, temperature=0.0, max_tokens=9) == direct
+
+
+@pytest.mark.parametrize("steps_before", [0, 1, 2, 5, 30])
+def test_a_cancelled_request_is_gone_before_the_next_step(tiny_model: Path, steps_before: int) -> None:
+    """Queued, while its prompt is read in pieces, and while it decodes."""
+    engine = load(tiny_model, prefill_step_size=16, prefill_batch_size=1, completion_batch_size=2)
+    kept = {"prompt": "keep", "temperature": 0.0, "max_tokens": 80}
+    expected = answer(engine, **kept)["text"]
+    keep = add(engine, 1, **kept)
+    gone = [add(engine, number, prompt="y" * 60, max_tokens=500, stream=True) for number in (2, 3, 4)]
+    outputs = [output for _ in range(steps_before) for output in engine.step()]
+    for request_id in gone:
+        engine.cancel(request_id)
+        engine.cancel(request_id)
+    assert set(engine._generator._find_uids(range(100))) == {engine._uids[keep]}
+    rest = steps(engine)
+    assert {output.request_id for output in rest} == {keep}
+    assert text_of([output for output in [*outputs, *rest] if output.request_id == keep]) == expected
+    assert_empty(engine)
+
+
+def test_one_end_per_request_under_random_joins_and_cancels(engine: TextEngine) -> None:
+    generator = random.Random(11)
+    live: set[bytes] = set()
+    ends: dict[bytes, int] = {}
+    cancelled: set[bytes] = set()
+    for number in range(150):
+        text, limit = "r" * generator.randint(1, 80), generator.randint(1, 30)
+        stop = generator.choice([[], ["a"], ["\x0f"]])
+        live.add(add(engine, number, prompt=text, max_tokens=limit, stream=generator.random() < 0.5, stop=stop))
+        for request_id in generator.sample(sorted(live), k=min(len(live), generator.choice((0, 0, 1, 2)))):
+            engine.cancel(request_id)
+            cancelled.add(request_id)
+            live.remove(request_id)
+        for output in engine.step() if number < 149 else steps(engine):
+            assert output.request_id in live
+            if output.kind != PARTIAL:
+                ends[output.request_id] = output.kind
+                live.remove(output.request_id)
+    assert not live
+    assert len(ends) + len(cancelled) == 150
+    assert set(ends.values()) == {FINAL}
+    assert_empty(engine)
+
+
+def test_a_request_that_fails_in_a_step_fails_alone(tmp_path: Path) -> None:
+    """A tokenizer that lacks a token the model produces: a fault that no check at loading finds."""
+    folder = make_tiny_model(tmp_path / "hole")
+    whole = load(folder)
+    tokenizer = whole._loaded.tokenizer
+    good = {"prompt": "good", "temperature": 0.0, "max_tokens": 12}
+    expected = answer(whole, **good)["text"]
+    _, used = in_one_process(whole, tokenizer.encode("good"), 12, temp=0.0)
+    bad, missing = _prompt_with_a_token_of_its_own(whole, {*used, *tokenizer.encode("good")})
+    content = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = content["model"]["vocab"]
+    del vocabulary[next(piece for piece, token in vocabulary.items() if token == missing)]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    of_good, of_bad = run(load(folder), [good, {"prompt": bad, "temperature": 0.0, "max_tokens": 12}])
+    assert text_of(of_good) == expected
+    assert of_bad[-1].kind == ERROR
+    assert of_bad[-1].body["code"] == "internal_error"
+
+
+def _prompt_with_a_token_of_its_own(engine: TextEngine, taken: set[int]) -> tuple[list[int], int]:
+    for first in range(256):
+        _, ids = in_one_process(engine, [first], 12, temp=0.0)
+        if own := set(ids) - taken - {first}:
+            return [first], own.pop()
+    raise AssertionError("no prompt leads to a token of its own")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prefil_step_size": 1}, "'prefil_step_size' is unknown"),
+        ({"prefill_step_size": 0}, "whole number of at least 1"),
+        ({"completion_batch_size": "8"}, "whole number of at least 1"),
+        ({"completion_batch_size": True}, "whole number of at least 1"),
+    ],
+)
+def test_bad_options(tiny_model: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(tiny_model, **options)
+
+
+def test_facts_and_memory(engine: TextEngine) -> None:
+    assert engine.facts.weights_bytes > 90_000
+    assert engine.facts.context_length == 8192
+    assert engine.memory().active_bytes >= engine.facts.weights_bytes
+    assert engine.memory().peak_bytes >= engine.memory().active_bytes
+
+
+def test_what_requests_took_is_given_back(engine: TextEngine) -> None:
+    def round_of_requests() -> None:
+        ids = [add(engine, number, prompt="m" * 50, max_tokens=20) for number in range(20)]
+        engine.step()
+        for request_id in ids[::2]:
+            engine.cancel(request_id)
+        steps(engine)
+
+    round_of_requests()
+    before = engine.memory().active_bytes
+    for _ in range(5):
+        round_of_requests()
+    assert engine.memory().active_bytes <= before + 10_000
