@@ -176,7 +176,7 @@ def state_of(model: Model, worker: Worker | None, now: float) -> tuple[str, str 
             return "stopping", worker.end_reason
         if worker.phase is Phase.READY:
             return ("draining", "unload") if model.drain else ("ready", None)
-        return "loading", None
+        return "loading", model.last_reason if model.deaths else None
     if model.failure is not None:
         return "failed", model.failure
     if model.restart_at > now:

@@ -314,6 +314,9 @@ class Broker:
 
     def _on_watch(self, gateway: bytes, request_id: bytes, body: protocol.Watch) -> None:
         self._watchers[request_id] = body.model
+        for model in self._pool.models:
+            if body.model in (None, model.model_id):
+                self._send_output(Output(request_id, protocol.PARTIAL, _change(model.model_id, *model.announced)))
 
     def _on_goodbye(self, gateway: bytes, request_id: bytes, body: protocol.Goodbye) -> None:
         self._gateway_left(gateway, "said goodbye")
@@ -409,14 +412,7 @@ class Broker:
     def _announce(self, action: AnnounceModel) -> None:
         detail = action.reason or (f"{action.stage}" if action.stage else "")
         logger.info("%s is %s%s", action.model_id, action.state, f" ({detail})" if detail else "")
-        body = {
-            "model_id": action.model_id,
-            "state": action.state,
-            "reason": action.reason,
-            "stage": action.stage,
-            "fraction": action.fraction,
-            "at": time.time(),
-        }
+        body = _change(action.model_id, action.state, action.reason, action.stage, action.fraction)
         for request_id, model_id in list(self._watchers.items()):
             if model_id in (None, action.model_id):
                 self._send_output(Output(request_id, protocol.PARTIAL, body))
@@ -443,3 +439,15 @@ class Broker:
         # A worker that cannot be reached has died: its exit is on its way, and with it all that follows.
         with contextlib.suppress(zmq.ZMQError):
             self._worker_socket.send_multipart([worker_id.encode(), *frames], zmq.NOBLOCK)
+
+
+def _change(model_id: str, state: str, reason: str | None, stage: str | None, fraction: float | None) -> dict[str, Any]:
+    """The PARTIAL of WATCH. at: Unix seconds."""
+    return {
+        "model_id": model_id,
+        "state": state,
+        "reason": reason,
+        "stage": stage,
+        "fraction": fraction,
+        "at": time.time(),
+    }

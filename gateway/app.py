@@ -16,6 +16,7 @@ from gateway.call import CallClosedError
 from gateway.chat import chat_completions
 from gateway.completions import completions
 from gateway.errors import ApiError, on_api_error, on_broker_unavailable, on_bug, on_gone, on_http_exception
+from gateway.events import events
 from gateway.inference import State
 from gateway.models import get_model, list_models
 from gateway.settings import Settings
@@ -44,6 +45,8 @@ def create_app(settings: Settings, broker: BrokerClient) -> Starlette:
         Route("/models/unload/{model_id:path}", admin.unload, methods=["POST"]),
         Route("/models/kill/{model_id:path}", admin.kill, methods=["POST"]),
         Route("/models/unpin/{model_id:path}", admin.unpin, methods=["POST"]),
+        Route("/models/{model_id:path}/progress", events),
+        Route("/events", events),
     ]
     routes = [
         Route("/health", admin.health),

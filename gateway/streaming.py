@@ -7,8 +7,8 @@ output, so that until then an error is a plain response with a status; afterward
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from broker.protocol import ERROR
 from gateway.call import Call, CallClosedError, Item
 from gateway.errors import INTERNAL_ERROR, ApiError, failure_of
-from gateway.replies import KEEPALIVE, Chunks, framed_error
+from gateway.replies import KEEPALIVE, framed_error
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +40,26 @@ async def collect(call: Call, receive: Receive) -> list[dict[str, Any]]:
     return [finals[index] for index in range(call.size)]
 
 
-class EventStream(Response):
-    """The response that sends a call's outputs as they come, and a comment after `keepalive` seconds without any."""
+class Renderer(Protocol):
+    """Outputs -> the bytes of a stream."""
 
-    def __init__(self, call: Call, chunks: Chunks, keepalive: float) -> None:
+    @property
+    def is_complete(self) -> bool:
+        """Whether `render` has written the end of the stream."""
+
+    def render(self, items: Sequence[Item]) -> bytes: ...
+
+
+class EventStream(Response):
+    """The response that sends a call's outputs as they come, and a comment after `keepalive` seconds without any.
+
+    opening: what is sent at once, if anything; without it the response starts with the first output.
+    """
+
+    def __init__(self, call: Call, chunks: Renderer, keepalive: float, opening: bytes = b"") -> None:
         self._call = call
         self._chunks = chunks
+        self._opening = opening
         self._keepalive = keepalive
         self._is_started = False
         self._sent_at = 0.0
@@ -71,6 +85,8 @@ class EventStream(Response):
             await self._send(send, framed_error(failure), is_last=True)
 
     async def _relay(self, send: Send) -> None:
+        if self._opening:
+            await self._send(send, self._opening)
         while not self._chunks.is_complete:
             items, error = _until_error(await self._call.take())
             if error is not None and not self._is_started:
