@@ -25,12 +25,13 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_process_left() -> Iterator[None]:
-    """Fails the test that leaves a child, grandchild included; and ends what it left, for the sake of the others."""
+    """Fails the test that leaves a child, and ends what it left, for the sake of the others. A service looks for its
+    own grandchildren and orphans when it stops."""
     me = psutil.Process()
-    before = {child.pid for child in me.children(recursive=True)}
+    before = {child.pid for child in me.children()}
 
     def left() -> list[psutil.Process]:
-        return [child for child in me.children(recursive=True) if child.pid not in before]
+        return [child for child in me.children() if child.pid not in before]
 
     yield
     with contextlib.suppress(AssertionError):

@@ -1,0 +1,171 @@
+"""The promise, cell by cell: a signal hits model A in one phase of its life while model B streams.
+
+Real processes, real MLX, tiny models. In every cell B's stream is byte for byte what it is alone and ends with [DONE],
+its process is the same; A's client gets an end in time, A's process is gone from the process table, and A answers
+again.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import httpx
+import psutil
+import pytest
+
+from tests.service import Service, Stream, wait_until
+
+SIGNALS = [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signal.SIGSTOP]
+PHASES = ["loading", "prefill", "decode", "idle", "draining"]
+
+LONG_PROMPT = "tell me more " * 500
+IN_TIME = 1.0
+# A stopped process is found by its silence: heartbeat_timeout_seconds of the fixture, and one interval.
+IN_TIME_STOPPED = 2.0 + 0.2 + IN_TIME
+
+
+@dataclass
+class Client:
+    """One request in a thread of its own. `ended_at`: when its last byte came."""
+
+    run: Callable[["Client"], None]
+    response: httpx.Response | None = None
+    stream: Stream | None = None
+    ended_at: float = 0.0
+    failure: BaseException | None = None
+    started: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._thread = threading.Thread(target=self._main)
+        self._thread.start()
+
+    def _main(self) -> None:
+        try:
+            self.run(self)
+        except BaseException as error:  # noqa: BLE001 # reported by join
+            self.failure = error
+        self.ended_at = time.monotonic()
+
+    def join(self) -> "Client":
+        self._thread.join(30)
+        assert not self._thread.is_alive(), "the client still waits"
+        if self.failure is not None:
+            raise self.failure
+        return self
+
+    @property
+    def is_done(self) -> bool:
+        return not self._thread.is_alive()
+
+
+def streaming(service: Service, model: str, content: str, **fields: object) -> Client:
+    def run(client: Client) -> None:
+        with service.stream(model, content, **fields) as stream:
+            client.stream = stream
+            if stream.response.status_code == 200:
+                stream.next_text()
+                client.started.set()
+                stream.finish()
+            else:
+                stream.response.read()
+
+    return Client(run)
+
+
+def asking(service: Service, model: str, content: str, **fields: object) -> Client:
+    def run(client: Client) -> None:
+        client.response = service.chat(model, content, **fields)
+
+    return Client(run)
+
+
+@pytest.fixture(scope="module")
+def alone(isolated: Service) -> dict[int, str]:
+    """What B says when nothing else happens, by number of tokens."""
+    return {n: isolated.chat("b", max_tokens=n).json()["choices"][0]["message"]["content"] for n in (1000, 3000)}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda s: s.name)
+def test_b_cannot_tell(isolated: Service, alone: dict[int, str], phase: str, number: signal.Signals) -> None:
+    service = isolated
+    model = "slow" if phase == "loading" else "a"
+    in_time = IN_TIME_STOPPED if number == signal.SIGSTOP else IN_TIME
+    service.load(model).raise_for_status()  # also forgets the deaths of the cells before
+    if phase == "loading":
+        service.unload(model).raise_for_status()
+    wait_until(lambda: [s["state"] for s in service.status()["spares"]] == ["imported"] * 2, 20, "two spares")
+    b_pid = service.model("b")["pid"]
+
+    tokens = 3000 if number == signal.SIGSTOP else 1000
+    b = streaming(service, "b", "Hello", max_tokens=tokens)
+    assert b.started.wait(10)
+    a, unload, a_pid = _bring_into(service, phase, model)
+    assert not b.is_done, "B ended before A's end; the cell shows nothing"
+    hit_at = time.monotonic()
+    os.kill(a_pid, number)
+    if a is None:
+        a = asking(service, model, "Are you there?")
+    a.join()
+    assert a.ended_at - hit_at < in_time, f"A's client waited {a.ended_at - hit_at:.2f} s"
+
+    _check_a(phase, a, number)
+    if unload is not None:
+        assert unload.join().response is not None
+        assert unload.response is not None
+        assert unload.response.status_code == 200
+    wait_until(lambda: not psutil.pid_exists(a_pid), 2, "the end of A's process")
+    again = service.chat(model, "And now?", max_tokens=1 if model == "slow" else 16)
+    assert again.status_code == 200, again.text
+    assert service.model(model)["pid"] != a_pid
+
+    stream = b.join().stream
+    assert stream is not None
+    assert stream.error is None
+    assert stream.done
+    assert stream.text == alone[tokens]
+    assert service.model("b")["pid"] == b_pid
+
+
+def _bring_into(service: Service, phase: str, model: str) -> tuple[Client | None, Client | None, int]:
+    """A's client (if it asks before the signal), the pending unload (if any), and A's pid, once A is in this phase."""
+    if phase == "loading":
+        a = asking(service, model, "Hello", max_tokens=1)
+        pid = wait_until(lambda: service.model(model)["state"] == "loading" and service.model(model)["pid"], 5)
+        return a, None, pid
+    pid = service.model(model)["pid"]
+    if phase == "idle":
+        return None, None, pid
+    if phase == "prefill":
+        a = asking(service, model, LONG_PROMPT, stream=False, max_tokens=4)
+        wait_until(lambda: service.model(model)["in_flight"], 5, "A's prefill")
+        assert not a.is_done
+        return a, None, pid
+    a = streaming(service, model, "Hello", max_tokens=4000)
+    assert a.started.wait(10)
+    if phase == "decode":
+        return a, None, pid
+
+    def run_unload(client: Client) -> None:
+        client.response = service.unload(model, timeout=30)
+
+    unload = Client(run_unload)
+    service.wait_state(model, "draining")
+    return a, unload, pid
+
+
+def _check_a(phase: str, a: Client, number: signal.Signals) -> None:
+    if phase in ("decode", "draining"):
+        assert a.stream is not None
+        assert a.stream.done, "a stream never just stops"
+        assert a.stream.error is not None
+        assert a.stream.error["code"] == "worker_died"
+        cause = "no heartbeat" if number == signal.SIGSTOP else number.name
+        assert cause in a.stream.error["message"]
+    else:
+        # Nothing had been sent: the request was replayed on the next process.
+        assert a.response is not None
+        assert a.response.status_code == 200, a.response.text
