@@ -77,8 +77,6 @@ def _connect(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str, identity:
     socket = context.socket(zmq.DEALER)
     socket.identity = identity.encode()
     socket.linger = 0
-    # A ROUTER drops what a full queue cannot take: requests that arrive during a long step must all fit.
-    socket.rcvhwm = 0
     socket.connect(endpoint)
     return socket
 

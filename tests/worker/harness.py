@@ -54,7 +54,9 @@ class WorkerHarness:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
         self._router.linger = 0
-        self._router.sndhwm = self._router.rcvhwm = 0
+        self._router.sndhwm = 0
+        # A broker that is behind: what a worker has said waits in the worker, and must survive its orderly end.
+        self._router.rcvhwm = 1
         self._router.router_mandatory = True
         self._router.bind(self.endpoint)
         self._workers: dict[bytes, Worker] = {}

@@ -167,7 +167,8 @@ def test_requests_that_arrive_during_a_long_step_all_fit(harness: WorkerHarness)
 
 
 def test_an_engine_that_breaks_ends_all_requests_and_the_process(worker: Worker) -> None:
-    others = [worker.request(prompt="x" * 4000, stream=True) for _ in range(3)]
+    # Many, so that their ends have not left the process by themselves when it ends.
+    others = [worker.request(prompt="x" * 4000) for _ in range(3000)]
     breaking = worker.request(prompt="raise after 3 tokens xxxxxxxx", stream=True)
     for outputs in worker.until_ended(*others, breaking).values():
         assert outputs[-1].body["code"] == "internal_error"
