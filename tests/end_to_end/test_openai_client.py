@@ -189,7 +189,7 @@ def test_errors_are_the_clients_exceptions(make_service: Callable[..., Service])
 def test_keys(make_service: Callable[..., Service]) -> None:
     service = make_service(gateway={"api_key": "sesame"}, models={"bad": MISBEHAVING})
     with client_of(service, api_key="sesame") as friend, client_of(service, api_key="guess") as stranger:
-        assert [model.id for model in friend.models.list()][0] == "bad"
+        assert next(iter(friend.models.list())).id == "bad"
         with pytest.raises(openai.AuthenticationError) as refused:
             stranger.completions.create(model="bad", prompt="abcd", max_tokens=1)
         assert refused.value.code == "invalid_api_key"
