@@ -4,6 +4,8 @@
 `{"detail": message}`. `Retry-After` follows where the failure names a time.
 """
 
+import asyncio
+import contextlib
 import math
 from typing import Any
 
@@ -11,6 +13,7 @@ import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from broker.protocol import Failure, ProtocolError, from_map
 from gateway.broker_client import BrokerUnavailableError
@@ -36,6 +39,7 @@ _TABLE = {
     "worker_died": (503, "server_error"),
 }
 _INTERNAL = (500, "server_error")
+_LINGER_SECONDS = 1.0
 
 INTERNAL_ERROR = Failure("internal_error", "the gateway failed; its log says why")
 
@@ -55,6 +59,20 @@ class Json(JSONResponse):
     def render(self, content: Any) -> bytes:
         """The body."""
         return orjson.dumps(content)
+
+
+class LingeringJson(Json):
+    """Reads on for a moment after it is sent, to lose what comes: closing on a client that still writes its body would
+    make it lose the answer."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while (await receive()).get("more_body"):
+                    pass
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def invalid(message: str, param: str | None = None) -> ApiError:
@@ -90,10 +108,10 @@ def error_response(path: str, error: ApiError) -> Response:
         headers["retry-after"] = str(max(1, math.ceil(error.failure.retry_after)))
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    if error.status == 413:
-        headers["connection"] = "close"  # the rest of the body is not read
     is_openai = path.startswith("/v1/") or not path.startswith(("/admin", "/health"))
     content = error_object(error.failure) if is_openai else {"detail": error.failure.message}
+    if error.status == 413:
+        return LingeringJson(content, 413, headers | {"connection": "close"})
     return Json(content, error.status, headers)
 
 

@@ -50,16 +50,9 @@ async def answer(request: Request[State], wanted: Sampling, work: list[Generate]
         is_chat=is_chat,
         choices_per_prompt=wanted.choices_per_prompt,
     )
-    call = await request.state["broker"].call(*(protocol.Request(model, _packed(unit)) for unit in work))
+    call = await request.state["broker"].call(*(protocol.Request(model, protocol.pack(unit)) for unit in work))
     if wanted.stream:
         chunks = Chunks(head, len(work), include_usage=wanted.include_usage)
         return EventStream(call, chunks, request.state["settings"].keepalive_seconds)
     finals = await collect(call, request.receive)
     return Json(whole(head, [ending_of(final) for final in finals]))
-
-
-def _packed(unit: Generate) -> bytes:
-    try:
-        return protocol.pack(unit)
-    except ValueError as error:
-        raise invalid(f"the request is nested too deeply: {error}") from None

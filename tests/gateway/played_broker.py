@@ -16,6 +16,7 @@ from broker.protocol import (
     Body,
     Failure,
     Generate,
+    Heartbeat,
     Hello,
     Message,
     Output,
@@ -34,9 +35,14 @@ SECONDS = 10.0
 
 
 class PlayedBroker:
-    """`async with PlayedBroker(runtime_dir) as broker`. Every wait in it is bounded."""
+    """`async with PlayedBroker(runtime_dir) as broker`. Every wait in it is bounded.
 
-    def __init__(self, runtime_dir: Path) -> None:
+    heartbeats: whether it sends one a second, as a broker does.
+    """
+
+    def __init__(self, runtime_dir: Path, *, heartbeats: bool = True) -> None:
+        self._heartbeats = heartbeats
+        self._beating: list[asyncio.Task[None]] = []
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.set(zmq.LINGER, 0)
@@ -52,6 +58,8 @@ class PlayedBroker:
         self.close()
 
     def close(self) -> None:
+        for task in self._beating:
+            task.cancel()
         self._context.destroy(linger=0)
 
     async def receive(self) -> Message:
@@ -75,7 +83,14 @@ class PlayedBroker:
         async with asyncio.timeout(SECONDS):
             gateway, *frames = await self._socket.recv_multipart()
         assert isinstance(decode(frames).body, Hello)
+        if self._heartbeats:
+            self._beating.append(asyncio.create_task(self._beat(gateway)))
         return bytes(gateway)
+
+    async def _beat(self, gateway: bytes) -> None:
+        while True:
+            await self.say_body(gateway, Heartbeat())
+            await asyncio.sleep(1)
 
     async def say(self, gateway: bytes, *frames: bytes) -> None:
         await self._socket.send_multipart([gateway, *frames])

@@ -188,7 +188,7 @@ async def test_a_silent_broker_counts_as_gone_until_it_speaks(
     runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(broker_client, "HEARTBEAT_TIMEOUT", 0.3)
-    async with PlayedBroker(runtime_dir) as broker, opened(runtime_dir) as client:
+    async with PlayedBroker(runtime_dir, heartbeats=False) as broker, opened(runtime_dir) as client:
         gateway = await broker.meet()
         call = await client.call(Status())
         request_id, _ = await broker.expect(Status)
@@ -209,7 +209,7 @@ async def test_a_silent_broker_counts_as_gone_until_it_speaks(
 
 async def test_heartbeats_keep_a_quiet_call(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(broker_client, "HEARTBEAT_TIMEOUT", 0.3)
-    async with PlayedBroker(runtime_dir) as broker, opened(runtime_dir) as client:
+    async with PlayedBroker(runtime_dir, heartbeats=False) as broker, opened(runtime_dir) as client:
         gateway = await broker.meet()
         call = await client.call(Status())
         request_id, _ = await broker.expect(Status)

@@ -1,0 +1,127 @@
+"""A gateway as a process of its own, and a client that shows more of HTTP than httpx does."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from broker.protocol import Models
+from tests.gateway.played_broker import SECONDS, PlayedBroker
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = {
+    "model_id": "org/tiny",
+    "model_type": "text-gen",
+    "size_bytes": 2**29,
+    "quantization": "4-bit",
+    "context_length": 2048,
+    "state": "unloaded",
+    "created": 1700000000,
+}
+
+
+class Gateway:
+    """What a test needs of the process: where it listens, what it printed, how it ends."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.announcement = ""
+        self.url = ""
+        self.port = 0
+
+    async def read_announcement(self) -> None:
+        assert self.process.stdout is not None
+        async with asyncio.timeout(SECONDS):
+            lines = [await self.process.stdout.readline() for _ in range(2)]
+        self.announcement = b"".join(lines).decode()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", self.announcement)
+        assert found, self.announcement
+        self.url, self.port = found[0], int(found[1])
+
+    async def ended(self) -> int:
+        async with asyncio.timeout(SECONDS):
+            return await self.process.wait()
+
+    async def log(self) -> str:
+        """What it wrote to stderr, once it has ended."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(SECONDS):
+            return (await self.process.stderr.read()).decode()
+
+
+@contextlib.asynccontextmanager
+async def gateway_process(runtime_dir: Path, **settings: Any) -> AsyncIterator[Gateway]:
+    """`python -m gateway` with these settings, on a port of its choice unless they name one."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLX_BROKER_")}
+    environment |= {"PYTHONPATH": str(ROOT), "MLX_BROKER_PORT": "0", "MLX_BROKER_RUNTIME_DIR": str(runtime_dir)}
+    environment |= {f"MLX_BROKER_{name.upper()}": str(value) for name, value in settings.items()}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway"),
+        cwd=runtime_dir,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield Gateway(process)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+@contextlib.asynccontextmanager
+async def running_gateway(
+    broker: PlayedBroker, runtime_dir: Path, models: tuple[dict[str, Any], ...] = (MODEL,), **settings: Any
+) -> AsyncIterator[Gateway]:
+    """A gateway that has met `broker` and announced itself."""
+    async with gateway_process(runtime_dir, **settings) as gateway:
+        await broker.meet()
+        if "default_model" not in settings:
+            request_id, _ = await broker.expect(Models)
+            await broker.final(request_id, {"models": list(models)})
+        await gateway.read_announcement()
+        yield gateway
+
+
+class Connection:
+    """One HTTP/1.1 request at a time, read as it comes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def post(self, path: str, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        self.writer.write(
+            b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (path.encode(), len(data)) + data
+        )
+        await self.writer.drain()
+
+    async def read_until(self, mark: bytes) -> bytes:
+        async with asyncio.timeout(SECONDS):
+            return await self.reader.readuntil(mark)
+
+    async def read_to_end(self) -> bytes:
+        async with asyncio.timeout(SECONDS):
+            return await self.reader.read()
+
+
+@contextlib.asynccontextmanager
+async def connected(gateway: Gateway) -> AsyncIterator[Connection]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    try:
+        yield Connection(reader, writer)
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+def chat(**fields: Any) -> dict[str, Any]:
+    return {"model": "org/tiny", "messages": [{"role": "user", "content": "Hi"}], **fields}

@@ -1,0 +1,335 @@
+"""Models, administration, keys, start and stop over HTTP: a real gateway process, a played broker."""
+
+import asyncio
+import contextlib
+import shlex
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from broker.protocol import Failure, Goodbye, Kill, Load, Models, Status, Unload, Unpin
+from tests.gateway.played_broker import SECONDS, PlayedBroker
+from tests.gateway.running import MODEL, Gateway, chat, connected, gateway_process, running_gateway
+from tests.service import free_port
+
+pytestmark = pytest.mark.anyio
+
+
+def http(gateway: Gateway) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=gateway.url, timeout=SECONDS)
+
+
+LOADED = {
+    "model_id": "org/tiny",
+    "model_type": "text-gen",
+    "state": "ready",
+    "reason": None,
+    "pinned": True,
+    "since": 1700000001.0,
+    "size_bytes": 2**29,
+    "loaded_at": 1700000001.5,
+    "last_used": None,
+    "pid": 4711,
+    "rss_bytes": 2**28,
+    "footprint_bytes": 2**28,
+    "mlx_active_bytes": 2**30,
+    "mlx_cache_bytes": 2**29,
+    "mlx_peak_bytes": 2**31,
+    "cpu_percent": 1.5,
+    "in_flight": 1,
+    "queued": 0,
+    "restarts": 0,
+    "last_exit": None,
+}
+FAILED = (
+    LOADED
+    | {"model_id": "bad", "state": "failed", "pinned": False, "pid": None, "loaded_at": None}
+    | dict.fromkeys(("rss_bytes", "footprint_bytes", "mlx_active_bytes", "mlx_cache_bytes", "mlx_peak_bytes"))
+)
+STATUS = {
+    "models": [LOADED, FAILED],
+    "spares": [],
+    "workers": 1,
+    "max_memory_bytes": 8 * 2**30,
+    "max_models": 4,
+    "queued": 0,
+    "uptime_seconds": 12.5,
+}
+
+
+async def test_models_in_openais_shape(runtime_dir: Path) -> None:
+    async with (
+        PlayedBroker(runtime_dir) as broker,
+        running_gateway(broker, runtime_dir) as gateway,
+        http(gateway) as client,
+    ):
+        expected = {
+            "id": "org/tiny",
+            "object": "model",
+            "created": 1700000000,
+            "owned_by": "org",
+            "model_type": "text-gen",
+            "size_gb": 0.5,
+            "quantization": "4-bit",
+            "context_length": 2048,
+            "state": "unloaded",
+        }
+
+        async def ask(path: str) -> httpx.Response:
+            asking = asyncio.create_task(client.get(path))
+            await broker.final((await broker.expect(Models))[0], {"models": [MODEL]})
+            return await asking
+
+        assert (await ask("/v1/models")).json() == {"object": "list", "data": [expected]}
+        assert (await ask("/v1/models/org/tiny")).json() == expected
+        missing = await ask("/v1/models/org/other")
+        assert missing.status_code == 404
+        assert missing.json()["error"]["code"] == "model_not_found"
+
+
+async def test_status_to_the_letter_of_the_contract(runtime_dir: Path) -> None:
+    async with (
+        PlayedBroker(runtime_dir) as broker,
+        running_gateway(broker, runtime_dir) as gateway,
+        http(gateway) as client,
+    ):
+        asking = asyncio.create_task(client.get("/admin/models/status"))
+        await broker.final((await broker.expect(Status))[0], STATUS)
+        status = (await asking).json()
+        [loaded] = status["loaded_models"]
+        contract = {"model_id", "model_type", "size_gb", "preloaded", "last_used", "loaded_at"}
+        assert {name: loaded[name] for name in contract} == {
+            "model_id": "org/tiny",
+            "model_type": "text-gen",
+            "size_gb": 0.5,
+            "preloaded": True,
+            "last_used": 1700000001.5,  # never used yet: since it is there
+            "loaded_at": 1700000001.5,
+        }
+        assert (loaded["pid"], loaded["state"], loaded["in_flight"]) == (4711, "ready", 1)
+        assert status["total_models"] == 1
+        assert status["memory"] == {
+            "active_gb": 1.0,
+            "cache_gb": 0.5,
+            "peak_gb": 2.0,
+            "rss_gb": 0.25,
+            "footprint_gb": 0.25,
+        }
+        assert (status["max_memory_gb"], status["max_models"]) == (8.0, 4)
+        assert [model["state"] for model in status["models"]] == ["ready", "failed"]
+
+
+async def test_admin_calls_to_the_letter_of_the_contract(runtime_dir: Path) -> None:
+    async with (
+        PlayedBroker(runtime_dir) as broker,
+        running_gateway(broker, runtime_dir) as gateway,
+        http(gateway) as client,
+    ):
+
+        async def post(path: str, body: Any, answer: dict[str, Any] | Failure) -> httpx.Response:
+            asking = asyncio.create_task(client.post(f"/admin/models/{path}"))
+            request_id, got = await broker.expect(type(body))
+            assert got == body
+            await (
+                broker.error(request_id, answer) if isinstance(answer, Failure) else broker.final(request_id, answer)
+            )
+            return await asking
+
+        loaded = {"model_id": "org/tiny", "model_type": "text-gen", "size_bytes": 2**29, "pinned": True}
+        response = await post("load/org/tiny", Load("org/tiny"), loaded)
+        assert response.json() == {
+            "status": "loaded",
+            "model_id": "org/tiny",
+            "model_type": "text-gen",
+            "size_gb": 0.5,
+            "preloaded": True,
+        }
+        for failure in (Failure("model_not_found", "why"), Failure("insufficient_memory", "why", retry_after=3)):
+            response = await post("load/org/tiny", Load("org/tiny"), failure)
+            assert (response.status_code, response.json()) == (500, {"detail": "why"})
+
+        response = await post("unload/org/tiny", Unload("org/tiny"), {"model_id": "org/tiny"})
+        assert response.json() == {"status": "unloaded", "model_id": "org/tiny"}
+        response = await post("unload/a?timeout=0.5&force=true", Unload("a", 0.5, force=True), {"model_id": "a"})
+        assert response.status_code == 200
+        response = await post("unload/a/b", Unload("a/b"), Failure("not_loaded", "nothing here"))
+        assert (response.status_code, response.json()) == (404, {"detail": "Model not loaded: a/b"})
+        response = await post("unload/a", Unload("a"), Failure("drain_timeout", "still busy"))
+        assert (response.status_code, response.json()) == (409, {"detail": "still busy"})
+        for query in ("timeout=soon", "timeout=-1", "timeout=nan", "timeout=inf", "force=perhaps"):
+            response = await client.post(f"/admin/models/unload/a?{query}")
+            assert response.status_code == 400
+            assert query.split("=")[0] in response.json()["detail"]
+
+        response = await post("kill/a", Kill("a"), {"model_id": "a", "pid": 4711})
+        assert response.json() == {"status": "killed", "model_id": "a", "pid": 4711}
+        response = await post("kill/a", Kill("a"), Failure("not_loaded", "no process"))
+        assert (response.status_code, response.json()) == (404, {"detail": "no process"})
+        response = await post("unpin/a", Unpin("a"), {"model_id": "a"})
+        assert response.json() == {"status": "unpinned", "model_id": "a"}
+
+
+async def test_health_is_what_the_broker_says(runtime_dir: Path) -> None:
+    async with (
+        PlayedBroker(runtime_dir) as broker,
+        running_gateway(broker, runtime_dir) as gateway,
+        http(gateway) as client,
+    ):
+        for path in ("/admin/health", "/health"):
+            asking = asyncio.create_task(client.get(path))
+            await broker.final((await broker.expect(Status))[0], STATUS)
+            response = await asking
+            assert (response.status_code, response.json()) == (200, {"status": "healthy"})
+        silent = await client.get("/admin/health")
+        assert silent.status_code == 503
+        assert silent.json()["status"] == "unhealthy"
+        broker.close()
+        gone = await client.get("/admin/health")
+        assert (gone.status_code, gone.json()["status"]) == (503, "unhealthy")
+        load = await client.post("/admin/models/load/a")
+        assert load.status_code == 500
+        inference = await client.post("/v1/chat/completions", json=chat())
+        assert inference.status_code == 503
+        assert inference.json()["error"]["code"] == "broker_unavailable"
+
+
+async def test_unknown_paths_and_methods_are_json(runtime_dir: Path) -> None:
+    async with (
+        PlayedBroker(runtime_dir) as broker,
+        running_gateway(broker, runtime_dir) as gateway,
+        http(gateway) as client,
+    ):
+        for path in ("/", "/v1/nothing", "/v2/chat/completions"):
+            response = await client.get(path)
+            assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
+        wrong = await client.get("/v1/chat/completions")
+        assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
+        assert wrong.headers["allow"] == "POST"
+        assert (await client.get("/admin/nothing")).json()["detail"]
+        assert (await client.get("/admin/models/load/a")).status_code == 405
+
+
+async def test_keys(runtime_dir: Path) -> None:
+    keys: dict[str, Any] = {"api_key": "käse", "admin_token": "root"}
+    async with (
+        PlayedBroker(runtime_dir) as broker,
+        running_gateway(broker, runtime_dir, **keys) as gateway,
+        http(gateway) as client,
+    ):
+        for path in ("/v1/models", "/v1/nothing", "/admin/models/status", "/admin/nothing"):
+            for header in ({}, {"authorization": "Bearer nonsense"}, {"authorization": "Basic root"}):
+                response = await client.get(path, headers=header)
+                assert response.status_code == 401
+                assert response.headers["www-authenticate"] == "Bearer"
+        assert (await client.get("/v1/models")).json()["error"]["type"] == "authentication_error"
+        assert "detail" in (await client.get("/admin/models/status")).json()
+        crossed = await client.get("/v1/models", headers={"authorization": "Bearer root"})
+        assert crossed.status_code == 401
+
+        for path, key, kind, body in (
+            ("/v1/models", "käse", Models, {"models": []}),
+            ("/admin/models/status", "root", Status, STATUS),
+            ("/admin/health", "", Status, STATUS),
+        ):
+            headers = {b"authorization": f"bearer {key}".encode()} if key else {}
+            asking = asyncio.create_task(client.get(path, headers=headers))
+            await broker.final((await broker.expect(kind))[0], body)
+            assert (await asking).status_code == 200
+        assert "$MLX_BROKER_API_KEY" in gateway.announcement
+        assert "käse" not in gateway.announcement
+
+
+async def test_the_announced_line_works(runtime_dir: Path) -> None:
+    models = (MODEL | {"model_id": "a/vision", "model_type": "vision"}, MODEL)
+    async with PlayedBroker(runtime_dir) as broker, running_gateway(broker, runtime_dir, models) as gateway:
+        curl = shlex.split(gateway.announcement.splitlines()[1])
+        assert curl[0] == "curl"
+        async with http(gateway) as client:
+            asking = asyncio.create_task(client.post(curl[1], content=curl[curl.index("-d") + 1]))
+            request_id, work = await broker.expect_work()
+            assert work.messages == [{"role": "user", "content": "What is the capital of France?"}]
+            await broker.finish(request_id, "Paris.")
+            assert (await asking).json()["model"] == "org/tiny"
+
+
+async def test_openais_own_client(runtime_dir: Path) -> None:
+    async with PlayedBroker(runtime_dir) as broker, running_gateway(broker, runtime_dir) as gateway:
+        client = openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0, timeout=SECONDS)
+        async with client:
+            asking = asyncio.create_task(client.chat.completions.create(**chat(), stream=True))
+            request_id, _ = await broker.expect_work()
+            await broker.partial(request_id, "One")
+            await broker.finish(request_id, " two", "length")
+            chunks = [chunk async for chunk in await asking]
+            assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "One two"
+            assert chunks[-1].choices[0].finish_reason == "length"
+            asking = asyncio.create_task(client.chat.completions.create(**chat()))
+            await broker.error((await broker.expect_work())[0], Failure("model_not_found", "no such model", "model"))
+            with pytest.raises(openai.NotFoundError) as caught:
+                await asking
+            assert caught.value.code == "model_not_found"
+
+
+async def test_a_gateway_before_its_broker(runtime_dir: Path) -> None:
+    port = free_port()
+    async with gateway_process(runtime_dir, port=port) as gateway:
+        gateway.url = f"http://127.0.0.1:{port}"
+        async with asyncio.timeout(SECONDS), http(gateway) as client:
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    assert (await client.get("/health")).status_code == 503
+                    break
+        async with PlayedBroker(runtime_dir) as broker:
+            await broker.meet()
+            await broker.final((await broker.expect(Models))[0], {"models": []})
+            assert gateway.process.stdout is not None
+            async with asyncio.timeout(SECONDS):
+                assert b"no text model" in await gateway.process.stdout.readline()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_stop_ends_everything_in_time(runtime_dir: Path, number: signal.Signals) -> None:
+    async with PlayedBroker(runtime_dir) as broker, running_gateway(broker, runtime_dir) as gateway:
+        async with connected(gateway) as idle, connected(gateway) as open_stream, connected(gateway) as whole:
+            await open_stream.post("/v1/chat/completions", chat(stream=True))
+            stream_id, _ = await broker.expect_work()
+            await broker.partial(stream_id, "One")
+            await open_stream.read_until(b"\n\n")
+            await whole.post("/v1/chat/completions", chat())
+            whole_id, _ = await broker.expect_work()
+            began = time.monotonic()
+            gateway.process.send_signal(number)
+            rest = await open_stream.read_to_end()
+            assert b"the gateway is shutting down" in rest
+            assert rest.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+            answer = await whole.read_to_end()
+            assert b"HTTP/1.1 503" in answer
+            assert b'"retryable":true' in answer
+            assert await idle.read_to_end() == b""
+            assert await gateway.ended() == 0
+            assert time.monotonic() - began < 2.0
+        ended = {(await broker.receive()).request_id for _ in range(2)}
+        assert ended == {stream_id, whole_id}
+        await broker.expect(Goodbye)
+        assert "Traceback" not in await gateway.log()
+
+
+async def test_a_stop_does_not_wait_for_clients_that_do_not_read(runtime_dir: Path) -> None:
+    async with (
+        PlayedBroker(runtime_dir) as broker,
+        running_gateway(broker, runtime_dir) as gateway,
+        connected(gateway) as raw,
+    ):
+        await raw.post("/v1/chat/completions", chat(stream=True))
+        request_id, _ = await broker.expect_work()
+        for _ in range(80):
+            await broker.partial(request_id, "x" * 100_000)
+        began = time.monotonic()
+        gateway.process.terminate()
+        assert await gateway.ended() == 0
+        assert time.monotonic() - began < 4.0

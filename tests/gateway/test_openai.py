@@ -1,0 +1,212 @@
+from typing import Any
+
+import orjson
+import pytest
+
+from broker.protocol import Generate, pack, unpack
+from gateway.errors import ApiError
+from gateway.openai import chat_work, completion_work, parse_chat, parse_completion
+
+USER = {"role": "user", "content": "Hi"}
+
+
+def chat(**fields: Any) -> list[Generate]:
+    """The work of a chat with these fields; it survives the wire."""
+    work = chat_work(parse_chat(orjson.dumps({"messages": [USER], **fields})), default_max_tokens=100)
+    assert [unpack(Generate, pack(unit)) for unit in work] == work
+    return work
+
+
+def completion(prompt: Any, **fields: Any) -> list[Generate]:
+    return completion_work(parse_completion(orjson.dumps({"prompt": prompt, **fields})), default_max_tokens=100)
+
+
+def refused_chat(body: dict[str, Any] | bytes) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        parse_chat(body if isinstance(body, bytes) else orjson.dumps(body))
+    assert caught.value.status == 400
+    assert caught.value.failure.code == "invalid_request"
+    return caught.value
+
+
+def test_defaults() -> None:
+    assert chat() == [Generate(messages=[USER], max_tokens=100)]
+    nothing = dict.fromkeys(("n", "stop", "seed", "stream", "temperature", "top_p", "max_tokens", "tools", "logprobs"))
+    assert chat(**nothing) == chat()
+
+
+def test_every_field_reaches_the_wire() -> None:
+    [work] = chat(
+        max_tokens=7,
+        temperature=0,
+        top_p=0.5,
+        seed=3,
+        stop="\n",
+        stream=True,
+        chat_template_kwargs={"enable_thinking": False},
+    )
+    assert work == Generate(
+        messages=[USER],
+        stream=True,
+        max_tokens=7,
+        temperature=0,
+        top_p=0.5,
+        seed=3,
+        stop=["\n"],
+        chat_template_kwargs={"enable_thinking": False},
+    )
+
+
+def test_max_completion_tokens_wins() -> None:
+    assert chat(max_tokens=7, max_completion_tokens=8)[0].max_tokens == 8
+
+
+def test_messages_become_plain_text() -> None:
+    parts = [{"type": "text", "text": "Hello, "}, {"type": "text", "text": "world"}]
+    [work] = chat(
+        messages=[
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": parts, "name": "eve"},
+            {"role": "assistant", "content": None, "refusal": None, "tool_calls": []},
+            {"role": "assistant"},
+        ]
+    )
+    assert work.messages == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello, world", "name": "eve"},
+        {"role": "assistant", "content": ""},
+        {"role": "assistant", "content": ""},
+    ]
+
+
+def test_choices_differ_by_their_seed() -> None:
+    assert [unit.seed for unit in chat(n=3, seed=41)] == [41, 42, 43]
+    assert [unit.seed for unit in chat(n=2, seed=2**63 - 1)] == [2**63 - 1, -(2**63)]
+    assert [unit.seed for unit in chat(n=2)] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("Hi", ["Hi"]),
+        (["Hi", "Ho"], ["Hi", "Ho"]),
+        ([1, 2, 3], [[1, 2, 3]]),
+        ([[1], [2, 3]], [[1], [2, 3]]),
+    ],
+)
+def test_prompts_are_one_unit_of_work_each(prompt: Any, expected: list[Any]) -> None:
+    assert [unit.prompt for unit in completion(prompt)] == expected
+    twice = completion(prompt, n=2, seed=1)
+    assert [unit.prompt for unit in twice] == [p for p in expected for _ in range(2)]
+    assert [unit.seed for unit in twice] == [1, 2] * len(expected)
+
+
+def test_unknown_fields_are_ignored() -> None:
+    assert chat(user="me", metadata={}, store=False, parallel_tool_calls=True, no_such_field=1) == chat()
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b"", None),
+        (b"{", None),
+        (b"\xff", None),
+        (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', None),
+        (b"[]", None),
+        ({}, "messages"),
+        ({"messages": []}, "messages"),
+        ({"messages": "Hi"}, "messages"),
+        ({"messages": ["Hi"]}, "messages[0]"),
+        ({"messages": [USER, {"content": "Hi"}]}, "messages[1].role"),
+        ({"messages": [{"role": "tool", "content": "Hi"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": ["Hi"]}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages[0].content"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+    ],
+)
+def test_what_is_not_a_chat_is_refused(body: dict[str, Any] | bytes, param: str | None) -> None:
+    assert refused_chat(body).failure.param == param
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model", ""),
+        ("model", 1),
+        ("stream", "yes"),
+        ("stream", 1),
+        ("stream_options", True),
+        ("max_tokens", 0),
+        ("max_tokens", -1),
+        ("max_tokens", 1.5),
+        ("max_tokens", "10"),
+        ("max_tokens", True),
+        ("max_completion_tokens", 0),
+        ("temperature", -0.1),
+        ("temperature", 2.1),
+        ("temperature", "warm"),
+        ("top_p", 0),
+        ("top_p", 1.1),
+        ("n", 0),
+        ("n", 9),
+        ("seed", 1.5),
+        ("seed", 2**63),
+        ("stop", ""),
+        ("stop", 1),
+        ("stop", ["a", ""]),
+        ("stop", ["a", 1]),
+        ("stop", ["a"] * 17),
+        ("chat_template_kwargs", []),
+        # not supported yet
+        ("tools", [{"type": "function"}]),
+        ("tool_choice", "required"),
+        ("logprobs", True),
+        ("top_logprobs", 1),
+        ("response_format", {"type": "json_object"}),
+        ("frequency_penalty", 0.5),
+        ("presence_penalty", -0.5),
+        ("logit_bias", {"1": 1}),
+        ("top_k", 40),
+        ("min_p", 0.1),
+    ],
+)
+def test_a_wrong_or_unsupported_field_is_named(field: str, value: Any) -> None:
+    error = refused_chat({"messages": [USER], field: value})
+    assert error.failure.param == field
+    assert field in error.failure.message
+
+
+def test_a_field_within_a_field_is_named() -> None:
+    error = refused_chat({"messages": [USER], "stream_options": {"include_usage": 1}})
+    assert error.failure.param == "stream_options.include_usage"
+
+
+def test_values_that_change_nothing_are_accepted() -> None:
+    neutral = {"tools": [], "tool_choice": "auto", "logprobs": False, "frequency_penalty": 0.0, "top_k": -1}
+    assert chat(**neutral, response_format={"type": "text"}, repetition_penalty=1.0) == chat()
+
+
+@pytest.mark.parametrize(
+    "prompt", ["", [], [""], [[]], ["a", 1], [1, "a"], [[1], "a", None], [-1], [True], [2**31], {}, 1, None]
+)
+def test_what_is_not_a_prompt_is_refused(prompt: Any) -> None:
+    with pytest.raises(ApiError) as caught:
+        completion(prompt)
+    assert caught.value.failure.param == "prompt"
+
+
+@pytest.mark.parametrize(("field", "value"), [("echo", True), ("logprobs", 0), ("best_of", 2), ("suffix", "!")])
+def test_unsupported_fields_of_completions_are_named(field: str, value: Any) -> None:
+    with pytest.raises(ApiError) as caught:
+        completion("Hi", **{field: value})
+    assert caught.value.failure.param == field
+
+
+def test_choices_of_one_request_are_bounded() -> None:
+    assert len(completion(["a"] * 16, n=8)) == 128
+    with pytest.raises(ApiError, match="128"):
+        completion(["a"] * 17, n=8)

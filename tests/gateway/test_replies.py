@@ -1,0 +1,154 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.protocol import FINAL, PARTIAL, Failure, ProtocolError
+from gateway.replies import Chunks, Head, ending_of, framed_error, whole
+from tests.gateway.played_broker import ending
+
+CHAT = Head(id="chatcmpl-1", model="org/tiny", created=12, is_chat=True)
+TEXT = Head(id="cmpl-1", model="org/tiny", created=12, is_chat=False)
+
+
+def events(data: bytes) -> list[Any]:
+    """What a client of server-sent events reads."""
+    lines = data.decode().split("\n\n")
+    assert lines.pop() == ""
+    assert all(line.startswith("data: ") for line in lines)
+    return [line if line == "data: [DONE]" else json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+def test_the_chunks_of_a_chat() -> None:
+    chunks = Chunks(CHAT, 1, include_usage=False)
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 12, "model": "org/tiny"}
+
+    def chunk(delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
+        return {**head, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}]}
+
+    assert events(chunks.render([(0, PARTIAL, {"text": "Hel"})])) == [chunk({"role": "assistant", "content": "Hel"})]
+    assert events(chunks.render([(0, PARTIAL, {"text": "lo"})])) == [chunk({"content": "lo"})]
+    waiting = [(0, PARTIAL, {"text": ", "}), (0, PARTIAL, {"text": "wor"}), (0, FINAL, ending("ld", "length"))]
+    assert not chunks.is_complete
+    assert events(chunks.render(waiting)) == [chunk({"content": ", world"}), chunk({}, "length"), "data: [DONE]"]
+    assert chunks.is_complete
+
+
+def test_an_empty_answer_still_names_the_role() -> None:
+    first, last, done = events(Chunks(CHAT, 1, include_usage=False).render([(0, FINAL, ending(""))]))
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert last["choices"][0]["finish_reason"] == "stop"
+    assert done == "data: [DONE]"
+
+
+def test_usage_comes_last_and_is_null_before() -> None:
+    chunks = Chunks(CHAT, 1, include_usage=True)
+    [first] = events(chunks.render([(0, PARTIAL, {"text": "a"})]))
+    finish, usage, done = events(chunks.render([(0, FINAL, ending(tokens=4))]))
+    assert first["usage"] is None
+    assert finish["usage"] is None
+    assert usage["choices"] == []
+    assert usage["usage"] == {
+        "prompt_tokens": 5,
+        "completion_tokens": 4,
+        "total_tokens": 9,
+        "prompt_tokens_details": {"cached_tokens": 2},
+    }
+    assert done == "data: [DONE]"
+
+
+def test_several_choices_end_one_by_one() -> None:
+    chunks = Chunks(CHAT, 2, include_usage=False)
+    items = [(1, PARTIAL, {"text": "b"}), (0, PARTIAL, {"text": "a"}), (1, PARTIAL, {"text": "B"})]
+    got = [(e["choices"][0]["index"], e["choices"][0]["delta"]) for e in events(chunks.render(items))]
+    assert got == [(1, {"role": "assistant", "content": "bB"}), (0, {"role": "assistant", "content": "a"})]
+    [finish] = events(chunks.render([(1, FINAL, ending())]))
+    assert finish["choices"][0]["index"] == 1
+    assert not chunks.is_complete
+    finish, done = events(chunks.render([(0, FINAL, ending())]))
+    assert finish["choices"][0]["index"] == 0
+    assert done == "data: [DONE]"
+
+
+def test_the_chunks_of_a_text_completion() -> None:
+    chunks = Chunks(TEXT, 1, include_usage=False)
+    text, finish, _done = events(chunks.render([(0, PARTIAL, {"text": "a"}), (0, FINAL, ending())]))
+    assert text["object"] == finish["object"] == "text_completion"
+    assert text["choices"] == [{"index": 0, "text": "a", "logprobs": None, "finish_reason": None}]
+    assert finish["choices"] == [{"index": 0, "text": "", "logprobs": None, "finish_reason": "stop"}]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.text()), max_size=20), st.data())
+def test_joined_chunks_are_the_text_however_outputs_are_batched(
+    texts: list[tuple[int, str]], data: st.DataObject
+) -> None:
+    chunks = Chunks(CHAT, 3, include_usage=True)
+    items: list[tuple[int, int, dict[str, Any]]] = [(index, PARTIAL, {"text": text}) for index, text in texts]
+    items += [(index, FINAL, ending("end")) for index in range(3)]
+    read = [""] * 3
+    roles = [0] * 3
+    while items:
+        count = data.draw(st.integers(1, len(items)))
+        for event in events(chunks.render(items[:count])):
+            for choice in [] if event == "data: [DONE]" else event["choices"]:
+                read[choice["index"]] += choice["delta"].get("content", "")
+                roles[choice["index"]] += "role" in choice["delta"]
+        items = items[count:]
+    assert read == ["".join(text for index, text in texts if index == i) + "end" for i in range(3)]
+    assert roles == [1, 1, 1]
+
+
+def test_a_whole_chat() -> None:
+    assert whole(CHAT, [ending_of(ending("Paris.", tokens=2))]) == {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 12,
+        "model": "org/tiny",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Paris."},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {
+            "prompt_tokens": 5,
+            "completion_tokens": 2,
+            "total_tokens": 7,
+            "prompt_tokens_details": {"cached_tokens": 2},
+        },
+    }
+
+
+def test_the_prompt_of_several_choices_counts_once() -> None:
+    head = Head(id="cmpl-1", model="m", created=1, is_chat=False, choices_per_prompt=2)
+    endings = [
+        ending_of(ending(prompt=p, tokens=t, cached=c)) for p, t, c in ((5, 1, 0), (5, 2, 5), (7, 3, 1), (7, 4, 7))
+    ]
+    usage = whole(head, endings)["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (12, 10, 22)
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 1}
+
+
+@pytest.mark.parametrize("field", ["text", "finish_reason", "prompt_tokens", "completion_tokens", "cached_tokens"])
+def test_an_ending_that_cannot_be_read_is_the_peers_mistake(field: str) -> None:
+    with pytest.raises(ProtocolError, match=field):
+        ending_of({**ending(), field: None})
+    with pytest.raises(ProtocolError, match=field):
+        ending_of({name: value for name, value in ending().items() if name != field})
+
+
+def test_a_partial_without_text_is_the_peers_mistake() -> None:
+    with pytest.raises(ProtocolError):
+        Chunks(CHAT, 1, include_usage=False).render([(0, PARTIAL, {"text": 1})])
+
+
+def test_an_error_within_a_stream_ends_it() -> None:
+    error, done = events(framed_error(Failure("worker_died", "gone", retryable=True)))
+    assert error == {
+        "error": {"message": "gone", "type": "server_error", "param": None, "code": "worker_died", "retryable": True}
+    }
+    assert done == "data: [DONE]"

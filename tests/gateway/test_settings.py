@@ -1,0 +1,104 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from broker.protocol import default_runtime_dir
+from gateway.settings import Settings, SettingsError, load_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("MLX_BROKER_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def mistakes() -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    return [str(line) for line in caught.value.args]
+
+
+def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "5100")  # honcho's
+    settings = load_settings()
+    assert settings == Settings(
+        host="127.0.0.1",
+        port=8080,
+        runtime_dir=default_runtime_dir(),
+        api_key=None,
+        admin_token=None,
+        default_model=None,
+        default_max_tokens=4096,
+        max_body_mb=32,
+        keepalive_seconds=15,
+        log_level="info",
+    )
+    assert settings.max_body_bytes == 32 * 2**20
+
+
+def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("mlx-broker.toml").write_text(
+        'runtime_dir = "/run/mlx"\n[gateway]\nport = 9000\napi_key = "file"\n[broker]\nanything = 1\n[models."a/b"]\n'
+    )
+    monkeypatch.setenv("MLX_BROKER_PORT", "9001")
+    monkeypatch.setenv("MLX_BROKER_ADMIN_TOKEN", "")  # empty counts as not set
+    monkeypatch.setenv("MLX_BROKER_LOG_LEVEL", "DEBUG")
+    settings = load_settings()
+    assert settings.port == 9001
+    assert settings.runtime_dir == Path("/run/mlx")
+    assert settings.api_key is not None
+    assert settings.api_key.get_secret_value() == "file"
+    assert settings.admin_token is None
+    assert settings.log_level == "debug"
+
+
+def test_the_file_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("other.toml").write_text("[gateway]\nport = 9000\n")
+    monkeypatch.setenv("MLX_BROKER_CONFIG", "other.toml")
+    assert load_settings().port == 9000
+    monkeypatch.setenv("MLX_BROKER_CONFIG", "missing.toml")
+    assert mistakes() == ["missing.toml: No such file or directory"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[gateway]\nprot = 1\n", "[gateway] prot: there is no such setting"),
+        ("[gateway]\nport = 70000\n", "MLX_BROKER_PORT (or port in the settings file): "),
+        ('[gateway]\napi_key = ""\n', "MLX_BROKER_API_KEY (or api_key in the settings file): "),
+        ("gateway = 1\n", "mlx-broker.toml: gateway is to be a table"),
+        ('[gateway]\nruntime_dir = "/x"\n', "mlx-broker.toml: runtime_dir belongs above all tables"),
+        ("[gateway\n", "mlx-broker.toml: "),
+        (f'runtime_dir = "/{"x" * 100}"\n', "runtime_dir is too long"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(text: str, expected: str) -> None:
+    Path("mlx-broker.toml").write_text(text)
+    [line] = mistakes()
+    assert line.startswith(expected)
+
+
+def test_a_wrong_start_says_every_mistake_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "mlx-broker.toml").write_text("[gateway]\nprot = 1\nport = 70000\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLX_BROKER_MAX_BODY_MB": "0", "MLX_BROKER_API_KEY": "secret"}
+    run = subprocess.run(
+        [sys.executable, "-m", "gateway"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert run.stdout == ""
+    lines = run.stderr.splitlines()
+    assert len(lines) == 3, run.stderr
+    assert all(line.startswith("gateway: ") for line in lines)
+    assert "secret" not in run.stderr
