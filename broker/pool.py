@@ -305,10 +305,13 @@ class Pool:
         worker.ready_at = worker.last_seen = worker.progressed_at = worker.last_completed = now
         worker.reserved_bytes = model.measured_bytes = event.measured_bytes
         worker.context_length = event.context_length
-        model.pinned_by_load = False
-        # Those who waited for this load are one group and are served together: A B A B becomes AA BB.
+        # Those who waited for this load are one group and are served together: A B A B becomes AA BB. Who came after
+        # an unload waits for the next load.
+        last = model.drain.order if model.drain is not None else _FOREVER
         for request in model.waiting:
-            request.order, request.waiting_since = model.waiting[0].order, now
+            request.waiting_since = now
+            if request.order < last:
+                request.order = model.waiting[0].order
 
     def _on_load_failed(self, event: LoadFailed, now: float) -> None:
         worker = self._workers.get(event.worker_id)
@@ -503,23 +506,26 @@ class Pool:
 
     def _start_wanted(self, now: float) -> None:
         """Start what fits, in order of waiting. The first that has to wait for room claims its victims and nobody
-        overtakes it: that is what keeps the queue from starving anyone."""
+        overtakes it: that is what keeps the queue from starving anyone. What can never fit is told so at any place."""
         self._claimed = ()
+        head_waits = False
         wanted = [m for m in self._models.values() if m.wanted and m.worker_id is None and m.restart_at <= now]
         for model in sorted(wanted, key=lambda m: m.order):
             need = self._need_of(model)
             limits = self.limits
             room = make_room(need, limits.max_models, limits.max_memory_bytes, self._occupants(model.order, now))
-            if room.verdict is Verdict.FITS:
-                self._start(model, need, now)
-            elif room.verdict is Verdict.NEVER:
+            if room.verdict is Verdict.NEVER:
                 self._give_up_waiting(model, "insufficient_memory", self._why_never(model, need))
+            elif head_waits:
+                continue
+            elif room.verdict is Verdict.FITS:
+                self._start(model, need, now)
             else:
+                head_waits = True
                 self._claimed, self._claim_order = room.victims, model.order
                 if room.verdict is Verdict.EVICT:
                     for worker_id in room.victims:
                         self._stop(self._workers[worker_id], f"evicted for {model.model_id}", now)
-                break
 
     def _occupants(self, order: int, now: float) -> list[Occupant]:
         """Everything that holds memory, as seen by a model whose place in the queue is `order`: requests before it
@@ -583,7 +589,7 @@ class Pool:
             if worker.phase is Phase.READY and (model := self._model_of(worker)).drain is None:
                 for wait in model.loads:
                     self._actions.append(Reply(wait.request_id, self._loaded(model, worker)))
-                model.loads = []
+                model.loads, model.pinned_by_load = [], False
 
     def _expire_idle(self, now: float) -> None:
         for worker in list(self._workers.values()):
