@@ -147,4 +147,6 @@ async def on_gone(_request: Request, _error: Exception) -> Response:
 
 async def on_bug(request: Request, _error: Exception) -> Response:
     """Any other exception; the server logs it with its traceback."""
-    return error_response(request.scope["path"], ApiError(INTERNAL_ERROR))
+    response = error_response(request.scope["path"], ApiError(INTERNAL_ERROR))
+    response.headers["connection"] = "close"  # which uvicorn does: a client must not send its next request there
+    return response
