@@ -1,0 +1,76 @@
+"""A worker that cannot be trusted: an engine whose outputs are no outputs, and which also speaks to the broker itself.
+
+The prompt chooses the nonsense; anything else is echoed. In settings: `tests.end_to_end.nonsense:Nonsense`.
+"""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import zmq
+
+from broker.protocol import ERROR, FINAL, PARTIAL, Assign, Generate, Output, encode_outputs, unpack
+from worker.echo_engine import EchoEngine, echoed_text
+from worker.engine import Report
+
+STRANGER = b"12345678" + bytes(8)  # a request id of a gateway that does not exist
+
+BODIES: dict[str, tuple[int, dict[str, Any]]] = {
+    "a partial without text": (PARTIAL, {}),
+    "a partial of a number": (PARTIAL, {"text": 7}),
+    "an empty final": (FINAL, {}),
+    "a final of wrong types": (FINAL, {"text": None, "finish_reason": 1, "prompt_tokens": "many"}),
+    "an error without code": (ERROR, {"message": "guess"}),
+    "an unknown error": (ERROR, {"code": "no_such_code", "message": "odd"}),
+}
+
+
+class Nonsense(EchoEngine):
+    """See the top of this file."""
+
+    def __init__(self, assign: Assign, report: Report) -> None:
+        super().__init__(assign, report)
+        self._odd: list[Output] = []
+        self._socket = zmq.Context.instance().socket(zmq.DEALER)
+        # The broker takes `<worker id>/...` for this worker.
+        self._socket.identity = f"{_argument('--worker-id')}/second".encode()
+        self._socket.linger = 0
+        self._socket.connect(_argument("--endpoint"))
+
+    def add(self, request_id: bytes, payload: bytes) -> None:
+        super().add(request_id, payload)
+        text = echoed_text(unpack(Generate, payload))
+        if text in BODIES:
+            self._odd.append(Output(request_id, *BODIES[text]))
+            if BODIES[text][0] != PARTIAL:
+                self.cancel(request_id)
+        if text == "shout":
+            for frames in _shouts(request_id):
+                self._socket.send_multipart(frames)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._odd) or super().has_work
+
+    def step(self) -> list[Output]:
+        odd, self._odd = self._odd, []
+        return odd or super().step()
+
+
+def _shouts(request_id: bytes) -> Iterator[list[bytes]]:
+    header, bodies = encode_outputs([Output(request_id, PARTIAL, {"text": "!"})])[2:]
+    yield [b"MB1", b"OUTPUTS", header, b"\xc1 no msgpack"]
+    yield [b"MB1", b"OUTPUTS", header, bodies + bodies]
+    yield [b"MB1", b"OUTPUTS", header[:-1], bodies]
+    yield [b"MB1", b"OUTPUTS", header[:-1] + b"\x07", bodies]
+    yield [b"MB1", b"OUTPUTS", b"", bodies]
+    yield encode_outputs([Output(STRANGER, FINAL, {"text": "for a stranger"})])
+    yield [b"MB1", b"OUTPUTS", header + STRANGER + bytes((PARTIAL,)), bodies]
+    yield [b"MB1", b"READY", b"", b"\x80"]
+    yield [b"MB1", b"ASSIGN", b"", b"\x80"]
+    yield [b"MB0", b"HEARTBEAT", b"", b"\x80"]
+    yield [b""]
+
+
+def _argument(name: str) -> str:
+    return sys.argv[sys.argv.index(name) + 1]
