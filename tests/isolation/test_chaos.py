@@ -1,0 +1,27 @@
+"""One minute of chaos with a fixed seed; see chaos.py."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.isolation.chaos import chaos_service, run_chaos
+
+# What a process may grow between a quarter of the run and its end, MiB: allocator noise, no leak.
+GROWTH_MIB = 8.0
+
+
+@pytest.mark.timeout(150)
+def test_every_request_ends_once_whatever_dies(isolation_models: Path) -> None:
+    service = chaos_service(isolation_models)
+    try:
+        service.start()
+        figures = asyncio.run(run_chaos(service, seconds=60, seed=20261122))
+    finally:
+        service.stop()
+    assert figures.ends["answered, streamed"] > 50
+    assert figures.ends["error, framed"] > 0
+    assert figures.ends["client left"] > 0
+    assert sum(figures.attacks.values()) > 50
+    for name, late in figures.rss_late.items():
+        assert late - figures.rss_early[name] < GROWTH_MIB, f"{name} grows: {figures.rss_early} -> {figures.rss_late}"
