@@ -29,8 +29,13 @@ MARK = "MLX_BROKER_TEST_MARK"
 START_SECONDS = 20.0
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "the condition") -> Any:
-    """The first truthy value of `condition`, looked at every few milliseconds; AssertionError after `seconds`."""
+def wait_until(
+    condition: Callable[[], Any], seconds: float = 10.0, what: str | Callable[[], str] = "the condition"
+) -> Any:
+    """The first truthy value of `condition`, looked at every few milliseconds; AssertionError after `seconds`.
+
+    what: what was waited for; a callable where that is known only afterwards, such as a log.
+    """
     deadline = time.monotonic() + seconds
     pause = threading.Event()
     while True:
@@ -38,7 +43,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 10.0, what: str = 
         if value:
             return value
         if time.monotonic() >= deadline:
-            raise AssertionError(f"{what} did not come true within {seconds:g} s")
+            raise AssertionError(f"{what() if callable(what) else what} did not come true within {seconds:g} s")
         pause.wait(0.005)
 
 
@@ -104,8 +109,12 @@ class Service:
     def start_gateway(self) -> None:
         self.gateway = self._spawn("gateway")
         wait_until(
-            self.healthy, START_SECONDS, f"health of {self.url}; logs: {self.log('broker')}{self.log('gateway')}"
+            self.healthy, START_SECONDS, lambda: f"{self.log('broker')}{self.log('gateway')}health of {self.url}"
         )
+
+    def second_client(self) -> httpx.Client:
+        """A client of whatever gateway listens on `port` now."""
+        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30.0)
 
     def healthy(self) -> bool:
         with contextlib.suppress(httpx.TransportError):
@@ -153,7 +162,7 @@ class Service:
     def model(self, model_id: str) -> dict[str, Any]:
         """The status entry of this model; {"state": "unloaded"} if it has none."""
         entries = [m for m in self.status()["models"] if m["model_id"] == model_id]
-        return entries[0] if entries else {"state": "unloaded", "pid": None, "model_id": model_id}
+        return entries[0] if entries else {"state": "unloaded", "pid": None, "in_flight": 0}
 
     def wait_state(self, model_id: str, state: str, seconds: float = 15.0) -> dict[str, Any]:
         def reached() -> dict[str, Any] | None:

@@ -37,7 +37,7 @@ class LoadedModel:
 def load_folder(folder: Path, report: Report) -> LoadedModel:
     """The model in `folder`, its weights in memory. Raises ValueError naming the file at fault."""
     if not folder.is_dir():
-        raise ValueError(f"{folder.name}: no such model folder")
+        raise ValueError(f"{folder}: no such model folder")
     with _blame(folder, "config.json"):
         config = load_config(folder)
         if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):

@@ -46,7 +46,8 @@ class Figures:
     rss_late: dict[str, float] = field(default_factory=dict)
 
     def table(self) -> str:
-        rows = [("requests", self.started), *sorted(self.ends.items()), *sorted(self.errors.items())]
+        rows: list[tuple[str, object]] = [("requests", self.started)]
+        rows += [*sorted(self.ends.items()), *sorted(self.errors.items())]
         rows += [*sorted(self.attacks.items()), ("slowest end, s", round(self.slowest_seconds, 2))]
         rows += [
             (f"{n} RSS, MiB, early / late", f"{self.rss_early[n]:.1f} / {self.rss_late[n]:.1f}") for n in self.rss_late
@@ -161,7 +162,9 @@ async def _attacker(http: httpx.AsyncClient, rng: random.Random, until: float, f
                     figures.attacks[f"attack {number.name}"] += 1
             continue
         verb = "load" if choice < 0.7 else "unload" if choice < 0.8 else "kill" if choice < 0.9 else "unpin"
-        params = {"timeout": rng.choice([0, 1, 5]), "force": rng.choice(["true", "false"])} if verb == "unload" else {}
+        params: dict[str, Any] = (
+            {"timeout": rng.choice([0, 1, 5]), "force": rng.choice(["true", "false"])} if verb == "unload" else {}
+        )
         response = await http.post(f"/admin/models/{verb}/{model}", params=params)
         assert response.status_code in (200, 404, 409, 500), response.text
         figures.attacks[f"attack {verb}"] += 1

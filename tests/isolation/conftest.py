@@ -46,7 +46,8 @@ def isolated(isolation_models: Path) -> Iterator[Service]:
 def _pad_vocabulary(folder: Path) -> None:
     path = folder / "model.safetensors"
     padded = folder / "padded.safetensors"
-    weights = dict(mx.load(str(path)))
+    weights = mx.load(str(path))
+    assert isinstance(weights, dict)
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         rows = weights[name]
         weights[name] = mx.concatenate([rows, mx.zeros((_PADDED_ROWS - rows.shape[0], rows.shape[1]))])

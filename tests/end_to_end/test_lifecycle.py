@@ -1,0 +1,230 @@
+"""The pool's rules on real processes: hangs, leaks, keep-alive, spares, pins, gateways that come and go."""
+
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.service import Service, Stream, free_port, wait_until
+from tests.tiny_models import make_tiny_model
+
+MakeService = Callable[..., Service]
+
+MISBEHAVING = {"engine": "tests.engines:Misbehaving", "type": "echo"}
+ECHO = {"engine": "worker.echo_engine:EchoEngine", "type": "echo"}
+
+
+def test_a_hung_step_is_ended_and_the_model_serves_again(make_service: MakeService) -> None:
+    service = make_service(models={"bad": MISBEHAVING, "echo": ECHO}, broker={"stall_timeout_seconds": 1.0})
+    assert service.chat("echo").status_code == 200
+    with service.stream("bad", "hang after 3 tokens", max_tokens=100) as stream:
+        stream.finish()
+    assert stream.done
+    assert stream.error is not None
+    assert "no progress for 1 s" in stream.error["message"]
+    assert service.chat("bad").status_code == 200
+    assert "hung" in service.model("bad")["last_exit"]["reason"]
+
+
+def test_a_frozen_process_is_found_by_its_silence(make_service: MakeService) -> None:
+    service = make_service(models={"bad": MISBEHAVING}, broker={"heartbeat_timeout_seconds": 1.0})
+    with service.stream("bad", "freeze after 3 tokens", max_tokens=100) as stream:
+        stream.finish()
+    assert stream.done
+    assert stream.error is not None
+    assert "no heartbeat" in stream.error["message"]
+    assert service.chat("bad").status_code == 200
+
+
+def test_a_long_prefill_is_no_hang(make_service: MakeService, tmp_path: Path) -> None:
+    # Thousands of small chunks: the whole takes several stall timeouts, each chunk a small part of one.
+    make_tiny_model(tmp_path / "long", seed=5, context_length=40_000)
+    service = make_service(
+        models_path=tmp_path,
+        models={"long": {"options": {"prefill_step_size": 8}}},
+        broker={"stall_timeout_seconds": 0.5},
+    )
+    service.load("long")
+    pid = service.model("long")["pid"]
+    answer = service.chat("long", "x" * 16_000, max_tokens=4)
+    assert answer.status_code == 200, answer.text
+    assert service.model("long")["pid"] == pid
+
+
+def test_a_load_that_stands_still_is_ended(make_service: MakeService) -> None:
+    stuck = MISBEHAVING | {"options": {"on_load": "hang"}}
+    service = make_service(models={"stuck": stuck, "echo": ECHO}, broker={"load_stall_timeout_seconds": 1.0})
+    response = service.load("stuck")
+    assert response.status_code == 500
+    assert "load stalled for 1 s" in response.json()["detail"]
+    assert service.chat("echo").status_code == 200
+
+
+def test_only_the_process_over_its_memory_limit_is_ended(make_service: MakeService) -> None:
+    limited = MISBEHAVING | {"memory_limit_gb": 0.25}
+    service = make_service(models={"bad": limited, "echo": ECHO}, broker={"memory_sample_seconds": 0.1})
+    service.load("echo")
+    bystander = service.model("echo")["pid"]
+    with service.stream("bad", "leak 400 after 3 tokens, slow", max_tokens=2000) as stream:
+        stream.finish()
+    assert stream.done
+    assert stream.error is not None
+    assert "memory_limit" in stream.error["message"]
+    assert service.wait_state("bad", "unloaded")["last_exit"]["reason"].startswith("memory_limit: took 0.")
+    assert service.model("echo")["pid"] == bystander
+
+
+def test_an_idle_model_leaves_after_its_keep_alive_and_looking_does_not_count(make_service: MakeService) -> None:
+    short = ECHO | {"keep_alive_seconds": 1.0}
+    service = make_service(models={"short": short, "echo": ECHO})
+    service.chat("short")
+    service.chat("echo")
+    service.wait_state("short", "unloaded", 5)  # asks for the status all the time
+    assert service.model("short")["reason"] == "keep_alive"
+    assert service.model("echo")["state"] == "ready"
+
+
+def test_a_warm_spare_takes_the_next_load_and_is_replaced(make_service: MakeService) -> None:
+    service = make_service(broker={"warm_spares": 1})
+
+    def spare() -> dict[str, object] | None:
+        spares = service.status()["spares"]
+        return spares[0] if spares and spares[0]["state"] == "imported" else None
+
+    first = wait_until(spare, 20, "a spare")
+    assert service.status()["total_models"] == 0
+    service.load("tiny-a")
+    assert service.model("tiny-a")["pid"] == first["pid"]
+    second = wait_until(spare, 20, "the next spare")
+    assert second["pid"] != first["pid"]
+    os.kill(second["pid"], signal.SIGKILL)
+    third = wait_until(lambda: (s := spare()) and s["pid"] != second["pid"] and s, 20, "a spare after its death")
+    assert third["pid"] not in (first["pid"], second["pid"])
+
+
+def test_models_of_the_settings_are_preloaded_and_kept(make_service: MakeService) -> None:
+    service = make_service(
+        models={"echo": ECHO | {"keep_alive_seconds": 0.1}}, broker={"preload_models": ["echo", "no/such"]}
+    )
+    assert service.wait_state("echo", "ready")["preloaded"] is True
+    missing = service.model("no/such")
+    assert missing["state"] == "failed"
+    assert "no/such" in missing["reason"]
+    assert service.chat("echo").status_code == 200
+
+
+def test_a_corrupt_state_file_is_set_aside(make_service: MakeService) -> None:
+    service = make_service(start=False)
+    state = service.directory / "state"
+    state.mkdir()
+    (state / "pins.json").write_text("{not json")
+    service.start()
+    assert service.chat("tiny-a").status_code == 200
+    assert (state / "pins.corrupt").exists()
+    assert "set aside" in service.log("broker")
+    service.load("tiny-b")
+    assert json.loads((state / "pins.json").read_text()) == {"pinned": ["tiny-b"]}
+
+
+def test_a_state_file_that_cannot_be_written_stops_nothing(make_service: MakeService) -> None:
+    service = make_service(start=False)
+    (service.directory / "state").write_text("a file where the directory should be")
+    service.start()
+    assert service.load("tiny-a").status_code == 200
+    assert service.chat("tiny-a").status_code == 200
+    assert "pins will not survive a restart" in service.log("broker")
+
+
+def test_a_model_whose_folder_disappears_goes_on_until_its_reload(make_service: MakeService, tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path / "fleeting", seed=6)
+    service = make_service(models_path=tmp_path)
+    service.load("fleeting")
+    shutil.rmtree(folder)
+    assert service.chat("fleeting").status_code == 200
+    os.kill(service.model("fleeting")["pid"], signal.SIGKILL)
+    entry = wait_until(lambda: (m := service.model("fleeting")) and m["state"] in ("failed", "cooldown") and m, 30)
+    assert str(folder) in entry["reason"], entry
+
+
+def test_eviction_waits_for_the_busy_and_takes_the_idle(make_service: MakeService) -> None:
+    service = make_service(models={"e1": ECHO, "e2": ECHO, "bad": MISBEHAVING}, broker={"max_models": 2})
+    service.chat("e1")
+    service.chat("e2")
+    with service.stream("bad", "slow", max_tokens=30) as stream:
+        stream.next_text()
+        assert service.model("e1")["state"] == "unloaded"  # the least recently used left
+        service.chat("e1")  # takes the place of the idle e2, never that of the busy one
+        assert service.model("e2")["state"] == "unloaded"
+        stream.finish()
+    assert stream.error is None
+    assert stream.done
+
+
+def test_all_places_pinned_is_refused_at_once_with_the_numbers(make_service: MakeService) -> None:
+    service = make_service(models={"e1": ECHO, "e2": ECHO}, broker={"max_models": 1})
+    service.load("e1")
+    response = service.chat("e2")
+    assert response.status_code == 503
+    assert response.json()["error"]["code"] == "insufficient_memory"
+    assert "1 models, and these are pinned: e1" in response.json()["error"]["message"]
+
+
+def test_a_full_queue_is_429_before_any_stream_begins(make_service: MakeService) -> None:
+    service = make_service(models={"bad": MISBEHAVING, "echo": ECHO}, broker={"max_models": 1, "max_queue": 1})
+    answers: list[int] = []
+    with service.stream("bad", "slow", max_tokens=40) as busy:
+        busy.next_text()
+        waiting = threading.Thread(target=lambda: answers.append(service.chat("echo").status_code))
+        waiting.start()
+        service.wait_state("echo", "queued")
+        with service.stream("echo") as refused:
+            assert refused.response.status_code == 429
+            assert int(refused.response.headers["retry-after"]) >= 1
+            assert json.loads(refused.response.read())["error"]["code"] == "rate_limit_exceeded"
+        busy.finish()
+    waiting.join(20)
+    assert busy.error is None
+    assert answers == [200]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_gateway_that_goes_disturbs_no_other_and_leaves_no_work_behind(
+    service: Service, number: signal.Signals
+) -> None:
+    first, first_url = service.gateway, service.port
+    service.port = free_port()
+    service.environment["MLX_BROKER_PORT"] = str(service.port)
+    client, service.client = service.client, service.second_client()
+    service.start_gateway()
+    results: list[Stream] = []
+
+    def survive() -> None:
+        with service.stream("tiny-b", max_tokens=1500) as stream:
+            results.append(stream.finish())
+
+    assert first is not None
+    assert first_url != service.port
+    body = {"model": "bad", "stream": True, "max_tokens": 100_000}
+    body["messages"] = [{"role": "user", "content": "slow"}]
+    with client.stream("POST", "/v1/chat/completions", json=body) as response:
+        lines = response.iter_lines()
+        next(lines)
+        survivor = threading.Thread(target=survive)
+        survivor.start()
+        wait_until(lambda: service.model("tiny-b")["in_flight"], what="the survivor's stream")
+        assert service.model("bad")["in_flight"] == 1
+        first.send_signal(number)
+        wait_until(lambda: service.model("bad")["in_flight"] == 0, 5, "the end of the lost gateway's work")
+    first.wait(5)
+    client.close()
+    survivor.join(30)
+    assert results[0].error is None
+    assert results[0].done
+    assert results[0].usage is None
+    assert psutil.pid_exists(service.model("bad")["pid"])
