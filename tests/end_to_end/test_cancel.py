@@ -1,0 +1,96 @@
+"""A client that goes frees its place in the worker at once: within one decode step, not at the end of its answer."""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tests.conftest import MISBEHAVING
+from tests.service import Service, Stream, chat_body, wait_until
+
+STEP_SECONDS = 0.25
+STEPPING = {"engine": "worker.echo_engine:EchoEngine", "type": "echo", "options": {"delay_seconds": STEP_SECONDS}}
+
+
+@contextlib.contextmanager
+def client(service: Service, model_id: str, **fields: Any) -> Iterator[socket.socket]:
+    """A client that has sent its request and goes at the end of the block, whatever it has got by then."""
+    body = json.dumps(chat_body(model_id, "Hello", **fields)).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", service.port), 10) as connection:
+        connection.sendall(head + body)
+        yield connection
+
+
+def wait_for(service: Service, model_id: str, seconds: float = 10.0, **figures: Any) -> None:
+    """Until the status of this model has these figures."""
+
+    def reached() -> bool:
+        entry = service.model(model_id)
+        return all(entry.get(name) == value for name, value in figures.items())
+
+    wait_until(reached, seconds, f"{model_id} with {figures}")
+
+
+def test_a_place_is_free_after_one_step(make_service: Callable[..., Service]) -> None:
+    service = make_service(models={"stepping": STEPPING})
+    assert service.load("stepping").status_code == 200
+    for fields in ({"stream": True}, {"stream": False}):
+        with client(service, "stepping", max_tokens=4000, **fields) as connection:
+            wait_for(service, "stepping", in_flight=1)
+            if fields["stream"]:
+                assert connection.recv(12) == b"HTTP/1.1 200"
+            left_at = time.monotonic()
+        wait_for(service, "stepping", in_flight=0)
+        assert time.monotonic() - left_at < STEP_SECONDS + 0.75  # one step, and what a busy machine needs
+    pid = service.model("stepping")["pid"]
+    assert service.chat("stepping", "Next", max_tokens=1).status_code == 200
+    assert service.model("stepping")["pid"] == pid
+
+
+def test_a_client_that_waits_for_a_load_can_go(make_service: Callable[..., Service]) -> None:
+    service = make_service(
+        models={"slow-load": MISBEHAVING | {"options": {"on_load": "slow"}}, "bad": MISBEHAVING},
+        broker={"max_models": 1},
+    )
+    with client(service, "slow-load"), client(service, "slow-load", stream=True):
+        wait_for(service, "slow-load", state="loading", queued=2)
+    wait_for(service, "slow-load", state="loading", queued=0)
+    # The load belongs to nobody: it goes on, and serves whoever comes next.
+    wait_for(service, "slow-load", state="ready", in_flight=0, restarts=0)
+    assert service.chat("slow-load", "Next").status_code == 200
+
+    with client(service, "slow-load", max_tokens=10_000_000, stream=True):
+        wait_for(service, "slow-load", in_flight=1)
+        with client(service, "bad"):
+            wait_for(service, "bad", state="queued", queued=1)  # there is no room while that one is busy
+        wait_for(service, "bad", state="unloaded")
+    wait_for(service, "slow-load", state="ready", in_flight=0)  # nobody has evicted it
+
+
+def test_twenty_leave_at_once_and_one_streams_on(service: Service) -> None:
+    expected = service.chat("tiny-a", max_tokens=1500).json()["choices"][0]["message"]["content"]
+    survivors: list[Stream] = []
+
+    def read() -> None:
+        with service.stream("tiny-a", max_tokens=1500) as stream:
+            survivors.append(stream)
+            stream.finish()
+
+    reader = threading.Thread(target=read)
+    with contextlib.ExitStack() as twenty:
+        for number in range(20):
+            twenty.enter_context(client(service, "tiny-a", max_tokens=8000, stream=number % 2 == 0))
+        reader.start()
+        wait_for(service, "tiny-a", in_flight=21)
+    wait_for(service, "tiny-a", 2.0, in_flight=1)
+    assert reader.is_alive()
+    reader.join(40)
+    assert survivors[0].done
+    assert survivors[0].error is None
+    assert survivors[0].text == expected
+    assert service.model("tiny-a")["in_flight"] == 0
+    assert "Traceback" not in service.log("gateway") + service.log("broker")

@@ -1,0 +1,116 @@
+"""`honcho start` with the project's own Procfile, as `make run` calls it: everything ends with it, however it ends."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.service import ROOT, START_SECONDS, Service, processes_with, wait_until
+
+# What honcho gives its processes before it kills them.
+KILL_WAIT_SECONDS = 5.0
+
+
+@contextlib.contextmanager
+def honcho_start(service: Service) -> Iterator[subprocess.Popen[bytes]]:
+    """honcho with the settings of this service, once the service is healthy."""
+    bin_directory = Path(sys.executable).parent
+    environment = {**service.environment, "PATH": os.pathsep.join((str(bin_directory), os.environ["PATH"]))}
+    command = [sys.executable, "-m", "honcho", "--procfile", str(ROOT / "Procfile"), "--app-root", str(ROOT)]
+    command += ["--env", os.devnull, "start"]  # a developer's .env is no part of the test
+    with (service.directory / "honcho.log").open("ab") as log:
+        honcho = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        wait_until(service.healthy, START_SECONDS, lambda: f"{service.log('honcho')}health")
+        yield honcho
+    finally:
+        honcho.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            honcho.wait(KILL_WAIT_SECONDS)
+        honcho.kill()
+        honcho.wait()
+
+
+def the(service: Service, module: str) -> psutil.Process:
+    """The one process of this service that runs `python -m <module>`."""
+    [process] = [p for p in processes_with(service.token) if p.cmdline()[1:3] == ["-m", module]]
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_ends_everything(make_service: Callable[..., Service], number: signal.Signals) -> None:
+    service = make_service(start=False, broker={"warm_spares": 1})
+    with honcho_start(service) as honcho:
+        with service.stream("tiny-a", max_tokens=8000) as stream:
+            stream.next_text()
+            # Ctrl-C in a terminal reaches the whole process group of honcho.
+            os.killpg(honcho.pid, number)
+            stream.finish()
+        assert stream.done
+        assert stream.error is not None
+        assert honcho.wait(KILL_WAIT_SECONDS) == 128 + number
+        assert processes_with(service.token) == []
+    log = service.log("honcho")
+    assert "broker.1 stopped (rc=0)" in log
+    assert "gateway.1 stopped (rc=0)" in log
+    assert "SIGKILL" not in log
+    assert "Traceback" not in log
+
+
+def test_sigkill_of_the_broker_leaves_no_worker_and_the_next_start_works(make_service: Callable[..., Service]) -> None:
+    service = make_service(start=False, broker={"warm_spares": 1})
+    with honcho_start(service) as honcho:
+        assert service.load("tiny-a").status_code == 200
+        wait_until(lambda: service.status()["spares"], what="the spare")
+        workers = [p for p in processes_with(service.token) if p.cmdline()[1:3] == ["-m", "worker"]]
+        assert len(workers) == 2
+        with service.stream("tiny-a", max_tokens=8000) as stream:
+            stream.next_text()
+            the(service, "broker").kill()
+            wait_until(lambda: not any(worker.is_running() for worker in workers), 2.0, "the end of the workers")
+            stream.finish()
+        assert stream.done
+        assert stream.error is not None
+        # honcho ends the others when one ends; it would wait for ever for an orphan that holds its pipe.
+        assert honcho.wait(KILL_WAIT_SECONDS) == -signal.SIGKILL % 256
+        assert processes_with(service.token) == []
+
+    with honcho_start(service) as honcho:
+        entry = service.wait_state("tiny-a", "ready")
+        assert entry["preloaded"] is True
+        assert service.chat("tiny-a").status_code == 200
+        honcho.terminate()
+        assert honcho.wait(KILL_WAIT_SECONDS) == 128 + signal.SIGTERM
+        assert processes_with(service.token) == []
+
+
+def test_the_environment_is_enough(make_service: Callable[..., Service], models_dir: Path) -> None:
+    """No settings file: port, folders and the default model by their names."""
+    service = make_service(start=False)
+    del service.environment["MLX_BROKER_CONFIG"]
+    service.environment |= {
+        "PORT": "1",  # honcho's own, which says nothing here
+        "MLX_BROKER_PORT": str(service.port),
+        "MLX_BROKER_RUNTIME_DIR": str(service.directory / "run"),
+        "MLX_BROKER_STATE_DIR": str(service.directory / "state"),
+        "MLX_BROKER_HUB_DIR": str(service.directory / "hub"),
+        "MLX_BROKER_MODELS_DIR": str(models_dir),
+        "MLX_BROKER_WARM_SPARES": "0",
+        "MLX_BROKER_PRELOAD_MODELS": "tiny-b",
+        "MLX_BROKER_DEFAULT_MODEL": "tiny-b",
+    }
+    with honcho_start(service) as honcho:
+        assert service.wait_state("tiny-b", "ready")["preloaded"] is True
+        answer = service.client.post("/v1/completions", json={"prompt": "Hello", "max_tokens": 1})
+        assert answer.json()["model"] == "tiny-b"
+        wait_until(lambda: f"curl {service.url}/v1/chat/completions" in service.log("honcho"), what="the line to try")
+        honcho.terminate()
+        assert honcho.wait(KILL_WAIT_SECONDS) == 128 + signal.SIGTERM

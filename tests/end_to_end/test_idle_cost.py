@@ -1,0 +1,31 @@
+"""What the service itself costs while nobody asks for anything: gateway and broker, without the models' own processes."""
+
+import threading
+
+import psutil
+
+from tests.service import Service
+
+MAX_RSS_BYTES = 120 * 10**6
+MAX_CPU_FRACTION = 0.01
+MEASURED_SECONDS = 5.0
+
+
+def cpu_seconds(processes: list[psutil.Process]) -> float:
+    return sum(times.user + times.system for times in (process.cpu_times() for process in processes))
+
+
+def test_gateway_and_broker_cost_next_to_nothing_when_idle(service: Service) -> None:
+    # With loaded models, whose heartbeats and memory the broker follows, and connections that are kept alive.
+    for model_id in ("tiny-a", "echo"):
+        assert service.load(model_id).status_code == 200
+        assert service.chat(model_id).status_code == 200
+    assert service.broker is not None
+    assert service.gateway is not None
+    processes = [psutil.Process(service.broker.pid), psutil.Process(service.gateway.pid)]
+    before = cpu_seconds(processes)
+    threading.Event().wait(MEASURED_SECONDS)  # the quantity itself is per time: nothing else to wait for
+    used = cpu_seconds(processes) - before
+    rss = [process.memory_info().rss for process in processes]
+    assert used / MEASURED_SECONDS < MAX_CPU_FRACTION, f"{used:.2f} s of CPU in {MEASURED_SECONDS:g} s"
+    assert sum(rss) < MAX_RSS_BYTES, f"broker {rss[0] / 1e6:.0f} MB, gateway {rss[1] / 1e6:.0f} MB"
