@@ -1,0 +1,254 @@
+"""The wire: what is encoded is decoded to the same; anything else that arrives is a ProtocolError that says why."""
+
+import contextlib
+import os
+import typing
+from dataclasses import MISSING, fields
+from types import NoneType
+from typing import Any, TypeVar
+
+import msgpack
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from broker import protocol
+from broker.protocol import (
+    ERROR,
+    FINAL,
+    PARTIAL,
+    VERSION,
+    Body,
+    Cancel,
+    Failure,
+    Generate,
+    Heartbeat,
+    Kill,
+    Load,
+    Message,
+    Output,
+    Outputs,
+    Progress,
+    ProtocolError,
+    Request,
+    Unload,
+    decode,
+    decode_outputs,
+    encode,
+    encode_outputs,
+    from_map,
+    gateway_of,
+    pack,
+    to_map,
+    unpack,
+)
+
+R1 = b"gateway1" + bytes(8)
+R2 = b"gateway1" + bytes(7) + b"\x01"
+FOREIGN = b"gateway2" + bytes(8)
+
+COMMANDS = sorted(protocol._COMMANDS.values(), key=lambda cls: cls.COMMAND)
+BODIES = [cls for cls in COMMANDS if cls is not Outputs]
+
+T = TypeVar("T", bound=Body)
+
+# A busy machine is no fault; every class of message has examples of its own.
+bounded = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+
+# ---- round trips --------------------------------------------------------------------------------------------------
+
+text = st.text(max_size=20)
+integers = st.integers(-(2**63), 2**64 - 1)
+floats = st.floats(allow_nan=False)
+values = st.recursive(
+    st.none() | st.booleans() | integers | floats | text | st.binary(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
+    max_leaves=10,
+)
+maps = st.dictionaries(text, values, max_size=5)
+by_type: dict[Any, st.SearchStrategy[Any]] = {
+    str: text,
+    bytes: st.binary(max_size=50),
+    int: integers,
+    float: floats | integers,
+    bool: st.booleans(),
+    NoneType: st.none(),
+    dict[str, Any]: maps,
+    list[str]: st.lists(text, max_size=4),
+    list[int]: st.lists(integers, max_size=4),
+    list[dict[str, Any]]: st.lists(maps, max_size=3),
+}
+
+
+def bodies(cls: type[T]) -> st.SearchStrategy[T]:
+    """Any message of this class, its optional fields given or not."""
+    hints = typing.get_type_hints(cls)
+    required: dict[str, st.SearchStrategy[Any]] = {}
+    optional: dict[str, st.SearchStrategy[Any]] = {}
+    for field in fields(cls):  # type: ignore[arg-type]  # every Body is a dataclass
+        parts = typing.get_args(hints[field.name]) if hints[field.name] not in by_type else (hints[field.name],)
+        kind = st.one_of(*(by_type[part] for part in parts))
+        is_required = field.default is MISSING and field.default_factory is MISSING
+        (required if is_required else optional)[field.name] = kind
+    return st.fixed_dictionaries(required, optional=optional).map(lambda given: cls(**given))
+
+
+request_ids = st.binary(min_size=16, max_size=16)
+
+
+@pytest.mark.parametrize("cls", BODIES, ids=lambda cls: cls.__name__)
+@bounded
+@given(data=st.data())
+def test_what_is_encoded_is_decoded_to_the_same(cls: type[Body], data: st.DataObject) -> None:
+    body = data.draw(bodies(cls))
+    request_id = data.draw(request_ids | st.just(b""))
+    assert decode(encode(body, request_id)) == Message(request_id, body)
+
+
+@pytest.mark.parametrize("cls", [Generate, Failure], ids=lambda cls: cls.__name__)
+@bounded
+@given(data=st.data())
+def test_so_are_payloads_and_failures(cls: type[Body], data: st.DataObject) -> None:
+    body = data.draw(bodies(cls))
+    assert unpack(cls, pack(body)) == body
+    assert from_map(cls, to_map(body)) == body
+
+
+output_rows = st.tuples(st.binary(min_size=8, max_size=8), st.sampled_from([PARTIAL, FINAL, ERROR]), maps)
+
+
+@bounded
+@given(st.lists(output_rows, min_size=1, max_size=4))
+def test_so_are_outputs_in_their_order(rows: list[tuple[bytes, int, dict[str, Any]]]) -> None:
+    outputs = [Output(b"gateway1" + counter, kind, body) for counter, kind, body in rows]
+    message = decode(encode_outputs(outputs))
+    assert message.request_id == b""
+    assert isinstance(message.body, Outputs)
+    assert message.body.entries == [(o.request_id, o.kind) for o in outputs]
+    assert decode_outputs(message.body) == outputs
+
+
+def test_broker_and_gateway_of_one_user_meet_in_the_same_place() -> None:
+    assert protocol.default_runtime_dir().name == f"mlx-broker-{os.getuid()}"
+
+
+def test_the_payload_of_a_request_travels_unread_in_a_frame_of_its_own() -> None:
+    frames = encode(Request("org/name", b"anything at all"), R1)
+    assert frames == [VERSION, b"REQUEST", R1, msgpack.packb({"model": "org/name"}), b"anything at all"]
+
+
+def test_a_request_id_begins_with_its_gateway() -> None:
+    assert gateway_of(FOREIGN) == b"gateway2"
+
+
+# ---- everything else ----------------------------------------------------------------------------------------------
+
+GOOD = encode(Load("a"), R1)
+
+
+@pytest.mark.parametrize(
+    ("frames", "says"),
+    [
+        ([], "0 frames, at least 4 expected"),
+        (GOOD[:3], "3 frames, at least 4 expected"),
+        ([b"MB0", *GOOD[1:]], "version b'MB0', this side speaks b'MB1'"),
+        ([VERSION, b"DANCE", *GOOD[2:]], "unknown command b'DANCE'"),
+        ([*GOOD, b"more"], "LOAD with 5 frames"),
+        (encode(Request("a", b""), R1)[:4], "REQUEST with 4 frames"),
+        ([*GOOD[:2], b"short", GOOD[3]], "request id of 5 bytes, 16 expected"),
+        ([*GOOD[:3], b"\xc1"], "not msgpack"),
+        ([*GOOD[:3], b""], "not msgpack"),
+        ([*GOOD[:3], GOOD[3] + b"\x00"], "not msgpack"),
+        ([*GOOD[:3], msgpack.packb(["a"])], "Load is a list, a map expected"),
+        ([*GOOD[:3], msgpack.packb({})], "Load lacks model"),
+        ([*GOOD[:3], msgpack.packb({"model": 1})], "Load.model is a int"),
+        ([*GOOD[:3], msgpack.packb({"model": None})], "Load.model is a NoneType"),
+        ([*GOOD[:3], msgpack.packb({"model": "a", "speed": 1})], "Load has no field 'speed'"),
+        ([*GOOD[:3], b"\x81" * 2000], "not msgpack"),
+        ([VERSION, b"HELLO", b"", msgpack.packb({"pid": True})], "Hello.pid is a bool"),
+        ([VERSION, b"UNLOAD", R1, msgpack.packb({"model": "a", "timeout": "1"})], "Unload.timeout is a str"),
+        ([VERSION, b"OUTPUTS", b"", b""], "header of 0 bytes"),
+        ([VERSION, b"OUTPUTS", R1, b""], "header of 16 bytes, a multiple of 17 expected"),
+        ([VERSION, b"OUTPUTS", R1 + b"\x07", b""], "header with an unknown kind of output"),
+        ([VERSION, b"OUTPUTS", R1 + b"\x01" + FOREIGN + b"\x01", b""], "header that mixes gateways"),
+    ],
+)
+def test_what_is_wrong_is_named(frames: list[bytes], says: str) -> None:
+    with pytest.raises(ProtocolError) as error:
+        decode(frames)
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("bodies_frame", "says"),
+    [
+        (msgpack.packb([{}]), "bodies do not match a header of 2 outputs"),
+        (msgpack.packb({}), "bodies do not match a header of 2 outputs"),
+        (msgpack.packb([{}, 1]), "an output whose body is not a map"),
+        (b"\xc1", "not msgpack"),
+    ],
+)
+def test_bodies_must_match_their_header(bodies_frame: bytes, says: str) -> None:
+    with pytest.raises(ProtocolError) as error:
+        decode_outputs(Outputs([(R1, PARTIAL), (R2, FINAL)], bodies_frame))
+    assert says in str(error.value)
+
+
+def test_an_int_is_a_float_too_and_a_bool_is_neither() -> None:
+    assert unpack(Unload, msgpack.packb({"model": "a", "timeout": 3})) == Unload("a", 3)
+    with pytest.raises(ProtocolError, match=r"Unload\.timeout is a bool"):
+        unpack(Unload, msgpack.packb({"model": "a", "timeout": True}))
+    with pytest.raises(ProtocolError, match=r"Unload\.force is a int"):
+        unpack(Unload, msgpack.packb({"model": "a", "force": 1}))
+
+
+def decodes_or_says_why(frames: list[bytes]) -> None:
+    """Either a message or a ProtocolError; anything else would end the loop of the process that reads it."""
+    with contextlib.suppress(ProtocolError):
+        message = decode(frames)
+        if isinstance(message.body, Outputs):
+            decode_outputs(message.body)
+
+
+commands = st.sampled_from([cls.COMMAND for cls in COMMANDS]) | st.binary(max_size=8)
+packed = st.binary(max_size=60) | values.map(msgpack.packb) | maps.map(msgpack.packb)
+frame = packed | request_ids | st.sampled_from([b"", VERSION, R1 + b"\x00", R1 + b"\x01" + R2 + b"\x02"])
+
+
+@bounded
+@given(st.lists(frame, max_size=6))
+def test_random_frames(frames: list[bytes]) -> None:
+    decodes_or_says_why(frames)
+
+
+@bounded
+@given(st.just(VERSION) | st.binary(max_size=4), commands, frame, st.lists(frame, min_size=1, max_size=2))
+def test_random_frames_that_look_like_messages(
+    version: bytes, command: bytes, request_id: bytes, rest: list[bytes]
+) -> None:
+    decodes_or_says_why([version, command, request_id, *rest])
+
+
+@pytest.mark.parametrize("cls", BODIES, ids=lambda cls: cls.__name__)
+@bounded
+@given(data=st.data())
+def test_good_messages_with_random_fields(cls: type[Body], data: st.DataObject) -> None:
+    frames = encode(data.draw(bodies(cls)), R1)
+    names = [f.name for f in fields(cls)] + ["other"]  # type: ignore[arg-type]  # every Body is a dataclass
+    body = msgpack.unpackb(frames[3]) | data.draw(st.dictionaries(st.sampled_from(names) | text, values, max_size=3))
+    frames[3] = msgpack.packb(body)
+    decodes_or_says_why(frames)
+
+
+@bounded
+@given(st.data())
+def test_good_messages_with_flipped_bytes(data: st.DataObject) -> None:
+    body = data.draw(
+        st.sampled_from([Cancel(), Heartbeat(1, 2, 3, 4), Kill("a"), Unload("a", 1.5), Progress("x", 0.5)])
+    )
+    frames = encode(body, R1)
+    n = data.draw(st.integers(0, len(frames) - 1))
+    changed = bytearray(frames[n])
+    changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    frames[n] = bytes(changed)
+    decodes_or_says_why(frames)
