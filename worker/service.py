@@ -193,8 +193,8 @@ class Service:
             self._end(request_id, Failure("cancelled", "the client has gone"))
 
     def _fail(self, request_ids: list[bytes], message: str) -> None:
-        for request_id in request_ids:
-            self._end(request_id, Failure("internal_error", message))
+        body = to_map(Failure("internal_error", message))
+        self._send_outputs([Output(request_id, ERROR, body) for request_id in request_ids])
 
     def _end(self, request_id: bytes, failure: Failure) -> None:
         self._send_outputs([Output(request_id, ERROR, to_map(failure))])

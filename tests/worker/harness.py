@@ -54,9 +54,8 @@ class WorkerHarness:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
         self._router.linger = 0
-        self._router.sndhwm = 0
-        # A broker that is behind: what a worker has said waits in the worker, and must survive its orderly end.
-        self._router.rcvhwm = 1
+        # As the broker has it. A ROUTER with a receive limit that is behind loses what a peer said before it left.
+        self._router.sndhwm = self._router.rcvhwm = 0
         self._router.router_mandatory = True
         self._router.bind(self.endpoint)
         self._workers: dict[bytes, Worker] = {}

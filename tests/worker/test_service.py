@@ -167,14 +167,22 @@ def test_requests_that_arrive_during_a_long_step_all_fit(harness: WorkerHarness)
 
 
 def test_an_engine_that_breaks_ends_all_requests_and_the_process(worker: Worker) -> None:
-    # Many, so that their ends have not left the process by themselves when it ends.
-    others = [worker.request(prompt="x" * 4000) for _ in range(3000)]
+    others = [worker.request(prompt="x" * 4000, stream=True) for _ in range(3)]
     breaking = worker.request(prompt="raise after 3 tokens xxxxxxxx", stream=True)
     for outputs in worker.until_ended(*others, breaking).values():
         assert outputs[-1].body["code"] == "internal_error"
         assert "the step breaks on request" in outputs[-1].body["message"]
     assert worker.exit_code() == 1
     assert worker.stderr.splitlines()[-1] == "RuntimeError: the step breaks on request"
+
+
+def test_the_last_message_leaves_however_large(worker: Worker) -> None:
+    """The ends of all requests in one message, larger than the system's buffers, and then the process exits."""
+    others = [worker.request(prompt="x", max_tokens=10**6) for _ in range(10_000)]
+    breaking = worker.request(prompt="raise after 3 tokens xxxxxxxx")
+    ends = worker.until_ended(*others, breaking).values()
+    assert {outputs[-1].body["code"] for outputs in ends} == {"internal_error"}
+    assert worker.exit_code() == 1
 
 
 def test_a_load_that_fails_says_why_in_one_line(harness: WorkerHarness) -> None:
