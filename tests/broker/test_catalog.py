@@ -1,0 +1,371 @@
+"""Which models there are: names that may be asked for, folders that are models, types read from files."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.catalog import Catalog, CatalogError, ModelOverride, detect_type
+
+LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 2048}
+
+
+def make_model(folder: Path, config: object = LLAMA, weights: dict[str, int] | None = None) -> Path:
+    """A folder that looks like a model. weights: bytes of each weight file."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    for name, size in ({"model.safetensors": 1000} if weights is None else weights).items():
+        (folder / name).write_bytes(bytes(size))
+    return folder
+
+
+def make_hub_model(hub: Path, repository: str, weights: dict[str, int] | None = None) -> Path:
+    """A snapshot as huggingface_hub lays it out: files are links into `blobs`, `refs/main` names the snapshot."""
+    root = hub / f"models--{repository.replace('/', '--')}"
+    snapshot = root / "snapshots" / "0123abcd"
+    snapshot.mkdir(parents=True)
+    (root / "blobs").mkdir()
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text("0123abcd")
+    files = {"config.json": json.dumps(LLAMA).encode()}
+    files |= {name: bytes(size) for name, size in (weights or {"model.safetensors": 500}).items()}
+    for number, (name, content) in enumerate(files.items()):
+        (root / "blobs" / f"blob{number}").write_bytes(content)
+        (snapshot / name).symlink_to(Path("../../blobs") / f"blob{number}")
+    return snapshot
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    (tmp_path / "models").mkdir()
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Path:
+    (tmp_path / "hub").mkdir()
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def catalog(models: Path, hub: Path) -> Catalog:
+    return Catalog(models, hub, {})
+
+
+def refusal(catalog: Catalog, model_id: str) -> tuple[str, str]:
+    """(code, message) of the error that this name gets."""
+    with pytest.raises(CatalogError) as error:
+        catalog.find(model_id)
+    return error.value.code, str(error.value)
+
+
+# ---- finding ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tiny", "org/tiny", "Org-1/Tiny_2.5-4bit", "größe"])
+def test_a_model_is_a_folder_one_or_two_levels_deep(catalog: Catalog, models: Path, name: str) -> None:
+    folder = make_model(models / name)
+    spec = catalog.find(name)
+    assert (spec.model_id, spec.model_type, spec.path, spec.weight_bytes) == (name, "text-gen", str(folder), 1000)
+    assert (spec.engine, spec.options, spec.keep_alive_seconds, spec.memory_limit_bytes) == (None, {}, None, None)
+
+
+def test_a_model_of_the_hugging_face_cache(catalog: Catalog, hub: Path) -> None:
+    snapshot = make_hub_model(hub, "org/tiny")
+    spec = catalog.find("org/tiny")
+    assert (spec.path, spec.weight_bytes) == (str(snapshot), 500)
+
+
+def test_the_models_directory_comes_before_the_cache(catalog: Catalog, models: Path, hub: Path) -> None:
+    make_hub_model(hub, "org/tiny")
+    folder = make_model(models / "org" / "tiny")
+    assert catalog.find("org/tiny").path == str(folder)
+
+
+def test_a_cache_without_the_snapshot_that_it_names(catalog: Catalog, hub: Path) -> None:
+    make_hub_model(hub, "org/tiny")
+    (hub / "models--org--tiny" / "refs" / "main").write_text("ffff")
+    assert refusal(catalog, "org/tiny")[0] == "model_not_found"
+    (hub / "models--org--tiny" / "refs" / "main").write_bytes(b"\xff\xfe")
+    assert refusal(catalog, "org/tiny")[0] == "model_not_found"
+
+
+def test_an_unknown_name_says_where_was_looked(catalog: Catalog, models: Path) -> None:
+    says = f"no model named 'nobody' in {models} or the Hugging Face cache"
+    assert refusal(catalog, "nobody") == ("model_not_found", says)
+
+
+def test_all_weight_files_count_and_adapters_do_not(catalog: Catalog, models: Path) -> None:
+    shards = {f"model-0000{n}-of-00003.safetensors": 100 * n for n in (1, 2, 3)}
+    others = {"model.safetensors.index.json": 7, "adapters.safetensors": 50, "tokenizer.json": 9}
+    make_model(models / "sharded", weights=shards | others)
+    assert catalog.find("sharded").weight_bytes == 600
+
+
+def test_what_was_read_is_kept_until_the_files_change(catalog: Catalog, models: Path) -> None:
+    folder = make_model(models / "tiny")
+    assert catalog.find("tiny") is catalog.find("tiny")
+    (folder / "model-2.safetensors").write_bytes(bytes(11))
+    os.utime(folder, ns=(1, 1))  # a coarse clock would otherwise see no change
+    assert catalog.find("tiny").weight_bytes == 1011
+
+
+def test_a_model_that_has_been_found_may_disappear(catalog: Catalog, models: Path) -> None:
+    folder = make_model(models / "tiny")
+    catalog.find("tiny")
+    (folder / "config.json").unlink()
+    code, message = refusal(catalog, "tiny")
+    assert code == "model_not_found"
+    assert str(folder / "config.json") in message
+
+
+# ---- names that are none ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", ".", "..", "/", "//", "a/", "/a", "a//b", "a/../b", "../a", "a/..", "a/.", "./a", "a/b/c"),
+        *(".hidden", "a/.hidden", "a\\b", "..\\a", "a\0b", "/etc", "/etc/passwd", "org/tiny/../../secret"),
+    ],
+)
+def test_a_name_is_never_a_path(catalog: Catalog, models: Path, name: str) -> None:
+    make_model(models / "org" / "tiny")
+    make_model(models / ".hidden")
+    make_model(models.parent / "a")
+    make_model(models.parent / "secret")
+    assert refusal(catalog, name) == (
+        "model_not_found",
+        f"{name!r} is not a model name: one is `name` or `org/name`",
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300, "org/" + "x" * 300, "x" * 5000 + "/" + "y" * 5000, "a\nb", "~", "~root", "C:"]
+)
+def test_a_strange_name_is_unknown_and_nothing_worse(catalog: Catalog, name: str) -> None:
+    assert refusal(catalog, name)[0] == "model_not_found"
+
+
+def test_an_absolute_name_is_refused_even_where_it_leads_to_a_model(catalog: Catalog, models: Path) -> None:
+    folder = make_model(models.parent / "outside")
+    assert refusal(catalog, str(folder))[0] == "model_not_found"
+
+
+def test_a_link_may_not_leave_the_models_directory(catalog: Catalog, models: Path) -> None:
+    make_model(models.parent / "outside")
+    (models / "out").symlink_to("../outside")
+    (models / "up").symlink_to("..")
+    says = f"out is a link that leaves {models}"
+    assert refusal(catalog, "out") == ("model_not_found", says)
+    assert refusal(catalog, "up/outside")[0] == "model_not_found"
+
+
+def test_a_link_within_the_models_directory_is_another_name(catalog: Catalog, models: Path) -> None:
+    make_model(models / "tiny")
+    (models / "alias").symlink_to("tiny")
+    assert catalog.find("alias").weight_bytes == 1000
+
+
+def test_the_models_directory_itself_may_be_a_link(tmp_path: Path, hub: Path) -> None:
+    make_model(tmp_path / "disk" / "tiny")
+    (tmp_path / "link").symlink_to("disk")
+    assert Catalog(tmp_path / "link", hub, {}).find("tiny").weight_bytes == 1000
+
+
+def test_links_in_circles_and_into_nowhere(catalog: Catalog, models: Path) -> None:
+    (models / "circle").symlink_to("circle")
+    (models / "nowhere").symlink_to("gone")
+    assert refusal(catalog, "circle")[0] == "model_not_found"
+    assert refusal(catalog, "nowhere")[0] == "model_not_found"
+    assert catalog.entries() == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_folder_that_may_not_be_read(catalog: Catalog, models: Path) -> None:
+    make_model(models / "org" / "tiny")
+    (models / "org").chmod(0)
+    try:
+        assert refusal(catalog, "org/tiny")[0] == "model_not_found"
+    finally:
+        (models / "org").chmod(0o700)
+
+
+def test_a_snapshot_that_leads_out_of_the_cache(catalog: Catalog, models: Path, hub: Path) -> None:
+    make_hub_model(hub, "org/tiny")
+    make_model(models.parent / "outside")
+    (hub / "models--org--tiny" / "refs" / "main").write_text("../../../outside")
+    assert refusal(catalog, "org/tiny")[0] == "model_not_found"
+
+
+# ---- folders that are broken --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ("{not json", "config.json cannot be read: "),
+        ("", "config.json cannot be read: "),
+        ("[" * 100_000, "config.json cannot be read: "),
+        ("[]", "config.json is not a JSON object"),
+        ("null", "config.json is not a JSON object"),
+    ],
+    ids=["broken", "empty", "deep", "list", "null"],
+)
+def test_a_broken_config_names_the_file(catalog: Catalog, models: Path, config: str, says: str) -> None:
+    folder = make_model(models / "broken", config)
+    code, message = refusal(catalog, "broken")
+    assert code == "load_failed"
+    assert message.startswith(f"{folder}/{says}")
+
+
+def test_a_config_that_is_no_text(catalog: Catalog, models: Path) -> None:
+    folder = make_model(models / "broken")
+    (folder / "config.json").write_bytes(b"\xff\xfe\x00\x01\x02")
+    assert refusal(catalog, "broken")[0] == "load_failed"
+
+
+def test_a_folder_without_config_is_no_model(catalog: Catalog, models: Path) -> None:
+    folder = make_model(models / "empty")
+    (folder / "config.json").unlink()
+    assert refusal(catalog, "empty")[0] == "model_not_found"
+    (folder / "config.json").mkdir()
+    assert refusal(catalog, "empty")[0] == "load_failed"
+
+
+def test_a_folder_without_weights(catalog: Catalog, models: Path) -> None:
+    folder = make_model(models / "bare", weights={"adapters.safetensors": 10, "pytorch_model.bin": 10})
+    assert refusal(catalog, "bare") == ("load_failed", f"no .safetensors file in {folder}")
+
+
+def test_weights_that_lead_into_nowhere(catalog: Catalog, hub: Path) -> None:
+    snapshot = make_hub_model(hub, "org/tiny")
+    (snapshot / "model.safetensors").resolve().unlink()
+    code, message = refusal(catalog, "org/tiny")
+    assert code == "load_failed"
+    assert message == f"{snapshot / 'model.safetensors'}: No such file or directory"
+
+
+def test_a_model_that_this_version_cannot_run_is_refused_before_a_process_starts(
+    catalog: Catalog, models: Path
+) -> None:
+    make_model(models / "speech", LLAMA | {"audio_config": {}})
+    assert refusal(catalog, "speech") == (
+        "load_failed",
+        "speech is a model of type audio, which this version cannot run",
+    )
+
+
+# ---- types and facts ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, "text-gen"),
+        (LLAMA, "text-gen"),
+        ({"architectures": "LlamaForCausalLM"}, "text-gen"),
+        ({"architectures": [None, 3]}, "text-gen"),
+        ({"architectures": ["Qwen2VLForConditionalGeneration"], "vision_config": {"depth": 2}}, "vision"),
+        ({"architectures": ["LlavaForConditionalGeneration"], "image_token_index": 32000}, "vision"),
+        ({"model_type": "idefics3", "image_token_id": 49190}, "vision"),
+        ({"architectures": ["Gemma3ForConditionalGeneration"], "text_config": {}, "vision_config": {}}, "vision"),
+        # Text-only checkpoints of multimodal families.
+        ({"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text"}, "text-gen"),
+        ({"architectures": ["Mistral3ForConditionalGeneration"], "text_config": {"hidden_size": 8}}, "text-gen"),
+        ({"architectures": ["WhisperForConditionalGeneration"], "audio_config": {}}, "audio"),
+        ({"model_type": "csm", "codec_config": {}}, "audio"),
+        ({"architectures": ["BertModel"], "model_type": "bert"}, "embeddings"),
+        ({"architectures": ["XLMRobertaModel"]}, "embeddings"),
+        ({"architectures": ["Qwen3ForTextEmbedding"]}, "embeddings"),
+    ],
+)
+def test_the_type_comes_from_the_config(config: dict[str, Any], expected: str) -> None:
+    assert detect_type(config, sentence_transformer=False) == expected
+
+
+def test_sentence_transformers_say_so_in_a_file(catalog: Catalog, models: Path) -> None:
+    assert detect_type(LLAMA, sentence_transformer=True) == "embeddings"
+    folder = make_model(models / "sentences")
+    (folder / "modules.json").write_text("[]")
+    assert "of type embeddings" in refusal(catalog, "sentences")[1]
+
+
+def test_the_name_of_a_folder_decides_nothing(catalog: Catalog, models: Path) -> None:
+    make_model(models / "bert-vision-whisper-embedding")
+    assert catalog.find("bert-vision-whisper-embedding").model_type == "text-gen"
+
+
+def test_the_settings_decide_over_the_files(models: Path, hub: Path) -> None:
+    make_model(models / "odd", LLAMA | {"vision_config": {}})
+    override = ModelOverride("text-gen", None, {"a": 1}, 5.0, 1 << 30)
+    spec = Catalog(models, hub, {"odd": override}).find("odd")
+    assert (spec.model_type, spec.options, spec.keep_alive_seconds, spec.memory_limit_bytes) == (
+        "text-gen",
+        {"a": 1},
+        5.0,
+        1 << 30,
+    )
+
+
+def test_a_model_with_an_engine_of_its_own_needs_no_files(models: Path, hub: Path) -> None:
+    override = ModelOverride("echo", "worker.echo_engine:EchoEngine", {"delay_seconds": 0.1})
+    catalog = Catalog(models, hub, {"echo": override})
+    spec = catalog.find("echo")
+    assert (spec.model_type, spec.engine, spec.weight_bytes) == ("echo", "worker.echo_engine:EchoEngine", 0)
+    assert [e.spec.model_id for e in catalog.entries()] == ["echo"]
+
+
+@pytest.mark.parametrize(
+    ("config", "quantization", "context_length"),
+    [
+        (LLAMA, None, 2048),
+        (LLAMA | {"quantization": {"bits": 4, "group_size": 32}}, "4-bit", 2048),
+        (LLAMA | {"quantization_config": {"bits": 8}}, "8-bit", 2048),
+        (LLAMA | {"quantization": {"group_size": 32}}, None, 2048),
+        (LLAMA | {"quantization": "q4"}, None, 2048),
+        (LLAMA | {"text_config": {"max_position_embeddings": 512}}, None, 512),
+        (LLAMA | {"max_position_embeddings": "many"}, None, 0),
+        (LLAMA | {"max_position_embeddings": -1}, None, 0),
+        (LLAMA | {"max_position_embeddings": 1 << 70}, None, 0),
+        ({"architectures": ["LlamaForCausalLM"]}, None, 0),
+    ],
+)
+def test_what_a_list_of_models_shows(
+    catalog: Catalog, models: Path, config: object, quantization: str | None, context_length: int
+) -> None:
+    folder = make_model(models / "tiny", config)
+    [entry] = catalog.entries()
+    assert (entry.quantization, entry.context_length) == (quantization, context_length)
+    assert entry.created == (folder / "config.json").stat().st_mtime
+
+
+def test_the_list_has_every_usable_model_once_and_leaves_the_others_out(
+    catalog: Catalog, models: Path, hub: Path
+) -> None:
+    make_model(models / "one")
+    make_model(models / "org" / "two")
+    make_model(models / "org" / "broken", "{")
+    make_model(models / "deep" / "er" / "three")
+    make_model(models / ".cache")
+    make_model(models.parent / "outside")
+    (models / "out").symlink_to("../outside")
+    make_hub_model(hub, "org/two")
+    make_hub_model(hub, "org/four")
+    make_hub_model(hub, "five")
+    (hub / "models--a--b--c").mkdir()
+    (models / "a file").write_text("")
+    assert [e.spec.model_id for e in catalog.entries()] == ["five", "one", "org/four", "org/two"]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take no such name")
+def test_a_name_that_is_no_text_cannot_be_asked_for(catalog: Catalog, models: Path) -> None:
+    make_model(models / os.fsdecode(b"\xff"))
+    assert catalog.entries() == []
+
+
+def test_folders_that_do_not_exist_hold_no_models(tmp_path: Path) -> None:
+    assert Catalog(tmp_path / "no", tmp_path / "hub", {}).entries() == []
