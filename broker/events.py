@@ -13,8 +13,7 @@ class ModelSpec:
     """A model as its files and settings describe it, before it is loaded.
 
     weight_bytes: sum of the weight files. keep_alive_seconds: None for the pool's default, negative for ever.
-    memory_limit_bytes: what its process may take, None to derive it from the estimate. problem: why this model cannot
-    be loaded on this machine (unsupported architecture, missing file), None if nothing is known against it.
+    memory_limit_bytes: what its process may take, None to derive it from the estimate.
     """
 
     model_id: str

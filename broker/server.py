@@ -407,7 +407,8 @@ class Broker:
         self._send_output(Output(action.request_id, protocol.ERROR, protocol.to_map(failure)))
 
     def _save_pins(self, action: SavePins) -> None:
-        write_pins(self._pins_path, action.model_ids)
+        # What the settings preload is theirs to keep: taken out there, it is not to come back from here.
+        write_pins(self._pins_path, [pin for pin in action.model_ids if pin not in self._settings.preload_models])
 
     def _announce(self, action: AnnounceModel) -> None:
         detail = action.reason or (f"{action.stage}" if action.stage else "")

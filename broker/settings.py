@@ -7,6 +7,7 @@ Order: environment `MLX_BROKER_*`, then the table `[broker]` of the TOML file (`
 
 import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -60,7 +61,7 @@ def _state_dir() -> Path:
 class BrokerSettings(BaseSettings):
     """See the top of this file; every field is documented in README.md."""
 
-    model_config = SettingsConfigDict(env_prefix="MLX_BROKER_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="MLX_BROKER_", env_ignore_empty=True, extra="forbid", frozen=True)
 
     runtime_dir: Path = Field(default_factory=default_runtime_dir)
     state_dir: Path = Field(default_factory=_state_dir)
@@ -85,6 +86,11 @@ class BrokerSettings(BaseSettings):
     memory_sample_seconds: Seconds = 1.0
     warm_spares: int = Field(default=1, ge=0, le=4)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
 
     @field_validator("preload_models", mode="before")
     @classmethod
@@ -129,8 +135,12 @@ def load_settings() -> BrokerSettings:
     try:
         return BrokerSettings()
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()]
-        raise SettingsError("\n".join(lines)) from error
+        raise SettingsError("\n".join(map(_line, error.errors()))) from error
+
+
+def _line(mistake: Mapping[str, Any]) -> str:
+    name = ".".join(map(str, mistake["loc"])) or "settings"
+    return f"{name}: {'unknown name' if mistake['type'] == 'extra_forbidden' else mistake['msg']}"
 
 
 def _from_file() -> dict[str, Any]:
@@ -147,5 +157,7 @@ def _from_file() -> dict[str, Any]:
     if unknown:
         lines = [f"{path}: unknown name {name}; tables are broker, gateway, models" for name in sorted(unknown)]
         raise SettingsError("\n".join(lines))
-    values: dict[str, Any] = content.get("broker", {})
+    values = content.get("broker", {})
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: broker is to be a table, [broker]")
     return values | {name: content[name] for name in ("models", "runtime_dir") if name in content}
