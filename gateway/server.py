@@ -109,7 +109,8 @@ def announcement(url: str, model: str | None, *, needs_key: bool) -> str:
     if model is None:
         return f"{where}; it has no text model yet\n"
     key = ' -H "Authorization: Bearer $MLX_BROKER_API_KEY"' if needs_key else ""
-    body = {"model": model, "messages": [{"role": "user", "content": "What is the capital of France?"}]}
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    body = {"model": model, "messages": question, "temperature": 0}  # the demo model is small: no dice
     return (
         f"{where}, try:\n"
         f"curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}\n"
