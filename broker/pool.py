@@ -625,6 +625,8 @@ class Pool:
         for model in self._models.values():
             worker = self._worker_of(model)
             state, reason = state_of(model, worker, now)
+            if self._stopping and worker is None:
+                state, reason = "unloaded", "shutdown"  # pinned or not, nothing will be started
             stage, fraction = (worker.stage, worker.fraction) if worker is not None else (None, None)
             if (state, reason, stage, fraction) != model.announced:
                 if state != model.announced[0]:
