@@ -245,7 +245,7 @@ class BrokerClient:
     def _on_time(self) -> None:
         if not self._is_linked:
             return
-        self._read()  # after a stop of this process its signs of life still wait in the socket
+        self._on_readable()  # after a stop of this process the broker's signs of life still wait in the socket
         left = self._heard_at + HEARTBEAT_TIMEOUT - self._loop.time()
         if left <= 0:
             self._set_lost(_SILENT)

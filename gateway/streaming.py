@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from broker.protocol import ERROR
+from broker.protocol import ERROR, FINAL
 from gateway.call import Call, CallClosedError, Item
 from gateway.errors import INTERNAL_ERROR, ApiError, failure_of
 from gateway.replies import KEEPALIVE, framed_error
@@ -36,7 +36,7 @@ async def collect(call: Call, receive: Receive) -> list[dict[str, Any]]:
             items, error = _until_error(await call.take())
             if error is not None:
                 raise error
-            finals.update((index, body) for index, _kind, body in items)
+            finals.update((index, body) for index, kind, body in items if kind == FINAL)
     return [finals[index] for index in range(call.size)]
 
 

