@@ -7,7 +7,7 @@ facts and decides. So a decision never depends on which event came last, and the
 something happened. Nothing here reads a clock, a socket, a file or the process table; `next_deadline()` says when to
 call again with TimePassed if nothing else happens.
 
-The mutable state is `_models`, `_workers` and `_requests` (records.py). Busy, idle, queued, cooling down: all derived.
+The mutable state is `_facts` (facts.py, records.py). Busy, idle, queued, cooling down, due: all derived from it there.
 
 Invariants, asserted by tests/broker/test_pool_histories.py after every event:
   * every request ends exactly once, by an output marked as its end or by a Fail; so does every admin request;
@@ -15,11 +15,11 @@ Invariants, asserted by tests/broker/test_pool_histories.py after every event:
   * a victim is idle and unpinned; a model has at most one process, its successor starts after it has exited;
   * nobody waits although room could be made.
 
-What this file does not do: talk to processes (supervisor.py), choose victims (eviction.py), know the crash policy's
-numbers (restart.py), or render status (snapshot.py).
+What this file does not do: derive (facts.py), choose victims (eviction.py), know the crash policy's numbers
+(restart.py), talk to processes (supervisor.py), or render status (snapshot.py).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -61,13 +61,11 @@ from broker.events import (
     WorkerSampled,
     WorkerStarted,
 )
-from broker.eviction import Hold, Occupant, Verdict, make_room
+from broker.eviction import Verdict, make_room
+from broker.facts import FOREVER, Facts
 from broker.records import AdminWait, Drain, Model, PendingRequest, Phase, PoolLimits, Worker, state_of
 
-# The spare's imports take a core for a second; a model that has just become ready answers its first clients before.
-SPARE_DELAY_SECONDS = 0.5
 SAMPLES_OVER_LIMIT = 3
-_FOREVER = float("inf")
 
 
 class Pool:
@@ -75,15 +73,10 @@ class Pool:
 
     def __init__(self, limits: PoolLimits, run_id: str) -> None:
         self.limits = limits
+        self._facts = Facts(limits)
         self._run_id = run_id
-        self._models: dict[str, Model] = {}
-        self._workers: dict[str, Worker] = {}
-        self._requests: dict[bytes, PendingRequest] = {}
         self._order = 0
         self._started = 0
-        self._spare_deaths = 0
-        self._spare_restart_at = 0.0
-        self._stopping = False
         # Derived by the last _schedule: workers that get no new work because the head of the queue needs their room,
         # and the order of that head.
         self._claimed: tuple[str, ...] = ()
@@ -130,26 +123,26 @@ class Pool:
     @property
     def models(self) -> list[Model]:
         """For snapshots; not to be changed."""
-        return list(self._models.values())
+        return list(self._facts.models.values())
 
     @property
     def workers(self) -> dict[str, Worker]:
         """For snapshots; not to be changed."""
-        return self._workers
+        return self._facts.workers
 
     @property
     def queued(self) -> int:
         """Requests that wait in the broker, in no worker yet."""
-        return sum(len(m.waiting) for m in self._models.values())
+        return self._facts.queued
 
     # ---- events from gateways -------------------------------------------------------------------------------------
 
     def _on_request_arrived(self, event: RequestArrived, now: float) -> None:
         model = self._known_model(event.model_id, event.spec)
-        worker = self._worker_of(model)
-        if event.request_id in self._requests:
+        worker = self._facts.worker_of(model)
+        if event.request_id in self._facts.requests:
             return  # a gateway that uses an id twice; the first one's end is the end
-        if self._stopping:
+        if self._facts.stopping:
             self._fail(event.request_id, "model_unavailable", "the broker is shutting down", retryable=True)
         elif model is None or (event.spec is None and worker is None):
             self._refuse(event.request_id, event.problem, event.model_id)
@@ -158,38 +151,38 @@ class Pool:
         elif worker is None and model.restart_at > now:
             why = f"{model.model_id} is cooling down after {model.deaths} failures: {model.last_reason}"
             self._fail(event.request_id, "model_unavailable", why, model.restart_at - now, retryable=True)
-        elif self._load_of(model) >= self.limits.max_requests_per_model:
-            why = f"{model.model_id} already has {self._load_of(model)} requests, the limit per model"
+        elif self._facts.load_of(model) >= self.limits.max_requests_per_model:
+            why = f"{model.model_id} already has {self._facts.load_of(model)} requests, the limit per model"
             self._fail(event.request_id, "rate_limit_exceeded", why, 1.0, retryable=True)
-        elif not self._serves_at_once(model, worker) and self.queued >= self.limits.max_queue:
-            why = f"{self.queued} requests are already waiting for a model, the limit of the queue"
+        elif not self._serves_at_once(model, worker) and self._facts.queued >= self.limits.max_queue:
+            why = f"{self._facts.queued} requests are already waiting for a model, the limit of the queue"
             self._fail(event.request_id, "rate_limit_exceeded", why, 1.0, retryable=True)
         else:
             order = self._next_order()
             request = PendingRequest(event.request_id, event.model_id, event.payload, order, now)
-            self._requests[event.request_id] = request
+            self._facts.requests[event.request_id] = request
             model.waiting.append(request)
 
     def _on_request_cancelled(self, event: RequestCancelled, now: float) -> None:
         self._cancel(event.request_id)
 
     def _on_gateway_left(self, event: GatewayLeft, now: float) -> None:
-        admin_ids = [w.request_id for m in self._models.values() for w in (*m.loads, *m.unloads, *m.kills)]
-        for request_id in [*self._requests, *admin_ids]:
+        admin_ids = [w.request_id for m in self._facts.models.values() for w in (*m.loads, *m.unloads, *m.kills)]
+        for request_id in [*self._facts.requests, *admin_ids]:
             if request_id.startswith(event.gateway_id):
                 self._cancel(request_id)
 
     def _cancel(self, request_id: bytes) -> None:
-        request = self._requests.get(request_id)
+        request = self._facts.requests.get(request_id)
         if request is None:
             # Administration goes on without whoever asked: a load belongs to nobody.
-            for model in self._models.values():
+            for model in self._facts.models.values():
                 for waits in (model.loads, model.unloads, model.kills):
                     for wait in [w for w in waits if w.request_id == request_id]:
                         waits.remove(wait)
                         self._fail(request_id, "cancelled", "the client has gone")
         elif request.worker_id is None:
-            self._models[request.model_id].waiting.remove(request)
+            self._facts.models[request.model_id].waiting.remove(request)
             self._end(request, "cancelled", "the client has gone")
         elif not request.cancelled:
             request.cancelled = True  # it still holds its place in the worker until that says that it has ended
@@ -199,7 +192,7 @@ class Pool:
 
     def _on_load_requested(self, event: LoadRequested, now: float) -> None:
         model = self._known_model(event.model_id, event.spec)
-        if self._stopping:
+        if self._facts.stopping:
             self._fail(event.request_id, "model_unavailable", "the broker is shutting down", retryable=True)
         elif model is None or (event.spec is None and model.worker_id is None):
             self._refuse(event.request_id, event.problem, event.model_id)
@@ -212,7 +205,7 @@ class Pool:
             model.loads.append(AdminWait(event.request_id, order))
 
     def _on_model_pinned(self, event: ModelPinned, now: float) -> None:
-        model = self._known_model(event.model_id, event.spec) or self._models.setdefault(
+        model = self._known_model(event.model_id, event.spec) or self._facts.models.setdefault(
             event.model_id, Model(event.model_id)
         )
         if not model.pinned:
@@ -221,8 +214,8 @@ class Pool:
             model.failure = event.problem.message
 
     def _on_unload_requested(self, event: UnloadRequested, now: float) -> None:
-        model = self._models.get(event.model_id)
-        worker = self._worker_of(model)
+        model = self._facts.models.get(event.model_id)
+        worker = self._facts.worker_of(model)
         if model is None or (worker is None and not model.pinned):
             self._fail(event.request_id, "not_loaded", f"Model not loaded: {event.model_id}")
             return
@@ -243,8 +236,8 @@ class Pool:
             model.drain.force |= event.force
 
     def _on_kill_requested(self, event: KillRequested, now: float) -> None:
-        model = self._models.get(event.model_id)
-        worker = self._worker_of(model)
+        model = self._facts.models.get(event.model_id)
+        worker = self._facts.worker_of(model)
         if model is None or worker is None:
             self._fail(event.request_id, "not_loaded", f"Model not loaded: {event.model_id}")
             return
@@ -252,7 +245,7 @@ class Pool:
         self._kill(worker, "killed by an administrator", now, expected=True)
 
     def _on_unpin_requested(self, event: UnpinRequested, now: float) -> None:
-        model = self._models.get(event.model_id)
+        model = self._facts.models.get(event.model_id)
         if model is None or not model.pinned:
             self._fail(event.request_id, "not_loaded", f"Model not pinned: {event.model_id}")
             return
@@ -260,16 +253,16 @@ class Pool:
         self._actions.append(Reply(event.request_id, {"model_id": model.model_id}))
 
     def _on_shutdown_requested(self, event: ShutdownRequested, now: float) -> None:
-        self._stopping = True
-        for model in self._models.values():
+        self._facts.stopping = True
+        for model in self._facts.models.values():
             for waits in (model.loads, model.unloads, model.kills):
                 for wait in waits:
                     self._fail(wait.request_id, "model_unavailable", "the broker is shutting down", retryable=True)
                 waits.clear()
             model.waiting.clear()
-        for request in list(self._requests.values()):
+        for request in list(self._facts.requests.values()):
             self._end(request, "model_unavailable", "the broker is shutting down", retryable=True)
-        for worker in self._workers.values():
+        for worker in self._facts.workers.values():
             worker.in_flight.clear()
             if worker.phase is not Phase.STOPPING:
                 self._stop(worker, "shutdown", now)
@@ -277,10 +270,10 @@ class Pool:
     # ---- events from workers --------------------------------------------------------------------------------------
 
     def _on_worker_started(self, event: WorkerStarted, now: float) -> None:
-        self._workers[event.worker_id].pid = event.pid
+        self._facts.workers[event.worker_id].pid = event.pid
 
     def _on_worker_connected(self, event: WorkerConnected, now: float) -> None:
-        worker = self._workers.get(event.worker_id)
+        worker = self._facts.workers.get(event.worker_id)
         if worker is None or worker.connected:
             return
         worker.connected = True
@@ -289,35 +282,35 @@ class Pool:
             self._assign(worker)
 
     def _on_worker_progressed(self, event: WorkerProgressed, now: float) -> None:
-        worker = self._workers.get(event.worker_id)
+        worker = self._facts.workers.get(event.worker_id)
         if worker is not None:
             worker.last_seen = worker.progressed_at = now
             worker.stage, worker.fraction = event.stage, event.fraction
             if worker.phase is Phase.WAITING:
-                worker.imported, self._spare_deaths = True, 0
+                worker.imported, self._facts.spare_deaths = True, 0
 
     def _on_worker_became_ready(self, event: WorkerBecameReady, now: float) -> None:
-        worker = self._workers.get(event.worker_id)
+        worker = self._facts.workers.get(event.worker_id)
         if worker is None or worker.phase is not Phase.LOADING:
             return
-        model = self._model_of(worker)
+        model = self._facts.model_of(worker)
         worker.phase, worker.stage, worker.fraction = Phase.READY, None, None
         worker.ready_at = worker.last_seen = worker.progressed_at = worker.last_completed = now
         worker.reserved_bytes = model.measured_bytes = event.measured_bytes
         worker.context_length = event.context_length
         # Those who waited for this load are one group and are served together: A B A B becomes AA BB. Who came after
         # an unload waits for the next load.
-        last = model.drain.order if model.drain is not None else _FOREVER
+        last = model.drain.order if model.drain is not None else FOREVER
         for request in model.waiting:
             request.waiting_since = now
             if request.order < last:
                 request.order = model.waiting[0].order
 
     def _on_load_failed(self, event: LoadFailed, now: float) -> None:
-        worker = self._workers.get(event.worker_id)
+        worker = self._facts.workers.get(event.worker_id)
         if worker is None or worker.phase is not Phase.LOADING:
             return
-        model = self._model_of(worker)
+        model = self._facts.model_of(worker)
         self._give_up_waiting(model, "load_failed", f"{model.model_id} cannot be loaded: {event.message}")
         if model.drain is not None:
             self._finish_drain(model)
@@ -325,7 +318,7 @@ class Pool:
         worker.stop_deadline = now + self.limits.stop_grace
 
     def _on_outputs_arrived(self, event: OutputsArrived, now: float) -> bool:
-        worker = self._workers.get(event.worker_id)
+        worker = self._facts.workers.get(event.worker_id)
         if worker is None:
             self._actions.append(DropOutputs(event.worker_id, "the worker has ended"))
             return False
@@ -343,13 +336,13 @@ class Pool:
         if not ended:
             return False
         for request_id in ended:
-            del in_flight[request_id], self._requests[request_id]
+            del in_flight[request_id], self._facts.requests[request_id]
         worker.last_completed = now
-        self._model_of(worker).last_used = now
+        self._facts.model_of(worker).last_used = now
         return True
 
     def _on_heartbeat_arrived(self, event: HeartbeatArrived, now: float) -> None:
-        worker = self._workers.get(event.worker_id)
+        worker = self._facts.workers.get(event.worker_id)
         if worker is None:
             return
         worker.last_seen = now
@@ -360,7 +353,7 @@ class Pool:
         worker.mlx_peak_bytes = event.mlx_peak_bytes
 
     def _on_worker_sampled(self, event: WorkerSampled, now: float) -> None:
-        worker = self._workers.get(event.worker_id)
+        worker = self._facts.workers.get(event.worker_id)
         if worker is None:
             return
         worker.rss_bytes, worker.footprint_bytes = event.rss_bytes, event.footprint_bytes
@@ -372,14 +365,14 @@ class Pool:
             self._kill(worker, f"memory_limit: took {taken:.2f} GiB, limit {limit:.2f} GiB", now)
 
     def _on_worker_exited(self, event: WorkerExited, now: float) -> None:
-        worker = self._workers.pop(event.worker_id)
+        worker = self._facts.workers.pop(event.worker_id)
         reason = worker.end_reason or event.exit.describe()
         if worker.model_id is None:
             if not worker.end_expected:
-                self._spare_deaths += 1
-                self._spare_restart_at = now + restart.delay_seconds(self._spare_deaths)
+                self._facts.spare_deaths += 1
+                self._facts.spare_restart_at = now + restart.delay_seconds(self._facts.spare_deaths)
             return
-        model = self._model_of(worker)
+        model = self._facts.model_of(worker)
         model.worker_id = None
         model.last_exit, model.last_reason = event.exit, reason
         if worker.end_expected:
@@ -424,10 +417,10 @@ class Pool:
 
     def _schedule(self, now: float) -> None:
         """Look at all facts and decide. Idempotent: with the same facts a second call does nothing."""
-        for worker in list(self._workers.values()):
+        for worker in list(self._facts.workers.values()):
             self._watch(worker, now)
-        if self._stopping:
-            if not self._workers:
+        if self._facts.stopping:
+            if not self._facts.workers:
                 self._actions.append(Exited())
         else:
             self._drain(now)
@@ -439,46 +432,25 @@ class Pool:
             self._dispatch(now)
             self._keep_spares(now)
         self._announce(now)
-        self._deadline = min(self._deadlines(now), default=None)
+        self._deadline = min(self._facts.deadlines(now), default=None)
 
     def _watch(self, worker: Worker, now: float) -> None:
         """Kill what has stopped living: no heartbeat, no progress, no exit."""
-        for deadline, reason in self._ends(worker):
+        for deadline, reason in self._facts.ends(worker):
             if now >= deadline:
                 self._kill(worker, reason, now)
                 return
 
-    def _ends(self, worker: Worker) -> Iterator[tuple[float, str]]:
-        """When this worker will be killed unless it shows a sign of life, and why."""
-        limits = self.limits
-        if worker.phase is Phase.STOPPING:
-            if not worker.killed and worker.stop_deadline is not None:
-                yield worker.stop_deadline, "did not exit when asked"
-            return
-        if worker.connected:
-            yield worker.last_seen + limits.heartbeat_timeout, f"no heartbeat for {limits.heartbeat_timeout:g} s"
-        if worker.phase is Phase.LOADING or not worker.connected:
-            yield worker.progressed_at + limits.load_stall_timeout, f"load stalled for {limits.load_stall_timeout:g} s"
-        elif worker.busy:
-            yield worker.progressed_at + limits.stall_timeout, f"hung: no progress for {limits.stall_timeout:g} s"
-
     def _expire_waiting(self, now: float) -> None:
-        for model in self._models.values():
-            while model.waiting and now >= self._expiry(model):
+        for model in self._facts.models.values():
+            while model.waiting and now >= self._facts.expiry(model):
                 request = model.waiting.popleft()
                 waited = f"{model.model_id} found no room for {self.limits.queue_timeout:g} s"
                 self._end(request, "model_unavailable", waited, 1.0, retryable=True)
 
-    def _expiry(self, model: Model) -> float:
-        """When the longest waiting request of this model gives up; a load in progress is waited for."""
-        worker = self._worker_of(model)
-        if worker is not None and worker.phase is Phase.LOADING:
-            return _FOREVER
-        return model.waiting[0].waiting_since + self.limits.queue_timeout
-
     def _drain(self, now: float) -> None:
-        for model in self._models.values():
-            worker = self._worker_of(model)
+        for model in self._facts.models.values():
+            worker = self._facts.worker_of(model)
             if model.drain is None or worker is None or worker.phase is Phase.STOPPING:
                 continue
             older_wait = bool(model.waiting) and model.waiting[0].order < model.drain.order
@@ -509,13 +481,13 @@ class Pool:
         overtakes it: that is what keeps the queue from starving anyone. What can never fit is told so at any place."""
         self._claimed = ()
         head_waits = False
-        wanted = [m for m in self._models.values() if m.wanted and m.worker_id is None and m.restart_at <= now]
+        wanted = [m for m in self._facts.models.values() if m.wanted and m.worker_id is None and m.restart_at <= now]
         for model in sorted(wanted, key=lambda m: m.order):
-            need = self._need_of(model)
+            need = self._facts.need_of(model)
             limits = self.limits
-            room = make_room(need, limits.max_models, limits.max_memory_bytes, self._occupants(model.order, now))
+            room = make_room(need, limits.max_models, limits.max_memory_bytes, self._facts.occupants(model.order, now))
             if room.verdict is Verdict.NEVER:
-                self._give_up_waiting(model, "insufficient_memory", self._why_never(model, need))
+                self._give_up_waiting(model, "insufficient_memory", self._facts.why_never(model, need))
             elif head_waits:
                 continue
             elif room.verdict is Verdict.FITS:
@@ -525,31 +497,10 @@ class Pool:
                 self._claimed, self._claim_order = room.victims, model.order
                 if room.verdict is Verdict.EVICT:
                     for worker_id in room.victims:
-                        self._stop(self._workers[worker_id], f"evicted for {model.model_id}", now)
-
-    def _occupants(self, order: int, now: float) -> list[Occupant]:
-        """Everything that holds memory, as seen by a model whose place in the queue is `order`: requests before it
-        will be dispatched first, so they make a worker busy, and used now, already."""
-        occupants = []
-        for worker in self._workers.values():
-            if worker.model_id is None:
-                continue
-            model = self._model_of(worker)
-            older_wait = bool(model.waiting) and model.waiting[0].order < order
-            if worker.phase is Phase.STOPPING or model.drain is not None:
-                hold = Hold.LEAVING
-            elif model.pinned:
-                hold = Hold.PINNED
-            elif worker.phase is Phase.LOADING or worker.busy or older_wait:
-                hold = Hold.BUSY
-            else:
-                hold = Hold.IDLE
-            last_used = now if older_wait and worker.phase is Phase.READY else worker.last_used
-            occupants.append(Occupant(worker.worker_id, worker.reserved_bytes, hold, last_used))
-        return occupants
+                        self._stop(self._facts.workers[worker_id], f"evicted for {model.model_id}", now)
 
     def _start(self, model: Model, need: int, now: float) -> None:
-        spare = self._spare()
+        spare = self._facts.spare()
         worker = spare or self._start_worker(now, spare=False)
         worker.model_id, worker.phase = model.model_id, Phase.LOADING
         worker.stage, worker.fraction = None, None
@@ -557,7 +508,7 @@ class Pool:
         worker.reserved_bytes = need
         assert model.spec is not None  # nothing wants a model that has never had a spec
         worker.memory_limit_bytes = model.spec.memory_limit_bytes or int(
-            self._estimate(model.spec) * self.limits.memory_limit_factor + self.limits.memory_limit_floor_bytes
+            self._facts.estimate(model.spec) * self.limits.memory_limit_factor + self.limits.memory_limit_floor_bytes
         )
         model.worker_id = worker.worker_id
         model.restarts += model.deaths > 0
@@ -566,11 +517,11 @@ class Pool:
 
     def _dispatch(self, now: float) -> None:
         """Hand waiting requests to ready workers."""
-        for worker in self._workers.values():
+        for worker in self._facts.workers.values():
             if worker.phase is not Phase.READY:
                 continue
-            model = self._model_of(worker)
-            last = self._claim_order if worker.worker_id in self._claimed else _FOREVER
+            model = self._facts.model_of(worker)
+            last = self._claim_order if worker.worker_id in self._claimed else FOREVER
             if model.drain is not None:
                 last = min(last, model.drain.order)
             while model.waiting and model.waiting[0].order < last:
@@ -585,47 +536,26 @@ class Pool:
                 )
 
     def _answer_loads(self) -> None:
-        for worker in self._workers.values():
-            if worker.phase is Phase.READY and (model := self._model_of(worker)).drain is None:
+        for worker in self._facts.workers.values():
+            if worker.phase is Phase.READY and (model := self._facts.model_of(worker)).drain is None:
                 for wait in model.loads:
                     self._actions.append(Reply(wait.request_id, self._loaded(model, worker)))
                 model.loads, model.pinned_by_load = [], False
 
     def _expire_idle(self, now: float) -> None:
-        for worker in list(self._workers.values()):
-            if now >= self._idle_until(worker):
+        for worker in list(self._facts.workers.values()):
+            if now >= self._facts.idle_until(worker):
                 self._stop(worker, "keep_alive", now)
 
-    def _idle_until(self, worker: Worker) -> float:
-        """When an idle unpinned model leaves; never while it has anything to do."""
-        if worker.phase is not Phase.READY or worker.busy:
-            return _FOREVER
-        model = self._model_of(worker)
-        assert model.spec is not None
-        keep = self.limits.keep_alive if model.spec.keep_alive_seconds is None else model.spec.keep_alive_seconds
-        if model.pinned or model.waiting or model.drain is not None or keep < 0:
-            return _FOREVER
-        return worker.last_completed + keep
-
     def _keep_spares(self, now: float) -> None:
-        while now >= self._spare_due():
+        while now >= self._facts.spare_due():
             self._start_worker(now, spare=True)
 
-    def _spare_due(self) -> float:
-        """When to start a spare: after loads, so that it never competes with one for the processor."""
-        spares = sum(w.phase is Phase.WAITING for w in self._workers.values())
-        if spares >= self.limits.warm_spares or restart.gives_up(self._spare_deaths):
-            return _FOREVER
-        if any(w.phase is Phase.LOADING for w in self._workers.values()):
-            return _FOREVER
-        ready = [w.ready_at + SPARE_DELAY_SECONDS for w in self._workers.values() if w.ready_at is not None]
-        return max([self._spare_restart_at, *ready])
-
     def _announce(self, now: float) -> None:
-        for model in self._models.values():
-            worker = self._worker_of(model)
+        for model in self._facts.models.values():
+            worker = self._facts.worker_of(model)
             state, reason = state_of(model, worker, now)
-            if self._stopping and worker is None:
+            if self._facts.stopping and worker is None:
                 state, reason = "unloaded", "shutdown"  # pinned or not, nothing will be started
             stage, fraction = (worker.stage, worker.fraction) if worker is not None else (None, None)
             if (state, reason, stage, fraction) != model.announced:
@@ -634,37 +564,18 @@ class Pool:
                 model.announced = (state, reason, stage, fraction)
                 self._actions.append(AnnounceModel(model.model_id, state, reason, stage, fraction))
 
-    def _deadlines(self, now: float) -> Iterator[float]:
-        for worker in self._workers.values():
-            for deadline, _ in self._ends(worker):
-                yield deadline
-        if self._stopping:
-            return
-        for worker in self._workers.values():
-            if (idle_until := self._idle_until(worker)) < _FOREVER:
-                yield idle_until
-        for model in self._models.values():
-            if model.drain is not None:
-                yield model.drain.deadline
-            if model.waiting and (expiry := self._expiry(model)) < _FOREVER:
-                yield expiry
-            if model.worker_id is None and model.restart_at > now:
-                yield model.restart_at
-        if (spare_due := self._spare_due()) < _FOREVER:
-            yield spare_due
-
     # ---- workers --------------------------------------------------------------------------------------------------
 
     def _start_worker(self, now: float, *, spare: bool) -> Worker:
         self._started += 1
         worker_id = f"w{self._started}-{self._run_id}"
         worker = Worker(worker_id, None, Phase.WAITING, started_at=now, last_seen=now, progressed_at=now)
-        self._workers[worker_id] = worker
+        self._facts.workers[worker_id] = worker
         self._actions.append(StartWorker(worker_id, spare))
         return worker
 
     def _assign(self, worker: Worker) -> None:
-        spec = self._model_of(worker).spec
+        spec = self._facts.model_of(worker).spec
         assert spec is not None
         self._actions.append(AssignModel(worker.worker_id, spec, worker.memory_limit_bytes))
 
@@ -683,7 +594,7 @@ class Pool:
         worker.killed, worker.phase = True, Phase.STOPPING
         worker.end_expected = worker.end_expected or expected
         worker.end_reason = worker.end_reason or reason
-        model = self._models.get(worker.model_id or "")
+        model = self._facts.models.get(worker.model_id or "")
         if model is not None:
             if model.drain is not None:
                 self._finish_drain(model)
@@ -704,59 +615,26 @@ class Pool:
                 self._end(request, "cancelled", "the client has gone")
             elif replay and not request.has_output and request.deaths == 0:
                 request.deaths, request.waiting_since = 1, now
-                self._models[request.model_id].waiting.appendleft(request)
+                self._facts.models[request.model_id].waiting.appendleft(request)
             else:
                 self._end(request, "worker_died", why, retryable=True)
         worker.in_flight.clear()
-
-    def _spare(self) -> Worker | None:
-        """The spare that is furthest with its imports."""
-        spares = [w for w in self._workers.values() if w.phase is Phase.WAITING]
-        return max(spares, key=lambda w: (w.imported, -w.started_at), default=None)
 
     # ---- models ---------------------------------------------------------------------------------------------------
 
     def _known_model(self, model_id: str, spec: ModelSpec | None) -> Model | None:
         """The record of this model, made if the catalog knows it; a fresh spec replaces the old one."""
-        model = self._models.get(model_id)
+        model = self._facts.models.get(model_id)
         if spec is None:
             return model
         if model is None:
-            model = self._models[model_id] = Model(model_id)
+            model = self._facts.models[model_id] = Model(model_id)
         model.spec = spec
         return model
-
-    def _model_of(self, worker: Worker) -> Model:
-        assert worker.model_id is not None
-        return self._models[worker.model_id]
-
-    def _worker_of(self, model: Model | None) -> Worker | None:
-        return self._workers[model.worker_id] if model is not None and model.worker_id is not None else None
-
-    def _load_of(self, model: Model) -> int:
-        worker = self._worker_of(model)
-        return len(model.waiting) + (len(worker.in_flight) if worker is not None else 0)
 
     def _serves_at_once(self, model: Model, worker: Worker | None) -> bool:
         ready = worker is not None and worker.phase is Phase.READY and worker.worker_id not in self._claimed
         return ready and model.drain is None
-
-    def _estimate(self, spec: ModelSpec) -> int:
-        return int(spec.weight_bytes * self.limits.estimate_factor)
-
-    def _need_of(self, model: Model) -> int:
-        """Bytes to reserve: measured the last time it was loaded, else estimated from its files."""
-        assert model.spec is not None
-        return self._estimate(model.spec) if model.measured_bytes is None else model.measured_bytes
-
-    def _why_never(self, model: Model, need: int) -> str:
-        pinned = sorted(m.model_id for m in self._models.values() if m.pinned and m.worker_id is not None)
-        limits = self.limits
-        return (
-            f"{model.model_id} needs {need / 2**30:.2f} GiB and one place; the limits are "
-            f"{limits.max_memory_bytes / 2**30:.2f} GiB and {limits.max_models} models"
-            + (f", and these are pinned: {', '.join(pinned)}" if pinned else "")
-        )
 
     def _loaded(self, model: Model, worker: Worker) -> dict[str, Any]:
         assert model.spec is not None
@@ -774,7 +652,7 @@ class Pool:
             self._save_pins()
 
     def _save_pins(self) -> None:
-        self._actions.append(SavePins(sorted(m.model_id for m in self._models.values() if m.pinned)))
+        self._actions.append(SavePins(sorted(m.model_id for m in self._facts.models.values() if m.pinned)))
 
     # ---- ends -----------------------------------------------------------------------------------------------------
 
@@ -811,7 +689,7 @@ class Pool:
         *,
         retryable: bool = False,
     ) -> None:
-        del self._requests[request.request_id]
+        del self._facts.requests[request.request_id]
         self._fail(request.request_id, code, message, retry_after, retryable=retryable)
 
     def _fail(

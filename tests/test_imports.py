@@ -36,7 +36,8 @@ OWNERS = {
 WIRE = {"broker.protocol"}
 # The pure part of the broker, with all that it may import beside the standard library.
 PURE = {
-    "broker/pool.py": {"broker.events", "broker.eviction", "broker.records", "broker.restart"},
+    "broker/pool.py": {"broker.events", "broker.eviction", "broker.facts", "broker.records", "broker.restart"},
+    "broker/facts.py": {"broker.events", "broker.eviction", "broker.records", "broker.restart"},
     "broker/records.py": {"broker.events"},
     "broker/snapshot.py": {"broker.pool", "broker.records"},
     "broker/events.py": set(),

@@ -200,7 +200,7 @@ class World:
 
     def _check_nobody_waits_for_nothing(self) -> None:
         """The head of the queue waits only if its room cannot be made now, by the simplest reckoning there is."""
-        if self.exited or self.pool._stopping:
+        if self.exited or self.pool._facts.stopping:
             return
         heads = [
             m

@@ -184,16 +184,6 @@ def test_links_in_circles_and_into_nowhere(catalog: Catalog, models: Path) -> No
     assert catalog.entries() == []
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
-def test_a_folder_that_may_not_be_read(catalog: Catalog, models: Path) -> None:
-    make_model(models / "org" / "tiny")
-    (models / "org").chmod(0)
-    try:
-        assert refusal(catalog, "org/tiny")[0] == "model_not_found"
-    finally:
-        (models / "org").chmod(0o700)
-
-
 def test_a_snapshot_that_leads_out_of_the_cache(catalog: Catalog, models: Path, hub: Path) -> None:
     make_hub_model(hub, "org/tiny")
     make_model(models.parent / "outside")

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from pathlib import Path
 
 import pytest
@@ -81,15 +80,6 @@ def test_a_file_that_cannot_be_written_is_reported_and_not_fatal(
     [record] = caplog.records
     assert record.levelno == logging.ERROR
     assert "pins will not survive a restart" in record.getMessage()
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
-def test_a_folder_that_cannot_be_written(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path.parent.mkdir()
-    path.parent.chmod(0o500)
-    write_pins(path, ["a"])
-    path.parent.chmod(0o700)
-    assert "Permission denied" in caplog.text
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

@@ -1,7 +1,7 @@
 """Warm spares: processes that have done their imports and wait for a model."""
 
 from broker.events import KillWorker, StartWorker, StopWorker, TimePassed
-from broker.pool import SPARE_DELAY_SECONDS
+from broker.facts import SPARE_DELAY_SECONDS
 from tests.broker.script import R1, R2, R3, W1, W2, W3, W4, Script
 
 
