@@ -1,0 +1,164 @@
+"""The client of the benchmarks: one HTTP request per connection on plain asyncio, as cheap per piece as can be.
+
+While an answer arrives, each piece of it is only stored with its time; what it says is read when it has ended, outside
+of what is measured. Knows nothing of what is measured.
+"""
+
+import asyncio
+import bisect
+import re
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, cast
+
+import orjson
+
+_EVENT = re.compile(rb"^data: (\{.*\})\r?$", re.MULTILINE)
+_ANSWER_SECONDS = 120.0
+
+
+class Answer(asyncio.Protocol):
+    """One request and what came back. Times are monotonic seconds; sent_at includes the connection."""
+
+    def __init__(self, request: bytes) -> None:
+        self.sent_at = time.monotonic()
+        self.pieces: list[bytes] = []
+        self.times: list[float] = []
+        self._request = request
+        self._wanted = -1
+        loop = asyncio.get_running_loop()
+        self._reached = loop.create_future()
+        self._ended = loop.create_future()
+
+    # ---- asyncio's side -------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self._transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self.times.append(time.monotonic())
+        self.pieces.append(data)
+        if len(self.pieces) == self._wanted:
+            self._reached.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended.set_result(None)
+
+    # ---- the benchmark's side -------------------------------------------------------------------------------------
+
+    async def started(self, pieces: int = 1) -> "Answer":
+        """Wait until this many pieces more have come. Called once."""
+        self._wanted = len(self.pieces) + pieces
+        await asyncio.wait_for(self._reached, _ANSWER_SECONDS)
+        return self
+
+    async def ended(self) -> "Answer":
+        """Wait for the end of the connection."""
+        await asyncio.wait_for(self._ended, _ANSWER_SECONDS)
+        return self
+
+    def leave(self) -> None:
+        """Close the connection, whatever has come."""
+        self._transport.abort()
+
+    # ---- what it says ---------------------------------------------------------------------------------------------
+
+    @property
+    def raw(self) -> bytes:
+        return b"".join(self.pieces)
+
+    @property
+    def status(self) -> int:
+        return int(self.raw[9:12] or 0)
+
+    @property
+    def body(self) -> Any:
+        """The JSON of an answer that is not streamed. Raises AssertionError for any status but 200."""
+        head, _, body = self.raw.partition(b"\r\n\r\n")
+        assert self.status == 200, self.raw.decode(errors="replace")
+        assert b"chunked" not in head.lower(), "not for streams"
+        return orjson.loads(body)
+
+    def events(self) -> "Events":
+        """The server-sent events of a streamed answer. Raises AssertionError for any status but 200."""
+        assert self.status == 200, self.raw.decode(errors="replace")
+        return Events(self.pieces, self.times)
+
+
+class Events:
+    """Texts and their times, and how the stream ended."""
+
+    def __init__(self, pieces: Sequence[bytes], times: Sequence[float]) -> None:
+        raw = b"".join(pieces)
+        ends = []
+        total = 0
+        for piece in pieces:
+            total += len(piece)
+            ends.append(total)
+        self.texts: list[str] = []
+        self.times: list[float] = []
+        self.usage: dict[str, int] = {}
+        self.error: dict[str, Any] | None = None
+        self.error_at = 0.0
+        self.ended_at = times[-1]
+        self.is_done = b"data: [DONE]" in raw
+        for match in _EVENT.finditer(raw):
+            event = orjson.loads(match[1])
+            # The piece in which the event is complete.
+            at = times[bisect.bisect_left(ends, match.end())]
+            if "error" in event:
+                self.error, self.error_at = event["error"], at
+            self.usage = event.get("usage") or self.usage
+            for choice in event.get("choices") or ():
+                if text := choice["delta"].get("content"):
+                    self.texts.append(text)
+                    self.times.append(at)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+    @property
+    def gaps(self) -> list[float]:
+        """Seconds between one text and the next; 0 for texts that came in one piece."""
+        return [later - earlier for earlier, later in pairwise(self.times)]
+
+    def gaps_between(self, begin: float, end: float) -> list[float]:
+        """Those that overlap this span of time."""
+        return [later - earlier for earlier, later in pairwise(self.times) if later > begin and earlier < end]
+
+
+async def send(port: int, method: str, path: str, body: object = None) -> Answer:
+    """Connect and send one request to this port of this machine."""
+    content = b"" if body is None else orjson.dumps(body)
+    head = (
+        f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    answer = Answer(head.encode() + content)
+    await asyncio.get_running_loop().create_connection(lambda: answer, "127.0.0.1", port)
+    return answer
+
+
+async def ask(port: int, method: str, path: str, body: object = None) -> Any:
+    """The JSON that the server answers; AssertionError for any status but 200."""
+    return (await (await send(port, method, path, body)).ended()).body
+
+
+def chat(model: str, content: str, max_tokens: int, *, stream: bool = True) -> dict[str, Any]:
+    """The body of a greedy chat completion."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": content}],
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "stream": stream,
+    }
+    return body | {"stream_options": {"include_usage": True}} if stream else body
+
+
+async def stream(port: int, model: str, content: str, max_tokens: int) -> Answer:
+    """A chat completion, streamed."""
+    return await send(port, "POST", "/v1/chat/completions", chat(model, content, max_tokens))

@@ -1,0 +1,32 @@
+"""The models of the benchmarks, in a folder that is theirs: tiny random ones, and the demo model where asked for."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.tiny_models import make_tiny_model
+from worker import demo_model
+
+ECHO = {"engine": "worker.echo_engine:EchoEngine", "type": "echo"}
+SMOL = demo_model.MODEL_ID
+
+# Streams of the tiny model that outlast whatever happens beside them.
+_CONTEXT_LENGTH = 65536
+
+
+@contextlib.contextmanager
+def bench_models(*names: str, with_smol: bool) -> Iterator[Path]:
+    """A folder with a tiny model per name (one layer, hidden 32, each its own weights)."""
+    home = demo_model.models_dir()
+    home.mkdir(parents=True, exist_ok=True)
+    # Beside the demo model: its weights are linked, not copied.
+    with tempfile.TemporaryDirectory(dir=home.parent, prefix="bench-") as directory:
+        models = Path(directory)
+        for seed, name in enumerate(names):
+            make_tiny_model(models / name, seed=seed, context_length=_CONTEXT_LENGTH)
+        if with_smol:
+            shutil.copytree(demo_model.prepare(home), models / SMOL, copy_function=os.link)
+        yield models

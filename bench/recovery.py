@@ -1,0 +1,220 @@
+"""What a death, a load and supervision cost: `python -m bench.recovery [--repeats N] [NAME ...]`.
+
+Runs the real broker and gateway (the kit of the tests) with tiny models, measures as a client sees it, prints a table
+and writes bench/results/recovery.json. Times are milliseconds. See docs/benchmarks.md.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import orjson
+import psutil
+import uvloop
+
+from bench.client import ask, stream
+from bench.models import ECHO, SMOL, bench_models
+from bench.results import save
+from tests.service import ROOT, Service
+
+# Milliseconds per repetition, by what was measured.
+Times = dict[str, list[float]]
+
+_SECONDS_OF_SAMPLING = 10.0
+
+
+@contextlib.contextmanager
+def service(models: Path, spares: int, tables: dict[str, Any] | None = None, **broker: Any) -> Iterator[Service]:
+    running = Service(models, {"broker": {"warm_spares": spares, **broker}, **(tables or {})})
+    try:
+        yield running.start()
+    finally:
+        running.stop()
+
+
+class Pool:
+    """What the benchmarks ask of one service's administration."""
+
+    def __init__(self, port: int, spares: int) -> None:
+        self.port = port
+        self.spares = spares
+
+    async def load(self, model: str) -> int:
+        """Loaded, its deaths forgotten and not pinned; the pid of its process."""
+        await ask(self.port, "POST", f"/admin/models/load/{model}")
+        await ask(self.port, "POST", f"/admin/models/unpin/{model}")
+        models = (await self._status())["models"]
+        return next(int(m["pid"]) for m in models if m["model_id"] == model)
+
+    async def unload(self, model: str) -> None:
+        await ask(self.port, "POST", f"/admin/models/unload/{model}")
+
+    async def spares_ready(self) -> None:
+        """Wait until every spare has done its imports."""
+        while True:
+            spares = (await self._status())["spares"]
+            if [spare["state"] for spare in spares] == ["imported"] * self.spares:
+                return
+            await asyncio.sleep(0.05)
+
+    async def _status(self) -> dict[str, Any]:
+        status: dict[str, Any] = await ask(self.port, "GET", "/admin/models/status")
+        return status
+
+
+async def first_answer(pool: Pool, model: str, since: float) -> float:
+    """Milliseconds from `since` until the first text of a new request."""
+    events = (await (await stream(pool.port, model, "Are you there?", 32)).ended()).events()
+    assert events.is_done
+    assert events.error is None, events.error
+    return (events.times[0] - since) * 1000
+
+
+async def deaths(pool: Pool, repeats: int) -> Times:
+    """A worker is killed in mid-stream, and at once somebody asks again."""
+    times: Times = {"error": [], "again": []}
+    for _ in range(repeats):
+        pid = await pool.load("a")
+        await pool.spares_ready()
+        victim = await (await stream(pool.port, "a", "Hello", 20_000)).started(50)
+        killed_at = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        times["again"].append(await first_answer(pool, "a", killed_at))
+        events = (await victim.ended()).events()
+        assert events.is_done
+        assert events.error is not None
+        assert events.error["code"] == "worker_died"
+        times["error"].append((events.error_at - killed_at) * 1000)
+    return times
+
+
+async def loads(pool: Pool, repeats: int, model: str = "c") -> Times:
+    """Somebody asks a model that is not loaded."""
+    times: Times = {"first": []}
+    for _ in range(repeats):
+        await pool.spares_ready()
+        times["first"].append(await first_answer(pool, model, time.monotonic()))
+        await pool.unload(model)
+    return times
+
+
+async def neighbour(pool: Pool, repeats: int) -> Times:
+    """What the client of B sees while A dies and comes back, and while C is loaded: its longest gap between texts."""
+    times: Times = {"median": [], "quiet": [], "death": [], "load": []}
+    await pool.load("b")
+    for _ in range(repeats):
+        pid = await pool.load("a")
+        await pool.spares_ready()
+        b = await (await stream(pool.port, "b", "Hello", 50_000)).started(50)
+        marks = [time.monotonic()]
+        await asyncio.sleep(1.0)
+        for name in ("a", "c"):
+            marks.append(time.monotonic())
+            if name == "a":
+                os.kill(pid, signal.SIGKILL)
+            await first_answer(pool, name, marks[-1])
+            if pool.spares:
+                await asyncio.sleep(1.0)  # a new one is started a while after the load
+            await pool.spares_ready()
+        marks.append(time.monotonic())
+        await b.started(1)
+        b.leave()
+        events = b.events()
+        for what, (begin, end) in zip(("quiet", "death", "load"), pairwise(marks), strict=True):
+            gaps = events.gaps_between(begin, end)
+            times[what].append(max(gaps) * 1000)
+            if what == "quiet":
+                times["median"].append(median(gaps) * 1000)
+        await pool.unload("c")
+    return times
+
+
+async def smol(pool: Pool, repeats: int, models: Path) -> Times:
+    """The first text and the whole answer of a real model that is not loaded, against the least it can take."""
+    content, tokens = "What is the capital of France?", 8
+    times: Times = {"first": [], "whole": [], "least_first": [], "least_whole": []}
+    for _ in range(repeats):
+        await pool.spares_ready()
+        answer = await (await stream(pool.port, SMOL, content, tokens)).ended()
+        events = answer.events()
+        await pool.unload(SMOL)
+        await pool.spares_ready()  # the reference shall have the machine for itself
+        least = await _reference(models / SMOL, content, tokens)
+        assert events.text == least["text"], f"{events.text!r} is not {least['text']!r}"
+        times["first"].append((events.times[0] - answer.sent_at) * 1000)
+        times["whole"].append((events.ended_at - answer.sent_at) * 1000)
+        times["least_first"].append(least["first"] * 1000)
+        times["least_whole"].append(least["whole"] * 1000)
+    return times
+
+
+async def _reference(folder: Path, content: str, tokens: int) -> dict[str, Any]:
+    command = ("-m", "bench.reference_load", str(folder), content, str(tokens))
+    process = await asyncio.create_subprocess_exec(sys.executable, *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+    output, _ = await process.communicate()
+    result: dict[str, Any] = orjson.loads(output)
+    return result
+
+
+def sampling(models: Path, repeats: int) -> Times:
+    """Percent of a core that the broker takes with 8 idle workers, with memory samples and without."""
+    names = [f"echo-{n}" for n in range(8)]
+    tables = {"models": dict.fromkeys(names, ECHO)}
+    shares: Times = {"with": [], "without": []}
+    for _ in range(repeats):
+        for what, seconds in (("with", 1.0), ("without", 3600.0)):
+            with service(models, 0, tables, max_models=8, memory_sample_seconds=seconds) as running:
+                for name in names:
+                    running.load(name).raise_for_status()
+                assert running.broker is not None
+                broker = psutil.Process(running.broker.pid)
+                before = sum(broker.cpu_times()[:2])
+                time.sleep(_SECONDS_OF_SAMPLING)
+                shares[what].append((sum(broker.cpu_times()[:2]) - before) / _SECONDS_OF_SAMPLING * 100)
+    return shares
+
+
+def main(names: list[str], repeats: int) -> None:
+    results: dict[str, Times] = {}
+
+    def run(name: str, models: Path, spares: int, measure: Callable[[Pool], Coroutine[Any, Any, Times]]) -> None:
+        if not names or any(name.startswith(wanted) for wanted in names):
+            with service(models, spares) as running:
+                results[name] = uvloop.run(measure(Pool(running.port, spares)))
+            _show(name, results[name])
+
+    with bench_models("a", "b", "c", with_smol=not names or "smol" in names) as models:
+        for spares, how in ((1, "warm"), (0, "cold")):
+            run(f"deaths_{how}", models, spares, lambda pool: deaths(pool, repeats))
+            run(f"loads_{how}", models, spares, lambda pool: loads(pool, repeats))
+            run(f"neighbour_{how}", models, spares, lambda pool: neighbour(pool, repeats))
+        run("smol", models, 1, lambda pool: smol(pool, repeats, models))
+        if not names or "sampling" in names:
+            results["sampling"] = sampling(models, max(repeats // 3, 1))
+            _show("sampling", results["sampling"])
+    if not names:
+        print(save("recovery", results))
+
+
+def _show(name: str, times: Times) -> None:
+    for what, values in times.items():
+        print(
+            f"{name:15} {what:12} median {median(values):9.2f}  from {min(values):.2f} to {max(values):.2f}", flush=True
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m bench.recovery", description="What a death and a load cost.")
+    parser.add_argument("names", nargs="*", help="which to run: deaths, loads, neighbour, smol, sampling; all if none")
+    parser.add_argument("--repeats", type=int, default=10)
+    options = parser.parse_args()
+    main(options.names, options.repeats)
