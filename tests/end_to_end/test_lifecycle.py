@@ -228,3 +228,59 @@ def test_a_gateway_that_goes_disturbs_no_other_and_leaves_no_work_behind(
     assert results[0].done
     assert results[0].usage is None
     assert psutil.pid_exists(service.model("bad")["pid"])
+
+
+@pytest.mark.parametrize("phase", ["loading", "serving", "stopped", "ignoring SIGTERM", "draining"])
+def test_kill_ends_the_process_now_in_any_phase(make_service: MakeService, phase: str) -> None:
+    options = {"on_load": "hang"} if phase == "loading" else {}
+    service = make_service(models={"bad": MISBEHAVING | {"options": options}})
+    body = "ignore sigterm, slow" if phase == "ignoring SIGTERM" else "slow"
+    ends: list[dict[str, object]] = []
+    begun = threading.Event()  # before its first output a request would be replayed
+
+    def client() -> None:
+        if phase == "loading":
+            ends.append(service.load("bad").json())
+            return
+        with service.stream("bad", body, max_tokens=100_000) as stream:
+            stream.next_text()
+            begun.set()
+            ends.append(stream.finish().error or {})
+
+    thread = threading.Thread(target=client)
+    thread.start()
+    wanted = "loading" if phase == "loading" else "ready"
+    pid = service.wait_state("bad", wanted)["pid"]
+    if phase != "loading":
+        assert begun.wait(10)
+    if phase == "stopped":
+        os.kill(pid, signal.SIGSTOP)
+    unload: list[int] = []
+    drainer = threading.Thread(target=lambda: unload.append(service.unload("bad", timeout=60).status_code))
+    if phase == "draining":
+        drainer.start()
+        service.wait_state("bad", "draining")
+
+    response = service.kill("bad")
+    assert response.status_code == 200
+    assert response.json() == {"status": "killed", "model_id": "bad", "pid": pid}
+    assert not psutil.pid_exists(pid)
+    if phase == "loading":
+        # The preload goes on with a new process, which hangs as well: unload ends that one.
+        wait_until(lambda: service.model("bad")["pid"] not in (None, pid), what="the next try")
+        assert service.unload("bad").status_code == 200
+    thread.join(10)
+    if phase == "draining":
+        drainer.join(10)
+        assert unload == [200]
+    if phase == "loading":
+        assert "unloaded before it was ready" in str(ends[0]["detail"])
+    else:
+        assert ends[0]["code"] == "worker_died"
+        assert "killed by an administrator" in str(ends[0]["message"])
+
+
+def test_kill_and_unpin_of_unknown_models_are_404(service: Service) -> None:
+    assert service.kill("no/such").status_code == 404
+    assert service.client.post("/admin/models/unpin/no/such").status_code == 404
+    assert service.kill("tiny-a").json() == {"detail": "Model not loaded: tiny-a"}
