@@ -10,7 +10,7 @@ ifeq ($(origin PORT),command line)
 export MLX_BROKER_PORT := $(PORT)
 endif
 
-.PHONY: install run test check lock
+.PHONY: install run test check bench bench-smol chaos lock
 
 install: $(STAMP)
 
@@ -36,6 +36,22 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Takes some minutes, and both cores for itself; docs/benchmarks.md explains what it measures and holds what it found.
+bench: install
+	$(BIN)/python -m bench.recovery
+	$(BIN)/python -m bench.throughput
+	$(BIN)/python -m bench.report
+
+# The same with the demo model beside the tiny one, which takes a few minutes more.
+bench-smol: install
+	$(BIN)/python -m bench.recovery
+	$(BIN)/python -m bench.throughput --smol
+	$(BIN)/python -m bench.report
+
+# Ten minutes of kills, stops, loads, unloads and clients that leave; prints the figures of docs/isolation.md.
+chaos: install
+	$(BIN)/python -m tests.isolation.chaos 600 1
 
 # Keeps every pin that still fits; remove requirements.lock first to take the newest releases of everything.
 lock:

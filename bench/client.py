@@ -1,4 +1,4 @@
-"""The client of the benchmarks: one HTTP request per connection on plain asyncio, as cheap per piece as can be.
+"""The client of the benchmarks: HTTP on plain asyncio, as cheap per piece as can be.
 
 While an answer arrives, each piece of it is only stored with its time; what it says is read when it has ended, outside
 of what is measured. Knows nothing of what is measured.
@@ -27,9 +27,9 @@ class Answer(asyncio.Protocol):
         self.times: list[float] = []
         self._request = request
         self._wanted = -1
-        loop = asyncio.get_running_loop()
-        self._reached = loop.create_future()
-        self._ended = loop.create_future()
+        self._loop = asyncio.get_running_loop()
+        self._reached = self._loop.create_future()
+        self._ended = self._loop.create_future()
 
     # ---- asyncio's side -------------------------------------------------------------------------------------------
 
@@ -49,9 +49,10 @@ class Answer(asyncio.Protocol):
     # ---- the benchmark's side -------------------------------------------------------------------------------------
 
     async def started(self, pieces: int = 1) -> "Answer":
-        """Wait until this many pieces more have come. Called once."""
-        self._wanted = len(self.pieces) + pieces
-        await asyncio.wait_for(self._reached, _ANSWER_SECONDS)
+        """Wait until this many pieces have come since the beginning."""
+        if len(self.pieces) < pieces:
+            self._reached, self._wanted = self._loop.create_future(), pieces
+            await asyncio.wait_for(self._reached, _ANSWER_SECONDS)
         return self
 
     async def ended(self) -> "Answer":
@@ -85,6 +86,48 @@ class Answer(asyncio.Protocol):
         """The server-sent events of a streamed answer. Raises AssertionError for any status but 200."""
         assert self.status == 200, self.raw.decode(errors="replace")
         return Events(self.pieces, self.times)
+
+
+class Repeated(asyncio.Protocol):
+    """Asks the same over one connection, one request after the other, until `leave`. count: answers so far.
+
+    A status other than 200 ends the connection, and `leave` raises AssertionError.
+    """
+
+    def __init__(self, request: bytes) -> None:
+        self.count = 0
+        self._request = request
+        self._received = b""
+        self._leaving = False
+
+    @classmethod
+    async def connect(cls, port: int, model: str, content: str) -> "Repeated":
+        """For one token of a chat, not streamed."""
+        body = orjson.dumps(chat(model, content, 1, stream=False))
+        client = cls(_head(port, "POST", "/v1/chat/completions", len(body), "keep-alive") + body)
+        await asyncio.get_running_loop().create_connection(lambda: client, "127.0.0.1", port)
+        return client
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if not self._received.endswith(b"}"):
+            return  # the head came alone
+        if not self._received.startswith(b"HTTP/1.1 200"):
+            self._transport.abort()
+            return
+        self._received = b""
+        self.count += 1
+        if not self._leaving:
+            self._transport.write(self._request)
+
+    def leave(self) -> None:
+        assert not self._transport.is_closing(), self._received
+        self._leaving = True
+        self._transport.close()
 
 
 class Events:
@@ -133,13 +176,16 @@ class Events:
 async def send(port: int, method: str, path: str, body: object = None) -> Answer:
     """Connect and send one request to this port of this machine."""
     content = b"" if body is None else orjson.dumps(body)
-    head = (
-        f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
-    )
-    answer = Answer(head.encode() + content)
+    answer = Answer(_head(port, method, path, len(content), "close") + content)
     await asyncio.get_running_loop().create_connection(lambda: answer, "127.0.0.1", port)
     return answer
+
+
+def _head(port: int, method: str, path: str, length: int, connection: str) -> bytes:
+    return (
+        f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: {connection}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    ).encode()
 
 
 async def ask(port: int, method: str, path: str, body: object = None) -> Any:

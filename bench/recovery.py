@@ -126,7 +126,7 @@ async def neighbour(pool: Pool, repeats: int) -> Times:
                 await asyncio.sleep(1.0)  # a new one is started a while after the load
             await pool.spares_ready()
         marks.append(time.monotonic())
-        await b.started(1)
+        await b.started(len(b.pieces) + 1)
         b.leave()
         events = b.events()
         for what, (begin, end) in zip(("quiet", "death", "load"), pairwise(marks), strict=True):

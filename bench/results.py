@@ -19,7 +19,9 @@ def save(name: str, figures: dict[str, Any]) -> Path:
     """Write one benchmark's figures and return the file."""
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / f"{name}.json"
-    path.write_bytes(orjson.dumps({**_machine(), "figures": figures}, option=orjson.OPT_INDENT_2))
+    path.write_bytes(
+        orjson.dumps({**_machine(), "figures": figures}, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
+    )
     return path
 
 

@@ -1,0 +1,146 @@
+"""Starts what is compared, each as its users start it, and reads what its processes take. Measures nothing itself."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from bench.models import ECHO
+from tests.service import ROOT, free_port
+
+_START_SECONDS = 120.0
+_STOP_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class Server:
+    """One server with all its processes. Names of models on the wire are `prefix` and the folder's name."""
+
+    name: str
+    port: int
+    process: psutil.Process
+    prefix: str = ""
+
+    def cpu(self) -> dict[str, float]:
+        """CPU seconds so far, by role: broker, gateway, worker, honcho, or the server's name for all others."""
+        seconds: dict[str, float] = defaultdict(float)
+        for process in [self.process, *self.process.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                seconds[self._role(process)] += sum(process.cpu_times()[:2])
+        return seconds
+
+    def rss(self) -> dict[str, int]:
+        """Bytes of each process that is no worker, by role."""
+        processes = [self.process, *self.process.children(recursive=True)]
+        return {self._role(p): p.memory_info().rss for p in processes if self._role(p) != "worker"}
+
+    def _role(self, process: psutil.Process) -> str:
+        command = process.cmdline()
+        if "-m" in command and (module := command[command.index("-m") + 1]) in ("broker", "gateway", "worker"):
+            return module
+        return "honcho" if process.pid == self.process.pid and self.name == OURS else self.name
+
+
+OURS = "mlx-broker"
+
+
+@contextlib.contextmanager
+def ours(models: Path) -> Iterator[Server]:
+    """This project through honcho, its settings as shipped; besides the models of the folder it has `echo`."""
+    port = free_port()
+    # A short path of its own: sockets live in it.
+    directory = Path(tempfile.mkdtemp(prefix="mlxb-"))
+    config = directory / "settings.toml"
+    config.write_text(
+        f'runtime_dir = "{directory / "run"}"\n'
+        f'[broker]\nmodels_dir = "{models}"\nhub_dir = "{directory / "hub"}"\nstate_dir = "{directory / "state"}"\n'
+        f"[gateway]\nport = {port}\n[models.echo]\n" + "".join(f'{k} = "{v}"\n' for k, v in ECHO.items())
+    )
+    environment = {
+        **{k: v for k, v in os.environ.items() if not k.startswith("MLX_BROKER_")},
+        "MLX_BROKER_CONFIG": str(config),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    command = [sys.executable, "-m", "honcho", "-d", str(ROOT), "-f", str(ROOT / "Procfile"), "start"]
+    try:
+        with _started(OURS, command, port, "/health", environment) as server:
+            yield server
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def theirs(module: str, model: Path) -> Iterator[Server]:
+    """`mlx_lm.server` or `mlx_vlm.server` with this model, its settings as shipped."""
+    port = free_port()
+    command = [sys.executable, "-m", module, "--model", str(model), "--host", "127.0.0.1", "--port", str(port)]
+    with _started(module, command, port, "/v1/models", {**os.environ, "HF_HUB_OFFLINE": "1"}) as server:
+        server.prefix = f"{model.parent}/"
+        yield server
+
+
+class Limit:
+    """bench/limit.py in a process of its own."""
+
+    def __init__(self, model: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.limit", str(model)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def measure(self, contents: list[str], tokens: int, waves: int) -> list[float]:
+        """Tokens per second of each wave."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        asked = {"contents": contents, "tokens": tokens, "waves": waves}
+        self._process.stdin.write(json.dumps(asked).encode() + b"\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        rates: list[float] = answer["tokens_per_second"]
+        return rates
+
+    def close(self) -> None:
+        self._process.communicate(timeout=_STOP_SECONDS)
+
+
+@contextlib.contextmanager
+def _started(name: str, command: list[str], port: int, path: str, environment: dict[str, str]) -> Iterator[Server]:
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            deadline = time.monotonic() + _START_SECONDS
+            while not _answers(f"http://127.0.0.1:{port}{path}"):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    log.seek(0)
+                    raise RuntimeError(f"{name} does not start: {log.read().decode(errors='replace')}")
+                time.sleep(0.1)
+            yield Server(name, port, psutil.Process(process.pid))
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _answers(url: str) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(url, timeout=5.0).status_code == 200
+    return False
