@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from broker.protocol import ERROR, FINAL
+from broker.protocol import ERROR, FINAL, ProtocolError
 from gateway.call import Call, CallClosedError, Item
 from gateway.errors import INTERNAL_ERROR, ApiError, failure_of
 from gateway.replies import KEEPALIVE, framed_error
@@ -28,15 +28,17 @@ _HEADERS = [
 
 
 async def collect(call: Call, receive: Receive) -> list[dict[str, Any]]:
-    """The bodies of the FINALs, in the order of the units of work. Raises ApiError for the first ERROR, CallClosedError
-    when the client goes."""
+    """The bodies of the FINALs, in the order of the units of work. Raises ApiError for the first ERROR,
+    ProtocolError for output that is none of these, CallClosedError when the client goes."""
     finals: dict[int, dict[str, Any]] = {}
     async with _attended(call, receive):
         while len(finals) < call.size:
             items, error = _until_error(await call.take())
             if error is not None:
                 raise error
-            finals.update((index, body) for index, kind, body in items if kind == FINAL)
+            if any(kind != FINAL for _index, kind, _body in items):
+                raise ProtocolError("PARTIAL for a request that is not streamed")
+            finals.update((index, body) for index, _kind, body in items)
     return [finals[index] for index in range(call.size)]
 
 

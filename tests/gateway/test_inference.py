@@ -153,6 +153,11 @@ async def test_an_output_that_cannot_be_read_ends_the_request(runtime_dir: Path)
         answer = await asking
         assert answer.status_code == 500
         assert answer.json()["error"]["code"] == "internal_error"
+        asking = asyncio.create_task(client.post(CHAT, json=chat()))
+        request_id, _ = await broker.expect_work()
+        await broker.partial(request_id, "not asked for")
+        assert (await asking).status_code == 500
+        assert (await broker.expect(Cancel))[0] == request_id
 
 
 @pytest.mark.parametrize("when", ["waiting", "streaming", "whole"])
