@@ -26,6 +26,7 @@ _TOKENS = 128
 # Requests at once -> how often in each turn.
 _WAVES = {1: 8, 8: 4, 32: 2}
 _ECHO_STREAMS = (1, 8, 32, 64, 128, 256)
+_ECHO_TOKENS = 512  # long enough for all streams to be there at once, the engine being much faster than a model
 _IDLE_CLIENTS = 1000
 
 
@@ -121,13 +122,13 @@ async def compare(
 async def echo(server: Server, rounds: int) -> dict[int, dict[str, Any]]:
     """Tokens per second, and whole requests per second over connections that stay, by number of streams."""
     cells = {streams: Cell() for streams in _ECHO_STREAMS}
-    loads = {streams: Load(["echo"], streams, _TOKENS) for streams in _ECHO_STREAMS}
+    loads = {streams: Load(["echo"], streams, _ECHO_TOKENS) for streams in _ECHO_STREAMS}
     requests: dict[int, list[float]] = {streams: [] for streams in _ECHO_STREAMS}
     for load in loads.values():
         await load.prepare(server)
     for _ in range(rounds):
         for streams, cell in cells.items():
-            await loads[streams].turn(server, min(max(256 // streams, 2), 32), cell)
+            await loads[streams].turn(server, max(64 // streams, 2), cell)
             requests[streams].append(await _requests_per_second(server.port, streams))
     return {n: {**cell.summary(), "requests_per_second": median(requests[n])} for n, cell in cells.items()}
 
