@@ -16,6 +16,7 @@ it who has output and who is done without reading a body; `bodies` is one msgpac
 imports msgpack and the standard library only, so that every process can afford it.
 """
 
+import math
 import os
 import tempfile
 from dataclasses import MISSING, dataclass, field, fields
@@ -413,6 +414,8 @@ def _build(cls: type[T], values: dict[str, Any]) -> T:
         types = known[name]
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             raise ProtocolError(f"{cls.__name__}.{name} is a {type(value).__name__}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ProtocolError(f"{cls.__name__}.{name} is {value}")  # NaN as a deadline would hide all others
     missing = _REQUIRED[cls] - values.keys()
     if missing:
         raise ProtocolError(f"{cls.__name__} lacks {', '.join(sorted(missing))}")

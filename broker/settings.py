@@ -9,9 +9,9 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from broker.catalog import ModelOverride
@@ -30,7 +30,7 @@ class SettingsError(Exception):
 class ModelSettings(BaseModel):
     """The table `[models."org/name"]`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
     type: Literal["text-gen", "vision", "embeddings", "audio", "echo"] | None = None
     engine: str | None = Field(default=None, pattern=r"^[\w.]+:\w+$")
@@ -61,13 +61,15 @@ def _state_dir() -> Path:
 class BrokerSettings(BaseSettings):
     """See the top of this file; every field is documented in README.md."""
 
-    model_config = SettingsConfigDict(env_prefix="MLX_BROKER_", env_ignore_empty=True, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="MLX_BROKER_", env_ignore_empty=True, extra="forbid", frozen=True, allow_inf_nan=False
+    )
 
     runtime_dir: Path = Field(default_factory=default_runtime_dir)
     state_dir: Path = Field(default_factory=_state_dir)
     models_dir: Path = Field(default_factory=lambda: _cache_home() / "mlx-broker" / "models")
     hub_dir: Path = Field(default_factory=_hub_dir)
-    models: dict[str, ModelSettings] = Field(default_factory=dict)
+    models: Annotated[dict[str, ModelSettings], NoDecode] = Field(default_factory=dict)
     preload_models: Annotated[list[str], NoDecode] = Field(default_factory=list)
 
     max_models: int = Field(default=4, ge=1)
@@ -97,6 +99,14 @@ class BrokerSettings(BaseSettings):
     def _split(cls, value: object) -> object:
         """`a,b` in the environment, a list in the file."""
         return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _beats_are_seen_in_time(self) -> Self:
+        """Progress is seen with heartbeats: a timeout of less than two of them would end the healthy."""
+        for name in ("heartbeat_timeout_seconds", "stall_timeout_seconds", "load_stall_timeout_seconds"):
+            if getattr(self, name) < 2 * self.heartbeat_interval_seconds:
+                raise ValueError(f"{name} is to be at least twice heartbeat_interval_seconds")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -140,7 +150,8 @@ def load_settings() -> BrokerSettings:
 
 def _line(mistake: Mapping[str, Any]) -> str:
     name = ".".join(map(str, mistake["loc"])) or "settings"
-    return f"{name}: {'unknown name' if mistake['type'] == 'extra_forbidden' else mistake['msg']}"
+    message = "unknown name" if mistake["type"] == "extra_forbidden" else mistake["msg"]
+    return f"{name}: {message.removeprefix('Value error, ')}"
 
 
 def _from_file() -> dict[str, Any]:
@@ -160,4 +171,7 @@ def _from_file() -> dict[str, Any]:
     values = content.get("broker", {})
     if not isinstance(values, dict):
         raise SettingsError(f"{path}: broker is to be a table, [broker]")
+    misplaced = [f"{path}: {name} belongs outside of [broker]" for name in ("models", "runtime_dir") if name in values]
+    if misplaced:
+        raise SettingsError("\n".join(misplaced))
     return values | {name: content[name] for name in ("models", "runtime_dir") if name in content}

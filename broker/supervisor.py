@@ -64,8 +64,15 @@ class Supervisor:
         assert process.stdout is not None
         output_fd = process.stdout.fileno()
         os.set_blocking(output_fd, False)
-        self._children[worker_id] = _Child(worker_id, process, output_fd)
-        self._exits.add(process.pid)
+        child = self._children[worker_id] = _Child(worker_id, process, output_fd)
+        try:
+            self._exits.add(process.pid)
+        except OSError:  # no descriptor is left for it: what cannot be watched must not run
+            self.kill(worker_id)
+            process.wait()
+            self._close(child)
+            del self._children[worker_id]
+            raise
         return process.pid
 
     def kill(self, worker_id: str) -> None:
@@ -98,6 +105,7 @@ class Supervisor:
             self.kill(child.worker_id)
             code = child.process.wait()
             self.read_output(child.worker_id)
+            _keep(child, child.partial_line)  # last words may lack their end of line
             self._close(child)
             del self._children[child.worker_id]
             exits.append((child.worker_id, _exit_of(code, "\n".join(child.tail))))
@@ -111,14 +119,11 @@ class Supervisor:
         except BlockingIOError:
             return
         child.output_open = bool(data)
-        *lines, child.partial_line = (child.partial_line + data).split(b"\n")
-        if not data and child.partial_line:
-            lines, child.partial_line = [*lines, child.partial_line], b""
+        *lines, partial_line = (child.partial_line + data).split(b"\n")
+        # A progress bar is one line without end: of that the last part is enough.
+        child.partial_line = partial_line[-_TAIL_LINE_CHARS:]
         for line in lines:
-            text = line.decode(errors="replace").rstrip()[:_TAIL_LINE_CHARS]
-            if text:
-                child.tail.append(text)
-                logger.info("%s: %s", worker_id, text)
+            _keep(child, line)
 
     def close(self) -> None:
         """Kill and reap whatever is left."""
@@ -134,6 +139,14 @@ class Supervisor:
         for pipe in (child.process.stdin, child.process.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+def _keep(child: _Child, line: bytes) -> None:
+    """Log one line, as a terminal would show it after its carriage returns, and keep it."""
+    text = line.decode(errors="replace").rstrip().rpartition("\r")[2][:_TAIL_LINE_CHARS]
+    if text:
+        child.tail.append(text)
+        logger.info("%s: %s", child.worker_id, text)
 
 
 def _exit_of(code: int, tail: str) -> Exit:

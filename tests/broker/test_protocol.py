@@ -59,7 +59,7 @@ bounded = settings(deadline=None, max_examples=40, suppress_health_check=[Health
 
 text = st.text(max_size=20)
 integers = st.integers(-(2**63), 2**64 - 1)
-floats = st.floats(allow_nan=False)
+floats = st.floats(allow_nan=False, allow_infinity=False)
 values = st.recursive(
     st.none() | st.booleans() | integers | floats | text | st.binary(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
@@ -200,6 +200,12 @@ def test_an_int_is_a_float_too_and_a_bool_is_neither() -> None:
         unpack(Unload, msgpack.packb({"model": "a", "timeout": True}))
     with pytest.raises(ProtocolError, match=r"Unload\.force is a int"):
         unpack(Unload, msgpack.packb({"model": "a", "force": 1}))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_without_a_value_is_none(value: float) -> None:
+    with pytest.raises(ProtocolError, match=rf"Unload\.timeout is {value}"):
+        unpack(Unload, msgpack.packb({"model": "a", "timeout": value}))
 
 
 def decodes_or_says_why(frames: list[bytes]) -> None:

@@ -171,7 +171,8 @@ def test_the_defaults_of_settings_and_pool_are_the_same() -> None:
     ("variable", "value"),
     [
         *(("MAX_MODELS", value) for value in ("0", "-1", "many", "1.5")),
-        *(("MAX_MEMORY_GB", value) for value in ("-1", "nan", "lots")),
+        *(("MAX_MEMORY_GB", value) for value in ("-1", "nan", "inf", "lots")),
+        *(("KEEP_ALIVE_SECONDS", "nan"), ("HEARTBEAT_INTERVAL_SECONDS", "inf"), ("MODELS", "/models")),
         *(("QUEUE_TIMEOUT_SECONDS", value) for value in ("0", "-1", "soon")),
         *(("STALL_TIMEOUT_SECONDS", "0"), ("STOP_GRACE_SECONDS", "0"), ("HEARTBEAT_INTERVAL_SECONDS", "0")),
         *(("MAX_QUEUE", "-1"), ("MAX_REQUESTS_PER_MODEL", "0"), ("DRAIN_TIMEOUT_SECONDS", "-1")),

@@ -20,6 +20,7 @@ import zmq
 from broker.events import Exit
 from broker.protocol import Assign, Hello, decode, encode
 from broker.supervisor import TAIL_LINES, Supervisor
+from tests.broker.pool_world import MIB
 from tests.service import wait_until
 
 LOUD = "tests.broker.loud_engine:LoudEngine"
@@ -274,6 +275,28 @@ def test_a_long_line_is_cut(yard: Yard) -> None:
     yard.order("w1", text="x" * 10_000 + "\n", exit=1)
     [(_, exit_)] = yard.wait()
     assert exit_.stderr_tail == "x" * 500
+
+
+def test_last_words_need_no_end_of_line(yard: Yard, tmp_path: Path) -> None:
+    yard.start("w1")
+    yard.order("w1", text="Assertion failed", child=str(tmp_path / "pid"), detached=True, exit=1)
+    child = child_of(tmp_path / "pid")
+    try:
+        [(_, exit_)] = yard.wait()
+        assert exit_.stderr_tail == "Assertion failed"
+    finally:
+        child.kill()
+        wait_until(lambda: has_ended(child))
+
+
+def test_a_line_without_end_does_not_grow_the_broker(yard: Yard) -> None:
+    """A progress bar is one such line; what a terminal would show of it is kept."""
+    yard.start("w1")
+    yard.order("w1", text="\r49 %\r50 %" * 1_000_000, exit=1)
+    before = psutil.Process().memory_info().rss
+    [(_, exit_)] = yard.wait()
+    assert exit_.stderr_tail == "50 %"
+    assert psutil.Process().memory_info().rss - before < 4 * MIB
 
 
 def test_a_worker_that_closes_its_output_is_no_dead_worker(yard: Yard) -> None:
