@@ -36,6 +36,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin broker gateway worker
 
 # Takes some minutes, and both cores for itself; docs/benchmarks.md explains what it measures and holds what it found.
 bench: install
