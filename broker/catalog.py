@@ -57,7 +57,7 @@ class Catalog:
         self._models_dir = models_dir
         self._hub_dir = hub_dir
         self._overrides = overrides
-        self._read: dict[str, tuple[tuple[Path, int, int], Entry]] = {}
+        self._read: dict[str, tuple[tuple[Path, int, int, int], Entry]] = {}
 
     def find(self, model_id: str) -> ModelSpec:
         """The spec of this model. Raises CatalogError that names what is missing."""
@@ -79,42 +79,47 @@ class Catalog:
         override = self._overrides.get(model_id, ModelOverride())
         if override.engine is not None:
             return Entry(_spec(model_id, override.model_type or "text-gen", Path(), 0, override), None, 0, 0.0)
-        folder = self._folder(model_id)
+        root, folder = self._folder(model_id)
         try:
             config_stat, folder_stat = (folder / "config.json").stat(), folder.stat()
         except OSError as error:
             raise CatalogError("model_not_found", f"{model_id}: {error.strerror}: {error.filename}") from error
-        signature = (folder, config_stat.st_mtime_ns, folder_stat.st_mtime_ns)
+        signature = (folder, folder_stat.st_ino, folder_stat.st_mtime_ns, config_stat.st_mtime_ns)
         known = self._read.get(model_id)
         if known is not None and known[0] == signature:
             return known[1]
+        # Not at every use, because resolving takes longer than all the rest: a link turned elsewhere has another inode.
+        if not folder.resolve().is_relative_to(root.resolve()):
+            raise CatalogError("model_not_found", f"{model_id} is a link that leaves {root}")
         entry = _read_entry(model_id, folder, override, config_stat.st_mtime)
         self._read[model_id] = (signature, entry)
         return entry
 
-    def _folder(self, model_id: str) -> Path:
+    def _folder(self, model_id: str) -> tuple[Path, Path]:
+        """Where it was found, and the folder itself, which may still be a link."""
         parts = model_id.split("/")
         if len(parts) > 2 or any(part[:1] in ("", ".") or "\\" in part or "\0" in part for part in parts):
             raise CatalogError("model_not_found", f"{model_id!r} is not a model name: one is `name` or `org/name`")
         try:
-            for root, folder in ((self._models_dir, self._models_dir.joinpath(*parts)), self._in_hub(parts)):
-                if folder is not None and folder.is_dir():
-                    if not folder.resolve().is_relative_to(root.resolve()):
-                        raise CatalogError("model_not_found", f"{model_id} is a link that leaves {root}")
-                    return folder
+            folder = self._models_dir.joinpath(*parts)
+            if folder.is_dir():
+                return self._models_dir, folder
+            snapshot = self._snapshot(parts)
+            if snapshot is not None and snapshot.is_dir():
+                return self._hub_dir, snapshot
         except OSError as error:  # a name too long for a file, a folder that may not be read
             raise CatalogError("model_not_found", f"{model_id}: {error.strerror}") from error
         raise CatalogError(
             "model_not_found", f"no model named {model_id!r} in {self._models_dir} or the Hugging Face cache"
         )
 
-    def _in_hub(self, parts: list[str]) -> tuple[Path, Path | None]:
+    def _snapshot(self, parts: list[str]) -> Path | None:
         repository = self._hub_dir / "--".join(("models", *parts))
         try:
             revision = (repository / "refs" / "main").read_text().strip()
         except (OSError, UnicodeDecodeError):
-            return self._hub_dir, None
-        return self._hub_dir, repository / "snapshots" / revision
+            return None
+        return repository / "snapshots" / revision
 
     def _names(self) -> Iterator[str]:
         yield from (name for name, override in self._overrides.items() if override.engine is not None)
