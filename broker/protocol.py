@@ -234,7 +234,7 @@ class LoadFailed(Body):
 # ---- outputs: worker -> broker -> gateway, and the broker's own answers -------------------------------------------
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)  # not frozen: one per token, and freezing triples what it takes to make
 class Output:
     """One output of one request. `body`: a map; for text PARTIAL `{text}`, for ERROR the fields of `Failure`."""
 
