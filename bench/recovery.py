@@ -21,6 +21,7 @@ import orjson
 import psutil
 import uvloop
 
+from bench.calm import wait_until_calm
 from bench.client import ask, stream
 from bench.models import ECHO, SMOL, bench_models
 from bench.results import save
@@ -66,6 +67,11 @@ class Pool:
                 return
             await asyncio.sleep(0.05)
 
+    async def rest(self) -> None:
+        """Wait until the pool has nothing to do and nobody else computes: for before a measurement."""
+        await self.spares_ready()
+        wait_until_calm()
+
     async def _status(self) -> dict[str, Any]:
         status: dict[str, Any] = await ask(self.port, "GET", "/admin/models/status")
         return status
@@ -84,7 +90,7 @@ async def deaths(pool: Pool, repeats: int) -> Times:
     times: Times = {"error": [], "again": []}
     for _ in range(repeats):
         pid = await pool.load("a")
-        await pool.spares_ready()
+        await pool.rest()
         victim = await (await stream(pool.port, "a", "Hello", 20_000)).started(50)
         killed_at = time.monotonic()
         os.kill(pid, signal.SIGKILL)
@@ -101,7 +107,7 @@ async def loads(pool: Pool, repeats: int, model: str = "c") -> Times:
     """Somebody asks a model that is not loaded."""
     times: Times = {"first": []}
     for _ in range(repeats):
-        await pool.spares_ready()
+        await pool.rest()
         times["first"].append(await first_answer(pool, model, time.monotonic()))
         await pool.unload(model)
     return times
@@ -113,7 +119,7 @@ async def neighbour(pool: Pool, repeats: int) -> Times:
     await pool.load("b")
     for _ in range(repeats):
         pid = await pool.load("a")
-        await pool.spares_ready()
+        await pool.rest()
         b = await (await stream(pool.port, "b", "Hello", 50_000)).started(50)
         marks = [time.monotonic()]
         await asyncio.sleep(1.0)
@@ -143,11 +149,11 @@ async def smol(pool: Pool, repeats: int, models: Path) -> Times:
     content, tokens = "What is the capital of France?", 8
     times: Times = {"first": [], "whole": [], "least_first": [], "least_whole": []}
     for _ in range(repeats):
-        await pool.spares_ready()
+        await pool.rest()
         answer = await (await stream(pool.port, SMOL, content, tokens)).ended()
         events = answer.events()
         await pool.unload(SMOL)
-        await pool.spares_ready()  # the reference shall have the machine for itself
+        await pool.rest()
         least = await _reference(models / SMOL, content, tokens)
         assert events.text == least["text"], f"{events.text!r} is not {least['text']!r}"
         times["first"].append((events.times[0] - answer.sent_at) * 1000)
@@ -176,6 +182,7 @@ def sampling(models: Path, repeats: int) -> Times:
                 for name in names:
                     running.load(name).raise_for_status()
                 assert running.broker is not None
+                wait_until_calm()
                 broker = psutil.Process(running.broker.pid)
                 before = sum(broker.cpu_times()[:2])
                 time.sleep(_SECONDS_OF_SAMPLING)

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from bench import calm
 from tests.service import ROOT
 
 FOLDER = ROOT / "bench" / "results"
@@ -36,5 +37,6 @@ def _machine() -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
         "python": platform.python_version(),
+        "began_busy": calm.began_busy,
         "packages": {name: version(name) for name in _PACKAGES},
     }

@@ -17,6 +17,7 @@ from typing import Any
 
 import uvloop
 
+from bench.calm import wait_until_calm
 from bench.client import Repeated, ask, send, stream
 from bench.models import SMOL, bench_models
 from bench.results import save
@@ -106,8 +107,10 @@ async def compare(
         await load.prepare(server)
     for _ in range(rounds):
         if limit is not None:
+            wait_until_calm()
             limits.append(median(limit.measure(contents, load.tokens, waves)))
         for server in servers:
+            wait_until_calm()
             await load.turn(server, waves, cells[server.name])
     result = {name: cell.summary() for name, cell in cells.items()}
     our_rates = cells[OURS].rates
@@ -128,6 +131,7 @@ async def echo(server: Server, rounds: int) -> dict[int, dict[str, Any]]:
         await load.prepare(server)
     for _ in range(rounds):
         for streams, cell in cells.items():
+            wait_until_calm()
             await loads[streams].turn(server, max(64 // streams, 2), cell)
             requests[streams].append(await _requests_per_second(server.port, streams))
     return {n: {**cell.summary(), "requests_per_second": median(requests[n])} for n, cell in cells.items()}
