@@ -195,7 +195,7 @@ async def test_a_silent_broker_counts_as_gone_until_it_speaks(
         began = time.monotonic()
         [item] = await take(call)
         assert failure_code(item) == "broker_unavailable"
-        assert 0.3 <= time.monotonic() - began < 3.0
+        assert 0.29 <= time.monotonic() - began < 3.0  # a timer may be early by its resolution
         client._grace_ends_at = 0.0
         with pytest.raises(BrokerUnavailableError):
             await client.call(Status())

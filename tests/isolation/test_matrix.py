@@ -21,10 +21,11 @@ from tests.service import Service, Stream, wait_until
 SIGNALS = [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signal.SIGSTOP]
 PHASES = ["loading", "prefill", "decode", "idle", "draining"]
 
-LONG_PROMPT = "tell me more " * 500
+LONG_PROMPT = "tell me more " * 600
+# Seconds until A's client has its end; where that is a replayed answer, beyond what the answer takes undisturbed.
 IN_TIME = 1.0
-# A stopped process is found by its silence: heartbeat_timeout_seconds of the fixture, and one interval.
-IN_TIME_STOPPED = 2.0 + 0.2 + IN_TIME
+# A stopped process is found by its silence: heartbeat_timeout_seconds of the fixture, and two intervals.
+SILENCE = 2.0 + 0.2
 
 
 @dataclass
@@ -88,16 +89,34 @@ def alone(isolated: Service) -> dict[int, str]:
     return {n: isolated.chat("b", max_tokens=n).json()["choices"][0]["message"]["content"] for n in (1000, 3000)}
 
 
+@pytest.fixture(scope="module")
+def undisturbed(isolated: Service) -> dict[str, float]:
+    """Seconds that A's answer takes when nobody dies, by phase; none where the end is an error."""
+
+    def seconds(ask: Callable[[], httpx.Response]) -> float:
+        began = time.monotonic()
+        ask().raise_for_status()
+        return time.monotonic() - began
+
+    _wait_for_spares(isolated)
+    slow = seconds(lambda: isolated.chat("slow", max_tokens=1))
+    reload = seconds(lambda: isolated.chat("a"))
+    prefill = seconds(lambda: isolated.chat("a", LONG_PROMPT, max_tokens=4))
+    return {"loading": slow, "idle": reload, "prefill": reload + prefill, "decode": 0.0, "draining": 0.0}
+
+
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda s: s.name)
-def test_b_cannot_tell(isolated: Service, alone: dict[int, str], phase: str, number: signal.Signals) -> None:
+def test_b_cannot_tell(
+    isolated: Service, alone: dict[int, str], undisturbed: dict[str, float], phase: str, number: signal.Signals
+) -> None:
     service = isolated
     model = "slow" if phase == "loading" else "a"
-    in_time = IN_TIME_STOPPED if number == signal.SIGSTOP else IN_TIME
+    in_time = IN_TIME + undisturbed[phase] + (SILENCE if number == signal.SIGSTOP else 0.0)
     service.load(model).raise_for_status()  # also forgets the deaths of the cells before
     if phase == "loading":
         service.unload(model).raise_for_status()
-    wait_until(lambda: [s["state"] for s in service.status()["spares"]] == ["imported"] * 2, 20, "two spares")
+    _wait_for_spares(service)
     b_pid = service.model("b")["pid"]
 
     tokens = 3000 if number == signal.SIGSTOP else 1000
@@ -128,6 +147,10 @@ def test_b_cannot_tell(isolated: Service, alone: dict[int, str], phase: str, num
     assert stream.done
     assert stream.text == alone[tokens]
     assert service.model("b")["pid"] == b_pid
+
+
+def _wait_for_spares(service: Service) -> None:
+    wait_until(lambda: [s["state"] for s in service.status()["spares"]] == ["imported"] * 2, 20, "two spares")
 
 
 def _bring_into(service: Service, phase: str, model: str) -> tuple[Client | None, Client | None, int]:
