@@ -31,7 +31,8 @@ class Nonsense(EchoEngine):
     def __init__(self, assign: Assign, report: Report) -> None:
         super().__init__(assign, report)
         self._odd: list[Output] = []
-        self._socket = zmq.Context.instance().socket(zmq.DEALER)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
         # The broker takes `<worker id>/...` for this worker.
         self._socket.identity = f"{_argument('--worker-id')}/second".encode()
         self._socket.linger = 0

@@ -3,6 +3,7 @@ notices anything."""
 
 import http.client
 import json
+import os
 import shutil
 import socket
 import threading
@@ -121,7 +122,7 @@ def as_it_is(service: Service, method: str, target: str) -> tuple[int, dict[str,
 
 
 def test_wrong_requests_are_refused_by_field(service: Service) -> None:
-    def refusal(path: str, **request: Any) -> tuple[int, str, str]:
+    def refusal(path: str, **request: Any) -> tuple[int, str, str | None]:
         response = service.client.post(path, **request)
         error = response.json()["error"]
         assert error["type"] == "invalid_request_error"
@@ -199,6 +200,10 @@ def test_a_body_over_the_limit(make_service: Callable[..., Service]) -> None:
                 assert client.recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 400"
 
 
+def no_pid(service: Service, model_id: str) -> Callable[[], bool]:
+    return lambda: service.model(model_id)["pid"] is None
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
 
@@ -256,7 +261,7 @@ def test_broken_models_name_their_file_and_disturb_nobody(make_service: Callable
                 message = failed.json()["error"]["message"]
             assert file in message, (name, message)
             assert name in message
-            wait_until(lambda name=name: service.model(name)["pid"] is None, what=f"the end of {name}'s worker")
+            wait_until(no_pid(service, name), what=f"the end of {name}'s worker")
             assert service.model(name)["preloaded"] is False
 
         # Mended, it loads: nothing of the failure is remembered.
@@ -270,7 +275,7 @@ def test_broken_models_name_their_file_and_disturb_nobody(make_service: Callable
 def test_a_folder_whose_name_is_no_text_is_not_listed(make_service: Callable[..., Service], tmp_path: Path) -> None:
     good = make_tiny_model(tmp_path / "good", seed=1)
     try:
-        shutil.copytree(str(good).encode(), bytes(tmp_path) + b"/caf\xe9")
+        shutil.copytree(good, tmp_path / os.fsdecode(b"caf\xe9"))
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
     change_config(

@@ -1,4 +1,4 @@
-"""What the service itself costs while nobody asks for anything: gateway and broker, without the models' own processes."""
+"""What the service itself costs while nobody asks for anything: gateway and broker without the models' processes."""
 
 import threading
 

@@ -172,7 +172,8 @@ def dropped(service: Service) -> int:
 
 def worker_of(service: Service, model_id: str) -> str:
     """The identity of the worker that serves this model."""
-    return re.findall(rf"(w\d+-\w+) loads {model_id}\n", service.log("broker"))[-1]
+    found: list[str] = re.findall(rf"(w\d+-\w+) loads {model_id}\n", service.log("broker"))
+    return found[-1]
 
 
 @pytest.mark.parametrize("name", [GATEWAY_SOCKET, WORKER_SOCKET])

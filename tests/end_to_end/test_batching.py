@@ -1,0 +1,71 @@
+"""Requests decode together, and nobody's answer depends on whom it shared the batch with."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from tests.service import Service, Stream
+
+STREAMS = 8
+TOKENS = 400
+
+
+def text_of(service: Service, **fields: Any) -> str:
+    response = service.chat("tiny-a", **fields)
+    assert response.status_code == 200, response.text
+    text: str = response.json()["choices"][0]["message"]["content"]
+    return text
+
+
+def together(service: Service, requests: list[dict[str, Any]]) -> list[Stream]:
+    """These requests, streamed, all sent at the same moment and read to their ends."""
+    start = threading.Barrier(len(requests))
+
+    def read(fields: dict[str, Any]) -> Stream:
+        start.wait(10)
+        with service.stream("tiny-a", **fields) as stream:
+            return stream.finish()
+
+    with ThreadPoolExecutor(len(requests)) as pool:
+        streams = list(pool.map(read, requests))
+    assert all(stream.done and stream.error is None for stream in streams)
+    return streams
+
+
+def test_eight_decode_together_and_each_gets_what_it_gets_alone(service: Service) -> None:
+    greedy = [{"content": f"{number} " * (1 + number), "max_tokens": TOKENS} for number in range(STREAMS)]
+    text_of(service, content="warm up")
+    started_at = time.monotonic()
+    alone = [text_of(service, **fields) for fields in greedy]
+    one_by_one = time.monotonic() - started_at
+    assert len(set(alone)) == STREAMS
+
+    started_at = time.monotonic()
+    streams = together(service, greedy)
+    at_once = time.monotonic() - started_at
+    assert [stream.text for stream in streams] == alone
+    assert [stream.finish_reason for stream in streams] == ["length"] * STREAMS
+    # Every stream had begun before any had ended, and the batch took far less than the sum of its parts.
+    assert max(stream.times[0] for stream in streams) < min(stream.times[-1] for stream in streams)
+    assert at_once < one_by_one * 0.6
+
+    # Those that join and leave a running batch leave it as it was.
+    lengths = [TOKENS, 1, 7, 50, 50, 120, 3, 200]
+    ragged = together(service, [fields | {"max_tokens": n} for fields, n in zip(greedy, lengths, strict=True)])
+    assert ragged[0].text == alone[0]
+    for stream, whole in zip(ragged, alone, strict=True):
+        # A cut can fall into the middle of a character.
+        assert whole.startswith(stream.text.rstrip("\ufffd"))
+
+
+def test_a_seed_gives_the_same_alone_and_in_company(service: Service) -> None:
+    def drawn(seed: int) -> dict[str, Any]:
+        return {"content": "Hello", "max_tokens": 100, "temperature": 0.9, "top_p": 0.95, "seed": seed}
+
+    alone = [text_of(service, **drawn(seed)) for seed in range(4)]
+    assert len(set(alone)) == 4
+    assert [text_of(service, **drawn(seed)) for seed in range(4)] == alone
+    company = [{"content": "Hi", "max_tokens": 150, "temperature": 1.0}, {"content": "Ho", "max_tokens": 80}]
+    streams = together(service, [*company, *(drawn(seed) for seed in range(4)), *company])
+    assert [stream.text for stream in streams[2:6]] == alone
