@@ -15,6 +15,7 @@ DOCUMENT = ROOT / "docs" / "benchmarks.md"
 CHART = ROOT / "docs" / "benchmarks.svg"
 
 _LIMIT = "limit"
+_CHART_LINK = f"![tokens per second as a share of the limit]({CHART.name})"
 _COLOURS = {_LIMIT: "#b0b0b0", OURS: "#1f6feb", "mlx_lm.server": "#d98c00", "mlx_vlm.server": "#8a63d2"}
 _RECOVERY_ROWS = (
     ("deaths_warm", "error", "error reaches the client of a killed worker", "ms", "50"),
@@ -38,9 +39,9 @@ def main() -> None:
     recovery, throughput = read("recovery"), read("throughput")
     document = DOCUMENT.read_text()
     tables = {
-        "machine": machine(throughput),
+        "machine": machine(throughput | {"began_busy": recovery["began_busy"] + throughput["began_busy"]}),
         "recovery": recovery_table(recovery["figures"]),
-        "tiny": comparison(throughput["figures"]["tiny"]),
+        "tiny": f"{comparison(throughput['figures']['tiny'])}\n\n{_CHART_LINK}",
         "two_models": comparison(throughput["figures"]["two_models"]),
         "smol": comparison(throughput["figures"]["smol"]),
         "echo": echo_table(throughput["figures"]["echo"]),
@@ -58,7 +59,9 @@ def main() -> None:
 
 def machine(result: dict[str, Any]) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in result["packages"].items())
-    return f"{result['date']}; {result['machine']}, no GPU; Python {result['python']}; {packages}."
+    busy = result["began_busy"]
+    beside = f" {busy} measurements began beside other work: not to be trusted." if busy else ""
+    return f"{result['date']}; {result['machine']}, no GPU; Python {result['python']}; {packages}.{beside}"
 
 
 def recovery_table(figures: dict[str, Any]) -> str:

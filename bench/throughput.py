@@ -184,7 +184,7 @@ async def run(models: Path, rounds: int, *, with_smol: bool) -> dict[str, Any]:
         results["idle_clients_mib"] = await idle_clients(us)
         print("RSS, MiB", results["rss_mib"], "for 1,000 idle clients", results["idle_clients_mib"])
     if with_smol:
-        results["smol"] = await run_smol(models, max(rounds // 2, 1))
+        results["smol"] = await run_smol(models, max(rounds // 2, 2))
     return results
 
 
