@@ -66,7 +66,7 @@ class Catalog:
     def entries(self) -> list[Entry]:
         """Every usable model of this machine, by name."""
         entries = []
-        for model_id in sorted(set(self._names())):
+        for model_id in sorted({name for name in self._names() if name.isprintable()}):
             if not _is_text(model_id):
                 continue  # a folder whose name is not UTF-8 cannot be asked for
             try:

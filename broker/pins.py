@@ -6,6 +6,7 @@ reported, and the broker goes on.
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,7 +39,10 @@ def write_pins(path: Path, model_ids: list[str]) -> None:
     def write() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(".new")
-        new.write_text(json.dumps({"pinned": model_ids}, indent=2) + "\n")
+        with new.open("w") as file:
+            file.write(json.dumps({"pinned": model_ids}, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         new.replace(path)
 
     _try(write, path)

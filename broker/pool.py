@@ -209,7 +209,8 @@ class Pool:
             event.model_id, Model(event.model_id)
         )
         if not model.pinned:
-            self._pin(model, self._next_order())
+            # Not saved: it comes from where pins are kept, and its neighbours there are not here yet.
+            model.pinned, model.pin_order = True, self._next_order()
         if event.spec is None and event.problem is not None:
             model.failure = event.problem.message
 

@@ -210,16 +210,12 @@ class Broker:
         for action in self._pool.handle(event, time.monotonic()):
             self._perform[type(action)](action)
 
-    def _receive(
-        self, source: zmq.Socket[bytes], handle: Callable[[bytes, list[bytes]], None], limit: int | None
-    ) -> None:
-        taken = 0
-        while limit is None or taken < limit:
+    def _receive(self, source: zmq.Socket[bytes], handle: Callable[[bytes, list[bytes]], None], limit: int) -> None:
+        for _ in range(limit):
             try:
                 identity, *frames = source.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            taken += 1
             try:
                 handle(identity, frames)
             except ProtocolError as error:
@@ -227,7 +223,8 @@ class Broker:
 
     def _take_exits(self) -> None:
         # What a worker had sent before it died counts: a request it has answered must not be replayed.
-        self._receive(self._worker_socket, self._worker_message, None)
+        # Within bounds: a worker that floods this socket must not keep the exits of others waiting.
+        self._receive(self._worker_socket, self._worker_message, 8 * _BURST)
         pids = self._supervisor.pids()
         for worker_id, exit_ in self._supervisor.take_exits():
             self._sampler.forget(pids[worker_id])
@@ -265,7 +262,12 @@ class Broker:
             raise ProtocolError("a request id of another gateway")
         if not message.request_id and not isinstance(message.body, protocol.Hello | protocol.Goodbye):
             raise ProtocolError(f"{message.body.COMMAND.decode()} without a request id")
-        self._gateways.add(gateway)
+        if isinstance(message.body, protocol.Hello):
+            self._gateways.add(gateway)
+        elif gateway not in self._gateways:
+            # Given up, or of a broker before this one: it may have missed ends. Unheard, it notices the silence, ends
+            # its calls and says HELLO.
+            raise ProtocolError(f"{message.body.COMMAND.decode()} of a gateway that has not said HELLO")
         handle(gateway, message.request_id, message.body)
 
     def _on_request(self, gateway: bytes, request_id: bytes, body: protocol.Request) -> None:

@@ -89,6 +89,13 @@ class BrokerSettings(BaseSettings):
     warm_spares: int = Field(default=1, ge=0, le=4)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    @field_validator("runtime_dir", "state_dir", "models_dir", "hub_dir")
+    @classmethod
+    def _is_text(cls, path: Path) -> Path:
+        if not str(path).isprintable():  # neither a message nor a log line could name it
+            raise ValueError("is to be printable text")
+        return path.absolute()
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:

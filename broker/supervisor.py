@@ -41,7 +41,7 @@ class _Child:
 
 
 class Supervisor:
-    """Worker processes by worker id. `fds` are to be polled; when one is readable, call `read`."""
+    """Worker processes by worker id. `exits_fd` and `output_fds` are to be polled; each says what to call then."""
 
     def __init__(self, endpoint: str, heartbeat_interval: float) -> None:
         self._endpoint = endpoint

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Mount, Route
 
 from gateway import admin
-from gateway.auth import BearerAuth
+from gateway.auth import BearerAuth, SameOrigin
 from gateway.broker_client import BrokerClient, BrokerUnavailableError
 from gateway.call import CallClosedError
 from gateway.chat import chat_completions
@@ -52,7 +52,11 @@ def create_app(settings: Settings, broker: BrokerClient) -> Starlette:
         Route("/health", admin.health),
         Route("/admin/health", admin.health),
         Mount("/v1", routes=v1, middleware=[Middleware(BearerAuth, settings.api_key)]),
-        Mount("/admin", routes=admin_models, middleware=[Middleware(BearerAuth, settings.admin_token)]),
+        Mount(
+            "/admin",
+            routes=admin_models,
+            middleware=[Middleware(SameOrigin), Middleware(BearerAuth, settings.admin_token)],
+        ),
     ]
     handlers = {
         ApiError: on_api_error,

@@ -1,6 +1,7 @@
-"""Bearer keys: a middleware around one group of routes. It knows no user, only whether the key is the right one."""
+"""Who may call: middlewares around one group of routes. They know no user, only keys and where a page came from."""
 
 import hmac
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -20,6 +21,21 @@ class BearerAuth:
         """Raises ApiError `invalid_api_key` for a missing or wrong key."""
         if self._key is not None and not hmac.compare_digest(_bearer_key(scope), self._key):
             raise ApiError(Failure("invalid_api_key", "missing or wrong key: send Authorization: Bearer <key>"))
+        await self._app(scope, receive, send)
+
+
+class SameOrigin:
+    """Refuses what a page of another site sends from somebody's browser: without a key it could kill and unload."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises ApiError `foreign_origin`."""
+        headers = dict(scope["headers"])
+        origin = headers.get(b"origin")
+        if origin is not None and urlsplit(origin).netloc != headers.get(b"host"):
+            raise ApiError(Failure("foreign_origin", "administration is not for pages of other sites"))
         await self._app(scope, receive, send)
 
 

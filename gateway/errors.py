@@ -24,6 +24,7 @@ _TABLE = {
     "invalid_request": (400, _BAD_REQUEST),
     "context_length_exceeded": (400, _BAD_REQUEST),
     "invalid_api_key": (401, "authentication_error"),
+    "foreign_origin": (403, "permission_error"),
     "not_found": (404, _BAD_REQUEST),
     "model_not_found": (404, _BAD_REQUEST),
     "not_loaded": (404, _BAD_REQUEST),

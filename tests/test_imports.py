@@ -25,7 +25,7 @@ ENGINES = {module for module in MODULES if module.startswith("worker/")} - LIGHT
 OWNERS = {
     "zmq": {"broker/server.py", "worker/service.py", "gateway/broker_client.py"},
     "msgpack": {"broker/protocol.py"},
-    "psutil": {"broker/memory.py", "broker/supervisor.py"},
+    "psutil": {"broker/memory.py"},
     "mlx": ENGINES,
     "mlx_lm": ENGINES,
     "mlx_vlm": ENGINES,

@@ -15,8 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +73,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def models_dir() -> Path:
-    """Where models are looked for beside the Hugging Face cache; the broker's default is the same."""
-    return Path(os.environ.get("MLX_BROKER_MODELS_DIR") or _cache_home() / "mlx-broker" / "models")
+    """Where models are looked for beside the Hugging Face cache: as the broker does, which reports bad settings."""
+    if named := os.environ.get("MLX_BROKER_MODELS_DIR"):
+        return Path(named)
+    settings = Path(os.environ.get("MLX_BROKER_CONFIG") or "mlx-broker.toml")
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return Path(tomllib.loads(settings.read_text())["broker"]["models_dir"])
+    return _cache_home() / "mlx-broker" / "models"
 
 
 def hub_cache() -> Path:

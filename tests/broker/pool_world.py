@@ -122,6 +122,8 @@ class World:
         """Hand one event to the pool, perform the actions, check everything."""
         self.log.append(f"{self.now:.2f} {event}")
         loading_before = {w.worker_id for w in self.pool.workers.values() if w.phase is Phase.LOADING}
+        if isinstance(event, ModelPinned):  # comes from where pins are kept, so it is not written there again
+            self.pins = [*self.pins, event.model_id]
         actions = self.pool.handle(event, self.now)
         for action in actions:
             self.log.append(f"    -> {action}")
@@ -194,7 +196,7 @@ class World:
         assert spares <= self.limits.warm_spares, "too many spares"
         deadline = self.pool.next_deadline()
         assert deadline is None or deadline > self.now, "a deadline in the past makes the loop spin"
-        assert sorted(m.model_id for m in self.pool.models if m.pinned) == sorted(self.pins), "pins not saved"
+        assert sorted(m.model_id for m in self.pool.models if m.pinned) == sorted(set(self.pins)), "pins not saved"
         assert [a for a in self.pool.handle(TimePassed(), self.now) if not isinstance(a, Exited)] == []
         self._check_nobody_waits_for_nothing()
 

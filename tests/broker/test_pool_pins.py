@@ -111,15 +111,15 @@ def test_unpin_while_a_preload_waits_lets_it_finish() -> None:
 
 def test_pins_of_the_settings_are_loaded_at_once_in_their_order() -> None:
     s = Script(max_models=2)
-    assert s.send(ModelPinned("b", s.specs["b"])) == [SavePins(["b"]), StartWorker(W1, spare=False)]
-    assert s.send(ModelPinned("a", s.specs["a"])) == [SavePins(["a", "b"]), StartWorker(W2, spare=False)]
+    assert s.send(ModelPinned("b", s.specs["b"])) == [StartWorker(W1, spare=False)]
+    assert s.send(ModelPinned("a", s.specs["a"])) == [StartWorker(W2, spare=False)]
     assert s.send(ModelPinned("a", s.specs["a"])) == []
 
 
 def test_a_pin_that_does_not_fit_is_shown_as_failed_until_somebody_loads_it() -> None:
     s = Script(max_models=1)
     s.send(ModelPinned("a", s.specs["a"]))
-    assert s.send(ModelPinned("b", s.specs["b"])) == [SavePins(["a", "b"])]
+    assert s.send(ModelPinned("b", s.specs["b"])) == []
     assert s.state("b") == "failed"
     assert "these are pinned: a" in str(s.reason("b"))
     assert s.ask(R1, "b") == [Failed(R1, "model_unavailable", "b has failed: b needs")]
@@ -133,7 +133,7 @@ def test_a_pin_that_does_not_fit_is_shown_as_failed_until_somebody_loads_it() ->
 def test_a_pin_of_a_model_that_is_gone_is_shown_as_failed_until_it_is_back() -> None:
     s = Script()
     problem = Fail(b"", "model_not_found", "no model named 'gone' in /models")
-    assert s.send(ModelPinned("gone", None, problem)) == [SavePins(["gone"])]
+    assert s.send(ModelPinned("gone", None, problem)) == []
     assert (s.state("gone"), s.reason("gone")) == ("failed", "no model named 'gone' in /models")
     assert s.load(R1, "gone") == [Failed(R1, "model_not_found")]
     s.add_model("gone", 100)

@@ -4,12 +4,13 @@ The prompt chooses the nonsense; anything else is echoed. In settings: `tests.en
 """
 
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import zmq
 
-from broker.protocol import ERROR, FINAL, PARTIAL, Assign, Generate, Output, encode_outputs, unpack
+from broker.protocol import ERROR, FINAL, PARTIAL, Assign, Generate, Output, Progress, encode, encode_outputs, unpack
 from worker.echo_engine import EchoEngine, echoed_text
 from worker.engine import Report
 
@@ -75,3 +76,26 @@ def _shouts(request_id: bytes) -> Iterator[list[bytes]]:
 
 def _argument(name: str) -> str:
     return sys.argv[sys.argv.index(name) + 1]
+
+
+class Flooding(EchoEngine):
+    """Reports progress as fast as it can from its first request on, in a thread with a socket of its own."""
+
+    def __init__(self, assign: Assign, report: Report) -> None:
+        super().__init__(assign, report)
+        self._flood = threading.Thread(target=self._report_for_ever, daemon=True)
+
+    def add(self, request_id: bytes, payload: bytes) -> None:
+        super().add(request_id, payload)
+        if not self._flood.is_alive():
+            self._flood.start()
+
+    @staticmethod
+    def _report_for_ever() -> None:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        socket = context.socket(zmq.DEALER)
+        socket.identity = f"{_argument('--worker-id')}/flood".encode()
+        socket.connect(_argument("--endpoint"))
+        frames = encode(Progress("weights", 0.5))
+        while True:
+            socket.send_multipart(frames)

@@ -235,3 +235,13 @@ def test_keys_guard_their_own_paths(make_service: Callable[..., Service]) -> Non
     assert refused.headers["www-authenticate"] == "Bearer"
     assert list(refused.json()) == ["detail"]
     assert service.client.get("/v1/models").json()["error"]["code"] == "invalid_api_key"
+
+
+def test_a_page_of_another_site_cannot_administrate(service: Service) -> None:
+    service.load("tiny-a")
+    foreign = {"Origin": "https://elsewhere.example"}
+    refused = service.client.post("/admin/models/kill/tiny-a", headers=foreign)
+    assert refused.status_code == 403
+    assert service.model("tiny-a")["state"] == "ready"
+    own = service.client.post("/admin/models/unload/tiny-a", headers={"Origin": service.url})
+    assert own.status_code == 200

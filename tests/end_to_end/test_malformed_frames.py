@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from broker.protocol import (
     Body,
     Cancel,
     Generate,
+    Goodbye,
     Heartbeat,
     Hello,
     Load,
@@ -140,8 +142,11 @@ def connect() -> Iterator[Callable[..., Peer]]:
     peers: list[Peer] = []
 
     def make(service: Service, name: str = GATEWAY_SOCKET, identity: bytes | None = None) -> Peer:
-        peers.append(Peer(context, service, name, identity or secrets.token_hex(4).encode()))
-        return peers[-1]
+        peer = Peer(context, service, name, identity or secrets.token_hex(4).encode())
+        peers.append(peer)
+        if name == GATEWAY_SOCKET:
+            peer.say(Hello(os.getpid()))
+        return peer
 
     yield make
     for peer in peers:
@@ -217,6 +222,32 @@ def test_a_gateway_cannot_speak_as_a_worker_or_as_another_gateway(
     for payload in (b"", b"\xc1", pack(Status()), pack(Generate()), LARGE):
         assert gateway.ask(Request("echo", payload)).kind == ERROR
     assert gateway.ask(Load("x" * 1_000_000)).body["code"] == "model_not_found"
+
+
+def test_a_gateway_that_was_given_up_is_not_heard_until_it_says_hello(
+    broker: Service, connect: Callable[..., Peer]
+) -> None:
+    gateway = connect(broker)
+    assert gateway.ask(Status()).kind == FINAL
+    gateway.say(Goodbye())
+    gateway.begin(echo("unheard"))
+    wait_until(lambda: dropped(broker) == 1, what="a line for what was dropped")
+    gateway.say(Hello(os.getpid()))
+    assert text_of(gateway.outputs(gateway.begin(echo("heard")))) == "heard"
+
+
+def test_a_worker_that_floods_the_broker_keeps_no_exit_from_being_seen(
+    make_service: Callable[..., Service],
+) -> None:
+    flood = {"engine": "tests.end_to_end.nonsense:Flooding", "type": "echo"}
+    service = make_service(models=MODELS | {"flood": flood})
+    service.load("echo")
+    service.load("other")
+    assert service.chat("flood", max_tokens=1).status_code == 200
+    os.kill(service.model("echo")["pid"], signal.SIGKILL)
+    assert service.chat("other").status_code == 200
+    assert service.chat("echo").status_code == 200
+    assert service.model("echo")["last_exit"]["signal"] == "SIGKILL"
 
 
 def test_a_peer_cannot_speak_as_a_worker(broker: Service, connect: Callable[..., Peer]) -> None:
