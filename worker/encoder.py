@@ -24,6 +24,7 @@ _NO_LIMIT = 1 << 40
 # mlx-vlm computes these families as if the fields had these values.
 _FIXED_FAMILIES = ("bert", "xlm-roberta", "xlm_roberta")
 _FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute"}
+_MODERNBERT_THETAS = {"full_attention": 160_000.0, "sliding_attention": 10_000.0}
 
 
 @dataclass(slots=True, frozen=True)
@@ -112,6 +113,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
         for name, value in _FIXED.items():
             if config.get(name, value) != value:
                 raise ValueError(f"{name} is {config[name]!r}, only {value!r} can be computed")
+    if config["model_type"] == "modernbert" and "rope_parameters" in config:
+        # The newer form, which mlx-vlm does not read: it takes these for granted.
+        thetas = {name: rope.get("rope_theta") for name, rope in config["rope_parameters"].items()}
+        if thetas != _MODERNBERT_THETAS:
+            raise ValueError(f"rope_parameters have {thetas}, only {_MODERNBERT_THETAS} can be computed")
     return config
 
 

@@ -4,13 +4,16 @@ against mlx-vlm called directly."""
 import json
 import random
 import shutil
+from array import array
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import psutil
 import pytest
+from mlx.utils import tree_flatten
 from mlx_vlm.embedding_loader import load_embedding_model
 from mlx_vlm.models import pooling
 from mlx_vlm.reranker_loader import load_sequence_classification_model
@@ -50,11 +53,11 @@ def embed(engine: EmbeddingEngine, inputs: list[Any], **fields: Any) -> mx.array
 
 
 def vectors_of(final: dict[str, Any]) -> mx.array:
-    return mx.array(memoryview(final["vectors"]).cast("f")).reshape(-1, final["size"])
+    return mx.array(array("f", final["vectors"]).tolist()).reshape(-1, final["size"])
 
 
 def scores_of(final: dict[str, Any]) -> list[float]:
-    return memoryview(final["scores"]).cast("f").tolist()
+    return array("f", final["scores"]).tolist()
 
 
 def refusal(engine: EmbeddingEngine, payload: Any) -> RequestError:
@@ -202,6 +205,18 @@ def test_a_folder_that_cannot_be_used_names_the_file(tmp_path: Path, file: str, 
         load(folder)
 
 
+def test_a_modernbert_of_the_newer_form(tmp_path: Path) -> None:
+    folder = make_tiny_encoder(tmp_path / "m", "modernbert")
+    config = json.loads((folder / "config.json").read_text())
+    usual = {"full_attention": {"rope_theta": 160000.0}, "sliding_attention": {"rope_theta": 10000.0}}
+    (folder / "config.json").write_text(json.dumps(config | {"rope_parameters": usual}))
+    assert embed(load(folder), ["text"]).shape == (1, 32)
+    other = usual | {"full_attention": {"rope_theta": 80000.0}}
+    (folder / "config.json").write_text(json.dumps(config | {"rope_parameters": other}))
+    with pytest.raises(ValueError, match=r"^config\.json: rope_parameters have .*80000"):
+        load(folder)
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such model folder"):
         load(tmp_path / "nowhere")
@@ -308,13 +323,13 @@ def test_two_thousand_requests_leave_nothing_behind(tiny: EmbeddingEngine) -> No
 
 
 def test_a_quantised_model(tmp_path: Path) -> None:
-    """4 bits per weight, as mlx-community has many embedding models."""
-    import mlx.nn as nn
-    from mlx.utils import tree_flatten
-
+    """8 bits per weight, as mlx-community has many embedding models."""
     folder = make_tiny_encoder(tmp_path / "plain", modules=("Transformer", "Pooling", "Normalize"))
     model = load_embedding_model(folder)
-    nn.quantize(model, 32, 8, class_predicate=lambda _path, m: isinstance(m, nn.Linear) and m.weight.shape[1] % 32 == 0)
+    layers: Any = import_module("mlx.nn")  # its stubs leave out what is used here
+    layers.quantize(
+        model, 32, 8, class_predicate=lambda _path, m: isinstance(m, layers.Linear) and m.weight.shape[1] % 32 == 0
+    )
     small = shutil.copytree(folder, tmp_path / "small")
     weights: Any = tree_flatten(model.parameters())
     mx.save_safetensors(str(small / "model.safetensors"), dict(weights))
