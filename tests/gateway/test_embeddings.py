@@ -17,7 +17,6 @@ from gateway.openai import MAX_INPUTS, embedding_work, parse_embedding, parse_re
 from tests.gateway.played_broker import SECONDS, PlayedBroker
 from tests.gateway.running import running_gateway
 
-
 BAD_INPUTS: list[Any] = ["", [], [""], ["a", ""], [[]], [1, "a"], [-1], [1.5], [True], None, 5, {}]
 
 
