@@ -16,8 +16,9 @@ from broker.protocol import FINAL, Assign, Embed, Output, ProtocolError, Rerank,
 from worker.encoder import Encoder, Row
 from worker.engine import MemoryFacts, ModelFacts, Report, RequestError
 
-# Tokens of a batch, padding included: bounds the time of a step and the memory it takes.
-_BATCH_TOKENS = 8192
+# Tokens of a batch, padding included: bounds the time of a step and the memory it takes. On a CPU large batches are no
+# faster, and a step of many seconds looks like one that hangs.
+_BATCH_TOKENS = 8192 if mx.metal.is_available() else 512
 
 # What freed arrays may keep: batches differ in shape, and a cache without a bound would hold all the shapes there are.
 _CACHE_BYTES = 256 * 2**20
@@ -41,7 +42,7 @@ class _Work:
 class EmbeddingEngine:
     """Engine for `embeddings` models, cross-encoders included. Mutable state: `_works`, the requests by id.
 
-    The option `batch_tokens`: tokens of one step, padding included (8192).
+    The option `batch_tokens`: tokens of one step, padding included (8192 on Metal, 512 on a CPU).
     """
 
     def __init__(self, assign: Assign, report: Report) -> None:
