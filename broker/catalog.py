@@ -11,13 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from broker.architectures import unknown_architecture
 from broker.events import ModelSpec
 
 # What the worker can run today; others are refused before a process starts.
-SUPPORTED_TYPES = frozenset({"text-gen", "echo"})
+SUPPORTED_TYPES = frozenset({"text-gen", "embeddings", "echo"})
 
 _VISION_KEYS = frozenset({"vision_config", "image_token_id", "image_token_index", "video_token_id"})
 _AUDIO_KEYS = frozenset({"audio_config", "codec_config", "sample_rate"})
+# In the names of tensors that see.
+_EYES = ("vision", "visual", "image", "patch", "vit.")
+_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _EMBEDDING_ARCHITECTURES = ("Bert", "Roberta", "Embedding", "ModernBertModel", "NomicBert")
 
 
@@ -136,10 +140,17 @@ def _read_entry(model_id: str, folder: Path, override: ModelOverride, created: f
         raise CatalogError("load_failed", f"{folder / 'config.json'} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise CatalogError("load_failed", f"{folder / 'config.json'} is not a JSON object")
+    weights = [path for path in folder.glob("*.safetensors") if not path.name.startswith("adapter")]
     model_type = override.model_type or detect_type(config, (folder / "modules.json").exists())
+    if model_type == "vision" and override.model_type is None and _has_no_eyes(weights):
+        model_type = "text-gen"
     if model_type not in SUPPORTED_TYPES:
         raise CatalogError("load_failed", f"{model_id} is a model of type {model_type}, which this version cannot run")
-    weights = [path for path in folder.glob("*.safetensors") if not path.name.startswith("adapter")]
+    unknown = unknown_architecture(config, model_type)
+    if unknown is not None:
+        raise CatalogError(
+            "load_failed", f"{model_id}: config.json names the architecture {unknown!r}, unknown for type {model_type}"
+        )
     if not weights:
         raise CatalogError("load_failed", f"no .safetensors file in {folder}")
     try:
@@ -147,7 +158,7 @@ def _read_entry(model_id: str, folder: Path, override: ModelOverride, created: f
     except OSError as error:
         raise CatalogError("load_failed", f"{error.filename}: {error.strerror}") from error
     spec = _spec(model_id, model_type, folder, weight_bytes, override)
-    return Entry(spec, _quantization(config), _context_length(config), created)
+    return Entry(spec, _quantization(config), _context_length(config, folder), created)
 
 
 def detect_type(config: dict[str, Any], sentence_transformer: bool) -> str:
@@ -190,7 +201,34 @@ def _quantization(config: dict[str, Any]) -> str | None:
     return f"{bits}-bit" if type(bits) is int else None
 
 
-def _context_length(config: dict[str, Any]) -> int:
+def _context_length(config: dict[str, Any], folder: Path) -> int:
     text = config.get("text_config")
-    value = (text if isinstance(text, dict) else config).get("max_position_embeddings", 0)
-    return value if type(value) is int and 0 < value < 2**63 else 0
+    positions = (text if isinstance(text, dict) else config).get("max_position_embeddings")
+    # Sentence transformers may be made for shorter texts than they have positions for.
+    lengths = (positions, _read_object(folder / "sentence_bert_config.json").get("max_seq_length"))
+    return min((value for value in lengths if type(value) is int and 0 < value < 2**63), default=0)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object beside config.json; empty if it is not there or is something else."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _has_no_eyes(weights: list[Path]) -> bool:
+    """Whether these files hold tensors, and none for pictures: a text-only checkpoint of a multimodal family."""
+    names = [name.lower() for path in weights for name in _tensor_names(path)]
+    return bool(names) and not any(part in name for name in names for part in _EYES)
+
+
+def _tensor_names(path: Path) -> Iterator[str]:
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size)) if size <= _MAX_HEADER_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        return
+    yield from (name for name in header if name != "__metadata__") if isinstance(header, dict) else ()

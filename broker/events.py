@@ -55,7 +55,8 @@ class Action:
 
 @dataclass(slots=True, frozen=True)
 class RequestArrived(Event):
-    """spec None: the catalog has no usable model of this name, `problem` says why. payload: opaque to the pool."""
+    """spec None: the catalog has no usable model of this name, `problem` says why. A problem beside a spec: the model
+    is there and cannot do this work. payload: opaque to the pool."""
 
     request_id: bytes
     model_id: str
@@ -280,6 +281,7 @@ class Fail(Action):
     message: str
     retry_after: float | None = None
     retryable: bool = False
+    param: str | None = None
 
 
 @dataclass(slots=True, frozen=True)

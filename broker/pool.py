@@ -144,7 +144,7 @@ class Pool:
             return  # a gateway that uses an id twice; the first one's end is the end
         if self._facts.stopping:
             self._fail(event.request_id, "model_unavailable", "the broker is shutting down", retryable=True)
-        elif model is None or (event.spec is None and worker is None):
+        elif model is None or (event.spec is None and worker is None) or (event.spec is not None and event.problem):
             self._refuse(event.request_id, event.problem, event.model_id)
         elif worker is None and model.failure is not None:
             self._fail(event.request_id, "model_unavailable", f"{model.model_id} has failed: {model.failure}")

@@ -3,7 +3,7 @@
 A message is a list of frames. After the identity frame that a ROUTER adds or strips:
 
     [VERSION, command, request_id, body]             body: msgpack map of the message's fields
-    [VERSION, REQUEST, request_id, body, payload]    payload: msgpack of `Generate`; the broker forwards it unread
+    [VERSION, REQUEST, request_id, body, payload]    payload: packed `Generate`, `Embed` or `Rerank`, forwarded unread
     [VERSION, OUTPUTS, header, bodies]               the outputs of one decode step for one gateway
 
 A request id is 16 bytes: the 8-byte identity of the gateway that asked, then a counter. So a worker can group
@@ -67,11 +67,15 @@ T = TypeVar("T", bound=Body)
 
 @dataclass(slots=True, frozen=True)
 class Request(Body):
-    """One unit of work for `model`. `payload` travels as a frame of its own and is decoded by the worker only."""
+    """One unit of work for `model`. `payload` travels as a frame of its own and is decoded by the worker only.
+
+    task: generate, embed or rerank; by it the broker refuses work that a model of its type cannot do.
+    """
 
     COMMAND: ClassVar[bytes] = b"REQUEST"
     model: str
     payload: bytes
+    task: str = "generate"
 
 
 @dataclass(slots=True, frozen=True)
@@ -288,6 +292,30 @@ class Generate(Body):
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(slots=True, frozen=True)
+class Embed(Body):
+    """The payload of a REQUEST with the task embed.
+
+    inputs: texts, or lists of token ids that are taken as they are; each becomes one vector. dimensions: the leading
+    ones of each vector, scaled to length 1 again; None for all.
+    FINAL: `{vectors, size, prompt_tokens}`; `vectors`: little-endian float32, `size` of them for each input in order.
+    """
+
+    inputs: list[Any]
+    dimensions: int | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Rerank(Body):
+    """The payload of a REQUEST with the task rerank: how well each document answers the query.
+
+    FINAL: `{scores, prompt_tokens}`; `scores`: little-endian float32 from 0 to 1, one for each document in order.
+    """
+
+    query: str
+    documents: list[str]
+
+
 _COMMANDS: dict[bytes, type[Body]] = {
     cls.COMMAND: cls
     for cls in (
@@ -308,7 +336,8 @@ class Message:
 def encode(body: Body, request_id: bytes = NO_REQUEST) -> list[bytes]:
     """The frames of one message, without the ROUTER's identity frame. OUTPUTS have `encode_outputs`."""
     if isinstance(body, Request):
-        return [VERSION, body.COMMAND, request_id, msgpack.packb({"model": body.model}), body.payload]
+        head = msgpack.packb({"model": body.model, "task": body.task})
+        return [VERSION, body.COMMAND, request_id, head, body.payload]
     return [VERSION, body.COMMAND, request_id, pack(body)]
 
 
@@ -429,7 +458,7 @@ def _plain_types(hint: Any) -> tuple[type, ...]:
     return (*plain, int) if float in plain else plain
 
 
-_DECODED: tuple[type[Body], ...] = (*_COMMANDS.values(), Failure, Generate)
+_DECODED: tuple[type[Body], ...] = (*_COMMANDS.values(), Failure, Generate, Embed, Rerank)
 _FIELDS = {
     cls: {name: _plain_types(hint) for name, hint in get_type_hints(cls).items() if name != "COMMAND"}
     for cls in _DECODED

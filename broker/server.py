@@ -66,6 +66,7 @@ from broker.runtime import RuntimeDir
 from broker.settings import BrokerSettings
 from broker.snapshot import status
 from broker.supervisor import Supervisor
+from broker.tasks import wrong_task
 
 logger = logging.getLogger(__name__)
 
@@ -272,6 +273,8 @@ class Broker:
 
     def _on_request(self, gateway: bytes, request_id: bytes, body: protocol.Request) -> None:
         spec, problem = self._look_up(body.model)
+        if spec is not None:
+            problem = wrong_task(spec, body.task)
         self._inbox.append(RequestArrived(request_id, body.model, body.payload, spec, problem))
 
     def _on_cancel(self, gateway: bytes, request_id: bytes, body: protocol.Cancel) -> None:
@@ -404,7 +407,7 @@ class Broker:
 
     def _fail(self, action: Fail) -> None:
         failure = protocol.Failure(
-            action.code, action.message, retry_after=action.retry_after, retryable=action.retryable
+            action.code, action.message, action.param, retry_after=action.retry_after, retryable=action.retryable
         )
         self._send_output(Output(action.request_id, protocol.ERROR, protocol.to_map(failure)))
 

@@ -15,6 +15,7 @@ from gateway.broker_client import BrokerClient, BrokerUnavailableError
 from gateway.call import CallClosedError
 from gateway.chat import chat_completions
 from gateway.completions import completions
+from gateway.embeddings import embeddings, rerank
 from gateway.errors import ApiError, on_api_error, on_broker_unavailable, on_bug, on_gone, on_http_exception
 from gateway.events import events
 from gateway.inference import State
@@ -36,6 +37,8 @@ def create_app(settings: Settings, broker: BrokerClient) -> Starlette:
     v1 = [
         Route("/chat/completions", chat_completions, methods=["POST"]),
         Route("/completions", completions, methods=["POST"]),
+        Route("/embeddings", embeddings, methods=["POST"]),
+        Route("/rerank", rerank, methods=["POST"]),
         Route("/models", list_models),
         Route("/models/{model_id:path}", get_model),
     ]

@@ -38,11 +38,17 @@ async def read_body(request: Request[State]) -> bytes:
     return bytes(body)
 
 
-async def answer(request: Request[State], wanted: Sampling, work: list[Generate], *, is_chat: bool) -> Response:
-    """OpenAI's answer to `wanted`, whose units of work are `work`."""
-    model = wanted.model or request.state["settings"].default_model
+def model_for(request: Request[State], named: str | None) -> str:
+    """The model that a body names, or the default one. Raises ApiError naming the field."""
+    model = named or request.state["settings"].default_model
     if model is None:
         raise invalid("name a model, there is no default one", "model")
+    return model
+
+
+async def answer(request: Request[State], wanted: Sampling, work: list[Generate], *, is_chat: bool) -> Response:
+    """OpenAI's answer to `wanted`, whose units of work are `work`."""
+    model = model_for(request, wanted.model)
     head = Head(
         id=("chatcmpl-" if is_chat else "cmpl-") + secrets.token_hex(12),
         model=model,

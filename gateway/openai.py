@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal, TypeVar
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
-from broker.protocol import Generate
+from broker.protocol import Embed, Generate, Rerank
 from gateway.errors import invalid
 
 MAX_CHOICES = 128  # of one request: prompts x n, each a request to the broker
+MAX_INPUTS = 2048  # of one request for embeddings, as OpenAI has it
 _MAX_STOPS = 16
 _MAX_SEED = 2**63 - 1
 
@@ -233,3 +234,45 @@ def _validated(model: type[_Model], raw: dict[str, Any]) -> _Model:
         first = error.errors(include_url=False, include_input=False)[0]
         param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
         raise invalid(f"{param}: {first['msg'].removeprefix('Value error, ')}", param) from None
+
+
+class EmbeddingRequest(_Body):
+    """The body of POST /v1/embeddings."""
+
+    model: Annotated[str, Field(min_length=1)] | None = None
+    input: Annotated[list[str | list[int]], PlainValidator(_prompts_of)]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+
+
+class RerankRequest(_Body):
+    """The body of POST /v1/rerank, as Cohere and Jina have it. None is the default, as if the field were not there."""
+
+    model: Annotated[str, Field(min_length=1)] | None = None
+    query: Annotated[str, Field(min_length=1)]
+    documents: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MAX_INPUTS)]
+    top_n: Annotated[int, Field(ge=1)] | None = None
+    return_documents: bool | None = None
+
+
+def parse_embedding(body: bytes) -> EmbeddingRequest:
+    """Raises ApiError `invalid_request` naming the field."""
+    request = _validated(EmbeddingRequest, _object(body))
+    if len(request.input) > MAX_INPUTS:
+        raise invalid(f"{len(request.input)} inputs in one request, at most {MAX_INPUTS} are served", "input")
+    return request
+
+
+def embedding_work(request: EmbeddingRequest) -> Embed:
+    """One unit of work for all inputs: the worker forms its own batches."""
+    return Embed(inputs=request.input, dimensions=request.dimensions)
+
+
+def parse_rerank(body: bytes) -> RerankRequest:
+    """Raises ApiError `invalid_request` naming the field."""
+    return _validated(RerankRequest, _object(body))
+
+
+def rerank_work(request: RerankRequest) -> Rerank:
+    """One unit of work for all documents."""
+    return Rerank(query=request.query, documents=request.documents)

@@ -87,7 +87,9 @@ def test_every_command_and_its_fields_are_in_the_protocol(command: bytes) -> Non
 
 def test_the_payload_and_the_errors_are_in_the_protocol() -> None:
     code = code_in(document("docs/protocol.md"))
-    names = {f.name for body in (protocol.Generate, protocol.Failure) for f in fields(body)}
+    names = {
+        f.name for body in (protocol.Generate, protocol.Embed, protocol.Rerank, protocol.Failure) for f in fields(body)
+    }
     assert missing(names | {"PARTIAL", "FINAL", "ERROR", protocol.VERSION.decode()}, code) == []
     assert missing({*errors._TABLE, errors.INTERNAL_ERROR.code}, code) == []
 

@@ -73,7 +73,7 @@ def make_tiny_model(
     weights["lm_head"]["weight"] = head
     mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(weights)), metadata={"format": "mlx"})
     (folder / "config.json").write_text(json.dumps(config))
-    _write_tokenizer(folder, context_length, chat_template)
+    write_tokenizer(folder, context_length, chat_template)
     return folder
 
 
@@ -83,7 +83,7 @@ def _random_weight(weight: mx.array, key: mx.array) -> mx.array:
     return mx.random.normal(weight.shape, scale=float(weight.shape[-1]) ** -0.5, key=key)
 
 
-def _write_tokenizer(folder: Path, context_length: int, chat_template: str | None) -> None:
+def write_tokenizer(folder: Path, context_length: int, chat_template: str | None) -> None:
     alphabet = {char: byte for byte, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

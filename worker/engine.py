@@ -85,5 +85,6 @@ def load_engine(assign: Assign, report: Report) -> Engine:
 
 _ENGINES = {
     "text-gen": "worker.text_engine:TextEngine",
+    "embeddings": "worker.embedding_engine:EmbeddingEngine",
     "echo": "worker.echo_engine:EchoEngine",
 }

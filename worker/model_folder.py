@@ -20,7 +20,7 @@ from worker.engine import Report
 _CHUNK_BYTES = 256 * 2**20
 
 # Where the families of mlx-lm keep the length of their context, most common first.
-_CONTEXT_KEYS = ("max_position_embeddings", "model_max_length", "max_seq_len", "n_positions", "max_sequence_length")
+CONTEXT_KEYS = ("max_position_embeddings", "model_max_length", "max_seq_len", "n_positions", "max_sequence_length")
 
 
 @dataclass(slots=True, frozen=True)
@@ -38,34 +38,35 @@ def load_folder(folder: Path, report: Report) -> LoadedModel:
     """The model in `folder`, its weights in memory. Raises ValueError naming the file at fault."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such model folder")
-    with _blame(folder, "config.json"):
+    with blame(folder, "config.json"):
         config = load_config(folder)
         if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
             raise ValueError("names no model_type")
     for file in sorted(folder.glob("model*.safetensors")):
         # Reads the header only, and compares it with the size of the file.
-        with _blame(folder, file.name):
+        with blame(folder, file.name):
             mx.load(str(file))
-    with _blame(folder, "model*.safetensors or config.json"):
+    with blame(folder, "model*.safetensors or config.json"):
         model, config = load_model(folder, lazy=True)
-    with _blame(folder, "tokenizer.json or tokenizer_config.json"):
+    with blame(folder, "tokenizer.json or tokenizer_config.json"):
         tokenizer = load_tokenizer(folder, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id"))
     report("tokenizer", 1.0)
-    with _blame(folder, "model*.safetensors"):
-        weights_bytes = _read_weights(model, report)
+    with blame(folder, "model*.safetensors"):
+        weights_bytes = read_weights(model, report)
     # Multimodal folders keep the facts of the language model one level down.
     facts = {**config, **(config.get("text_config") or {})}
     return LoadedModel(
         model,
         tokenizer,
         weights_bytes,
-        vocabulary=_first_int(facts, ("vocab_size",)) or len(tokenizer),
-        context_length=_first_int(facts, _CONTEXT_KEYS),
+        vocabulary=first_int(facts, ("vocab_size",)) or len(tokenizer),
+        context_length=first_int(facts, CONTEXT_KEYS),
     )
 
 
 @contextmanager
-def _blame(folder: Path, files: str) -> Iterator[None]:
+def blame(folder: Path, files: str) -> Iterator[None]:
+    """Whatever is raised within becomes a ValueError of one line that begins with the names of these files."""
     try:
         yield
     except FileNotFoundError as error:
@@ -77,7 +78,8 @@ def _blame(folder: Path, files: str) -> Iterator[None]:
         raise ValueError(f"{files}: {named}") from error
 
 
-def _read_weights(model: Any, report: Report) -> int:
+def read_weights(model: Any, report: Report) -> int:
+    """Bring the weights of a lazily loaded model into memory; their bytes."""
     named: Any = tree_flatten(model.parameters())
     weights: list[mx.array] = [weight for _, weight in named]
     total = sum(weight.nbytes for weight in weights)
@@ -95,5 +97,6 @@ def _read_weights(model: Any, report: Report) -> int:
     return total
 
 
-def _first_int(config: dict[str, Any], keys: tuple[str, ...]) -> int:
+def first_int(config: dict[str, Any], keys: tuple[str, ...]) -> int:
+    """The first of these fields that is a positive whole number, else 0."""
     return next((value for key in keys if type(value := config.get(key)) is int and value > 0), 0)

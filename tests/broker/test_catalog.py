@@ -279,9 +279,52 @@ def test_the_type_comes_from_the_config(config: dict[str, Any], expected: str) -
 
 def test_sentence_transformers_say_so_in_a_file(catalog: Catalog, models: Path) -> None:
     assert detect_type(LLAMA, sentence_transformer=True) == "embeddings"
-    folder = make_model(models / "sentences")
+    folder = make_model(models / "sentences", LLAMA | {"model_type": "qwen3"})
     (folder / "modules.json").write_text("[]")
-    assert "of type embeddings" in refusal(catalog, "sentences")[1]
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 256}')
+    [entry] = catalog.entries()
+    assert (entry.spec.model_type, entry.context_length) == ("embeddings", 256)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"max_seq_length": "long"}'])
+def test_what_cannot_be_read_beside_the_config_says_nothing(catalog: Catalog, models: Path, content: str) -> None:
+    folder = make_model(models / "tiny")
+    (folder / "sentence_bert_config.json").write_text(content)
+    assert catalog.entries()[0].context_length == 2048
+
+
+def test_an_unknown_architecture_is_refused_with_its_name(catalog: Catalog, models: Path) -> None:
+    make_model(models / "strange", LLAMA | {"model_type": "zork"})
+    make_model(models / "sentences", {"architectures": ["ZorkBertModel"], "model_type": "zorkbert"})
+    for name, architecture, kind in (("strange", "zork", "text-gen"), ("sentences", "zorkbert", "embeddings")):
+        says = f"{name}: config.json names the architecture '{architecture}', unknown for type {kind}"
+        assert refusal(catalog, name) == ("load_failed", says)
+    assert catalog.entries() == []
+
+
+GEMMA = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "vision_config": {}}
+
+
+def write_header(path: Path, header: bytes, size: int | None = None) -> None:
+    path.write_bytes((len(header) if size is None else size).to_bytes(8, "little") + header)
+
+
+def test_a_checkpoint_without_a_tensor_that_sees_is_text(catalog: Catalog, models: Path) -> None:
+    text = {"__metadata__": {"format": "mlx"}, "language_model.model.embed_tokens.weight": {}}
+    folder = make_model(models / "gemma", GEMMA)
+    write_header(folder / "model.safetensors", json.dumps(text).encode())
+    assert catalog.find("gemma").model_type == "text-gen"
+    write_header(folder / "model-2.safetensors", json.dumps({"vision_tower.encoder.weight": {}}).encode())
+    os.utime(folder, ns=(1, 1))
+    assert "of type vision" in refusal(catalog, "gemma")[1]
+
+
+@pytest.mark.parametrize(("header", "size"), [(b"", None), (b"[1]", None), (b"{}", None), (b"{", None), (b"{}", 2**60)])
+def test_weights_that_tell_nothing_change_nothing(
+    catalog: Catalog, models: Path, header: bytes, size: int | None
+) -> None:
+    write_header(make_model(models / "gemma", GEMMA) / "model.safetensors", header, size)
+    assert "of type vision" in refusal(catalog, "gemma")[1]
 
 
 def test_the_name_of_a_folder_decides_nothing(catalog: Catalog, models: Path) -> None:

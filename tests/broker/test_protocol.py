@@ -20,6 +20,7 @@ from broker.protocol import (
     VERSION,
     Body,
     Cancel,
+    Embed,
     Failure,
     Generate,
     Heartbeat,
@@ -31,6 +32,7 @@ from broker.protocol import (
     Progress,
     ProtocolError,
     Request,
+    Rerank,
     Unload,
     decode,
     decode_outputs,
@@ -76,6 +78,7 @@ by_type: dict[Any, st.SearchStrategy[Any]] = {
     dict[str, Any]: maps,
     list[str]: st.lists(text, max_size=4),
     list[int]: st.lists(integers, max_size=4),
+    list[Any]: st.lists(values, max_size=4),
     list[dict[str, Any]]: st.lists(maps, max_size=3),
 }
 
@@ -105,7 +108,7 @@ def test_what_is_encoded_is_decoded_to_the_same(cls: type[Body], data: st.DataOb
     assert decode(encode(body, request_id)) == Message(request_id, body)
 
 
-@pytest.mark.parametrize("cls", [Generate, Failure], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", [Generate, Embed, Rerank, Failure], ids=lambda cls: cls.__name__)
 @bounded
 @given(data=st.data())
 def test_so_are_payloads_and_failures(cls: type[Body], data: st.DataObject) -> None:
@@ -133,8 +136,11 @@ def test_broker_and_gateway_of_one_user_meet_in_the_same_place() -> None:
 
 
 def test_the_payload_of_a_request_travels_unread_in_a_frame_of_its_own() -> None:
-    frames = encode(Request("org/name", b"anything at all"), R1)
-    assert frames == [VERSION, b"REQUEST", R1, msgpack.packb({"model": "org/name"}), b"anything at all"]
+    frames = encode(Request("org/name", b"anything at all", "embed"), R1)
+    head = msgpack.packb({"model": "org/name", "task": "embed"})
+    assert frames == [VERSION, b"REQUEST", R1, head, b"anything at all"]
+    without_task = [*frames[:3], msgpack.packb({"model": "org/name"}), b""]
+    assert decode(without_task).body == Request("org/name", b"", "generate")
 
 
 def test_a_request_id_begins_with_its_gateway() -> None:

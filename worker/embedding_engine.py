@@ -1,0 +1,178 @@
+"""Embeddings and reranking: inputs of all live requests, padded into batches that grow no larger than a setting.
+
+One step runs one batch. Requests take turns in it, input by input, so that a request with thousands of texts does not
+hold up one with a single text. The vectors of an input do not depend on what else is in its batch.
+"""
+
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from broker.protocol import FINAL, Assign, Embed, Output, ProtocolError, Rerank, T, unpack
+from worker.encoder import Encoder, Row
+from worker.engine import MemoryFacts, ModelFacts, Report, RequestError
+
+# Tokens of a batch, padding included: bounds the time of a step and the memory it takes. On a CPU large batches are no
+# faster, and a step of many seconds looks like one that hangs.
+_BATCH_TOKENS = 8192 if mx.metal.is_available() else 512
+
+# What freed arrays may keep: batches differ in shape, and a cache without a bound would hold all the shapes there are.
+_CACHE_BYTES = 256 * 2**20
+
+
+@dataclass(slots=True)
+class _Work:
+    """One request. waiting: numbers of the rows still to be run, the shortest first; results: by number of the row."""
+
+    request_id: bytes
+    rows: list[Row]
+    dimensions: int | None = None
+    waiting: list[int] = field(default_factory=list)
+    results: dict[int, mx.array] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Neighbours of a batch are about as long as each other: little padding.
+        self.waiting = sorted(range(len(self.rows)), key=lambda number: len(self.rows[number].tokens))
+
+
+class EmbeddingEngine:
+    """Engine for `embeddings` models, cross-encoders included. Mutable state: `_works`, the requests by id.
+
+    The option `batch_tokens`: tokens of one step, padding included (8192 on Metal, 512 on a CPU).
+    """
+
+    def __init__(self, assign: Assign, report: Report) -> None:
+        self._batch_tokens = _read_options(assign.options)
+        mx.set_cache_limit(_CACHE_BYTES)
+        self._encoder = Encoder(Path(assign.path), report)
+        self._works: dict[bytes, _Work] = {}
+
+    @property
+    def facts(self) -> ModelFacts:
+        return ModelFacts(self._encoder.weights_bytes, self._encoder.context_length)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._works)
+
+    def memory(self) -> MemoryFacts:
+        return MemoryFacts(mx.get_active_memory(), mx.get_cache_memory(), mx.get_peak_memory())
+
+    def add(self, request_id: bytes, payload: bytes) -> None:
+        if self._encoder.is_reranker:
+            rerank = _expect(Rerank, payload, "this model scores pairs of texts: use /v1/rerank")
+            work = _Work(request_id, [self._pair(rerank, number) for number in range(len(rerank.documents))])
+        else:
+            embed = _expect(Embed, payload, "this model makes vectors and no scores: use /v1/embeddings")
+            rows = [self._input(value, number) for number, value in enumerate(embed.inputs)]
+            work = _Work(request_id, rows, self._dimensions(embed.dimensions))
+        if not work.rows:
+            raise RequestError("there is no input", param="input")
+        self._works[request_id] = work
+
+    def step(self) -> list[Output]:
+        batch = self._next_batch()
+        results = self._encoder.run([work.rows[number] for work, number in batch])
+        outputs = []
+        for (work, number), result in zip(batch, results, strict=True):
+            work.results[number] = result
+            if len(work.results) == len(work.rows):
+                del self._works[work.request_id]
+                outputs.append(Output(work.request_id, FINAL, self._final(work)))
+        return outputs
+
+    def cancel(self, request_id: bytes) -> None:
+        self._works.pop(request_id, None)
+
+    def _next_batch(self) -> list[tuple[_Work, int]]:
+        """A row of each request in turn, until the batch is full; at least one."""
+        batch: list[tuple[_Work, int]] = []
+        longest = 0
+        turns = deque(work for work in self._works.values() if work.waiting)
+        while turns:
+            work = turns.popleft()
+            longest = max(longest, len(work.rows[work.waiting[-1]].tokens))
+            if batch and (len(batch) + 1) * longest > self._batch_tokens:
+                break
+            batch.append((work, work.waiting.pop()))
+            if work.waiting:
+                turns.append(work)
+        return batch
+
+    def _input(self, value: object, number: int) -> Row:
+        where = f"input[{number}]"
+        if isinstance(value, str):
+            row = self._encoder.text(value)
+        elif isinstance(value, list):
+            row = Row(_checked_ids(value, self._encoder.vocabulary, where))
+        else:
+            raise RequestError(f"{where} must be a text or a list of token ids", param=where)
+        return self._fitting(row, where)
+
+    def _pair(self, rerank: Rerank, number: int) -> Row:
+        where = f"documents[{number}]"
+        document = rerank.documents[number]
+        if not isinstance(document, str):
+            raise RequestError(f"{where} must be a text", param=where)
+        return self._fitting(self._encoder.pair(rerank.query, document), where)
+
+    def _fitting(self, row: Row, where: str) -> Row:
+        context = self._encoder.context_length
+        if not row.tokens:
+            raise RequestError(f"{where} is empty", param=where)
+        if context and len(row.tokens) > context:
+            message = f"{where} has {len(row.tokens)} tokens, the model reads at most {context}"
+            raise RequestError(message, code="context_length_exceeded", param=where)
+        return row
+
+    def _dimensions(self, asked: int | None) -> int | None:
+        if asked is not None and not 1 <= asked <= self._encoder.size:
+            message = f"dimensions is {asked}, this model has {self._encoder.size}"
+            raise RequestError(message, param="dimensions")
+        return asked
+
+    def _final(self, work: _Work) -> dict[str, Any]:
+        results = mx.stack([work.results[number] for number in range(len(work.rows))])
+        if work.dimensions is not None:
+            results = results[:, : work.dimensions]
+            results = results / mx.maximum(mx.linalg.norm(results, axis=1, keepdims=True), 1e-12)
+        contiguous: Any = mx.contiguous(results)
+        packed = bytes(memoryview(contiguous))
+        prompt_tokens = sum(len(row.tokens) for row in work.rows)
+        if self._encoder.is_reranker:
+            return {"scores": packed, "prompt_tokens": prompt_tokens}
+        return {"vectors": packed, "size": results.shape[1], "prompt_tokens": prompt_tokens}
+
+
+def _expect(kind: type[T], payload: bytes, hint: str) -> T:
+    """The payload. Raises RequestError with `hint` if it is the other kind that this file knows."""
+    other: type[Embed | Rerank] = Rerank if kind is Embed else Embed
+    try:
+        return unpack(kind, payload)
+    except ProtocolError:
+        with suppress(ProtocolError):
+            unpack(other, payload)
+            raise RequestError(hint, param="model") from None
+        raise
+
+
+def _checked_ids(ids: list[Any], vocabulary: int, where: str) -> list[int]:
+    for position, token in enumerate(ids):
+        # bool is an int, and an id outside the table reads foreign memory.
+        if type(token) is not int or token < 0 or (vocabulary and token >= vocabulary):
+            limit = f" to {vocabulary - 1}" if vocabulary else ""
+            raise RequestError(f"{where}[{position}] is {token!r}, a token id from 0{limit} is expected", param=where)
+    return ids
+
+
+def _read_options(options: dict[str, Any]) -> int:
+    for name, value in options.items():
+        if name != "batch_tokens":
+            raise ValueError(f"option {name!r} is unknown, the embedding engine has batch_tokens")
+        if type(value) is not int or value < 1:
+            raise ValueError(f"option {name!r} is {value!r}, a whole number of at least 1 is expected")
+    return int(options.get("batch_tokens", _BATCH_TOKENS))
