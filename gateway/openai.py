@@ -14,20 +14,22 @@ from gateway.errors import invalid
 
 MAX_CHOICES = 128  # of one request: prompts x n, each a request to the broker
 _MAX_STOPS = 16
+_MAX_BIASES = 1024
 _MAX_SEED = 2**63 - 1
+
+# Fields that go to the wire as they are, under the same name; None is the wire's default.
+_AS_THEY_ARE = (
+    *("temperature", "top_p", "top_k", "min_p", "xtc_probability", "xtc_threshold", "logit_bias"),
+    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+    *("repetition_context_size", "presence_context_size", "frequency_context_size"),
+)
 
 # Fields not implemented yet, with the values that change nothing.
 _NOT_YET: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0,),
-    "grammar": (),
-    "logit_bias": ({},),
-    "min_p": (0,),
-    "presence_penalty": (0,),
-    "repetition_penalty": (0, 1),
-    "response_format": ({"type": "text"},),
-    "top_k": (0, -1),
-    "xtc_probability": (0,),
     "adapters": (),
+    "draft_model": (),
+    "grammar": (),
+    "response_format": ({"type": "text"},),
 }
 _NOT_YET_CHAT = _NOT_YET | {
     "audio": (),
@@ -86,6 +88,18 @@ def _is_token(token: object) -> bool:
     return type(token) is int and 0 <= token < 2**31
 
 
+def _bias_of(bias: object) -> dict[str, float]:
+    """OpenAI's logit_bias: token id as a string -> -100 to 100."""
+    if not isinstance(bias, dict) or len(bias) > _MAX_BIASES:
+        raise ValueError(f"must be an object with up to {_MAX_BIASES} token ids")
+    for token, value in bias.items():
+        if not (token.isascii() and token.isdigit()) or len(token) > 10:
+            raise ValueError(f"{token!r} is no token id")
+        if type(value) not in (int, float) or not -100 <= value <= 100:
+            raise ValueError(f"the value of {token} is no number from -100 to 100")
+    return bias
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
@@ -118,6 +132,17 @@ class Sampling(_Body):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=_MAX_SEED)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    xtc_probability: Annotated[float, Field(ge=0, le=1)] | None = None
+    xtc_threshold: Annotated[float, Field(ge=0, le=0.5)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0, le=100)] | None = None
+    repetition_context_size: Annotated[int, Field(ge=0, le=_MAX_SEED)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
+    presence_context_size: Annotated[int, Field(ge=0, le=_MAX_SEED)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
+    frequency_context_size: Annotated[int, Field(ge=0, le=_MAX_SEED)] | None = None
+    logit_bias: Annotated[dict[str, float], PlainValidator(_bias_of)] | None = None
     seed: Annotated[int, Field(ge=-_MAX_SEED - 1, le=_MAX_SEED)] | None = None
     stop: Annotated[list[str], PlainValidator(_stops_of)] = []
     n: Annotated[int, Field(ge=1, le=8)] | None = None
@@ -200,10 +225,9 @@ def _sampling(request: Sampling, choice: int) -> dict[str, Any]:
     seed = None if request.seed is None else (request.seed + choice + _MAX_SEED + 1) % 2**64 - _MAX_SEED - 1
     return {
         "stream": bool(request.stream),
-        "temperature": 1.0 if request.temperature is None else request.temperature,
-        "top_p": 1.0 if request.top_p is None else request.top_p,
         "seed": seed,
         "stop": request.stop,
+        **{name: value for name in _AS_THEY_ARE if (value := getattr(request, name)) is not None},
     }
 
 

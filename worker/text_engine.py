@@ -16,7 +16,7 @@ from broker.protocol import ERROR, FINAL, PARTIAL, Assign, Failure, Generate, Ou
 from worker.engine import MemoryFacts, ModelFacts, Report, RequestError
 from worker.model_folder import load_folder
 from worker.prompt import prompt_tokens
-from worker.sampling import request_sampler
+from worker.sampling import request_processors, request_sampler
 from worker.text_stream import TextStream, make_detokenizer
 
 log = logging.getLogger("worker")
@@ -63,6 +63,9 @@ class TextEngine:
         )
         # After the generator's constructor, which wires as much as the machine recommends.
         _limit_wired_memory(assign.memory_limit_bytes)
+        # As mlx_lm.server has it: XTC may remove neither the end of a line nor that of the text.
+        tokenizer = self._loaded.tokenizer
+        self._kept_by_xtc = (*tokenizer.encode("\n"), *sorted(tokenizer.eos_token_ids))
         self._sequences: dict[int, _Sequence] = {}
         self._uids: dict[bytes, int] = {}
 
@@ -79,11 +82,12 @@ class TextEngine:
 
     def add(self, request_id: bytes, payload: bytes) -> None:
         request = unpack(Generate, payload)
-        sampler = request_sampler(request)
+        sampler = request_sampler(request, self._loaded.vocabulary, self._kept_by_xtc)
+        processors = request_processors(request, self._loaded.vocabulary)
         tokens = prompt_tokens(request, self._loaded.tokenizer, self._loaded.vocabulary)
         max_tokens = self._max_tokens(request.max_tokens, len(tokens))
         text = TextStream(make_detokenizer(self._loaded.tokenizer), request.stop)
-        (uid,) = self._generator.insert([tokens], [max_tokens], samplers=[sampler])
+        (uid,) = self._generator.insert([tokens], [max_tokens], samplers=[sampler], logits_processors=[processors])
         self._sequences[uid] = _Sequence(request_id, text, request.stream, len(tokens))
         self._uids[request_id] = uid
 

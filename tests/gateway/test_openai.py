@@ -57,6 +57,17 @@ def test_every_field_reaches_the_wire() -> None:
     )
 
 
+def test_sampling_fields_reach_the_wire_under_their_names() -> None:
+    fields = {
+        "top_k": 40, "min_p": 0.1, "xtc_probability": 0.5, "xtc_threshold": 0.2, "logit_bias": {"7": -100},
+        "repetition_penalty": 1.1, "presence_penalty": -0.5, "frequency_penalty": 0.5,
+        "repetition_context_size": 64, "presence_context_size": 0, "frequency_context_size": 10,
+    }
+    for [work] in (chat(**fields), completion("Hi", **fields)):
+        assert {name: getattr(work, name) for name in fields} == fields
+    assert chat(**dict.fromkeys(fields)) == chat()
+
+
 def test_max_completion_tokens_wins() -> None:
     assert chat(max_tokens=7, max_completion_tokens=8)[0].max_tokens == 8
 
@@ -155,6 +166,21 @@ def test_what_is_not_a_chat_is_refused(body: dict[str, Any] | bytes, param: str 
         ("n", 9),
         ("seed", 1.5),
         ("seed", 2**63),
+        ("top_k", -2),
+        ("top_k", 1.5),
+        ("min_p", 1.1),
+        ("xtc_probability", -0.1),
+        ("xtc_threshold", 0.6),
+        ("repetition_penalty", -1),
+        ("repetition_context_size", -1),
+        ("presence_penalty", "much"),
+        ("frequency_penalty", 101),
+        ("frequency_context_size", True),
+        ("logit_bias", [1]),
+        ("logit_bias", {"a": 1}),
+        ("logit_bias", {"-1": 1}),
+        ("logit_bias", {"1": 101}),
+        ("logit_bias", {"1": None}),
         ("stop", ""),
         ("stop", 1),
         ("stop", ["a", ""]),
@@ -167,11 +193,6 @@ def test_what_is_not_a_chat_is_refused(body: dict[str, Any] | bytes, param: str 
         ("logprobs", True),
         ("top_logprobs", 1),
         ("response_format", {"type": "json_object"}),
-        ("frequency_penalty", 0.5),
-        ("presence_penalty", -0.5),
-        ("logit_bias", {"1": 1}),
-        ("top_k", 40),
-        ("min_p", 0.1),
     ],
 )
 def test_a_wrong_or_unsupported_field_is_named(field: str, value: Any) -> None:
@@ -186,8 +207,8 @@ def test_a_field_within_a_field_is_named() -> None:
 
 
 def test_values_that_change_nothing_are_accepted() -> None:
-    neutral = {"tools": [], "tool_choice": "auto", "logprobs": False, "frequency_penalty": 0.0, "top_k": -1}
-    assert chat(**neutral, response_format={"type": "text"}, repetition_penalty=1.0) == chat()
+    neutral = {"tools": [], "tool_choice": "auto", "logprobs": False, "frequency_penalty": 0.0, "logit_bias": {}}
+    assert chat(**neutral, response_format={"type": "text"}) == chat()
 
 
 @pytest.mark.parametrize(

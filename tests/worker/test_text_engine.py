@@ -88,6 +88,17 @@ MIXED: list[dict[str, Any]] = [
     {"prompt": "a much longer prompt " * 20, "seed": -5, "top_p": 0.5, "max_tokens": 30},
     {"prompt": [1, 2, 3, 4], "temperature": 0.0, "max_tokens": 1},
     {"messages": [{"role": "user", "content": "stop"}], "temperature": 0.0, "max_tokens": 100, "stop": ["\x0f", "zz"]},
+    {
+        "prompt": "k",
+        "seed": 4,
+        "top_k": 9,
+        "min_p": 0.01,
+        "xtc_probability": 0.5,
+        "xtc_threshold": 0.1,
+        "max_tokens": 40,
+    },
+    {"prompt": "p" * 30, "temperature": 0.0, "repetition_penalty": 1.3, "presence_penalty": 0.5, "max_tokens": 50},
+    {"prompt": "b", "seed": 6, "frequency_penalty": 1.5, "logit_bias": {"65": 5.0, "66": -100}, "max_tokens": 50},
     {"prompt": "é€", "seed": 2**63, "temperature": 2.0, "max_tokens": 64, "stream": True},
 ]
 
