@@ -59,9 +59,17 @@ def test_every_field_reaches_the_wire() -> None:
 
 def test_sampling_fields_reach_the_wire_under_their_names() -> None:
     fields = {
-        "top_k": 40, "min_p": 0.1, "xtc_probability": 0.5, "xtc_threshold": 0.2, "logit_bias": {"7": -100},
-        "repetition_penalty": 1.1, "presence_penalty": -0.5, "frequency_penalty": 0.5,
-        "repetition_context_size": 64, "presence_context_size": 0, "frequency_context_size": 10,
+        "top_k": 40,
+        "min_p": 0.1,
+        "xtc_probability": 0.5,
+        "xtc_threshold": 0.2,
+        "logit_bias": {"7": -100},
+        "repetition_penalty": 1.1,
+        "presence_penalty": -0.5,
+        "frequency_penalty": 0.5,
+        "repetition_context_size": 64,
+        "presence_context_size": 0,
+        "frequency_context_size": 10,
     }
     for [work] in (chat(**fields), completion("Hi", **fields)):
         assert {name: getattr(work, name) for name in fields} == fields
