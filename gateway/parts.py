@@ -37,8 +37,8 @@ class Parts:
         return bool(self.reasoning or self.tool_calls or self.logprobs)
 
 
-def _checked(body: dict[str, Any], name: str, kind: type) -> Any:
-    value = body.get(name)
+def _checked(body: dict[str, Any], name: str, kind: type[Any]) -> Any:
+    value: Any = body.get(name)
     if type(value) is not kind or (kind is list and not all(isinstance(entry, dict) for entry in value)):
         raise ProtocolError(f"an output whose {name} is {value!r:.80}")
     return value

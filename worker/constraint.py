@@ -19,6 +19,10 @@ from worker.tools import call_schema
 log = logging.getLogger("worker")
 
 
+# Enough to indent with. Without a limit a weak model goes on with blanks until its tokens are used up.
+_JSON_OPTIONS: Any = {"whitespace_pattern": r"[ \n\t]{0,16}"}
+
+
 class Constraints:
     """Makes the constraints of one model's requests."""
 
@@ -99,7 +103,7 @@ class Constraint:
 
 def _json_grammar(schema: dict[str, Any], param: str) -> str:
     try:
-        return llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema))
+        return llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=_JSON_OPTIONS)
     except ValueError as error:
         raise RequestError(f"{param}: {_one_line(str(error))}", param=param) from error
 

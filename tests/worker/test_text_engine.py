@@ -11,71 +11,19 @@ import pytest
 from mlx_lm.generate import stream_generate
 from mlx_lm.sample_utils import make_sampler
 
-from broker.protocol import ERROR, FINAL, PARTIAL, Assign, Generate, Output, pack
+from broker.protocol import ERROR, FINAL, PARTIAL
 from tests.tiny_models import VOCABULARY, make_tiny_model
+from tests.worker.engine_runs import MOST_STEPS, add, answer, assert_empty, load, run, steps, without_count
 from tests.worker.harness import text_of
 from worker.engine import RequestError
 from worker.text_engine import TextEngine
 
 CHAT = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi é"}]
 
-# More than any request here can need: every loop over steps has an end.
-MOST_STEPS = 20_000
-
-
-def load(folder: Path, **options: Any) -> TextEngine:
-    return TextEngine(Assign(folder.name, str(folder), "text-gen", None, options), lambda _stage, _fraction: None)
-
 
 @pytest.fixture(scope="module")
 def engine(tiny_model: Path) -> TextEngine:
     return load(tiny_model)
-
-
-def add(engine: TextEngine, number: int, **fields: Any) -> bytes:
-    request_id = b"gateway1" + number.to_bytes(8, "big")
-    engine.add(request_id, pack(Generate(**fields)))
-    return request_id
-
-
-def run(engine: TextEngine, requests: list[dict[str, Any]]) -> list[list[Output]]:
-    """The outputs of each of these requests, all in the batch from the beginning."""
-    ids = [add(engine, number, **fields) for number, fields in enumerate(requests)]
-    outputs: dict[bytes, list[Output]] = {request_id: [] for request_id in ids}
-    for output in steps(engine):
-        outputs[output.request_id].append(output)
-    for of_one in outputs.values():
-        assert [output.kind == PARTIAL for output in of_one] == [True] * (len(of_one) - 1) + [False]
-    assert_empty(engine)
-    return list(outputs.values())
-
-
-def steps(engine: TextEngine) -> list[Output]:
-    outputs: list[Output] = []
-    for _ in range(MOST_STEPS):
-        if not engine.has_work:
-            return outputs
-        outputs += engine.step()
-    raise AssertionError("the engine does not come to an end")
-
-
-def answer(engine: TextEngine, **fields: Any) -> dict[str, Any]:
-    (outputs,) = run(engine, [fields])
-    return {**without_count(outputs[-1].body), "text": text_of(outputs)}
-
-
-def without_count(body: dict[str, Any]) -> dict[str, Any]:
-    """A body without the number of tokens that came from the prompt cache: the history decides about that one."""
-    return {name: value for name, value in body.items() if name != "cached_tokens"}
-
-
-def assert_empty(engine: TextEngine) -> None:
-    generator = engine._generator
-    assert not engine._sequences
-    assert not engine._uids
-    assert not generator._unprocessed_sequences
-    assert not generator._currently_processing
-    assert len(generator._prompt_batch) == len(generator._generation_batch) == 0
 
 
 def in_one_process(engine: TextEngine, tokens: list[int], max_tokens: int, **sampling: Any) -> tuple[str, list[int]]:
