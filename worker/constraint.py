@@ -104,7 +104,7 @@ class Constraint:
 def _json_grammar(schema: dict[str, Any], param: str) -> str:
     try:
         return llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=_JSON_OPTIONS)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"{param}: {_one_line(str(error))}", param=param) from error
 
 

@@ -100,6 +100,7 @@ class TextEngine:
         answer, constraint = self._answer(request, tokens)
         if constraint is not None:
             processors = [*processors, constraint]
+        text = TextStream(make_detokenizer(self._loaded.tokenizer), request.stop)
         cache, cached = self._prompts.fetch(tokens)
         (uid,) = self._generator.insert(
             [tokens[cached:]],
@@ -112,7 +113,7 @@ class TextEngine:
         self._uids[request_id] = uid
         self._sequences[uid] = Sequence(
             request_id,
-            TextStream(make_detokenizer(self._loaded.tokenizer), request.stop),
+            text,
             answer,
             stream=request.stream,
             prompt_tokens=len(tokens),

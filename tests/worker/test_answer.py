@@ -1,15 +1,19 @@
 """Thoughts, tools and what is said, by models that answer what is written here."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from broker.protocol import PARTIAL
 from tests.scripted_model import make_scripted_model
 from tests.tiny_models import CHAT_TEMPLATE
 from tests.worker.engine_runs import add, answer, joined, load, run
+from worker.answer import AnswerFormat, Parts
 from worker.engine import RequestError
 from worker.text_engine import TextEngine
 
@@ -173,3 +177,38 @@ def test_tools_and_results_are_in_the_prompt(tmp_path: Path) -> None:
     with pytest.raises(RequestError) as raised:
         add(engine, 1, messages=[USER, {"role": "assistant", "tool_calls": [bad]}])
     assert raised.value.param == "messages[1].tool_calls[0].function.arguments"
+
+
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory: pytest.TempPathFactory) -> AnswerFormat:
+    folder = tmp_path_factory.mktemp("marked")
+    return scripted(folder, "x")._format
+
+
+ALPHABET = st.sampled_from([*TAGS, "<", ">", "/", "tool_call", "a", " ", "€", "👍", '{"name": "time"}', "\n"])
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(words=st.lists(ALPHABET, max_size=25), data=st.data())
+def test_pieces_of_any_size_make_the_same_parts(marked: AnswerFormat, words: list[str], data: st.DataObject) -> None:
+    text = "".join(words)
+
+    def divided(pieces: list[str]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+        tagged, parts = marked.answer([1], [TIME]), Parts()
+        assert tagged is not None
+        for piece in pieces:
+            tagged.push(piece, parts)
+        tagged.finish(parts)
+        body = parts.body()
+        calls = [(call["name"], call["arguments"]) for call in body.pop("tool_calls", [])]
+        assert tagged.has_called == bool(calls)
+        return body, calls
+
+    whole = divided([text])
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=10)))
+    assert divided([text[a:b] for a, b in pairwise([0, *cuts, len(text)])]) == whole
+    assert divided(list(text)) == whole
+    # Nothing is made up, and without tags nothing is lost.
+    body, calls = whole
+    if not any(tag in text for tag in TAGS):
+        assert (body, calls) == ({"text": text}, [])
