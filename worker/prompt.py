@@ -45,6 +45,20 @@ def prompt_tokens(request: Generate, tokenizer: Template, vocabulary: int) -> li
     return tokens
 
 
+def history_length(request: Generate, tokenizer: Template, tokens: list[int]) -> int:
+    """How many of the prompt's `tokens` the next turn of this chat will begin with: all but what asks for an answer.
+    0 where nobody can tell."""
+    if request.messages is None or not tokenizer.has_chat_template:
+        return 0
+    kwargs = {**request.chat_template_kwargs, **({"tools": request.tools} if request.tools else {})}
+    try:
+        history = tokenizer.apply_chat_template(plain_messages(request.messages), add_generation_prompt=False, **kwargs)
+    except Exception:  # noqa: BLE001 # some templates want a question last; the prompt itself was fine
+        return 0
+    differs = (index for index, pair in enumerate(zip(history, tokens, strict=False)) if pair[0] != pair[1])
+    return next(differs, min(len(history), len(tokens)))
+
+
 def plain_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The messages with every content as one string, as chat templates want it. Raises RequestError."""
     if not messages:

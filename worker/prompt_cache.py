@@ -7,7 +7,7 @@ tokens as well as bytes. Knows nothing of requests. Its memory belongs to the wo
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import LRUPromptCache
+from mlx_lm.models.cache import KVCache, LRUPromptCache, make_prompt_cache
 
 # Entries are searched one by one when one of them leaves.
 _MAX_ENTRIES = 256
@@ -28,6 +28,12 @@ def default_bytes(memory_limit_bytes: int, weights_bytes: int) -> int:
     return min(_DEFAULT_MOST_BYTES, max(0, int((memory_limit_bytes - weights_bytes) * _DEFAULT_SHARE)))
 
 
+def can_be_shortened(model: Any) -> bool:
+    """Whether a cache of this model can go back to an earlier token. Those of sliding windows and of state spaces
+    cannot: what a later prompt shares must have been kept at exactly that point."""
+    return all(type(layer) is KVCache for layer in make_prompt_cache(model))
+
+
 class PromptCache:
     """The caches of sequences that have ended, by their tokens. A limit of 0 turns it off."""
 
@@ -35,6 +41,11 @@ class PromptCache:
         self._max_tokens = max_tokens
         self._is_on = max_tokens > 0 and max_bytes > 0
         self._entries: Any = LRUPromptCache(max_size=_MAX_ENTRIES, max_bytes=max_bytes)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is kept."""
+        return self._is_on
 
     @property
     def nbytes(self) -> int:

@@ -18,8 +18,8 @@ from worker.constraint import Constraint, Constraints
 from worker.engine import MemoryFacts, ModelFacts, Report, RequestError
 from worker.logprobs import TokenTexts
 from worker.model_folder import load_folder
-from worker.prompt import prompt_tokens
-from worker.prompt_cache import PromptCache, default_bytes
+from worker.prompt import history_length, prompt_tokens
+from worker.prompt_cache import PromptCache, can_be_shortened, default_bytes
 from worker.sampling import request_processors, request_sampler
 from worker.sequence import Sequence
 from worker.text_stream import TextStream, make_detokenizer
@@ -49,7 +49,8 @@ _MAY_BE_ZERO = ("prompt_cache_tokens", "prompt_cache_bytes", "context_length")
 
 
 class TextEngine:
-    """Engine for `text-gen` models. Mutable state: the generator's batch, and the same sequences by uid and by id."""
+    """Engine for `text-gen` models. Mutable state: the generator's batch, the same sequences by uid and by id,
+    and those whose history is to be kept once it is read."""
 
     def __init__(self, assign: Assign, report: Report) -> None:
         options = _read_options(assign.options)
@@ -72,6 +73,7 @@ class TextEngine:
         if cache_bytes is None:
             cache_bytes = default_bytes(assign.memory_limit_bytes, self._loaded.weights_bytes)
         self._prompts = PromptCache(options.prompt_cache_tokens, cache_bytes)
+        self._keeps_histories = self._prompts.is_on and not can_be_shortened(self._loaded.model)
         self._format = AnswerFormat(tokenizer)
         self._constraints = Constraints(tokenizer, self._loaded.vocabulary)
         self._texts = TokenTexts(tokenizer)
@@ -79,6 +81,7 @@ class TextEngine:
         self._kept_by_xtc = (*tokenizer.encode("\n"), *sorted(tokenizer.eos_token_ids))
         self._sequences: dict[int, Sequence] = {}
         self._uids: dict[bytes, int] = {}
+        self._unread: set[int] = set()
 
     @property
     def facts(self) -> ModelFacts:
@@ -102,8 +105,10 @@ class TextEngine:
             processors = [*processors, constraint]
         text = TextStream(make_detokenizer(self._loaded.tokenizer), request.stop)
         cache, cached = self._prompts.fetch(tokens)
-        (uid,) = self._generator.insert(
-            [tokens[cached:]],
+        history = history_length(request, self._loaded.tokenizer, tokens) if self._keeps_histories else 0
+        begin = max(cached, history)
+        (uid,) = self._generator.insert_segments(
+            [[tokens[cached:begin], tokens[begin:]]],
             [max_tokens],
             caches=[cache],
             all_tokens=[tokens[:cached]],
@@ -111,6 +116,8 @@ class TextEngine:
             logits_processors=[processors],
         )
         self._uids[request_id] = uid
+        if history > cached:
+            self._unread.add(uid)
         self._sequences[uid] = Sequence(
             request_id,
             text,
@@ -125,7 +132,9 @@ class TextEngine:
     def step(self) -> list[Output]:
         outputs: list[Output] = []
         stopped: list[int] = []
-        _, responses = self._generator.next()
+        read, responses = self._generator.next()
+        if self._unread:
+            self._keep_histories([part.uid for part in read if part.end_of_segment])
         for response in responses:
             uid, reason = response.uid, response.finish_reason
             sequence = self._sequences[uid]
@@ -155,7 +164,15 @@ class TextEngine:
         uid = self._uids.pop(request_id, None)
         if uid is not None:
             del self._sequences[uid]
+            self._unread.discard(uid)
             self._generator.remove([uid])
+
+    def _keep_histories(self, uids: list[int]) -> None:
+        """Of those that have just read a part of their prompt to its end, that is the history they began with."""
+        begun = self._unread.intersection(uids)
+        self._unread -= begun
+        for cache, tokens in self._generator.extract_cache(begun).values():
+            self._prompts.store(tokens, cache)
 
     def _answer(self, request: Generate, tokens: list[int]) -> tuple[Answer | None, Constraint | None]:
         """What divides the answer into its parts, and what the answer is bound to. Raises RequestError."""

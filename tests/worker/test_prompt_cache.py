@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.tiny_models import make_tiny_model
 from tests.worker.engine_runs import add, answer, assert_empty, load, run, steps, without_count
 from worker.prompt_cache import default_bytes
 from worker.text_engine import TextEngine
@@ -43,6 +44,25 @@ def test_a_second_turn_reads_only_what_is_new(tiny_model: Path, without: TextEng
     # The last token of a prompt is the first of the decoding.
     assert prompt_tokens_read(engine) - before == new - 1
     assert second["text"] == answer(without, messages=chat, **fields)["text"]
+
+
+def test_caches_that_cannot_be_shortened_are_kept_at_the_history(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path / "window", layers=2, sliding_window=32)
+    engine, without = load(folder, prefill_step_size=64), load(folder, prompt_cache_tokens=0)
+    chat = [{"role": "user", "content": "why? " * 60}]
+    fields: dict[str, Any] = {"temperature": 0.0, "max_tokens": 20}
+    first = run(engine, [{"messages": chat, **fields}])[0][-1].body
+    assert first["text"] == answer(without, messages=chat, **fields)["text"]
+    # Another answer than the model's own: only the history is shared.
+    chat += [{"role": "assistant", "content": "because"}, {"role": "user", "content": "and then?"}]
+    second = run(engine, [{"messages": chat, **fields}, {"messages": chat, **fields}, {"prompt": "x", **fields}])
+    assert [outputs[-1].body["cached_tokens"] for outputs in second[:2]] == [len("[user] \n") + 300] * 2
+    assert {outputs[-1].body["text"] for outputs in second[:2]} == {answer(without, messages=chat, **fields)["text"]}
+    cancelled = add(engine, 1, messages=[{"role": "user", "content": "gone " * 60}], max_tokens=5)
+    engine.step()
+    engine.cancel(cancelled)
+    assert not engine._unread
+    assert_empty(engine)
 
 
 @pytest.mark.parametrize("shared", [1, 17, 200])

@@ -334,11 +334,12 @@ def test_a_setting_shortens_the_context(tmp_path: Path) -> None:
 def adapter(tmp_path: Path, tiny_model: Path) -> Path:
     """A LoRA adapter with random weights."""
     model, *_ = mlx_lm.load(str(tiny_model))
-    config = {"num_layers": 1, "lora_parameters": {"rank": 4, "scale": 20.0, "dropout": 0.0}}
+    config: dict[str, Any] = {"num_layers": 1, "lora_parameters": {"rank": 4, "scale": 20.0, "dropout": 0.0}}
     linear_to_lora_layers(model, config["num_layers"], config["lora_parameters"])
+    parameters: Any = tree_flatten(model.parameters())
     weights = {
         name: mx.random.normal(weight.shape, key=mx.random.key(number))
-        for number, (name, weight) in enumerate(tree_flatten(model.parameters()))
+        for number, (name, weight) in enumerate(parameters)
         if "lora_" in name
     }
     folder = tmp_path / "adapter"
@@ -395,7 +396,7 @@ def test_a_hundred_cancels_at_random_moments_leave_nothing(tiny_model: Path) -> 
     engine = load(tiny_model, prefill_step_size=32, prompt_cache_tokens=2000)
     generator = random.Random(5)
     for number in range(100):
-        kind = generator.choice(
+        kind: dict[str, Any] = generator.choice(
             [{}, {"seed": 1}, {"logprobs": 2}, {"repetition_penalty": 1.2}, {"grammar": "start: /[ab]{9,}/"}]
         )
         request_id = add(engine, number, prompt="c" * generator.randint(1, 150), max_tokens=100, **kind)
