@@ -277,8 +277,12 @@ class Generate(Body):
 
     Exactly one of `messages` (chat, rendered by the model's template) and `prompt` (text or token ids) is given.
     max_tokens None: to the end of the context. stream False: the worker sends no PARTIAL, only a FINAL with all text,
-    so that a request whose worker dies can always be replayed.
-    FINAL: `{text, finish_reason, prompt_tokens, completion_tokens, cached_tokens}`; `text` is what no PARTIAL held.
+    so that a request whose worker dies can always be replayed. The sampling fields mean what they mean to mlx-lm, 0 is
+    off; logit_bias: decimal token id -> what is added. logprobs: how many alternatives per token, None for none at all.
+    tools: OpenAI's; required_tools: names, one of which has to be called. json_schema, grammar (Lark, as llguidance
+    reads it): what the answer must be; one of the three at most.
+    PARTIAL: `{text}` and, where there are any, `reasoning`, `tool_calls`, `logprobs`; see docs/protocol.md.
+    FINAL: the same of what no PARTIAL held, and `{finish_reason, prompt_tokens, completion_tokens, cached_tokens}`.
     """
 
     messages: list[dict[str, Any]] | None = None
@@ -287,9 +291,25 @@ class Generate(Body):
     max_tokens: int | None = None
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    repetition_penalty: float = 0.0
+    repetition_context_size: int = 20
+    presence_penalty: float = 0.0
+    presence_context_size: int = 20
+    frequency_penalty: float = 0.0
+    frequency_context_size: int = 20
+    logit_bias: dict[str, float] = field(default_factory=dict)
     seed: int | None = None
     stop: list[str] = field(default_factory=list)
+    logprobs: int | None = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    required_tools: list[str] = field(default_factory=list)
+    json_schema: dict[str, Any] | None = None
+    grammar: str | None = None
 
 
 @dataclass(slots=True, frozen=True)

@@ -63,10 +63,16 @@ class Call:
         """For the client: one more output."""
         self._items.append(item)
         if item[1] == PARTIAL:
-            text = item[2].get("text")
-            self._waiting_bytes += _ITEM_BYTES + (len(text) if isinstance(text, str) else 0)
+            self._waiting_bytes += _ITEM_BYTES + sum(map(_size_of, item[2].values()))
             if self._waiting_bytes > MAX_WAITING_BYTES:
                 log.warning("request cancelled: its client reads too slowly")
                 self._items.clear()
                 self._cancel(self, _SLOW_READER)
         self.wake()
+
+
+def _size_of(part: Any) -> int:
+    """Roughly the bytes of a part: a list has a map for each token or call in it."""
+    if isinstance(part, list):
+        return _ITEM_BYTES * len(part)
+    return len(part) if isinstance(part, str) else 0

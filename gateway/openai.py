@@ -11,38 +11,34 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 
 from broker.protocol import Embed, Generate, Rerank
 from gateway.errors import invalid
+from gateway.tools import ResponseFormat, ToolCall, ToolChoice, choice_of, required_names, tools_of
 
 MAX_CHOICES = 128  # of one request: prompts x n, each a request to the broker
 MAX_INPUTS = 2048  # of one request for embeddings, as OpenAI has it
 _MAX_STOPS = 16
+_MAX_BIASES = 1024
+_MAX_GRAMMAR = 100_000  # characters
+_MAX_TOP_LOGPROBS = 20
 _MAX_SEED = 2**63 - 1
 
+# Fields that go to the wire as they are, under the same name; None is the wire's default.
+_AS_THEY_ARE = (
+    *("temperature", "top_p", "top_k", "min_p", "xtc_probability", "xtc_threshold", "logit_bias"),
+    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+    *("repetition_context_size", "presence_context_size", "frequency_context_size"),
+)
+
 # Fields not implemented yet, with the values that change nothing.
-_NOT_YET: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0,),
-    "grammar": (),
-    "logit_bias": ({},),
-    "min_p": (0,),
-    "presence_penalty": (0,),
-    "repetition_penalty": (0, 1),
-    "response_format": ({"type": "text"},),
-    "top_k": (0, -1),
-    "xtc_probability": (0,),
-    "adapters": (),
-}
+_NOT_YET: dict[str, tuple[Any, ...]] = {"adapters": (), "draft_model": ()}
 _NOT_YET_CHAT = _NOT_YET | {
     "audio": (),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "logprobs": (False,),
     "modalities": (["text"],),
     "reasoning_effort": (),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "top_logprobs": (0,),
     "web_search_options": (),
 }
-_NOT_YET_COMPLETION = _NOT_YET | {"best_of": (1,), "echo": (False,), "logprobs": (), "suffix": ("",)}
+_NOT_YET_COMPLETION = _NOT_YET | {"best_of": (1,), "echo": (False,), "suffix": ("",)}
 
 
 def _text_of(content: object) -> str:
@@ -87,6 +83,18 @@ def _is_token(token: object) -> bool:
     return type(token) is int and 0 <= token < 2**31
 
 
+def _bias_of(bias: object) -> dict[str, float]:
+    """OpenAI's logit_bias: token id as a string -> -100 to 100."""
+    if not isinstance(bias, dict) or len(bias) > _MAX_BIASES:
+        raise ValueError(f"must be an object with up to {_MAX_BIASES} token ids")
+    for token, value in bias.items():
+        if not (token.isascii() and token.isdigit()) or len(token) > 10:
+            raise ValueError(f"{token!r} is no token id")
+        if type(value) not in (int, float) or not -100 <= value <= 100:
+            raise ValueError(f"the value of {token} is no number from -100 to 100")
+    return bias
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
@@ -100,14 +108,24 @@ class StreamOptions(_Body):
 class ChatMessage(_Body):
     """One turn. `developer` is what newer models call `system`."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[str, PlainValidator(_text_of)] = ""
     name: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
 
     def to_map(self) -> dict[str, Any]:
         """As chat templates take it."""
-        message = {"role": "system" if self.role == "developer" else self.role, "content": self.content}
-        return message if self.name is None else message | {"name": self.name}
+        message: dict[str, Any] = {
+            "role": "system" if self.role == "developer" else self.role,
+            "content": self.content,
+            "name": self.name,
+            "reasoning_content": self.reasoning_content,
+            "tool_calls": [call.model_dump(exclude_none=True) for call in self.tool_calls or []] or None,
+            "tool_call_id": self.tool_call_id,
+        }
+        return {name: value for name, value in message.items() if value is not None}
 
 
 class Sampling(_Body):
@@ -119,9 +137,27 @@ class Sampling(_Body):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=_MAX_SEED)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    xtc_probability: Annotated[float, Field(ge=0, le=1)] | None = None
+    xtc_threshold: Annotated[float, Field(ge=0, le=0.5)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0, le=100)] | None = None
+    repetition_context_size: Annotated[int, Field(ge=0, le=_MAX_SEED)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
+    presence_context_size: Annotated[int, Field(ge=0, le=_MAX_SEED)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
+    frequency_context_size: Annotated[int, Field(ge=0, le=_MAX_SEED)] | None = None
+    logit_bias: Annotated[dict[str, float], PlainValidator(_bias_of)] | None = None
     seed: Annotated[int, Field(ge=-_MAX_SEED - 1, le=_MAX_SEED)] | None = None
     stop: Annotated[list[str], PlainValidator(_stops_of)] = []
     n: Annotated[int, Field(ge=1, le=8)] | None = None
+    response_format: ResponseFormat | None = None
+    grammar: Annotated[str, Field(min_length=1, max_length=_MAX_GRAMMAR)] | None = None
+
+    @property
+    def json_schema(self) -> dict[str, Any] | None:
+        """What the answer must follow; None for free text."""
+        return None if self.response_format is None else self.response_format.schema_wanted
 
     @property
     def choices_per_prompt(self) -> int:
@@ -140,12 +176,17 @@ class ChatRequest(Sampling):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None = None
+    tools: Annotated[list[dict[str, Any]], PlainValidator(tools_of)] = []
+    tool_choice: Annotated[ToolChoice, PlainValidator(choice_of)] = "auto"
 
 
 class CompletionRequest(Sampling):
     """The body of POST /v1/completions."""
 
     prompt: Annotated[list[str | list[int]], PlainValidator(_prompts_of)]
+    logprobs: Annotated[int, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None = None
 
 
 def parse_chat(body: bytes) -> ChatRequest:
@@ -154,11 +195,28 @@ def parse_chat(body: bytes) -> ChatRequest:
     _refuse_not_yet(raw, _NOT_YET_CHAT)
     request = _validated(ChatRequest, raw)
     for position, message in enumerate(raw["messages"]):
-        if message.get("tool_calls"):
-            raise invalid("tool_calls is not supported yet", f"messages[{position}].tool_calls")
+        if message.get("tool_calls") and message["role"] != "assistant":
+            raise invalid("only an assistant's message may have tool_calls", f"messages[{position}].tool_calls")
+        if message["role"] == "tool" and not message.get("tool_call_id"):
+            raise invalid("which call this is the result of", f"messages[{position}].tool_call_id")
         if message.get("content") is None and message["role"] != "assistant":
             raise invalid("only an assistant's message may have no content", f"messages[{position}].content")
+    if request.top_logprobs is not None and not request.logprobs:
+        raise invalid("top_logprobs needs logprobs", "top_logprobs")
+    try:
+        forced = required_names(request.tools, request.tool_choice)
+    except ValueError as error:
+        raise invalid(f"tool_choice: {error}", "tool_choice") from None
+    _refuse_several(request, bool(forced))
     return request
+
+
+def _refuse_several(request: Sampling, is_call_forced: bool) -> None:
+    """Of what binds an answer there can be one."""
+    if request.grammar is not None and request.json_schema is not None:
+        raise invalid("give either grammar or response_format", "grammar")
+    if is_call_forced and (request.grammar is not None or request.json_schema is not None):
+        raise invalid("a call that is required leaves no room for grammar or response_format", "tool_choice")
 
 
 def parse_completion(body: bytes) -> CompletionRequest:
@@ -168,6 +226,7 @@ def parse_completion(body: bytes) -> CompletionRequest:
     request = _validated(CompletionRequest, raw)
     if len(request.prompt) * request.choices_per_prompt > MAX_CHOICES:
         raise invalid(f"more than {MAX_CHOICES} choices in one request, counting n for each prompt", "prompt")
+    _refuse_several(request, is_call_forced=False)
     return request
 
 
@@ -175,10 +234,15 @@ def chat_work(request: ChatRequest, default_max_tokens: int) -> list[Generate]:
     """One unit of work per choice."""
     max_tokens = request.max_completion_tokens or request.max_tokens or default_max_tokens
     messages = [message.to_map() for message in request.messages]
+    logprobs = (request.top_logprobs or 0) if request.logprobs else None
+    tools = [] if request.tool_choice == "none" else request.tools
     return [
         Generate(
             messages=messages,
             max_tokens=max_tokens,
+            logprobs=logprobs,
+            tools=tools,
+            required_tools=required_names(tools, request.tool_choice),
             chat_template_kwargs=request.chat_template_kwargs or {},
             **_sampling(request, choice),
         )
@@ -190,7 +254,7 @@ def completion_work(request: CompletionRequest, default_max_tokens: int) -> list
     """One unit of work per choice: all choices of the first prompt, then those of the second, ..."""
     max_tokens = request.max_tokens or default_max_tokens
     return [
-        Generate(prompt=prompt, max_tokens=max_tokens, **_sampling(request, choice))
+        Generate(prompt=prompt, max_tokens=max_tokens, logprobs=request.logprobs, **_sampling(request, choice))
         for prompt in request.prompt
         for choice in range(request.choices_per_prompt)
     ]
@@ -201,10 +265,11 @@ def _sampling(request: Sampling, choice: int) -> dict[str, Any]:
     seed = None if request.seed is None else (request.seed + choice + _MAX_SEED + 1) % 2**64 - _MAX_SEED - 1
     return {
         "stream": bool(request.stream),
-        "temperature": 1.0 if request.temperature is None else request.temperature,
-        "top_p": 1.0 if request.top_p is None else request.top_p,
         "seed": seed,
         "stop": request.stop,
+        "json_schema": request.json_schema,
+        "grammar": request.grammar,
+        **{name: value for name in _AS_THEY_ARE if (value := getattr(request, name)) is not None},
     }
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any
 
 import orjson
 
 from broker.protocol import FINAL, PARTIAL, Failure, ProtocolError
 from gateway.errors import error_object
+from gateway.parts import Parts, chat_logprobs, delta, message, text_logprobs
 
 KEEPALIVE = b": keepalive\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -15,24 +16,26 @@ DONE = b"data: [DONE]\n\n"
 
 @dataclass(slots=True, frozen=True)
 class Ending:
-    """The FINAL of a `Generate`. text: what no PARTIAL held."""
+    """The FINAL of a `Generate`. parts: what no PARTIAL held."""
 
-    text: str
+    parts: Parts
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
 
 
-_ENDING_TYPES = get_type_hints(Ending)
+_COUNTS = {"finish_reason": str, "prompt_tokens": int, "completion_tokens": int, "cached_tokens": int}
 
 
 def ending_of(body: dict[str, Any]) -> Ending:
     """Raises ProtocolError where a field is missing or of another type."""
-    for name, kind in _ENDING_TYPES.items():
+    for name, kind in _COUNTS.items():
         if type(body.get(name)) is not kind:
             raise ProtocolError(f"FINAL whose {name} is {body.get(name)!r}")
-    return Ending(**{name: body[name] for name in Ending.__slots__})
+    parts = Parts()
+    parts.add(body)
+    return Ending(parts, **{name: body[name] for name in _COUNTS})
 
 
 def usage(endings: Sequence[Ending], choices_per_prompt: int) -> dict[str, Any]:
@@ -67,18 +70,21 @@ def whole(head: Head, endings: Sequence[Ending]) -> dict[str, Any]:
     """The response of a request that is not streamed."""
     kind = "chat.completion" if head.is_chat else "text_completion"
     choices = [
-        {"index": index, **_content(head, ending.text), "logprobs": None, "finish_reason": ending.finish_reason}
+        {"index": index, **_content(head, ending.parts), "finish_reason": ending.finish_reason}
         for index, ending in enumerate(endings)
     ]
     return {**head.fields(kind), "choices": choices, "usage": usage(endings, head.choices_per_prompt)}
 
 
-def _content(head: Head, text: str) -> dict[str, Any]:
-    return {"message": {"role": "assistant", "content": text}} if head.is_chat else {"text": text}
+def _content(head: Head, parts: Parts) -> dict[str, Any]:
+    if head.is_chat:
+        return {"message": message(parts), "logprobs": chat_logprobs(parts.logprobs)}
+    return {"text": parts.text, "logprobs": text_logprobs(parts.logprobs, 0)}
 
 
 class Chunks:
-    """The chunks of one streamed answer. All of a chunk but its text is prepared once per stream."""
+    """The chunks of one streamed answer. All of a chunk but its text is prepared once per stream; chunks with more than
+    text are made one by one."""
 
     def __init__(self, head: Head, choices: int, *, include_usage: bool) -> None:
         self._head = head
@@ -90,13 +96,16 @@ class Chunks:
         role, plain = (
             (b'"delta":{"role":"assistant","content":', b'"delta":{"content":') if head.is_chat else (b'"text":',) * 2
         )
-        starts = [b'data: %b,"choices":[{"index":%d,' % (fields, index) for index in range(choices)]
+        self._starts = starts = [b'data: %b,"choices":[{"index":%d,' % (fields, index) for index in range(choices)]
         self._before = [start + role for start in starts]
         self._before_later = [start + plain for start in starts]
         self._before_finish = [start + (b'"delta":{}' if head.is_chat else b'"text":""') for start in starts]
         # With include_usage every chunk has the field, null in all but the last.
         self._end = b'}],"usage":null}\n\n' if include_usage else b"}]}\n\n"
         self._after = (b"}" if head.is_chat else b"") + b',"logprobs":null,"finish_reason":null' + self._end
+        # Per choice: calls of tools written so far, and characters of the tokens whose logprobs have been.
+        self._calls = [0] * choices
+        self._offsets = [0] * choices
         self._usage_start = b'data: %b,"choices":[],"usage":' % fields
 
     @property
@@ -107,28 +116,40 @@ class Chunks:
     def render(self, items: Sequence[tuple[int, int, dict[str, Any]]]) -> bytes:
         """(choice, PARTIAL or FINAL, body) of all that waits, in order, as chunks: one for the text of each choice.
         Raises ProtocolError for a body that is not one of a `Generate`."""
-        if len(items) == 1 and items[0][1] == PARTIAL:  # nearly always
+        if len(items) == 1 and items[0][1] == PARTIAL and len(items[0][2]) == 1:  # nearly always
             return self._text(items[0][0], _partial_text(items[0][2]))
-        texts: dict[int, str] = {}
+        changed: dict[int, Parts] = {}
         ended = []
         for index, kind, body in items:
-            if kind == PARTIAL:
-                text = _partial_text(body)
-            else:
-                assert kind == FINAL  # an ERROR is not for a renderer
-                self._endings[index] = ending = ending_of(body)
+            if kind == FINAL:
+                self._endings[index] = ending_of(body)
                 ended.append(index)
-                text = ending.text
-            texts[index] = texts.get(index, "") + text
-        parts = [self._text(index, text) for index, text in texts.items() if text or self._is_silent(index)]
-        parts += [self._finish(index) for index in ended]
+            changed.setdefault(index, Parts()).add(body)
+        chunks = [self._parts(index, p) for index, p in changed.items() if not p.is_empty or self._is_silent(index)]
+        chunks += [self._finish(index) for index in ended]
         if self.is_complete:
-            parts.append(self._last())
-        return b"".join(parts)
+            chunks.append(self._last())
+        return b"".join(chunks)
 
     def _is_silent(self, index: int) -> bool:
         """Nothing of this choice has been written: its first chunk also names the role."""
         return self._before[index] is not self._before_later[index]
+
+    def _parts(self, index: int, parts: Parts) -> bytes:
+        if not parts.has_more:
+            return self._text(index, parts.text)
+        if self._head.is_chat:
+            role = {"role": "assistant"} if self._is_silent(index) else {}
+            content = b'"delta":' + orjson.dumps({**role, **delta(parts, self._calls[index])})
+            logprobs = chat_logprobs(parts.logprobs)
+        else:
+            content = b'"text":' + orjson.dumps(parts.text)
+            logprobs = text_logprobs(parts.logprobs, self._offsets[index])
+        self._before[index] = self._before_later[index]
+        self._calls[index] += len(parts.tool_calls)
+        self._offsets[index] += sum(len(entry["token"]) for entry in parts.logprobs)
+        rest = b',"logprobs":' + orjson.dumps(logprobs) + b',"finish_reason":null' + self._end
+        return self._starts[index] + content + rest
 
     def _text(self, index: int, text: str) -> bytes:
         before = self._before[index]

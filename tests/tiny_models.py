@@ -42,10 +42,12 @@ def make_tiny_model(
     context_length: int = 8192,
     eos_token_id: int = EOS,
     chat_template: str | None = CHAT_TEMPLATE,
+    sliding_window: int | None = None,
 ) -> Path:
     """Write a model into `folder` (made if missing) and return it.
 
     hidden_size: a multiple of 8 (4 heads). eos_token_id: another token, such as a byte's, ends generations there.
+    sliding_window: tokens that every layer but the last one sees.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = {
@@ -64,6 +66,9 @@ def make_tiny_model(
         "eos_token_id": eos_token_id,
         "torch_dtype": "float32",
     }
+    if sliding_window is not None:
+        config["sliding_window"] = sliding_window
+        config["layer_types"] = ["sliding_attention"] * (layers - 1) + ["full_attention"]
     model = Model(ModelArgs.from_dict(config))
     # A key of its own per tensor: the same seed gives the same weights whatever else drew random numbers.
     keys = iter(mx.random.split(mx.random.key(seed), len(tree_flatten(model.parameters()))))

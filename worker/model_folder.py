@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
+from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_config, load_model, load_tokenizer
 
 from worker.engine import Report
@@ -34,8 +35,9 @@ class LoadedModel:
     context_length: int
 
 
-def load_folder(folder: Path, report: Report) -> LoadedModel:
-    """The model in `folder`, its weights in memory. Raises ValueError naming the file at fault."""
+def load_folder(folder: Path, report: Report, adapter_path: str | None = None) -> LoadedModel:
+    """The model in `folder`, its weights in memory, with the LoRA adapter of another folder if one is given. Raises
+    ValueError naming the file at fault."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such model folder")
     with blame(folder, "config.json"):
@@ -48,6 +50,11 @@ def load_folder(folder: Path, report: Report) -> LoadedModel:
             mx.load(str(file))
     with blame(folder, "model*.safetensors or config.json"):
         model, config = load_model(folder, lazy=True)
+    if adapter_path is not None:
+        adapter = Path(adapter_path).expanduser()
+        with blame(adapter, f"adapter_path {adapter.name}: adapter_config.json or adapters.safetensors"):
+            model = load_adapters(model, str(adapter))
+            model.eval()
     with blame(folder, "tokenizer.json or tokenizer_config.json"):
         tokenizer = load_tokenizer(folder, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id"))
     report("tokenizer", 1.0)

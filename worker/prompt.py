@@ -4,6 +4,7 @@ Everything here that a client can get wrong raises RequestError naming the field
 engine without a model can use it.
 """
 
+import json
 from typing import Any, Protocol
 
 from broker.protocol import Generate
@@ -30,7 +31,7 @@ def prompt_tokens(request: Generate, tokenizer: Template, vocabulary: int) -> li
     if (request.messages is None) == (request.prompt is None):
         raise RequestError("give either messages or prompt", param="messages")
     if request.messages is not None:
-        tokens = _chat_tokens(request.messages, request.chat_template_kwargs, tokenizer)
+        tokens = _chat_tokens(request, request.messages, tokenizer)
         param = "messages"
     elif isinstance(request.prompt, str):
         # Not "no tokens": a tokenizer that adds a start token makes one of nothing.
@@ -44,6 +45,20 @@ def prompt_tokens(request: Generate, tokenizer: Template, vocabulary: int) -> li
     return tokens
 
 
+def history_length(request: Generate, tokenizer: Template, tokens: list[int]) -> int:
+    """How many of the prompt's `tokens` the next turn of this chat will begin with: all but what asks for an answer.
+    0 where nobody can tell."""
+    if request.messages is None or not tokenizer.has_chat_template:
+        return 0
+    kwargs = {**request.chat_template_kwargs, **({"tools": request.tools} if request.tools else {})}
+    try:
+        history = tokenizer.apply_chat_template(plain_messages(request.messages), add_generation_prompt=False, **kwargs)
+    except Exception:  # noqa: BLE001 # some templates want a question last; the prompt itself was fine
+        return 0
+    differs = (index for index, pair in enumerate(zip(history, tokens, strict=False)) if pair[0] != pair[1])
+    return next(differs, min(len(history), len(tokens)))
+
+
 def plain_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The messages with every content as one string, as chat templates want it. Raises RequestError."""
     if not messages:
@@ -55,7 +70,10 @@ def plain_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
             raise RequestError(f"{where} must be an object", param=where)
         if not isinstance(message.get("role"), str):
             raise RequestError(f"{where}.role must be a string", param=f"{where}.role")
-        plain.append({**message, "content": _text_of(message.get("content"), f"{where}.content")})
+        turn = {**message, "content": _text_of(message.get("content"), f"{where}.content")}
+        if turn.get("tool_calls"):
+            turn["tool_calls"] = _with_arguments(turn["tool_calls"], f"{where}.tool_calls")
+        plain.append(turn)
     return plain
 
 
@@ -74,17 +92,41 @@ def _text_of(content: Any, where: str) -> str:
     return "".join(texts)
 
 
-def _chat_tokens(messages: list[dict[str, Any]], kwargs: dict[str, Any], tokenizer: Template) -> list[int]:
+def _chat_tokens(request: Generate, messages: list[dict[str, Any]], tokenizer: Template) -> list[int]:
     plain = plain_messages(messages)
     if not tokenizer.has_chat_template:
+        if request.tools:
+            raise RequestError("this model has no chat template that could tell it of tools", param="tools")
         lines = [f"{_ROLE_PREFIXES.get(m['role'], '')}{m['content']}\n" for m in plain]
         return tokenizer.encode("".join([*lines, _ROLE_PREFIXES["assistant"]]).rstrip())
+    kwargs = request.chat_template_kwargs
     _refuse_reserved(kwargs)
+    if request.tools:
+        kwargs = {**kwargs, "tools": request.tools}
     try:
         return tokenizer.apply_chat_template(plain, add_generation_prompt=True, **kwargs)
     except Exception as error:  # the template is the model author's program: it raises what it likes
         text = " ".join(str(error).split())
         raise RequestError(f"the model's chat template refuses these messages: {text}", param="messages") from error
+
+
+def _with_arguments(calls: Any, where: str) -> list[dict[str, Any]]:
+    """A turn's tool_calls, the arguments as objects: OpenAI sends them as text, templates want to go through them."""
+    if not isinstance(calls, list):
+        raise RequestError(f"{where} must be a list", param=where)
+    plain = []
+    for index, call in enumerate(calls):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict):
+            raise RequestError(f"{where}[{index}].function must be an object", param=f"{where}[{index}].function")
+        arguments = function.get("arguments")
+        try:
+            arguments = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
+        except ValueError as error:
+            param = f"{where}[{index}].function.arguments"
+            raise RequestError(f"{param} is no JSON: {error}", param=param) from error
+        plain.append({**call, "function": {**function, "arguments": arguments}})
+    return plain
 
 
 def _refuse_reserved(kwargs: dict[str, Any]) -> None:

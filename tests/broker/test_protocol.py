@@ -76,6 +76,7 @@ by_type: dict[Any, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
     NoneType: st.none(),
     dict[str, Any]: maps,
+    dict[str, float]: st.dictionaries(text, floats, max_size=4),
     list[str]: st.lists(text, max_size=4),
     list[int]: st.lists(integers, max_size=4),
     list[Any]: st.lists(values, max_size=4),

@@ -8,6 +8,9 @@ from gateway.errors import ApiError
 from gateway.openai import chat_work, completion_work, parse_chat, parse_completion
 
 USER = {"role": "user", "content": "Hi"}
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+TIME = {"type": "function", "function": {"name": "time"}}
+CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
 
 
 def chat(**fields: Any) -> list[Generate]:
@@ -32,6 +35,7 @@ def refused_chat(body: dict[str, Any] | bytes) -> ApiError:
 def test_defaults() -> None:
     assert chat() == [Generate(messages=[USER], max_tokens=100)]
     nothing = dict.fromkeys(("n", "stop", "seed", "stream", "temperature", "top_p", "max_tokens", "tools", "logprobs"))
+    nothing |= dict.fromkeys(("tool_choice", "top_logprobs", "response_format", "grammar", "chat_template_kwargs"))
     assert chat(**nothing) == chat()
 
 
@@ -55,6 +59,64 @@ def test_every_field_reaches_the_wire() -> None:
         stop=["\n"],
         chat_template_kwargs={"enable_thinking": False},
     )
+
+
+def test_sampling_fields_reach_the_wire_under_their_names() -> None:
+    fields = {
+        "top_k": 40,
+        "min_p": 0.1,
+        "xtc_probability": 0.5,
+        "xtc_threshold": 0.2,
+        "logit_bias": {"7": -100},
+        "repetition_penalty": 1.1,
+        "presence_penalty": -0.5,
+        "frequency_penalty": 0.5,
+        "repetition_context_size": 64,
+        "presence_context_size": 0,
+        "frequency_context_size": 10,
+    }
+    for [work] in (chat(**fields), completion("Hi", **fields)):
+        assert {name: getattr(work, name) for name in fields} == fields
+    assert chat(**dict.fromkeys(fields)) == chat()
+
+
+def test_tools_reach_the_wire() -> None:
+    [work] = chat(tools=[WEATHER, TIME])
+    assert (work.tools, work.required_tools) == ([WEATHER, TIME], [])
+    assert chat(tools=[WEATHER], tool_choice="none") == chat()
+    assert chat(tools=[WEATHER, TIME], tool_choice="required")[0].required_tools == ["weather", "time"]
+    named = {"type": "function", "function": {"name": "time"}}
+    assert chat(tools=[WEATHER, TIME], tool_choice=named)[0].required_tools == ["time"]
+
+
+def test_calls_and_their_results_are_sent_back() -> None:
+    turns = [
+        USER,
+        {"role": "assistant", "content": None, "tool_calls": [CALL], "reasoning_content": "hm"},
+        {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "sunny"}]},
+    ]
+    assert chat(messages=turns)[0].messages == [
+        USER,
+        {"role": "assistant", "content": "", "tool_calls": [CALL], "reasoning_content": "hm"},
+        {"role": "tool", "tool_call_id": "call_1", "content": "sunny"},
+    ]
+
+
+def test_what_binds_the_answer_reaches_the_wire() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    given = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": schema}}
+    for [work] in (chat(response_format=given), completion("Hi", response_format=given)):
+        assert work.json_schema == schema
+    assert chat(response_format={"type": "json_object"})[0].json_schema == {"type": "object"}
+    assert chat(grammar='start: "a"')[0].grammar == 'start: "a"'
+
+
+def test_logprobs_reach_the_wire() -> None:
+    assert chat(logprobs=True)[0].logprobs == 0
+    assert chat(logprobs=True, top_logprobs=5)[0].logprobs == 5
+    assert chat(logprobs=False)[0].logprobs is None
+    assert completion("Hi", logprobs=0)[0].logprobs == 0
+    assert completion("Hi")[0].logprobs is None
 
 
 def test_max_completion_tokens_wins() -> None:
@@ -118,14 +180,20 @@ def test_unknown_fields_are_ignored() -> None:
         ({"messages": "Hi"}, "messages"),
         ({"messages": ["Hi"]}, "messages[0]"),
         ({"messages": [USER, {"content": "Hi"}]}, "messages[1].role"),
-        ({"messages": [{"role": "tool", "content": "Hi"}]}, "messages[0].role"),
+        ({"messages": [{"role": "function", "content": "Hi"}]}, "messages[0].role"),
+        ({"messages": [{"role": "tool", "content": "Hi"}]}, "messages[0].tool_call_id"),
+        ({"messages": [{**USER, "tool_calls": [CALL]}]}, "messages[0].tool_calls"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": ["Hi"]}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages[0].content"),
-        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls[0].function"),
+        ({"messages": [USER], "top_logprobs": 3}, "top_logprobs"),
+        ({"messages": [USER], "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"messages": [USER], "response_format": {"type": "json_object"}, "grammar": "start: A"}, "grammar"),
+        ({"messages": [USER], "tools": [WEATHER], "tool_choice": "required", "grammar": "x"}, "tool_choice"),
     ],
 )
 def test_what_is_not_a_chat_is_refused(body: dict[str, Any] | bytes, param: str | None) -> None:
@@ -155,23 +223,46 @@ def test_what_is_not_a_chat_is_refused(body: dict[str, Any] | bytes, param: str 
         ("n", 9),
         ("seed", 1.5),
         ("seed", 2**63),
+        ("top_k", -2),
+        ("top_k", 1.5),
+        ("min_p", 1.1),
+        ("xtc_probability", -0.1),
+        ("xtc_threshold", 0.6),
+        ("repetition_penalty", -1),
+        ("repetition_context_size", -1),
+        ("presence_penalty", "much"),
+        ("frequency_penalty", 101),
+        ("frequency_context_size", True),
+        ("logit_bias", [1]),
+        ("logit_bias", {"a": 1}),
+        ("logit_bias", {"-1": 1}),
+        ("logit_bias", {"1": 101}),
+        ("logit_bias", {"1": None}),
         ("stop", ""),
         ("stop", 1),
         ("stop", ["a", ""]),
         ("stop", ["a", 1]),
         ("stop", ["a"] * 17),
         ("chat_template_kwargs", []),
-        # not supported yet
-        ("tools", [{"type": "function"}]),
-        ("tool_choice", "required"),
-        ("logprobs", True),
+        ("logprobs", 1),
         ("top_logprobs", 1),
-        ("response_format", {"type": "json_object"}),
-        ("frequency_penalty", 0.5),
-        ("presence_penalty", -0.5),
-        ("logit_bias", {"1": 1}),
-        ("top_k", 40),
-        ("min_p", 0.1),
+        ("tools", {}),
+        ("tools", [{"type": "function"}]),
+        ("tools", [{"type": "function", "function": {"name": ""}}]),
+        ("tools", [WEATHER, WEATHER]),
+        ("tools", [{"type": "function", "function": {"name": "f", "parameters": []}}]),
+        ("tool_choice", "maybe"),
+        ("tool_choice", "required"),
+        ("tool_choice", {"type": "function"}),
+        ("tool_choice", {"type": "function", "function": {"name": "f"}}),
+        ("response_format", "json"),
+        ("response_format", {"type": "json_schema"}),
+        ("grammar", ""),
+        ("grammar", {}),
+        # not supported yet
+        ("adapters", "a"),
+        ("draft_model", "d"),
+        ("functions", [{"name": "f"}]),
     ],
 )
 def test_a_wrong_or_unsupported_field_is_named(field: str, value: Any) -> None:
@@ -186,8 +277,8 @@ def test_a_field_within_a_field_is_named() -> None:
 
 
 def test_values_that_change_nothing_are_accepted() -> None:
-    neutral = {"tools": [], "tool_choice": "auto", "logprobs": False, "frequency_penalty": 0.0, "top_k": -1}
-    assert chat(**neutral, response_format={"type": "text"}, repetition_penalty=1.0) == chat()
+    neutral = {"tools": [], "tool_choice": "none", "logprobs": False, "frequency_penalty": 0.0, "logit_bias": {}}
+    assert chat(**neutral, response_format={"type": "text"}) == chat()
 
 
 @pytest.mark.parametrize(
@@ -199,7 +290,7 @@ def test_what_is_not_a_prompt_is_refused(prompt: Any) -> None:
     assert caught.value.failure.param == "prompt"
 
 
-@pytest.mark.parametrize(("field", "value"), [("echo", True), ("logprobs", 0), ("best_of", 2), ("suffix", "!")])
+@pytest.mark.parametrize(("field", "value"), [("echo", True), ("logprobs", 21), ("best_of", 2), ("suffix", "!")])
 def test_unsupported_fields_of_completions_are_named(field: str, value: Any) -> None:
     with pytest.raises(ApiError) as caught:
         completion("Hi", **{field: value})

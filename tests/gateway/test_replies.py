@@ -146,6 +146,75 @@ def test_a_partial_without_text_is_the_peers_mistake() -> None:
         Chunks(CHAT, 1, include_usage=False).render([(0, PARTIAL, {"text": 1})])
 
 
+CALL = {"id": "call_1", "name": "weather", "arguments": '{"city": "Paris"}'}
+OPENAI_CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
+LIKELY = {"token": "€", "bytes": "€".encode(), "logprob": -0.5}
+ENTRY = {**LIKELY, "top": [LIKELY, {"token": "$", "bytes": b"$", "logprob": -1.5}]}
+
+
+def test_a_chat_that_thinks_and_calls() -> None:
+    parts = {"reasoning": "hm", "tool_calls": [CALL, {**CALL, "id": "call_2"}]}
+    choice = whole(CHAT, [ending_of({**ending("", "tool_calls"), **parts})])["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"] == {
+        "role": "assistant",
+        "content": None,
+        "reasoning_content": "hm",
+        "tool_calls": [OPENAI_CALL, {**OPENAI_CALL, "id": "call_2"}],
+    }
+
+
+def test_the_chunks_of_a_chat_that_thinks_and_calls() -> None:
+    chunks = Chunks(CHAT, 1, include_usage=False)
+
+    def deltas(*items: dict[str, Any], kind: int = PARTIAL) -> list[Any]:
+        read = events(chunks.render([(0, kind, item) for item in items]))
+        return [event["choices"][0]["delta"] for event in read if event != "data: [DONE]"]
+
+    assert deltas({"text": "", "reasoning": "h"}) == [{"role": "assistant", "reasoning_content": "h"}]
+    assert deltas({"text": "", "reasoning": "m"}) == [{"reasoning_content": "m"}]
+    assert deltas({"text": "", "reasoning": "!"}, {"text": "I "}) == [{"reasoning_content": "!", "content": "I "}]
+    assert deltas({"text": "call"}) == [{"content": "call"}]
+    assert deltas({"text": "", "tool_calls": [CALL]}) == [{"tool_calls": [{"index": 0, **OPENAI_CALL}]}]
+    last = {**ending("", "tool_calls"), "tool_calls": [CALL]}
+    assert deltas(last, kind=FINAL) == [{"tool_calls": [{"index": 1, **OPENAI_CALL}]}, {}]
+
+
+def test_logprobs_of_a_chat() -> None:
+    openai = {"token": "€", "logprob": -0.5, "bytes": [226, 130, 172]}
+    content = [{**openai, "top_logprobs": [openai, {"token": "$", "logprob": -1.5, "bytes": [36]}]}]
+    choice = whole(CHAT, [ending_of({**ending("€"), "logprobs": [ENTRY]})])["choices"][0]
+    assert choice["logprobs"] == {"content": content, "refusal": None}
+    chunks = Chunks(CHAT, 1, include_usage=False)
+    first, *_ = events(chunks.render([(0, PARTIAL, {"text": "€", "logprobs": [ENTRY]})]))
+    assert first["choices"][0]["logprobs"]["content"] == content
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": "€"}
+
+
+def test_logprobs_of_a_text_completion() -> None:
+    plain = {"token": "ab", "bytes": b"ab", "logprob": -0.25, "top": []}
+    expected = {
+        "tokens": ["€", "ab"],
+        "token_logprobs": [-0.5, -0.25],
+        "top_logprobs": [{"€": -0.5, "$": -1.5}, {}],
+        "text_offset": [0, 1],
+    }
+    choice = whole(TEXT, [ending_of({**ending("€ab"), "logprobs": [ENTRY, plain]})])["choices"][0]
+    assert choice["logprobs"] == expected
+    chunks = Chunks(TEXT, 1, include_usage=False)
+    read = [events(chunks.render([(0, PARTIAL, {"text": "x", "logprobs": [plain]})]))[0] for _ in range(2)]
+    assert [event["choices"][0]["logprobs"]["text_offset"] for event in read] == [[0], [2]]
+    assert read[0]["choices"][0]["logprobs"]["top_logprobs"] is None
+
+
+@pytest.mark.parametrize("part", [{"reasoning": 1}, {"tool_calls": {}}, {"tool_calls": ["x"]}, {"logprobs": None}])
+def test_parts_that_cannot_be_read_are_the_peers_mistake(part: dict[str, Any]) -> None:
+    with pytest.raises(ProtocolError, match=next(iter(part))):
+        Chunks(CHAT, 1, include_usage=False).render([(0, PARTIAL, {"text": "", **part})])
+    with pytest.raises(ProtocolError, match=next(iter(part))):
+        ending_of({**ending(), **part})
+
+
 def test_an_error_within_a_stream_ends_it() -> None:
     error, done = events(framed_error(Failure("worker_died", "gone", retryable=True)))
     assert error == {

@@ -4,13 +4,14 @@ import mlx.core as mx
 import pytest
 
 from broker.protocol import Generate
-from worker.sampling import Sampler, request_sampler
+from worker.engine import RequestError
+from worker.sampling import Sampler, request_processors, request_sampler
 
 VOCABULARY = 1000
 
 
 def sampler(**fields: float) -> Sampler:
-    return request_sampler(Generate(prompt="x", **fields))  # type: ignore[arg-type] # fields of Generate
+    return request_sampler(Generate(prompt="x", **fields), VOCABULARY)  # type: ignore[arg-type] # fields of Generate
 
 
 def draws(sample: Sampler, logprobs: mx.array, count: int = 50) -> list[int]:
@@ -54,3 +55,77 @@ def test_one_call_samples_a_whole_batch() -> None:
     assert sampler(temperature=0.0) is sampler(temperature=0.0, seed=1)
     assert sampler(temperature=0.5) is sampler(temperature=0.5)
     assert sampler(temperature=0.5, seed=1) is not sampler(temperature=0.5, seed=1)
+
+
+@pytest.mark.parametrize("seed", [{}, {"seed": 5}])
+def test_what_each_filter_leaves(seed: dict[str, int]) -> None:
+    logprobs = mx.log(mx.array([[0.5, 0.3, 0.15, 0.05]]))
+
+    def drawn(**fields: float) -> set[int]:
+        return set(draws(sampler(**seed, temperature=1.0, **fields), logprobs, 120))
+
+    assert drawn(top_k=2) == {0, 1}
+    assert drawn(top_k=-1) == drawn(top_k=0) == drawn(top_k=VOCABULARY) == {0, 1, 2, 3}
+    # mlx-lm scales the log-probability of the most likely token: log(0.5) + log(0.4) = log(0.2).
+    assert drawn(min_p=0.4) == {0, 1}
+    # XTC removes all but the least likely of those above its threshold.
+    assert drawn(xtc_probability=1.0, xtc_threshold=0.1) == {2, 3}
+    assert drawn(xtc_probability=0.5, xtc_threshold=0.1) == {0, 1, 2, 3}
+
+
+def test_a_seed_alone_decides_about_xtc(flat: mx.array) -> None:
+    fields = {"seed": 9, "xtc_probability": 0.5, "xtc_threshold": 0.0001}
+    logprobs = mx.log(mx.softmax(mx.random.normal((1, VOCABULARY), key=mx.random.key(0)), axis=-1))
+    expected = draws(sampler(**fields), logprobs)
+    seeded, free = sampler(**fields), sampler(xtc_probability=0.5)
+    assert [draws(seeded, logprobs, 1)[0] for _ in range(50) if draws(free, flat, 1)] == expected
+
+
+def test_the_end_of_the_text_survives_xtc() -> None:
+    logprobs = mx.log(mx.array([[0.4, 0.3, 0.2, 0.1]]))
+    sample = request_sampler(Generate(prompt="x", xtc_probability=1.0, xtc_threshold=0.05), VOCABULARY, (0,))
+    assert set(draws(sample, logprobs, 120)) == {0, 3}
+
+
+def processed(tokens: list[int], **fields: Any) -> list[float]:
+    logits = mx.array([[2.0, 2.0, 2.0, -2.0]])
+    for processor in request_processors(Generate(prompt="x", **fields), 4):
+        logits = processor(mx.array(tokens), logits)
+    rows: Any = logits.tolist()
+    return list(rows[0])
+
+
+def test_what_each_penalty_does() -> None:
+    assert request_processors(Generate(prompt="x"), 4) == []
+    assert request_processors(Generate(prompt="x", repetition_penalty=1.0), 4) == []
+    assert processed([0, 3, 0], repetition_penalty=2.0) == [1, 2, 2, -4]
+    assert processed([0, 3, 0], presence_penalty=0.5) == [1.5, 2, 2, -2.5]
+    assert processed([0, 3, 0], frequency_penalty=0.5) == [1, 2, 2, -2.5]
+    assert processed([0, 3, 0], frequency_penalty=0.5, frequency_context_size=2) == [1.5, 2, 2, -2.5]
+    assert processed([], logit_bias={"1": -100, "3": 5}) == [2, -98, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("top_k", -2),
+        ("min_p", 1.5),
+        ("min_p", float("nan")),
+        ("xtc_probability", 1.5),
+        ("xtc_threshold", 0.6),
+        ("repetition_penalty", -0.5),
+        ("presence_penalty", float("inf")),
+        ("frequency_context_size", -1),
+    ],
+)
+def test_what_would_end_a_step_is_refused_before(field: str, value: float) -> None:
+    with pytest.raises(RequestError, match=field) as raised:
+        sampler(**{field: value})
+    assert raised.value.param == field
+
+
+@pytest.mark.parametrize("bias", [{"4": 1}, {"-1": 1}, {"x": 1}, {"1": "2"}, {"1": float("nan")}, {"1": True}])
+def test_a_bias_for_what_is_no_token_is_refused(bias: dict[str, Any]) -> None:
+    with pytest.raises(RequestError) as raised:
+        request_processors(Generate(prompt="x", logit_bias=bias), 4)
+    assert raised.value.param == "logit_bias"

@@ -7,70 +7,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+import mlx_lm
+import psutil
 import pytest
+from mlx.utils import tree_flatten
 from mlx_lm.generate import stream_generate
-from mlx_lm.sample_utils import make_sampler
+from mlx_lm.sample_utils import make_logits_processors, make_sampler
+from mlx_lm.tuner.utils import linear_to_lora_layers
 
-from broker.protocol import ERROR, FINAL, PARTIAL, Assign, Generate, Output, pack
+from broker.protocol import ERROR, FINAL, PARTIAL
 from tests.tiny_models import VOCABULARY, make_tiny_model
+from tests.worker.engine_runs import MOST_STEPS, add, answer, assert_empty, load, run, steps, without_count
 from tests.worker.harness import text_of
 from worker.engine import RequestError
 from worker.text_engine import TextEngine
 
 CHAT = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi é"}]
 
-# More than any request here can need: every loop over steps has an end.
-MOST_STEPS = 20_000
-
-
-def load(folder: Path, **options: Any) -> TextEngine:
-    return TextEngine(Assign(folder.name, str(folder), "text-gen", None, options), lambda _stage, _fraction: None)
-
 
 @pytest.fixture(scope="module")
 def engine(tiny_model: Path) -> TextEngine:
     return load(tiny_model)
-
-
-def add(engine: TextEngine, number: int, **fields: Any) -> bytes:
-    request_id = b"gateway1" + number.to_bytes(8, "big")
-    engine.add(request_id, pack(Generate(**fields)))
-    return request_id
-
-
-def run(engine: TextEngine, requests: list[dict[str, Any]]) -> list[list[Output]]:
-    """The outputs of each of these requests, all in the batch from the beginning."""
-    ids = [add(engine, number, **fields) for number, fields in enumerate(requests)]
-    outputs: dict[bytes, list[Output]] = {request_id: [] for request_id in ids}
-    for output in steps(engine):
-        outputs[output.request_id].append(output)
-    for of_one in outputs.values():
-        assert [output.kind == PARTIAL for output in of_one] == [True] * (len(of_one) - 1) + [False]
-    assert_empty(engine)
-    return list(outputs.values())
-
-
-def steps(engine: TextEngine) -> list[Output]:
-    outputs: list[Output] = []
-    for _ in range(MOST_STEPS):
-        if not engine.has_work:
-            return outputs
-        outputs += engine.step()
-    raise AssertionError("the engine does not come to an end")
-
-
-def answer(engine: TextEngine, **fields: Any) -> dict[str, Any]:
-    (outputs,) = run(engine, [fields])
-    return {**outputs[-1].body, "text": text_of(outputs)}
-
-
-def assert_empty(engine: TextEngine) -> None:
-    generator = engine._generator
-    assert not engine._sequences
-    assert not engine._uids
-    assert not generator._unprocessed_sequences
-    assert not generator._currently_processing
-    assert len(generator._prompt_batch) == len(generator._generation_batch) == 0
 
 
 def in_one_process(engine: TextEngine, tokens: list[int], max_tokens: int, **sampling: Any) -> tuple[str, list[int]]:
@@ -88,6 +46,17 @@ MIXED: list[dict[str, Any]] = [
     {"prompt": "a much longer prompt " * 20, "seed": -5, "top_p": 0.5, "max_tokens": 30},
     {"prompt": [1, 2, 3, 4], "temperature": 0.0, "max_tokens": 1},
     {"messages": [{"role": "user", "content": "stop"}], "temperature": 0.0, "max_tokens": 100, "stop": ["\x0f", "zz"]},
+    {
+        "prompt": "k",
+        "seed": 4,
+        "top_k": 9,
+        "min_p": 0.01,
+        "xtc_probability": 0.5,
+        "xtc_threshold": 0.1,
+        "max_tokens": 40,
+    },
+    {"prompt": "p" * 30, "temperature": 0.0, "repetition_penalty": 1.3, "presence_penalty": 0.5, "max_tokens": 50},
+    {"prompt": "b", "seed": 6, "frequency_penalty": 1.5, "logit_bias": {"65": 5.0, "66": -100}, "max_tokens": 50},
     {"prompt": "é€", "seed": 2**63, "temperature": 2.0, "max_tokens": 64, "stream": True},
 ]
 
@@ -96,12 +65,12 @@ def test_a_batch_of_mixed_requests_says_what_each_says_alone(engine: TextEngine)
     alone = [run(engine, [fields])[0] for fields in MIXED]
     together = run(engine, MIXED)
     for one, other in zip(alone, together, strict=True):
-        assert [(o.kind, o.body) for o in one] == [(o.kind, o.body) for o in other]
+        assert [(o.kind, without_count(o.body)) for o in one] == [(o.kind, without_count(o.body)) for o in other]
 
 
 def test_company_that_comes_and_goes_changes_nothing(engine: TextEngine) -> None:
     """The same again while others join and are cancelled at every step."""
-    alone = [{**run(engine, [fields])[0][-1].body} for fields in MIXED]
+    alone = [without_count(run(engine, [fields])[0][-1].body) for fields in MIXED]
     ids = [add(engine, number, **fields) for number, fields in enumerate(MIXED)]
     generator = random.Random(3)
     guests: list[bytes] = []
@@ -116,7 +85,7 @@ def test_company_that_comes_and_goes_changes_nothing(engine: TextEngine) -> None
             engine.cancel(guests.pop(generator.randrange(len(guests))))
         for output in engine.step():
             if output.request_id in ids and output.kind == FINAL:
-                ends[output.request_id] = output.body
+                ends[output.request_id] = without_count(output.body)
     for guest in guests:
         engine.cancel(guest)
     assert_empty(engine)
@@ -133,7 +102,6 @@ def test_greedy_text_is_mlx_lms(engine: TextEngine, prompt: str) -> None:
         "finish_reason": "length",
         "prompt_tokens": len(tokens),
         "completion_tokens": len(ids),
-        "cached_tokens": 0,
     }
     assert answer(engine, prompt=tokens, temperature=0.0, max_tokens=200) == got
 
@@ -344,11 +312,117 @@ def _prompt_with_a_token_of_its_own(engine: TextEngine, taken: set[int]) -> tupl
         ({"prefill_step_size": 0}, "whole number of at least 1"),
         ({"completion_batch_size": "8"}, "whole number of at least 1"),
         ({"completion_batch_size": True}, "whole number of at least 1"),
+        ({"prompt_cache_tokens": -1}, "whole number of at least 0"),
+        ({"context_length": 1.5}, "whole number of at least 0"),
+        ({"adapter_path": 3}, "path of a folder"),
+        ({"adapter_path": "/nowhere"}, "adapter_path nowhere: .* missing"),
     ],
 )
 def test_bad_options(tiny_model: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load(tiny_model, **options)
+
+
+def test_a_setting_shortens_the_context(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path / "short", context_length=64)
+    assert [load(folder, context_length=length).facts.context_length for length in (0, 32, 100)] == [64, 32, 64]
+    with pytest.raises(RequestError, match=r"40 tokens.*32"):
+        add(load(folder, context_length=32), 1, prompt="x" * 40)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path, tiny_model: Path) -> Path:
+    """A LoRA adapter with random weights."""
+    model, *_ = mlx_lm.load(str(tiny_model))
+    config: dict[str, Any] = {"num_layers": 1, "lora_parameters": {"rank": 4, "scale": 20.0, "dropout": 0.0}}
+    linear_to_lora_layers(model, config["num_layers"], config["lora_parameters"])
+    parameters: Any = tree_flatten(model.parameters())
+    weights = {
+        name: mx.random.normal(weight.shape, key=mx.random.key(number))
+        for number, (name, weight) in enumerate(parameters)
+        if "lora_" in name
+    }
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    mx.save_safetensors(str(folder / "adapters.safetensors"), weights)
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_an_adapter_changes_the_model_as_in_mlx_lm(tiny_model: Path, engine: TextEngine, adapter: Path) -> None:
+    model, tokenizer, *_ = mlx_lm.load(str(tiny_model), adapter_path=str(adapter))
+    prompt = tokenizer.encode("tuned")
+    steps_ = stream_generate(model, tokenizer, prompt, max_tokens=60, sampler=make_sampler(temp=0.0))
+    expected = "".join(step.text for step in steps_)
+    fields: dict[str, Any] = {"prompt": prompt, "temperature": 0.0, "max_tokens": 60}
+    assert answer(load(tiny_model, adapter_path=str(adapter)), **fields)["text"] == expected
+    assert answer(engine, **fields)["text"] != expected
+
+
+def test_sampling_of_every_kind_is_mlx_lms(engine: TextEngine) -> None:
+    """Greedy with every penalty and a bias, in a batch of 8 whose members join one after another."""
+    model, tokenizer = engine._loaded.model, engine._loaded.tokenizer
+    settings: list[dict[str, Any]] = [
+        {},
+        {"repetition_penalty": 1.5},
+        {"repetition_penalty": 1.1, "repetition_context_size": 5},
+        {"presence_penalty": 2.0},
+        {"presence_penalty": -1.0, "presence_context_size": 64},
+        {"frequency_penalty": 1.0, "frequency_context_size": 100},
+        {"logit_bias": {"40": 6.0, "41": -100}},
+        {"repetition_penalty": 1.3, "presence_penalty": 0.5, "frequency_penalty": 0.5, "logit_bias": {"7": 3.0}},
+    ]
+    expected = []
+    for number, fields in enumerate(settings):
+        bias = {int(token): value for token, value in fields.get("logit_bias", {}).items()}
+        processors = make_logits_processors(**{**fields, "logit_bias": bias})
+        tokens = tokenizer.encode(f"{number} all alike")
+        sampler = make_sampler(temp=0.0)
+        stream = stream_generate(model, tokenizer, tokens, max_tokens=80, sampler=sampler, logits_processors=processors)
+        expected.append("".join(step.text for step in stream))
+    ids = []
+    outputs = []
+    for number, fields in enumerate(settings):
+        ids.append(add(engine, number, prompt=f"{number} all alike", temperature=0.0, max_tokens=80, **fields))
+        guest = add(engine, 100 + number, prompt="guest", max_tokens=50)
+        outputs += engine.step() + engine.step()
+        engine.cancel(guest)
+    outputs += steps(engine)
+    texts = {output.request_id: output.body["text"] for output in outputs}
+    assert [texts[request_id] for request_id in ids] == expected
+
+
+def test_a_hundred_cancels_at_random_moments_leave_nothing(tiny_model: Path) -> None:
+    engine = load(tiny_model, prefill_step_size=32, prompt_cache_tokens=2000)
+    generator = random.Random(5)
+    for number in range(100):
+        kind: dict[str, Any] = generator.choice(
+            [{}, {"seed": 1}, {"logprobs": 2}, {"repetition_penalty": 1.2}, {"grammar": "start: /[ab]{9,}/"}]
+        )
+        request_id = add(engine, number, prompt="c" * generator.randint(1, 150), max_tokens=100, **kind)
+        add(engine, 1000 + number, prompt="short", max_tokens=generator.randint(1, 9))
+        for _ in range(generator.randint(0, 8)):
+            engine.step()
+        engine.cancel(request_id)
+    steps(engine)
+    assert_empty(engine)
+
+
+def test_two_thousand_short_requests_leave_no_memory_behind(tiny_model: Path) -> None:
+    engine = load(tiny_model, prompt_cache_tokens=4000)
+
+    def requests(count: int) -> tuple[int, int]:
+        for begin in range(0, count, 40):
+            for number in range(begin, begin + 40):
+                add(engine, number, prompt=f"{number} short", max_tokens=2, stop=["zz"])
+            steps(engine)
+        return engine.memory().active_bytes, psutil.Process().memory_info().rss
+
+    active, resident = requests(400)
+    active_after, resident_after = requests(2000)
+    # The batch lets go of its last buffers at the next request.
+    assert active_after <= active + 1_000_000
+    assert resident_after <= resident + 30_000_000
 
 
 def test_facts_and_memory(engine: TextEngine) -> None:
@@ -358,7 +432,9 @@ def test_facts_and_memory(engine: TextEngine) -> None:
     assert engine.memory().peak_bytes >= engine.memory().active_bytes
 
 
-def test_what_requests_took_is_given_back(engine: TextEngine) -> None:
+def test_what_requests_took_is_given_back(tiny_model: Path) -> None:
+    engine = load(tiny_model, prompt_cache_tokens=0)
+
     def round_of_requests() -> None:
         ids = [add(engine, number, prompt="m" * 50, max_tokens=20) for number in range(20)]
         engine.step()

@@ -1,0 +1,121 @@
+"""Answers that must follow a schema or a grammar, by a model whose own words are noise."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.scripted_model import make_scripted_model
+from tests.worker.engine_runs import add, answer, assert_empty, load, run, without_count
+from tests.worker.test_answer import THINK_TEMPLATE, TIME, USER, WEATHER
+from worker.answer import Parts
+from worker.engine import RequestError
+from worker.text_engine import TextEngine
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Paris", "Rome"]}, "degrees": {"type": "integer", "minimum": -9, "maximum": 99}},
+    "required": ["city", "degrees"],
+    "additionalProperties": False,
+}
+GRAMMAR = 'start: ("yes" | "no") " " /[a-c]{3}/'
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model: Path) -> TextEngine:
+    return load(tiny_model)
+
+
+@pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"seed": 1}, {"seed": 2, "top_k": 40}])
+def test_a_schema_and_a_grammar_are_kept(engine: TextEngine, sampling: dict[str, Any]) -> None:
+    got = answer(engine, messages=[USER], json_schema=SCHEMA, max_tokens=400, **sampling)
+    value = json.loads(got["text"])
+    assert set(value) == {"city", "degrees"}
+    assert value["city"] in {"Paris", "Rome"}
+    assert -9 <= value["degrees"] <= 99
+    assert got["finish_reason"] == "stop"
+    text = answer(engine, prompt="say", grammar=GRAMMAR, max_tokens=50, **sampling)["text"]
+    word, rest = text.split(" ")
+    assert word in {"yes", "no"}
+    assert len(rest) == 3
+    assert set(rest) <= set("abc")
+
+
+def test_constraints_hold_inside_the_batch(engine: TextEngine) -> None:
+    """Each says alone what it says among others, constrained or not, and all in one batch."""
+    requests: list[dict[str, Any]] = [
+        {"messages": [USER], "json_schema": SCHEMA, "seed": 5, "max_tokens": 300},
+        {"prompt": "x", "grammar": GRAMMAR, "temperature": 0.0, "max_tokens": 50},
+        {"prompt": "free", "temperature": 0.0, "max_tokens": 60},
+        {"prompt": "free", "seed": 8, "max_tokens": 40, "repetition_penalty": 1.2},
+        {"messages": [USER], "json_schema": {"enum": [1, None, "é€"]}, "seed": 6, "max_tokens": 30},
+    ]
+    alone = [without_count(run(engine, [fields])[0][-1].body) for fields in requests]
+    assert [without_count(outputs[-1].body) for outputs in run(engine, requests)] == alone
+    assert json.loads(alone[4]["text"]) in (1, None, "é€")
+
+
+def test_a_call_can_be_required(engine: TextEngine) -> None:
+    for names in (["weather"], ["weather", "time"]):
+        got = answer(
+            engine,
+            messages=[USER],
+            tools=[WEATHER, TIME],
+            required_tools=names,
+            temperature=0.0,
+            max_tokens=400,
+            logit_bias={str(t): 20.0 for t in engine._loaded.tokenizer.encode("}")},
+        )
+        (call,) = got["tool_calls"]
+        assert call["name"] in names
+        assert isinstance(json.loads(call["arguments"]), dict)
+        assert (got["text"], got["finish_reason"]) == ("", "tool_calls")
+        if names == ["weather"]:
+            assert json.loads(call["arguments"])["city"] in {"Paris", "Rome"}
+
+
+def test_a_required_call_cut_short_is_text(engine: TextEngine) -> None:
+    fields = {"messages": [USER], "tools": [WEATHER], "required_tools": ["weather"], "temperature": 0.0}
+    got = answer(engine, **fields, max_tokens=10)
+    assert "tool_calls" not in got
+    assert len(got["text"]) == 10
+    assert got["finish_reason"] == "length"
+
+
+def test_thoughts_are_free_and_the_answer_is_not(tmp_path: Path) -> None:
+    pieces = ("any", " thing", "</think>", "not JSON")
+    options: dict[str, Any] = {"tags": ("<think>", "</think>"), "chat_template": THINK_TEMPLATE, "after": "<think>"}
+    engine = load(make_scripted_model(tmp_path, pieces, **options))
+    got = answer(engine, messages=[USER], json_schema={"enum": ["a tag"]}, temperature=0.0, max_tokens=60)
+    assert (got["reasoning"], got["text"]) == ("any thing", '"a tag"')
+    got = answer(engine, messages=[USER], tools=[WEATHER], required_tools=["weather"], temperature=0.0, max_tokens=100)
+    assert (got["reasoning"], got["tool_calls"][0]["name"]) == ("any thing", "weather")
+
+
+def test_tags_in_what_is_constrained_are_text(tmp_path: Path) -> None:
+    tags = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+    engine = load(make_scripted_model(tmp_path, ("x",), tags=tags, tool_parser="json_tools"))
+    text, parts = '"<think>a</think> <tool_call>b</tool_call>"', Parts()
+    tagged = engine._format.constrained([1], is_call=False)
+    for char in text:
+        tagged.push(char, parts)
+    tagged.finish(parts)
+    assert parts.body() == {"text": text}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"json_schema": {"type": "nothing"}}, "response_format"),
+        ({"json_schema": {"$ref": "#/$defs/missing"}}, "response_format"),
+        ({"grammar": "start: missing"}, "grammar"),
+        ({"grammar": "("}, "grammar"),
+        ({"required_tools": ["weather"]}, "tool_choice"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(engine: TextEngine, fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(RequestError) as raised:
+        add(engine, 1, messages=[USER], **fields)
+    assert raised.value.param == param
+    assert_empty(engine)

@@ -1,0 +1,131 @@
+"""Earlier prompts are not read again: counts, equal tokens, bounds."""
+
+import string
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tiny_models import make_tiny_model
+from tests.worker.engine_runs import add, answer, assert_empty, load, run, steps, without_count
+from worker.prompt_cache import default_bytes
+from worker.text_engine import TextEngine
+
+
+@pytest.fixture(scope="module")
+def without(tiny_model: Path) -> TextEngine:
+    return load(tiny_model, prompt_cache_tokens=0)
+
+
+def letters_only(engine: TextEngine) -> dict[str, float]:
+    """A bias that makes the random model answer with text, which reads as the same tokens in the next turn."""
+    encode = engine._loaded.tokenizer.encode
+    return {str(token): 100.0 for letter in string.ascii_letters for token in encode(letter)}
+
+
+def prompt_tokens_read(engine: TextEngine) -> int:
+    count: int = engine._generator._counters.prompt_tokens
+    return count
+
+
+def test_a_second_turn_reads_only_what_is_new(tiny_model: Path, without: TextEngine) -> None:
+    engine = load(tiny_model)
+    fields: dict[str, Any] = {"temperature": 0.0, "max_tokens": 20, "logit_bias": letters_only(engine)}
+    chat = [{"role": "user", "content": "why? " * 200}]
+    first = run(engine, [{"messages": chat, **fields}])[0][-1].body
+    assert first["prompt_tokens"] > 1000
+    assert first["cached_tokens"] == 0
+    before = prompt_tokens_read(engine)
+    chat += [{"role": "assistant", "content": first["text"]}, {"role": "user", "content": "and then?"}]
+    second = run(engine, [{"messages": chat, **fields}])[0][-1].body
+    assert second["cached_tokens"] == first["prompt_tokens"] + first["completion_tokens"]
+    new = second["prompt_tokens"] - second["cached_tokens"]
+    assert new == len("\n[user] and then?\n[assistant] ")
+    # The last token of a prompt is the first of the decoding.
+    assert prompt_tokens_read(engine) - before == new - 1
+    assert second["text"] == answer(without, messages=chat, **fields)["text"]
+
+
+def test_caches_that_cannot_be_shortened_are_kept_at_the_history(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path / "window", layers=2, sliding_window=32)
+    engine, without = load(folder, prefill_step_size=64), load(folder, prompt_cache_tokens=0)
+    chat = [{"role": "user", "content": "why? " * 60}]
+    fields: dict[str, Any] = {"temperature": 0.0, "max_tokens": 20}
+    first = run(engine, [{"messages": chat, **fields}])[0][-1].body
+    assert first["text"] == answer(without, messages=chat, **fields)["text"]
+    # Another answer than the model's own: only the history is shared.
+    chat += [{"role": "assistant", "content": "because"}, {"role": "user", "content": "and then?"}]
+    second = run(engine, [{"messages": chat, **fields}, {"messages": chat, **fields}, {"prompt": "x", **fields}])
+    assert [outputs[-1].body["cached_tokens"] for outputs in second[:2]] == [len("[user] \n") + 300] * 2
+    assert {outputs[-1].body["text"] for outputs in second[:2]} == {answer(without, messages=chat, **fields)["text"]}
+    cancelled = add(engine, 1, messages=[{"role": "user", "content": "gone " * 60}], max_tokens=5)
+    engine.step()
+    engine.cancel(cancelled)
+    assert not engine._unread
+    assert_empty(engine)
+
+
+@pytest.mark.parametrize("shared", [1, 17, 200])
+def test_the_same_tokens_with_and_without(tiny_model: Path, without: TextEngine, shared: int) -> None:
+    """Prompts with a common beginning, and one twice: greedy, seeded, in one batch with others."""
+    engine = load(tiny_model)
+    requests = [
+        {"prompt": "s" * shared + tail, "max_tokens": 30, "temperature": temperature, "seed": 3}
+        for tail in ("", "abc", "abd", "x" * 50, "abc")
+        for temperature in (0.0, 0.9)
+    ]
+    expected = [without_count(outputs[-1].body) for outputs in run(without, requests)]
+    one_by_one = [run(engine, [fields])[0][-1].body for fields in requests]
+    together = [outputs[-1].body for outputs in run(engine, requests)]
+    assert [without_count(body) for body in one_by_one] == expected
+    assert [without_count(body) for body in together] == expected
+    assert all(body["cached_tokens"] for body in together if body["prompt_tokens"] > 2)
+
+
+def test_a_prompt_that_was_stopped_by_a_string_is_kept(tiny_model: Path) -> None:
+    engine = load(tiny_model)
+    fields: dict[str, Any] = {"prompt": "q" * 300, "temperature": 0.0, "logit_bias": letters_only(engine)}
+    fields["max_tokens"] = 50
+    stop = run(engine, [fields])[0][-1].body["text"][20:23]
+    again = load(tiny_model)
+    assert run(again, [{**fields, "stop": [stop]}])[0][-1].body["finish_reason"] == "stop"
+    assert run(again, [fields])[0][-1].body["cached_tokens"] >= 298
+
+
+def test_it_stays_within_its_tokens(tiny_model: Path) -> None:
+    engine = load(tiny_model, prompt_cache_tokens=500)
+    for number in range(20):
+        run(engine, [{"prompt": f"{number} " + "p" * 100, "max_tokens": 3}])
+        assert engine._prompts.tokens <= 500
+    assert engine._prompts.tokens > 300
+    run(engine, [{"prompt": "p" * 600, "max_tokens": 3}])
+    assert engine._prompts.tokens <= 500
+    assert_empty(engine)
+
+
+def test_it_stays_within_its_bytes_and_what_it_drops_is_freed(tiny_model: Path) -> None:
+    engine = load(tiny_model, prompt_cache_bytes=200_000)
+    levels = []
+    for number in range(30):
+        for at_once in range(4):
+            add(engine, at_once, prompt=f"{number} {at_once} " + "b" * 200, max_tokens=5)
+        steps(engine)
+        assert engine._prompts.nbytes <= 200_000
+        levels.append(engine.memory().active_bytes)
+    assert engine._prompts.nbytes > 100_000
+    # The batch holds its last buffers until the next request: the level goes up and down by those.
+    assert max(levels[15:]) <= max(levels[:15]) + 200_000
+
+
+def test_off(without: TextEngine) -> None:
+    for _ in range(2):
+        assert run(without, [{"prompt": "o" * 50, "max_tokens": 2}])[0][-1].body["cached_tokens"] == 0
+    assert (without._prompts.tokens, without._prompts.nbytes) == (0, 0)
+
+
+def test_what_it_takes_where_nobody_says() -> None:
+    gib = 2**30
+    assert default_bytes(0, 5 * gib) == gib // 2
+    assert default_bytes(8 * gib, 4 * gib) == gib
+    assert default_bytes(100 * gib, 4 * gib) == 2 * gib
+    assert default_bytes(4 * gib, 5 * gib) == 0

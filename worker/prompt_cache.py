@@ -1,0 +1,78 @@
+"""What earlier prompts left in the key-value caches, so that the next turn of a chat reads only what is new.
+
+mlx-lm's LRUPromptCache finds the longest known prefix and forgets what was used least recently; this file bounds it by
+tokens as well as bytes. Knows nothing of requests. Its memory belongs to the worker's own.
+"""
+
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import KVCache, LRUPromptCache, make_prompt_cache
+
+# Entries are searched one by one when one of them leaves.
+_MAX_ENTRIES = 256
+
+# One engine has one model, the cache could tell several apart.
+_MODEL = "model"
+
+# What the worker's memory leaves for this by default: a share of what the weights do not take, and the most of it.
+_DEFAULT_SHARE = 0.25
+_DEFAULT_MOST_BYTES = 2 * 2**30
+_DEFAULT_BYTES = 512 * 2**20
+
+
+def default_bytes(memory_limit_bytes: int, weights_bytes: int) -> int:
+    """How large the cache may be where nobody says; memory_limit_bytes: of the process, 0 for none."""
+    if not memory_limit_bytes:
+        return _DEFAULT_BYTES
+    return min(_DEFAULT_MOST_BYTES, max(0, int((memory_limit_bytes - weights_bytes) * _DEFAULT_SHARE)))
+
+
+def can_be_shortened(model: Any) -> bool:
+    """Whether a cache of this model can go back to an earlier token. Those of sliding windows and of state spaces
+    cannot: what a later prompt shares must have been kept at exactly that point."""
+    return all(type(layer) is KVCache for layer in make_prompt_cache(model))
+
+
+class PromptCache:
+    """The caches of sequences that have ended, by their tokens. A limit of 0 turns it off."""
+
+    def __init__(self, max_tokens: int, max_bytes: int) -> None:
+        self._max_tokens = max_tokens
+        self._is_on = max_tokens > 0 and max_bytes > 0
+        self._entries: Any = LRUPromptCache(max_size=_MAX_ENTRIES, max_bytes=max_bytes)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is kept."""
+        return self._is_on
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all entries."""
+        count: int = self._entries.nbytes
+        return count
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all entries."""
+        # mlx-lm counts sequences and bytes only.
+        queues = self._entries._lru._lrus.values()  # noqa: SLF001
+        return sum(len(tokens) for queue in queues for _, tokens in queue)
+
+    def fetch(self, tokens: list[int]) -> tuple[list[Any] | None, int]:
+        """A cache of the first n of `tokens`, a copy, and n; at least one token is left to read. (None, 0): nothing."""
+        if not self._is_on:
+            return None, 0
+        cache, rest = self._entries.fetch_nearest_cache(_MODEL, tokens[:-1])
+        return cache, len(tokens) - 1 - len(rest)
+
+    def store(self, tokens: list[int], cache: list[Any]) -> None:
+        """Keep the cache of exactly these tokens. It belongs to this object from now on."""
+        if not self._is_on or not tokens or len(tokens) > self._max_tokens:
+            return
+        # Else each entry would hold the whole batch that it is a slice of.
+        mx.async_eval([layer.state for layer in cache])  # type: ignore[no-untyped-call]
+        self._entries.insert_cache(_MODEL, list(tokens), cache)
+        while self.tokens > self._max_tokens:
+            self._entries.trim_to(n_sequences=len(self._entries) - 1)

@@ -1,0 +1,82 @@
+"""One request on its way through the batch: a token in, what its client may have by then out. Knows no batch."""
+
+import mlx.core as mx
+
+from broker.protocol import FINAL, PARTIAL, Output
+from worker.answer import Answer, Parts
+from worker.logprobs import TokenTexts, token_logprobs
+from worker.text_stream import TextStream
+
+
+class Sequence:
+    """The state of one request. Mutable: its text, the parts that wait, the count of its tokens."""
+
+    __slots__ = (
+        *("request_id", "_text", "_answer", "_stream", "_logprobs", "_texts", "_parts"),
+        *("_prompt_tokens", "_cached_tokens", "_completion_tokens"),
+    )
+
+    def __init__(
+        self,
+        request_id: bytes,
+        text: TextStream,
+        answer: Answer | None,
+        *,
+        stream: bool,
+        prompt_tokens: int,
+        cached_tokens: int,
+        logprobs: int | None,
+        texts: TokenTexts,
+    ) -> None:
+        """answer: None where all is text. logprobs: how many alternatives for each token, None for no logprobs."""
+        self.request_id = request_id
+        self._text = text
+        self._answer = answer
+        self._stream = stream
+        self._logprobs = logprobs
+        self._texts = texts
+        self._parts = Parts()
+        self._prompt_tokens = prompt_tokens
+        self._cached_tokens = cached_tokens
+        self._completion_tokens = 0
+
+    def advance(self, token: int, row: mx.array, reason: str | None) -> Output | None:
+        """Take one token. row: its log-probabilities (vocabulary,), read only where they were asked for. reason: why
+        the generator ended the sequence, `stop` for an end-of-text token, which is no text."""
+        self._completion_tokens += 1
+        parts, stream = self._parts, self._text
+        text = ""
+        if reason != "stop":
+            text = stream.push(token)
+            if self._logprobs is not None:
+                parts.logprobs.append(token_logprobs(row, token, self._logprobs, self._texts))
+        if reason is not None:
+            text += stream.finish()
+        if stream.stopped:
+            reason = "stop"
+        if self._answer is not None:
+            self._answer.push(text, parts)
+            if reason is not None:
+                self._answer.finish(parts)
+        elif text:
+            if reason is None and self._stream and self._logprobs is None:  # nearly always
+                return Output(self.request_id, PARTIAL, {"text": text})
+            parts.text.append(text)
+        if reason is not None:
+            return self._end(reason)
+        if self._stream and (parts.text or parts.reasoning or parts.tool_calls):
+            self._parts = Parts()
+            return Output(self.request_id, PARTIAL, parts.body())
+        return None
+
+    def _end(self, reason: str) -> Output:
+        if reason == "stop" and self._answer is not None and self._answer.has_called:
+            reason = "tool_calls"
+        body = {
+            **self._parts.body(),
+            "finish_reason": reason,
+            "prompt_tokens": self._prompt_tokens,
+            "completion_tokens": self._completion_tokens,
+            "cached_tokens": self._cached_tokens,
+        }
+        return Output(self.request_id, FINAL, body)

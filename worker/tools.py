@@ -1,0 +1,66 @@
+"""Calls of tools: what a model's parser makes of its text, and the grammar that makes a model call one.
+
+A call on the wire is `{id, name, arguments}`, arguments being JSON text, as OpenAI has it. Must stay free of mlx.
+"""
+
+import json
+import logging
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from worker.engine import RequestError
+
+log = logging.getLogger("worker")
+
+
+def read_calls(parse: Callable[[], Any]) -> list[dict[str, Any]] | None:
+    """The calls that `parse` gives, one or a list of `{name, arguments}`; None where it finds no proper call."""
+    try:
+        parsed = parse()
+        calls = [_call_of(call) for call in (parsed if isinstance(parsed, list) else [parsed])]
+    except Exception as error:  # noqa: BLE001 # a parser reads what a model made up, and raises what it likes
+        log.info("what looks like a call of a tool is none: %s", type(error).__name__)
+        return None
+    return calls or None
+
+
+def _call_of(call: Any) -> dict[str, Any]:
+    name, arguments = call["name"], call.get("arguments") or {}
+    if isinstance(arguments, str):
+        arguments = json.loads(arguments)
+    if not isinstance(name, str) or not name or not isinstance(arguments, dict):
+        raise ValueError("a call needs a name and an object of arguments")
+    call_id = call.get("id")
+    return {
+        "id": call_id if isinstance(call_id, str) and call_id else f"call_{secrets.token_hex(12)}",
+        "name": name,
+        "arguments": json.dumps(arguments, ensure_ascii=False, allow_nan=False),
+    }
+
+
+def call_schema(tools: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
+    """The JSON schema of a call of one of these tools. Raises RequestError."""
+    choices = []
+    shared: dict[str, dict[str, Any]] = {"$defs": {}, "definitions": {}}
+    for tool in tools:
+        function = tool.get("function")
+        if not isinstance(function, dict) or function.get("name") not in names:
+            continue
+        arguments = dict(function.get("parameters") or {"type": "object"})
+        for key, known in shared.items():
+            # References start at the root, so that is where definitions have to be.
+            for name, definition in (arguments.pop(key, None) or {}).items():
+                if known.setdefault(name, definition) != definition:
+                    raise RequestError(f"two tools have different {key} named {name!r}", param="tools")
+        choices.append(
+            {
+                "type": "object",
+                "properties": {"name": {"const": function["name"]}, "arguments": arguments},
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+        )
+    if not choices:
+        raise RequestError("tool_choice names no tool of tools", param="tool_choice")
+    return {"anyOf": choices, **{key: known for key, known in shared.items() if known}}
