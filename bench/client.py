@@ -44,7 +44,8 @@ class Answer(asyncio.Protocol):
             self._reached.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._ended.set_result(None)
+        if not self._ended.done():  # as it is when nobody waits any more
+            self._ended.set_result(None)
 
     # ---- the benchmark's side -------------------------------------------------------------------------------------
 

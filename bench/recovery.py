@@ -224,4 +224,5 @@ if __name__ == "__main__":
     parser.add_argument("names", nargs="*", help="which to run: deaths, loads, neighbour, smol, sampling; all if none")
     parser.add_argument("--repeats", type=int, default=10)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # what was started ends too
     main(options.names, options.repeats)

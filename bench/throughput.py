@@ -9,6 +9,8 @@ nobody else asks. Prints tables, writes bench/results/throughput.json. See docs/
 import argparse
 import asyncio
 import contextlib
+import signal
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -230,5 +232,6 @@ if __name__ == "__main__":
     parser.add_argument("--smol", action="store_true", help="the demo model too; slow")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # what was started ends too
     with bench_models("a", "b", with_smol=options.smol) as folder:
         print(save("throughput", uvloop.run(run(folder, options.rounds, with_smol=options.smol))))
