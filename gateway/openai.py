@@ -19,6 +19,8 @@ _MAX_STOPS = 16
 _MAX_BIASES = 1024
 _MAX_GRAMMAR = 100_000  # characters
 _MAX_TOP_LOGPROBS = 20
+# Reading a body stops every stream of this gateway meanwhile: a million small messages would take ten seconds.
+_MAX_MESSAGES = 4096
 _MAX_SEED = 2**63 - 1
 
 # Fields that go to the wire as they are, under the same name; None is the wire's default.
@@ -173,7 +175,7 @@ class Sampling(_Body):
 class ChatRequest(Sampling):
     """The body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=_MAX_MESSAGES)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     logprobs: bool | None = None

@@ -45,6 +45,17 @@ def prompt_tokens(request: Generate, tokenizer: Template, vocabulary: int) -> li
     return tokens
 
 
+def prompt_characters(request: Generate) -> int:
+    """The least number of characters (or token ids) that the prompt can come to, without reading it."""
+    if request.messages is None:
+        return len(request.prompt or "")
+    characters = 0
+    for message in request.messages:
+        content = message.get("content") if isinstance(message, dict) else None
+        characters += len(content) if isinstance(content, str) else 0
+    return characters
+
+
 def history_length(request: Generate, tokenizer: Template, tokens: list[int]) -> int:
     """How many of the prompt's `tokens` the next turn of this chat will begin with: all but what asks for an answer.
     0 where nobody can tell."""

@@ -18,7 +18,7 @@ from worker.constraint import Constraint, Constraints
 from worker.engine import MemoryFacts, ModelFacts, Report, RequestError
 from worker.logprobs import TokenTexts
 from worker.model_folder import load_folder
-from worker.prompt import history_length, prompt_tokens
+from worker.prompt import history_length, prompt_characters, prompt_tokens
 from worker.prompt_cache import PromptCache, can_be_shortened, default_bytes
 from worker.sampling import request_processors, request_sampler
 from worker.sequence import Sequence
@@ -79,6 +79,9 @@ class TextEngine:
         self._texts = TokenTexts(tokenizer)
         # As mlx_lm.server has it: XTC may remove neither the end of a line nor that of the text.
         self._kept_by_xtc = (*tokenizer.encode("\n"), *sorted(tokenizer.eos_token_ids))
+        # No prompt can have more characters per token: what must be too long is refused unread, because reading
+        # millions of characters would stop every other request of this model for many seconds.
+        self._longest_token = max(map(len, tokenizer.get_vocab()))
         self._sequences: dict[int, Sequence] = {}
         self._uids: dict[bytes, int] = {}
         self._unread: set[int] = set()
@@ -98,8 +101,10 @@ class TextEngine:
         request = unpack(Generate, payload)
         sampler = request_sampler(request, self._loaded.vocabulary, self._kept_by_xtc)
         processors = request_processors(request, self._loaded.vocabulary)
+        if self._context and (size := prompt_characters(request)) > self._context * self._longest_token:
+            raise _too_long(request, f"{size} characters", self._context)
         tokens = prompt_tokens(request, self._loaded.tokenizer, self._loaded.vocabulary)
-        max_tokens = self._max_tokens(request.max_tokens, len(tokens))
+        max_tokens = self._max_tokens(request, len(tokens))
         answer, constraint = self._answer(request, tokens)
         if constraint is not None:
             processors = [*processors, constraint]
@@ -186,20 +191,25 @@ class TextEngine:
             return self._format.constrained(tokens, is_call=bool(request.required_tools)), constraint
         return self._format.answer(tokens, request.tools), None
 
-    def _max_tokens(self, asked: int | None, prompt: int) -> int:
+    def _max_tokens(self, request: Generate, prompt: int) -> int:
         """Tokens that may follow a prompt of `prompt` tokens: what was asked, as far as the context goes."""
+        asked = request.max_tokens
         if asked is not None and asked < 1:
             raise RequestError(f"max_tokens is {asked}, at least 1 is expected", param="max_tokens")
         context = self._context
         if not context:
             return asked or _DEFAULT_MAX_TOKENS
         if prompt >= context:
-            raise RequestError(
-                f"the prompt has {prompt} tokens, and the model's context of {context} leaves no room for an answer",
-                code="context_length_exceeded",
-                param="messages",
-            )
+            raise _too_long(request, f"{prompt} tokens", context)
         return min(asked or context, context - prompt)
+
+
+def _too_long(request: Generate, size: str, context: int) -> RequestError:
+    return RequestError(
+        f"the prompt has {size}, and the model's context of {context} tokens leaves no room for an answer",
+        code="context_length_exceeded",
+        param="prompt" if request.messages is None else "messages",
+    )
 
 
 def _read_options(options: dict[str, Any]) -> TextOptions:

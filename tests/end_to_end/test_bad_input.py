@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -219,7 +220,7 @@ BROKEN_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no-json": (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
     "no-object": (lambda folder: (folder / "config.json").write_text("[]"), "config.json"),
     "deep": (lambda folder: (folder / "config.json").write_text("[" * 100_000), "config.json"),
-    "vision": (lambda folder: change_config(folder, vision_config={}), "vision"),
+    "clip": (lambda folder: change_config(folder, model_type="clip", architectures=["CLIPModel"]), "clip"),
 }
 # Found by a worker while it loads (tests/worker has more of these):
 BROKEN_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -284,3 +285,28 @@ def test_a_folder_whose_name_is_no_text_is_not_listed(make_service: Callable[...
     service = make_service(models_path=tmp_path)
     listed = service.client.get("/v1/models").json()["data"]
     assert [(model["id"], model["context_length"]) for model in listed] == [("good", 8192), ("odd", None)]
+
+
+def test_a_prompt_that_must_be_too_long_is_refused_unread(service: Service) -> None:
+    service.load("tiny-a")
+    pid = service.model("tiny-a")["pid"]
+    with service.stream("tiny-a", max_tokens=3000) as other:
+        other.next_text()
+        began = time.monotonic()
+        with service.second_client() as client:
+            body = {"model": "tiny-a", "prompt": "x" * 20_000_000, "max_tokens": 1}
+            refused = client.post("/v1/completions", json=body)
+        assert time.monotonic() - began < 10  # reading it takes minutes
+        other.finish()
+    assert refused.status_code == 400
+    assert refused.json()["error"]["code"] == "context_length_exceeded"
+    assert refused.json()["error"]["param"] == "prompt"
+    assert "20000000 characters" in refused.json()["error"]["message"]
+    assert other.error is None
+    assert service.model("tiny-a")["pid"] == pid
+    many = service.client.post("/v1/chat/completions", json={"model": "tiny-a", "messages": [MESSAGE] * 5000})
+    assert many.status_code == 400
+    assert many.json()["error"]["param"] == "messages"
+
+
+MESSAGE = {"role": "user", "content": "x"}
