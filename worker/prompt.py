@@ -50,7 +50,8 @@ def prompt_characters(request: Generate) -> int:
     if request.messages is None:
         return len(request.prompt or "")
     characters = 0
-    for message in request.messages:
+    messages: list[Any] = request.messages  # the wire checks that it is a list, not of what
+    for message in messages:
         content = message.get("content") if isinstance(message, dict) else None
         characters += len(content) if isinstance(content, str) else 0
     return characters
