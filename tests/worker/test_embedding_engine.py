@@ -305,6 +305,7 @@ def test_cancelled_requests_leave_and_the_others_do_not_notice(tiny: EmbeddingEn
     assert not tiny.has_work
 
 
+@pytest.mark.slow
 def test_two_thousand_requests_leave_nothing_behind(tiny: EmbeddingEngine) -> None:
     draw = random.Random(2)
 

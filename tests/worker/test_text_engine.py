@@ -408,6 +408,7 @@ def test_a_hundred_cancels_at_random_moments_leave_nothing(tiny_model: Path) -> 
     assert_empty(engine)
 
 
+@pytest.mark.slow
 def test_two_thousand_short_requests_leave_no_memory_behind(tiny_model: Path) -> None:
     engine = load(tiny_model, prompt_cache_tokens=4000)
 
