@@ -276,6 +276,8 @@ class Generate(Body):
     """The payload of a REQUEST to a text model.
 
     Exactly one of `messages` (chat, rendered by the model's template) and `prompt` (text or token ids) is given.
+    images: image files as the client gave them. Where a message has images its content is a list of parts in the
+    client's order, `{type: text, text}` and `{type: image}`; the k-th image part over all messages is images[k].
     max_tokens None: to the end of the context. stream False: the worker sends no PARTIAL, only a FINAL with all text,
     so that a request whose worker dies can always be replayed. The sampling fields mean what they mean to mlx-lm, 0 is
     off; logit_bias: decimal token id -> what is added. logprobs: how many alternatives per token, None for none at all.
@@ -286,6 +288,7 @@ class Generate(Body):
     """
 
     messages: list[dict[str, Any]] | None = None
+    images: list[bytes] = field(default_factory=list)
     prompt: str | list[int] | None = None
     stream: bool = False
     max_tokens: int | None = None

@@ -79,6 +79,7 @@ by_type: dict[Any, st.SearchStrategy[Any]] = {
     dict[str, float]: st.dictionaries(text, floats, max_size=4),
     list[str]: st.lists(text, max_size=4),
     list[int]: st.lists(integers, max_size=4),
+    list[bytes]: st.lists(st.binary(max_size=50), max_size=4),
     list[Any]: st.lists(values, max_size=4),
     list[dict[str, Any]]: st.lists(maps, max_size=3),
 }
