@@ -98,6 +98,9 @@ def _text_of(content: Any, where: str) -> str:
         raise RequestError(f"{where} must be a string or a list of parts", param=where)
     texts = []
     for index, part in enumerate(content):
+        if isinstance(part, dict) and part.get("type") == "image":
+            param = f"{where}[{index}].image_url"
+            raise RequestError(f"{param}: this model reads text only, it takes no images", param=param)
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
             raise RequestError(f"{where}[{index}] is no text part; this model reads text only", param=where)
         texts.append(part["text"])

@@ -1,11 +1,15 @@
 """One request on its way through the batch: a token in, what its client may have by then out. Knows no batch."""
 
+import logging
+
 import mlx.core as mx
 
-from broker.protocol import FINAL, PARTIAL, Output
+from broker.protocol import ERROR, FINAL, PARTIAL, Failure, Output, to_map
 from worker.answer import Answer, Parts
 from worker.logprobs import TokenTexts, token_logprobs
 from worker.text_stream import TextStream
+
+log = logging.getLogger("worker")
 
 
 class Sequence:
@@ -43,6 +47,14 @@ class Sequence:
     def advance(self, token: int, row: mx.array, reason: str | None) -> Output | None:
         """Take one token. row: its log-probabilities (vocabulary,), read only where they were asked for. reason: why
         the generator ended the sequence, `stop` for an end-of-text token, which is no text."""
+        try:
+            return self._advance(token, row, reason)
+        except Exception as error:
+            log.exception("a request fails while its text is made")
+            failure = Failure("internal_error", f"cannot turn tokens into text: {type(error).__name__}: {error}")
+            return Output(self.request_id, ERROR, to_map(failure))
+
+    def _advance(self, token: int, row: mx.array, reason: str | None) -> Output | None:
         self._completion_tokens += 1
         parts, stream = self._parts, self._text
         text = ""

@@ -97,7 +97,7 @@ def test_tags_in_what_is_constrained_are_text(tmp_path: Path) -> None:
     tags = ("<think>", "</think>", "<tool_call>", "</tool_call>")
     engine = load(make_scripted_model(tmp_path, ("x",), tags=tags, tool_parser="json_tools"))
     text, parts = '"<think>a</think> <tool_call>b</tool_call>"', Parts()
-    tagged = engine._format.constrained([1], is_call=False)
+    tagged = engine._generation._format.constrained([1], is_call=False)
     for char in text:
         tagged.push(char, parts)
     tagged.finish(parts)

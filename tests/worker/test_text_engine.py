@@ -206,6 +206,11 @@ def test_max_tokens_and_the_context(tmp_path: Path) -> None:
         ({"messages": ["hi"]}, "messages[0]", "object"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content", "string or a list"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content", "no text part"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image"}]}], "images": [b"x"]},
+            "messages[0].content[0].image_url",
+            "takes no images",
+        ),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages", "unknown role wizard"),
         ({"messages": CHAT, "chat_template_kwargs": {"tokenize": False}}, "chat_template_kwargs", "tokenize"),
         ({"messages": CHAT, "chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs", "chat_template"),
