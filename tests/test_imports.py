@@ -30,6 +30,8 @@ OWNERS = {
     "mlx_lm": ENGINES,
     "mlx_vlm": ENGINES,
     "transformers": ENGINES,
+    "httpcore2": {"gateway/addresses.py", "gateway/images.py"},
+    "httpx2": {"gateway/images.py"},
     "starlette": GATEWAY,
     "uvicorn": GATEWAY,
 }
