@@ -18,6 +18,7 @@ from gateway.completions import completions
 from gateway.embeddings import embeddings, rerank
 from gateway.errors import ApiError, on_api_error, on_broker_unavailable, on_bug, on_gone, on_http_exception
 from gateway.events import events
+from gateway.images import ImageLoader
 from gateway.inference import State
 from gateway.models import get_model, list_models
 from gateway.settings import Settings
@@ -30,7 +31,7 @@ def create_app(settings: Settings, broker: BrokerClient) -> Starlette:
     async def lifespan(_app: Starlette) -> AsyncIterator[State]:
         broker.open()
         try:
-            yield {"settings": settings, "broker": broker}
+            yield {"settings": settings, "broker": broker, "images": ImageLoader(settings)}
         finally:
             broker.close()
 

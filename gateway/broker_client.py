@@ -74,6 +74,7 @@ class BrokerClient:
         self._is_linked = False  # what the monitor says; connected needs signs of life too
         self._heard_at = 0.0
         self._refusal: Failure | None = None
+        self._is_refused = asyncio.Event()
         self._read_again: asyncio.Handle | None = None
         self._silence_timer: asyncio.TimerHandle | None = None
 
@@ -143,7 +144,14 @@ class BrokerClient:
     def refuse(self, failure: Failure) -> None:
         """The gateway stops: end every call with `failure`, those to come as well."""
         self._refusal = failure
+        self._is_refused.set()
         self._cancel_all(failure)
+
+    async def refused(self) -> BrokerUnavailableError:
+        """Waits until the gateway stops: work that is still prepared is for nobody."""
+        await self._is_refused.wait()
+        assert self._refusal is not None  # set together
+        return BrokerUnavailableError(self._refusal)
 
     def _cancel_all(self, failure: Failure) -> None:
         for call in {call for call, _ in self._routes.values()}:

@@ -10,11 +10,13 @@ from starlette.responses import Response
 from broker import protocol
 from broker.protocol import Failure, Generate
 from gateway.broker_client import BrokerClient
+from gateway.content import Image
 from gateway.errors import ApiError, Json, invalid
+from gateway.images import ImageLoader
 from gateway.openai import Sampling
 from gateway.replies import Chunks, Head, ending_of, whole
 from gateway.settings import Settings
-from gateway.streaming import EventStream, collect
+from gateway.streaming import EventStream, collect, gone, unless
 
 
 class State(TypedDict):
@@ -22,6 +24,7 @@ class State(TypedDict):
 
     settings: Settings
     broker: BrokerClient
+    images: ImageLoader
 
 
 async def read_body(request: Request[State]) -> bytes:
@@ -44,6 +47,14 @@ def model_for(request: Request[State], named: str | None) -> str:
     if model is None:
         raise invalid("name a model, there is no default one", "model")
     return model
+
+
+async def load_images(request: Request[State], images: list[tuple[str, Image]]) -> list[bytes]:
+    """The files of `images`. Ends as soon as the client goes or the gateway stops; raises ApiError naming the field."""
+    if not images:
+        return []
+    loading = request.state["images"].load(images)
+    return await unless(loading, gone(request.receive), request.state["broker"].refused())
 
 
 async def answer(request: Request[State], wanted: Sampling, work: list[Generate], *, is_chat: bool) -> Response:

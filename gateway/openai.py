@@ -10,6 +10,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from broker.protocol import Embed, Generate, Rerank
+from gateway.content import Content, Image, PartError, content_of, wire_content
 from gateway.errors import invalid
 from gateway.tools import ResponseFormat, ToolCall, ToolChoice, choice_of, required_names, tools_of
 
@@ -41,22 +42,6 @@ _NOT_YET_CHAT = _NOT_YET | {
     "web_search_options": (),
 }
 _NOT_YET_COMPLETION = _NOT_YET | {"best_of": (1,), "echo": (False,), "suffix": ("",)}
-
-
-def _text_of(content: object) -> str:
-    """The text of a message: a string, or a list of text parts joined."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise ValueError("must be a string or a list of text parts")
-    texts = []
-    for position, part in enumerate(content):
-        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise ValueError(f'part {position} is not {{"type": "text", "text": "..."}}; no other kind is served')
-        texts.append(part["text"])
-    return "".join(texts)
 
 
 def _stops_of(stop: object) -> list[str]:
@@ -111,7 +96,7 @@ class ChatMessage(_Body):
     """One turn. `developer` is what newer models call `system`."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[str, PlainValidator(_text_of)] = ""
+    content: Annotated[Content, PlainValidator(content_of)] = ""
     name: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[ToolCall] | None = None
@@ -121,7 +106,7 @@ class ChatMessage(_Body):
         """As chat templates take it."""
         message: dict[str, Any] = {
             "role": "system" if self.role == "developer" else self.role,
-            "content": self.content,
+            "content": wire_content(self.content),
             "name": self.name,
             "reasoning_content": self.reasoning_content,
             "tool_calls": [call.model_dump(exclude_none=True) for call in self.tool_calls or []] or None,
@@ -183,6 +168,17 @@ class ChatRequest(Sampling):
     tools: Annotated[list[dict[str, Any]], PlainValidator(tools_of)] = []
     tool_choice: Annotated[ToolChoice, PlainValidator(choice_of)] = "auto"
 
+    @property
+    def images(self) -> list[tuple[str, Image]]:
+        """All images in their order, each after the name of the field that it is in."""
+        return [
+            (f"messages[{position}].content[{number}].image_url", part)
+            for position, message in enumerate(self.messages)
+            if not isinstance(message.content, str)
+            for number, part in enumerate(message.content)
+            if isinstance(part, Image)
+        ]
+
 
 class CompletionRequest(Sampling):
     """The body of POST /v1/completions."""
@@ -203,6 +199,8 @@ def parse_chat(body: bytes) -> ChatRequest:
             raise invalid("which call this is the result of", f"messages[{position}].tool_call_id")
         if message.get("content") is None and message["role"] != "assistant":
             raise invalid("only an assistant's message may have no content", f"messages[{position}].content")
+        if message["role"] != "user" and not isinstance(request.messages[position].content, str):
+            raise invalid("only a user's message may have images", f"messages[{position}].content")
     if request.top_logprobs is not None and not request.logprobs:
         raise invalid("top_logprobs needs logprobs", "top_logprobs")
     try:
@@ -232,8 +230,8 @@ def parse_completion(body: bytes) -> CompletionRequest:
     return request
 
 
-def chat_work(request: ChatRequest, default_max_tokens: int) -> list[Generate]:
-    """One unit of work per choice."""
+def chat_work(request: ChatRequest, images: list[bytes], default_max_tokens: int) -> list[Generate]:
+    """One unit of work per choice. images: the files of `request.images`, in their order."""
     max_tokens = request.max_completion_tokens or request.max_tokens or default_max_tokens
     messages = [message.to_map() for message in request.messages]
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
@@ -241,6 +239,7 @@ def chat_work(request: ChatRequest, default_max_tokens: int) -> list[Generate]:
     return [
         Generate(
             messages=messages,
+            images=images,
             max_tokens=max_tokens,
             logprobs=logprobs,
             tools=tools,
@@ -300,6 +299,9 @@ def _validated(model: type[_Model], raw: dict[str, Any]) -> _Model:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, PartError):
+            param += cause.path
         raise invalid(f"{param}: {first['msg'].removeprefix('Value error, ')}", param) from None
 
 

@@ -47,7 +47,12 @@ class Settings(BaseSettings):
     admin_token: Key | None = None
     default_model: Annotated[str, Field(min_length=1)] | None = None
     default_max_tokens: Annotated[int, Field(ge=1)] = 4096
-    max_body_mb: Annotated[float, Field(gt=0)] = 32
+    max_body_mb: Annotated[float, Field(gt=0)] = 50
+    max_images: Annotated[int, Field(ge=0)] = 64
+    image_max_mb: Annotated[float, Field(gt=0)] = 20
+    image_timeout_seconds: Annotated[float, Field(gt=0)] = 10
+    image_max_redirects: Annotated[int, Field(ge=0)] = 3
+    allow_private_image_hosts: bool = False
     keepalive_seconds: Annotated[float, Field(gt=0)] = 15
     log_level: LogLevel = "info"
 

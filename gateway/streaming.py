@@ -7,8 +7,8 @@ output, so that until then an error is a plain response with a status; afterward
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -19,6 +19,8 @@ from gateway.errors import INTERNAL_ERROR, ApiError, failure_of
 from gateway.replies import KEEPALIVE, framed_error
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -149,6 +151,26 @@ async def _attended(call: Call, receive: Receive) -> AsyncIterator[None]:
 
 
 async def _close_when_gone(call: Call, receive: Receive) -> None:
+    await gone(receive)
+    call.close()
+
+
+async def gone(receive: Receive) -> CallClosedError:
+    """Waits until the client has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    call.close()
+    return CallClosedError()
+
+
+async def unless(work: Coroutine[Any, Any, T], *ends: Coroutine[Any, Any, Exception]) -> T:
+    """The result of `work`, which is cancelled when one of `ends` returns: that one is raised instead."""
+    working = asyncio.create_task(work)
+    ending = [asyncio.create_task(end) for end in ends]
+    try:
+        await asyncio.wait([working, *ending], return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise next(end.result() for end in ending if end.done())
+    finally:
+        for task in (working, *ending):
+            task.cancel()

@@ -4,6 +4,7 @@ import orjson
 import pytest
 
 from broker.protocol import Generate, pack, unpack
+from gateway.content import Image
 from gateway.errors import ApiError
 from gateway.openai import chat_work, completion_work, parse_chat, parse_completion
 
@@ -11,11 +12,17 @@ USER = {"role": "user", "content": "Hi"}
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 TIME = {"type": "function", "function": {"name": "time"}}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
+HELLO = {"type": "text", "text": "Hello"}
+PNG = "data:image/png;base64,iVBORw0KGgo="
+
+
+def picture(image_url: Any) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": image_url}
 
 
 def chat(**fields: Any) -> list[Generate]:
     """The work of a chat with these fields; it survives the wire."""
-    work = chat_work(parse_chat(orjson.dumps({"messages": [USER], **fields})), default_max_tokens=100)
+    work = chat_work(parse_chat(orjson.dumps({"messages": [USER], **fields})), images=[], default_max_tokens=100)
     assert [unpack(Generate, pack(unit)) for unit in work] == work
     return work
 
@@ -141,6 +148,59 @@ def test_messages_become_plain_text() -> None:
     ]
 
 
+def test_images_keep_their_places_among_the_texts() -> None:
+    first = [HELLO, picture({"url": PNG, "detail": "low"}), {"type": "text", "text": ""}, picture("https://a/b.jpg")]
+    turns = [
+        {"role": "user", "content": first},
+        {"role": "assistant", "content": [HELLO]},
+        {"role": "user", "content": [picture({"url": "DATA:IMAGE/PNG;x=y;BASE64,iVBORw0KGgo=", "detail": None})]},
+    ]
+    wanted = parse_chat(orjson.dumps({"messages": turns}))
+    assert wanted.images == [
+        ("messages[0].content[1].image_url", Image(b"\x89PNG\r\n\x1a\n")),
+        ("messages[0].content[3].image_url", Image("https://a/b.jpg")),
+        ("messages[2].content[0].image_url", Image(b"\x89PNG\r\n\x1a\n")),
+    ]
+    files = [b"1", b"2", b"3"]
+    [work] = chat_work(wanted, files, default_max_tokens=100)
+    assert work.images == files
+    assert work.messages == [
+        {"role": "user", "content": [HELLO, {"type": "image"}, {"type": "text", "text": ""}, {"type": "image"}]},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": [{"type": "image"}]},
+    ]
+    assert unpack(Generate, pack(work)) == work
+
+
+@pytest.mark.parametrize(
+    ("image_url", "why"),
+    [
+        (1, "must be"),
+        ({"url": 1}, "must be"),
+        ({"url": PNG, "detail": "full"}, "detail"),
+        ("data:image/png;base64", "data:image/...;base64,..."),
+        ("data:image/png,iVBORw0KGgo=", "data:image/...;base64,..."),
+        ("data:,", "data:image/...;base64,..."),
+        ("data:text/html;base64,iVBORw0KGgo=", "text/html"),
+        ("data:;base64,iVBORw0KGgo=", "no image"),
+        ("data:image/png;base64,", "empty"),
+        ("data:image/png;base64,iVBORw0KGgo", "not base64"),
+        ("data:image/png;base64,iVBORw0KGgo=\n", "not base64"),
+        ("data:image/png;base64,iVBO Rw0KGgo=", "not base64"),
+        ("data:image/png;base64,iVBORw0K=Ggo", "not base64"),
+        ("data:image/png;base64,iVBORw0K%2Bgo=", "not base64"),
+        ("data:image/png;base64,iVBORw0K-_o=", "not base64"),
+        ("data:image/png;base64,ïVBORw0KGgo=", "not ASCII"),
+    ],
+)
+def test_an_image_that_cannot_be_is_named(image_url: Any, why: str) -> None:
+    error = refused_chat({"messages": [{"role": "user", "content": [HELLO, picture(image_url)]}]})
+    assert error.failure.param == "messages[0].content[1].image_url"
+    assert error.failure.message.startswith("messages[0].content[1].image_url: ")
+    assert why in error.failure.message
+    assert len(error.failure.message) < 250
+
+
 def test_choices_differ_by_their_seed() -> None:
     assert [unit.seed for unit in chat(n=3, seed=41)] == [41, 42, 43]
     assert [unit.seed for unit in chat(n=2, seed=2**63 - 1)] == [2**63 - 1, -(2**63)]
@@ -186,9 +246,12 @@ def test_unknown_fields_are_ignored() -> None:
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": ["Hi"]}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": ["Hi"]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "user", "content": [HELLO, {"type": "text"}]}]}, "messages[0].content[1]"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
+        ({"messages": [USER, {"role": "user", "content": [HELLO, picture({})]}]}, "messages[1].content[1].image_url"),
+        ({"messages": [{"role": "system", "content": [picture("http://a/b.png")]}]}, "messages[0].content"),
         ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls[0].function"),
         ({"messages": [USER], "top_logprobs": 3}, "top_logprobs"),
         ({"messages": [USER], "logprobs": True, "top_logprobs": 21}, "top_logprobs"),

@@ -35,11 +35,16 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         admin_token=None,
         default_model=None,
         default_max_tokens=4096,
-        max_body_mb=32,
+        max_body_mb=50,
+        max_images=64,
+        image_max_mb=20,
+        image_timeout_seconds=10,
+        image_max_redirects=3,
+        allow_private_image_hosts=False,
         keepalive_seconds=15,
         log_level="info",
     )
-    assert settings.max_body_bytes == 32 * 2**20
+    assert settings.max_body_bytes == 50 * 2**20
 
 
 def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
