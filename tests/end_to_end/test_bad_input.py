@@ -21,6 +21,11 @@ from tests.tiny_models import make_tiny_model
 ECHO = {"engine": "worker.echo_engine:EchoEngine", "type": "echo"}
 USER = {"role": "user", "content": "Hello"}
 
+
+def picture(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
 # Fields of a chat that is otherwise right -> the parameter that the refusal names.
 WRONG_CHATS: list[tuple[dict[str, Any], str]] = [
     ({"model": None}, "model"),
@@ -34,7 +39,8 @@ WRONG_CHATS: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "robot", "content": "Hello"}]}, "messages[0].role"),
     ({"messages": [{"role": "user"}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
+    ({"messages": [{"role": "user", "content": [picture("http://127.0.0.1/")]}]}, "messages[0].content[0].image_url"),
     ({"max_tokens": 0}, "max_tokens"),
     ({"max_tokens": -1}, "max_tokens"),
     ({"max_tokens": 1.5}, "max_tokens"),
@@ -53,7 +59,11 @@ WRONG_CHATS: list[tuple[dict[str, Any], str]] = [
     ({"n": 0}, "n"),
     ({"tools": [{"type": "function"}]}, "tools"),
     ({"chat_template_kwargs": []}, "chat_template_kwargs"),
-    # These two only the worker can know.
+    # These three only the worker can know.
+    (
+        {"messages": [{"role": "user", "content": [picture("data:image/png;base64,aaaa")]}]},
+        "messages[0].content[0].image_url",
+    ),
     ({"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}, "chat_template_kwargs"),
     ({"messages": [{"role": "user", "content": "x" * 9000}]}, "messages"),
 ]
