@@ -12,19 +12,22 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
 
 from broker.protocol import PARTIAL, Assign, Generate, Output, unpack
+from worker.draft_model import with_draft
 from worker.engine import MemoryFacts, ModelFacts, Report
 from worker.generation import Generation, limit_wired_memory
-from worker.model_folder import load_folder
+from worker.model_folder import LoadedModel, load_folder
 from worker.prompt import history_length, prompt_tokens
 from worker.prompt_cache import PromptCache, can_be_shortened, default_bytes
 from worker.sequence import Sequence
+from worker.turn_generator import Quantisation, TurnGenerator
 
 
 @dataclass(slots=True, frozen=True)
 class TextOptions:
     """Sequences that decode together, prompts read together, prompt tokens per step; how much of earlier prompts is
     kept (0: nothing; bytes None: a share of the memory limit); the longest context in tokens, 0 for the model's own;
-    the folder of a LoRA adapter."""
+    the folder of a LoRA adapter; the folder of a draft model and how many tokens it proposes at a time; the bits of
+    the key-value cache (None: not quantised), how many numbers share a scale, and from how many tokens on."""
 
     completion_batch_size: int = 32
     prefill_batch_size: int = 8
@@ -33,9 +36,15 @@ class TextOptions:
     prompt_cache_bytes: int | None = None
     context_length: int = 0
     adapter_path: str | None = None
+    draft_model: str | None = None
+    num_draft_tokens: int = 3
+    kv_bits: int | None = None
+    kv_group_size: int = 64
+    quantized_kv_start: int = 5000
 
 
-_MAY_BE_ZERO = ("prompt_cache_tokens", "prompt_cache_bytes", "context_length")
+_MAY_BE_ZERO = ("prompt_cache_tokens", "prompt_cache_bytes", "context_length", "quantized_kv_start")
+_FOLDERS = ("adapter_path", "draft_model")
 
 
 class TextEngine:
@@ -45,18 +54,13 @@ class TextEngine:
     def __init__(self, assign: Assign, report: Report) -> None:
         options = _read_options(assign.options)
         self._loaded = load_folder(Path(assign.path), report, options.adapter_path)
+        draft = None
+        if options.draft_model is not None:
+            self._loaded, draft = with_draft(self._loaded, options.draft_model, report)
         tokenizer = self._loaded.tokenizer
         limits = [limit for limit in (self._loaded.context_length, options.context_length) if limit]
         self._generation = Generation(tokenizer, self._loaded.vocabulary, min(limits, default=0))
-        self._generator: Any = BatchGenerator(
-            self._loaded.model,
-            stop_tokens=[[token] for token in sorted(tokenizer.eos_token_ids)],
-            completion_batch_size=options.completion_batch_size,
-            prefill_batch_size=options.prefill_batch_size,
-            prefill_step_size=options.prefill_step_size,
-            # Sequences are also removed between steps: all on one stream, nothing to synchronise.
-            stream=mx.default_stream(mx.default_device()),
-        )
+        self._generator = _make_generator(self._loaded, draft, options)
         # After the generator's constructor, which wires as much as the machine recommends.
         limit_wired_memory(assign.memory_limit_bytes)
         cache_bytes = options.prompt_cache_bytes
@@ -152,9 +156,35 @@ def _read_options(options: dict[str, Any]) -> TextOptions:
         if name not in known:
             raise ValueError(f"option {name!r} is unknown, the text engine has {', '.join(sorted(known))}")
         least = 0 if name in _MAY_BE_ZERO else 1
-        if name == "adapter_path":
+        if name in _FOLDERS:
             if not isinstance(value, str):
                 raise ValueError(f"option {name!r} is {value!r}, the path of a folder is expected")
         elif type(value) is not int or value < least:
             raise ValueError(f"option {name!r} is {value!r}, a whole number of at least {least} is expected")
     return TextOptions(**options)
+
+
+def _make_generator(loaded: LoadedModel, draft_model: Any, options: TextOptions) -> Any:
+    """All in one batch, unless what is asked for exists for single sequences only."""
+    stop_tokens = sorted(loaded.tokenizer.eos_token_ids)
+    # Sequences are also removed between steps: all on one stream, nothing to synchronise.
+    stream = mx.default_stream(mx.default_device())
+    if draft_model is None and options.kv_bits is None:
+        return BatchGenerator(
+            loaded.model,
+            stop_tokens=[[token] for token in stop_tokens],
+            completion_batch_size=options.completion_batch_size,
+            prefill_batch_size=options.prefill_batch_size,
+            prefill_step_size=options.prefill_step_size,
+            stream=stream,
+        )
+    return TurnGenerator(
+        loaded.model,
+        draft_model,
+        stop_tokens=stop_tokens,
+        completion_batch_size=options.completion_batch_size,
+        prefill_step_size=options.prefill_step_size,
+        num_draft_tokens=options.num_draft_tokens,
+        quantisation=Quantisation(options.kv_bits, options.kv_group_size, options.quantized_kv_start),
+        stream=stream,
+    )

@@ -5,6 +5,7 @@ from typing import Any
 
 from broker.protocol import PARTIAL, Assign, Generate, Output, pack
 from worker.text_engine import TextEngine
+from worker.turn_generator import TurnGenerator
 
 # More than any request here can need: every loop over steps has an end.
 MOST_STEPS = 20_000
@@ -64,6 +65,9 @@ def assert_empty(engine: TextEngine) -> None:
     generator = engine._generator
     assert not engine._sequences
     assert not engine._uids
+    if isinstance(generator, TurnGenerator):
+        assert len(generator) == 0
+        return
     assert not generator._unprocessed_sequences
     assert not generator._currently_processing
     assert len(generator._prompt_batch) == len(generator._generation_batch) == 0
