@@ -7,7 +7,7 @@ directory. A model's own files decide its type; the name of a repository decides
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +96,21 @@ class Catalog:
         if not folder.resolve().is_relative_to(root.resolve()):
             raise CatalogError("model_not_found", f"{model_id} is a link that leaves {root}")
         entry = _read_entry(model_id, folder, override, config_stat.st_mtime)
+        if isinstance(draft := override.options.get("draft_model"), str):
+            entry = replace(entry, spec=self._with_draft(entry.spec, draft))
         self._read[model_id] = (signature, entry)
         return entry
+
+    def _with_draft(self, spec: ModelSpec, draft: str) -> ModelSpec:
+        """The draft model, a name or the path of a folder, by its folder; its weights counted with the model's."""
+        try:
+            is_path = draft.startswith(("/", "~", "."))
+            folder = Path(draft).expanduser().absolute() if is_path else self._folder(draft)[1]
+            weight_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        except (CatalogError, OSError, RuntimeError) as error:  # RuntimeError: the home of nobody
+            raise CatalogError("load_failed", f"{spec.model_id}: draft_model: {error}") from error
+        options = {**spec.options, "draft_model": str(folder)}
+        return replace(spec, options=options, weight_bytes=spec.weight_bytes + weight_bytes)
 
     def _folder(self, model_id: str) -> tuple[Path, Path]:
         """Where it was found, and the folder itself, which may still be a link."""

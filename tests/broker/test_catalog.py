@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from broker.catalog import Catalog, CatalogError, ModelOverride, detect_type
+from broker.events import ModelSpec
 
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 2048}
 
@@ -103,6 +104,27 @@ def test_all_weight_files_count_and_adapters_do_not(catalog: Catalog, models: Pa
     others = {"model.safetensors.index.json": 7, "adapters.safetensors": 50, "tokenizer.json": 9}
     make_model(models / "sharded", weights=shards | others)
     assert catalog.find("sharded").weight_bytes == 600
+
+
+def test_a_draft_model_is_a_name_or_a_folder_and_counts(models: Path, hub: Path, tmp_path: Path) -> None:
+    make_model(models / "large")
+    small, snapshot = make_model(tmp_path / "small"), make_hub_model(hub, "org/small")
+
+    def find(draft: object) -> ModelSpec:
+        override = ModelOverride(options={"draft_model": draft, "num_draft_tokens": 2})
+        return Catalog(models, hub, {"large": override}).find("large")
+
+    assert (find(str(small)).options, find(str(small)).weight_bytes) == (
+        {"draft_model": str(small), "num_draft_tokens": 2},
+        2000,
+    )
+    assert (find("org/small").options["draft_model"], find("org/small").weight_bytes) == (str(snapshot), 1500)
+    # What is no text is for the engine to refuse, and so is a folder without a model.
+    assert find(3).options["draft_model"] == 3
+    assert find("/nowhere").weight_bytes == 1000
+    for absent, message in (("nobody", "no model named 'nobody'"), ("~no one/small", "home")):
+        with pytest.raises(CatalogError, match=f"large: draft_model: .*{message}"):
+            find(absent)
 
 
 def test_what_was_read_is_kept_until_the_files_change(catalog: Catalog, models: Path) -> None:
