@@ -126,24 +126,27 @@ def _shared_sampler(sampling: _Sampling, kept: tuple[int, ...]) -> Sampler:
 
 
 def _seeded_sampler(sampling: _Sampling, kept: tuple[int, ...], seed: int) -> Sampler:
-    # As make_sampler does it, in its order, but every random number comes from this request's own keys.
+    # As make_sampler does it, in its order, but every random number comes from this request's own keys: the same that
+    # mlx-lm draws after mx.random.seed, where nobody else draws.
     key = mx.random.key(seed % 2**64)
 
-    def sample(logprobs: mx.array) -> mx.array:
+    def draw() -> mx.array:
         nonlocal key
-        key, draw = mx.random.split(key)
+        key, drawn = mx.random.split(key)
+        return drawn
+
+    def sample(logprobs: mx.array) -> mx.array:
         if sampling.top_p < 1:
             logprobs = apply_top_p(logprobs, sampling.top_p)
         if sampling.min_p > 0:
             logprobs = apply_min_p(logprobs, sampling.min_p)
         if sampling.xtc_probability > 0:
-            draw, chance = mx.random.split(draw)
             # With a probability of 1 it draws nothing that matters.
             without_top = apply_xtc(logprobs, 1.0, sampling.xtc_threshold, list(kept))
-            is_spared = mx.random.uniform(key=chance) > sampling.xtc_probability
+            is_spared = mx.random.uniform(key=draw()) > sampling.xtc_probability
             logprobs = mx.where(is_spared, logprobs, without_top)
         if sampling.top_k > 0:
             logprobs = apply_top_k(logprobs, sampling.top_k)
-        return mx.random.categorical(logprobs * (1 / sampling.temperature), key=draw)
+        return mx.random.categorical(logprobs * (1 / sampling.temperature), key=draw())
 
     return sample

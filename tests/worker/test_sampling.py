@@ -2,6 +2,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from mlx_lm.sample_utils import make_sampler
 
 from broker.protocol import Generate
 from worker.engine import RequestError
@@ -31,6 +32,17 @@ def test_a_seed_gives_a_sequence_of_its_own(flat: mx.array, seed: int) -> None:
     assert len(set(first)) > 40
     assert draws(sampler(seed=seed), flat) == first
     assert draws(sampler(seed=seed + 1 if seed < 0 else seed - 1 or 7), flat) != first
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"top_p": 0.5}, {"top_k": 9}, {"min_p": 0.9}, {"xtc_probability": 0.5, "xtc_threshold": 0.002}],
+)
+def test_a_seed_draws_what_mlx_lm_draws_after_it(fields: dict[str, Any]) -> None:
+    logprobs = mx.log(mx.softmax(mx.random.normal((1, VOCABULARY), key=mx.random.key(0)), axis=-1))
+    mx.random.seed(11)
+    expected = draws(make_sampler(temp=0.8, **fields), logprobs)
+    assert draws(sampler(seed=11, temperature=0.8, **fields), logprobs) == expected
 
 
 def test_others_draws_do_not_disturb_a_seeded_one(flat: mx.array) -> None:

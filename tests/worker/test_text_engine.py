@@ -13,7 +13,7 @@ import psutil
 import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.generate import stream_generate
-from mlx_lm.sample_utils import make_logits_processors, make_sampler
+from mlx_lm.sample_utils import make_sampler
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from broker.protocol import ERROR, FINAL, PARTIAL
@@ -362,39 +362,6 @@ def test_an_adapter_changes_the_model_as_in_mlx_lm(tiny_model: Path, engine: Tex
     fields: dict[str, Any] = {"prompt": prompt, "temperature": 0.0, "max_tokens": 60}
     assert answer(load(tiny_model, adapter_path=str(adapter)), **fields)["text"] == expected
     assert answer(engine, **fields)["text"] != expected
-
-
-def test_sampling_of_every_kind_is_mlx_lms(engine: TextEngine) -> None:
-    """Greedy with every penalty and a bias, in a batch of 8 whose members join one after another."""
-    model, tokenizer = engine._loaded.model, engine._loaded.tokenizer
-    settings: list[dict[str, Any]] = [
-        {},
-        {"repetition_penalty": 1.5},
-        {"repetition_penalty": 1.1, "repetition_context_size": 5},
-        {"presence_penalty": 2.0},
-        {"presence_penalty": -1.0, "presence_context_size": 64},
-        {"frequency_penalty": 1.0, "frequency_context_size": 100},
-        {"logit_bias": {"40": 6.0, "41": -100}},
-        {"repetition_penalty": 1.3, "presence_penalty": 0.5, "frequency_penalty": 0.5, "logit_bias": {"7": 3.0}},
-    ]
-    expected = []
-    for number, fields in enumerate(settings):
-        bias = {int(token): value for token, value in fields.get("logit_bias", {}).items()}
-        processors = make_logits_processors(**{**fields, "logit_bias": bias})
-        tokens = tokenizer.encode(f"{number} all alike")
-        sampler = make_sampler(temp=0.0)
-        stream = stream_generate(model, tokenizer, tokens, max_tokens=80, sampler=sampler, logits_processors=processors)
-        expected.append("".join(step.text for step in stream))
-    ids = []
-    outputs = []
-    for number, fields in enumerate(settings):
-        ids.append(add(engine, number, prompt=f"{number} all alike", temperature=0.0, max_tokens=80, **fields))
-        guest = add(engine, 100 + number, prompt="guest", max_tokens=50)
-        outputs += engine.step() + engine.step()
-        engine.cancel(guest)
-    outputs += steps(engine)
-    texts = {output.request_id: output.body["text"] for output in outputs}
-    assert [texts[request_id] for request_id in ids] == expected
 
 
 def test_a_hundred_cancels_at_random_moments_leave_nothing(tiny_model: Path) -> None:
