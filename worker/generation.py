@@ -76,7 +76,7 @@ class Generation:
         """The request as it goes through the batch."""
         return Sequence(
             request_id,
-            TextStream(make_detokenizer(self._tokenizer), request.stop),
+            TextStream(make_detokenizer(self._tokenizer, continues=request.messages is None), request.stop),
             answer,
             stream=request.stream,
             prompt_tokens=prompt_tokens,

@@ -4,7 +4,7 @@ Text is held back while it ends in half a character or could be the beginning of
 follows it never leaves. Knows nothing of batches and models.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from mlx_lm.generate import TextStateMachine
@@ -33,11 +33,12 @@ class WindowDetokenizer:
     Decodes a window of a few tokens with and without the new ones: what the new ones add is their text, in context.
     """
 
-    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+    def __init__(self, decode: Callable[[list[int]], str], before: Sequence[int] = ()) -> None:
+        """before: tokens that the text follows and that are no part of it."""
         self._decode = decode
         # tokens[:shown] have given their text; those before are kept because they may change how the next ones read.
-        self._tokens: list[int] = []
-        self._shown = 0
+        self._tokens: list[int] = list(before)
+        self._shown = len(before)
         self._segment = ""
 
     def add_token(self, token: int) -> None:
@@ -65,13 +66,22 @@ class WindowDetokenizer:
 _LONGEST_HOLD = 8
 
 
-def make_detokenizer(tokenizer: Any) -> Detokenizer:
-    """A fresh detokenizer for one request; `tokenizer` is mlx-lm's TokenizerWrapper."""
+# Any text will do: detokenizers drop a space that nothing stands before.
+_BEFORE = "a"
+
+
+def make_detokenizer(tokenizer: Any, *, continues: bool = False) -> Detokenizer:
+    """A fresh detokenizer for one request; `tokenizer` is mlx-lm's TokenizerWrapper. continues: the text goes on where
+    a prompt ends, so a space at its beginning counts."""
     # The wrapper builds one prototype while loading, which can take 50 ms, and hands out copies.
-    detokenizer: Detokenizer = tokenizer.detokenizer
+    detokenizer = tokenizer.detokenizer
     if isinstance(detokenizer, NaiveStreamingDetokenizer):
-        return WindowDetokenizer(tokenizer.decode)
-    return detokenizer
+        before = tokenizer.encode(_BEFORE, add_special_tokens=False) if continues else ()
+        return WindowDetokenizer(tokenizer.decode, before)
+    if continues:
+        detokenizer.text, detokenizer.offset = _BEFORE, len(_BEFORE)
+    streaming: Detokenizer = detokenizer
+    return streaming
 
 
 class TextStream:

@@ -126,6 +126,13 @@ def test_streamed_text_joined_is_the_text_not_streamed(engine: TextEngine, seed:
     assert text_of(streamed) == text_of(whole)
 
 
+def test_a_completion_keeps_the_space_that_it_begins_with(engine: TextEngine) -> None:
+    fields = {"prompt": "Shall we?", "grammar": 'start: " yes, " /[a-c]{9}/', "seed": 3, "max_tokens": 40}
+    whole, streamed = run(engine, [{**fields, "stream": False}, {**fields, "stream": True}])
+    assert text_of(whole).startswith(" yes, ")
+    assert text_of(streamed) == text_of(whole)
+
+
 def test_seeds(engine: TextEngine) -> None:
     def text(**fields: Any) -> str:
         return str(answer(engine, prompt="x", max_tokens=40, **fields)["text"])

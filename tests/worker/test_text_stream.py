@@ -37,13 +37,17 @@ def _byte_level(decoder: Any) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
-def _byte_fallback() -> PreTrainedTokenizerFast:
-    """As SentencePiece has it: letters and `▁`, and bytes for everything else."""
+def _byte_fallback(*, strips: bool = False) -> PreTrainedTokenizerFast:
+    """As SentencePiece has it: letters and `▁`, and bytes for everything else. strips: drops a space at the beginning
+    of a text, as Llama 2's does."""
     pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abcdefghijklmnopqrstuvwxyz"]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True, unk_token="<unk>"))  # noqa: S106
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    strip = [decoders.Strip(" ", left=1)] if strips else []
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+    )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
@@ -55,18 +59,22 @@ BYTE_LEVEL = _wrapped(_byte_level(decoders.ByteLevel()), BPEStreamingDetokenizer
 BYTE_FALLBACK = _wrapped(_byte_fallback(), lambda t: SPMStreamingDetokenizer(t, trim_space=False))
 UNKNOWN = _wrapped(_byte_level(decoders.Sequence([decoders.ByteLevel()])), NaiveStreamingDetokenizer)
 UNKNOWN_FALLBACK = _wrapped(_byte_fallback(), NaiveStreamingDetokenizer)
+STRIPPING = _wrapped(_byte_fallback(strips=True), SPMStreamingDetokenizer)
+UNKNOWN_STRIPPING = _wrapped(_byte_fallback(strips=True), NaiveStreamingDetokenizer)
 TOKENIZERS = {
     "byte level": BYTE_LEVEL,
     "byte fallback": BYTE_FALLBACK,
     "unknown": UNKNOWN,
     "unknown, byte fallback": UNKNOWN_FALLBACK,
+    "stripping": STRIPPING,
+    "unknown, stripping": UNKNOWN_STRIPPING,
 }
 
 every_tokenizer = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS.keys())
 
 
-def _stream(tokenizer: Any, text: str, stop: list[str]) -> tuple[list[str], bool]:
-    stream = TextStream(make_detokenizer(tokenizer), stop)
+def _stream(tokenizer: Any, text: str, stop: list[str], *, continues: bool = False) -> tuple[list[str], bool]:
+    stream = TextStream(make_detokenizer(tokenizer, continues=continues), stop)
     pieces = []
     for token in tokenizer.encode(text, add_special_tokens=False):
         pieces.append(stream.push(token))
@@ -101,6 +109,16 @@ def test_any_text(tokenizer: Any, text: str) -> None:
     # mlx-lm drops a space at the very beginning, and reads byte 0 of a byte-level vocabulary as its stand-in `Ā`.
     text = "." + text.replace("\x00", "")
     assert "".join(_stream(tokenizer, text, [])[0]) == text
+
+
+@every_tokenizer
+@settings(max_examples=60, deadline=None)
+@given(spaces=st.sampled_from(["", " ", "  ", "\n ", " \n"]), text=st.text(max_size=20))
+def test_what_continues_a_prompt_keeps_its_first_space(tokenizer: Any, spaces: str, text: str) -> None:
+    text = spaces + text.replace("\x00", "")
+    assert "".join(_stream(tokenizer, text, [], continues=True)[0]) == text
+    answer = "".join(_stream(tokenizer, text, [])[0])  # for which mlx-lm drops it
+    assert answer.lstrip(" ") == text.lstrip(" ")
 
 
 @every_tokenizer
