@@ -53,8 +53,8 @@ def create_app(settings: Settings, broker: BrokerClient) -> Starlette:
         Route("/events", events),
     ]
     routes = [
-        Route("/health", admin.health),
-        Route("/admin/health", admin.health),
+        Route("/health", admin.Health),
+        Route("/admin/health", admin.Health),
         Mount("/v1", routes=v1, middleware=[Middleware(BearerAuth, settings.api_key)]),
         Mount(
             "/admin",

@@ -210,8 +210,17 @@ async def test_unknown_paths_and_methods_are_json(runtime_dir: Path) -> None:
         wrong = await client.get("/v1/chat/completions")
         assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
         assert wrong.headers["allow"] == "POST"
-        assert (await client.get("/admin/nothing")).json()["detail"]
-        assert (await client.get("/admin/models/load/a")).status_code == 405
+        for path in ("/admin/nothing", "/admin/models/nothing"):
+            nothing = await client.get(path)
+            assert (nothing.status_code, list(nothing.json())) == (404, ["detail"])
+        getting = ["/health", "/admin/health", "/admin/events", "/admin/models/status", "/admin/models/a/b/progress"]
+        posting = [f"/admin/models/{verb}/a/b" for verb in ("load", "unload", "kill", "unpin")]
+        posting += ["/v1/completions", "/v1/embeddings", "/v1/rerank"]
+        for method, paths in (("POST", [*getting, "/v1/models", "/v1/models/a/b"]), ("GET", posting)):
+            for path in paths:
+                wrong = await client.request(method, path)
+                assert wrong.status_code == 405, path
+                assert ("GET" if method == "POST" else "POST") in wrong.headers["allow"]
 
 
 async def test_keys(runtime_dir: Path) -> None:
