@@ -386,10 +386,15 @@ def decode(frames: list[bytes]) -> Message:
     return Message(request_id, _build(cls, fields_))
 
 
+# packb would make a packer with a buffer of its own for every step. It works in one piece while it holds the
+# interpreter's lock, so threads may share it; its buffer stays as large as the largest outputs were.
+_pack_bodies = msgpack.Packer().pack
+
+
 def encode_outputs(outputs: list[Output]) -> list[bytes]:
     """The frames of OUTPUTS for one gateway; all request ids must begin with that gateway's identity."""
     header = b"".join(o.request_id + bytes((o.kind,)) for o in outputs)
-    return [VERSION, Outputs.COMMAND, header, msgpack.packb([o.body for o in outputs])]
+    return [VERSION, Outputs.COMMAND, header, _pack_bodies([o.body for o in outputs])]
 
 
 def decode_header(header: bytes) -> list[tuple[bytes, int]]:

@@ -7,7 +7,7 @@ tokens as well as bytes. Knows nothing of requests. Its memory belongs to the wo
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import KVCache, LRUPromptCache, make_prompt_cache
+from mlx_lm.models.cache import KVCache, LRUPromptCache, make_prompt_cache, trim_prompt_cache
 
 # Entries are searched one by one when one of them leaves.
 _MAX_ENTRIES = 256
@@ -62,10 +62,15 @@ class PromptCache:
 
     def fetch(self, tokens: list[int]) -> tuple[list[Any] | None, int]:
         """A cache of the first n of `tokens`, a copy, and n; at least one token is left to read. (None, 0): nothing."""
-        if not self._is_on:
+        if not self._is_on or len(tokens) == 1:
             return None, 0
-        cache, rest = self._entries.fetch_nearest_cache(_MODEL, tokens[:-1])
-        return cache, len(tokens) - 1 - len(rest)
+        cache, rest = self._entries.fetch_nearest_cache(_MODEL, tokens)
+        if cache is not None and not rest:
+            rest = tokens[-1:]
+            if trim_prompt_cache(cache, 1) == 0:  # it cannot go back
+                cache, before = self._entries.fetch_nearest_cache(_MODEL, tokens[:-1])
+                rest = before + rest
+        return cache, len(tokens) - len(rest)
 
     def store(self, tokens: list[int], cache: list[Any]) -> None:
         """Keep the cache of exactly these tokens. It belongs to this object from now on."""

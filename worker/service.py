@@ -222,7 +222,8 @@ class Service:
     def _receive(self, *, wait: bool) -> Iterator[Message]:
         """All messages that have arrived, the rest staying in the socket if the caller stops; with `wait`, at least
         one set of frames is waited for."""
-        while wait or self._socket.poll(0):
+        # Asked directly: poll() makes a poller for every call, and this is looked at after every step.
+        while wait or int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
             wait = False
             try:
                 yield decode(self._socket.recv_multipart())

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.generate import BatchGenerator
 
 from broker.protocol import PARTIAL, Assign, Generate, Output, unpack
 from worker.draft_model import with_draft
+from worker.eager_generator import EagerGenerator
 from worker.engine import MemoryFacts, ModelFacts, Report
 from worker.generation import Generation, limit_wired_memory
 from worker.model_folder import LoadedModel, load_folder
@@ -170,9 +170,9 @@ def _make_generator(loaded: LoadedModel, draft_model: Any, options: TextOptions)
     # Sequences are also removed between steps: all on one stream, nothing to synchronise.
     stream = mx.default_stream(mx.default_device())
     if draft_model is None and options.kv_bits is None:
-        return BatchGenerator(
+        return EagerGenerator(
             loaded.model,
-            stop_tokens=[[token] for token in stop_tokens],
+            stop_tokens=stop_tokens,
             completion_batch_size=options.completion_batch_size,
             prefill_batch_size=options.prefill_batch_size,
             prefill_step_size=options.prefill_step_size,

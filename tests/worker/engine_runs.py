@@ -68,6 +68,9 @@ def assert_empty(engine: TextEngine) -> None:
     if isinstance(generator, TurnGenerator):
         assert len(generator) == 0
         return
-    assert not generator._unprocessed_sequences
-    assert not generator._currently_processing
-    assert len(generator._prompt_batch) == len(generator._generation_batch) == 0
+    assert not generator._begun
+    assert not generator._single
+    batch = generator._batch
+    assert not batch._unprocessed_sequences
+    assert not batch._currently_processing
+    assert len(batch._prompt_batch) == len(batch._generation_batch) == 0

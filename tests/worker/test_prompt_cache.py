@@ -24,7 +24,7 @@ def letters_only(engine: TextEngine) -> dict[str, float]:
 
 
 def prompt_tokens_read(engine: TextEngine) -> int:
-    count: int = engine._generator._counters.prompt_tokens
+    count: int = engine._generator._batch._counters.prompt_tokens
     return count
 
 

@@ -155,7 +155,7 @@ def test_equal_parameters_share_a_sampler(engine: TextEngine) -> None:
     """Else the batch would sample row by row."""
     for number in range(4):
         add(engine, number, prompt="x", temperature=0.8, top_p=0.9, max_tokens=5)
-    assert len({id(sequence[5]) for sequence in engine._generator._unprocessed_sequences}) == 1
+    assert len({id(sequence[5]) for sequence in engine._generator._batch._unprocessed_sequences}) == 1
     steps(engine)
 
 
@@ -259,7 +259,7 @@ def test_a_cancelled_request_is_gone_before_the_next_step(tiny_model: Path, step
     for request_id in gone:
         engine.cancel(request_id)
         engine.cancel(request_id)
-    assert set(engine._generator._find_uids(range(100))) == {engine._uids[keep]}
+    assert set(engine._generator._batch._find_uids(range(100))) == {engine._uids[keep]}
     rest = steps(engine)
     assert {output.request_id for output in rest} == {keep}
     assert text_of([output for output in [*outputs, *rest] if output.request_id == keep]) == expected
