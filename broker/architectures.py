@@ -13,14 +13,16 @@ _ENCODERS = ("EmbeddingOutput", "SequenceClassificationModel")
 
 
 def unknown_architecture(config: dict[str, Any], model_type: str) -> str | None:
-    """The architecture that config.json names, if a model of this type (text-gen, embeddings) cannot have it; None if
-    it can, or if there is no telling."""
+    """The architecture that config.json names, if a model of this type (text-gen, vision, embeddings) cannot have it;
+    None if it can, or if there is no telling."""
     name = config.get("model_type")
     if not isinstance(name, str):
         return None  # the worker says so better
     match model_type:
         case "text-gen":
             library, known = _library("mlx_lm"), _is_generator
+        case "vision":
+            library, known = _library("mlx_vlm"), _is_vision_model
         case "embeddings":
             library, known = _library("mlx_vlm"), _is_encoder
         case _:
@@ -41,6 +43,14 @@ def _is_generator(library: Path, name: str, architectures: tuple[str, ...]) -> b
         return True
     module = _table(library / "utils.py", "MODEL_REMAPPING").get(name, name)
     return _module(library / "models", module) is not None
+
+
+@cache
+def _is_vision_model(library: Path, name: str, _architectures: tuple[str, ...]) -> bool:
+    module = _table(library / "utils.py", "MODEL_REMAPPING").get(name.lower(), name.lower())
+    folder = _module(library / "models", module)
+    # Beside the folders of models lie files of what they share.
+    return folder is not None and (folder / "__init__.py").exists()
 
 
 @cache

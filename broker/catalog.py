@@ -15,7 +15,7 @@ from broker.architectures import unknown_architecture
 from broker.events import ModelSpec
 
 # What the worker can run today; others are refused before a process starts.
-SUPPORTED_TYPES = frozenset({"text-gen", "embeddings", "echo"})
+SUPPORTED_TYPES = frozenset({"text-gen", "vision", "embeddings", "echo"})
 
 _VISION_KEYS = frozenset({"vision_config", "image_token_id", "image_token_index", "video_token_id"})
 _AUDIO_KEYS = frozenset({"audio_config", "codec_config", "sample_rate"})

@@ -125,6 +125,7 @@ def test_the_packages_are_empty_so_that_importing_one_module_stays_cheap() -> No
         ("broker.server", {"zmq", "psutil"}, {"mlx", "mlx_lm", "numpy", "transformers", "starlette"}),
         ("worker.engine", {"msgpack"}, {"zmq", "psutil", "pydantic", "mlx", "numpy", "transformers"}),
         ("worker.service", {"zmq"}, {"psutil", "pydantic", "mlx", "numpy", "transformers"}),
+        ("worker.text_engine", {"mlx_lm"}, {"mlx_vlm", "zmq"}),
         ("worker.__main__", set(), {"zmq", "msgpack", "mlx", "numpy", "transformers", "asyncio"}),
         ("gateway.app", {"starlette", "zmq"}, {"mlx", "mlx_lm", "numpy", "transformers", "psutil"}),
     ],

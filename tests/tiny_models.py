@@ -88,12 +88,15 @@ def _random_weight(weight: mx.array, key: mx.array) -> mx.array:
     return mx.random.normal(weight.shape, scale=float(weight.shape[-1]) ** -0.5, key=key)
 
 
-def write_tokenizer(folder: Path, context_length: int, chat_template: str | None) -> None:
+def write_tokenizer(
+    folder: Path, context_length: int, chat_template: str | None, more_tokens: tuple[str, ...] = ()
+) -> None:
+    """more_tokens: special ones that follow `<pad>`."""
     alphabet = {char: byte for byte, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in (*SPECIAL_TOKENS, *more_tokens)])
     tokenizer.save(str(folder / "tokenizer.json"))
     bos, eos, pad = SPECIAL_TOKENS
     settings = {

@@ -85,6 +85,7 @@ def load_engine(assign: Assign, report: Report) -> Engine:
 
 _ENGINES = {
     "text-gen": "worker.text_engine:TextEngine",
+    "vision": "worker.vision_engine:VisionEngine",
     "embeddings": "worker.embedding_engine:EmbeddingEngine",
     "echo": "worker.echo_engine:EchoEngine",
 }

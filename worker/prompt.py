@@ -5,6 +5,7 @@ engine without a model can use it.
 """
 
 import json
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from broker.protocol import Generate
@@ -22,8 +23,8 @@ class Template(Protocol):
     def encode(self, text: str, /) -> list[int]:
         """Token ids, with the special tokens that the model wants around a text."""
 
-    def apply_chat_template(self, messages: list[dict[str, Any]], /, **kwargs: Any) -> list[int]:
-        """Token ids of a rendered chat."""
+    def apply_chat_template(self, messages: list[dict[str, Any]], /, **kwargs: Any) -> Any:
+        """Token ids of a rendered chat; its text with `tokenize=False`."""
 
 
 def prompt_tokens(request: Generate, tokenizer: Template, vocabulary: int) -> list[int]:
@@ -53,7 +54,9 @@ def prompt_characters(request: Generate) -> int:
     messages: list[Any] = request.messages  # the wire checks that it is a list, not of what
     for message in messages:
         content = message.get("content") if isinstance(message, dict) else None
-        characters += len(content) if isinstance(content, str) else 0
+        parts = content if isinstance(content, list) else [{"text": content}]
+        texts = (part.get("text") for part in parts if isinstance(part, dict))
+        characters += sum(len(text) for text in texts if isinstance(text, str))
     return characters
 
 
@@ -71,25 +74,8 @@ def history_length(request: Generate, tokenizer: Template, tokens: list[int]) ->
     return next(differs, min(len(history), len(tokens)))
 
 
-def plain_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages with every content as one string, as chat templates want it. Raises RequestError."""
-    if not messages:
-        raise RequestError("messages is empty", param="messages")
-    plain = []
-    for index, message in enumerate(messages):
-        where = f"messages[{index}]"
-        if not isinstance(message, dict):
-            raise RequestError(f"{where} must be an object", param=where)
-        if not isinstance(message.get("role"), str):
-            raise RequestError(f"{where}.role must be a string", param=f"{where}.role")
-        turn = {**message, "content": _text_of(message.get("content"), f"{where}.content")}
-        if turn.get("tool_calls"):
-            turn["tool_calls"] = _with_arguments(turn["tool_calls"], f"{where}.tool_calls")
-        plain.append(turn)
-    return plain
-
-
-def _text_of(content: Any, where: str) -> str:
+def text_of(content: Any, where: str) -> str:
+    """A message's content as one string, as most chat templates want it. Raises RequestError naming the part."""
     if content is None:
         return ""
     if isinstance(content, str):
@@ -107,22 +93,52 @@ def _text_of(content: Any, where: str) -> str:
     return "".join(texts)
 
 
-def _chat_tokens(request: Generate, messages: list[dict[str, Any]], tokenizer: Template) -> list[int]:
-    plain = plain_messages(messages)
-    if not tokenizer.has_chat_template:
-        if request.tools:
-            raise RequestError("this model has no chat template that could tell it of tools", param="tools")
-        lines = [f"{_ROLE_PREFIXES.get(m['role'], '')}{m['content']}\n" for m in plain]
-        return tokenizer.encode("".join([*lines, _ROLE_PREFIXES["assistant"]]).rstrip())
+def plain_messages(messages: list[dict[str, Any]], read: Callable[[Any, str], Any] = text_of) -> list[dict[str, Any]]:
+    """The messages as chat templates want them. read: makes of a content and the name of its field what the template
+    gets. Raises RequestError."""
+    if not messages:
+        raise RequestError("messages is empty", param="messages")
+    plain = []
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        if not isinstance(message, dict):
+            raise RequestError(f"{where} must be an object", param=where)
+        if not isinstance(message.get("role"), str):
+            raise RequestError(f"{where}.role must be a string", param=f"{where}.role")
+        turn = {**message, "content": read(message.get("content"), f"{where}.content")}
+        if turn.get("tool_calls"):
+            turn["tool_calls"] = _with_arguments(turn["tool_calls"], f"{where}.tool_calls")
+        plain.append(turn)
+    return plain
+
+
+def render(request: Generate, messages: list[dict[str, Any]], tokenizer: Template, *, tokenize: bool) -> Any:
+    """The chat through the model's template: token ids, or its text. Raises RequestError."""
     kwargs = request.chat_template_kwargs
     _refuse_reserved(kwargs)
     if request.tools:
         kwargs = {**kwargs, "tools": request.tools}
     try:
-        return tokenizer.apply_chat_template(plain, add_generation_prompt=True, **kwargs)
+        return tokenizer.apply_chat_template(messages, tokenize=tokenize, add_generation_prompt=True, **kwargs)
     except Exception as error:  # the template is the model author's program: it raises what it likes
         text = " ".join(str(error).split())
         raise RequestError(f"the model's chat template refuses these messages: {text}", param="messages") from error
+
+
+def refuse_tools(request: Generate) -> None:
+    """For a model without a template. Raises RequestError for a request with tools."""
+    if request.tools:
+        raise RequestError("this model has no chat template that could tell it of tools", param="tools")
+
+
+def _chat_tokens(request: Generate, messages: list[dict[str, Any]], tokenizer: Template) -> list[int]:
+    plain = plain_messages(messages)
+    if not tokenizer.has_chat_template:
+        refuse_tools(request)
+        lines = [f"{_ROLE_PREFIXES.get(m['role'], '')}{m['content']}\n" for m in plain]
+        return tokenizer.encode("".join([*lines, _ROLE_PREFIXES["assistant"]]).rstrip())
+    tokens: list[int] = render(request, plain, tokenizer, tokenize=True)
+    return tokens
 
 
 def _with_arguments(calls: Any, where: str) -> list[dict[str, Any]]:

@@ -59,7 +59,7 @@ def request_sampler(request: Generate, vocabulary: int, kept: tuple[int, ...] = 
     """The sampler that a request asks for. kept: tokens that XTC never removes. Raises RequestError."""
     _check_ranges(request)
     temperature = float(request.temperature)
-    if temperature < _GREEDY_BELOW:
+    if is_greedy(request):
         return _shared_sampler(_Sampling(0.0, 1.0, 0, 0.0, 0.0, 0.1), ())
     xtc = request.xtc_probability > 0
     sampling = _Sampling(
@@ -72,6 +72,11 @@ def request_sampler(request: Generate, vocabulary: int, kept: tuple[int, ...] = 
     )
     kept = kept if xtc else ()
     return _shared_sampler(sampling, kept) if request.seed is None else _seeded_sampler(sampling, kept, request.seed)
+
+
+def is_greedy(request: Generate) -> bool:
+    """Whether the most likely token always wins."""
+    return request.temperature < _GREEDY_BELOW
 
 
 def request_processors(request: Generate, vocabulary: int) -> list[LogitsProcessor]:

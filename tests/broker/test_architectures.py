@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -55,8 +56,27 @@ def test_vectors_that_cannot(name: str) -> None:
     assert unknown_architecture({"model_type": name}, "embeddings") == name
 
 
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "gemma3", "smolvlm", "llava-qwen2", "Bunny-Llama"])
+def test_what_can_see(name: str) -> None:
+    assert unknown_architecture({"model_type": name}, "vision") is None
+
+
+# base and cache are files beside the models.
+@pytest.mark.parametrize("name", ["zork", "base", "cache", "__pycache__", "../models/qwen2_vl", ""])
+def test_what_cannot(name: str) -> None:
+    assert unknown_architecture({"model_type": name}, "vision") == name
+
+
+def test_the_librarys_own_word_on_what_can_see() -> None:
+    from mlx_vlm.utils import MODEL_REMAPPING
+
+    unknown = [name for name in MODEL_REMAPPING if unknown_architecture({"model_type": name}, "vision") is not None]
+    # Renamed to a model that the package does not have.
+    assert all(find_spec(f"mlx_vlm.models.{MODEL_REMAPPING[name]}") is None for name in unknown)
+
+
 def test_other_types_are_not_judged_here() -> None:
-    assert unknown_architecture({"model_type": "zork"}, "vision") is None
+    assert unknown_architecture({"model_type": "zork"}, "audio") is None
 
 
 def test_a_library_that_is_not_installed() -> None:

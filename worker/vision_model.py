@@ -1,0 +1,199 @@
+"""A model that sees: loads its folder with mlx-vlm, writes a chat as it wants it, makes a prompt of text and pictures.
+
+Never downloads, and never runs code that comes with a model. Knows no batch.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.utils import load_tokenizer
+from mlx_vlm.generate.diffusion import is_diffusion_model
+from mlx_vlm.prompt_utils import MODEL_CONFIG, apply_chat_template, get_chat_template
+from mlx_vlm.utils import (
+    load_config,
+    load_image_processor,
+    load_model,
+    load_processor,
+    prepare_inputs,
+    should_add_special_tokens,
+)
+
+from broker.protocol import Generate
+from worker.engine import Report, RequestError
+from worker.model_folder import CONTEXT_KEYS, blame, first_int, read_weights
+from worker.pictures import Picture
+from worker.prompt import plain_messages, prompt_tokens, refuse_tools, render, text_of
+
+_UNTRUSTED = {"trust_remote_code": False}
+
+
+@dataclass(slots=True, frozen=True)
+class Prompt:
+    """What the model reads. tokens: those of the pictures too; inputs: of mlx-vlm, beside the tokens."""
+
+    tokens: list[int]
+    inputs: dict[str, Any]
+
+
+class VisionModel:
+    """A loaded model. tokenizer: mlx-lm's wrapper; vocabulary, context_length: tokens, 0 if unknown."""
+
+    def __init__(self, folder: Path, report: Report) -> None:
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such model folder")
+        with blame(folder, "config.json"):
+            config = load_config(folder)
+            if not isinstance(config.get("model_type"), str):
+                raise ValueError("names no model_type")
+            if "model_file" in config:
+                raise ValueError("names a model_file, and code that comes with a model is never run")
+        with blame(folder, "*.safetensors or config.json"):
+            self._model: Any = load_model(folder, lazy=True, **_UNTRUSTED)
+            if is_diffusion_model(self._model) or not hasattr(self._model, "language_model"):
+                raise ValueError(f"{config['model_type']} is not written token by token, which is all that is served")
+        with blame(folder, "preprocessor_config.json or the tokenizer's files"):
+            self._processor: Any = _load_processor(folder, self._model.config)
+            tokenizer: Any = getattr(self._processor, "tokenizer", self._processor)
+            template = getattr(self._processor, "chat_template", None) or tokenizer.chat_template
+            # mlx-lm's knows how its models mark calls and thoughts.
+            self.tokenizer: Any = load_tokenizer(
+                folder,
+                {**_UNTRUSTED, **({"chat_template": template} if template is not None else {})},
+                eos_token_ids=tokenizer.stopping_criteria.eos_token_ids,
+            )
+        report("tokenizer", 1.0)
+        with blame(folder, "*.safetensors"):
+            self.weights_bytes = read_weights(self._model, report)
+        facts = {**config, **(config.get("text_config") or {})}
+        self.vocabulary = first_int(facts, ("vocab_size",)) or len(self.tokenizer)
+        self.context_length = first_int(facts, CONTEXT_KEYS)
+
+    @property
+    def language_model(self) -> Any:
+        """The part that writes, as mlx-vlm's BatchGenerator wants it."""
+        return self._model.language_model
+
+    @property
+    def processor(self) -> Any:
+        """mlx-vlm's."""
+        return self._processor
+
+    def picture_tokens(self, pictures: list[Picture]) -> int:
+        """At least so many tokens, told by the sizes alone where the model's family can. Raises RequestError."""
+        count = getattr(getattr(self._processor, "image_processor", None), "num_image_tokens", None)
+        if not callable(count):
+            return len(pictures)
+        tokens = 0
+        for picture in pictures:
+            width, height = picture.size
+            try:
+                tokens += int(count(height, width))
+            except ValueError as error:
+                raise RequestError(f"{picture.where}: {error}", param=picture.where) from error
+        return tokens
+
+    def chat(self, request: Generate, messages: list[dict[str, Any]]) -> tuple[str, list[str]]:
+        """The chat as the model's template writes it, with its marks for pictures, and the places of the pictures in
+        the request, in their order. Raises RequestError."""
+        turns = plain_messages(messages, _parts)
+        places = _places(turns)
+        if len(places) != len(request.images):
+            raise RequestError(f"messages have {len(places)} images, {len(request.images)} came", param="messages")
+        kind = self._model.config.model_type
+        if places and kind.lower() not in MODEL_CONFIG:
+            raise RequestError(f"{places[0]}: nobody knows how a {kind} model is shown images", param=places[0])
+        try:
+            written = apply_chat_template(
+                self._processor, self._model.config, turns, return_messages=True, num_images=len(places)
+            )
+        except ValueError as error:
+            raise RequestError(str(error), param="messages") from error
+        if not self.tokenizer.has_chat_template:
+            refuse_tools(request)
+            return str(get_chat_template(self._processor, written, add_generation_prompt=True)), places
+        # mlx-vlm's turns have a role and a content only.
+        merged = [
+            {**turn, **form} if isinstance(form, dict) else form for turn, form in zip(turns, written, strict=True)
+        ]
+        return str(render(request, merged, self.tokenizer, tokenize=False)), places
+
+    def read_text(self, request: Generate) -> Prompt:
+        """The prompt of a request without messages. Raises RequestError."""
+        tokens = prompt_tokens(request, self.tokenizer, self.vocabulary)
+        return Prompt(tokens, {"attention_mask": mx.ones((1, len(tokens)), mx.int32)})
+
+    def read_chat(self, text: str, images: list[Any]) -> Prompt:
+        """The prompt of a rendered chat and its decoded images, in their order. Raises RequestError."""
+        bos = self.tokenizer.bos_token
+        writes_marks = should_add_special_tokens(self._model.config.model_type, self._processor)
+        with _told():
+            inputs = prepare_inputs(
+                self._processor,
+                images=images or None,
+                prompts=text,
+                image_token_index=getattr(self._model.config, "image_token_index", None),
+                # Not twice: most templates begin with it.
+                add_special_tokens=writes_marks and not (bos and text.startswith(bos)),
+            )
+        tokens: list[int] = inputs.pop("input_ids")[0].tolist()
+        return Prompt(tokens, inputs)
+
+    def see(self, prompt: Prompt) -> dict[str, Any]:
+        """What BatchGenerator wants beside the tokens: the embeddings of text and pictures, computed. Raises
+        RequestError."""
+        others = dict(prompt.inputs)
+        pixels, mask = others.pop("pixel_values", None), others.pop("attention_mask", None)
+        with _told():
+            features = self._model.get_input_embeddings(mx.array([prompt.tokens]), pixels, mask=mask, **others)
+        known = {name: value for name, value in features.to_dict().items() if value is not None}
+        mx.eval([value for value in known.values() if isinstance(value, mx.array)])
+        return {**others, **known}
+
+
+def _parts(content: Any, where: str) -> Any:
+    """A message's content as mlx-vlm takes it: a string, or parts in their order where images are among them."""
+    if not isinstance(content, list) or not any(_is_image(part) for part in content):
+        return text_of(content, where)
+    for index, part in enumerate(content):
+        if not _is_image(part):
+            text_of([part], f"{where}[{index}]")
+    return content
+
+
+def _places(turns: list[dict[str, Any]]) -> list[str]:
+    """The fields of the images. Raises RequestError where a model cannot have any."""
+    places = []
+    for number, turn in enumerate(turns):
+        for index, part in enumerate(turn["content"]):
+            if _is_image(part):
+                places.append(f"messages[{number}].content[{index}].image_url")
+                if turn["role"] != "user":
+                    message = f"{places[-1]}: models take images in messages of the role user only"
+                    raise RequestError(message, param=places[-1])
+    return places
+
+
+def _is_image(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "image"
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """A ValueError of mlx-vlm is about what the client sent: a picture too long and narrow, a mark for pictures in a
+    text."""
+    try:
+        yield
+    except ValueError as error:
+        raise RequestError(f"messages: the model cannot read them: {error}", param="messages") from error
+
+
+def _load_processor(folder: Path, config: Any) -> Any:
+    processor = load_processor(folder, True, eos_token_ids=getattr(config, "eos_token_id", None), **_UNTRUSTED)
+    images = load_image_processor(folder, **_UNTRUSTED)
+    if images is not None:
+        processor.image_processor = images
+    return processor
