@@ -30,6 +30,7 @@ OWNERS = {
     "mlx_lm": ENGINES,
     "mlx_vlm": ENGINES,
     "transformers": ENGINES,
+    "PIL": ENGINES,
     "httpcore2": {"gateway/addresses.py", "gateway/images.py"},
     "httpx2": {"gateway/images.py"},
     "starlette": GATEWAY,
