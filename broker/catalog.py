@@ -6,6 +6,7 @@ directory. A model's own files decide its type; the name of a repository decides
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,15 +23,19 @@ _AUDIO_KEYS = frozenset({"audio_config", "codec_config", "sample_rate"})
 # In the names of tensors that see.
 _EYES = ("vision", "visual", "image", "patch", "vit.")
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_INDEX = "model.safetensors.index.json"
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 _EMBEDDING_ARCHITECTURES = ("Bert", "Roberta", "Embedding", "ModernBertModel", "NomicBert")
 
 
 class CatalogError(Exception):
-    """There is no such model, or it cannot be used. code: model_not_found or load_failed."""
+    """There is no such model, or it cannot be used. code: model_not_found or load_failed. fetchable: its name may be a
+    repository's, and the Hugging Face cache does not hold all of it."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, *, fetchable: bool = False) -> None:
         super().__init__(message)
         self.code = code
+        self.fetchable = fetchable
 
 
 @dataclass(slots=True, frozen=True)
@@ -84,10 +89,12 @@ class Catalog:
         if override.engine is not None:
             return Entry(_spec(model_id, override.model_type or "text-gen", Path(), 0, override), None, 0, 0.0)
         root, folder = self._folder(model_id)
+        fetchable = root == self._hub_dir and _is_repository(model_id)
         try:
             config_stat, folder_stat = (folder / "config.json").stat(), folder.stat()
         except OSError as error:
-            raise CatalogError("model_not_found", f"{model_id}: {error.strerror}: {error.filename}") from error
+            message = f"{model_id}: {error.strerror}: {error.filename}"
+            raise CatalogError("model_not_found", message, fetchable=fetchable) from error
         signature = (folder, folder_stat.st_ino, folder_stat.st_mtime_ns, config_stat.st_mtime_ns)
         known = self._read.get(model_id)
         if known is not None and known[0] == signature:
@@ -95,7 +102,7 @@ class Catalog:
         # Not at every use, because resolving takes longer than all the rest: a link turned elsewhere has another inode.
         if not folder.resolve().is_relative_to(root.resolve()):
             raise CatalogError("model_not_found", f"{model_id} is a link that leaves {root}")
-        entry = _read_entry(model_id, folder, override, config_stat.st_mtime)
+        entry = _read_entry(model_id, folder, override, config_stat.st_mtime, fetchable=fetchable)
         if isinstance(draft := override.options.get("draft_model"), str):
             entry = replace(entry, spec=self._with_draft(entry.spec, draft))
         self._read[model_id] = (signature, entry)
@@ -126,9 +133,8 @@ class Catalog:
                 return self._hub_dir, snapshot
         except OSError as error:  # a name too long for a file, a folder that may not be read
             raise CatalogError("model_not_found", f"{model_id}: {error.strerror}") from error
-        raise CatalogError(
-            "model_not_found", f"no model named {model_id!r} in {self._models_dir} or the Hugging Face cache"
-        )
+        message = f"no model named {model_id!r} in {self._models_dir} or the Hugging Face cache"
+        raise CatalogError("model_not_found", message, fetchable=_is_repository(model_id))
 
     def _snapshot(self, parts: list[str]) -> Path | None:
         repository = self._hub_dir / "--".join(("models", *parts))
@@ -146,7 +152,7 @@ class Catalog:
             yield "/".join(repository.name.split("--")[1:])
 
 
-def _read_entry(model_id: str, folder: Path, override: ModelOverride, created: float) -> Entry:
+def _read_entry(model_id: str, folder: Path, override: ModelOverride, created: float, *, fetchable: bool) -> Entry:
     try:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -165,7 +171,10 @@ def _read_entry(model_id: str, folder: Path, override: ModelOverride, created: f
             "load_failed", f"{model_id}: config.json names the architecture {unknown!r}, unknown for type {model_type}"
         )
     if not weights:
-        raise CatalogError("load_failed", f"no .safetensors file in {folder}")
+        raise CatalogError("load_failed", f"no .safetensors file in {folder}", fetchable=fetchable)
+    if absent := _absent_weights(folder):
+        message = f"{folder} lacks {len(absent)} files that {_INDEX} names, such as {absent[0]}"
+        raise CatalogError("load_failed", message, fetchable=fetchable)
     try:
         weight_bytes = sum(path.stat().st_size for path in weights)
     except OSError as error:
@@ -198,6 +207,18 @@ def _spec(model_id: str, model_type: str, folder: Path, weight_bytes: int, overr
         override.keep_alive_seconds,
         override.memory_limit_bytes,
     )
+
+
+def _is_repository(model_id: str) -> bool:
+    """Whether this can be the name of a repository of the Hugging Face hub."""
+    return _REPOSITORY.fullmatch(model_id) is not None and "--" not in model_id and ".." not in model_id
+
+
+def _absent_weights(folder: Path) -> list[str]:
+    """Weight files that the index names and that are not there: a copy or download that was cut short."""
+    named = _read_object(folder / _INDEX).get("weight_map")
+    names = {name for name in named.values() if isinstance(name, str)} if isinstance(named, dict) else set()
+    return sorted(name for name in names if not (folder / name).exists())
 
 
 def _is_text(name: str) -> bool:

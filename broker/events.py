@@ -63,6 +63,7 @@ class RequestArrived(Event):
     payload: bytes
     spec: ModelSpec | None
     problem: "Fail | None" = None
+    task: str = "generate"
 
 
 @dataclass(slots=True, frozen=True)
@@ -116,6 +117,13 @@ class GatewayLeft(Event):
     gateway_id: bytes
 
 
+@dataclass(slots=True, frozen=True)
+class ModelMissed(Event):
+    """This machine lacks the model and may fetch it; `waiting` is handed to the pool afterwards."""
+
+    waiting: RequestArrived | LoadRequested | ModelPinned
+
+
 # ---- events: workers ----------------------------------------------------------------------------------------------
 
 
@@ -142,10 +150,11 @@ class WorkerBecameReady(Event):
 
 @dataclass(slots=True, frozen=True)
 class LoadFailed(Event):
-    """The worker says why it cannot load its model; its exit follows."""
+    """The worker says why it cannot load its model; its exit follows. A download too, and with which code."""
 
     worker_id: str
     message: str
+    code: str = "load_failed"
 
 
 @dataclass(slots=True, frozen=True)
@@ -212,6 +221,32 @@ class StartWorker(Action):
 
     worker_id: str
     spare: bool
+
+
+@dataclass(slots=True, frozen=True)
+class StartDownload(Action):
+    """Start a process that fetches this model into the Hugging Face cache."""
+
+    worker_id: str
+    model_id: str
+
+
+@dataclass(slots=True, frozen=True)
+class Readmit(Action):
+    """Its download has ended: look the model up again, unless there is a problem, and hand the event to the pool.
+    cancelled: and after it, that its client has gone."""
+
+    waiting: RequestArrived | LoadRequested | ModelPinned
+    problem: "Fail | None"
+    cancelled: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class DownloadEnded(Action):
+    """No process fetches this model any more. reason: of the failure."""
+
+    model_id: str
+    reason: str | None
 
 
 @dataclass(slots=True, frozen=True)

@@ -209,7 +209,10 @@ class Shutdown(Body):
 
 @dataclass(slots=True, frozen=True)
 class Progress(Body):
-    """A stage of starting or loading (`imported`, `weights`, `tokenizer`); `fraction` of it done, None if unknown."""
+    """A stage of starting or loading (`imported`, `weights`, `tokenizer`), or a `download`.
+
+    fraction: of it done, None if unknown.
+    """
 
     COMMAND: ClassVar[bytes] = b"PROGRESS"
     stage: str
@@ -229,10 +232,14 @@ class Ready(Body):
 
 @dataclass(slots=True, frozen=True)
 class LoadFailed(Body):
-    """The assigned model cannot be loaded; the worker exits after this. `message` names the file or field."""
+    """The assigned model cannot be loaded, or not be downloaded; the process exits after this.
+
+    message: names the file or field. code: of the error that follows from it; only a download says another.
+    """
 
     COMMAND: ClassVar[bytes] = b"LOAD_FAILED"
     message: str
+    code: str = "load_failed"
 
 
 # ---- outputs: worker -> broker -> gateway, and the broker's own answers -------------------------------------------

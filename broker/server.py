@@ -14,16 +14,19 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import zmq
 
 from broker import protocol
 from broker.catalog import Catalog, CatalogError
+from broker.downloads import Downloads
 from broker.events import (
     Action,
     AnnounceModel,
     AssignModel,
+    DownloadEnded,
     DropOutputs,
     Event,
     Exit,
@@ -38,14 +41,17 @@ from broker.events import (
     KillWorker,
     LoadFailed,
     LoadRequested,
+    ModelMissed,
     ModelPinned,
     ModelSpec,
     OutputsArrived,
+    Readmit,
     Reply,
     RequestArrived,
     RequestCancelled,
     SavePins,
     ShutdownRequested,
+    StartDownload,
     StartWorker,
     StopWorker,
     TimePassed,
@@ -84,7 +90,9 @@ class Broker:
         self._settings = settings
         overrides = {model_id: model.override() for model_id, model in settings.models.items()}
         self._catalog = Catalog(settings.models_dir, settings.hub_dir, overrides)
-        self._pool = Pool(settings.limits(total_bytes()), run_id=os.urandom(3).hex())
+        limits, run_id = settings.limits(total_bytes()), os.urandom(3).hex()
+        self._pool = Pool(limits, run_id)
+        self._downloads = Downloads(limits, run_id, str(settings.hub_dir), for_requests=settings.allow_downloads)
         self._pins_path = settings.state_dir / "pins.json"
         self._sampler = Sampler()
         self._inbox: deque[Event] = deque()
@@ -102,6 +110,9 @@ class Broker:
         self._signal_fd.setblocking(False)
         self._perform: dict[type[Action], Callable[[Any], None]] = {
             StartWorker: self._start_worker,
+            StartDownload: self._start_download,
+            DownloadEnded: self._download_ended,
+            Readmit: self._readmit,
             AssignModel: self._assign_model,
             ForwardRequest: self._forward_request,
             ForwardCancel: self._forward_cancel,
@@ -132,7 +143,7 @@ class Broker:
             protocol.Hello: lambda worker, body: WorkerConnected(worker),
             protocol.Progress: lambda worker, body: WorkerProgressed(worker, body.stage, body.fraction),
             protocol.Ready: self._ready,
-            protocol.LoadFailed: lambda worker, body: LoadFailed(worker, body.message),
+            protocol.LoadFailed: lambda worker, body: LoadFailed(worker, body.message, body.code),
             protocol.Heartbeat: lambda worker, body: HeartbeatArrived(
                 worker, body.steps, body.mlx_active_bytes, body.mlx_cache_bytes, body.mlx_peak_bytes
             ),
@@ -185,8 +196,13 @@ class Broker:
         self._keep_time()
 
     def _timeout_ms(self) -> int:
-        due = [self._next_heartbeat, self._next_sample, self._pool.next_deadline() or float("inf")]
-        return max(0, math.ceil((min(due) - time.monotonic()) * 1000))
+        due = min(self._next_heartbeat, self._next_sample, self._next_deadline())
+        return max(0, math.ceil((due - time.monotonic()) * 1000))
+
+    def _next_deadline(self) -> float:
+        """The next one of pool and downloads; infinite if there is none."""
+        deadlines = (self._pool.next_deadline(), self._downloads.next_deadline())
+        return min((d for d in deadlines if d is not None), default=math.inf)
 
     def _keep_time(self) -> None:
         """Deadlines that have come. Everything heard in this turn is in the inbox before them, so that after a pause
@@ -203,12 +219,13 @@ class Broker:
             self._next_heartbeat = now + _GATEWAY_HEARTBEAT_SECONDS
             for gateway in list(self._gateways):
                 self._send_gateway(gateway, protocol.encode(protocol.Heartbeat()))
-        deadline = self._pool.next_deadline()
-        if deadline is not None and now >= deadline:
+        if now >= self._next_deadline():
             self._inbox.append(TimePassed())
 
     def _step(self, event: Event) -> None:
-        for action in self._pool.handle(event, time.monotonic()):
+        now = time.monotonic()
+        actions = [] if self._downloads.takes(event) else self._pool.handle(event, now)
+        for action in (*actions, *self._downloads.handle(event, now)):
             self._perform[type(action)](action)
 
     def _receive(self, source: zmq.Socket[bytes], handle: Callable[[bytes, list[bytes]], None], limit: int) -> None:
@@ -247,10 +264,10 @@ class Broker:
 
     def _pin_known_models(self) -> None:
         for model_id in sorted({*self._settings.preload_models, *read_pins(self._pins_path)}):
-            spec, problem = self._look_up(model_id)
+            spec, problem, fetchable = self._look_up(model_id)
             if problem is not None:
                 logger.error("cannot preload %s: %s", model_id, problem.message)
-            self._inbox.append(ModelPinned(model_id, spec, problem))
+            self._admit(ModelPinned(model_id, spec, problem), fetchable)
 
     # ---- messages of gateways -------------------------------------------------------------------------------------
 
@@ -272,10 +289,8 @@ class Broker:
         handle(gateway, message.request_id, message.body)
 
     def _on_request(self, gateway: bytes, request_id: bytes, body: protocol.Request) -> None:
-        spec, problem = self._look_up(body.model)
-        if spec is not None:
-            problem = wrong_task(spec, body.task)
-        self._inbox.append(RequestArrived(request_id, body.model, body.payload, spec, problem))
+        spec, problem, fetchable = self._look_up(body.model, body.task)
+        self._admit(RequestArrived(request_id, body.model, body.payload, spec, problem, body.task), fetchable)
 
     def _on_cancel(self, gateway: bytes, request_id: bytes, body: protocol.Cancel) -> None:
         if request_id in self._watchers:
@@ -285,8 +300,8 @@ class Broker:
             self._inbox.append(RequestCancelled(request_id))
 
     def _on_load(self, gateway: bytes, request_id: bytes, body: protocol.Load) -> None:
-        spec, problem = self._look_up(body.model)
-        self._inbox.append(LoadRequested(request_id, body.model, spec, problem))
+        spec, problem, fetchable = self._look_up(body.model)
+        self._admit(LoadRequested(request_id, body.model, spec, problem), fetchable)
 
     def _on_unload(self, gateway: bytes, request_id: bytes, body: protocol.Unload) -> None:
         self._inbox.append(UnloadRequested(request_id, body.model, body.timeout, body.force))
@@ -299,7 +314,8 @@ class Broker:
 
     def _on_status(self, gateway: bytes, request_id: bytes, body: protocol.Status) -> None:
         now = time.monotonic()
-        self._reply(Reply(request_id, status(self._pool, now, self._started_at, time.time() - now)))
+        body_ = status(self._pool, now, self._started_at, time.time() - now, self._downloads.all)
+        self._reply(Reply(request_id, body_))
 
     def _on_models(self, gateway: bytes, request_id: bytes, body: protocol.Models) -> None:
         states = {model.model_id: model.announced[0] for model in self._pool.models}
@@ -319,9 +335,11 @@ class Broker:
 
     def _on_watch(self, gateway: bytes, request_id: bytes, body: protocol.Watch) -> None:
         self._watchers[request_id] = body.model
-        for model in self._pool.models:
-            if body.model in (None, model.model_id):
-                self._send_output(Output(request_id, protocol.PARTIAL, _change(model.model_id, *model.announced)))
+        present = {m.model_id: m.announced for m in self._pool.models}
+        present |= {d.model_id: ("downloading", d.reason, None, d.fraction) for d in self._downloads.all}
+        for model_id, state in present.items():
+            if body.model in (None, model_id):
+                self._send_output(Output(request_id, protocol.PARTIAL, _change(model_id, *state)))
 
     def _on_goodbye(self, gateway: bytes, request_id: bytes, body: protocol.Goodbye) -> None:
         self._gateway_left(gateway, "said goodbye")
@@ -334,11 +352,18 @@ class Broker:
                 del self._watchers[request_id]
             self._inbox.append(GatewayLeft(gateway))
 
-    def _look_up(self, model_id: str) -> tuple[ModelSpec | None, Fail | None]:
+    def _look_up(self, model_id: str, task: str | None = None) -> tuple[ModelSpec | None, Fail | None, bool]:
+        """The model, or the problem; and whether a download may mend that."""
         try:
-            return self._catalog.find(model_id), None
+            spec = self._catalog.find(model_id)
         except CatalogError as error:
-            return None, Fail(protocol.NO_REQUEST, error.code, str(error))
+            return None, Fail(protocol.NO_REQUEST, error.code, str(error)), error.fetchable
+        return spec, None if task is None else wrong_task(spec, task), False
+
+    def _admit(self, event: RequestArrived | LoadRequested | ModelPinned, fetchable: bool) -> None:
+        """Into the inbox. What runs needs no files: its model is not missed."""
+        runs = fetchable and any(m.model_id == event.model_id and m.worker_id for m in self._pool.models)
+        self._inbox.append(ModelMissed(event) if fetchable and not runs else event)
 
     # ---- messages of workers --------------------------------------------------------------------------------------
 
@@ -364,14 +389,37 @@ class Broker:
     # ---- actions --------------------------------------------------------------------------------------------------
 
     def _start_worker(self, action: StartWorker) -> None:
+        self._start(action.worker_id, "a warm spare" if action.spare else "", *(["--spare"] if action.spare else []))
+
+    def _start_download(self, action: StartDownload) -> None:
+        options = (f"--download={action.model_id}", f"--cache-dir={self._settings.hub_dir}")
+        self._start(action.worker_id, f"downloads {action.model_id}", *options)
+
+    def _start(self, worker_id: str, purpose: str, *options: str) -> None:
         try:
-            pid = self._supervisor.start(action.worker_id, spare=action.spare)
+            pid = self._supervisor.start(worker_id, *options)
         except OSError as error:
             logger.error("cannot start a worker: %s", error)
-            self._inbox.append(WorkerExited(action.worker_id, Exit(127, None, time.time(), str(error))))
+            self._inbox.append(WorkerExited(worker_id, Exit(127, None, time.time(), str(error))))
             return
-        logger.info("%s started, pid %d%s", action.worker_id, pid, ", a warm spare" if action.spare else "")
-        self._inbox.append(WorkerStarted(action.worker_id, pid))
+        logger.info("%s started, pid %d%s", worker_id, pid, f", {purpose}" if purpose else "")
+        self._inbox.append(WorkerStarted(worker_id, pid))
+
+    def _download_ended(self, action: DownloadEnded) -> None:
+        """What the model is now, so that nobody who watches goes on to see a download."""
+        known = {model.model_id: model.announced for model in self._pool.models}
+        state = known.get(action.model_id, ("unloaded", action.reason, None, None))
+        self._announce(AnnounceModel(action.model_id, *state))
+
+    def _readmit(self, action: Readmit) -> None:
+        event, problem = action.waiting, action.problem
+        task = event.task if isinstance(event, RequestArrived) else None
+        spec = None
+        if problem is None:
+            spec, problem, _ = self._look_up(event.model_id, task)
+        self._inbox.append(replace(event, spec=spec, problem=problem))
+        if action.cancelled and isinstance(event, LoadRequested):
+            self._inbox.append(RequestCancelled(event.request_id))
 
     def _assign_model(self, action: AssignModel) -> None:
         spec = action.spec
@@ -417,7 +465,9 @@ class Broker:
 
     def _announce(self, action: AnnounceModel) -> None:
         detail = action.reason or (f"{action.stage}" if action.stage else "")
-        logger.info("%s is %s%s", action.model_id, action.state, f" ({detail})" if detail else "")
+        # The percents of a download are for those who watch; one line says that it goes on.
+        level = logging.DEBUG if action.state == "downloading" and action.fraction else logging.INFO
+        logger.log(level, "%s is %s%s", action.model_id, action.state, f" ({detail})" if detail else "")
         body = _change(action.model_id, action.state, action.reason, action.stage, action.fraction)
         for request_id, model_id in list(self._watchers.items()):
             if model_id in (None, action.model_id):

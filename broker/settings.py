@@ -70,6 +70,7 @@ class BrokerSettings(BaseSettings):
     models_dir: Path = Field(default_factory=lambda: _cache_home() / "mlx-broker" / "models")
     hub_dir: Path = Field(default_factory=_hub_dir)
     models: Annotated[dict[str, ModelSettings], NoDecode] = Field(default_factory=dict)
+    allow_downloads: bool = False
     preload_models: Annotated[list[str], NoDecode] = Field(default_factory=list)
 
     max_models: int = Field(default=4, ge=1)

@@ -3,17 +3,24 @@
 The pool's times, and started_at, are monotonic; `wall_offset` (Unix time minus monotonic time) makes Unix seconds.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
+from broker.downloads import Download
 from broker.pool import Pool
 from broker.records import Model, Phase, Worker, state_of
 
 
-def status(pool: Pool, now: float, started_at: float, wall_offset: float) -> dict[str, Any]:
+def status(
+    pool: Pool, now: float, started_at: float, wall_offset: float, downloads: Sequence[Download] = ()
+) -> dict[str, Any]:
     """The FINAL of STATUS; fields in docs/protocol.md. Models that nobody has asked for, or that left without a
     trace, are not in it."""
-    models = []
-    for model in pool.models:
+    known = {model.model_id: model for model in pool.models}
+    models = [_downloading(d, known.get(d.model_id, Model(d.model_id)), wall_offset) for d in downloads]
+    for download in downloads:
+        known.pop(download.model_id, None)
+    for model in known.values():
         worker = pool.workers.get(model.worker_id) if model.worker_id else None
         state, reason = state_of(model, worker, now)
         if worker is not None or state != "unloaded" or model.last_exit is not None:
@@ -67,6 +74,13 @@ def _model(model: Model, worker: Worker | None, state: str, reason: str | None, 
             "stderr_tail": exit_.stderr_tail,
         },
     }
+
+
+def _downloading(download: Download, model: Model, wall_offset: float) -> dict[str, Any]:
+    entry = _model(model, None, "downloading", download.reason, wall_offset)
+    since = download.since + wall_offset
+    waiting = len(download.waiting)
+    return entry | {"since": since, "fraction": download.fraction, "pid": download.pid, "queued": waiting}
 
 
 def _spare(worker: Worker) -> dict[str, Any]:

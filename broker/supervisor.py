@@ -49,12 +49,12 @@ class Supervisor:
         self._children: dict[str, _Child] = {}
         self._exits = _ExitWatcher()
 
-    def start(self, worker_id: str, *, spare: bool) -> int:
-        """Start one worker; its pid. Raises OSError when the system refuses."""
+    def start(self, worker_id: str, *options: str) -> int:
+        """Start one worker with these options of its command line; its pid. Raises OSError when the system refuses."""
         command = [sys.executable, "-m", "worker", "--endpoint", self._endpoint, "--worker-id", worker_id]
         command += ["--parent-pid", str(os.getpid()), "--heartbeat-interval", str(self._heartbeat_interval)]
         process = subprocess.Popen(
-            [*command, "--spare"] if spare else command,
+            [*command, *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -91,6 +91,7 @@ class Service:
             "MLX_BROKER_CONFIG": str(self.config),
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
+            "HF_HUB_OFFLINE": "1",
             MARK: self.token,
         }
         self.broker: subprocess.Popen[bytes] | None = None

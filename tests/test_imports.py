@@ -33,6 +33,7 @@ OWNERS = {
     "PIL": ENGINES,
     "httpcore2": {"gateway/addresses.py", "gateway/images.py"},
     "httpx2": {"gateway/images.py"},
+    "huggingface_hub": {"worker/download.py"},
     "starlette": GATEWAY,
     "uvicorn": GATEWAY,
 }
@@ -42,7 +43,8 @@ PURE = {
     "broker/pool.py": {"broker.events", "broker.eviction", "broker.facts", "broker.records", "broker.restart"},
     "broker/facts.py": {"broker.events", "broker.eviction", "broker.records", "broker.restart"},
     "broker/records.py": {"broker.events"},
-    "broker/snapshot.py": {"broker.pool", "broker.records"},
+    "broker/downloads.py": {"broker.events", "broker.records"},
+    "broker/snapshot.py": {"broker.downloads", "broker.pool", "broker.records"},
     "broker/events.py": set(),
     "broker/eviction.py": set(),
     "broker/restart.py": set(),

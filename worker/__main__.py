@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 
 from worker.lifeline import hold_lifeline
 
@@ -18,8 +19,10 @@ def main(arguments: argparse.Namespace) -> int:
     hold_lifeline(arguments.parent_pid)
     # Ctrl-C in a terminal is for the broker, which then tells its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A worker loads from folders and never asks a hub; the last line of stderr is kept for `last_exit`: no adverts.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # A worker loads from folders and never asks a hub, unless it is there for that alone.
+    if arguments.download is None:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # The last line of stderr is kept for `last_exit`: no adverts.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     from worker.service import run  # noqa: PLC0415 # after the lifeline
@@ -29,6 +32,8 @@ def main(arguments: argparse.Namespace) -> int:
         arguments.worker_id,
         spare=arguments.spare,
         heartbeat_interval=arguments.heartbeat_interval,
+        download=arguments.download,
+        cache_dir=arguments.cache_dir,
     )
 
 
@@ -38,6 +43,8 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--worker-id", required=True, help="this process's identity, fresh for every start")
     parser.add_argument("--parent-pid", required=True, type=int, help="the broker; this process ends with it")
     parser.add_argument("--spare", action="store_true", help="import the text engine before a model is assigned")
+    parser.add_argument("--download", metavar="ORG/NAME", help="fetch this repository instead of running a model")
+    parser.add_argument("--cache-dir", type=Path, help="the Hugging Face cache to fetch it into")
     parser.add_argument("--heartbeat-interval", type=float, default=0.5, metavar="SECONDS")
     return parser.parse_args()
 

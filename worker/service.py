@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from threading import Thread
 from time import sleep
 
@@ -59,15 +60,27 @@ class Vitals:
     engine: Engine | None = None
 
 
-def run(endpoint: str, worker_id: str, *, spare: bool, heartbeat_interval: float) -> int:
-    """Serve until the broker says SHUTDOWN or the engine fails. Returns the exit code of the process."""
+def run(
+    endpoint: str,
+    worker_id: str,
+    *,
+    spare: bool,
+    heartbeat_interval: float,
+    download: str | None = None,
+    cache_dir: Path | None = None,
+) -> int:
+    """Serve until the broker says SHUTDOWN or the engine fails, or fetch a repository into a cache and end. Returns the
+    exit code of the process."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = _connect(context, endpoint, worker_id)
     vitals = Vitals()
     heart = (endpoint, f"{worker_id}/heartbeat", vitals, heartbeat_interval)
     Thread(target=_beat, args=heart, name="heartbeat", daemon=True).start()
     try:
-        return Service(socket, vitals).run(spare)
+        service = Service(socket, vitals)
+        if download is not None and cache_dir is not None:
+            return service.download(download, cache_dir)
+        return service.run(spare)
     finally:
         socket.close(linger=_FLUSH_MILLISECONDS)
         context.term()
@@ -126,6 +139,17 @@ class Service:
             # Its state is unknown now. The broker starts the model again in a fresh process.
             log.exception("the engine of %s fails", assign.model)
             self._fail(list(self._live), f"the engine failed: {_describe(error)}")
+            return 1
+        return 0
+
+    def download(self, repository: str, cache_dir: Path) -> int:
+        """The exit code of a process that fetches a repository and serves nothing."""
+        from worker import download  # noqa: PLC0415 # it takes a third of a second, and only here it is needed
+
+        try:
+            download.download(repository, cache_dir, self._report)
+        except download.DownloadError as error:
+            self._send(LoadFailed(str(error), error.code))
             return 1
         return 0
 

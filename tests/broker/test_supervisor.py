@@ -41,7 +41,7 @@ class Yard:
 
     def start(self, worker_id: str, *, spare: bool = False) -> int:
         """Its pid, once it has connected."""
-        pid = self.supervisor.start(worker_id, spare=spare)
+        pid = self.supervisor.start(worker_id, *(["--spare"] if spare else []))
         deadline = time.monotonic() + SECONDS
         while worker_id not in self.said_hello:
             left = max(0, int((deadline - time.monotonic()) * 1000))
@@ -182,7 +182,7 @@ def test_a_kill_after_the_exit_does_nothing(yard: Yard) -> None:
 def test_what_the_system_refuses_is_raised(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     with pytest.raises(OSError, match="No such file"):
-        yard.supervisor.start("w1", spare=False)
+        yard.supervisor.start("w1")
     assert yard.supervisor.pids() == {}
 
 
@@ -243,11 +243,11 @@ def test_fifty_processes_leave_no_descriptor(yard: Yard, monkeypatch: pytest.Mon
     true = shutil.which("true")
     assert true is not None
     monkeypatch.setattr(sys, "executable", true)  # fifty processes that end at once
-    yard.supervisor.start("first", spare=False)
+    yard.supervisor.start("first")
     yard.wait()
     before = psutil.Process().num_fds()
     for n in range(50):
-        yard.supervisor.start(f"w{n}", spare=False)
+        yard.supervisor.start(f"w{n}")
         assert yard.wait()[0][1].code == 0
     assert psutil.Process().num_fds() == before
 

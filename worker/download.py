@@ -1,0 +1,205 @@
+"""Fetches one repository of the Hugging Face hub into the normal cache, in a process that does nothing else.
+
+huggingface_hub does the work, but for one thing: it throws away what a download that was cut short has left. So the
+weights (what the hub keeps in LFS) are fetched with its `http_get` into `blobs/<etag>.incomplete`, where the next
+attempt finds them and asks for the rest. After that `snapshot_download` finds them in the cache, and fetches what is
+small. `refs/main`, by which a model is found, is written last: half a model is never taken for a whole one.
+
+The only file that imports huggingface_hub. Fetches no code and no pickles, and runs nothing of what it fetches.
+"""
+
+import hashlib
+import io
+import shutil
+from collections.abc import Callable
+from glob import escape
+from pathlib import Path, PurePosixPath
+from time import monotonic
+
+from huggingface_hub import HfApi, constants, hf_hub_url, snapshot_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.file_download import http_get, repo_folder_name
+from huggingface_hub.hf_api import RepoSibling
+from huggingface_hub.utils import (  # type: ignore[attr-defined] # exported, though not in the checker's eyes
+    WeakFileLock,
+    build_hf_headers,
+    disable_progress_bars,
+)
+
+from worker.engine import Report
+
+_SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken"})
+# What a kill loses at most, and how often progress is seen; huggingface_hub's own 10 MiB take long on a slow line.
+_CHUNK_BYTES = 1 << 20
+
+
+class DownloadError(Exception):
+    """The repository cannot be fetched. code: model_not_found, load_failed or model_unavailable."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def download(repository: str, cache_dir: Path, report: Report) -> None:
+    """Fetch what a model needs of `org/name`, resuming what is there. Raises DownloadError.
+
+    report: called with the fraction of all bytes, at least once a second while any arrive.
+    """
+    disable_progress_bars()
+    constants.DOWNLOAD_CHUNK_SIZE = _CHUNK_BYTES
+    try:
+        _download(repository, cache_dir, report)
+    except DownloadError:
+        raise
+    except OfflineModeIsEnabled as error:
+        raise DownloadError("model_unavailable", "HF_HUB_OFFLINE forbids to ask the hub") from error
+    except GatedRepoError as error:
+        message = f"the hub wants its conditions accepted on the page of {repository}, and the account's HF_TOKEN"
+        raise DownloadError("model_not_found", message) from error
+    except RepositoryNotFoundError as error:
+        message = f"{constants.ENDPOINT} has no repository {repository}, or it is private and HF_TOKEN does not open it"
+        raise DownloadError("model_not_found", message) from error
+    except HfHubHTTPError as error:
+        raise DownloadError("model_unavailable", f"{constants.ENDPOINT} answered: {_line(error)}") from error
+    except OSError as error:
+        raise DownloadError("model_unavailable", _line(error)) from error
+    except Exception as error:
+        # Those of the HTTP client, whichever huggingface_hub has.
+        message = f"asking {constants.ENDPOINT}: {type(error).__name__}: {_line(error)}"
+        raise DownloadError("model_unavailable", message) from error
+
+
+def _download(repository: str, cache_dir: Path, report: Report) -> None:
+    info = HfApi().model_info(repository, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    assert info.sha is not None
+    files = _needed(repository, info.siblings or [])
+    folder = cache_dir / repo_folder_name(repo_id=repository, repo_type="model")
+    blobs = folder / "blobs"
+    blobs.mkdir(parents=True, exist_ok=True)
+
+    progress = _Progress(sum(file.size or 0 for file in files), report)
+    missing = progress.total - sum(_bytes_of(blobs, file) for file in files)
+    free = shutil.disk_usage(blobs).free
+    if missing > free:
+        message = f"it takes {missing / 2**30:.2f} GiB more, and {cache_dir} has {free / 2**30:.2f} GiB free"
+        raise DownloadError("model_unavailable", message)
+
+    for file in files:
+        if file.lfs is not None:
+            locks = cache_dir / ".locks" / folder.name
+            locks.mkdir(parents=True, exist_ok=True)
+            with WeakFileLock(locks / f"{file.lfs.sha256}.lock"):
+                url = hf_hub_url(repository, file.rfilename, revision=info.sha)
+                _fetch(url, blobs / file.lfs.sha256, file.lfs.sha256, file.lfs.size, progress)
+            progress.finish(file.lfs.size)
+
+    names = [file.rfilename for file in files]
+    patterns = [escape(name) for name in names]
+    snapshot = Path(snapshot_download(repository, revision=info.sha, cache_dir=cache_dir, allow_patterns=patterns))
+    if absent := [name for name in names if not (snapshot / name).exists()]:
+        raise DownloadError("model_unavailable", f"the hub did not give {', '.join(absent)}")
+    _point_main_at(folder, info.sha)
+    report("download", 1.0)
+
+
+def _needed(repository: str, siblings: list[RepoSibling]) -> list[RepoSibling]:
+    """What a model is loaded from, smallest first. Raises DownloadError if there is none here."""
+    names = {sibling.rfilename for sibling in siblings}
+    if "config.json" not in names:
+        raise DownloadError("load_failed", f"{repository} has no config.json: it is no model that can be loaded")
+    if not any(PurePosixPath(name).match("*.safetensors") and "/" not in name for name in names):
+        raise DownloadError("load_failed", f"{repository} has no .safetensors file: only such weights are loaded")
+    has_model = any(name.startswith("model") and name.endswith(".safetensors") for name in names)
+
+    def is_needed(name: str) -> bool:
+        # Some repositories hold the same weights a second time, in the form of those who trained them.
+        second = name.startswith("original/") or (has_model and name.startswith("consolidated"))
+        return PurePosixPath(name).suffix in _SUFFIXES and not second
+
+    return sorted((s for s in siblings if is_needed(s.rfilename)), key=lambda s: s.size or 0)
+
+
+def _bytes_of(blobs: Path, file: RepoSibling) -> int:
+    """How much of this file is in the cache."""
+    etag = file.lfs.sha256 if file.lfs is not None else file.blob_id
+    sizes = [path.stat().st_size for path in (blobs / f"{etag}", _partial(blobs / f"{etag}")) if path.exists()]
+    return min(max(sizes, default=0), file.size or 0)
+
+
+def _partial(blob: Path) -> Path:
+    return blob.with_name(f"{blob.name}.incomplete")
+
+
+def _fetch(url: str, blob: Path, sha256: str, size: int, progress: "_Progress") -> None:
+    """One file into the cache, from where an earlier attempt has ended. Raises DownloadError if it is not what the
+    hub promised."""
+    if blob.exists():
+        return
+    partial = _partial(blob)
+    if partial.exists() and partial.stat().st_size > size:
+        partial.unlink()
+    with _Appended(partial, progress.at) as file:
+        started_at = file.tell()
+        http_get(url, file, resume_size=started_at, headers=build_hf_headers(), expected_size=size)
+    # Only what this process has not seen itself can be something else.
+    if started_at and _sha256(partial) != sha256:
+        partial.unlink()
+        raise DownloadError("model_unavailable", f"{blob.name} was damaged on this disk and is removed: load it again")
+    partial.replace(blob)
+
+
+class _Appended(io.BufferedWriter):
+    """Appends to a file, and tells after every write how long it is."""
+
+    def __init__(self, path: Path, tell: Callable[[int], None]) -> None:
+        super().__init__(io.FileIO(path, "ab"))
+        self._tell_size = tell
+
+    def write(self, data: "bytes | bytearray | memoryview") -> int:  # type: ignore[override] # narrower than Buffer
+        written = super().write(data)
+        self._tell_size(self.tell())
+        return written
+
+
+class _Progress:
+    """Bytes of all files together, told as a fraction: at every percent, and every second in which anything arrives."""
+
+    def __init__(self, total: int, report: Report) -> None:
+        self.total = total
+        self._report = report
+        self._finished = 0
+        self._tell(0.0)
+
+    def at(self, size: int) -> None:
+        """So much of the present file is there."""
+        fraction = min((self._finished + size) / max(self.total, 1), 1.0)
+        if fraction >= self._told + 0.01 or monotonic() >= self._told_at + 1.0:
+            self._tell(fraction)
+
+    def finish(self, size: int) -> None:
+        """The present file is whole, and the next one begins."""
+        self._finished += size
+        self.at(0)
+
+    def _tell(self, fraction: float) -> None:
+        self._told, self._told_at = fraction, monotonic()
+        self._report("download", fraction)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _point_main_at(folder: Path, revision: str) -> None:
+    """As huggingface_hub does, in one piece: whoever reads sees the old revision or the new one."""
+    ref = folder / "refs" / "main"
+    ref.parent.mkdir(exist_ok=True)
+    fresh = ref.with_name(f"main.{revision}")
+    fresh.write_text(revision)
+    fresh.replace(ref)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
