@@ -205,6 +205,7 @@ class Downloads:
 
     def _on_worker_exited(self, event: WorkerExited, now: float) -> None:
         if download := self._of(event.worker_id):
+            download.worker_id = None
             if event.exit.code != 0:
                 self._end(download, "model_unavailable", event.exit.describe(), retryable=True)
             self._finish(download, now)

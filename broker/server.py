@@ -466,7 +466,7 @@ class Broker:
     def _announce(self, action: AnnounceModel) -> None:
         detail = action.reason or (f"{action.stage}" if action.stage else "")
         # The percents of a download are for those who watch; one line says that it goes on.
-        level = logging.DEBUG if action.state == "downloading" and action.fraction else logging.INFO
+        level = logging.DEBUG if action.state == "downloading" and action.fraction is not None else logging.INFO
         logger.log(level, "%s is %s%s", action.model_id, action.state, f" ({detail})" if detail else "")
         body = _change(action.model_id, action.state, action.reason, action.stage, action.fraction)
         for request_id, model_id in list(self._watchers.items()):

@@ -20,23 +20,22 @@ _PIECE = 1 << 20
 
 
 class Hub:
-    """repositories: `org/name` -> folder. gated: names that answer 401 or 403. requests: (method, path, Range)."""
+    """repositories: `org/name` -> folder. refusals: `org/name` -> status and error code. sizes: what is said of a file
+    against the truth. requests: (method, path, Range). keys: every Authorization
+    that was sent for one of them."""
 
     def __init__(self, repositories: dict[str, Path]) -> None:
         self.repositories = repositories
         self.refusals: dict[str, tuple[int, str]] = {}
+        self.sizes: dict[str, int] = {}
+        self.keys: set[str | None] = set()
         self.requests: list[tuple[str, str, str | None]] = []
         # Weights stop after so many bytes until `go_on` is set; None: they never stop.
         self.stops_after: int | None = None
         self.go_on = threading.Event()
         self.stopped = threading.Event()
-        hub = self
-
-        class Handler(_Handler):
-            pass
-
-        Handler.hub = hub
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        handler = type("Handler", (_Handler,), {"hub": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -72,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer(body=False)
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *args: Any) -> None:
         pass
 
     def _answer(self, *, body: bool) -> None:
@@ -81,6 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
         is_api = parts[:2] == ["api", "models"]
         name = "/".join(parts[2:4] if is_api else parts[:2])
         folder = self.hub.repositories.get(name)
+        if folder is not None:
+            self.hub.keys.add(self.headers.get("Authorization"))
         if name in self.hub.refusals or folder is None:
             # The hub does not tell strangers what exists: 401 for both.
             status, code = self.hub.refusals.get(name, (401, "RepoNotFound"))
@@ -88,8 +89,12 @@ class _Handler(BaseHTTPRequestHandler):
         elif is_api and "tree" in parts:
             self._json([_tree_entry(folder, path) for path in _files(folder)])
         elif is_api:
-            siblings = [{"rfilename": entry["path"], "blobId": entry["oid"], **entry} for entry in map(
-                lambda path: _tree_entry(folder, path), _files(folder))]
+            entries = [_tree_entry(folder, path) for path in _files(folder)]
+            siblings = [
+                {**entry, "rfilename": name, "blobId": entry["oid"], "size": self.hub.sizes.get(name, entry["size"])}
+                for entry in entries
+                for name in [entry["path"]]
+            ]
             self._json({"_id": "1", "id": name, "sha": REVISION, "siblings": siblings})
         else:
             self._file(folder / "/".join(parts[4:]), folder, body=body)

@@ -17,7 +17,7 @@ from gateway.settings import PREFIX
 from gateway.settings import Settings as GatewaySettings
 from tests.service import ROOT
 
-STATES = ("unloaded", "queued", "loading", "ready", "draining", "stopping", "cooldown", "failed")
+STATES = ("unloaded", "downloading", "queued", "loading", "ready", "draining", "stopping", "cooldown", "failed")
 
 
 def document(name: str) -> str:

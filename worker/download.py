@@ -10,6 +10,7 @@ The only file that imports huggingface_hub. Fetches no code and no pickles, and 
 
 import hashlib
 import io
+import re
 import shutil
 from collections.abc import Callable
 from glob import escape
@@ -75,8 +76,9 @@ def _download(repository: str, cache_dir: Path, report: Report) -> None:
     assert info.sha is not None
     files = _needed(repository, info.siblings or [])
     folder = cache_dir / repo_folder_name(repo_id=repository, repo_type="model")
-    blobs = folder / "blobs"
-    blobs.mkdir(parents=True, exist_ok=True)
+    blobs, locks = folder / "blobs", cache_dir / ".locks" / folder.name
+    for made in (blobs, locks):
+        made.mkdir(parents=True, exist_ok=True)
 
     progress = _Progress(sum(file.size or 0 for file in files), report)
     missing = progress.total - sum(_bytes_of(blobs, file) for file in files)
@@ -87,11 +89,9 @@ def _download(repository: str, cache_dir: Path, report: Report) -> None:
 
     for file in files:
         if file.lfs is not None:
-            locks = cache_dir / ".locks" / folder.name
-            locks.mkdir(parents=True, exist_ok=True)
-            with WeakFileLock(locks / f"{file.lfs.sha256}.lock"):
+            with WeakFileLock(locks / f"{_etag(file)}.lock"):
                 url = hf_hub_url(repository, file.rfilename, revision=info.sha)
-                _fetch(url, blobs / file.lfs.sha256, file.lfs.sha256, file.lfs.size, progress)
+                _fetch(url, blobs / _etag(file), file.lfs.size, progress)
             progress.finish(file.lfs.size)
 
     names = [file.rfilename for file in files]
@@ -101,6 +101,14 @@ def _download(repository: str, cache_dir: Path, report: Report) -> None:
         raise DownloadError("model_unavailable", f"the hub did not give {', '.join(absent)}")
     _point_main_at(folder, info.sha)
     report("download", 1.0)
+
+
+def _etag(file: RepoSibling) -> str:
+    """The name of this file's content in the cache. Raises DownloadError if it is none."""
+    etag = file.lfs.sha256 if file.lfs is not None else file.blob_id
+    if etag is None or not re.fullmatch("[0-9a-f]{40,64}", etag):
+        raise DownloadError("model_unavailable", f"{constants.ENDPOINT} gives {file.rfilename} the hash {etag!r}")
+    return etag
 
 
 def _needed(repository: str, siblings: list[RepoSibling]) -> list[RepoSibling]:
@@ -122,8 +130,8 @@ def _needed(repository: str, siblings: list[RepoSibling]) -> list[RepoSibling]:
 
 def _bytes_of(blobs: Path, file: RepoSibling) -> int:
     """How much of this file is in the cache."""
-    etag = file.lfs.sha256 if file.lfs is not None else file.blob_id
-    sizes = [path.stat().st_size for path in (blobs / f"{etag}", _partial(blobs / f"{etag}")) if path.exists()]
+    blob = blobs / _etag(file)
+    sizes = [path.stat().st_size for path in (blob, _partial(blob)) if path.exists()]
     return min(max(sizes, default=0), file.size or 0)
 
 
@@ -131,7 +139,7 @@ def _partial(blob: Path) -> Path:
     return blob.with_name(f"{blob.name}.incomplete")
 
 
-def _fetch(url: str, blob: Path, sha256: str, size: int, progress: "_Progress") -> None:
+def _fetch(url: str, blob: Path, size: int, progress: "_Progress") -> None:
     """One file into the cache, from where an earlier attempt has ended. Raises DownloadError if it is not what the
     hub promised."""
     if blob.exists():
@@ -140,12 +148,11 @@ def _fetch(url: str, blob: Path, sha256: str, size: int, progress: "_Progress") 
     if partial.exists() and partial.stat().st_size > size:
         partial.unlink()
     with _Appended(partial, progress.at) as file:
-        started_at = file.tell()
-        http_get(url, file, resume_size=started_at, headers=build_hf_headers(), expected_size=size)
-    # Only what this process has not seen itself can be something else.
-    if started_at and _sha256(partial) != sha256:
+        http_get(url, file, resume_size=file.tell(), headers=build_hf_headers(), expected_size=size)
+    if _sha256(partial) != blob.name:
         partial.unlink()
-        raise DownloadError("model_unavailable", f"{blob.name} was damaged on this disk and is removed: load it again")
+        message = f"{url} is not what the hub announced, or was damaged on this disk. It is removed: load it again"
+        raise DownloadError("model_unavailable", message)
     partial.replace(blob)
 
 

@@ -1,0 +1,231 @@
+"""Models that this machine does not have, fetched from a hub on loopback by a process of their own."""
+
+import hashlib
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.end_to_end.test_events import Watcher
+from tests.hub import Hub, serving
+from tests.service import Service, free_port, processes_with, wait_until
+from tests.tiny_models import make_tiny_model
+
+MODEL = "org/tiny"
+ECHO = {"engine": "worker.echo_engine:EchoEngine", "type": "echo"}
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of 10 MiB, so that it arrives in pieces, and files that nobody needs."""
+    folder = make_tiny_model(tmp_path_factory.mktemp("repository") / "tiny", hidden_size=512)
+    (folder / "modeling_tiny.py").write_text("raise SystemExit")
+    (folder / "pytorch_model.bin").write_bytes(bytes(60_000))
+    return folder
+
+
+@pytest.fixture
+def hub(repository: Path) -> Iterator[Hub]:
+    with serving({MODEL: repository, "org/second": repository}) as hub:
+        yield hub
+
+
+@pytest.fixture
+def serve(make_service: Callable[..., Service], hub: Hub, tmp_path: Path) -> Callable[..., Service]:
+    """`serve(environment, **settings)`: a service without models whose hub is `hub`. What it fetches runs as an echo,
+    which needs no imports, unless it is to be `real`."""
+
+    def start(environment: dict[str, str] | None = None, *, real: bool = False, **broker: Any) -> Service:
+        models = {"echo": ECHO} | ({} if real else {MODEL: {"type": "echo"}})
+        service = make_service(start=False, models_path=tmp_path / "models", models=models, broker=broker)
+        service.environment.pop("HF_HUB_OFFLINE")
+        service.environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")} | (environment or {})
+        return service.start()
+
+    return start
+
+
+@pytest.fixture
+def pool(hub: Hub) -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as executor:
+        yield executor
+        hub.go_on.set()  # whatever has failed: nothing hangs for longer than the test
+
+
+def stopped_load(service: Service, hub: Hub, pool: ThreadPoolExecutor) -> "Future[httpx.Response]":
+    """An admin's load whose download hangs in the middle of the weights, until `hub.go_on`."""
+    hub.stops_after = 4 * MIB
+    load = pool.submit(service.load, MODEL)
+    assert hub.stopped.wait(15), service.log("broker")
+    wait_until(lambda: (service.model(MODEL).get("fraction") or 0) > 0.2, what="progress in the status")
+    return load
+
+
+def why(response: httpx.Response) -> str:
+    assert response.status_code == 500, response.text
+    detail: str = response.json()["detail"]
+    return detail
+
+
+def test_an_admins_load_fetches_what_is_not_there(
+    serve: Callable[..., Service], hub: Hub, pool: ThreadPoolExecutor
+) -> None:
+    service = serve({"HF_TOKEN": "hf_test"}, real=True)
+    refused = service.chat(MODEL)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
+    assert hub.requests == []
+
+    watcher = Watcher(service, "/admin/events")
+    load = stopped_load(service, hub, pool)
+
+    # While it hangs: what people see, and what others notice.
+    entry = service.model(MODEL)
+    assert (entry["state"], entry["queued"], entry["preloaded"]) == ("downloading", 1, False)
+    assert entry["pid"] in {p.pid for p in processes_with(service.token)}
+    early = service.chat(MODEL)
+    assert (early.status_code, early.json()["error"]["code"]) == (503, "model_unavailable")
+    assert "is being downloaded (" in early.json()["error"]["message"]
+    assert early.headers["retry-after"] == "10"
+    assert service.chat("echo", "unharmed", max_tokens=2).json()["choices"][0]["message"]["content"] == "unharmed"
+    assert MODEL not in [m["id"] for m in service.client.get("/v1/models").json()["data"]]
+
+    hub.go_on.set()
+    loaded = load.result(30)
+    assert loaded.status_code == 200, loaded.text
+    assert loaded.json()["model_type"] == "text-gen"
+    assert service.model(MODEL)["preloaded"]
+    assert service.chat(MODEL).status_code == 200
+    assert MODEL in [m["id"] for m in service.client.get("/v1/models").json()["data"]]
+
+    fractions = [e["fraction"] for e in watcher.events if e["state"] == "downloading"]
+    told = [f for f in fractions if f is not None]
+    assert told == sorted(told)
+    assert (told[0], told[-1]) == (0.0, 1.0)
+    assert len(told) > 5
+    assert watcher.states(MODEL)[:4] == ["downloading", "unloaded", "loading", "ready"]
+    fetched = {path.rpartition("/")[2] for method, path, _ in hub.requests if method == "GET" and "resolve" in path}
+    assert fetched == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert hub.keys == {"Bearer hf_test"}
+    assert not list(service.directory.glob("hub/**/*.incomplete"))
+    assert service.gateway is not None
+    service.gateway.terminate()
+    watcher.join()
+
+
+def test_a_download_that_was_killed_goes_on_where_it_was(
+    serve: Callable[..., Service], hub: Hub, pool: ThreadPoolExecutor
+) -> None:
+    service = serve()
+    load = stopped_load(service, hub, pool)
+    os.kill(service.model(MODEL)["pid"], signal.SIGKILL)
+    detail = why(load.result(10))
+    assert "org/tiny was not downloaded: signal SIGKILL" in detail
+    assert f"hf download org/tiny --cache-dir {service.directory / 'hub'}" in detail
+    assert service.model(MODEL)["state"] == "unloaded"
+    assert service.chat(MODEL).status_code == 404  # half a model is none
+    assert hub.ranges() == []
+
+    hub.go_on.set()
+    assert service.load(MODEL).status_code == 200
+    [asked] = hub.ranges()
+    assert asked in {f"bytes={n * MIB}-" for n in range(2, 5)}
+    assert service.chat(MODEL).status_code == 200
+
+
+def test_what_was_damaged_meanwhile_is_fetched_anew(serve: Callable[..., Service], hub: Hub, repository: Path) -> None:
+    service = serve()
+    name = hashlib.sha256((repository / "model.safetensors").read_bytes()).hexdigest()
+    damaged = service.directory / "hub" / "models--org--tiny" / "blobs" / f"{name}.incomplete"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(bytes(MIB))
+    assert "model.safetensors is not what the hub announced" in why(service.load(MODEL))
+    assert hub.ranges() == [f"bytes={MIB}-"]
+    assert service.load(MODEL).status_code == 200
+
+
+def test_what_cannot_be_fetched_is_said_clearly(
+    serve: Callable[..., Service], hub: Hub, repository: Path, tmp_path: Path
+) -> None:
+    service = serve()
+    assert why(service.load("org/nobody")) == (
+        f"org/nobody was not downloaded: {hub.url} has no repository org/nobody, "
+        "or it is private and HF_TOKEN does not open it"
+    )
+    hub.refusals["org/gated"] = (403, "GatedRepo")
+    assert "wants its conditions accepted on the page of org/gated" in why(service.load("org/gated"))
+    hub.refusals["org/broken"] = (503, "")
+    assert "answered: Server error '503" in why(service.load("org/broken"))
+
+    for name, left_out in (("org/no-config", "config.json"), ("org/pickled", "model.safetensors")):
+        hub.repositories[name] = shutil.copytree(repository, tmp_path / name, ignore=shutil.ignore_patterns(left_out))
+    assert "org/no-config has no config.json" in why(service.load("org/no-config"))
+    assert "org/pickled has no .safetensors file" in why(service.load("org/pickled"))
+    hub.sizes["model.safetensors"] = 1 << 60
+    assert "it takes 1073741824.00 GiB more, and" in why(service.load(MODEL))
+    assert not [path for _, path, _ in hub.requests if "resolve" in path]  # nothing was fetched for that
+
+    for name in ("tiny", "org/../tiny", "org/ti--ny", "-org/tiny", "org/tiny/more", "%2Fetc%2Fpasswd"):
+        assert "no model named" in (detail := why(service.load(name))) or "is not a model name" in detail
+
+
+def test_without_the_network_the_error_names_the_repository_and_the_command(serve: Callable[..., Service]) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    service = serve({"HF_ENDPOINT": nowhere})
+    command = f"by hand: hf download org/tiny --cache-dir {service.directory / 'hub'}"
+    detail = why(service.load(MODEL))
+    assert detail.startswith(f"org/tiny was not downloaded: asking {nowhere}: ConnectError: ")
+    assert detail.endswith(command)
+
+
+def test_the_offline_mode_of_the_hub_is_respected(serve: Callable[..., Service], hub: Hub) -> None:
+    service = serve({"HF_HUB_OFFLINE": "1"})
+    assert "HF_HUB_OFFLINE forbids to ask the hub; by hand: hf download org/tiny" in why(service.load(MODEL))
+    assert hub.requests == []
+
+
+def test_a_download_that_stands_still_is_ended(
+    serve: Callable[..., Service], hub: Hub, pool: ThreadPoolExecutor
+) -> None:
+    service = serve(load_stall_timeout_seconds=1.5)
+    detail = why(stopped_load(service, hub, pool).result(10))
+    assert "org/tiny was not downloaded: nothing arrived for 1.5 s" in detail
+
+
+def test_an_administrator_ends_a_download(serve: Callable[..., Service], hub: Hub, pool: ThreadPoolExecutor) -> None:
+    service = serve()
+    for act in (service.unload, service.kill):
+        hub.stopped.clear()
+        load = stopped_load(service, hub, pool)
+        pid = service.model(MODEL)["pid"]
+        answer = act(MODEL)
+        assert (answer.status_code, answer.json()["model_id"]) == (200, MODEL)
+        assert answer.json().get("pid", pid) == pid
+        assert "an administrator ended it" in why(load.result(5))
+        assert pid not in {p.pid for p in processes_with(service.token)}
+        assert service.model(MODEL)["state"] == "unloaded"
+        assert act(MODEL).status_code == 404
+
+
+def test_with_allow_downloads_a_request_fetches_its_model(serve: Callable[..., Service], hub: Hub) -> None:
+    service = serve(allow_downloads=True)
+    answer = service.chat(MODEL)
+    assert answer.status_code == 200, answer.text
+    assert not service.model(MODEL)["preloaded"]
+    unknown = service.chat("org/nobody")
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
+
+
+def test_a_shutdown_ends_downloads_too(serve: Callable[..., Service], hub: Hub, pool: ThreadPoolExecutor) -> None:
+    service = serve()
+    load = stopped_load(service, hub, pool)
+    assert service.broker is not None
+    service.broker.terminate()
+    assert "the broker is shutting down" in why(load.result(5))
+    assert service.broker.wait(5) == 0
