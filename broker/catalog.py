@@ -23,7 +23,7 @@ _AUDIO_KEYS = frozenset({"audio_config", "codec_config", "sample_rate"})
 # In the names of tensors that see.
 _EYES = ("vision", "visual", "image", "patch", "vit.")
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
-_INDEX = "model.safetensors.index.json"
+_SHARD = re.compile(r"(?P<name>.+)-\d{5}-of-(?P<total>\d{5})\.safetensors")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 _EMBEDDING_ARCHITECTURES = ("Bert", "Roberta", "Embedding", "ModernBertModel", "NomicBert")
 
@@ -172,8 +172,8 @@ def _read_entry(model_id: str, folder: Path, override: ModelOverride, created: f
         )
     if not weights:
         raise CatalogError("load_failed", f"no .safetensors file in {folder}", fetchable=fetchable)
-    if absent := _absent_weights(folder):
-        message = f"{folder} lacks {len(absent)} files that {_INDEX} names, such as {absent[0]}"
+    if absent := _absent_shards(weights):
+        message = f"{folder} lacks {len(absent)} of its weight files, such as {absent[0]}"
         raise CatalogError("load_failed", message, fetchable=fetchable)
     try:
         weight_bytes = sum(path.stat().st_size for path in weights)
@@ -214,11 +214,13 @@ def _is_repository(model_id: str) -> bool:
     return _REPOSITORY.fullmatch(model_id) is not None and "--" not in model_id and ".." not in model_id
 
 
-def _absent_weights(folder: Path) -> list[str]:
-    """Weight files that the index names and that are not there: a copy or download that was cut short."""
-    named = _read_object(folder / _INDEX).get("weight_map")
-    names = {name for name in named.values() if isinstance(name, str)} if isinstance(named, dict) else set()
-    return sorted(name for name in names if not (folder / name).exists())
+def _absent_shards(weights: list[Path]) -> list[str]:
+    """What `model-00001-of-00003.safetensors` says must lie beside it: a copy or download may have been cut short. The
+    index is not asked, because some repositories hold that of another checkpoint, and mlx-lm ignores it."""
+    there = {path.name for path in weights}
+    parts = {(m["name"], m["total"]) for name in there if (m := _SHARD.fullmatch(name)) and int(m["total"]) < 10_000}
+    named = {f"{name}-{n:05d}-of-{total}.safetensors" for name, total in parts for n in range(1, int(total) + 1)}
+    return sorted(named - there)
 
 
 def _is_text(name: str) -> bool:

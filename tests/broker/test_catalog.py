@@ -99,6 +99,48 @@ def test_an_unknown_name_says_where_was_looked(catalog: Catalog, models: Path) -
     assert refusal(catalog, "nobody") == ("model_not_found", says)
 
 
+@pytest.mark.parametrize(
+    ("name", "fetchable"),
+    [
+        ("org/gone", True),
+        ("Org-1/Gone_2.5-4bit", True),
+        ("gone", False),
+        ("org/größe", False),
+        ("-org/gone", False),
+        ("org/go--ne", False),
+        ("org/go..ne", False),
+        ("org/../gone", False),
+    ],
+)
+def test_what_is_not_there_may_be_fetched_if_its_name_is_a_repositorys(
+    catalog: Catalog, name: str, fetchable: bool
+) -> None:
+    with pytest.raises(CatalogError) as error:
+        catalog.find(name)
+    assert error.value.fetchable is fetchable
+
+
+def test_half_a_model_of_the_cache_may_be_fetched_and_one_of_the_folder_not(
+    catalog: Catalog, models: Path, hub: Path
+) -> None:
+    one, two, three = (f"model-{n:05d}-of-00003.safetensors" for n in (1, 2, 3))
+    cached = make_hub_model(hub, "org/half", {two: 10})
+    make_model(models / "org" / "copied", weights={two: 10})
+    says = f"lacks 2 of its weight files, such as {one}"
+    for name, fetchable in (("org/half", True), ("org/copied", False)):
+        with pytest.raises(CatalogError, match=says) as error:
+            catalog.find(name)
+        assert (error.value.code, error.value.fetchable) == ("load_failed", fetchable)
+    (cached / one).touch()
+    (cached / three).touch()
+    assert catalog.find("org/half").weight_bytes == 10
+    for file in (one, "config.json"):
+        (cached / file).unlink()
+        with pytest.raises(CatalogError) as error:
+            catalog.find("org/half")
+        assert error.value.fetchable
+
+
 def test_all_weight_files_count_and_adapters_do_not(catalog: Catalog, models: Path) -> None:
     shards = {f"model-0000{n}-of-00003.safetensors": 100 * n for n in (1, 2, 3)}
     others = {"model.safetensors.index.json": 7, "adapters.safetensors": 50, "tokenizer.json": 9}
