@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 # What came for a call: the number of the unit of work, the kind of output, its body.
 Item = tuple[int, int, dict[str, Any]]
 
-MAX_WAITING_BYTES = 1 << 20  # of outputs that one call holds unread
+MAX_WAITING_BYTES = 1 << 18  # of outputs that one call holds unread: about a thousand tokens
 _ITEM_BYTES = 256  # what an output occupies beside its text
 
 _SLOW_READER = Failure("cancelled", "the client read too slowly: too much output waited for it")

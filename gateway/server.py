@@ -21,7 +21,11 @@ from gateway.broker_client import BrokerClient, BrokerUnavailableError
 from gateway.settings import Settings
 
 _GRACEFUL_SECONDS = 3  # for clients that do not read the end of their answers
+# Bytes of one connection that may wait in the system for a client that does not read. By itself it takes megabytes of
+# them: thousands of tokens, before anybody here could notice.
+_UNSENT_BYTES = 16_384
 _KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections, so that they close first
+_NOTSENT_LOWAT = 0x201 if sys.platform == "darwin" else socket.TCP_NOTSENT_LOWAT  # Python names it on Linux only
 _STOPPING = Failure("broker_unavailable", "the gateway is shutting down", retry_after=1, retryable=True)
 
 
@@ -49,6 +53,13 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=_GRACEFUL_SECONDS,
             )
         )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        await super().startup(sockets)
+        for server in self.servers:
+            for listener in server.sockets:  # every connection inherits it
+                listener.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, _UNSENT_BYTES)
 
     async def main_loop(self) -> None:
         """Until a signal."""

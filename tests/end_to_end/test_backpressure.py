@@ -1,0 +1,78 @@
+"""Clients that never read: what waits for them is bounded, their work ends, and nobody beside them notices."""
+
+import contextlib
+import json
+import socket
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+
+from tests.service import Service, chat_body, wait_until
+
+DEAF = 50
+READERS = 8
+TOKENS = 200
+# A step of a model, so that what is measured is not how fast this machine can be.
+STEP_SECONDS = 0.005
+PACED = {"engine": "worker.echo_engine:EchoEngine", "type": "echo", "options": {"delay_seconds": STEP_SECONDS}}
+
+
+def deaf_client(service: Service) -> socket.socket:
+    """Asks for more than anybody would hold for it, and never reads."""
+    body = json.dumps(chat_body("paced", "Hello", max_tokens=1_000_000, stream=True)).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    connection = socket.create_connection(("127.0.0.1", service.port), 10)
+    connection.sendall(head + body)
+    return connection
+
+
+def tokens_per_second(service: Service, pool: ThreadPoolExecutor) -> float:
+    """Of the readers together, each of which gets its whole answer."""
+    began = time.monotonic()
+
+    def read(_: int) -> None:
+        with service.stream("paced", "Hi", max_tokens=TOKENS) as stream:
+            assert stream.finish().done
+            assert (stream.error, stream.text) == (None, "Hi" * TOKENS)
+
+    for _ in pool.map(read, range(READERS)):
+        pass
+    return READERS * TOKENS / (time.monotonic() - began)
+
+
+@pytest.mark.timeout(120)
+def test_clients_that_never_read_take_nothing_from_others(make_service: Callable[..., Service]) -> None:
+    service = make_service(models={"paced": PACED})
+    assert service.load("paced").status_code == 200
+    processes = {
+        name: psutil.Process(process.pid)
+        for name, process in (("gateway", service.gateway), ("broker", service.broker))
+        if process is not None
+    }
+
+    def in_flight() -> int:
+        return int(service.model("paced")["in_flight"])
+
+    with ThreadPoolExecutor(READERS) as pool, contextlib.ExitStack() as stack:
+        alone = [tokens_per_second(service, pool) for _ in range(3)]
+        before = {name: process.memory_info().rss for name, process in processes.items()}
+        for _ in range(DEAF):
+            stack.enter_context(contextlib.closing(deaf_client(service)))
+        wait_until(lambda: in_flight() == DEAF, 10.0, "the deaf clients' requests")
+        beside = []
+        deadline = time.monotonic() + 60.0
+        while in_flight() and time.monotonic() < deadline:
+            beside.append(tokens_per_second(service, pool))
+        assert in_flight() == 0, "their work goes on"
+        growth = {name: process.memory_info().rss - before[name] for name, process in processes.items()}
+        alone += [tokens_per_second(service, pool) for _ in range(3)]
+    assert service.log("gateway").count("reads too slowly") == DEAF
+    ratio = statistics.median(beside) / statistics.median(alone)
+    print(f"beside {DEAF} that never read: {ratio:.3f} of the rate alone, {len(beside)} rounds; growth {growth}")
+    assert ratio >= 0.9
+    assert growth["gateway"] < DEAF * 2**20
+    assert growth["broker"] < 4 * 2**20
