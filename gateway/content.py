@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 _DETAILS = (None, "auto", "low", "high")  # for models that scale by it; those served here have a way of their own
+_UNKNOWN = (
+    'is neither {"type": "text", "text": "..."} nor {"type": "image_url", "image_url": {"url": "..."}}; '
+    "no other kind is served"
+)
 
 
 class PartError(ValueError):
@@ -33,7 +37,18 @@ def content_of(content: object) -> Content:
         return content
     if not isinstance(content, list):
         raise ValueError("must be a string or a list of parts")
-    parts = [_part(part, f"[{position}]") for position, part in enumerate(content)]
+    parts: list[str | Image] = []
+    for position, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            parts.append(part["text"])
+        elif kind == "image_url" and "image_url" in part:
+            try:
+                parts.append(_image(part["image_url"]))
+            except ValueError as error:
+                raise PartError(str(error), f"[{position}].image_url") from None
+        else:
+            raise PartError(_UNKNOWN, f"[{position}]")
     texts = [part for part in parts if isinstance(part, str)]
     return "".join(texts) if len(texts) == len(parts) else parts
 
@@ -45,32 +60,14 @@ def wire_content(content: Content) -> str | list[dict[str, str]]:
     return [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in content]
 
 
-def _part(part: object, path: str) -> str | Image:
-    match part:
-        case {"type": "text", "text": str(text)}:
-            return text
-        case {"type": "image_url", "image_url": value}:
-            return _image(value, f"{path}.image_url")
-    raise PartError(
-        'is neither {"type": "text", "text": "..."} nor {"type": "image_url", "image_url": {"url": "..."}}; '
-        "no other kind is served",
-        path,
-    )
-
-
-def _image(value: Any, path: str) -> Image:
-    named = {"url": value} if isinstance(value, str) else value  # some clients send the URL alone
-    if not isinstance(named, dict) or not isinstance(named.get("url"), str):
-        raise PartError('must be {"url": "..."}', path)
-    if named.get("detail") not in _DETAILS:
-        raise PartError("detail must be auto, low or high", path)
-    url: str = named["url"]
-    if url[:5].lower() != "data:":
-        return Image(url)
-    try:
-        return Image(_data_of(url))
-    except ValueError as error:
-        raise PartError(str(error), path) from None
+def _image(value: Any) -> Image:
+    """Raises ValueError."""
+    url, detail = (value.get("url"), value.get("detail")) if isinstance(value, dict) else (value, None)
+    if not isinstance(url, str):  # which some clients send alone
+        raise ValueError('must be {"url": "..."}')
+    if detail not in _DETAILS:
+        raise ValueError("detail must be auto, low or high")
+    return Image(_data_of(url) if url[:5].lower() == "data:" else url)
 
 
 def _data_of(url: str) -> bytes:

@@ -20,8 +20,9 @@ _MAX_STOPS = 16
 _MAX_BIASES = 1024
 _MAX_GRAMMAR = 100_000  # characters
 _MAX_TOP_LOGPROBS = 20
-# Reading a body stops every stream of this gateway meanwhile: a million small messages would take ten seconds.
+# Reading a body stops every stream of this gateway meanwhile: a million small messages or parts would take ten seconds.
 _MAX_MESSAGES = 4096
+_MAX_PARTS = 16_384  # of all messages together
 _MAX_SEED = 2**63 - 1
 
 # Fields that go to the wire as they are, under the same name; None is the wire's default.
@@ -191,6 +192,7 @@ def parse_chat(body: bytes) -> ChatRequest:
     """Raises ApiError `invalid_request` naming the field."""
     raw = _object(body)
     _refuse_not_yet(raw, _NOT_YET_CHAT)
+    _refuse_many_parts(raw.get("messages"))
     request = _validated(ChatRequest, raw)
     for position, message in enumerate(raw["messages"]):
         if message.get("tool_calls") and message["role"] != "assistant":
@@ -209,6 +211,14 @@ def parse_chat(body: bytes) -> ChatRequest:
         raise invalid(f"tool_choice: {error}", "tool_choice") from None
     _refuse_several(request, bool(forced))
     return request
+
+
+def _refuse_many_parts(messages: Any) -> None:
+    if not isinstance(messages, list):
+        return  # ChatRequest says so
+    contents = [message.get("content") for message in messages if isinstance(message, dict)]
+    if sum(len(content) for content in contents if isinstance(content, list)) > _MAX_PARTS:
+        raise invalid(f"the messages have more than {_MAX_PARTS} parts", "messages")
 
 
 def _refuse_several(request: Sampling, is_call_forced: bool) -> None:

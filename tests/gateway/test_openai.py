@@ -252,6 +252,8 @@ def test_unknown_fields_are_ignored() -> None:
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
         ({"messages": [USER, {"role": "user", "content": [HELLO, picture({})]}]}, "messages[1].content[1].image_url"),
         ({"messages": [{"role": "system", "content": [picture("http://a/b.png")]}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [HELLO] * 8193}] * 2}, "messages"),
+        ({"messages": 1}, "messages"),
         ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls[0].function"),
         ({"messages": [USER], "top_logprobs": 3}, "top_logprobs"),
         ({"messages": [USER], "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
