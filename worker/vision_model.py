@@ -21,6 +21,7 @@ from mlx_vlm.utils import (
     prepare_inputs,
     should_add_special_tokens,
 )
+from transformers import dynamic_module_utils
 
 from broker.protocol import Generate
 from worker.engine import Report, RequestError
@@ -55,7 +56,7 @@ class VisionModel:
             self._model: Any = load_model(folder, lazy=True, **_UNTRUSTED)
             if is_diffusion_model(self._model) or not hasattr(self._model, "language_model"):
                 raise ValueError(f"{config['model_type']} is not written token by token, which is all that is served")
-        with blame(folder, "preprocessor_config.json or the tokenizer's files"):
+        with blame(folder, "preprocessor_config.json or the tokenizer's files"), no_foreign_code():
             self._processor: Any = _load_processor(folder, self._model.config)
             tokenizer: Any = getattr(self._processor, "tokenizer", self._processor)
             template = getattr(self._processor, "chat_template", None) or tokenizer.chat_template
@@ -189,6 +190,22 @@ def _told() -> Iterator[None]:
         yield
     except ValueError as error:
         raise RequestError(f"messages: the model cannot read them: {error}", param="messages") from error
+
+
+@contextmanager
+def no_foreign_code() -> Iterator[None]:
+    """Within, transformers runs no code that comes with a model: some of mlx-vlm's processors ask it to, whatever they
+    are told (`trust_remote_code=True`)."""
+
+    def refuse(_folder: Any, file: str, *_: Any, **__: Any) -> None:
+        raise ValueError(f"{file} is code that comes with the model, which is never run")
+
+    find: Any = dynamic_module_utils.get_cached_module_file
+    dynamic_module_utils.get_cached_module_file = refuse
+    try:
+        yield
+    finally:
+        dynamic_module_utils.get_cached_module_file = find
 
 
 def _load_processor(folder: Path, config: Any) -> Any:

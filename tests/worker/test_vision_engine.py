@@ -13,6 +13,7 @@ import pytest
 from mlx_vlm.generate import generate_step
 from mlx_vlm.utils import load_processor, prepare_inputs
 from PIL import Image
+from transformers import AutoTokenizer
 
 from broker.protocol import ERROR, FINAL, Assign, Output
 from tests.tiny_vision import CHAT_TEMPLATE, LARGEST_PIXELS, make_tiny_vision, picture
@@ -20,6 +21,7 @@ from tests.worker.engine_runs import MOST_STEPS, add, answer, joined, run, steps
 from worker.engine import RequestError
 from worker.text_stream import make_detokenizer
 from worker.vision_engine import VisionEngine
+from worker.vision_model import no_foreign_code
 
 IMAGE = {"type": "image"}
 
@@ -234,6 +236,21 @@ def test_an_answer_that_must_be_json(engine: VisionEngine) -> None:
     got = answer(engine, **ONE, json_schema=schema, seed=3, max_tokens=100)
     assert json.loads(got["text"]) in ({"ok": True}, {"ok": False})
     assert got["finish_reason"] == "stop"
+
+
+def test_a_required_call(engine: VisionEngine) -> None:
+    parameters = {
+        "type": "object",
+        "properties": {"n": {"enum": [1, 2]}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    tools = [{"type": "function", "function": {"name": "count", "parameters": parameters}}]
+    got = answer(engine, **ONE, tools=tools, required_tools=["count"], seed=3, max_tokens=200)
+    assert [(call["name"], json.loads(call["arguments"])["n"] in (1, 2)) for call in got["tool_calls"]] == [
+        ("count", True)
+    ]
+    assert got["finish_reason"] == "tool_calls"
 
 
 # ---- what clients get wrong ---------------------------------------------------------------------------------------
@@ -505,6 +522,20 @@ def test_folders_that_cannot_be_loaded(tmp_path: Path) -> None:
     (speechless / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match="tokenizer's files"):
         load(speechless)
+
+
+def test_code_in_a_folder_is_never_run(tmp_path: Path) -> None:
+    """Also not when a processor asks for it, as some of mlx-vlm's do."""
+    folder = make_tiny_vision(tmp_path / "foreign")
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Mine: pass\n")
+    for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json"):
+        content = json.loads((folder / name).read_text())
+        content["auto_map"] = {"AutoTokenizer": [None, "code.Mine"], "AutoProcessor": "code.Mine"}
+        (folder / name).write_text(json.dumps(content))
+    with no_foreign_code(), pytest.raises(ValueError, match="comes with the model, which is never run"):
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    assert answer(load(folder), **ONE, max_tokens=2)["completion_tokens"] == 2
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_model_without_a_template_still_chats(tmp_path: Path) -> None:
