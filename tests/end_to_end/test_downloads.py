@@ -14,10 +14,10 @@ import pytest
 
 from tests.end_to_end.test_events import Watcher
 from tests.hub import Hub, serving
-from tests.service import Service, free_port, processes_with, wait_until
+from tests.service import Service, processes_with, wait_until
 from tests.tiny_models import make_tiny_model
 
-MODEL = "org/tiny"
+MODEL, SECOND = "org/tiny", "org/second"
 ECHO = {"engine": "worker.echo_engine:EchoEngine", "type": "echo"}
 MIB = 1 << 20
 
@@ -33,7 +33,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(repository: Path) -> Iterator[Hub]:
-    with serving({MODEL: repository, "org/second": repository}) as hub:
+    with serving({MODEL: repository, SECOND: repository}) as hub:
         yield hub
 
 
@@ -43,7 +43,7 @@ def serve(make_service: Callable[..., Service], hub: Hub, tmp_path: Path) -> Cal
     which needs no imports, unless it is to be `real`."""
 
     def start(environment: dict[str, str] | None = None, *, real: bool = False, **broker: Any) -> Service:
-        models = {"echo": ECHO} | ({} if real else {MODEL: {"type": "echo"}})
+        models = {"echo": ECHO} | ({} if real else {name: {"type": "echo"} for name in (MODEL, SECOND)})
         service = make_service(start=False, models_path=tmp_path / "models", models=models, broker=broker)
         service.environment.pop("HF_HUB_OFFLINE")
         service.environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")} | (environment or {})
@@ -171,17 +171,13 @@ def test_what_cannot_be_fetched_is_said_clearly(
     assert "it takes 1073741824.00 GiB more, and" in why(service.load(MODEL))
     assert not [path for _, path, _ in hub.requests if "resolve" in path]  # nothing was fetched for that
 
+    hub.close()
+    detail = why(service.load(MODEL))
+    assert detail.startswith(f"org/tiny was not downloaded: asking {hub.url}: ConnectError: ")
+    assert detail.endswith(f"; by hand: hf download org/tiny --cache-dir {service.directory / 'hub'}")
+
     for name in ("tiny", "org/../tiny", "org/ti--ny", "-org/tiny", "org/tiny/more", "%2Fetc%2Fpasswd"):
         assert "no model named" in (detail := why(service.load(name))) or "is not a model name" in detail
-
-
-def test_without_the_network_the_error_names_the_repository_and_the_command(serve: Callable[..., Service]) -> None:
-    nowhere = f"http://127.0.0.1:{free_port()}"
-    service = serve({"HF_ENDPOINT": nowhere})
-    command = f"by hand: hf download org/tiny --cache-dir {service.directory / 'hub'}"
-    detail = why(service.load(MODEL))
-    assert detail.startswith(f"org/tiny was not downloaded: asking {nowhere}: ConnectError: ")
-    assert detail.endswith(command)
 
 
 def test_the_offline_mode_of_the_hub_is_respected(serve: Callable[..., Service], hub: Hub) -> None:
@@ -213,13 +209,25 @@ def test_an_administrator_ends_a_download(serve: Callable[..., Service], hub: Hu
         assert act(MODEL).status_code == 404
 
 
-def test_with_allow_downloads_a_request_fetches_its_model(serve: Callable[..., Service], hub: Hub) -> None:
-    service = serve(allow_downloads=True)
+def test_with_allow_downloads_requests_and_preloads_fetch_their_models(serve: Callable[..., Service]) -> None:
+    service = serve(allow_downloads=True, preload_models=[SECOND])
     answer = service.chat(MODEL)
     assert answer.status_code == 200, answer.text
     assert not service.model(MODEL)["preloaded"]
+    assert service.wait_state(SECOND, "ready")["preloaded"]
     unknown = service.chat("org/nobody")
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
+
+
+def test_a_load_goes_on_without_the_client_that_asked(serve: Callable[..., Service], hub: Hub) -> None:
+    service = serve()
+    hub.stops_after = 4 * MIB
+    with service.second_client() as client, pytest.raises(httpx.ReadTimeout):
+        client.post(f"/admin/models/load/{MODEL}", timeout=0.5)
+    assert hub.stopped.wait(15)
+    hub.go_on.set()
+    assert service.wait_state(MODEL, "ready")["preloaded"]
+    assert service.chat(MODEL).status_code == 200
 
 
 def test_a_shutdown_ends_downloads_too(serve: Callable[..., Service], hub: Hub, pool: ThreadPoolExecutor) -> None:
