@@ -46,12 +46,14 @@ check: install
 bench: install
 	$(BIN)/python -m bench.recovery
 	$(BIN)/python -m bench.throughput
+	$(BIN)/python -m bench.profile
 	$(BIN)/python -m bench.report
 
 # The same with the demo model beside the tiny one, which takes a few minutes more.
 bench-smol: install
 	$(BIN)/python -m bench.recovery
 	$(BIN)/python -m bench.throughput --smol
+	$(BIN)/python -m bench.profile
 	$(BIN)/python -m bench.report
 
 # Ten minutes of kills, stops, loads, unloads and clients that leave; prints the figures of docs/isolation.md.

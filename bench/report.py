@@ -45,6 +45,7 @@ def main() -> None:
         "two_models": comparison(throughput["figures"]["two_models"]),
         "smol": comparison(throughput["figures"]["smol"]),
         "echo": echo_table(throughput["figures"]["echo"]),
+        "profile": profile_table(read("profile")["figures"]),
     }
     for name, table in tables.items():
         if table:  # what was not measured this time stays as it was
@@ -109,6 +110,14 @@ def echo_table(by_streams: dict[str, dict[str, Any]]) -> str:
         cpu = ", ".join(_number(row["cpu_seconds_per_1000_tokens"][role] * 1000) for role in roles)
         rates = f"{row['tokens_per_second']:,.0f} | {row['requests_per_second']:,.0f}"
         rows.append(f"| {streams} | {rates} | {gaps} | {cpu} |")
+    return "\n".join(rows)
+
+
+def profile_table(by_role: dict[str, dict[str, float]]) -> str:
+    rows = ["| process | what its main thread does | µs per token |", "| --- | --- | --- |"]
+    for role in ("worker", "broker", "gateway"):
+        rows += [f"| {role} | {hop} | {_number(value)} |" for hop, value in by_role[role].items()]
+        rows.append(f"| {role} | all | {_number(sum(by_role[role].values()))} |")
     return "\n".join(rows)
 
 

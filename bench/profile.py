@@ -1,0 +1,125 @@
+"""Where the time of one token goes, hop by hop: `python -m bench.profile [--seconds N]`.
+
+32 streams of the tiny model, while py-spy looks 200 times a second at what the main thread of the worker does, then of
+the broker, then of the gateway: one after the other, because looking costs time too. What it counts is a thread that
+runs or could run: waiting for a core is in the figures, waiting for messages is not. Prints a table, writes
+bench/results/profile.json. py-spy needs the right to look into other processes: root on macOS, and on Linux where
+ptrace is restricted.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import uvloop
+
+from bench.client import ask
+from bench.models import bench_models
+from bench.results import save
+from bench.servers import Server, ours
+from bench.throughput import Cell, Load
+
+_STREAMS = 32
+_TOKENS = 128
+_RATE = 200
+_REST = "the rest"
+
+# role -> hop, and what names it in a stack, as py-spy prints frames: `function (file:line)`. The first that is found
+# anywhere in the stack counts.
+_HOPS = {
+    "worker": {
+        "send the outputs": r"Socket\.send|send_multipart",
+        "encode the outputs": r"encode_outputs",
+        "tokens to text": r"worker/sequence\.py",
+        "the model's step (mlx-lm), and waiting for it": r"mlx_lm/generate\.py",
+        "look for messages": r"Service\._receive",
+    },
+    "broker": {
+        "wake up (poll)": r"Poller\.poll",
+        "receive": r"recv_multipart",
+        "send": r"Socket\.send|send_multipart",
+        "read the header": r"broker/protocol\.py",
+        "decide": r"broker/pool\.py",
+    },
+    "gateway": {
+        "receive": r"recv_multipart",
+        "read the outputs": r"broker/protocol\.py",
+        "write to the client (uvicorn, uvloop, the system)": r"RequestResponseCycle\.send",
+        "render the chunk": r"gateway/replies\.py",
+        "to the streams' queues": r"BrokerClient\._deliver",
+        "a stream's task (asyncio, Starlette)": r"gateway/streaming\.py",
+        "wake up, event loop": r"Runner\.run \(\S+\)$",
+    },
+}
+
+
+async def run(models: Path, seconds: int) -> dict[str, dict[str, float]]:
+    """role -> hop -> microseconds per token."""
+    with ours(models) as server:
+        await ask(server.port, "POST", "/admin/models/load/a")
+        load = Load(["a"], _STREAMS, _TOKENS)
+        await load.prepare(server)
+        await load.turn(server, 2, Cell())
+        figures = {}
+        with tempfile.TemporaryDirectory() as folder:
+            for role, pid in _pids(server).items():
+                output = Path(folder) / role
+                profiler = _profiler(pid, seconds, output)
+                cell = Cell()
+                began = time.monotonic()
+                while profiler.poll() is None:
+                    await load.turn(server, 1, cell)
+                tokens = cell.tokens / (time.monotonic() - began) * seconds
+                figures[role] = _hops(role, output.read_text(), tokens)
+        return figures
+
+
+def _pids(server: Server) -> dict[str, int]:
+    """Of the worker the one that has worked most: the other is a spare."""
+    processes = sorted(server.process.children(recursive=True), key=lambda p: sum(p.cpu_times()[:2]))
+    return {role: process.pid for process in processes if (role := _role(process)) in _HOPS}
+
+
+def _role(process: psutil.Process) -> str:
+    command = process.cmdline()
+    return command[command.index("-m") + 1] if "-m" in command else ""
+
+
+def _profiler(pid: int, seconds: int, output: Path) -> subprocess.Popen[bytes]:
+    command = [str(Path(sys.executable).parent / "py-spy"), "record", "--format", "raw", "--rate", str(_RATE)]
+    command += ["--duration", str(seconds), "--output", str(output), "--pid", str(pid)]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _hops(role: str, stacks: str, tokens: float) -> dict[str, float]:
+    samples: Counter[str] = Counter()
+    for line in stacks.splitlines():
+        stack, _, count = line.rpartition(" ")
+        if "Thread._bootstrap" not in stack:  # the main thread's
+            found = (hop for hop, pattern in _HOPS[role].items() if re.search(pattern, stack))
+            samples[next(found, _REST)] += int(count)
+    return {hop: samples[hop] / _RATE / tokens * 1e6 for hop in (*_HOPS[role], _REST)}
+
+
+def show(figures: dict[str, dict[str, float]]) -> None:
+    print("microseconds per token at 32 streams, main threads, while they run or wait for a core")
+    for role, hops in figures.items():
+        for hop, value in hops.items():
+            print(f"{role:8} {hop:55}{value:8.2f}")
+        print(f"{role:8} {'all':55}{sum(hops.values()):8.2f}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m bench.profile", description="Where the time of one token goes.")
+    parser.add_argument("--seconds", type=int, default=10)
+    options = parser.parse_args()
+    with bench_models("a", with_smol=False) as folder:
+        result = uvloop.run(run(folder, options.seconds))
+    show(result)
+    print(save("profile", result))
