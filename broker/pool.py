@@ -317,6 +317,7 @@ class Pool:
             self._finish_drain(model)
         worker.phase, worker.end_reason = Phase.STOPPING, f"load failed: {event.message}"
         worker.stop_deadline = now + self.limits.stop_grace
+        self._actions.append(StopWorker(worker.worker_id, worker.end_reason))  # it waits to be heard
 
     def _on_outputs_arrived(self, event: OutputsArrived, now: float) -> bool:
         worker = self._facts.workers.get(event.worker_id)

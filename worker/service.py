@@ -48,6 +48,9 @@ log = logging.getLogger("worker")
 # How long the last messages may take to leave a process that ends.
 _FLUSH_MILLISECONDS = 1000
 
+# How long a process that has failed waits for the broker to end it.
+_HEARD_MILLISECONDS = 5000
+
 # What a spare imports while it waits: nearly all of the time from a new process to a loaded model.
 _SPARE_IMPORTS = "worker.text_engine"
 
@@ -131,8 +134,7 @@ class Service:
             engine = self._load(assign)
         except Exception as error:
             log.exception("cannot load %s", assign.model)
-            self._send(LoadFailed(_describe(error)))
-            return 1
+            return self._end_with(LoadFailed(_describe(error)))
         try:
             self._serve(engine)
         except Exception as error:
@@ -149,9 +151,14 @@ class Service:
         try:
             download.download(repository, cache_dir, self._report)
         except download.DownloadError as error:
-            self._send(LoadFailed(str(error), error.code))
-            return 1
+            return self._end_with(LoadFailed(str(error), error.code))
         return 0
+
+    def _end_with(self, last_words: LoadFailed) -> int:
+        """The exit code, once the broker has heard why: an exit is noticed sooner than a message is read."""
+        self._send(last_words)
+        self._socket.poll(_HEARD_MILLISECONDS)  # SHUTDOWN, if no kill
+        return 1
 
     def _wait_for_assignment(self) -> Assign | None:
         while True:

@@ -25,6 +25,7 @@ from broker.events import (
     Reply,
     RequestArrived,
     RequestCancelled,
+    StopWorker,
     TimePassed,
     UnloadRequested,
     UnpinRequested,
@@ -118,7 +119,10 @@ class Script(World):
         return self.send(WorkerBecameReady(worker_id, taken, 4096))
 
     def load_fails(self, worker_id: str, message: str = "model.safetensors is broken") -> list[Action]:
-        return self.send(LoadFailed(worker_id, message))
+        """What follows, besides that the worker hears that it may go."""
+        actions = self.send(LoadFailed(worker_id, message))
+        actions.remove(StopWorker(worker_id, f"load failed: {message}"))
+        return actions
 
     def text(self, worker_id: str, *request_ids: bytes) -> list[Action]:
         """One step of this worker gives output to these requests."""
