@@ -29,8 +29,9 @@ run: install
 	@exec $(VENV) $(BIN)/honcho run python -m worker.demo_model --if-needed
 	@exec $(VENV) $(BIN)/honcho start
 
+# Two at a time: most of a test is waiting for a process to start.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # What takes longer than its subject changes: leaks over thousands of requests, the demo model in every form.
 test-slow: install
