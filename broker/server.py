@@ -104,7 +104,9 @@ class Broker:
         self._context = zmq.Context()
         self._gateway_socket = self._bind(runtime.gateway_endpoint, backlog=_GATEWAY_BACKLOG)
         self._worker_socket = self._bind(runtime.worker_endpoint, backlog=0)
-        self._supervisor = Supervisor(runtime.worker_endpoint, settings.heartbeat_interval_seconds)
+        self._supervisor = Supervisor(
+            runtime.worker_endpoint, settings.heartbeat_interval_seconds, settings.blas_library
+        )
         self._wakeup, self._signal_fd = socket.socketpair()
         self._wakeup.setblocking(False)
         self._signal_fd.setblocking(False)

@@ -6,6 +6,7 @@ Order: environment `MLX_BROKER_*`, then the table `[broker]` of the TOML file (`
 """
 
 import os
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,6 +89,7 @@ class BrokerSettings(BaseSettings):
     memory_limit_factor: float = Field(default=3.0, ge=1)
     memory_sample_seconds: Seconds = 1.0
     warm_spares: int = Field(default=1, ge=0, le=4)
+    blas_library: str | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("runtime_dir", "state_dir", "models_dir", "hub_dir")
@@ -96,6 +98,13 @@ class BrokerSettings(BaseSettings):
         if not str(path).isprintable():  # neither a message nor a log line could name it
             raise ValueError("is to be printable text")
         return path.absolute()
+
+    @field_validator("blas_library")
+    @classmethod
+    def _is_for_linux(cls, library: str | None) -> str | None:
+        if library is not None and sys.platform != "linux":
+            raise ValueError("is for Linux only: elsewhere MLX uses what the system has")
+        return library
 
     @field_validator("log_level", mode="before")
     @classmethod

@@ -11,6 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
+from worker.blas import load_blas
 from worker.lifeline import hold_lifeline
 
 
@@ -25,6 +26,8 @@ def main(arguments: argparse.Namespace) -> int:
     # The last line of stderr is kept for `last_exit`: no adverts.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    if arguments.blas_library:
+        load_blas(arguments.blas_library)
     from worker.service import run  # noqa: PLC0415 # after the lifeline
 
     return run(
@@ -46,6 +49,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--download", metavar="ORG/NAME", help="fetch this repository instead of running a model")
     parser.add_argument("--cache-dir", type=Path, help="the Hugging Face cache to fetch it into")
     parser.add_argument("--heartbeat-interval", type=float, default=0.5, metavar="SECONDS")
+    parser.add_argument("--blas-library", metavar="NAME", help="a BLAS to be loaded before MLX, Linux only")
     return parser.parse_args()
 
 

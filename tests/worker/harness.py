@@ -61,15 +61,20 @@ class WorkerHarness:
         self._workers: dict[bytes, Worker] = {}
 
     def start(
-        self, *, spare: bool = False, heartbeat_interval: float = 0.05, parent_pid: int | None = None
+        self,
+        *,
+        spare: bool = False,
+        heartbeat_interval: float = 0.05,
+        parent_pid: int | None = None,
+        arguments: tuple[str, ...] = (),
     ) -> "Worker":
         """A new worker process, in a session of its own as the broker starts them; not yet connected."""
         worker_id = f"w{len(self._workers)}-{os.getpid():x}"
-        arguments = worker_command(self.endpoint, worker_id, parent_pid or os.getpid(), heartbeat_interval)
+        command = worker_command(self.endpoint, worker_id, parent_pid or os.getpid(), heartbeat_interval)
         log = self._logs / f"{worker_id}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [*arguments, *(["--spare"] if spare else [])],
+                [*command, *(["--spare"] if spare else []), *arguments],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
