@@ -104,9 +104,7 @@ class Broker:
         self._context = zmq.Context()
         self._gateway_socket = self._bind(runtime.gateway_endpoint, backlog=_GATEWAY_BACKLOG)
         self._worker_socket = self._bind(runtime.worker_endpoint, backlog=0)
-        self._supervisor = Supervisor(
-            runtime.worker_endpoint, settings.heartbeat_interval_seconds, settings.blas_library
-        )
+        self._supervisor = Supervisor(runtime.worker_endpoint, settings.heartbeat_interval_seconds)
         self._wakeup, self._signal_fd = socket.socketpair()
         self._wakeup.setblocking(False)
         self._signal_fd.setblocking(False)
@@ -155,6 +153,8 @@ class Broker:
         """Startup, the loop, shutdown."""
         previous = self._take_signals()
         try:
+            if self._settings.blas_library:
+                logger.info("workers load %s before MLX", self._settings.blas_library)
             self._pin_known_models()
             self._step(TimePassed())
             while self._running:
@@ -391,7 +391,9 @@ class Broker:
     # ---- actions --------------------------------------------------------------------------------------------------
 
     def _start_worker(self, action: StartWorker) -> None:
-        self._start(action.worker_id, "a warm spare" if action.spare else "", *(["--spare"] if action.spare else []))
+        library = self._settings.blas_library
+        options = [*(["--spare"] if action.spare else []), *([f"--blas-library={library}"] if library else [])]
+        self._start(action.worker_id, "a warm spare" if action.spare else "", *options)
 
     def _start_download(self, action: StartDownload) -> None:
         options = (f"--download={action.model_id}", f"--cache-dir={self._settings.hub_dir}")

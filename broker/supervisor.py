@@ -43,21 +43,16 @@ class _Child:
 class Supervisor:
     """Worker processes by worker id. `exits_fd` and `output_fds` are to be polled; each says what to call then."""
 
-    def __init__(self, endpoint: str, heartbeat_interval: float, blas_library: str | None = None) -> None:
+    def __init__(self, endpoint: str, heartbeat_interval: float) -> None:
         self._endpoint = endpoint
-        self._blas_library = blas_library
         self._heartbeat_interval = heartbeat_interval
         self._children: dict[str, _Child] = {}
         self._exits = _ExitWatcher()
-        if blas_library is not None:
-            logger.info("workers load %s for matrix products on the CPU", blas_library)
 
     def start(self, worker_id: str, *options: str) -> int:
         """Start one worker with these options of its command line; its pid. Raises OSError when the system refuses."""
         command = [sys.executable, "-m", "worker", "--endpoint", self._endpoint, "--worker-id", worker_id]
         command += ["--parent-pid", str(os.getpid()), "--heartbeat-interval", str(self._heartbeat_interval)]
-        if self._blas_library is not None:
-            command += ["--blas-library", self._blas_library]
         process = subprocess.Popen(
             [*command, *options],
             stdin=subprocess.PIPE,
