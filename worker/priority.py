@@ -15,9 +15,8 @@ _NICENESS = 10
 
 def give_way() -> None:
     """Lower the priority of this process, where that helps. Never fails."""
-    if sys.platform != "linux":
-        return
-    os.nice(_NICENESS)
-    # Where the system groups processes by session, niceness counts within the group only, and each worker has one.
-    with suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(_NICENESS))
+    if sys.platform == "linux":
+        os.nice(_NICENESS)
+        # Where the system groups processes by session, niceness counts within the group only, and each worker has one.
+        with suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(_NICENESS))
