@@ -73,7 +73,7 @@ def test_heartbeats_go_on_during_a_long_prefill(harness: WorkerHarness, tmp_path
         worker.answer(worker.request(prompt="x" * length, max_tokens=1))
         steps = [worker.next_heartbeat().steps for _ in range(len(worker.heartbeats))]
         beats_in_one_step = max((steps.count(count) for count in steps), default=0)
-        if beats_in_one_step >= 10:
+        if beats_in_one_step >= 5:
             break
-    assert beats_in_one_step >= 10
+    assert beats_in_one_step >= 5
     assert worker.next_heartbeat().mlx_active_bytes > 0
