@@ -288,8 +288,9 @@ class Generate(Body):
     max_tokens None: to the end of the context. stream False: the worker sends no PARTIAL, only a FINAL with all text,
     so that a request whose worker dies can always be replayed. The sampling fields mean what they mean to mlx-lm, 0 is
     off; logit_bias: decimal token id -> what is added. logprobs: how many alternatives per token, None for none at all.
-    tools: OpenAI's; required_tools: names, one of which has to be called. json_schema, grammar (Lark, as llguidance
-    reads it): what the answer must be; one of the three at most.
+    tools: OpenAI's; required_tools: names, at least one of which has to be called; one_call: the answer ends with the
+    first call. json_schema, grammar (Lark, as llguidance reads it): what the answer must be. At most one of
+    required_tools, json_schema and grammar.
     PARTIAL: `{text}` and, where there are any, `reasoning`, `tool_calls`, `logprobs`; see docs/protocol.md.
     FINAL: the same of what no PARTIAL held, and `{finish_reason, prompt_tokens, completion_tokens, cached_tokens}`.
     """
@@ -318,6 +319,7 @@ class Generate(Body):
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     tools: list[dict[str, Any]] = field(default_factory=list)
     required_tools: list[str] = field(default_factory=list)
+    one_call: bool = False
     json_schema: dict[str, Any] | None = None
     grammar: str | None = None
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 from broker.protocol import Embed, Generate, Rerank
 from gateway.content import Content, Image, PartError, content_of, wire_content
 from gateway.errors import invalid
-from gateway.tools import ResponseFormat, ToolCall, ToolChoice, choice_of, required_names, tools_of
+from gateway.tools import NamedTool, ResponseFormat, ToolCall, ToolChoice, choice_of, required_names, tools_of
 
 MAX_CHOICES = 128  # of one request: prompts x n, each a request to the broker
 MAX_INPUTS = 2048  # of one request for embeddings, as OpenAI has it
@@ -168,6 +168,7 @@ class ChatRequest(Sampling):
     top_logprobs: Annotated[int, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None = None
     tools: Annotated[list[dict[str, Any]], PlainValidator(tools_of)] = []
     tool_choice: Annotated[ToolChoice, PlainValidator(choice_of)] = "auto"
+    parallel_tool_calls: bool | None = None
 
     @property
     def images(self) -> list[tuple[str, Image]]:
@@ -254,6 +255,7 @@ def chat_work(request: ChatRequest, images: list[bytes], default_max_tokens: int
             logprobs=logprobs,
             tools=tools,
             required_tools=required_names(tools, request.tool_choice),
+            one_call=request.parallel_tool_calls is False or isinstance(request.tool_choice, NamedTool),
             chat_template_kwargs=request.chat_template_kwargs or {},
             **_sampling(request, choice),
         )

@@ -96,7 +96,7 @@ def tools_of(tools: object) -> list[dict[str, Any]]:
 
 
 def required_names(tools: list[dict[str, Any]], choice: ToolChoice) -> list[str]:
-    """The functions of which one has to be called. Raises ValueError."""
+    """The functions of which at least one has to be called. Raises ValueError."""
     names = [tool["function"]["name"] for tool in tools]
     if isinstance(choice, NamedTool):
         if choice.name not in names:

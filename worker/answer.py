@@ -4,14 +4,13 @@ mlx-lm knows from the tokenizer which tags a model writes around its thoughts an
 them, also where they come in pieces. What looks like a call and cannot be read is text. Knows nothing of tokens.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_lm.generate import TextStateMachine, make_text_state_machine
 
-from worker.tools import read_calls
+from worker.tools import read_calls, whole_calls
 
 
 @dataclass(slots=True)
@@ -58,8 +57,8 @@ class AnswerFormat:
             return False
         return bool(tokenizer.rfind_think_start(prompt) > tokenizer.rfind_think_end(prompt))
 
-    def answer(self, prompt: list[int], tools: list[dict[str, Any]]) -> "Answer | None":
-        """For one request; None for a model that marks nothing."""
+    def answer(self, prompt: list[int], tools: list[dict[str, Any]], *, one_call: bool = False) -> "Answer | None":
+        """For one request; None for a model that marks nothing. one_call: it is over with its first call."""
         if not self._has_marks:
             return None
         initial = self._tokenizer.response_initial_state or ("reasoning" if self.is_thinking(prompt) else "normal")
@@ -69,14 +68,14 @@ class AnswerFormat:
         def read(text: str) -> list[dict[str, Any]] | None:
             return read_calls(lambda: parse(text, tools)) if tools and parse is not None else None
 
-        return Answer(self._machine.make_state(initial), read, start, end)
+        return Answer(self._machine.make_state(initial), read, start, end, one_call=one_call)
 
     def constrained(self, prompt: list[int], *, is_call: bool) -> "Answer":
         """For a request whose answer must follow a grammar. is_call: that of `tools.call_schema`."""
         if is_call:
             # What is said is the call.
             state = self._call_machine(self.is_thinking(prompt))
-            return Answer(state, lambda text: read_calls(lambda: json.loads(text)), "", "")
+            return Answer(state, lambda text: read_calls(lambda: whole_calls(text)), "", "")
         return Answer(self._constrained.make_state("reasoning" if self.is_thinking(prompt) else "normal"), None, "", "")
 
     def _call_machine(self, thinks: bool) -> Any:
@@ -88,13 +87,25 @@ class Answer:
     """The answer to one request. `has_called`: at least one call has been read."""
 
     def __init__(
-        self, state: Any, read: Callable[[str], list[dict[str, Any]] | None] | None, start: str, end: str
+        self,
+        state: Any,
+        read: Callable[[str], list[dict[str, Any]] | None] | None,
+        start: str,
+        end: str,
+        *,
+        one_call: bool = False,
     ) -> None:
         self.has_called = False
+        self._one_call = one_call
         self._state = state
         self._read = read
         self._marks = start, end
         self._call: list[str] | None = [] if state[0] == "tool" else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing may follow."""
+        return self._one_call and self.has_called
 
     def push(self, text: str, parts: Parts) -> None:
         """Add what is certain by now to `parts`."""
@@ -111,13 +122,14 @@ class Answer:
             self._end_call(parts, end="")
 
     def _take(self, name: str, text: str, parts: Parts) -> None:
+        if name != "tool" and self._call is not None:
+            self._end_call(parts, self._marks[1])
+        if self.is_over:
+            return
         if name == "tool":
             self._call = self._call or []
             self._call.append(text)
-            return
-        if self._call is not None:
-            self._end_call(parts, self._marks[1])
-        if text and name in ("normal", "reasoning"):  # there are also states for headers
+        elif text and name in ("normal", "reasoning"):  # there are also states for headers
             (parts.text if name == "normal" else parts.reasoning).append(text)
 
     def _end_call(self, parts: Parts, end: str) -> None:
@@ -128,4 +140,4 @@ class Answer:
             parts.text.append(self._marks[0] + text + end)
             return
         self.has_called = True
-        parts.tool_calls += calls
+        parts.tool_calls += calls[:1] if self._one_call else calls

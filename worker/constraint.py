@@ -35,7 +35,8 @@ class Constraints:
     def processor(self, request: Generate, after: tuple[int, ...]) -> "Constraint | None":
         """None for a request without. after: the tokens that have to come before it holds. Raises RequestError."""
         if request.required_tools:
-            grammar = _json_grammar(call_schema(request.tools, request.required_tools), "tools")
+            schema = call_schema(request.tools, request.required_tools, one_call=request.one_call)
+            grammar = _json_grammar(schema, "tools")
             param = "tools"
         elif request.json_schema is not None:
             grammar = _json_grammar(request.json_schema, "response_format")

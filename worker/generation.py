@@ -68,7 +68,7 @@ class Generation:
             return None, constraint
         if constraint is not None:
             return self._format.constrained(tokens, is_call=bool(request.required_tools)), constraint
-        return self._format.answer(tokens, request.tools), None
+        return self._format.answer(tokens, request.tools, one_call=request.one_call), None
 
     def sequence(
         self, request_id: bytes, request: Generate, answer: Answer | None, prompt_tokens: int, cached_tokens: int

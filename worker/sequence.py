@@ -68,6 +68,8 @@ class Sequence:
             reason = "stop"
         if self._answer is not None:
             self._answer.push(text, parts)
+            if self._answer.is_over:
+                reason = "stop"
             if reason is not None:
                 self._answer.finish(parts)
         elif text:

@@ -39,8 +39,22 @@ def _call_of(call: Any) -> dict[str, Any]:
     }
 
 
-def call_schema(tools: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
-    """The JSON schema of a call of one of these tools. Raises RequestError."""
+def whole_calls(text: str) -> list[Any]:
+    """The calls in an answer that follows `call_schema`. One that was cut short is none."""
+    read = json.JSONDecoder().raw_decode
+    calls, begin = [], text.find("{")
+    while begin >= 0:
+        try:
+            call, end = read(text, begin)
+        except ValueError:
+            break
+        calls.append(call)
+        begin = text.find("{", end)
+    return calls
+
+
+def call_schema(tools: list[dict[str, Any]], names: list[str], *, one_call: bool) -> dict[str, Any]:
+    """The JSON schema of a call of one of these tools, or of a list of calls. Raises RequestError."""
     choices = []
     shared: dict[str, dict[str, Any]] = {"$defs": {}, "definitions": {}}
     for tool in tools:
@@ -63,4 +77,6 @@ def call_schema(tools: list[dict[str, Any]], names: list[str]) -> dict[str, Any]
         )
     if not choices:
         raise RequestError("tool_choice names no tool of tools", param="tool_choice")
-    return {"anyOf": choices, **{key: known for key, known in shared.items() if known}}
+    call = {"anyOf": choices}
+    wanted = call if one_call else {"type": "array", "items": call, "minItems": 1}
+    return {**wanted, **{key: known for key, known in shared.items() if known}}

@@ -94,6 +94,16 @@ def test_tools_reach_the_wire() -> None:
     assert chat(tools=[WEATHER, TIME], tool_choice="required")[0].required_tools == ["weather", "time"]
     named = {"type": "function", "function": {"name": "time"}}
     assert chat(tools=[WEATHER, TIME], tool_choice=named)[0].required_tools == ["time"]
+    # Several calls at once unless the client does not want them; of a named function there is one, as OpenAI has it.
+    for fields, one_call in (
+        ({}, False),
+        ({"parallel_tool_calls": True}, False),
+        ({"parallel_tool_calls": False}, True),
+        ({"tool_choice": "required"}, False),
+        ({"tool_choice": "required", "parallel_tool_calls": False}, True),
+        ({"tool_choice": named}, True),
+    ):
+        assert chat(tools=[WEATHER, TIME], **fields)[0].one_call is one_call
 
 
 def test_calls_and_their_results_are_sent_back() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from broker.protocol import PARTIAL
 from tests.scripted_model import make_scripted_model
 from tests.tiny_models import CHAT_TEMPLATE
-from tests.worker.engine_runs import add, answer, joined, load, run
+from tests.worker.engine_runs import add, answer, assert_empty, joined, load, run
 from worker.answer import AnswerFormat, Parts
 from worker.engine import RequestError
 from worker.text_engine import TextEngine
@@ -120,6 +120,29 @@ def test_several_calls_after_thoughts(tmp_path: Path) -> None:
     got = parts(engine, tools=[WEATHER, TIME])
     assert got["tool_calls"] == [("weather", {"city": "Paris"}), ("time", {})]
     assert (got["reasoning"], got["text"].strip(), got["finish_reason"]) == ("hm", "", "tool_calls")
+
+
+def test_an_answer_of_one_call_ends_with_it(tmp_path: Path) -> None:
+    second = ("\n<tool_", 'call>{"name": "time"}', "</tool", "_call>")
+    engine = scripted(tmp_path, "So", *CALL, *second)
+    got = parts(engine, tools=[WEATHER, TIME], one_call=True)
+    assert (got["tool_calls"], got["text"]) == ([("weather", {"city": "Paris"})], "So")
+    assert (got["finish_reason"], got["completion_tokens"]) == ("tool_calls", 1 + len(CALL))
+    assert_empty(engine)
+
+
+def test_of_several_calls_in_one_piece_the_first_is_kept(tmp_path: Path) -> None:
+    calls = ('{"name": "time"}</tool_call> <tool_call>{"name": "weather"}</tool_call>',)
+    got = parts(scripted(tmp_path / "a", "<tool_call>", *calls), tools=[WEATHER, TIME], one_call=True)
+    assert (got["tool_calls"], got["text"]) == ([("time", {})], "")
+    pieces = ("[TOOL_CALLS]", "weather", "[ARGS]", '{"city": "Rome"}', "time[ARGS]{}")
+    engine = scripted(tmp_path / "b", *pieces, tags=(), tool_parser="mistral")
+    assert parts(engine, tools=[WEATHER, TIME], one_call=True)["tool_calls"] == [("weather", {"city": "Rome"})]
+
+
+def test_one_call_and_the_model_garbles_it(tmp_path: Path) -> None:
+    got = parts(scripted(tmp_path, "<tool_call>", "no JSON", "</tool_call>", " end"), tools=[TIME], one_call=True)
+    assert (got["text"], got["finish_reason"]) == ("<tool_call>no JSON</tool_call> end", "stop")
 
 
 @pytest.mark.parametrize(

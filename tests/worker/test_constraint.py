@@ -63,6 +63,7 @@ def test_a_call_can_be_required(engine: TextEngine) -> None:
             messages=[USER],
             tools=[WEATHER, TIME],
             required_tools=names,
+            one_call=True,
             temperature=0.0,
             max_tokens=400,
             logit_bias={str(t): 20.0 for t in engine._loaded.tokenizer.encode("}")},
@@ -73,6 +74,22 @@ def test_a_call_can_be_required(engine: TextEngine) -> None:
         assert (got["text"], got["finish_reason"]) == ("", "tool_calls")
         if names == ["weather"]:
             assert json.loads(call["arguments"])["city"] in {"Paris", "Rome"}
+
+
+def test_several_calls_can_be_made_where_one_is_required(engine: TextEngine) -> None:
+    """By a model that would rather go on than end: those that were whole when its tokens ended are calls."""
+    tokens = engine._loaded.tokenizer.encode
+    fields: dict[str, Any] = {"messages": [USER], "tools": [WEATHER], "required_tools": ["weather"], "temperature": 0.0}
+    more = {str(tokens(",")[-1]): 90.0}
+    got = answer(engine, **fields, logit_bias=more, max_tokens=1000)
+    calls = [(call["name"], set(json.loads(call["arguments"]))) for call in got["tool_calls"]]
+    assert len(calls) > 1
+    assert set(map(repr, calls)) == {repr(("weather", {"city"}))}
+    assert len({call["id"] for call in got["tool_calls"]}) == len(calls)
+    assert (got["text"], got["finish_reason"]) == ("", "length")
+    fewer = {str(tokens("]")[-1]): 90.0}
+    got = answer(engine, **fields, logit_bias=fewer, max_tokens=400)
+    assert (len(got["tool_calls"]), got["finish_reason"]) == (1, "tool_calls")
 
 
 def test_a_required_call_cut_short_is_text(engine: TextEngine) -> None:

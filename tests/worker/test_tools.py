@@ -1,9 +1,10 @@
+import json
 from typing import Any
 
 import pytest
 
 from worker.engine import RequestError
-from worker.tools import call_schema, read_calls
+from worker.tools import call_schema, read_calls, whole_calls
 
 
 def tool(name: str, **parameters: Any) -> dict[str, Any]:
@@ -13,7 +14,7 @@ def tool(name: str, **parameters: Any) -> dict[str, Any]:
 def test_the_schema_of_a_call_has_its_definitions_at_the_root() -> None:
     place = {"type": "string"}
     one = tool("one", type="object", properties={"at": {"$ref": "#/$defs/place"}}, **{"$defs": {"place": place}})
-    schema = call_schema([one, tool("two"), tool("three")], ["one", "two"])
+    schema = call_schema([one, tool("two"), tool("three")], ["one", "two"], one_call=True)
     assert schema["$defs"] == {"place": place}
     first, second = schema["anyOf"]
     assert first["properties"]["name"] == {"const": "one"}
@@ -21,15 +22,15 @@ def test_the_schema_of_a_call_has_its_definitions_at_the_root() -> None:
     assert second["properties"] == {"name": {"const": "two"}, "arguments": {"type": "object"}}
     # The client's own tools stay as they are: the model's template reads them too.
     assert "$defs" in one["function"]["parameters"]
-    assert "$defs" not in call_schema([one, tool("two")], ["two"])
+    assert "$defs" not in call_schema([one, tool("two")], ["two"], one_call=True)
 
 
 def test_definitions_that_contradict_each_other_are_refused() -> None:
     tools = [tool(name, **{"$defs": {"x": {"const": name}}}) for name in ("a", "b")]
     with pytest.raises(RequestError, match="'x'") as raised:
-        call_schema(tools, ["a", "b"])
+        call_schema(tools, ["a", "b"], one_call=True)
     assert raised.value.param == "tools"
-    assert call_schema(tools, ["a"])["$defs"] == {"x": {"const": "a"}}
+    assert call_schema(tools, ["a"], one_call=False)["$defs"] == {"x": {"const": "a"}}
 
 
 def test_calls_in_every_form_that_parsers_give() -> None:
@@ -46,3 +47,13 @@ def test_calls_in_every_form_that_parsers_give() -> None:
     own = read_calls(lambda: {"name": "f", "id": "functions.f:0"})
     assert own is not None
     assert own[0]["id"] == "functions.f:0"
+
+
+def test_what_a_list_of_calls_has_when_it_is_cut_short() -> None:
+    text = '[{"name": "f", "arguments": {"a": ["{", {}]}},\n {"name": "g"}]'
+    both = json.loads(text)
+    for length in range(len(text) + 1):
+        got = whole_calls(text[:length])
+        assert got == both[: len(got)]
+        assert len(got) == (length >= text.index(",\n")) + (length > text.rindex("}"))
+    assert whole_calls(text[1 : text.index(",\n")]) == both[:1]  # one call alone

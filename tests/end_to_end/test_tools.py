@@ -1,0 +1,85 @@
+"""Calls of tools and answers of a given form through gateway, broker and worker, as OpenAI's own client has them."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import OpenAI
+
+from tests.scripted_model import make_scripted_model
+from tests.service import Service
+from tests.tiny_models import make_tiny_model
+from tests.worker.test_answer import CALL, TAGS, TIME, TOOL_TEMPLATE, USER, WEATHER
+
+# No token comes twice in a script: the second pair of tags is written out.
+SCRIPT = ("<think>", "hm", "</think>", "Well", *CALL, "<tool_", 'call>{"name": "time"}', "</tool", "_call>")
+CALLS = [("weather", {"city": "Paris"}), ("time", {})]
+ASKED: dict[str, Any] = {"model": "calls", "messages": [USER], "tools": [WEATHER, TIME], "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[OpenAI]:
+    options: dict[str, Any] = {"tags": TAGS, "tool_parser": "json_tools", "chat_template": TOOL_TEMPLATE}
+    with tempfile.TemporaryDirectory(prefix="mlxb-") as directory:
+        make_scripted_model(Path(directory) / "calls", SCRIPT, **options)
+        make_tiny_model(Path(directory) / "tiny")
+        service = Service(Path(directory))
+        try:
+            service.start()
+            with OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=30.0) as client:
+                yield client
+        finally:
+            service.stop()
+
+
+def calls_of(message: Any) -> list[tuple[str, Any]]:
+    assert len({call.id for call in message.tool_calls}) == len(message.tool_calls)
+    return [(call.function.name, json.loads(call.function.arguments)) for call in message.tool_calls]
+
+
+def test_several_calls_after_thoughts_and_text(client: OpenAI) -> None:
+    whole = client.chat.completions.create(**ASKED)
+    # The client joins the deltas itself, by the index of each call.
+    with client.chat.completions.stream(**ASKED) as stream:
+        streamed = stream.get_final_completion()
+    for answer in (whole, streamed):
+        [choice] = answer.choices
+        assert (calls_of(choice.message), choice.finish_reason) == (CALLS, "tool_calls")
+        assert choice.message.content == "Well"
+        assert (choice.message.model_extra or {})["reasoning_content"] == "hm"
+
+
+def test_calls_and_results_are_sent_back(client: OpenAI) -> None:
+    message: Any = client.chat.completions.create(**ASKED).choices[0].message
+    result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "sunny"}
+    turns: Any = [USER, message.model_dump(exclude_none=True), result]
+    usage = client.chat.completions.create(model="calls", messages=turns, temperature=0).usage
+    assert usage is not None
+    rendered = "[user] Weather in Paris? [assistant] Wellweather:Paristime: [tool] sunny [assistant] "
+    assert usage.prompt_tokens == len(rendered)
+
+
+def test_without_parallel_calls_the_answer_ends_with_the_first(client: OpenAI) -> None:
+    [choice] = client.chat.completions.create(**ASKED, parallel_tool_calls=False).choices
+    assert (calls_of(choice.message), choice.finish_reason) == (CALLS[:1], "tool_calls")
+    with client.chat.completions.stream(**ASKED, parallel_tool_calls=False) as stream:
+        [choice] = stream.get_final_completion().choices
+    assert (calls_of(choice.message), choice.finish_reason) == (CALLS[:1], "tool_calls")
+
+
+@pytest.mark.parametrize("wanted", ["required", {"type": "function", "function": {"name": "weather"}}])
+def test_a_call_by_a_model_whose_own_words_are_noise(client: OpenAI, wanted: Any) -> None:
+    ends = {str(ord(mark) - ord("!")): 90 for mark in "]}"}  # tokens of the tiny models
+    asked = {**ASKED, "model": "tiny", "tools": [WEATHER], "tool_choice": wanted, "logit_bias": ends}
+    [choice] = client.chat.completions.create(**asked, max_tokens=400).choices
+    [(name, arguments)] = calls_of(choice.message)
+    assert (name, set(arguments), choice.finish_reason) == ("weather", {"city"}, "tool_calls")
+
+
+def test_an_answer_of_a_given_form(client: OpenAI) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["a", 3]}}}
+    said = client.chat.completions.create(model="tiny", messages=[USER], response_format=form)  # type: ignore[list-item]
+    assert json.loads(said.choices[0].message.content or "") in ("a", 3)
