@@ -246,7 +246,8 @@ def test_a_required_call(engine: VisionEngine) -> None:
         "additionalProperties": False,
     }
     tools = [{"type": "function", "function": {"name": "count", "parameters": parameters}}]
-    got = answer(engine, **ONE, tools=tools, required_tools=["count"], seed=3, max_tokens=200)
+    asked: dict[str, Any] = {"tools": tools, "required_tools": ["count"], "one_call": True}
+    got = answer(engine, **ONE, **asked, seed=3, max_tokens=200)
     assert [(call["name"], json.loads(call["arguments"])["n"] in (1, 2)) for call in got["tool_calls"]] == [
         ("count", True)
     ]
