@@ -15,6 +15,8 @@ import mlx.core as mx
 from broker.protocol import FINAL, Assign, Embed, Output, ProtocolError, Rerank, T, unpack
 from worker.encoder import Encoder, Row
 from worker.engine import MemoryFacts, ModelFacts, Report, RequestError
+from worker.options import read_options, whole_number
+from worker.prompt import checked_ids
 
 # Tokens of a batch, padding included: bounds the time of a step and the memory it takes. On a CPU large batches are no
 # faster, and a step of many seconds looks like one that hangs.
@@ -22,6 +24,13 @@ _BATCH_TOKENS = 8192 if mx.metal.is_available() else 512
 
 # What freed arrays may keep: batches differ in shape, and a cache without a bound would hold all the shapes there are.
 _CACHE_BYTES = 256 * 2**20
+
+
+@dataclass(slots=True, frozen=True)
+class EmbeddingOptions:
+    """Tokens of one step, padding included."""
+
+    batch_tokens: int = whole_number(_BATCH_TOKENS)
 
 
 @dataclass(slots=True)
@@ -40,13 +49,10 @@ class _Work:
 
 
 class EmbeddingEngine:
-    """Engine for `embeddings` models, cross-encoders included. Mutable state: `_works`, the requests by id.
-
-    The option `batch_tokens`: tokens of one step, padding included (8192 on Metal, 512 on a CPU).
-    """
+    """Engine for `embeddings` models, cross-encoders included. Mutable state: `_works`, the requests by id."""
 
     def __init__(self, assign: Assign, report: Report) -> None:
-        self._batch_tokens = _read_options(assign.options)
+        self._batch_tokens = read_options(EmbeddingOptions, assign.options, "embedding").batch_tokens
         mx.set_cache_limit(_CACHE_BYTES)
         self._encoder = Encoder(Path(assign.path), report)
         self._works: dict[bytes, _Work] = {}
@@ -108,7 +114,7 @@ class EmbeddingEngine:
         if isinstance(value, str):
             row = self._encoder.text(value)
         elif isinstance(value, list):
-            row = Row(_checked_ids(value, self._encoder.vocabulary, where))
+            row = Row(checked_ids(value, self._encoder.vocabulary, where))
         else:
             raise RequestError(f"{where} must be a text or a list of token ids", param=where)
         return self._fitting(row, where)
@@ -158,21 +164,3 @@ def _expect(kind: type[T], payload: bytes, hint: str) -> T:
             unpack(other, payload)
             raise RequestError(hint, param="model") from None
         raise
-
-
-def _checked_ids(ids: list[Any], vocabulary: int, where: str) -> list[int]:
-    for position, token in enumerate(ids):
-        # bool is an int, and an id outside the table reads foreign memory.
-        if type(token) is not int or token < 0 or (vocabulary and token >= vocabulary):
-            limit = f" to {vocabulary - 1}" if vocabulary else ""
-            raise RequestError(f"{where}[{position}] is {token!r}, a token id from 0{limit} is expected", param=where)
-    return ids
-
-
-def _read_options(options: dict[str, Any]) -> int:
-    for name, value in options.items():
-        if name != "batch_tokens":
-            raise ValueError(f"option {name!r} is unknown, the embedding engine has batch_tokens")
-        if type(value) is not int or value < 1:
-            raise ValueError(f"option {name!r} is {value!r}, a whole number of at least 1 is expected")
-    return int(options.get("batch_tokens", _BATCH_TOKENS))

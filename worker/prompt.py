@@ -39,11 +39,21 @@ def prompt_tokens(request: Generate, tokenizer: Template, vocabulary: int) -> li
         tokens = tokenizer.encode(request.prompt) if request.prompt else []
         param = "prompt"
     else:
-        tokens = _checked_ids(request.prompt or [], vocabulary)
+        tokens = checked_ids(request.prompt or [], vocabulary, "prompt")
         param = "prompt"
     if not tokens:
         raise RequestError(f"{param} is empty", param=param)
     return tokens
+
+
+def checked_ids(ids: list[Any], vocabulary: int, where: str) -> list[int]:
+    """The token ids in the field `where`; vocabulary: tokens, 0 if unknown. Raises RequestError for what is none."""
+    for position, token in enumerate(ids):
+        # bool is an int, and an id outside the table reads foreign memory.
+        if type(token) is not int or token < 0 or (vocabulary and token >= vocabulary):
+            limit = f" to {vocabulary - 1}" if vocabulary else ""
+            raise RequestError(f"{where}[{position}] is {token!r}, a token id from 0{limit} is expected", param=where)
+    return ids
 
 
 def prompt_characters(request: Generate) -> int:
@@ -174,13 +184,3 @@ _RESERVED_KWARGS = frozenset(
         *("return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
     }
 )
-
-
-def _checked_ids(ids: list[int], vocabulary: int) -> list[int]:
-    for index, token in enumerate(ids):
-        # bool is an int, and an id outside the table reads foreign memory.
-        if type(token) is not int or not 0 <= token < vocabulary:
-            raise RequestError(
-                f"prompt[{index}] is {token!r}, a token id from 0 to {vocabulary - 1} is expected", param="prompt"
-            )
-    return list(ids)

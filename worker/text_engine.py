@@ -4,7 +4,7 @@ mlx-lm's BatchGenerator owns the batch; this file joins it to requests: tokens i
 constraint and end. Reads no logprob from the device unless a request asks for it.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from worker.eager_generator import EagerGenerator
 from worker.engine import MemoryFacts, ModelFacts, Report
 from worker.generation import Generation, limit_wired_memory
 from worker.model_folder import LoadedModel, load_folder
+from worker.options import folder_path, read_options, whole_number
 from worker.prompt import history_length, prompt_tokens
 from worker.prompt_cache import PromptCache, can_be_shortened, default_bytes
 from worker.sequence import Sequence
@@ -29,22 +30,18 @@ class TextOptions:
     the folder of a LoRA adapter; the folder of a draft model and how many tokens it proposes at a time; the bits of
     the key-value cache (None: not quantised), how many numbers share a scale, and from how many tokens on."""
 
-    completion_batch_size: int = 32
-    prefill_batch_size: int = 8
-    prefill_step_size: int = 2048
-    prompt_cache_tokens: int = 131_072
-    prompt_cache_bytes: int | None = None
-    context_length: int = 0
-    adapter_path: str | None = None
-    draft_model: str | None = None
-    num_draft_tokens: int = 3
-    kv_bits: int | None = None
-    kv_group_size: int = 64
-    quantized_kv_start: int = 5000
-
-
-_MAY_BE_ZERO = ("prompt_cache_tokens", "prompt_cache_bytes", "context_length", "quantized_kv_start")
-_FOLDERS = ("adapter_path", "draft_model")
+    completion_batch_size: int = whole_number(32)
+    prefill_batch_size: int = whole_number(8)
+    prefill_step_size: int = whole_number(2048)
+    prompt_cache_tokens: int = whole_number(131_072, least=0)
+    prompt_cache_bytes: int | None = whole_number(None, least=0)
+    context_length: int = whole_number(0, least=0)
+    adapter_path: str | None = folder_path()
+    draft_model: str | None = folder_path()
+    num_draft_tokens: int = whole_number(3)
+    kv_bits: int | None = whole_number(None)
+    kv_group_size: int = whole_number(64)
+    quantized_kv_start: int = whole_number(5000, least=0)
 
 
 class TextEngine:
@@ -52,14 +49,14 @@ class TextEngine:
     and those whose history is to be kept once it is read."""
 
     def __init__(self, assign: Assign, report: Report) -> None:
-        options = _read_options(assign.options)
+        options = read_options(TextOptions, assign.options, "text")
         self._loaded = load_folder(Path(assign.path), report, options.adapter_path)
         draft = None
         if options.draft_model is not None:
             self._loaded, draft = with_draft(self._loaded, options.draft_model, report)
         tokenizer = self._loaded.tokenizer
-        limits = [limit for limit in (self._loaded.context_length, options.context_length) if limit]
-        self._generation = Generation(tokenizer, self._loaded.vocabulary, min(limits, default=0))
+        contexts = self._loaded.context_length, options.context_length
+        self._generation = Generation(tokenizer, self._loaded.vocabulary, *contexts)
         self._generator = _make_generator(self._loaded, draft, options)
         # After the generator's constructor, which wires as much as the machine recommends.
         limit_wired_memory(assign.memory_limit_bytes)
@@ -148,20 +145,6 @@ class TextEngine:
         self._unread -= begun
         for cache, tokens in self._generator.extract_cache(begun).values():
             self._prompts.store(tokens, cache)
-
-
-def _read_options(options: dict[str, Any]) -> TextOptions:
-    known = {option.name for option in fields(TextOptions)}
-    for name, value in options.items():
-        if name not in known:
-            raise ValueError(f"option {name!r} is unknown, the text engine has {', '.join(sorted(known))}")
-        least = 0 if name in _MAY_BE_ZERO else 1
-        if name in _FOLDERS:
-            if not isinstance(value, str):
-                raise ValueError(f"option {name!r} is {value!r}, the path of a folder is expected")
-        elif type(value) is not int or value < least:
-            raise ValueError(f"option {name!r} is {value!r}, a whole number of at least {least} is expected")
-    return TextOptions(**options)
 
 
 def _make_generator(loaded: LoadedModel, draft_model: Any, options: TextOptions) -> Any:

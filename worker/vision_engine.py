@@ -6,7 +6,7 @@ images to the model, or reads a piece of a prompt. What one image costs the othe
 """
 
 import logging
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from mlx_vlm.generate.ar import BatchGenerator
 from broker.protocol import ERROR, PARTIAL, Assign, Failure, Generate, Output, to_map, unpack
 from worker.engine import MemoryFacts, ModelFacts, Report, RequestError
 from worker.generation import Generation, limit_wired_memory
+from worker.options import read_options, whole_number
 from worker.pictures import Picture, check_pixels, open_picture
 from worker.row_sampler import RowSampler
 from worker.sampling import LogitsProcessor, Sampler, is_greedy
@@ -33,10 +34,10 @@ class VisionOptions:
     """Sequences that decode together, prompt tokens per step, the longest context in tokens (0 for the model's own),
     and how many pixels of an image the model is shown: a larger one is scaled down."""
 
-    completion_batch_size: int = 32
-    prefill_step_size: int = 2048
-    context_length: int = 0
-    max_image_pixels: int = 2048 * 2048
+    completion_batch_size: int = whole_number(32)
+    prefill_step_size: int = whole_number(2048)
+    context_length: int = whole_number(0, least=0)
+    max_image_pixels: int = whole_number(2048 * 2048)
 
 
 @dataclass(slots=True)
@@ -64,11 +65,11 @@ class VisionEngine:
     the sequences in it by uid and by id."""
 
     def __init__(self, assign: Assign, report: Report) -> None:
-        self._options = _read_options(assign.options)
+        self._options = read_options(VisionOptions, assign.options, "vision")
         self._model = VisionModel(Path(assign.path), report)
         tokenizer = self._model.tokenizer
-        limits = [limit for limit in (self._model.context_length, self._options.context_length) if limit]
-        self._generation = Generation(tokenizer, self._model.vocabulary, min(limits, default=0))
+        contexts = self._model.context_length, self._options.context_length
+        self._generation = Generation(tokenizer, self._model.vocabulary, *contexts)
         self._generator: Any = BatchGenerator(
             self._model.language_model,
             self._model.processor,
@@ -193,14 +194,3 @@ class VisionEngine:
         )
         self._uids[request_id] = uid
         self._live[uid] = _Live(sequence, sampler)
-
-
-def _read_options(options: dict[str, Any]) -> VisionOptions:
-    known = {option.name for option in fields(VisionOptions)}
-    for name, value in options.items():
-        if name not in known:
-            raise ValueError(f"option {name!r} is unknown, the vision engine has {', '.join(sorted(known))}")
-        least = 0 if name == "context_length" else 1
-        if type(value) is not int or value < least:
-            raise ValueError(f"option {name!r} is {value!r}, a whole number of at least {least} is expected")
-    return VisionOptions(**options)
