@@ -134,7 +134,9 @@ class Catalog:
         except OSError as error:  # a name too long for a file, a folder that may not be read
             raise CatalogError("model_not_found", f"{model_id}: {error.strerror}") from error
         message = f"no model named {model_id!r} in {self._models_dir} or the Hugging Face cache"
-        raise CatalogError("model_not_found", message, fetchable=_is_repository(model_id))
+        if fetchable := _is_repository(model_id):
+            message += "; an administrator's load fetches it if the Hugging Face hub has it"
+        raise CatalogError("model_not_found", message, fetchable=fetchable)
 
     def _snapshot(self, parts: list[str]) -> Path | None:
         repository = self._hub_dir / "--".join(("models", *parts))

@@ -13,7 +13,7 @@ from broker import protocol
 from broker.protocol import Embed, ProtocolError, Rerank
 from gateway.errors import Json
 from gateway.inference import State, model_for, read_body
-from gateway.openai import RerankRequest, embedding_work, parse_embedding, parse_rerank, rerank_work
+from gateway.inputs import RerankRequest, embedding_work, parse_embedding, parse_rerank, rerank_work
 from gateway.streaming import collect
 
 _FLOAT_BYTES = 4

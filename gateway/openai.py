@@ -1,21 +1,20 @@
-"""OpenAI's requests -> messages of the wire. Pure: no sockets, no settings, no clock.
+"""OpenAI's chats and completions -> messages of the wire. Pure: no sockets, no settings, no clock.
 
 What is valid is said by the models below. Unknown fields are ignored, as OpenAI-compatible servers do; a known field
 that would change the answer and is not implemented yet is refused by name, because ignoring it would be a lie.
 """
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import orjson
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import Field, PlainValidator
 
-from broker.protocol import Embed, Generate, Rerank
-from gateway.content import Content, Image, PartError, content_of, wire_content
+from broker.protocol import Generate
+from gateway.body import Body, object_of, prompts_of, validated
+from gateway.content import Content, Image, content_of, wire_content
 from gateway.errors import invalid
 from gateway.tools import NamedTool, ResponseFormat, ToolCall, ToolChoice, choice_of, required_names, tools_of
 
 MAX_CHOICES = 128  # of one request: prompts x n, each a request to the broker
-MAX_INPUTS = 2048  # of one request for embeddings, as OpenAI has it
 _MAX_STOPS = 16
 _MAX_BIASES = 1024
 _MAX_GRAMMAR = 100_000  # characters
@@ -52,25 +51,6 @@ def _stops_of(stop: object) -> list[str]:
     return stops
 
 
-def _prompts_of(prompt: object) -> list[str | list[int]]:
-    """A string, strings, token ids or lists of them -> a list of prompts."""
-    is_one = isinstance(prompt, str) or (isinstance(prompt, list) and prompt and _is_token(prompt[0]))
-    prompts = [prompt] if is_one else prompt
-    if not isinstance(prompts, list) or not prompts or not all(_is_prompt(p) for p in prompts):
-        raise ValueError("must be a string, a list of strings, token ids or a list of lists of token ids, none empty")
-    return prompts
-
-
-def _is_prompt(prompt: object) -> bool:
-    if isinstance(prompt, str):
-        return bool(prompt)
-    return isinstance(prompt, list) and bool(prompt) and all(_is_token(token) for token in prompt)
-
-
-def _is_token(token: object) -> bool:
-    return type(token) is int and 0 <= token < 2**31
-
-
 def _bias_of(bias: object) -> dict[str, float]:
     """OpenAI's logit_bias: token id as a string -> -100 to 100."""
     if not isinstance(bias, dict) or len(bias) > _MAX_BIASES:
@@ -83,17 +63,13 @@ def _bias_of(bias: object) -> dict[str, float]:
     return bias
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
-
-
-class StreamOptions(_Body):
+class StreamOptions(Body):
     """include_usage: a last chunk without choices carries the usage."""
 
     include_usage: bool | None = None
 
 
-class ChatMessage(_Body):
+class ChatMessage(Body):
     """One turn. `developer` is what newer models call `system`."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -116,7 +92,7 @@ class ChatMessage(_Body):
         return {name: value for name, value in message.items() if value is not None}
 
 
-class Sampling(_Body):
+class Sampling(Body):
     """What chat and text completions share. None is the default, as if the field were not there."""
 
     model: Annotated[str, Field(min_length=1)] | None = None
@@ -137,7 +113,7 @@ class Sampling(_Body):
     frequency_context_size: Annotated[int, Field(ge=0, le=_MAX_SEED)] | None = None
     logit_bias: Annotated[dict[str, float], PlainValidator(_bias_of)] | None = None
     seed: Annotated[int, Field(ge=-_MAX_SEED - 1, le=_MAX_SEED)] | None = None
-    stop: Annotated[list[str], PlainValidator(_stops_of)] = []
+    stop: Annotated[list[str], PlainValidator(_stops_of)] = Field(default_factory=list)
     n: Annotated[int, Field(ge=1, le=8)] | None = None
     response_format: ResponseFormat | None = None
     grammar: Annotated[str, Field(min_length=1, max_length=_MAX_GRAMMAR)] | None = None
@@ -166,7 +142,7 @@ class ChatRequest(Sampling):
     chat_template_kwargs: dict[str, Any] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None = None
-    tools: Annotated[list[dict[str, Any]], PlainValidator(tools_of)] = []
+    tools: Annotated[list[dict[str, Any]], PlainValidator(tools_of)] = Field(default_factory=list)
     tool_choice: Annotated[ToolChoice, PlainValidator(choice_of)] = "auto"
     parallel_tool_calls: bool | None = None
 
@@ -185,16 +161,16 @@ class ChatRequest(Sampling):
 class CompletionRequest(Sampling):
     """The body of POST /v1/completions."""
 
-    prompt: Annotated[list[str | list[int]], PlainValidator(_prompts_of)]
+    prompt: Annotated[list[str | list[int]], PlainValidator(prompts_of)]
     logprobs: Annotated[int, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None = None
 
 
 def parse_chat(body: bytes) -> ChatRequest:
     """Raises ApiError `invalid_request` naming the field."""
-    raw = _object(body)
+    raw = object_of(body)
     _refuse_not_yet(raw, _NOT_YET_CHAT)
     _refuse_many_parts(raw.get("messages"))
-    request = _validated(ChatRequest, raw)
+    request = validated(ChatRequest, raw)
     for position, message in enumerate(raw["messages"]):
         if message.get("tool_calls") and message["role"] != "assistant":
             raise invalid("only an assistant's message may have tool_calls", f"messages[{position}].tool_calls")
@@ -232,9 +208,9 @@ def _refuse_several(request: Sampling, is_call_forced: bool) -> None:
 
 def parse_completion(body: bytes) -> CompletionRequest:
     """Raises ApiError `invalid_request` naming the field."""
-    raw = _object(body)
+    raw = object_of(body)
     _refuse_not_yet(raw, _NOT_YET_COMPLETION)
-    request = _validated(CompletionRequest, raw)
+    request = validated(CompletionRequest, raw)
     if len(request.prompt) * request.choices_per_prompt > MAX_CHOICES:
         raise invalid(f"more than {MAX_CHOICES} choices in one request, counting n for each prompt", "prompt")
     _refuse_several(request, is_call_forced=False)
@@ -286,74 +262,7 @@ def _sampling(request: Sampling, choice: int) -> dict[str, Any]:
     }
 
 
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        raw = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise invalid(f"the body is not JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise invalid("the body is to be a JSON object")
-    return raw
-
-
 def _refuse_not_yet(raw: dict[str, Any], fields: dict[str, tuple[Any, ...]]) -> None:
     for name in raw.keys() & fields.keys():
         if raw[name] is not None and raw[name] not in fields[name]:
             raise invalid(f"{name} is not supported yet", name)
-
-
-_Model = TypeVar("_Model", bound=BaseModel)
-
-
-def _validated(model: type[_Model], raw: dict[str, Any]) -> _Model:
-    try:
-        return model.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-        cause = first.get("ctx", {}).get("error")
-        if isinstance(cause, PartError):
-            param += cause.path
-        raise invalid(f"{param}: {first['msg'].removeprefix('Value error, ')}", param) from None
-
-
-class EmbeddingRequest(_Body):
-    """The body of POST /v1/embeddings."""
-
-    model: Annotated[str, Field(min_length=1)] | None = None
-    input: Annotated[list[str | list[int]], PlainValidator(_prompts_of)]
-    encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, Field(ge=1)] | None = None
-
-
-class RerankRequest(_Body):
-    """The body of POST /v1/rerank, as Cohere and Jina have it. None is the default, as if the field were not there."""
-
-    model: Annotated[str, Field(min_length=1)] | None = None
-    query: Annotated[str, Field(min_length=1)]
-    documents: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MAX_INPUTS)]
-    top_n: Annotated[int, Field(ge=1)] | None = None
-    return_documents: bool | None = None
-
-
-def parse_embedding(body: bytes) -> EmbeddingRequest:
-    """Raises ApiError `invalid_request` naming the field."""
-    request = _validated(EmbeddingRequest, _object(body))
-    if len(request.input) > MAX_INPUTS:
-        raise invalid(f"{len(request.input)} inputs in one request, at most {MAX_INPUTS} are served", "input")
-    return request
-
-
-def embedding_work(request: EmbeddingRequest) -> Embed:
-    """One unit of work for all inputs: the worker forms its own batches."""
-    return Embed(inputs=request.input, dimensions=request.dimensions)
-
-
-def parse_rerank(body: bytes) -> RerankRequest:
-    """Raises ApiError `invalid_request` naming the field."""
-    return _validated(RerankRequest, _object(body))
-
-
-def rerank_work(request: RerankRequest) -> Rerank:
-    """One unit of work for all documents."""
-    return Rerank(query=request.query, documents=request.documents)

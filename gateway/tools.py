@@ -3,23 +3,21 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from gateway.body import Body
 
 _MAX_TOOLS = 128
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
-
-
-class CalledFunction(_Body):
+class CalledFunction(Body):
     """What an assistant's turn called. arguments: JSON text."""
 
     name: str = Field(min_length=1)
     arguments: str = "{}"
 
 
-class ToolCall(_Body):
+class ToolCall(Body):
     """A call in an assistant's turn that is sent back."""
 
     id: str | None = None
@@ -49,14 +47,14 @@ def choice_of(choice: object) -> ToolChoice:
     raise ValueError('must be "none", "auto", "required" or {"type": "function", "function": {"name": "..."}}')
 
 
-class JsonSchema(_Body):
+class JsonSchema(Body):
     """The schema of a response_format. schema_: OpenAI's `schema`."""
 
     name: str | None = None
     schema_: dict[str, Any] = Field(alias="schema")
 
 
-class ResponseFormat(_Body):
+class ResponseFormat(Body):
     """What form the answer must have."""
 
     type: Literal["text", "json_object", "json_schema"]

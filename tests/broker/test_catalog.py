@@ -118,6 +118,7 @@ def test_what_is_not_there_may_be_fetched_if_its_name_is_a_repositorys(
     with pytest.raises(CatalogError) as error:
         catalog.find(name)
     assert error.value.fetchable is fetchable
+    assert ("an administrator's load fetches it" in str(error.value)) is fetchable
 
 
 def test_half_a_model_of_the_cache_may_be_fetched_and_one_of_the_folder_not(

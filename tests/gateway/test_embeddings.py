@@ -13,7 +13,7 @@ import pytest
 from broker.protocol import Embed, Failure, ProtocolError, Request, Rerank, unpack
 from gateway.embeddings import floats_of, ranked, scores_of, vectors_of
 from gateway.errors import ApiError
-from gateway.openai import MAX_INPUTS, embedding_work, parse_embedding, parse_rerank, rerank_work
+from gateway.inputs import MAX_INPUTS, embedding_work, parse_embedding, parse_rerank, rerank_work
 from tests.gateway.played_broker import SECONDS, PlayedBroker
 from tests.gateway.running import running_gateway
 

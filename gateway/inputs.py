@@ -1,0 +1,53 @@
+"""Requests for embeddings and scores -> messages of the wire. Pure, as gateway/openai.py."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PlainValidator
+
+from broker.protocol import Embed, Rerank
+from gateway.body import Body, object_of, prompts_of, validated
+from gateway.errors import invalid
+
+MAX_INPUTS = 2048  # of one request, as OpenAI has it
+
+
+class EmbeddingRequest(Body):
+    """The body of POST /v1/embeddings."""
+
+    model: Annotated[str, Field(min_length=1)] | None = None
+    input: Annotated[list[str | list[int]], PlainValidator(prompts_of)]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+
+
+class RerankRequest(Body):
+    """The body of POST /v1/rerank, as Cohere and Jina have it. None is the default, as if the field were not there."""
+
+    model: Annotated[str, Field(min_length=1)] | None = None
+    query: Annotated[str, Field(min_length=1)]
+    documents: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MAX_INPUTS)]
+    top_n: Annotated[int, Field(ge=1)] | None = None
+    return_documents: bool | None = None
+
+
+def parse_embedding(body: bytes) -> EmbeddingRequest:
+    """Raises ApiError `invalid_request` naming the field."""
+    request = validated(EmbeddingRequest, object_of(body))
+    if len(request.input) > MAX_INPUTS:
+        raise invalid(f"{len(request.input)} inputs in one request, at most {MAX_INPUTS} are served", "input")
+    return request
+
+
+def embedding_work(request: EmbeddingRequest) -> Embed:
+    """One unit of work for all inputs: the worker forms its own batches."""
+    return Embed(inputs=request.input, dimensions=request.dimensions)
+
+
+def parse_rerank(body: bytes) -> RerankRequest:
+    """Raises ApiError `invalid_request` naming the field."""
+    return validated(RerankRequest, object_of(body))
+
+
+def rerank_work(request: RerankRequest) -> Rerank:
+    """One unit of work for all documents."""
+    return Rerank(query=request.query, documents=request.documents)
