@@ -15,11 +15,13 @@ endif
 install: $(STAMP)
 
 # --clear: what is installed is what the lock says, also after a package left it. --no-compile: half a minute of work for
-# files of which few are ever imported.
+# files of which few are ever imported. --no-deps: the lock is complete, and older pips resolve anew what a dependency
+# names with an extra, to a newer release than the lock's as soon as there is one.
 $(STAMP): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, see make PYTHON=...")'
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --no-compile --require-hashes -r requirements.lock
+	$(BIN)/pip install --no-compile --no-deps --require-hashes -r requirements.lock
+	$(BIN)/pip check
 	@touch $@
 
 # honcho reads .env, so the demo model is prepared under it too. exec: a signal to make's child reaches honcho itself.
