@@ -1,7 +1,8 @@
 """Starts and kills worker processes, reads what they print, and reports each exit once. Decides nothing.
 
-Every worker leads a session (so a process group) of its own: a kill takes its children along, and a terminal's Ctrl-C
-does not reach it. Its stdin is a pipe that is never written: end of file there tells the worker that the broker has
+Every worker leads a process group of its own: a kill takes its children along, and a terminal's Ctrl-C does not reach
+it. No session of its own: Linux may share out processor time by session, and then the threads of a worker that carry
+words would pay for those that compute (worker/priority.py). Its stdin is a pipe that is never written: end of file there tells the worker that the broker has
 died. Its stdout and stderr are one pipe, read here, so that no orphan can hold a pipe of whoever started the broker.
 
 Exits come from the kernel (a pidfd in an epoll set, or a kqueue), never from polling; reading to the end of the pipe is
@@ -58,7 +59,7 @@ class Supervisor:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            process_group=0,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(_python_path()), "PYTHONUNBUFFERED": "1"},
         )
         assert process.stdout is not None

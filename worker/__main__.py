@@ -13,13 +13,11 @@ from pathlib import Path
 
 from worker.blas import load_blas
 from worker.lifeline import hold_lifeline
-from worker.priority import give_way
 
 
 def main(arguments: argparse.Namespace) -> int:
     """The exit code of the process."""
     hold_lifeline(arguments.parent_pid)
-    give_way()
     # Ctrl-C in a terminal is for the broker, which then tells its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A worker loads from folders and never asks a hub, unless it is there for that alone.

@@ -1,22 +1,20 @@
-"""Lets the processes that compute give way to those that carry their words.
+"""Lets threads that compute give way to those that carry words: of this process, of the broker, of the gateway.
 
-Where models compute on the CPU, broker and gateway wait for a core as soon as all are busy, and with them the clients
-of every model: a process that loads can hold up the streams of others for 100 ms. On macOS models compute on the GPU,
-and nothing is done.
+Where models compute on the CPU, whoever carries an answer waits for a core as soon as all are busy, and with it the
+clients of every model: a process that loads can hold up the streams of others for 100 ms. On macOS models compute on
+the GPU, and nothing is done.
 """
 
 import os
 import sys
-from contextlib import suppress
-from pathlib import Path
+import threading
 
 _NICENESS = 10
 
 
 def give_way() -> None:
-    """Lower the priority of this process, where that helps. Never fails."""
+    """Lower the priority of the calling thread and of those that it will start, where that helps. Threads that run
+    already (sockets, heartbeat) keep theirs."""
     if sys.platform == "linux":
-        os.nice(_NICENESS)
-        # Where the system groups processes by session, niceness counts within the group only, and each worker has one.
-        with suppress(OSError):
-            Path("/proc/self/autogroup").write_text(str(_NICENESS))
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS)

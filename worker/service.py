@@ -42,6 +42,7 @@ from broker.protocol import (
     to_map,
 )
 from worker.engine import Engine, MemoryFacts, RequestError, load_engine
+from worker.priority import give_way
 
 log = logging.getLogger("worker")
 
@@ -79,6 +80,7 @@ def run(
     vitals = Vitals()
     heart = (endpoint, f"{worker_id}/heartbeat", vitals, heartbeat_interval)
     Thread(target=_beat, args=heart, name="heartbeat", daemon=True).start()
+    give_way()  # this thread and what the engine starts, not the threads of sockets and heartbeat
     try:
         service = Service(socket, vitals)
         if download is not None and cache_dir is not None:

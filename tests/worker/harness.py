@@ -68,7 +68,7 @@ class WorkerHarness:
         parent_pid: int | None = None,
         arguments: tuple[str, ...] = (),
     ) -> "Worker":
-        """A new worker process, in a session of its own as the broker starts them; not yet connected."""
+        """A new worker process, in a process group of its own as the broker starts them; not yet connected."""
         worker_id = f"w{len(self._workers)}-{os.getpid():x}"
         command = worker_command(self.endpoint, worker_id, parent_pid or os.getpid(), heartbeat_interval)
         log = self._logs / f"{worker_id}.log"
@@ -79,7 +79,7 @@ class WorkerHarness:
                 stdout=output,
                 stderr=output,
                 cwd=ROOT,
-                start_new_session=True,
+                process_group=0,
             )
         worker = Worker(self, worker_id.encode(), process, log)
         self._workers[worker.identity] = worker

@@ -45,7 +45,7 @@ import os, subprocess, sys
 own_pipe, *command = sys.argv[1:]
 command = [str(os.getpid()) if word == "PARENT" else word for word in command]
 stdin = subprocess.PIPE if own_pipe == "yes" else sys.stdin
-worker = subprocess.Popen(command, stdin=stdin, start_new_session=True)
+worker = subprocess.Popen(command, stdin=stdin, process_group=0)
 worker.wait()
 """
 

@@ -1,4 +1,4 @@
-"""A worker gives way to the processes that carry its words."""
+"""What computes in a worker gives way to what carries words."""
 
 import os
 import sys
@@ -8,9 +8,14 @@ import psutil
 from tests.worker.harness import WorkerHarness
 
 
-def test_a_worker_is_nicer_than_who_started_it_where_it_computes_on_the_cpu(harness: WorkerHarness) -> None:
+def test_what_computes_is_nicer_than_what_carries_words_where_models_compute_on_the_cpu(harness: WorkerHarness) -> None:
     worker = harness.start()
     worker.serve("worker.echo_engine:EchoEngine")
     mine = os.getpriority(os.PRIO_PROCESS, 0)
-    expected = min(mine + 10, 19) if sys.platform == "linux" else mine
-    assert psutil.Process(worker.process.pid).nice() == expected
+    process = psutil.Process(worker.process.pid)
+    nicer = min(mine + 10, 19) if sys.platform == "linux" else mine
+    assert process.nice() == nicer  # of its main thread
+    if sys.platform == "linux":
+        others = [thread.id for thread in process.threads() if thread.id != process.pid]
+        # lifeline, heartbeat, and two of ZeroMQ's for each of its two sockets
+        assert [os.getpriority(os.PRIO_PROCESS, thread) for thread in others] == [mine] * 6
