@@ -19,10 +19,10 @@ _ANSWER_SECONDS = 120.0
 
 
 class Answer(asyncio.Protocol):
-    """One request and what came back. Times are monotonic seconds; sent_at includes the connection."""
+    """One request over a connection of its own, and what came back. Times are monotonic seconds."""
 
     def __init__(self, request: bytes) -> None:
-        self.sent_at = time.monotonic()
+        self.sent_at = 0.0
         self.pieces: list[bytes] = []
         self.times: list[float] = []
         self._request = request
@@ -35,7 +35,6 @@ class Answer(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
-        self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
         self.times.append(time.monotonic())
@@ -48,6 +47,12 @@ class Answer(asyncio.Protocol):
             self._ended.set_result(None)
 
     # ---- the benchmark's side -------------------------------------------------------------------------------------
+
+    def send(self) -> "Answer":
+        """Once the connection is there."""
+        self.sent_at = time.monotonic()
+        self._transport.write(self._request)
+        return self
 
     async def started(self, pieces: int = 1) -> "Answer":
         """Wait until this many pieces have come since the beginning."""
@@ -174,12 +179,17 @@ class Events:
         return [later - earlier for earlier, later in pairwise(self.times) if later > begin and earlier < end]
 
 
-async def send(port: int, method: str, path: str, body: object = None) -> Answer:
-    """Connect and send one request to this port of this machine."""
+async def prepared(port: int, method: str, path: str, body: object = None) -> Answer:
+    """One request to this port of this machine: connected, not sent."""
     content = b"" if body is None else orjson.dumps(body)
     answer = Answer(_head(port, method, path, len(content), "close") + content)
     await asyncio.get_running_loop().create_connection(lambda: answer, "127.0.0.1", port)
     return answer
+
+
+async def send(port: int, method: str, path: str, body: object = None) -> Answer:
+    """Connect and send one request to this port of this machine."""
+    return (await prepared(port, method, path, body)).send()
 
 
 def _head(port: int, method: str, path: str, length: int, connection: str) -> bytes:
@@ -206,6 +216,11 @@ def chat(model: str, content: str, max_tokens: int, *, stream: bool = True) -> d
     return body | {"stream_options": {"include_usage": True}} if stream else body
 
 
+async def prepared_stream(port: int, model: str, content: str, max_tokens: int) -> Answer:
+    """A chat completion, to be streamed: connected, not sent."""
+    return await prepared(port, "POST", "/v1/chat/completions", chat(model, content, max_tokens))
+
+
 async def stream(port: int, model: str, content: str, max_tokens: int) -> Answer:
     """A chat completion, streamed."""
-    return await send(port, "POST", "/v1/chat/completions", chat(model, content, max_tokens))
+    return (await prepared_stream(port, model, content, max_tokens)).send()

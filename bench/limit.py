@@ -1,8 +1,8 @@
 """The limit: mlx-lm's BatchGenerator alone in a process, no logprob read, no text made, nothing around it.
 
-`python -m bench.limit MODEL` reads one JSON line per measurement, `{"contents": [...], "tokens": n, "waves": n}`, and
-answers with one: the tokens per second of each wave (all requests at once, from the first token to the last) and the
-text of each request. Between two lines it costs nothing, so that it can take turns with the servers.
+`python -m bench.limit MODEL` reads one JSON line per measurement, `{"waves": [[content, ...], ...], "tokens": n}`, and
+answers with one: the tokens per second of each wave (all its requests at once, from the first token to the last) and
+the texts of its requests. Between two lines it costs nothing, so that it can take turns with the servers.
 """
 
 import json
@@ -38,11 +38,14 @@ def main(model: str) -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         prompts = [
-            tokenizer.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-            for content in asked["contents"]
+            [
+                tokenizer.apply_chat_template([{"role": "user", "content": c}], add_generation_prompt=True)
+                for c in contents
+            ]
+            for contents in asked["waves"]
         ]
-        waves = [wave(prompts, asked["tokens"]) for _ in range(asked["waves"])]
-        texts = [tokenizer.decode(answer, skip_special_tokens=True) for answer in waves[-1][1]]
+        waves = [wave(contents, asked["tokens"]) for contents in prompts]
+        texts = [[tokenizer.decode(answer, skip_special_tokens=True) for answer in answers] for _, answers in waves]
         print(json.dumps({"tokens_per_second": [rate for rate, _ in waves], "texts": texts}), flush=True)
 
 

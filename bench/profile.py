@@ -23,7 +23,7 @@ from bench.client import ask
 from bench.models import bench_models
 from bench.results import save
 from bench.servers import Server, ours
-from bench.throughput import Cell, Load
+from bench.throughput import Cell, alone, plan, turn
 
 _STREAMS = 32
 _TOKENS = 128
@@ -63,9 +63,8 @@ async def run(models: Path, seconds: int) -> dict[str, dict[str, float]]:
     """role -> hop -> microseconds per token."""
     with ours(models) as server:
         await ask(server.port, "POST", "/admin/models/load/a")
-        load = Load(["a"], _STREAMS, _TOKENS)
-        await load.prepare(server)
-        await load.turn(server, 2, Cell())
+        plans = plan(["a"], _STREAMS, 2, 0)
+        texts = await alone(server, plans, _TOKENS)
         figures = {}
         with tempfile.TemporaryDirectory() as folder:
             for role, pid in _pids(server).items():
@@ -74,7 +73,7 @@ async def run(models: Path, seconds: int) -> dict[str, dict[str, float]]:
                 cell = Cell()
                 began = time.monotonic()
                 while profiler.poll() is None:
-                    await load.turn(server, 1, cell)
+                    await turn(server, plans, _TOKENS, texts, cell)
                 tokens = cell.tokens / (time.monotonic() - began) * seconds
                 figures[role] = _hops(role, output.read_text(), tokens)
         return figures

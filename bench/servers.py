@@ -102,16 +102,14 @@ class Limit:
             stdout=subprocess.PIPE,
         )
 
-    def measure(self, contents: list[str], tokens: int, waves: int) -> list[float]:
-        """Tokens per second of each wave."""
+    def measure(self, waves: list[list[str]], tokens: int) -> tuple[list[float], list[list[str]]]:
+        """Tokens per second of each wave of contents, and its texts."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        asked = {"contents": contents, "tokens": tokens, "waves": waves}
-        self._process.stdin.write(json.dumps(asked).encode() + b"\n")
+        self._process.stdin.write(json.dumps({"waves": waves, "tokens": tokens}).encode() + b"\n")
         self._process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._process.stdout.readline())
-        rates: list[float] = answer["tokens_per_second"]
-        return rates
+        return answer["tokens_per_second"], answer["texts"]
 
     def close(self) -> None:
         self._process.communicate(timeout=_STOP_SECONDS)

@@ -1,9 +1,10 @@
 """What isolation costs: `python -m bench.throughput [--smol] [--rounds N]`.
 
 The limit, mlx_lm.server, mlx_vlm.server and this project serve the same tiny model and take turns within one run, so
-that a machine that drifts does so for all of them; ratios are medians over the turns. Then two models at once, and the
-echo engine, which shows what gateway and broker can relay. Every text is compared with what the same server says when
-nobody else asks. Prints tables, writes bench/results/throughput.json. See docs/benchmarks.md.
+that a machine that drifts does so for all of them; ratios are medians over the turns. Also two models at once, and the
+echo engine, which shows what gateway and broker can relay. Every text is compared with what the limit says, that of the
+echo engine with what it says when nobody else asks. Prints tables, writes bench/results/throughput.json; see
+docs/benchmarks.md.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -20,14 +22,14 @@ from typing import Any
 import uvloop
 
 from bench.calm import wait_until_calm
-from bench.client import Repeated, ask, send, stream
+from bench.client import Answer, Repeated, ask, prepared_stream, send, stream
 from bench.models import SMOL, bench_models
 from bench.results import save
 from bench.servers import OURS, Limit, Server, ours, theirs
 
 _TOKENS = 128
-# Requests at once -> how often in each turn.
-_WAVES = {1: 8, 8: 4, 32: 2}
+# Clients -> how often each asks in a turn.
+_REPEATS = {1: 8, 8: 4, 32: 4}
 _ECHO_STREAMS = (1, 8, 32, 64, 128, 256)
 _ECHO_TOKENS = 512  # long enough for all streams to be there at once, the engine being much faster than a model
 _IDLE_CLIENTS = 1000
@@ -55,86 +57,100 @@ class Cell:
         }
 
 
-class Load:
-    """The same requests for every server: one content per stream, models in turn."""
+# Per client its requests, one after the other: (model, content).
+Plan = list[list[tuple[str, str]]]
+Texts = dict[tuple[str, str], str]
 
-    def __init__(self, models: list[str], streams: int, tokens: int) -> None:
-        self.asks = [(models[n % len(models)], f"Hello {n}") for n in range(streams)]
-        self.tokens = tokens
-        self._alone: dict[tuple[str, str, str], str] = {}
 
-    async def prepare(self, server: Server) -> None:
-        """What this server says to each request when nobody else asks."""
-        for model, content in self.asks:
-            answer = await (await stream(server.port, server.prefix + model, content, self.tokens)).ended()
-            self._alone[server.name, model, content] = answer.events().text
+def plan(models: list[str], clients: int, repeats: int, turn: int) -> Plan:
+    """The models go round. No content comes twice, because servers remember prompts."""
+    return [
+        [(models[client % len(models)], f"Hello {clients}, {turn}, {client}, {repeat}") for repeat in range(repeats)]
+        for client in range(clients)
+    ]
 
-    async def turn(self, server: Server, waves: int, cell: Cell) -> None:
-        """All requests at once, this many times."""
-        tokens, seconds = 0, 0.0
-        before = server.cpu()
-        answers = []
-        for _ in range(waves):
-            began = time.monotonic()
-            wave = [
-                await stream(server.port, server.prefix + model, content, self.tokens) for model, content in self.asks
-            ]
-            for answer in wave:
-                await answer.ended()
-            seconds += time.monotonic() - began
-            answers += [*zip(self.asks, wave, strict=True)]
-        for role, total in server.cpu().items():
-            cell.cpu[role] = cell.cpu.get(role, 0.0) + total - before.get(role, 0.0)
-        for (model, content), answer in answers:
-            events = answer.events()
-            assert events.is_done
-            assert events.error is None, events.error
-            alone = self._alone[server.name, model, content]
-            assert events.text == alone, f"{server.name}: {events.text!r} is not {alone!r}"
-            tokens += events.usage["completion_tokens"]
-            cell.ttft.append((events.times[0] - answer.sent_at) * 1000)
-            cell.gaps += [gap * 1000 for gap in events.gaps]
-        cell.tokens += tokens
-        cell.rates.append(tokens / seconds)
+
+async def alone(server: Server, plans: Plan, tokens: int) -> Texts:
+    """What this server says to each request when nobody else asks."""
+    texts = {}
+    for model, content in chain.from_iterable(plans):
+        answer = await (await stream(server.port, server.prefix + model, content, tokens)).ended()
+        texts[model, content] = answer.events().text
+    return texts
+
+
+async def turn(server: Server, plans: Plan, tokens: int, texts: Texts, cell: Cell) -> None:
+    """All clients at once, each one request after the other."""
+    # Connected before: mlx_lm.server takes so few connections at a time that some of many would wait a second for the
+    # system to try again, and that is not what is compared here.
+    clients = [
+        [await prepared_stream(server.port, server.prefix + model, content, tokens) for model, content in asks]
+        for asks in plans
+    ]
+    before = server.cpu()
+    began = time.monotonic()
+    await asyncio.gather(*map(_one_after_the_other, clients))
+    seconds = time.monotonic() - began
+    for role, total in server.cpu().items():
+        cell.cpu[role] = cell.cpu.get(role, 0.0) + total - before.get(role, 0.0)
+    count = 0
+    for asked, answer in zip(chain.from_iterable(plans), chain.from_iterable(clients), strict=True):
+        events = answer.events()
+        assert events.is_done
+        assert events.error is None, events.error
+        assert events.text == texts[asked], f"{server.name}: {events.text!r} is not {texts[asked]!r}"
+        count += events.usage["completion_tokens"]
+        cell.ttft.append((events.times[0] - answer.sent_at) * 1000)
+        cell.gaps += [gap * 1000 for gap in events.gaps]
+    cell.tokens += count
+    cell.rates.append(count / seconds)
+
+
+async def _one_after_the_other(answers: list[Answer]) -> None:
+    for answer in answers:
+        await answer.send().ended()
 
 
 async def compare(
-    limit: Limit | None, servers: list[Server], load: Load, waves: int, rounds: int
+    limits: dict[str, Limit], servers: list[Server], clients: int, repeats: int, rounds: int, *, tokens: int = _TOKENS
 ) -> dict[str, dict[str, Any]]:
-    """Turns of all, `rounds` times; by name, with the ratios to this project."""
+    """Turns of all, `rounds` times; by name, with the ratios to this project. limits: by model; the limit of a single
+    one is compared, that of several only gives the texts."""
     cells = {server.name: Cell() for server in servers}
-    limits: list[float] = []
-    contents = [content for _, content in load.asks]
-    for server in servers:
-        await load.prepare(server)
-    for _ in range(rounds):
-        if limit is not None:
+    bare: list[float] = []
+    for number in range(rounds):
+        plans = plan([*limits], clients, repeats, number)
+        texts: Texts = {}
+        for model, limit in limits.items():
+            waves = [[content for name, content in wave if name == model] for wave in zip(*plans, strict=True)]
             wait_until_calm()
-            limits.append(median(limit.measure(contents, load.tokens, waves)))
+            rates, said = limit.measure(waves, tokens)
+            bare.append(median(rates))
+            asked = ((model, content) for content in chain.from_iterable(waves))
+            texts |= dict(zip(asked, chain.from_iterable(said), strict=True))
         for server in servers:
             wait_until_calm()
-            await load.turn(server, waves, cells[server.name])
+            await turn(server, plans, tokens, texts, cells[server.name])
     result = {name: cell.summary() for name, cell in cells.items()}
     our_rates = cells[OURS].rates
     for name, cell in cells.items():
         result[name]["ours_to_this"] = median(our / its for our, its in zip(our_rates, cell.rates, strict=True))
-    if limit is not None:
-        ratio = median(our / its for our, its in zip(our_rates, limits, strict=True))
-        result["limit"] = {"tokens_per_second": median(limits), "ours_to_this": ratio}
+    if len(limits) == 1:
+        ratio = median(our / its for our, its in zip(our_rates, bare, strict=True))
+        result["limit"] = {"tokens_per_second": median(bare), "ours_to_this": ratio}
     return result
 
 
 async def echo(server: Server, rounds: int) -> dict[int, dict[str, Any]]:
     """Tokens per second, and whole requests per second over connections that stay, by number of streams."""
     cells = {streams: Cell() for streams in _ECHO_STREAMS}
-    loads = {streams: Load(["echo"], streams, _ECHO_TOKENS) for streams in _ECHO_STREAMS}
     requests: dict[int, list[float]] = {streams: [] for streams in _ECHO_STREAMS}
-    for load in loads.values():
-        await load.prepare(server)
-    for _ in range(rounds):
+    for number in range(rounds):
         for streams, cell in cells.items():
+            plans = plan(["echo"], streams, max(64 // streams, 2), number)
+            texts = await alone(server, plans, _ECHO_TOKENS)
             wait_until_calm()
-            await loads[streams].turn(server, max(64 // streams, 2), cell)
+            await turn(server, plans, _ECHO_TOKENS, texts, cell)
             requests[streams].append(await _requests_per_second(server.port, streams))
     return {n: {**cell.summary(), "requests_per_second": median(requests[n])} for n, cell in cells.items()}
 
@@ -172,15 +188,14 @@ async def run(models: Path, rounds: int, *, with_smol: bool) -> dict[str, Any]:
             await ask(us.port, "POST", f"/admin/models/load/{model}")
         results["echo"] = await echo(us, rounds)
         show_echo(results["echo"])
+        limits = {name: stack.enter_context(contextlib.closing(Limit(models / name))) for name in ("a", "b")}
         for streams in (2, 8):
-            pair = await compare(None, [lm, us], Load(["a", "b"], streams, _TOKENS), 2, rounds)
+            pair = await compare(limits, [lm, us], streams, 4, rounds)
             results["two_models"][streams] = pair
             show(f"two models, {streams} streams", pair)
         vlm = stack.enter_context(theirs("mlx_vlm.server", models / "a"))
-        limit = stack.enter_context(contextlib.closing(Limit(models / "a")))
-        for streams, waves in _WAVES.items():
-            load = Load(["a"], streams, _TOKENS)
-            results["tiny"][streams] = await compare(limit, [lm, vlm, us], load, waves, rounds)
+        for streams, repeats in _REPEATS.items():
+            results["tiny"][streams] = await compare({"a": limits["a"]}, [lm, vlm, us], streams, repeats, rounds)
             show(f"tiny model, {streams} streams", results["tiny"][streams])
         results["rss_mib"] = {role: size / 2**20 for role, size in us.rss().items()}
         results["idle_clients_mib"] = await idle_clients(us)
@@ -197,7 +212,7 @@ async def run_smol(models: Path, rounds: int) -> dict[int, Any]:
         lm = stack.enter_context(theirs("mlx_lm.server", models / SMOL))
         limit = stack.enter_context(contextlib.closing(Limit(models / SMOL)))
         for streams in (1, 4):
-            results[streams] = await compare(limit, [lm, us], Load([SMOL], streams, _TOKENS // 2), 1, rounds)
+            results[streams] = await compare({SMOL: limit}, [lm, us], streams, 1, rounds, tokens=_TOKENS // 2)
             show(f"{SMOL}, {streams} streams", results[streams])
     return results
 
