@@ -70,6 +70,7 @@ class BrokerClient:
         self.connected = asyncio.Event()
         self._path = socket_path
         self._routes: dict[bytes, tuple[Call, int]] = {}  # of each request id that has not ended
+        self._touched: set[Call] = set()  # got outputs in this reading
         self._count = 0
         self._is_linked = False  # what the monitor says; connected needs signs of life too
         self._heard_at = 0.0
@@ -140,6 +141,7 @@ class BrokerClient:
             if failure is not None:
                 call.put((index, ERROR, to_map(failure)))
         call.pending.clear()
+        call.flush()
 
     def refuse(self, failure: Failure) -> None:
         """The gateway stops: end every call with `failure`, those to come as well."""
@@ -179,6 +181,7 @@ class BrokerClient:
             self._read_again = None
         if not self._read():
             self._read_again = self._loop.call_soon(self._on_readable)
+        self._flush()
 
     def _read(self) -> bool:
         """Read and deliver what waits, for a bounded time; whether nothing is left."""
@@ -195,6 +198,12 @@ class BrokerClient:
             now = self._loop.time()
             self._set_heard(now)
         return False
+
+    def _flush(self) -> None:
+        """Several outputs that one reading brought for a call go on together."""
+        touched, self._touched = self._touched, set()
+        for call in touched:
+            call.flush()
 
     def _on_message(self, frames: list[bytes]) -> None:
         body = decode(frames).body
@@ -222,6 +231,7 @@ class BrokerClient:
                 del self._routes[output.request_id]
                 del call.pending[output.request_id]
             call.put((index, output.kind, output.body))
+            self._touched.add(call)
 
     # ---- whether the broker is there ------------------------------------------------------------------------------
 
@@ -237,6 +247,7 @@ class BrokerClient:
                 else:
                     while not self._read():  # what it still said counts
                         pass
+                    self._flush()
                     self._set_lost(_LOST)
 
     def _set_heard(self, now: float) -> None:
