@@ -79,6 +79,7 @@ logger = logging.getLogger(__name__)
 # Messages taken from one socket before the others get their turn.
 _BURST = 256
 _GATEWAY_HEARTBEAT_SECONDS = 1.0
+_LAST, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 # Outputs that may wait for one gateway that does not read; past it the gateway counts as gone.
 _GATEWAY_BACKLOG = 20_000
 
@@ -108,6 +109,8 @@ class Broker:
         self._wakeup, self._signal_fd = socket.socketpair()
         self._wakeup.setblocking(False)
         self._signal_fd.setblocking(False)
+        self._polled_outputs: dict[int, str] = {}
+        self._poller = self._make_poller({})
         self._perform: dict[type[Action], Callable[[Any], None]] = {
             StartWorker: self._start_worker,
             StartDownload: self._start_download,
@@ -175,19 +178,16 @@ class Broker:
 
     def _wait(self) -> None:
         """Sleep until something happens or a deadline comes; put what happened into the inbox."""
-        poller = zmq.Poller()
-        for source in (self._gateway_socket, self._worker_socket, self._supervisor.exits_fd, self._signal_fd):
-            poller.register(source, zmq.POLLIN)
         outputs = self._supervisor.output_fds
-        for fd in outputs:
-            poller.register(fd, zmq.POLLIN)
-        ready = dict(poller.poll(self._timeout_ms()))
+        if outputs != self._polled_outputs:  # seldom, and a poller takes as long to make as to ask
+            self._polled_outputs, self._poller = outputs, self._make_poller(outputs)
+        due = min(self._next_heartbeat, self._next_sample, self._next_deadline())
+        ready = dict(self._poller.poll(max(0, math.ceil((due - time.monotonic()) * 1000))))
 
         if self._worker_socket in ready:
             self._receive(self._worker_socket, self._worker_message, _BURST)
-        for fd, worker_id in outputs.items():
-            if fd in ready:
-                self._supervisor.read_output(worker_id)
+        for fd in ready.keys() & outputs.keys():
+            self._supervisor.read_output(outputs[fd])
         if self._supervisor.exits_fd in ready:
             self._take_exits()
         if self._gateway_socket in ready:
@@ -195,11 +195,14 @@ class Broker:
         if self._signal_fd.fileno() in ready:
             self._signal_fd.recv(64)
             self._inbox.append(ShutdownRequested())
-        self._keep_time()
+        if time.monotonic() >= due:
+            self._keep_time()
 
-    def _timeout_ms(self) -> int:
-        due = min(self._next_heartbeat, self._next_sample, self._next_deadline())
-        return max(0, math.ceil((due - time.monotonic()) * 1000))
+    def _make_poller(self, outputs: dict[int, str]) -> zmq.Poller:
+        poller = zmq.Poller()
+        for source in (self._gateway_socket, self._worker_socket, self._supervisor.exits_fd, self._signal_fd, *outputs):
+            poller.register(source, zmq.POLLIN)
+        return poller
 
     def _next_deadline(self) -> float:
         """The next one of pool and downloads; infinite if there is none."""
@@ -487,7 +490,7 @@ class Broker:
 
     def _send_gateway(self, gateway: bytes, frames: list[bytes]) -> None:
         try:
-            self._gateway_socket.send_multipart([gateway, *frames], zmq.NOBLOCK)
+            _send(self._gateway_socket, gateway, frames)
         except zmq.Again:
             self._gateway_left(gateway, f"{_GATEWAY_BACKLOG} messages unread")
         except zmq.ZMQError as error:
@@ -498,7 +501,15 @@ class Broker:
     def _send_worker(self, worker_id: str, frames: list[bytes]) -> None:
         # A worker that cannot be reached has died: its exit is on its way, and with it all that follows.
         with contextlib.suppress(zmq.ZMQError):
-            self._worker_socket.send_multipart([worker_id.encode(), *frames], zmq.NOBLOCK)
+            _send(self._worker_socket, worker_id.encode(), frames)
+
+
+def _send(to: zmq.Socket[bytes], identity: bytes, frames: list[bytes]) -> None:
+    """What send_multipart does, in less than half of its time: it joins flags anew for every frame."""
+    to.send(identity, _MORE)
+    for frame in frames[:-1]:
+        to.send(frame, _MORE)
+    to.send(frames[-1], _LAST)
 
 
 def _change(model_id: str, state: str, reason: str | None, stage: str | None, fraction: float | None) -> dict[str, Any]:

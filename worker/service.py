@@ -52,6 +52,9 @@ _FLUSH_MILLISECONDS = 1000
 # How long a process that has failed waits for the broker to end it.
 _HEARD_MILLISECONDS = 5000
 
+_MORE = int(zmq.SNDMORE)
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
+
 # What a spare imports while it waits: nearly all of the time from a new process to a loaded model.
 _SPARE_IMPORTS = "worker.text_engine"
 
@@ -246,8 +249,10 @@ class Service:
         messages = [encode_outputs(group) for group in by_gateway.values()]
         # Not before: what cannot be encoded has not ended anything.
         self._live -= ended
-        for message in messages:
-            self._socket.send_multipart(message)
+        for *frames, last in messages:  # send_multipart joins flags anew for every frame
+            for frame in frames:
+                self._socket.send(frame, _MORE)
+            self._socket.send(last)
 
     def _send(self, body: Body) -> None:
         self._socket.send_multipart(encode(body))
@@ -256,7 +261,7 @@ class Service:
         """All messages that have arrived, the rest staying in the socket if the caller stops; with `wait`, at least
         one set of frames is waited for."""
         # Asked directly: poll() makes a poller for every call, and this is looked at after every step.
-        while wait or int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+        while wait or int(self._socket.get(_EVENTS)) & _POLLIN:
             wait = False
             try:
                 yield decode(self._socket.recv_multipart())
