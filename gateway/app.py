@@ -35,6 +35,7 @@ def create_app(settings: Settings, broker: BrokerClient) -> Starlette:
         finally:
             broker.close()
 
+    keyed = [Middleware(BearerAuth, settings.api_key)]
     v1 = [
         Route("/chat/completions", chat_completions, methods=["POST"]),
         Route("/completions", completions, methods=["POST"]),
@@ -55,7 +56,10 @@ def create_app(settings: Settings, broker: BrokerClient) -> Starlette:
     routes = [
         Route("/health", admin.Health),
         Route("/admin/health", admin.Health),
-        Mount("/v1", routes=v1, middleware=[Middleware(BearerAuth, settings.api_key)]),
+        Mount("/v1", routes=v1, middleware=keyed),
+        # As mlx_lm.server and mlx_vlm.server have them beside /v1.
+        Route("/chat/completions", chat_completions, methods=["POST"], middleware=keyed),
+        Route("/models", list_models, middleware=keyed),
         Mount(
             "/admin",
             routes=admin_models,

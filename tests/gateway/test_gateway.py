@@ -85,7 +85,8 @@ async def test_models_in_openais_shape(runtime_dir: Path) -> None:
             await broker.final((await broker.expect(Models))[0], {"models": [MODEL]})
             return await asking
 
-        assert (await ask("/v1/models")).json() == {"object": "list", "data": [expected]}
+        for path in ("/v1/models", "/models"):
+            assert (await ask(path)).json() == {"object": "list", "data": [expected]}
         assert (await ask("/v1/models/org/tiny")).json() == expected
         missing = await ask("/v1/models/org/other")
         assert missing.status_code == 404
@@ -230,15 +231,16 @@ async def test_keys(runtime_dir: Path) -> None:
         running_gateway(broker, runtime_dir, **keys) as gateway,
         http(gateway) as client,
     ):
-        for path in ("/v1/models", "/v1/nothing", "/admin/models/status", "/admin/nothing"):
+        for path in ("/v1/models", "/models", "/v1/nothing", "/admin/models/status", "/admin/nothing"):
             for header in ({}, {"authorization": "Bearer nonsense"}, {"authorization": "Basic root"}):
                 response = await client.get(path, headers=header)
                 assert response.status_code == 401
                 assert response.headers["www-authenticate"] == "Bearer"
         assert (await client.get("/v1/models")).json()["error"]["type"] == "authentication_error"
         assert "detail" in (await client.get("/admin/models/status")).json()
-        crossed = await client.get("/v1/models", headers={"authorization": "Bearer root"})
-        assert crossed.status_code == 401
+        for path in ("/v1/models", "/models"):
+            assert (await client.get(path, headers={"authorization": "Bearer root"})).status_code == 401
+        assert (await client.post("/chat/completions", json=chat())).status_code == 401
 
         for path, key, kind, body in (
             ("/v1/models", "käse", Models, {"models": []}),

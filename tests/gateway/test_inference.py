@@ -22,13 +22,14 @@ def http(gateway: Gateway) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=gateway.url, timeout=SECONDS)
 
 
-async def test_a_whole_answer(runtime_dir: Path) -> None:
+@pytest.mark.parametrize("path", [CHAT, "/chat/completions"])
+async def test_a_whole_answer(runtime_dir: Path, path: str) -> None:
     async with (
         PlayedBroker(runtime_dir) as broker,
         running_gateway(broker, runtime_dir) as gateway,
         http(gateway) as client,
     ):
-        asking = asyncio.create_task(client.post(CHAT, json=chat(max_tokens=8, seed=1)))
+        asking = asyncio.create_task(client.post(path, json=chat(max_tokens=8, seed=1)))
         request_id, work = await broker.expect_work()
         assert work.messages == [{"role": "user", "content": "Hi"}]
         assert (work.stream, work.max_tokens, work.seed) == (False, 8, 1)
