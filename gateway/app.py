@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Mount, Route
 
 from gateway import admin
-from gateway.auth import BearerAuth, SameOrigin
+from gateway.auth import AllowedOrigins, BearerAuth, SameOrigin
 from gateway.broker_client import BrokerClient, BrokerUnavailableError
 from gateway.call import CallClosedError
 from gateway.chat import chat_completions
@@ -74,4 +74,6 @@ def create_app(settings: Settings, broker: BrokerClient) -> Starlette:
         HTTPException: on_http_exception,
         Exception: on_bug,
     }
-    return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    origins = settings.allowed_origins
+    pages = [Middleware(AllowedOrigins, origins)] if origins else []
+    return Starlette(routes=routes, middleware=pages, exception_handlers=handlers, lifespan=lifespan)

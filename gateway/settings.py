@@ -6,14 +6,16 @@ broker reads it too. The file's other tables are the broker's, which also checks
 """
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
@@ -22,6 +24,7 @@ from broker.protocol import GATEWAY_SOCKET, default_runtime_dir
 
 PREFIX = "MLX_BROKER_"
 _DEFAULT_FILE = "mlx-broker.toml"
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\sA-Z]+")
 _IPC_PATH_BYTES = 103  # what macOS allows; Linux has four more
 
 LogLevel = Annotated[
@@ -45,6 +48,7 @@ class Settings(BaseSettings):
     runtime_dir: Path = Field(default_factory=default_runtime_dir)
     api_key: Key | None = None
     admin_token: Key | None = None
+    allowed_origins: Annotated[list[str], NoDecode] = Field(default_factory=list)
     default_model: Annotated[str, Field(min_length=1)] | None = None
     default_max_tokens: Annotated[int, Field(ge=1)] = 4096
     max_body_mb: Annotated[float, Field(gt=0)] = 50
@@ -55,6 +59,21 @@ class Settings(BaseSettings):
     allow_private_image_hosts: bool = False
     keepalive_seconds: Annotated[float, Field(gt=0)] = 15
     log_level: LogLevel = "info"
+
+    @field_validator("allowed_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """`a,b` in the environment, a list in the file."""
+        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, origins: list[str]) -> list[str]:
+        """As browsers send them: another spelling would match none, without a word."""
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin: * or scheme://host:port, in lower case and without a path")
+        return origins
 
     @model_validator(mode="after")
     def _socket_path_fits(self) -> Self:
@@ -121,4 +140,4 @@ def _mistake(location: tuple[int | str, ...], kind: str, message: str) -> str:
     name = str(location[0])
     if kind == "extra_forbidden":
         return f"[gateway] {name}: there is no such setting"
-    return f"{PREFIX}{name.upper()} (or {name} in the settings file): {message}"
+    return f"{PREFIX}{name.upper()} (or {name} in the settings file): {message.removeprefix('Value error, ')}"

@@ -33,6 +33,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         runtime_dir=default_runtime_dir(),
         api_key=None,
         admin_token=None,
+        allowed_origins=[],
         default_model=None,
         default_max_tokens=4096,
         max_body_mb=50,
@@ -63,6 +64,17 @@ def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.log_level == "debug"
 
 
+def test_origins_in_both_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    origins = ["*", "null", "https://a.example:8443", "chrome-extension://abc", "http://[::1]:3000"]
+    Path("mlx-broker.toml").write_text(f"[gateway]\nallowed_origins = {origins}\n")
+    assert load_settings().allowed_origins == origins
+    monkeypatch.setenv("MLX_BROKER_ALLOWED_ORIGINS", "http://a, http://b")
+    assert load_settings().allowed_origins == ["http://a", "http://b"]
+    for wrong in ("a.example", "http://A.example", "http://a/b", "http://a b"):
+        monkeypatch.setenv("MLX_BROKER_ALLOWED_ORIGINS", wrong)
+        assert "is no origin" in mistakes()[0]
+
+
 def test_the_file_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("other.toml").write_text("[gateway]\nport = 9000\n")
     monkeypatch.setenv("MLX_BROKER_CONFIG", "other.toml")
@@ -77,6 +89,10 @@ def test_the_file_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ("[gateway]\nprot = 1\n", "[gateway] prot: there is no such setting"),
         ("[gateway]\nport = 70000\n", "MLX_BROKER_PORT (or port in the settings file): "),
         ('[gateway]\napi_key = ""\n', "MLX_BROKER_API_KEY (or api_key in the settings file): "),
+        (
+            '[gateway]\nallowed_origins = ["http://a/"]\n',
+            "MLX_BROKER_ALLOWED_ORIGINS (or allowed_origins in the settings file): 'http://a/' is no origin",
+        ),
         ("gateway = 1\n", "mlx-broker.toml: gateway is to be a table"),
         ('[gateway]\nruntime_dir = "/x"\n', "mlx-broker.toml: runtime_dir belongs above all tables"),
         ("[gateway\n", "mlx-broker.toml: "),
