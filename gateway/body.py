@@ -18,6 +18,9 @@ class Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
+# Fields that are not implemented yet -> the values that change nothing.
+NotYet = dict[str, tuple[Any, ...]]
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -43,6 +46,13 @@ def object_of(body: bytes) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise invalid("the body is to be a JSON object")
     return raw
+
+
+def refuse_not_yet(raw: dict[str, Any], fields: NotYet) -> None:
+    """Raises ApiError `invalid_request` for a field that would change the answer, if only it were implemented."""
+    for name in raw.keys() & fields.keys():
+        if raw[name] is not None and raw[name] not in fields[name]:
+            raise invalid(f"{name} is not supported yet", name)
 
 
 def prompts_of(prompt: object) -> list[str | list[int]]:

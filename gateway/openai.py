@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator
 
 from broker.protocol import Generate
-from gateway.body import Body, object_of, prompts_of, validated
+from gateway.body import Body, NotYet, object_of, prompts_of, refuse_not_yet, validated
 from gateway.content import Content, Image, content_of, wire_content
 from gateway.errors import invalid
 from gateway.tools import NamedTool, ResponseFormat, ToolCall, ToolChoice, choice_of, required_names, tools_of
@@ -31,14 +31,31 @@ _AS_THEY_ARE = (
     *("repetition_context_size", "presence_context_size", "frequency_context_size"),
 )
 
-# Fields not implemented yet, with the values that change nothing.
-_NOT_YET: dict[str, tuple[Any, ...]] = {"adapters": (), "draft_model": ()}
+# Not implemented yet: fields of OpenAI, mlx_lm.server and mlx_vlm.server, with the values that change nothing.
+_NOT_YET: NotYet = {
+    "adapter_path": (),
+    "adapters": ("default_model",),
+    "draft_model": ("default_model",),
+    "num_draft_tokens": (),
+    "p_less": (False,),
+    "top_n_sigma": (0,),
+    "typical_p": (1,),
+}
 _NOT_YET_CHAT = _NOT_YET | {
     "audio": (),
+    "context_management": ([],),
     "function_call": ("none", "auto"),
     "functions": ([],),
+    "max_pixels": (),
+    "min_pixels": (),
     "modalities": (["text"],),
-    "reasoning_effort": (),
+    "reasoning": ({},),
+    "resize_shape": (),
+    "role_mapping": ({},),
+    "thinking_budget": (),
+    "thinking_end_token": (),
+    "thinking_start_token": (),
+    "tool_parser": (),
     "web_search_options": (),
 }
 _NOT_YET_COMPLETION = _NOT_YET | {"best_of": (1,), "echo": (False,), "suffix": ("",)}
@@ -140,11 +157,25 @@ class ChatRequest(Sampling):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=_MAX_MESSAGES)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    enable_thinking: bool | None = None
+    reasoning_effort: Annotated[str, Field(min_length=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None = None
     tools: Annotated[list[dict[str, Any]], PlainValidator(tools_of)] = Field(default_factory=list)
     tool_choice: Annotated[ToolChoice, PlainValidator(choice_of)] = "auto"
     parallel_tool_calls: bool | None = None
+
+    @property
+    def template_kwargs(self) -> dict[str, Any]:
+        """For the model's template. What says more exactly what it means wins."""
+        kwargs: dict[str, Any] = {}
+        if self.reasoning_effort is not None:
+            kwargs["enable_thinking"] = self.reasoning_effort != "none"
+            if self.reasoning_effort != "none":
+                kwargs["reasoning_effort"] = self.reasoning_effort
+        if self.enable_thinking is not None:
+            kwargs["enable_thinking"] = self.enable_thinking
+        return kwargs | (self.chat_template_kwargs or {})
 
     @property
     def images(self) -> list[tuple[str, Image]]:
@@ -168,7 +199,7 @@ class CompletionRequest(Sampling):
 def parse_chat(body: bytes) -> ChatRequest:
     """Raises ApiError `invalid_request` naming the field."""
     raw = object_of(body)
-    _refuse_not_yet(raw, _NOT_YET_CHAT)
+    refuse_not_yet(raw, _NOT_YET_CHAT)
     _refuse_many_parts(raw.get("messages"))
     request = validated(ChatRequest, raw)
     for position, message in enumerate(raw["messages"]):
@@ -209,7 +240,7 @@ def _refuse_several(request: Sampling, is_call_forced: bool) -> None:
 def parse_completion(body: bytes) -> CompletionRequest:
     """Raises ApiError `invalid_request` naming the field."""
     raw = object_of(body)
-    _refuse_not_yet(raw, _NOT_YET_COMPLETION)
+    refuse_not_yet(raw, _NOT_YET_COMPLETION)
     request = validated(CompletionRequest, raw)
     if len(request.prompt) * request.choices_per_prompt > MAX_CHOICES:
         raise invalid(f"more than {MAX_CHOICES} choices in one request, counting n for each prompt", "prompt")
@@ -232,7 +263,7 @@ def chat_work(request: ChatRequest, images: list[bytes], default_max_tokens: int
             tools=tools,
             required_tools=required_names(tools, request.tool_choice),
             one_call=request.parallel_tool_calls is False or isinstance(request.tool_choice, NamedTool),
-            chat_template_kwargs=request.chat_template_kwargs or {},
+            chat_template_kwargs=request.template_kwargs,
             **_sampling(request, choice),
         )
         for choice in range(request.choices_per_prompt)
@@ -260,9 +291,3 @@ def _sampling(request: Sampling, choice: int) -> dict[str, Any]:
         "grammar": request.grammar,
         **{name: value for name in _AS_THEY_ARE if (value := getattr(request, name)) is not None},
     }
-
-
-def _refuse_not_yet(raw: dict[str, Any], fields: dict[str, tuple[Any, ...]]) -> None:
-    for name in raw.keys() & fields.keys():
-        if raw[name] is not None and raw[name] not in fields[name]:
-            raise invalid(f"{name} is not supported yet", name)

@@ -338,6 +338,24 @@ def test_what_is_not_a_chat_is_refused(body: dict[str, Any] | bytes, param: str 
         ("adapters", "a"),
         ("draft_model", "d"),
         ("functions", [{"name": "f"}]),
+        ("role_mapping", {"user": "U: "}),
+        ("num_draft_tokens", 3),
+        ("adapter_path", "a"),
+        ("top_n_sigma", 1.0),
+        ("p_less", True),
+        ("typical_p", 0.9),
+        ("reasoning", {"effort": "low"}),
+        ("thinking_budget", 100),
+        ("thinking_start_token", "<t>"),
+        ("thinking_end_token", "</t>"),
+        ("resize_shape", [224]),
+        ("min_pixels", 1),
+        ("max_pixels", 1),
+        ("tool_parser", "json"),
+        ("context_management", [{"type": "compaction", "compact_threshold": 1}]),
+        ("enable_thinking", "no"),
+        ("reasoning_effort", ""),
+        ("reasoning_effort", 1),
     ],
 )
 def test_a_wrong_or_unsupported_field_is_named(field: str, value: Any) -> None:
@@ -354,6 +372,25 @@ def test_a_field_within_a_field_is_named() -> None:
 def test_values_that_change_nothing_are_accepted() -> None:
     neutral = {"tools": [], "tool_choice": "none", "logprobs": False, "frequency_penalty": 0.0, "logit_bias": {}}
     assert chat(**neutral, response_format={"type": "text"}) == chat()
+    unsupported: dict[str, Any] = {"adapters": "default_model", "draft_model": "default_model", "adapter_path": None}
+    unsupported |= {"reasoning": None, "tool_parser": None}
+    unsupported |= {"top_n_sigma": 0.0, "p_less": False, "typical_p": 1.0, "role_mapping": {}, "context_management": []}
+    assert chat(**unsupported, enable_thinking=None, reasoning_effort=None) == chat()
+
+
+@pytest.mark.parametrize(
+    ("fields", "kwargs"),
+    [
+        ({"enable_thinking": False}, {"enable_thinking": False}),
+        ({"reasoning_effort": "none"}, {"enable_thinking": False}),
+        ({"reasoning_effort": "high"}, {"enable_thinking": True, "reasoning_effort": "high"}),
+        ({"reasoning_effort": "none", "enable_thinking": True}, {"enable_thinking": True}),
+        ({"enable_thinking": False, "chat_template_kwargs": {"enable_thinking": True}}, {"enable_thinking": True}),
+        ({"enable_thinking": True, "chat_template_kwargs": {"a": 1}}, {"enable_thinking": True, "a": 1}),
+    ],
+)
+def test_thinking_is_the_templates_matter(fields: dict[str, Any], kwargs: dict[str, Any]) -> None:
+    assert chat(**fields)[0].chat_template_kwargs == kwargs
 
 
 @pytest.mark.parametrize(
@@ -365,7 +402,9 @@ def test_what_is_not_a_prompt_is_refused(prompt: Any) -> None:
     assert caught.value.failure.param == "prompt"
 
 
-@pytest.mark.parametrize(("field", "value"), [("echo", True), ("logprobs", 21), ("best_of", 2), ("suffix", "!")])
+@pytest.mark.parametrize(
+    ("field", "value"), [("echo", True), ("logprobs", 21), ("best_of", 2), ("suffix", "!"), ("num_draft_tokens", 3)]
+)
 def test_unsupported_fields_of_completions_are_named(field: str, value: Any) -> None:
     with pytest.raises(ApiError) as caught:
         completion("Hi", **{field: value})
