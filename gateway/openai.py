@@ -87,12 +87,13 @@ class StreamOptions(Body):
 
 
 class ChatMessage(Body):
-    """One turn. `developer` is what newer models call `system`."""
+    """One turn. `developer` is what newer models call `system`, `reasoning` what others call `reasoning_content`."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[Content, PlainValidator(content_of)] = ""
     name: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
 
@@ -102,7 +103,7 @@ class ChatMessage(Body):
             "role": "system" if self.role == "developer" else self.role,
             "content": wire_content(self.content),
             "name": self.name,
-            "reasoning_content": self.reasoning_content,
+            "reasoning_content": self.reasoning if self.reasoning_content is None else self.reasoning_content,
             "tool_calls": [call.model_dump(exclude_none=True) for call in self.tool_calls or []] or None,
             "tool_call_id": self.tool_call_id,
         }

@@ -119,6 +119,12 @@ def test_calls_and_their_results_are_sent_back() -> None:
     ]
 
 
+def test_thoughts_are_sent_back_under_either_name() -> None:
+    turns = [{"role": "assistant", "content": "Hi", name: "hm"} for name in ("reasoning", "reasoning_content")]
+    turns.append({"role": "assistant", "content": "Hi", "reasoning": "no", "reasoning_content": "hm"})
+    assert chat(messages=turns)[0].messages == [{"role": "assistant", "content": "Hi", "reasoning_content": "hm"}] * 3
+
+
 def test_what_binds_the_answer_reaches_the_wire() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     given = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": schema}}

@@ -159,6 +159,7 @@ def test_a_chat_that_thinks_and_calls() -> None:
     assert choice["message"] == {
         "role": "assistant",
         "content": None,
+        "reasoning": "hm",
         "reasoning_content": "hm",
         "tool_calls": [OPENAI_CALL, {**OPENAI_CALL, "id": "call_2"}],
     }
@@ -171,9 +172,12 @@ def test_the_chunks_of_a_chat_that_thinks_and_calls() -> None:
         read = events(chunks.render([(0, kind, item) for item in items]))
         return [event["choices"][0]["delta"] for event in read if event != "data: [DONE]"]
 
-    assert deltas({"text": "", "reasoning": "h"}) == [{"role": "assistant", "reasoning_content": "h"}]
-    assert deltas({"text": "", "reasoning": "m"}) == [{"reasoning_content": "m"}]
-    assert deltas({"text": "", "reasoning": "!"}, {"text": "I "}) == [{"reasoning_content": "!", "content": "I "}]
+    def thought(text: str) -> dict[str, Any]:
+        return {"reasoning": text, "reasoning_content": text}
+
+    assert deltas({"text": "", "reasoning": "h"}) == [{"role": "assistant", **thought("h")}]
+    assert deltas({"text": "", "reasoning": "m"}) == [thought("m")]
+    assert deltas({"text": "", "reasoning": "!"}, {"text": "I "}) == [{**thought("!"), "content": "I "}]
     assert deltas({"text": "call"}) == [{"content": "call"}]
     assert deltas({"text": "", "tool_calls": [CALL]}) == [{"tool_calls": [{"index": 0, **OPENAI_CALL}]}]
     last = {**ending("", "tool_calls"), "tool_calls": [CALL]}
