@@ -3,10 +3,10 @@
 What is wrong is told with the name of its field, as clients write it: `messages[0].content`.
 """
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from gateway.content import PartError
 from gateway.errors import invalid
@@ -17,6 +17,9 @@ class Body(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
+
+# Some clients know one kind of number only and write 16.0 for 16.
+Whole = Annotated[int, BeforeValidator(lambda n: int(n) if type(n) is float and n.is_integer() else n)]
 
 # Fields that are not implemented yet -> the values that change nothing.
 NotYet = dict[str, tuple[Any, ...]]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator
 
 from broker.protocol import Generate
-from gateway.body import Body, NotYet, object_of, prompts_of, refuse_not_yet, validated
+from gateway.body import Body, NotYet, Whole, object_of, prompts_of, refuse_not_yet, validated
 from gateway.content import Content, Image, content_of, wire_content
 from gateway.errors import invalid
 from gateway.tools import NamedTool, ResponseFormat, ToolCall, ToolChoice, choice_of, required_names, tools_of
@@ -23,6 +23,7 @@ _MAX_TOP_LOGPROBS = 20
 _MAX_MESSAGES = 4096
 _MAX_PARTS = 16_384  # of all messages together
 _MAX_SEED = 2**63 - 1
+_MAX_FLOAT32 = 2.0**127
 
 # Fields that go to the wire as they are, under the same name; None is the wire's default.
 _AS_THEY_ARE = (
@@ -62,21 +63,21 @@ _NOT_YET_COMPLETION = _NOT_YET | {"best_of": (1,), "echo": (False,), "suffix": (
 
 
 def _stops_of(stop: object) -> list[str]:
-    stops = [] if stop is None else [stop] if isinstance(stop, str) else stop
+    stops = [] if stop in (None, "") else [stop] if isinstance(stop, str) else stop
     if not isinstance(stops, list) or len(stops) > _MAX_STOPS or not all(isinstance(s, str) and s for s in stops):
-        raise ValueError(f"must be a string or a list of up to {_MAX_STOPS} strings, none of them empty")
+        raise ValueError(f"must be a string or a list of up to {_MAX_STOPS} strings that are not empty")
     return stops
 
 
 def _bias_of(bias: object) -> dict[str, float]:
-    """OpenAI's logit_bias: token id as a string -> -100 to 100."""
+    """OpenAI's logit_bias: token id as a string -> any number that MLX can add."""
     if not isinstance(bias, dict) or len(bias) > _MAX_BIASES:
         raise ValueError(f"must be an object with up to {_MAX_BIASES} token ids")
     for token, value in bias.items():
         if not (token.isascii() and token.isdigit()) or len(token) > 10:
             raise ValueError(f"{token!r} is no token id")
-        if type(value) not in (int, float) or not -100 <= value <= 100:
-            raise ValueError(f"the value of {token} is no number from -100 to 100")
+        if type(value) not in (int, float) or not abs(value) <= _MAX_FLOAT32:
+            raise ValueError(f"the value of {token} is no number that fits 32 bits")
     return bias
 
 
@@ -116,23 +117,23 @@ class Sampling(Body):
     model: Annotated[str, Field(min_length=1)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    max_tokens: Annotated[Whole, Field(ge=1, le=_MAX_SEED)] | None = None
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, le=_MAX_SEED)] | None = None
+    top_k: Annotated[Whole, Field(ge=-1, le=_MAX_SEED)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     xtc_probability: Annotated[float, Field(ge=0, le=1)] | None = None
     xtc_threshold: Annotated[float, Field(ge=0, le=0.5)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0, le=100)] | None = None
-    repetition_context_size: Annotated[int, Field(ge=0, le=_MAX_SEED)] | None = None
+    repetition_context_size: Annotated[Whole, Field(ge=0, le=_MAX_SEED)] | None = None
     presence_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
-    presence_context_size: Annotated[int, Field(ge=0, le=_MAX_SEED)] | None = None
+    presence_context_size: Annotated[Whole, Field(ge=0, le=_MAX_SEED)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
-    frequency_context_size: Annotated[int, Field(ge=0, le=_MAX_SEED)] | None = None
+    frequency_context_size: Annotated[Whole, Field(ge=0, le=_MAX_SEED)] | None = None
     logit_bias: Annotated[dict[str, float], PlainValidator(_bias_of)] | None = None
-    seed: Annotated[int, Field(ge=-_MAX_SEED - 1, le=_MAX_SEED)] | None = None
+    seed: Annotated[Whole, Field(ge=-_MAX_SEED - 1, le=_MAX_SEED)] | None = None
     stop: Annotated[list[str], PlainValidator(_stops_of)] = Field(default_factory=list)
-    n: Annotated[int, Field(ge=1, le=8)] | None = None
+    n: Annotated[Whole, Field(ge=1, le=8)] | None = None
     response_format: ResponseFormat | None = None
     grammar: Annotated[str, Field(min_length=1, max_length=_MAX_GRAMMAR)] | None = None
 
@@ -156,12 +157,12 @@ class ChatRequest(Sampling):
     """The body of POST /v1/chat/completions."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=_MAX_MESSAGES)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[Whole, Field(ge=1, le=_MAX_SEED)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     enable_thinking: bool | None = None
     reasoning_effort: Annotated[str, Field(min_length=1)] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None = None
     tools: Annotated[list[dict[str, Any]], PlainValidator(tools_of)] = Field(default_factory=list)
     tool_choice: Annotated[ToolChoice, PlainValidator(choice_of)] = "auto"
     parallel_tool_calls: bool | None = None
@@ -194,7 +195,7 @@ class CompletionRequest(Sampling):
     """The body of POST /v1/completions."""
 
     prompt: Annotated[list[str | list[int]], PlainValidator(prompts_of)]
-    logprobs: Annotated[int, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None = None
+    logprobs: Annotated[Whole, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None = None
 
 
 def parse_chat(body: bytes) -> ChatRequest:
@@ -206,10 +207,6 @@ def parse_chat(body: bytes) -> ChatRequest:
     for position, message in enumerate(raw["messages"]):
         if message.get("tool_calls") and message["role"] != "assistant":
             raise invalid("only an assistant's message may have tool_calls", f"messages[{position}].tool_calls")
-        if message["role"] == "tool" and not message.get("tool_call_id"):
-            raise invalid("which call this is the result of", f"messages[{position}].tool_call_id")
-        if message.get("content") is None and message["role"] != "assistant":
-            raise invalid("only an assistant's message may have no content", f"messages[{position}].content")
         if message["role"] != "user" and not isinstance(request.messages[position].content, str):
             raise invalid("only a user's message may have images", f"messages[{position}].content")
     if request.top_logprobs is not None and not request.logprobs:
