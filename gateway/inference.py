@@ -18,6 +18,9 @@ from gateway.replies import Chunks, Head, ending_of, whole
 from gateway.settings import Settings
 from gateway.streaming import EventStream, collect, gone, unless
 
+# What clients of mlx_lm.server call the default model.
+_DEFAULT_MODEL = "default_model"
+
 
 class State(TypedDict):
     """What every request finds in its state."""
@@ -43,10 +46,12 @@ async def read_body(request: Request[State]) -> bytes:
 
 def model_for(request: Request[State], named: str | None) -> str:
     """The model that a body names, or the default one. Raises ApiError naming the field."""
-    model = named or request.state["settings"].default_model
-    if model is None:
+    default = request.state["settings"].default_model
+    if named is None or (named == _DEFAULT_MODEL and default is not None):
+        named = default
+    if named is None:
         raise invalid("name a model, there is no default one", "model")
-    return model
+    return named
 
 
 async def load_images(request: Request[State], images: list[tuple[str, Image]]) -> list[bytes]:

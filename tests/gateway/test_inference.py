@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from broker.protocol import ERROR, PARTIAL, Cancel, Failure, Output
+from broker.protocol import ERROR, PARTIAL, Cancel, Failure, Generate, Output, Request, unpack
 from tests.gateway.played_broker import SECONDS, PlayedBroker
 from tests.gateway.running import Gateway, chat, connected, running_gateway
 
@@ -270,11 +270,23 @@ async def test_the_default_model_and_default_max_tokens(runtime_dir: Path) -> No
         running_gateway(broker, runtime_dir, **settings) as gateway,
         http(gateway) as client,
     ):
-        body = chat()
-        del body["model"]
-        asking = asyncio.create_task(client.post(CHAT, json=body))
-        request_id, work = await broker.expect_work()
-        assert work.max_tokens == 77
-        await broker.finish(request_id, "ok")
-        assert (await asking).json()["model"] == "org/other"
+        for named in (None, "default_model"):
+            asking = asyncio.create_task(client.post(CHAT, json=chat(model=named)))
+            request_id, request = await broker.expect(Request)
+            assert (request.model, unpack(Generate, request.payload).max_tokens) == ("org/other", 77)
+            await broker.finish(request_id, "ok")
+            assert (await asking).json()["model"] == "org/other"
         assert "org/other" in gateway.announcement
+
+
+async def test_default_model_is_a_name_like_others_where_there_is_none(runtime_dir: Path) -> None:
+    async with (
+        PlayedBroker(runtime_dir) as broker,
+        running_gateway(broker, runtime_dir) as gateway,
+        http(gateway) as client,
+    ):
+        asking = asyncio.create_task(client.post(CHAT, json=chat(model="default_model")))
+        request_id, request = await broker.expect(Request)
+        assert request.model == "default_model"
+        await broker.finish(request_id, "ok")
+        assert (await asking).status_code == 200
