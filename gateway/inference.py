@@ -62,9 +62,10 @@ async def load_images(request: Request[State], images: list[tuple[str, Image]]) 
     return await unless(loading, gone(request.receive), request.state["broker"].refused())
 
 
-async def answer(request: Request[State], wanted: Sampling, work: list[Generate], *, is_chat: bool) -> Response:
-    """OpenAI's answer to `wanted`, whose units of work are `work`."""
-    model = model_for(request, wanted.model)
+async def answer(
+    request: Request[State], model: str, wanted: Sampling, work: list[Generate], *, is_chat: bool
+) -> Response:
+    """OpenAI's answer to `wanted`, whose units of work for `model` are `work`."""
     head = Head(
         id=("chatcmpl-" if is_chat else "cmpl-") + secrets.token_hex(12),
         model=model,

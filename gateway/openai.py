@@ -12,25 +12,16 @@ from broker.protocol import Generate
 from gateway.body import Body, NotYet, Whole, object_of, prompts_of, refuse_not_yet, validated
 from gateway.content import Content, Image, content_of, wire_content
 from gateway.errors import invalid
+from gateway.sampling import MAX_INT, Defaults, SamplingFields
 from gateway.tools import NamedTool, ResponseFormat, ToolCall, ToolChoice, choice_of, required_names, tools_of
 
 MAX_CHOICES = 128  # of one request: prompts x n, each a request to the broker
 _MAX_STOPS = 16
-_MAX_BIASES = 1024
 _MAX_GRAMMAR = 100_000  # characters
 _MAX_TOP_LOGPROBS = 20
 # Reading a body stops every stream of this gateway meanwhile: a million small messages or parts would take ten seconds.
 _MAX_MESSAGES = 4096
 _MAX_PARTS = 16_384  # of all messages together
-_MAX_SEED = 2**63 - 1
-_MAX_FLOAT32 = 2.0**127
-
-# Fields that go to the wire as they are, under the same name; None is the wire's default.
-_AS_THEY_ARE = (
-    *("temperature", "top_p", "top_k", "min_p", "xtc_probability", "xtc_threshold", "logit_bias"),
-    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
-    *("repetition_context_size", "presence_context_size", "frequency_context_size"),
-)
 
 # Not implemented yet: fields of OpenAI, mlx_lm.server and mlx_vlm.server, with the values that change nothing.
 _NOT_YET: NotYet = {
@@ -69,18 +60,6 @@ def _stops_of(stop: object) -> list[str]:
     return stops
 
 
-def _bias_of(bias: object) -> dict[str, float]:
-    """OpenAI's logit_bias: token id as a string -> any number that MLX can add."""
-    if not isinstance(bias, dict) or len(bias) > _MAX_BIASES:
-        raise ValueError(f"must be an object with up to {_MAX_BIASES} token ids")
-    for token, value in bias.items():
-        if not (token.isascii() and token.isdigit()) or len(token) > 10:
-            raise ValueError(f"{token!r} is no token id")
-        if type(value) not in (int, float) or not abs(value) <= _MAX_FLOAT32:
-            raise ValueError(f"the value of {token} is no number that fits 32 bits")
-    return bias
-
-
 class StreamOptions(Body):
     """include_usage: a last chunk without choices carries the usage."""
 
@@ -111,27 +90,13 @@ class ChatMessage(Body):
         return {name: value for name, value in message.items() if value is not None}
 
 
-class Sampling(Body):
+class Sampling(SamplingFields):
     """What chat and text completions share. None is the default, as if the field were not there."""
 
     model: Annotated[str, Field(min_length=1)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[Whole, Field(ge=1, le=_MAX_SEED)] | None = None
-    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[Whole, Field(ge=-1, le=_MAX_SEED)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    xtc_probability: Annotated[float, Field(ge=0, le=1)] | None = None
-    xtc_threshold: Annotated[float, Field(ge=0, le=0.5)] | None = None
-    repetition_penalty: Annotated[float, Field(ge=0, le=100)] | None = None
-    repetition_context_size: Annotated[Whole, Field(ge=0, le=_MAX_SEED)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
-    presence_context_size: Annotated[Whole, Field(ge=0, le=_MAX_SEED)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
-    frequency_context_size: Annotated[Whole, Field(ge=0, le=_MAX_SEED)] | None = None
-    logit_bias: Annotated[dict[str, float], PlainValidator(_bias_of)] | None = None
-    seed: Annotated[Whole, Field(ge=-_MAX_SEED - 1, le=_MAX_SEED)] | None = None
+    seed: Annotated[Whole, Field(ge=-MAX_INT - 1, le=MAX_INT)] | None = None
     stop: Annotated[list[str], PlainValidator(_stops_of)] = Field(default_factory=list)
     n: Annotated[Whole, Field(ge=1, le=8)] | None = None
     response_format: ResponseFormat | None = None
@@ -157,7 +122,7 @@ class ChatRequest(Sampling):
     """The body of POST /v1/chat/completions."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=_MAX_MESSAGES)]
-    max_completion_tokens: Annotated[Whole, Field(ge=1, le=_MAX_SEED)] | None = None
+    max_completion_tokens: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     enable_thinking: bool | None = None
     reasoning_effort: Annotated[str, Field(min_length=1)] | None = None
@@ -246,9 +211,9 @@ def parse_completion(body: bytes) -> CompletionRequest:
     return request
 
 
-def chat_work(request: ChatRequest, images: list[bytes], default_max_tokens: int) -> list[Generate]:
+def chat_work(request: ChatRequest, images: list[bytes], defaults: Defaults) -> list[Generate]:
     """One unit of work per choice. images: the files of `request.images`, in their order."""
-    max_tokens = request.max_completion_tokens or request.max_tokens or default_max_tokens
+    max_tokens = request.max_completion_tokens or request.max_tokens or defaults.max_tokens
     messages = [message.to_map() for message in request.messages]
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
     tools = [] if request.tool_choice == "none" else request.tools
@@ -261,31 +226,33 @@ def chat_work(request: ChatRequest, images: list[bytes], default_max_tokens: int
             tools=tools,
             required_tools=required_names(tools, request.tool_choice),
             one_call=request.parallel_tool_calls is False or isinstance(request.tool_choice, NamedTool),
-            chat_template_kwargs=request.template_kwargs,
-            **_sampling(request, choice),
+            chat_template_kwargs=defaults.chat_template_kwargs | request.template_kwargs,
+            **_sampling(request, defaults, choice),
         )
         for choice in range(request.choices_per_prompt)
     ]
 
 
-def completion_work(request: CompletionRequest, default_max_tokens: int) -> list[Generate]:
+def completion_work(request: CompletionRequest, defaults: Defaults) -> list[Generate]:
     """One unit of work per choice: all choices of the first prompt, then those of the second, ..."""
-    max_tokens = request.max_tokens or default_max_tokens
+    max_tokens = request.max_tokens or defaults.max_tokens
     return [
-        Generate(prompt=prompt, max_tokens=max_tokens, logprobs=request.logprobs, **_sampling(request, choice))
+        Generate(
+            prompt=prompt, max_tokens=max_tokens, logprobs=request.logprobs, **_sampling(request, defaults, choice)
+        )
         for prompt in request.prompt
         for choice in range(request.choices_per_prompt)
     ]
 
 
-def _sampling(request: Sampling, choice: int) -> dict[str, Any]:
+def _sampling(request: Sampling, defaults: Defaults, choice: int) -> dict[str, Any]:
     # Choices of one prompt differ by their seed; beyond the largest one it goes on at the smallest.
-    seed = None if request.seed is None else (request.seed + choice + _MAX_SEED + 1) % 2**64 - _MAX_SEED - 1
+    seed = None if request.seed is None else (request.seed + choice + MAX_INT + 1) % 2**64 - MAX_INT - 1
     return {
         "stream": bool(request.stream),
         "seed": seed,
         "stop": request.stop,
         "json_schema": request.json_schema,
         "grammar": request.grammar,
-        **{name: value for name in _AS_THEY_ARE if (value := getattr(request, name)) is not None},
+        **request.over(defaults),
     }

@@ -279,6 +279,23 @@ async def test_the_default_model_and_default_max_tokens(runtime_dir: Path) -> No
         assert "org/other" in gateway.announcement
 
 
+async def test_the_defaults_of_a_model(runtime_dir: Path) -> None:
+    # Where the gateway of a test runs; broker and gateway read the same file.
+    (runtime_dir / "mlx-broker.toml").write_text('[models."org/tiny".defaults]\ntemperature = 0\ntop_k = 3\n')
+    async with (
+        PlayedBroker(runtime_dir) as broker,
+        running_gateway(broker, runtime_dir) as gateway,
+        http(gateway) as client,
+    ):
+        for model, temperature, top_k in (("org/tiny", 0, 3), ("org/other", 1, 0)):
+            asking = asyncio.create_task(client.post(CHAT, json=chat(model=model)))
+            request_id, work = await broker.expect_work()
+            assert work.temperature == temperature
+            assert work.top_k == top_k
+            await broker.finish(request_id, "ok")
+            assert (await asking).status_code == 200
+
+
 async def test_default_model_is_a_name_like_others_where_there_is_none(runtime_dir: Path) -> None:
     async with (
         PlayedBroker(runtime_dir) as broker,

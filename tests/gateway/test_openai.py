@@ -7,7 +7,9 @@ from broker.protocol import Generate, pack, unpack
 from gateway.content import Image
 from gateway.errors import ApiError
 from gateway.openai import chat_work, completion_work, parse_chat, parse_completion
+from gateway.sampling import Defaults
 
+DEFAULTS = Defaults(max_tokens=100)
 USER = {"role": "user", "content": "Hi"}
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 TIME = {"type": "function", "function": {"name": "time"}}
@@ -22,13 +24,13 @@ def picture(image_url: Any) -> dict[str, Any]:
 
 def chat(**fields: Any) -> list[Generate]:
     """The work of a chat with these fields; it survives the wire."""
-    work = chat_work(parse_chat(orjson.dumps({"messages": [USER], **fields})), images=[], default_max_tokens=100)
+    work = chat_work(parse_chat(orjson.dumps({"messages": [USER], **fields})), [], DEFAULTS)
     assert [unpack(Generate, pack(unit)) for unit in work] == work
     return work
 
 
 def completion(prompt: Any, **fields: Any) -> list[Generate]:
-    return completion_work(parse_completion(orjson.dumps({"prompt": prompt, **fields})), default_max_tokens=100)
+    return completion_work(parse_completion(orjson.dumps({"prompt": prompt, **fields})), DEFAULTS)
 
 
 def refused_chat(body: dict[str, Any] | bytes) -> ApiError:
@@ -176,6 +178,31 @@ def test_logprobs_reach_the_wire() -> None:
     assert completion("Hi")[0].logprobs is None
 
 
+def test_what_a_request_does_not_say_the_settings_do() -> None:
+    kwargs: dict[str, Any] = {"enable_thinking": False, "style": "a"}
+    defaults = Defaults(max_tokens=7, temperature=0.5, top_k=40, repetition_penalty=1.1, chat_template_kwargs=kwargs)
+
+    def work(**fields: Any) -> Generate:
+        [unit] = chat_work(parse_chat(orjson.dumps({"messages": [USER], **fields})), [], defaults)
+        return unit
+
+    expected = Generate(
+        messages=[USER],
+        max_tokens=7,
+        temperature=0.5,
+        top_k=40,
+        repetition_penalty=1.1,
+        chat_template_kwargs=kwargs,
+    )
+    assert work() == work(temperature=None, chat_template_kwargs=None) == expected
+    said = work(temperature=0, top_k=0, repetition_penalty=0, max_completion_tokens=9, reasoning_effort="none")
+    assert (said.temperature, said.top_k, said.repetition_penalty, said.max_tokens) == (0, 0, 0, 9)
+    assert work(chat_template_kwargs={"style": "b"}).chat_template_kwargs == {"enable_thinking": False, "style": "b"}
+    assert work(enable_thinking=True).chat_template_kwargs == {"enable_thinking": True, "style": "a"}
+    [text] = completion_work(parse_completion(orjson.dumps({"prompt": "Hi", "top_k": 1})), defaults)
+    assert text == Generate(prompt="Hi", max_tokens=7, temperature=0.5, top_k=1, repetition_penalty=1.1)
+
+
 def test_max_completion_tokens_wins() -> None:
     assert chat(max_tokens=7, max_completion_tokens=8)[0].max_tokens == 8
 
@@ -215,7 +242,7 @@ def test_images_keep_their_places_among_the_texts() -> None:
         ("messages[3].content[0].image_url", Image(b"\x89PNG\r\n\x1a\n")),
     ]
     files = [b"1", b"2", b"3", b"4"]
-    [work] = chat_work(wanted, files, default_max_tokens=100)
+    [work] = chat_work(wanted, files, DEFAULTS)
     assert work.images == files
     assert work.messages == [
         {"role": "user", "content": [HELLO, {"type": "image"}, {"type": "text", "text": ""}, {"type": "image"}]},
