@@ -6,7 +6,7 @@ that would change the answer and is not implemented yet is refused by name, beca
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator
+from pydantic import BeforeValidator, Field, PlainValidator
 
 from broker.protocol import Generate
 from gateway.body import Body, NotYet, Whole, object_of, prompts_of, refuse_not_yet, validated
@@ -50,7 +50,7 @@ _NOT_YET_CHAT = _NOT_YET | {
     "tool_parser": (),
     "web_search_options": (),
 }
-_NOT_YET_COMPLETION = _NOT_YET | {"best_of": (1,), "echo": (False,), "suffix": ("",)}
+_NOT_YET_COMPLETION = _NOT_YET | {"best_of": (1,), "echo": (False,), "suffix": ("",), "top_logprobs": (-1, 0)}
 
 
 def _stops_of(stop: object) -> list[str]:
@@ -58,6 +58,11 @@ def _stops_of(stop: object) -> list[str]:
     if not isinstance(stops, list) or len(stops) > _MAX_STOPS or not all(isinstance(s, str) and s for s in stops):
         raise ValueError(f"must be a string or a list of up to {_MAX_STOPS} strings that are not empty")
     return stops
+
+
+def _number_of_logprobs(logprobs: object) -> object:
+    """OpenAI's number for text completions; mlx_lm.server has true and false, as for chats."""
+    return (0 if logprobs else None) if isinstance(logprobs, bool) else logprobs
 
 
 class StreamOptions(Body):
@@ -160,7 +165,9 @@ class CompletionRequest(Sampling):
     """The body of POST /v1/completions."""
 
     prompt: Annotated[list[str | list[int]], PlainValidator(prompts_of)]
-    logprobs: Annotated[Whole, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None = None
+    logprobs: Annotated[
+        Annotated[Whole, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None, BeforeValidator(_number_of_logprobs)
+    ] = None
 
 
 def parse_chat(body: bytes) -> ChatRequest:

@@ -176,6 +176,8 @@ def test_logprobs_reach_the_wire() -> None:
     assert chat(logprobs=False)[0].logprobs is None
     assert completion("Hi", logprobs=0)[0].logprobs == 0
     assert completion("Hi")[0].logprobs is None
+    assert completion("Hi", logprobs=True)[0].logprobs == 0
+    assert completion("Hi", logprobs=False, top_logprobs=-1)[0].logprobs is None
 
 
 def test_what_a_request_does_not_say_the_settings_do() -> None:
@@ -475,7 +477,8 @@ def test_what_is_not_a_prompt_is_refused(prompt: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("echo", True), ("logprobs", 21), ("best_of", 2), ("suffix", "!"), ("num_draft_tokens", 3)]
+    ("field", "value"),
+    [("echo", True), ("logprobs", 21), ("best_of", 2), ("suffix", "!"), ("num_draft_tokens", 3), ("top_logprobs", 3)],
 )
 def test_unsupported_fields_of_completions_are_named(field: str, value: Any) -> None:
     with pytest.raises(ApiError) as caught:
