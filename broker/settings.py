@@ -38,6 +38,7 @@ class ModelSettings(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
     keep_alive_seconds: float | None = None
     memory_limit_gb: float | None = Field(default=None, gt=0)
+    defaults: dict[str, Any] = Field(default_factory=dict, description="read and checked by the gateway")
 
     def override(self) -> ModelOverride:
         limit = None if self.memory_limit_gb is None else int(self.memory_limit_gb * GIB)

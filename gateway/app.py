@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Mount, Route
 
 from gateway import admin
-from gateway.auth import BearerAuth, SameOrigin
+from gateway.auth import AllowedOrigins, BearerAuth, SameOrigin
 from gateway.broker_client import BrokerClient, BrokerUnavailableError
 from gateway.call import CallClosedError
 from gateway.chat import chat_completions
@@ -35,6 +35,7 @@ def create_app(settings: Settings, broker: BrokerClient) -> Starlette:
         finally:
             broker.close()
 
+    keyed = [Middleware(BearerAuth, settings.api_key)]
     v1 = [
         Route("/chat/completions", chat_completions, methods=["POST"]),
         Route("/completions", completions, methods=["POST"]),
@@ -55,7 +56,10 @@ def create_app(settings: Settings, broker: BrokerClient) -> Starlette:
     routes = [
         Route("/health", admin.Health),
         Route("/admin/health", admin.Health),
-        Mount("/v1", routes=v1, middleware=[Middleware(BearerAuth, settings.api_key)]),
+        Mount("/v1", routes=v1, middleware=keyed),
+        # As mlx_lm.server and mlx_vlm.server have them beside /v1.
+        Route("/chat/completions", chat_completions, methods=["POST"], middleware=keyed),
+        Route("/models", list_models, middleware=keyed),
         Mount(
             "/admin",
             routes=admin_models,
@@ -70,4 +74,6 @@ def create_app(settings: Settings, broker: BrokerClient) -> Starlette:
         HTTPException: on_http_exception,
         Exception: on_bug,
     }
-    return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    origins = settings.allowed_origins
+    pages = [Middleware(AllowedOrigins, origins)] if origins else []
+    return Starlette(routes=routes, middleware=pages, exception_handlers=handlers, lifespan=lifespan)

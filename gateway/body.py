@@ -3,10 +3,10 @@
 What is wrong is told with the name of its field, as clients write it: `messages[0].content`.
 """
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from gateway.content import PartError
 from gateway.errors import invalid
@@ -17,6 +17,12 @@ class Body(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
+
+# Some clients know one kind of number only and write 16.0 for 16.
+Whole = Annotated[int, BeforeValidator(lambda n: int(n) if type(n) is float and n.is_integer() else n)]
+
+# Fields that are not implemented yet -> the values that change nothing.
+NotYet = dict[str, tuple[Any, ...]]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -43,6 +49,13 @@ def object_of(body: bytes) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise invalid("the body is to be a JSON object")
     return raw
+
+
+def refuse_not_yet(raw: dict[str, Any], fields: NotYet) -> None:
+    """Raises ApiError `invalid_request` for a field that would change the answer, if only it were implemented."""
+    for name in raw.keys() & fields.keys():
+        if raw[name] is not None and raw[name] not in fields[name]:
+            raise invalid(f"{name} is not supported yet", name)
 
 
 def prompts_of(prompt: object) -> list[str | list[int]]:

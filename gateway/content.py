@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 _DETAILS = (None, "auto", "low", "high")  # for models that scale by it; those served here have a way of their own
+_TEXTS = ("text", "input_text", "output_text")  # the longer names are those of OpenAI's Responses
+_IMAGES = ("image_url", "input_image")
 _UNKNOWN = (
     'is neither {"type": "text", "text": "..."} nor {"type": "image_url", "image_url": {"url": "..."}}; '
     "no other kind is served"
@@ -40,9 +42,9 @@ def content_of(content: object) -> Content:
     parts: list[str | Image] = []
     for position, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
-        if kind == "text" and isinstance(part.get("text"), str):
+        if kind in _TEXTS and isinstance(part.get("text"), str):
             parts.append(part["text"])
-        elif kind == "image_url" and "image_url" in part:
+        elif kind in _IMAGES and "image_url" in part:
             try:
                 parts.append(_image(part["image_url"]))
             except ValueError as error:

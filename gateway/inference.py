@@ -18,6 +18,9 @@ from gateway.replies import Chunks, Head, ending_of, whole
 from gateway.settings import Settings
 from gateway.streaming import EventStream, collect, gone, unless
 
+# What clients of mlx_lm.server call the default model.
+_DEFAULT_MODEL = "default_model"
+
 
 class State(TypedDict):
     """What every request finds in its state."""
@@ -43,10 +46,12 @@ async def read_body(request: Request[State]) -> bytes:
 
 def model_for(request: Request[State], named: str | None) -> str:
     """The model that a body names, or the default one. Raises ApiError naming the field."""
-    model = named or request.state["settings"].default_model
-    if model is None:
+    default = request.state["settings"].default_model
+    if named is None or (named == _DEFAULT_MODEL and default is not None):
+        named = default
+    if named is None:
         raise invalid("name a model, there is no default one", "model")
-    return model
+    return named
 
 
 async def load_images(request: Request[State], images: list[tuple[str, Image]]) -> list[bytes]:
@@ -57,9 +62,10 @@ async def load_images(request: Request[State], images: list[tuple[str, Image]]) 
     return await unless(loading, gone(request.receive), request.state["broker"].refused())
 
 
-async def answer(request: Request[State], wanted: Sampling, work: list[Generate], *, is_chat: bool) -> Response:
-    """OpenAI's answer to `wanted`, whose units of work are `work`."""
-    model = model_for(request, wanted.model)
+async def answer(
+    request: Request[State], model: str, wanted: Sampling, work: list[Generate], *, is_chat: bool
+) -> Response:
+    """OpenAI's answer to `wanted`, whose units of work for `model` are `work`."""
     head = Head(
         id=("chatcmpl-" if is_chat else "cmpl-") + secrets.token_hex(12),
         model=model,

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PlainValidator
 
 from broker.protocol import Embed, Rerank
-from gateway.body import Body, object_of, prompts_of, validated
+from gateway.body import Body, object_of, prompts_of, refuse_not_yet, validated
 from gateway.errors import invalid
 
 MAX_INPUTS = 2048  # of one request, as OpenAI has it
@@ -45,7 +45,9 @@ def embedding_work(request: EmbeddingRequest) -> Embed:
 
 def parse_rerank(body: bytes) -> RerankRequest:
     """Raises ApiError `invalid_request` naming the field."""
-    return validated(RerankRequest, object_of(body))
+    raw = object_of(body)
+    refuse_not_yet(raw, {"instruction": ()})  # of mlx_vlm.server, for rerankers that write
+    return validated(RerankRequest, raw)
 
 
 def rerank_work(request: RerankRequest) -> Rerank:

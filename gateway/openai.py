@@ -6,61 +6,63 @@ that would change the answer and is not implemented yet is refused by name, beca
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator
+from pydantic import BeforeValidator, Field, PlainValidator
 
 from broker.protocol import Generate
-from gateway.body import Body, object_of, prompts_of, validated
+from gateway.body import Body, NotYet, Whole, object_of, prompts_of, refuse_not_yet, validated
 from gateway.content import Content, Image, content_of, wire_content
 from gateway.errors import invalid
+from gateway.sampling import MAX_INT, Defaults, SamplingFields
 from gateway.tools import NamedTool, ResponseFormat, ToolCall, ToolChoice, choice_of, required_names, tools_of
 
 MAX_CHOICES = 128  # of one request: prompts x n, each a request to the broker
 _MAX_STOPS = 16
-_MAX_BIASES = 1024
 _MAX_GRAMMAR = 100_000  # characters
 _MAX_TOP_LOGPROBS = 20
 # Reading a body stops every stream of this gateway meanwhile: a million small messages or parts would take ten seconds.
 _MAX_MESSAGES = 4096
 _MAX_PARTS = 16_384  # of all messages together
-_MAX_SEED = 2**63 - 1
 
-# Fields that go to the wire as they are, under the same name; None is the wire's default.
-_AS_THEY_ARE = (
-    *("temperature", "top_p", "top_k", "min_p", "xtc_probability", "xtc_threshold", "logit_bias"),
-    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
-    *("repetition_context_size", "presence_context_size", "frequency_context_size"),
-)
-
-# Fields not implemented yet, with the values that change nothing.
-_NOT_YET: dict[str, tuple[Any, ...]] = {"adapters": (), "draft_model": ()}
+# Not implemented yet: fields of OpenAI, mlx_lm.server and mlx_vlm.server, with the values that change nothing.
+_NOT_YET: NotYet = {
+    "adapter_path": (),
+    "adapters": ("default_model",),
+    "draft_model": ("default_model",),
+    "num_draft_tokens": (),
+    "p_less": (False,),
+    "top_n_sigma": (0,),
+    "typical_p": (1,),
+}
 _NOT_YET_CHAT = _NOT_YET | {
     "audio": (),
+    "context_management": ([],),
     "function_call": ("none", "auto"),
     "functions": ([],),
+    "max_pixels": (),
+    "min_pixels": (),
     "modalities": (["text"],),
-    "reasoning_effort": (),
+    "reasoning": ({},),
+    "resize_shape": (),
+    "role_mapping": ({},),
+    "thinking_budget": (),
+    "thinking_end_token": (),
+    "thinking_start_token": (),
+    "tool_parser": (),
     "web_search_options": (),
 }
-_NOT_YET_COMPLETION = _NOT_YET | {"best_of": (1,), "echo": (False,), "suffix": ("",)}
+_NOT_YET_COMPLETION = _NOT_YET | {"best_of": (1,), "echo": (False,), "suffix": ("",), "top_logprobs": (-1, 0)}
 
 
 def _stops_of(stop: object) -> list[str]:
-    stops = [] if stop is None else [stop] if isinstance(stop, str) else stop
+    stops = [] if stop in (None, "") else [stop] if isinstance(stop, str) else stop
     if not isinstance(stops, list) or len(stops) > _MAX_STOPS or not all(isinstance(s, str) and s for s in stops):
-        raise ValueError(f"must be a string or a list of up to {_MAX_STOPS} strings, none of them empty")
+        raise ValueError(f"must be a string or a list of up to {_MAX_STOPS} strings that are not empty")
     return stops
 
 
-def _bias_of(bias: object) -> dict[str, float]:
-    """OpenAI's logit_bias: token id as a string -> -100 to 100."""
-    if not isinstance(bias, dict) or len(bias) > _MAX_BIASES:
-        raise ValueError(f"must be an object with up to {_MAX_BIASES} token ids")
-    for token, value in bias.items():
-        if not (token.isascii() and token.isdigit()) or len(token) > 10:
-            raise ValueError(f"{token!r} is no token id")
-        if type(value) not in (int, float) or not -100 <= value <= 100:
-            raise ValueError(f"the value of {token} is no number from -100 to 100")
-    return bias
+def _number_of_logprobs(logprobs: object) -> object:
+    """OpenAI's number for text completions; mlx_lm.server has true and false, as for chats."""
+    return (0 if logprobs else None) if isinstance(logprobs, bool) else logprobs
 
 
 class StreamOptions(Body):
@@ -70,12 +72,13 @@ class StreamOptions(Body):
 
 
 class ChatMessage(Body):
-    """One turn. `developer` is what newer models call `system`."""
+    """One turn. `developer` is what newer models call `system`, `reasoning` what others call `reasoning_content`."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[Content, PlainValidator(content_of)] = ""
     name: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
 
@@ -85,36 +88,22 @@ class ChatMessage(Body):
             "role": "system" if self.role == "developer" else self.role,
             "content": wire_content(self.content),
             "name": self.name,
-            "reasoning_content": self.reasoning_content,
+            "reasoning_content": self.reasoning if self.reasoning_content is None else self.reasoning_content,
             "tool_calls": [call.model_dump(exclude_none=True) for call in self.tool_calls or []] or None,
             "tool_call_id": self.tool_call_id,
         }
         return {name: value for name, value in message.items() if value is not None}
 
 
-class Sampling(Body):
+class Sampling(SamplingFields):
     """What chat and text completions share. None is the default, as if the field were not there."""
 
     model: Annotated[str, Field(min_length=1)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, le=_MAX_SEED)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    xtc_probability: Annotated[float, Field(ge=0, le=1)] | None = None
-    xtc_threshold: Annotated[float, Field(ge=0, le=0.5)] | None = None
-    repetition_penalty: Annotated[float, Field(ge=0, le=100)] | None = None
-    repetition_context_size: Annotated[int, Field(ge=0, le=_MAX_SEED)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
-    presence_context_size: Annotated[int, Field(ge=0, le=_MAX_SEED)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
-    frequency_context_size: Annotated[int, Field(ge=0, le=_MAX_SEED)] | None = None
-    logit_bias: Annotated[dict[str, float], PlainValidator(_bias_of)] | None = None
-    seed: Annotated[int, Field(ge=-_MAX_SEED - 1, le=_MAX_SEED)] | None = None
+    seed: Annotated[Whole, Field(ge=-MAX_INT - 1, le=MAX_INT)] | None = None
     stop: Annotated[list[str], PlainValidator(_stops_of)] = Field(default_factory=list)
-    n: Annotated[int, Field(ge=1, le=8)] | None = None
+    n: Annotated[Whole, Field(ge=1, le=8)] | None = None
     response_format: ResponseFormat | None = None
     grammar: Annotated[str, Field(min_length=1, max_length=_MAX_GRAMMAR)] | None = None
 
@@ -138,13 +127,27 @@ class ChatRequest(Sampling):
     """The body of POST /v1/chat/completions."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=_MAX_MESSAGES)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    enable_thinking: bool | None = None
+    reasoning_effort: Annotated[str, Field(min_length=1)] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None = None
     tools: Annotated[list[dict[str, Any]], PlainValidator(tools_of)] = Field(default_factory=list)
     tool_choice: Annotated[ToolChoice, PlainValidator(choice_of)] = "auto"
     parallel_tool_calls: bool | None = None
+
+    @property
+    def template_kwargs(self) -> dict[str, Any]:
+        """For the model's template. What says more exactly what it means wins."""
+        kwargs: dict[str, Any] = {}
+        if self.reasoning_effort is not None:
+            kwargs["enable_thinking"] = self.reasoning_effort != "none"
+            if self.reasoning_effort != "none":
+                kwargs["reasoning_effort"] = self.reasoning_effort
+        if self.enable_thinking is not None:
+            kwargs["enable_thinking"] = self.enable_thinking
+        return kwargs | (self.chat_template_kwargs or {})
 
     @property
     def images(self) -> list[tuple[str, Image]]:
@@ -162,22 +165,20 @@ class CompletionRequest(Sampling):
     """The body of POST /v1/completions."""
 
     prompt: Annotated[list[str | list[int]], PlainValidator(prompts_of)]
-    logprobs: Annotated[int, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None = None
+    logprobs: Annotated[
+        Annotated[Whole, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None, BeforeValidator(_number_of_logprobs)
+    ] = None
 
 
 def parse_chat(body: bytes) -> ChatRequest:
     """Raises ApiError `invalid_request` naming the field."""
     raw = object_of(body)
-    _refuse_not_yet(raw, _NOT_YET_CHAT)
+    refuse_not_yet(raw, _NOT_YET_CHAT)
     _refuse_many_parts(raw.get("messages"))
     request = validated(ChatRequest, raw)
     for position, message in enumerate(raw["messages"]):
         if message.get("tool_calls") and message["role"] != "assistant":
             raise invalid("only an assistant's message may have tool_calls", f"messages[{position}].tool_calls")
-        if message["role"] == "tool" and not message.get("tool_call_id"):
-            raise invalid("which call this is the result of", f"messages[{position}].tool_call_id")
-        if message.get("content") is None and message["role"] != "assistant":
-            raise invalid("only an assistant's message may have no content", f"messages[{position}].content")
         if message["role"] != "user" and not isinstance(request.messages[position].content, str):
             raise invalid("only a user's message may have images", f"messages[{position}].content")
     if request.top_logprobs is not None and not request.logprobs:
@@ -209,7 +210,7 @@ def _refuse_several(request: Sampling, is_call_forced: bool) -> None:
 def parse_completion(body: bytes) -> CompletionRequest:
     """Raises ApiError `invalid_request` naming the field."""
     raw = object_of(body)
-    _refuse_not_yet(raw, _NOT_YET_COMPLETION)
+    refuse_not_yet(raw, _NOT_YET_COMPLETION)
     request = validated(CompletionRequest, raw)
     if len(request.prompt) * request.choices_per_prompt > MAX_CHOICES:
         raise invalid(f"more than {MAX_CHOICES} choices in one request, counting n for each prompt", "prompt")
@@ -217,9 +218,9 @@ def parse_completion(body: bytes) -> CompletionRequest:
     return request
 
 
-def chat_work(request: ChatRequest, images: list[bytes], default_max_tokens: int) -> list[Generate]:
+def chat_work(request: ChatRequest, images: list[bytes], defaults: Defaults) -> list[Generate]:
     """One unit of work per choice. images: the files of `request.images`, in their order."""
-    max_tokens = request.max_completion_tokens or request.max_tokens or default_max_tokens
+    max_tokens = request.max_completion_tokens or request.max_tokens or defaults.max_tokens
     messages = [message.to_map() for message in request.messages]
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
     tools = [] if request.tool_choice == "none" else request.tools
@@ -232,37 +233,33 @@ def chat_work(request: ChatRequest, images: list[bytes], default_max_tokens: int
             tools=tools,
             required_tools=required_names(tools, request.tool_choice),
             one_call=request.parallel_tool_calls is False or isinstance(request.tool_choice, NamedTool),
-            chat_template_kwargs=request.chat_template_kwargs or {},
-            **_sampling(request, choice),
+            chat_template_kwargs=defaults.chat_template_kwargs | request.template_kwargs,
+            **_sampling(request, defaults, choice),
         )
         for choice in range(request.choices_per_prompt)
     ]
 
 
-def completion_work(request: CompletionRequest, default_max_tokens: int) -> list[Generate]:
+def completion_work(request: CompletionRequest, defaults: Defaults) -> list[Generate]:
     """One unit of work per choice: all choices of the first prompt, then those of the second, ..."""
-    max_tokens = request.max_tokens or default_max_tokens
+    max_tokens = request.max_tokens or defaults.max_tokens
     return [
-        Generate(prompt=prompt, max_tokens=max_tokens, logprobs=request.logprobs, **_sampling(request, choice))
+        Generate(
+            prompt=prompt, max_tokens=max_tokens, logprobs=request.logprobs, **_sampling(request, defaults, choice)
+        )
         for prompt in request.prompt
         for choice in range(request.choices_per_prompt)
     ]
 
 
-def _sampling(request: Sampling, choice: int) -> dict[str, Any]:
+def _sampling(request: Sampling, defaults: Defaults, choice: int) -> dict[str, Any]:
     # Choices of one prompt differ by their seed; beyond the largest one it goes on at the smallest.
-    seed = None if request.seed is None else (request.seed + choice + _MAX_SEED + 1) % 2**64 - _MAX_SEED - 1
+    seed = None if request.seed is None else (request.seed + choice + MAX_INT + 1) % 2**64 - MAX_INT - 1
     return {
         "stream": bool(request.stream),
         "seed": seed,
         "stop": request.stop,
         "json_schema": request.json_schema,
         "grammar": request.grammar,
-        **{name: value for name in _AS_THEY_ARE if (value := getattr(request, name)) is not None},
+        **request.over(defaults),
     }
-
-
-def _refuse_not_yet(raw: dict[str, Any], fields: dict[str, tuple[Any, ...]]) -> None:
-    for name in raw.keys() & fields.keys():
-        if raw[name] is not None and raw[name] not in fields[name]:
-            raise invalid(f"{name} is not supported yet", name)

@@ -48,8 +48,7 @@ def message(parts: Parts) -> dict[str, Any]:
     """OpenAI's message of an answer that is not streamed."""
     content = None if parts.tool_calls and not parts.text else parts.text
     whole: dict[str, Any] = {"role": "assistant", "content": content}
-    if parts.reasoning:
-        whole["reasoning_content"] = parts.reasoning
+    whole |= _reasoning(parts)
     if parts.tool_calls:
         whole["tool_calls"] = [_call(call) for call in parts.tool_calls]
     return whole
@@ -57,14 +56,17 @@ def message(parts: Parts) -> dict[str, Any]:
 
 def delta(parts: Parts, calls_before: int) -> dict[str, Any]:
     """OpenAI's delta of a streamed chat, without the role; calls are numbered from `calls_before`."""
-    changed: dict[str, Any] = {}
-    if parts.reasoning:
-        changed["reasoning_content"] = parts.reasoning
+    changed: dict[str, Any] = _reasoning(parts)
     if parts.text or not (parts.reasoning or parts.tool_calls):
         changed["content"] = parts.text
     if parts.tool_calls:
         changed["tool_calls"] = [{"index": n, **_call(call)} for n, call in enumerate(parts.tool_calls, calls_before)]
     return changed
+
+
+def _reasoning(parts: Parts) -> dict[str, Any]:
+    """Under both of its names: DeepSeek's, and that of mlx_lm.server and vLLM."""
+    return {"reasoning": parts.reasoning, "reasoning_content": parts.reasoning} if parts.reasoning else {}
 
 
 def chat_logprobs(entries: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

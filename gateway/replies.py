@@ -8,6 +8,7 @@ import orjson
 
 from broker.protocol import FINAL, PARTIAL, Failure, ProtocolError
 from gateway.errors import error_object
+from gateway.fingerprint import SYSTEM_FINGERPRINT
 from gateway.parts import Parts, chat_logprobs, delta, message, text_logprobs
 
 KEEPALIVE = b": keepalive\n\n"
@@ -63,7 +64,13 @@ class Head:
 
     def fields(self, kind: str) -> dict[str, Any]:
         """The leading fields; kind: OpenAI's `object`."""
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": SYSTEM_FINGERPRINT,
+        }
 
 
 def whole(head: Head, endings: Sequence[Ending]) -> dict[str, Any]:

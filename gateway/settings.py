@@ -2,26 +2,31 @@
 
 `MLX_BROKER_<NAME>` in the environment wins over `<name>` in the table [gateway] of the TOML file, which
 `MLX_BROKER_CONFIG` names (./mlx-broker.toml if it does not). `runtime_dir` stands at the top of the file, because the
-broker reads it too. The file's other tables are the broker's, which also checks their names.
+broker reads it too. Of a table [models."org/name"] the gateway reads `defaults`. All else is the broker's, which also
+checks the names.
 """
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
 from broker.protocol import GATEWAY_SOCKET, default_runtime_dir
+from gateway.sampling import Defaults
 
 PREFIX = "MLX_BROKER_"
 _DEFAULT_FILE = "mlx-broker.toml"
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\sA-Z]+")
 _IPC_PATH_BYTES = 103  # what macOS allows; Linux has four more
 
 LogLevel = Annotated[
@@ -35,6 +40,12 @@ class SettingsError(Exception):
     """The gateway cannot start with these settings; `args` are the mistakes, one line each."""
 
 
+class ModelSettings(BaseModel):
+    """The gateway's part of the table `[models."org/name"]`."""
+
+    defaults: Defaults = Field(default_factory=Defaults)
+
+
 class Settings(BaseSettings):
     """Keys guard /v1/* (api_key) and /admin/* but its health (admin_token); None leaves them open."""
 
@@ -45,8 +56,10 @@ class Settings(BaseSettings):
     runtime_dir: Path = Field(default_factory=default_runtime_dir)
     api_key: Key | None = None
     admin_token: Key | None = None
+    allowed_origins: Annotated[list[str], NoDecode] = Field(default_factory=list)
     default_model: Annotated[str, Field(min_length=1)] | None = None
     default_max_tokens: Annotated[int, Field(ge=1)] = 4096
+    models: Annotated[dict[str, ModelSettings], NoDecode] = Field(default_factory=dict)
     max_body_mb: Annotated[float, Field(gt=0)] = 50
     max_images: Annotated[int, Field(ge=0)] = 64
     image_max_mb: Annotated[float, Field(gt=0)] = 20
@@ -55,6 +68,21 @@ class Settings(BaseSettings):
     allow_private_image_hosts: bool = False
     keepalive_seconds: Annotated[float, Field(gt=0)] = 15
     log_level: LogLevel = "info"
+
+    @field_validator("allowed_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """`a,b` in the environment, a list in the file."""
+        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, origins: list[str]) -> list[str]:
+        """As browsers send them: another spelling would match none, without a word."""
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin: * or scheme://host:port, in lower case and without a path")
+        return origins
 
     @model_validator(mode="after")
     def _socket_path_fits(self) -> Self:
@@ -67,6 +95,11 @@ class Settings(BaseSettings):
     def broker_socket(self) -> Path:
         """Where the broker listens for gateways."""
         return self.runtime_dir / GATEWAY_SOCKET
+
+    def defaults_of(self, model: str) -> Defaults:
+        """What requests to `model` mean where they do not say; max_tokens always has a value."""
+        given = self.models[model].defaults if model in self.models else Defaults()
+        return given if given.max_tokens else given.model_copy(update={"max_tokens": self.default_max_tokens})
 
     @property
     def max_body_bytes(self) -> int:
@@ -112,13 +145,18 @@ def _file_values() -> dict[str, Any]:
         raise SettingsError(f"{path}: gateway is to be a table, [gateway]")
     if "runtime_dir" in table:
         raise SettingsError(f"{path}: runtime_dir belongs above all tables, the broker reads it too")
-    return table | {name: document[name] for name in ("runtime_dir",) if name in document}
+    if "models" in table:
+        raise SettingsError(f"{path}: models belongs outside of [gateway]")
+    return table | {name: document[name] for name in ("runtime_dir", "models") if name in document}
 
 
 def _mistake(location: tuple[int | str, ...], kind: str, message: str) -> str:
+    told = "there is no such setting" if kind == "extra_forbidden" else message.removeprefix("Value error, ")
     if not location:
-        return message.removeprefix("Value error, ")
+        return told
     name = str(location[0])
+    if name == "models":
+        return f"{'.'.join(map(str, location))}: {told}"
     if kind == "extra_forbidden":
-        return f"[gateway] {name}: there is no such setting"
-    return f"{PREFIX}{name.upper()} (or {name} in the settings file): {message}"
+        return f"[gateway] {name}: {told}"
+    return f"{PREFIX}{name.upper()} (or {name} in the settings file): {told}"

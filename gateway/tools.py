@@ -1,20 +1,25 @@
 """OpenAI's tools, tool_choice and response_format -> the fields of the wire. Pure."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+import orjson
+from pydantic import BeforeValidator, Field, model_validator
 
 from gateway.body import Body
 
 _MAX_TOOLS = 128
 
 
+def _as_text(arguments: object) -> object:
+    return orjson.dumps(arguments or {}).decode() if arguments is None or isinstance(arguments, dict) else arguments
+
+
 class CalledFunction(Body):
-    """What an assistant's turn called. arguments: JSON text."""
+    """What an assistant's turn called. arguments: JSON text, which some clients send as the object that it says."""
 
     name: str = Field(min_length=1)
-    arguments: str = "{}"
+    arguments: Annotated[str, BeforeValidator(_as_text)] = "{}"
 
 
 class ToolCall(Body):
@@ -75,12 +80,13 @@ class ResponseFormat(Body):
 
 
 def tools_of(tools: object) -> list[dict[str, Any]]:
-    """OpenAI's list of tools as it is, checked. Raises ValueError."""
+    """OpenAI's list of tools, checked; a function alone gets its wrapper. Raises ValueError."""
     if tools is None:
         return []
     if not isinstance(tools, list) or len(tools) > _MAX_TOOLS:
         raise ValueError(f"must be a list of up to {_MAX_TOOLS} tools")
     names = set()
+    tools = [_wrapped(tool) for tool in tools]
     for position, tool in enumerate(tools):
         if not isinstance(tool, dict) or tool.get("type") != "function" or not isinstance(tool.get("function"), dict):
             raise ValueError(f'tool {position} is not {{"type": "function", "function": {{...}}}}')
@@ -91,6 +97,11 @@ def tools_of(tools: object) -> list[dict[str, Any]]:
             raise ValueError(f"the parameters of {name} are no JSON schema")
         names.add(name)
     return tools
+
+
+def _wrapped(tool: Any) -> Any:
+    is_bare = isinstance(tool, dict) and "name" in tool and tool.get("type", "function") == "function"
+    return {"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}} if is_bare else tool
 
 
 def required_names(tools: list[dict[str, Any]], choice: ToolChoice) -> list[str]:

@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from broker import events, protocol
 from broker.settings import BrokerSettings, ModelSettings
 from gateway import errors
+from gateway import openai as gateway_openai
 from gateway.app import create_app
 from gateway.broker_client import BrokerClient
 from gateway.settings import PREFIX
@@ -62,6 +63,12 @@ def test_every_setting_is_in_the_readme() -> None:
     assert missing(names, code) == []
     assert missing(set(ModelSettings.model_fields), code) == []
     assert "[models." in code
+
+
+def test_every_field_that_is_refused_is_in_the_readme() -> None:
+    fields = {*gateway_openai._NOT_YET_CHAT, *gateway_openai._NOT_YET_COMPLETION}
+    assert len(fields) > 20
+    assert missing(fields, code_in(document("README.md").partition("does not do yet")[2])) == []
 
 
 def test_the_readme_names_no_setting_that_is_gone() -> None:

@@ -35,9 +35,11 @@ class LoadedModel:
     context_length: int
 
 
-def load_folder(folder: Path, report: Report, adapter_path: str | None = None) -> LoadedModel:
-    """The model in `folder`, its weights in memory, with the LoRA adapter of another folder if one is given. Raises
-    ValueError naming the file at fault."""
+def load_folder(
+    folder: Path, report: Report, adapter_path: str | None = None, chat_template: str | None = None
+) -> LoadedModel:
+    """The model in `folder`, its weights in memory; with the LoRA adapter of another folder and another chat template
+    than its own, if they are given. Raises ValueError naming the file at fault."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such model folder")
     with blame(folder, "config.json"):
@@ -55,8 +57,9 @@ def load_folder(folder: Path, report: Report, adapter_path: str | None = None) -
         with blame(adapter, f"adapter_path {adapter.name}: adapter_config.json or adapters.safetensors"):
             model = load_adapters(model, str(adapter))
             model.eval()
+    template = None if chat_template is None else template_text(chat_template)
     with blame(folder, "tokenizer.json or tokenizer_config.json"):
-        tokenizer = load_tokenizer(folder, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id"))
+        tokenizer = load_tokenizer(folder, tokenizer_settings(template), eos_token_ids=config.get("eos_token_id"))
     report("tokenizer", 1.0)
     with blame(folder, "model*.safetensors"):
         weights_bytes = read_weights(model, report)
@@ -69,6 +72,20 @@ def load_folder(folder: Path, report: Report, adapter_path: str | None = None) -
         vocabulary=first_int(facts, ("vocab_size",)) or len(tokenizer),
         context_length=first_int(facts, CONTEXT_KEYS),
     )
+
+
+def template_text(given: str) -> str:
+    """A chat template: the text itself, or that of the file with this path, which has no braces. Raises ValueError."""
+    if "{" in given:
+        return given
+    file = Path(given).expanduser()
+    with blame(file.parent, f"chat_template {file.name}"):
+        return file.read_text(encoding="utf-8")
+
+
+def tokenizer_settings(chat_template: str | None) -> dict[str, Any]:
+    """What mlx-lm is to load a tokenizer with. None: the template of its folder."""
+    return {"trust_remote_code": False} | ({} if chat_template is None else {"chat_template": chat_template})
 
 
 @contextmanager

@@ -16,20 +16,29 @@ def whole_number(default: int | None, *, least: int = 1) -> Any:
 
 def folder_path() -> Any:
     """A field for the path of a folder, None by default."""
-    return field(default=None, metadata={"least": None})
+    return _text("the path of a folder")
+
+
+def template() -> Any:
+    """A field for a chat template or the path of a file with one, None by default."""
+    return _text("a chat template or the path of a file with one")
+
+
+def _text(what: str) -> Any:
+    return field(default=None, metadata={"least": None, "what": what})
 
 
 def read_options(kind: type[T], given: dict[str, Any], engine: str) -> T:
     """A dataclass of the fields above, as the settings have it. Raises ValueError for what it cannot have; engine: its
     name for people."""
-    known = {option.name: option.metadata["least"] for option in fields(kind)}  # type: ignore[arg-type] # a dataclass
+    known = {option.name: option.metadata for option in fields(kind)}  # type: ignore[arg-type] # a dataclass
     for name, value in given.items():
         if name not in known:
             raise ValueError(f"option {name!r} is unknown, the {engine} engine has {', '.join(sorted(known))}")
-        least = known[name]
+        least = known[name]["least"]
         if least is None:
             if not isinstance(value, str):
-                raise ValueError(f"option {name!r} is {value!r}, the path of a folder is expected")
+                raise ValueError(f"option {name!r} is {value!r}, {known[name]['what']} is expected")
         elif type(value) is not int or value < least:
             raise ValueError(f"option {name!r} is {value!r}, a whole number of at least {least} is expected")
     return kind(**given)

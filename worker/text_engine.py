@@ -16,7 +16,7 @@ from worker.eager_generator import EagerGenerator
 from worker.engine import MemoryFacts, ModelFacts, Report
 from worker.generation import Generation, limit_wired_memory
 from worker.model_folder import LoadedModel, load_folder
-from worker.options import folder_path, read_options, whole_number
+from worker.options import folder_path, read_options, template, whole_number
 from worker.prompt import history_length, prompt_tokens
 from worker.prompt_cache import PromptCache, can_be_shortened, default_bytes
 from worker.sequence import Sequence
@@ -27,8 +27,9 @@ from worker.turn_generator import Quantisation, TurnGenerator
 class TextOptions:
     """Sequences that decode together, prompts read together, prompt tokens per step; how much of earlier prompts is
     kept (0: nothing; bytes None: a share of the memory limit); the longest context in tokens, 0 for the model's own;
-    the folder of a LoRA adapter; the folder of a draft model and how many tokens it proposes at a time; the bits of
-    the key-value cache (None: not quantised), how many numbers share a scale, and from how many tokens on."""
+    the folder of a LoRA adapter; a chat template or its file; the folder of a draft model and how many tokens it
+    proposes at a time; the bits of the key-value cache (None: not quantised), how many numbers share a scale, and from
+    how many tokens on."""
 
     completion_batch_size: int = whole_number(32)
     prefill_batch_size: int = whole_number(8)
@@ -37,6 +38,7 @@ class TextOptions:
     prompt_cache_bytes: int | None = whole_number(None, least=0)
     context_length: int = whole_number(0, least=0)
     adapter_path: str | None = folder_path()
+    chat_template: str | None = template()
     draft_model: str | None = folder_path()
     num_draft_tokens: int = whole_number(3)
     kv_bits: int | None = whole_number(None)
@@ -50,7 +52,7 @@ class TextEngine:
 
     def __init__(self, assign: Assign, report: Report) -> None:
         options = read_options(TextOptions, assign.options, "text")
-        self._loaded = load_folder(Path(assign.path), report, options.adapter_path)
+        self._loaded = load_folder(Path(assign.path), report, options.adapter_path, options.chat_template)
         draft = None
         if options.draft_model is not None:
             self._loaded, draft = with_draft(self._loaded, options.draft_model, report)

@@ -16,7 +16,7 @@ from mlx_vlm.generate.ar import BatchGenerator
 from broker.protocol import ERROR, PARTIAL, Assign, Failure, Generate, Output, to_map, unpack
 from worker.engine import MemoryFacts, ModelFacts, Report, RequestError
 from worker.generation import Generation, limit_wired_memory
-from worker.options import read_options, whole_number
+from worker.options import read_options, template, whole_number
 from worker.pictures import Picture, check_pixels, open_picture
 from worker.row_sampler import RowSampler
 from worker.sampling import LogitsProcessor, Sampler, is_greedy
@@ -32,12 +32,13 @@ _NO_ROW = mx.zeros(0)
 @dataclass(slots=True, frozen=True)
 class VisionOptions:
     """Sequences that decode together, prompt tokens per step, the longest context in tokens (0 for the model's own),
-    and how many pixels of an image the model is shown: a larger one is scaled down."""
+    how many pixels of an image the model is shown: a larger one is scaled down; and a chat template or its file."""
 
     completion_batch_size: int = whole_number(32)
     prefill_step_size: int = whole_number(2048)
     context_length: int = whole_number(0, least=0)
     max_image_pixels: int = whole_number(2048 * 2048)
+    chat_template: str | None = template()
 
 
 @dataclass(slots=True)
@@ -66,7 +67,7 @@ class VisionEngine:
 
     def __init__(self, assign: Assign, report: Report) -> None:
         self._options = read_options(VisionOptions, assign.options, "vision")
-        self._model = VisionModel(Path(assign.path), report)
+        self._model = VisionModel(Path(assign.path), report, self._options.chat_template)
         tokenizer = self._model.tokenizer
         contexts = self._model.context_length, self._options.context_length
         self._generation = Generation(tokenizer, self._model.vocabulary, *contexts)

@@ -25,7 +25,7 @@ from transformers import dynamic_module_utils
 
 from broker.protocol import Generate
 from worker.engine import Report, RequestError
-from worker.model_folder import CONTEXT_KEYS, blame, first_int, read_weights
+from worker.model_folder import CONTEXT_KEYS, blame, first_int, read_weights, template_text, tokenizer_settings
 from worker.pictures import Picture
 from worker.prompt import plain_messages, prompt_tokens, refuse_tools, render, text_of
 
@@ -43,7 +43,8 @@ class Prompt:
 class VisionModel:
     """A loaded model. tokenizer: mlx-lm's wrapper; vocabulary, context_length: tokens, 0 if unknown."""
 
-    def __init__(self, folder: Path, report: Report) -> None:
+    def __init__(self, folder: Path, report: Report, chat_template: str | None = None) -> None:
+        """chat_template: in place of the folder's own, or the path of a file with it."""
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such model folder")
         with blame(folder, "config.json"):
@@ -56,14 +57,15 @@ class VisionModel:
             self._model: Any = load_model(folder, lazy=True, **_UNTRUSTED)
             if is_diffusion_model(self._model) or not hasattr(self._model, "language_model"):
                 raise ValueError(f"{config['model_type']} is not written token by token, which is all that is served")
+        given = None if chat_template is None else template_text(chat_template)
         with blame(folder, "preprocessor_config.json or the tokenizer's files"), no_foreign_code():
             self._processor: Any = _load_processor(folder, self._model.config)
             tokenizer: Any = getattr(self._processor, "tokenizer", self._processor)
-            template = getattr(self._processor, "chat_template", None) or tokenizer.chat_template
+            template = given or getattr(self._processor, "chat_template", None) or tokenizer.chat_template
             # mlx-lm's knows how its models mark calls and thoughts.
             self.tokenizer: Any = load_tokenizer(
                 folder,
-                {**_UNTRUSTED, **({"chat_template": template} if template is not None else {})},
+                tokenizer_settings(template),
                 eos_token_ids=tokenizer.stopping_criteria.eos_token_ids,
             )
         report("tokenizer", 1.0)

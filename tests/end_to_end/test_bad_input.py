@@ -37,7 +37,6 @@ WRONG_CHATS: list[tuple[dict[str, Any], str]] = [
     ({"messages": ["Hello"]}, "messages[0]"),
     ({"messages": [USER, {"content": "Hello"}]}, "messages[1].role"),
     ({"messages": [{"role": "robot", "content": "Hello"}]}, "messages[0].role"),
-    ({"messages": [{"role": "user"}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
     ({"messages": [{"role": "user", "content": [picture("http://127.0.0.1/")]}]}, "messages[0].content[0].image_url"),

@@ -146,7 +146,7 @@ def test_errors_are_the_clients_exceptions(make_service: Callable[..., Service])
         assert "nobody" in unknown.value.message
 
         with pytest.raises(openai.BadRequestError) as invalid:
-            chat("hi", temperature=3)
+            chat("hi", temperature=-1)
         assert (invalid.value.param, invalid.value.type) == ("temperature", "invalid_request_error")
         with pytest.raises(openai.BadRequestError) as refused:
             chat("refuse")

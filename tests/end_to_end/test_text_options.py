@@ -18,15 +18,17 @@ def service() -> Iterator[Service]:
     with tempfile.TemporaryDirectory(prefix="mlxb-") as directory:
         models = Path(directory)
         make_tiny_model(models / "plain", hidden_size=128)
-        for name in ("drafted", "unfit", "quantised"):
+        for name in ("drafted", "unfit", "quantised", "told"):
             shutil.copytree(models / "plain", models / name)
         make_tiny_model(models / "org" / "small", seed=1)
         options = {
             "drafted": {"draft_model": "org/small", "num_draft_tokens": 2},
             "unfit": {"kv_bits": 4},
             "quantised": {"kv_bits": 8, "kv_group_size": 32, "quantized_kv_start": 0},
+            "told": {"chat_template": "{{ messages[0]['content'] }}{{ end }}"},
         }
         settings: dict[str, Any] = {"models": {name: {"options": of_one} for name, of_one in options.items()}}
+        settings["models"]["told"]["defaults"] = {"max_tokens": 3, "chat_template_kwargs": {"end": "!!!!"}}
         if sys.platform == "linux":
             settings["broker"] = {"blas_library": "libnowhere.so.9"}
         service = Service(models, settings)
@@ -47,6 +49,12 @@ def test_a_draft_model_by_name(service: Service) -> None:
 def test_a_quantised_cache(service: Service) -> None:
     response = service.chat("quantised", max_tokens=40)
     assert response.json()["usage"]["completion_tokens"] == 40, response.text
+
+
+def test_a_template_and_defaults_of_ones_own(service: Service) -> None:
+    body = {"model": "told", "messages": [{"role": "user", "content": "Hello"}]}
+    usage = service.client.post("/v1/chat/completions", json=body).json()["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (len("Hello!!!!"), 3)
 
 
 def test_options_that_do_not_fit_the_model_are_told_to_the_client(service: Service) -> None:

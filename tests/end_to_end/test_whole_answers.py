@@ -32,7 +32,7 @@ def test_whole_answers(client: openai.OpenAI) -> None:
     asked: dict[str, Any] = {"model": "caller", "messages": [USER], "tools": tools, "temperature": 0}
     choice = client.chat.completions.create(**asked).choices[0]
     assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Let me see")
-    assert choice.message.model_extra == {"reasoning_content": "hm"}
+    assert choice.message.model_extra == {"reasoning": "hm", "reasoning_content": "hm"}
     assert choice.message.tool_calls is not None
     (call,) = choice.message.tool_calls
     assert call.type == "function"

@@ -65,6 +65,7 @@ def test_a_bad_field_of_embeddings_is_named(field: str, value: Any) -> None:
         ("documents", ["x"] * (MAX_INPUTS + 1), "documents"),
         ("top_n", 0, "top_n"),
         ("return_documents", "yes", "return_documents"),
+        ("instruction", "Judge!", "instruction"),
     ],
 )
 def test_a_bad_field_of_a_reranking_is_named(field: str, value: Any, param: str) -> None:

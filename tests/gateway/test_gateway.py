@@ -24,6 +24,7 @@ def http(gateway: Gateway) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=gateway.url, timeout=SECONDS)
 
 
+BEARER = {"authorization": "Bearer key"}
 LOADED = {
     "model_id": "org/tiny",
     "model_type": "text-gen",
@@ -85,7 +86,8 @@ async def test_models_in_openais_shape(runtime_dir: Path) -> None:
             await broker.final((await broker.expect(Models))[0], {"models": [MODEL]})
             return await asking
 
-        assert (await ask("/v1/models")).json() == {"object": "list", "data": [expected]}
+        for path in ("/v1/models", "/models"):
+            assert (await ask(path)).json() == {"object": "list", "data": [expected]}
         assert (await ask("/v1/models/org/tiny")).json() == expected
         missing = await ask("/v1/models/org/other")
         assert missing.status_code == 404
@@ -230,15 +232,16 @@ async def test_keys(runtime_dir: Path) -> None:
         running_gateway(broker, runtime_dir, **keys) as gateway,
         http(gateway) as client,
     ):
-        for path in ("/v1/models", "/v1/nothing", "/admin/models/status", "/admin/nothing"):
+        for path in ("/v1/models", "/models", "/v1/nothing", "/admin/models/status", "/admin/nothing"):
             for header in ({}, {"authorization": "Bearer nonsense"}, {"authorization": "Basic root"}):
                 response = await client.get(path, headers=header)
                 assert response.status_code == 401
                 assert response.headers["www-authenticate"] == "Bearer"
         assert (await client.get("/v1/models")).json()["error"]["type"] == "authentication_error"
         assert "detail" in (await client.get("/admin/models/status")).json()
-        crossed = await client.get("/v1/models", headers={"authorization": "Bearer root"})
-        assert crossed.status_code == 401
+        for path in ("/v1/models", "/models"):
+            assert (await client.get(path, headers={"authorization": "Bearer root"})).status_code == 401
+        assert (await client.post("/chat/completions", json=chat())).status_code == 401
 
         for path, key, kind, body in (
             ("/v1/models", "käse", Models, {"models": []}),
@@ -251,6 +254,60 @@ async def test_keys(runtime_dir: Path) -> None:
             assert (await asking).status_code == 200
         assert "$MLX_BROKER_API_KEY" in gateway.announcement
         assert "käse" not in gateway.announcement
+
+
+@pytest.mark.parametrize("allowed", ["http://page", "*"])
+async def test_pages_of_chosen_origins_may_call(runtime_dir: Path, allowed: str) -> None:
+    settings: dict[str, Any] = {"allowed_origins": f"http://b,{allowed}", "api_key": "key"}
+    async with (
+        PlayedBroker(runtime_dir) as broker,
+        running_gateway(broker, runtime_dir, **settings) as gateway,
+        http(gateway) as client,
+    ):
+        page = {"origin": "http://page"}
+        asks = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,x-a"}
+        for path in ("/v1/chat/completions", "/chat/completions", "/v1/models"):
+            preflight = await client.options(path, headers=page | asks)  # browsers send no key with it
+            assert preflight.status_code == 200
+            assert preflight.headers["access-control-allow-origin"] == allowed
+            assert "POST" in preflight.headers["access-control-allow-methods"]
+            assert preflight.headers["access-control-allow-headers"] == "authorization,x-a"
+        asking = asyncio.create_task(client.post("/v1/chat/completions", json=chat(stream=True), headers=BEARER | page))
+        request_id, _ = await broker.expect_work()
+        await broker.finish(request_id, "One")
+        answer = await asking
+        assert answer.headers["access-control-allow-origin"] == allowed
+        assert answer.text.endswith("data: [DONE]\n\n")
+        for path, status in (("/v1/models", 401), ("/chat/completions", 405), ("/nothing", 404)):
+            refused = await client.get(path, headers=page)
+            assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (status, allowed)
+        asking = asyncio.create_task(client.post("/v1/chat/completions", json=chat(), headers=BEARER | page))
+        failure = Failure("rate_limit_exceeded", "full", retry_after=1, retryable=True)
+        await broker.error((await broker.expect_work())[0], failure)
+        assert (await asking).headers["access-control-expose-headers"] == "retry-after"
+
+        other = {"origin": "http://other"}
+        preflight = await client.options("/v1/models", headers=other | asks)
+        assert preflight.is_success == (allowed == "*")
+        for path in ("/admin/models/kill/a", "/admin/models/status", "/admin/health", "/admin"):
+            for answer in (
+                await client.options(path, headers=page | asks),
+                await client.post(path, headers=page),
+            ):
+                assert not answer.is_success
+                assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+async def test_no_page_may_call_unless_the_settings_say_so(runtime_dir: Path) -> None:
+    async with (
+        PlayedBroker(runtime_dir) as broker,
+        running_gateway(broker, runtime_dir) as gateway,
+        http(gateway) as client,
+    ):
+        headers = {"origin": "http://page", "access-control-request-method": "POST"}
+        answer = await client.options("/v1/chat/completions", headers=headers)
+        assert answer.status_code == 405
+        assert "access-control-allow-origin" not in answer.headers
 
 
 async def test_the_announced_line_works(runtime_dir: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from broker.protocol import ERROR, PARTIAL, Cancel, Failure, Output
+from broker.protocol import ERROR, PARTIAL, Cancel, Failure, Generate, Output, Request, unpack
 from tests.gateway.played_broker import SECONDS, PlayedBroker
 from tests.gateway.running import Gateway, chat, connected, running_gateway
 
@@ -22,13 +22,14 @@ def http(gateway: Gateway) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=gateway.url, timeout=SECONDS)
 
 
-async def test_a_whole_answer(runtime_dir: Path) -> None:
+@pytest.mark.parametrize("path", [CHAT, "/chat/completions"])
+async def test_a_whole_answer(runtime_dir: Path, path: str) -> None:
     async with (
         PlayedBroker(runtime_dir) as broker,
         running_gateway(broker, runtime_dir) as gateway,
         http(gateway) as client,
     ):
-        asking = asyncio.create_task(client.post(CHAT, json=chat(max_tokens=8, seed=1)))
+        asking = asyncio.create_task(client.post(path, json=chat(max_tokens=8, seed=1)))
         request_id, work = await broker.expect_work()
         assert work.messages == [{"role": "user", "content": "Hi"}]
         assert (work.stream, work.max_tokens, work.seed) == (False, 8, 1)
@@ -269,11 +270,40 @@ async def test_the_default_model_and_default_max_tokens(runtime_dir: Path) -> No
         running_gateway(broker, runtime_dir, **settings) as gateway,
         http(gateway) as client,
     ):
-        body = chat()
-        del body["model"]
-        asking = asyncio.create_task(client.post(CHAT, json=body))
-        request_id, work = await broker.expect_work()
-        assert work.max_tokens == 77
-        await broker.finish(request_id, "ok")
-        assert (await asking).json()["model"] == "org/other"
+        for named in (None, "default_model"):
+            asking = asyncio.create_task(client.post(CHAT, json=chat(model=named)))
+            request_id, request = await broker.expect(Request)
+            assert (request.model, unpack(Generate, request.payload).max_tokens) == ("org/other", 77)
+            await broker.finish(request_id, "ok")
+            assert (await asking).json()["model"] == "org/other"
         assert "org/other" in gateway.announcement
+
+
+async def test_the_defaults_of_a_model(runtime_dir: Path) -> None:
+    # Where the gateway of a test runs; broker and gateway read the same file.
+    (runtime_dir / "mlx-broker.toml").write_text('[models."org/tiny".defaults]\ntemperature = 0\ntop_k = 3\n')
+    async with (
+        PlayedBroker(runtime_dir) as broker,
+        running_gateway(broker, runtime_dir) as gateway,
+        http(gateway) as client,
+    ):
+        for model, temperature, top_k in (("org/tiny", 0, 3), ("org/other", 1, 0)):
+            asking = asyncio.create_task(client.post(CHAT, json=chat(model=model)))
+            request_id, work = await broker.expect_work()
+            assert work.temperature == temperature
+            assert work.top_k == top_k
+            await broker.finish(request_id, "ok")
+            assert (await asking).status_code == 200
+
+
+async def test_default_model_is_a_name_like_others_where_there_is_none(runtime_dir: Path) -> None:
+    async with (
+        PlayedBroker(runtime_dir) as broker,
+        running_gateway(broker, runtime_dir) as gateway,
+        http(gateway) as client,
+    ):
+        asking = asyncio.create_task(client.post(CHAT, json=chat(model="default_model")))
+        request_id, request = await broker.expect(Request)
+        assert request.model == "default_model"
+        await broker.finish(request_id, "ok")
+        assert (await asking).status_code == 200

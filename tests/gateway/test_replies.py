@@ -1,4 +1,5 @@
 import json
+import re
 from typing import Any
 
 import pytest
@@ -6,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.protocol import FINAL, PARTIAL, Failure, ProtocolError
+from gateway import fingerprint
+from gateway.fingerprint import SYSTEM_FINGERPRINT, _fingerprint
 from gateway.replies import Chunks, Head, ending_of, framed_error, whole
 from tests.gateway.played_broker import ending
 
@@ -21,9 +24,17 @@ def events(data: bytes) -> list[Any]:
     return [line if line == "data: [DONE]" else json.loads(line.removeprefix("data: ")) for line in lines]
 
 
+def test_the_fingerprint_follows_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _fingerprint() == SYSTEM_FINGERPRINT
+    assert re.fullmatch("fp_[0-9a-f]{10}", SYSTEM_FINGERPRINT)
+    monkeypatch.setattr(fingerprint, "version", lambda _name: "0.0.0")
+    assert _fingerprint() != SYSTEM_FINGERPRINT
+
+
 def test_the_chunks_of_a_chat() -> None:
     chunks = Chunks(CHAT, 1, include_usage=False)
     head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 12, "model": "org/tiny"}
+    head["system_fingerprint"] = SYSTEM_FINGERPRINT
 
     def chunk(delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
         return {**head, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}]}
@@ -106,6 +117,7 @@ def test_a_whole_chat() -> None:
         "object": "chat.completion",
         "created": 12,
         "model": "org/tiny",
+        "system_fingerprint": SYSTEM_FINGERPRINT,
         "choices": [
             {
                 "index": 0,
@@ -159,6 +171,7 @@ def test_a_chat_that_thinks_and_calls() -> None:
     assert choice["message"] == {
         "role": "assistant",
         "content": None,
+        "reasoning": "hm",
         "reasoning_content": "hm",
         "tool_calls": [OPENAI_CALL, {**OPENAI_CALL, "id": "call_2"}],
     }
@@ -171,9 +184,12 @@ def test_the_chunks_of_a_chat_that_thinks_and_calls() -> None:
         read = events(chunks.render([(0, kind, item) for item in items]))
         return [event["choices"][0]["delta"] for event in read if event != "data: [DONE]"]
 
-    assert deltas({"text": "", "reasoning": "h"}) == [{"role": "assistant", "reasoning_content": "h"}]
-    assert deltas({"text": "", "reasoning": "m"}) == [{"reasoning_content": "m"}]
-    assert deltas({"text": "", "reasoning": "!"}, {"text": "I "}) == [{"reasoning_content": "!", "content": "I "}]
+    def thought(text: str) -> dict[str, Any]:
+        return {"reasoning": text, "reasoning_content": text}
+
+    assert deltas({"text": "", "reasoning": "h"}) == [{"role": "assistant", **thought("h")}]
+    assert deltas({"text": "", "reasoning": "m"}) == [thought("m")]
+    assert deltas({"text": "", "reasoning": "!"}, {"text": "I "}) == [{**thought("!"), "content": "I "}]
     assert deltas({"text": "call"}) == [{"content": "call"}]
     assert deltas({"text": "", "tool_calls": [CALL]}) == [{"tool_calls": [{"index": 0, **OPENAI_CALL}]}]
     last = {**ending("", "tool_calls"), "tool_calls": [CALL]}

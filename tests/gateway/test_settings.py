@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from broker.protocol import default_runtime_dir
+from gateway.sampling import Defaults
 from gateway.settings import Settings, SettingsError, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,8 +34,10 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         runtime_dir=default_runtime_dir(),
         api_key=None,
         admin_token=None,
+        allowed_origins=[],
         default_model=None,
         default_max_tokens=4096,
+        models={},
         max_body_mb=50,
         max_images=64,
         image_max_mb=20,
@@ -63,6 +66,31 @@ def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.log_level == "debug"
 
 
+def test_origins_in_both_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    origins = ["*", "null", "https://a.example:8443", "chrome-extension://abc", "http://[::1]:3000"]
+    Path("mlx-broker.toml").write_text(f"[gateway]\nallowed_origins = {origins}\n")
+    assert load_settings().allowed_origins == origins
+    monkeypatch.setenv("MLX_BROKER_ALLOWED_ORIGINS", "http://a, http://b")
+    assert load_settings().allowed_origins == ["http://a", "http://b"]
+    for wrong in ("a.example", "http://A.example", "http://a/b", "http://a b"):
+        monkeypatch.setenv("MLX_BROKER_ALLOWED_ORIGINS", wrong)
+        assert "is no origin" in mistakes()[0]
+
+
+def test_defaults_of_a_model() -> None:
+    Path("mlx-broker.toml").write_text(
+        '[gateway]\ndefault_max_tokens = 77\n[models."o/n"]\nkeep_alive_seconds = 1\n[models."o/n".defaults]\n'
+        "temperature = 0\nlogit_bias = {7 = -100}\nchat_template_kwargs = {enable_thinking = false}\n"
+        "[models.m.defaults]\nmax_tokens = 5\n"
+    )
+    settings = load_settings()
+    assert settings.defaults_of("o/n") == Defaults(
+        max_tokens=77, temperature=0, logit_bias={"7": -100}, chat_template_kwargs={"enable_thinking": False}
+    )
+    assert settings.defaults_of("m") == Defaults(max_tokens=5)
+    assert settings.defaults_of("other") == Defaults(max_tokens=77)
+
+
 def test_the_file_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("other.toml").write_text("[gateway]\nport = 9000\n")
     monkeypatch.setenv("MLX_BROKER_CONFIG", "other.toml")
@@ -77,9 +105,19 @@ def test_the_file_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ("[gateway]\nprot = 1\n", "[gateway] prot: there is no such setting"),
         ("[gateway]\nport = 70000\n", "MLX_BROKER_PORT (or port in the settings file): "),
         ('[gateway]\napi_key = ""\n', "MLX_BROKER_API_KEY (or api_key in the settings file): "),
+        (
+            '[gateway]\nallowed_origins = ["http://a/"]\n',
+            "MLX_BROKER_ALLOWED_ORIGINS (or allowed_origins in the settings file): 'http://a/' is no origin",
+        ),
         ("gateway = 1\n", "mlx-broker.toml: gateway is to be a table"),
         ('[gateway]\nruntime_dir = "/x"\n', "mlx-broker.toml: runtime_dir belongs above all tables"),
         ("[gateway\n", "mlx-broker.toml: "),
+        ("[gateway.models.a]\n", "mlx-broker.toml: models belongs outside of [gateway]"),
+        ('[models."o/n".defaults]\ntop_q = 1\n', "models.o/n.defaults.top_q: there is no such setting"),
+        ('[models."o/n".defaults]\ntop_p = 2\n', "models.o/n.defaults.top_p: Input should be less than"),
+        ('[models."o/n".defaults]\ntemperature = nan\n', "models.o/n.defaults.temperature: Input should be"),
+        ('[models."o/n".defaults]\nlogit_bias = {a = 1}\n', "models.o/n.defaults.logit_bias: 'a' is no token id"),
+        ("[models.n.defaults.chat_template_kwargs]\na = 2000-01-01\n", "models.n.defaults.chat_template_kwargs.a: "),
         (f'runtime_dir = "/{"x" * 100}"\n', "runtime_dir is too long"),
     ],
 )

@@ -328,11 +328,27 @@ def _prompt_with_a_token_of_its_own(engine: TextEngine, taken: set[int]) -> tupl
         ({"context_length": 1.5}, "whole number of at least 0"),
         ({"adapter_path": 3}, "path of a folder"),
         ({"adapter_path": "/nowhere"}, "adapter_path nowhere: .* missing"),
+        ({"chat_template": 3}, "a chat template or the path"),
+        ({"chat_template": "/nowhere/a.jinja"}, "^chat_template a.jinja: missing"),
     ],
 )
 def test_bad_options(tiny_model: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load(tiny_model, **options)
+
+
+def test_another_chat_template(tiny_model: Path, engine: TextEngine, tmp_path: Path) -> None:
+    template = "{% for message in messages %}<{{ message['content'] }}>{% endfor %}"
+    (tmp_path / "mine.jinja").write_text(template)
+    direct = answer(engine, prompt="<be brief><hi é>", temperature=0.0, max_tokens=20)
+    for given in (template, str(tmp_path / "mine.jinja")):
+        changed = load(tiny_model, chat_template=given)
+        assert answer(changed, messages=CHAT, temperature=0.0, max_tokens=20) == direct
+    # A folder's own template may lie in a file of its own.
+    folder = make_tiny_model(tmp_path / "other", chat_template=None)
+    (folder / "chat_template.jinja").write_text("another")
+    rendered = load(folder, chat_template=template)._loaded.tokenizer.apply_chat_template(CHAT, tokenize=False)
+    assert rendered == "<be brief><hi é>"
 
 
 def test_a_setting_shortens_the_context(tmp_path: Path) -> None:

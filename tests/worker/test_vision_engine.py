@@ -15,7 +15,7 @@ from mlx_vlm.utils import load_processor, prepare_inputs
 from PIL import Image
 from transformers import AutoTokenizer
 
-from broker.protocol import ERROR, FINAL, Assign, Output
+from broker.protocol import ERROR, FINAL, Assign, Generate, Output
 from tests.tiny_vision import CHAT_TEMPLATE, LARGEST_PIXELS, make_tiny_vision, picture
 from tests.worker.engine_runs import MOST_STEPS, add, answer, joined, run, steps
 from worker.engine import RequestError
@@ -537,6 +537,13 @@ def test_code_in_a_folder_is_never_run(tmp_path: Path) -> None:
         AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     assert answer(load(folder), **ONE, max_tokens=2)["completion_tokens"] == 2
     assert not (tmp_path / "ran").exists()
+
+
+def test_another_chat_template(folder: Path) -> None:
+    template = "{% for message in messages %}<{{ message['content'][0]['text'] }}>{% endfor %}"
+    engine = load(folder, chat_template=template)
+    messages = TEXT_ONLY["messages"]
+    assert engine._model.chat(Generate(messages=messages), messages) == ("<be brief><hi é>", [])
 
 
 def test_a_model_without_a_template_still_chats(tmp_path: Path) -> None:
