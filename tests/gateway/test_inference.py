@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -216,6 +218,30 @@ async def test_a_client_that_does_not_read_is_cut_off_and_others_are_not(runtime
                 if b"too slowly" in chunk:
                     break
         assert chunk.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+
+async def test_a_client_that_pauses_misses_nothing(runtime_dir: Path) -> None:
+    loop = asyncio.get_running_loop()
+    async with PlayedBroker(runtime_dir) as broker, running_gateway(broker, runtime_dir) as gateway:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            await loop.sock_connect(client, ("127.0.0.1", gateway.port))
+            body = json.dumps(chat(stream=True)).encode()
+            await loop.sock_sendall(client, b"POST %b HTTP/1.1\r\nhost: x\r\n" % CHAT.encode())
+            await loop.sock_sendall(client, b"content-length: %d\r\n\r\n%b" % (len(body), body))
+            request_id, _ = await broker.expect_work()
+            for number in range(60):  # more than the system and the connection hold, less than the call does
+                await broker.partial(request_id, f"<{number}>" + "." * 4000)
+            seen = b""
+            async with asyncio.timeout(SECONDS):
+                while b"<59>" not in seen:
+                    seen += await loop.sock_recv(client, 2**16)
+                await broker.partial(request_id, "<60>")
+                await broker.finish(request_id)
+                while b"data: [DONE]" not in seen:
+                    seen += await loop.sock_recv(client, 2**16)
+            assert re.findall(rb"<\d+>", seen) == [b"<%d>" % number for number in range(61)]
 
 
 @pytest.mark.parametrize(
