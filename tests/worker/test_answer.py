@@ -156,6 +156,7 @@ def test_one_call_and_the_model_garbles_it(tmp_path: Path) -> None:
         ('{"name": "weather", "arguments": [1]}',),
         ('{"name": "weather", "arguments": {"x": NaN}}',),
         ("[" * 5000,),
+        ('{"name": "weather", "arguments": {"city": "\\ud83d"}}',),
     ],
 )
 def test_a_garbled_call_is_text(tmp_path: Path, garbled: tuple[str, ...]) -> None:

@@ -44,6 +44,8 @@ def test_calls_in_every_form_that_parsers_give() -> None:
     assert read([{"name": "f"}, {"name": "g", "arguments": None}]) == [("f", "{}"), ("g", "{}")]
     for garbled in (None, [], "f", {}, {"name": ""}, {"name": "f", "arguments": "x"}, [{"name": "f"}, {"name": 1}]):
         assert read(garbled) is None
+    for half in ({"name": "f\ud83d"}, {"name": "f", "arguments": {"a": "\ud83d"}}, {"name": "f", "id": "\ud83d"}):
+        assert read(half) is None
     own = read_calls(lambda: {"name": "f", "id": "functions.f:0"})
     assert own is not None
     assert own[0]["id"] == "functions.f:0"
