@@ -18,7 +18,7 @@ from worker.generation import Generation, limit_wired_memory
 from worker.model_folder import LoadedModel, load_folder
 from worker.options import folder_path, read_options, whole_number
 from worker.prompt import history_length, prompt_tokens
-from worker.prompt_cache import PromptCache, can_be_shortened, default_bytes
+from worker.prompt_cache import PromptCache, can_be_batched, can_be_shortened, default_bytes
 from worker.sequence import Sequence
 from worker.turn_generator import Quantisation, TurnGenerator
 
@@ -148,11 +148,11 @@ class TextEngine:
 
 
 def _make_generator(loaded: LoadedModel, draft_model: Any, options: TextOptions) -> Any:
-    """All in one batch, unless what is asked for exists for single sequences only."""
+    """All in one batch, unless the model, or what is asked of it, exists for single sequences only."""
     stop_tokens = sorted(loaded.tokenizer.eos_token_ids)
     # Sequences are also removed between steps: all on one stream, nothing to synchronise.
     stream = mx.default_stream(mx.default_device())
-    if draft_model is None and options.kv_bits is None:
+    if draft_model is None and options.kv_bits is None and can_be_batched(loaded.model):
         return EagerGenerator(
             loaded.model,
             stop_tokens=stop_tokens,
