@@ -12,6 +12,9 @@ from mlx_lm.generate import TextStateMachine, make_text_state_machine
 
 from worker.tools import read_calls, whole_calls
 
+# Enough for a tag and the blanks behind it.
+_END_TOKENS = 16
+
 
 @dataclass(slots=True)
 class Parts:
@@ -51,11 +54,8 @@ class AnswerFormat:
         )
 
     def is_thinking(self, prompt: list[int]) -> bool:
-        """Whether the prompt ends within the model's thoughts, as some templates have it."""
-        tokenizer = self._tokenizer
-        if not tokenizer.has_thinking:
-            return False
-        return bool(tokenizer.rfind_think_start(prompt) > tokenizer.rfind_think_end(prompt))
+        """Whether the prompt opens the model's thoughts, as some templates have it."""
+        return self._tokenizer.has_thinking and self._end(prompt).endswith(self._tokenizer.think_start)
 
     def answer(self, prompt: list[int], tools: list[dict[str, Any]], *, one_call: bool = False) -> "Answer | None":
         """For one request; None for a model that marks nothing. one_call: it is over with its first call."""
@@ -77,6 +77,12 @@ class AnswerFormat:
             state = self._call_machine(self.is_thinking(prompt))
             return Answer(state, lambda text: read_calls(lambda: whole_calls(text)), "", "")
         return Answer(self._constrained.make_state("reasoning" if self.is_thinking(prompt) else "normal"), None, "", "")
+
+    def _end(self, prompt: list[int]) -> str:
+        """The last words of a prompt, where templates open thoughts or close them. Tags further up are somebody's who
+        talks about them, or belong to earlier turns."""
+        text: str = self._tokenizer.decode(prompt[-_END_TOKENS:])
+        return text.rstrip()
 
     def _call_machine(self, thinks: bool) -> Any:
         thoughts = [(self._tokenizer.think_end, "tool")] if thinks else []

@@ -80,6 +80,25 @@ def test_thoughts_that_the_prompt_began(tmp_path: Path) -> None:
     assert (got["reasoning"], got["text"]) == ("I wonder", "Sunny")
 
 
+def test_tags_in_a_message_begin_no_thoughts(tmp_path: Path) -> None:
+    engine = scripted(tmp_path, "plain", " words")
+    for content in ("what is <think> ?", "<think>"):
+        chat = [{"role": "user", "content": content}]
+        got = parts(engine, messages=chat)
+        assert (got["text"], got.get("reasoning")) == ("plain words", None)
+        got = parts(engine, messages=chat, json_schema={"enum": ["a"]})
+        assert (got["text"], got.get("reasoning")) == ('"a"', None)
+        got = parts(engine, messages=chat, tools=[WEATHER], required_tools=["weather"], one_call=True)
+        assert got["tool_calls"] == [("weather", {"city": "Paris"})]
+
+
+def test_tags_in_a_message_end_no_thoughts(tmp_path: Path) -> None:
+    template = THINK_TEMPLATE.replace("[assistant]<think>", "[assistant]<think>\n\n")
+    engine = scripted(tmp_path, "I", " wonder", "</think>", "Sunny", chat_template=template, after="\n")
+    got = parts(engine, messages=[{"role": "user", "content": "what is </think> ?"}])
+    assert (got["reasoning"], got["text"]) == ("I wonder", "Sunny")
+
+
 def test_thoughts_cut_short(tmp_path: Path) -> None:
     engine = scripted(tmp_path, "<think>", "I", " wonder", "</think>", "x")
     got = parts(engine, max_tokens=3)
