@@ -5,7 +5,6 @@ is computed, so while there is one, a step begins only when the step before has 
 """
 
 import json
-import logging
 from typing import Any
 
 import llguidance
@@ -15,9 +14,6 @@ import mlx.core as mx
 from broker.protocol import Generate
 from worker.engine import RequestError
 from worker.tools import call_schema
-
-log = logging.getLogger("worker")
-
 
 # Enough to indent with. Without a limit a weak model goes on with blanks until its tokens are used up.
 _JSON_OPTIONS: Any = {"whitespace_pattern": r"[ \n\t]{0,16}"}
@@ -49,7 +45,7 @@ class Constraints:
         matcher = llguidance.LLMatcher(self._load_guide(), grammar)
         if matcher.is_error():
             raise RequestError(f"{param}: {_one_line(matcher.get_error())}", param=param)
-        return Constraint(matcher, sorted(self._tokenizer.eos_token_ids), after)
+        return Constraint(matcher, sorted(self._tokenizer.eos_token_ids), after, param)
 
     def _load_guide(self) -> llguidance.LLTokenizer:
         if self._guide is None:
@@ -66,7 +62,9 @@ class Constraints:
 class Constraint:
     """A logits processor for one sequence: makes impossible what the grammar does not allow."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, eos: list[int], after: tuple[int, ...]) -> None:
+    def __init__(self, matcher: llguidance.LLMatcher, eos: list[int], after: tuple[int, ...], param: str) -> None:
+        """param: the request's field that asks for it."""
+        self._param = param
         self._matcher = matcher
         self._eos = eos
         self._after = list(after)
@@ -81,11 +79,18 @@ class Constraint:
             self._take(last)
         return logits if self._after else mx.where(self._allowed(logits.shape[-1]), logits, -mx.inf)
 
+    def check(self) -> None:
+        """Raises RequestError once the grammar has grown over llguidance's limits: a step that raises would end the
+        whole batch, so there only the end of the text is left possible."""
+        if self._matcher.is_error():
+            reason = _one_line(self._matcher.get_error().partition("\n")[0])
+            raise RequestError(f"{self._param}: the answer cannot follow it any further: {reason}", param=self._param)
+
     def _take(self, token: int) -> None:
         if not self._after:
             # An end-of-text token ends the sequence: the matcher need not know.
-            if token not in self._eos and not self._matcher.consume_token(token):
-                log.warning("a constraint gives up: %s", _one_line(self._matcher.get_error()))
+            if token not in self._eos:
+                self._matcher.consume_token(token)
             return
         self._before = [*self._before, token][-len(self._after) :]
         if self._before == self._after:
@@ -93,7 +98,7 @@ class Constraint:
 
     def _allowed(self, width: int) -> mx.array:
         if self._matcher.is_stopped():
-            # Nothing may follow, or the grammar has grown over its limits.
+            # Nothing may follow, or the matcher has given up.
             ids: Any = mx.arange(width)
             allowed: mx.array = (ids[:, None] == mx.array(self._eos)).any(axis=1)
             return allowed

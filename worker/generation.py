@@ -71,13 +71,21 @@ class Generation:
         return self._format.answer(tokens, request.tools, one_call=request.one_call), None
 
     def sequence(
-        self, request_id: bytes, request: Generate, answer: Answer | None, prompt_tokens: int, cached_tokens: int
+        self,
+        request_id: bytes,
+        request: Generate,
+        answer: Answer | None,
+        constraint: Constraint | None,
+        *,
+        prompt_tokens: int,
+        cached_tokens: int,
     ) -> Sequence:
         """The request as it goes through the batch."""
         return Sequence(
             request_id,
             TextStream(make_detokenizer(self._tokenizer, continues=request.messages is None), request.stop),
             answer,
+            constraint,
             stream=request.stream,
             prompt_tokens=prompt_tokens,
             cached_tokens=cached_tokens,

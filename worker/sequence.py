@@ -6,6 +6,8 @@ import mlx.core as mx
 
 from broker.protocol import ERROR, FINAL, PARTIAL, Failure, Output, to_map
 from worker.answer import Answer, Parts
+from worker.constraint import Constraint
+from worker.engine import RequestError
 from worker.logprobs import TokenTexts, token_logprobs
 from worker.text_stream import TextStream
 
@@ -16,7 +18,7 @@ class Sequence:
     """The state of one request. Mutable: its text, the parts that wait, the count of its tokens."""
 
     __slots__ = (
-        *("request_id", "_text", "_answer", "_stream", "_logprobs", "_texts", "_parts"),
+        *("request_id", "_text", "_answer", "_constraint", "_stream", "_logprobs", "_texts", "_parts"),
         *("_prompt_tokens", "_cached_tokens", "_completion_tokens"),
     )
 
@@ -25,6 +27,7 @@ class Sequence:
         request_id: bytes,
         text: TextStream,
         answer: Answer | None,
+        constraint: Constraint | None,
         *,
         stream: bool,
         prompt_tokens: int,
@@ -36,6 +39,7 @@ class Sequence:
         self.request_id = request_id
         self._text = text
         self._answer = answer
+        self._constraint = constraint
         self._stream = stream
         self._logprobs = logprobs
         self._texts = texts
@@ -49,12 +53,16 @@ class Sequence:
         the generator ended the sequence, `stop` for an end-of-text token, which is no text."""
         try:
             return self._advance(token, row, reason)
+        except RequestError as error:
+            return Output(self.request_id, ERROR, to_map(Failure(error.code, str(error), error.param)))
         except Exception as error:
             log.exception("a request fails while its text is made")
             failure = Failure("internal_error", f"cannot turn tokens into text: {type(error).__name__}: {error}")
             return Output(self.request_id, ERROR, to_map(failure))
 
     def _advance(self, token: int, row: mx.array, reason: str | None) -> Output | None:
+        if self._constraint is not None:
+            self._constraint.check()
         self._completion_tokens += 1
         parts, stream = self._parts, self._text
         text = ""

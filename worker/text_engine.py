@@ -92,7 +92,9 @@ class TextEngine:
         cache, cached = self._prompts.fetch(tokens)
         history = history_length(request, self._loaded.tokenizer, tokens) if self._keeps_histories else 0
         begin = max(cached, history)
-        sequence = self._generation.sequence(request_id, request, answer, len(tokens), cached)
+        sequence = self._generation.sequence(
+            request_id, request, answer, constraint, prompt_tokens=len(tokens), cached_tokens=cached
+        )
         (uid,) = self._generator.insert_segments(
             [[tokens[cached:begin], tokens[begin:]]],
             [max_tokens],

@@ -185,7 +185,9 @@ class VisionEngine:
         sampler = None
         if processors or request.logprobs is not None or not is_greedy(request):
             sampler = RowSampler(processors, waiting.sampler, keeps_rows=request.logprobs is not None)
-        sequence = self._generation.sequence(request_id, request, answer, len(prompt.tokens), 0)
+        sequence = self._generation.sequence(
+            request_id, request, answer, constraint, prompt_tokens=len(prompt.tokens), cached_tokens=0
+        )
         (uid,) = self._generator.insert(
             [prompt.tokens],
             [max_tokens],

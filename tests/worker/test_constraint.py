@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from broker.protocol import ERROR
 from tests.scripted_model import make_scripted_model
 from tests.worker.engine_runs import add, answer, assert_empty, load, run, without_count
 from tests.worker.test_answer import THINK_TEMPLATE, TIME, USER, WEATHER
@@ -119,6 +120,27 @@ def test_tags_in_what_is_constrained_are_text(tmp_path: Path) -> None:
         tagged.push(char, parts)
     tagged.finish(parts)
     assert parts.body() == {"text": text}
+
+
+def test_what_grows_over_the_limits_is_an_error_of_its_own(engine: TextEngine) -> None:
+    """Which shows only while the answer is made."""
+    wide = {"type": "object", "properties": {f"p{n}": {"type": "integer"} for n in range(3000)}}
+    tool = {"type": "function", "function": {"name": "wide", "parameters": wide}}
+    bound = {"messages": [USER], "temperature": 0.0, "max_tokens": 200}
+    free = {"prompt": "free", "temperature": 0.0, "max_tokens": 40}
+    alone = answer(engine, **free)
+    requests: list[dict[str, Any]] = [
+        {**bound, "json_schema": wide, "stream": True},
+        {**bound, "tools": [tool], "required_tools": ["wide"]},
+        free,
+    ]
+    *failed, last = run(engine, requests)
+    assert without_count(last[-1].body) == alone
+    for outputs, param in zip(failed, ("response_format", "tools"), strict=True):
+        assert outputs[-1].kind == ERROR
+        assert (outputs[-1].body["code"], outputs[-1].body["param"]) == ("invalid_request", param)
+        assert "cannot follow it any further: Parser Error: Current row has" in outputs[-1].body["message"]
+        assert "\n" not in outputs[-1].body["message"]
 
 
 @pytest.mark.parametrize(
