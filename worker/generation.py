@@ -15,6 +15,7 @@ from worker.prompt import prompt_characters
 from worker.sampling import LogitsProcessor, Sampler, request_processors, request_sampler
 from worker.sequence import Sequence
 from worker.text_stream import TextStream, make_detokenizer
+from worker.thoughts import NO_THOUGHTS, ThoughtFormat
 
 # What a request without max_tokens may generate where the model does not tell the length of its context.
 _DEFAULT_MAX_TOKENS = 4096
@@ -28,6 +29,7 @@ class Generation:
         self.context = min((context for context in contexts if context), default=0)
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
+        self._thoughts = ThoughtFormat(tokenizer)
         self._format = AnswerFormat(tokenizer)
         self._constraints = Constraints(tokenizer, vocabulary)
         self._texts = TokenTexts(tokenizer)
@@ -60,15 +62,13 @@ class Generation:
 
     def answer(self, request: Generate, tokens: list[int]) -> tuple[Answer | None, Constraint | None]:
         """What divides the answer to these tokens into its parts, and what it is bound to. Raises RequestError."""
-        thinks = request.messages is not None and self._format.is_thinking(tokens)
-        # A model may think freely before it says what it must.
-        after = self._tokenizer.think_end_tokens if thinks else ()
-        constraint = self._constraints.processor(request, after)
         if request.messages is None:
-            return None, constraint
+            return None, self._constraints.processor(request, NO_THOUGHTS)
+        thoughts = self._thoughts.after(tokens)
+        constraint = self._constraints.processor(request, thoughts)
         if constraint is not None:
-            return self._format.constrained(tokens, is_call=bool(request.required_tools)), constraint
-        return self._format.answer(tokens, request.tools, one_call=request.one_call), None
+            return self._format.constrained(thoughts, is_call=bool(request.required_tools)), constraint
+        return self._format.answer(thoughts, request.tools, one_call=request.one_call), None
 
     def sequence(
         self,

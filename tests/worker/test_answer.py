@@ -16,6 +16,7 @@ from tests.worker.engine_runs import add, answer, assert_empty, joined, load, ru
 from worker.answer import AnswerFormat, Parts
 from worker.engine import RequestError
 from worker.text_engine import TextEngine
+from worker.thoughts import NO_THOUGHTS
 
 USER = {"role": "user", "content": "Weather in Paris?"}
 WEATHER = {
@@ -237,7 +238,7 @@ def test_pieces_of_any_size_make_the_same_parts(marked: AnswerFormat, words: lis
     text = "".join(words)
 
     def divided(pieces: list[str]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-        tagged, parts = marked.answer([1], [TIME]), Parts()
+        tagged, parts = marked.answer(NO_THOUGHTS, [TIME]), Parts()
         assert tagged is not None
         for piece in pieces:
             tagged.push(piece, parts)
