@@ -61,7 +61,8 @@ def call_schema(tools: list[dict[str, Any]], names: list[str], *, one_call: bool
         function = tool.get("function")
         if not isinstance(function, dict) or function.get("name") not in names:
             continue
-        arguments = dict(function.get("parameters") or {"type": "object"})
+        # Whatever else `parameters` says: arguments that are no object are no call.
+        arguments = {**(function.get("parameters") or {}), "type": "object"}
         for key, known in shared.items():
             # References start at the root, so that is where definitions have to be.
             for name, definition in (arguments.pop(key, None) or {}).items():

@@ -78,6 +78,24 @@ def test_a_call_can_be_required(engine: TextEngine) -> None:
             assert json.loads(call["arguments"])["city"] in {"Paris", "Rome"}
 
 
+@pytest.mark.parametrize("is_reference", [False, True])
+def test_a_required_call_has_an_object_of_arguments(engine: TextEngine, is_reference: bool) -> None:
+    """By a model that would rather say a number, and parameters that do not say what they are."""
+    place = {"properties": {"at": {"enum": ["x"]}}, "required": ["at"], "additionalProperties": False}
+    parameters = {"$ref": "#/$defs/p", "$defs": {"p": place}} if is_reference else place
+    got = answer(
+        engine,
+        messages=[USER],
+        tools=[{"type": "function", "function": {"name": "go", "parameters": parameters}}],
+        required_tools=["go"],
+        one_call=True,
+        temperature=0.0,
+        max_tokens=200,
+        logit_bias={str(engine._loaded.tokenizer.encode("7")[-1]): 90.0},
+    )
+    assert [(call["name"], call["arguments"]) for call in got["tool_calls"]] == [("go", '{"at": "x"}')]
+
+
 def test_several_calls_can_be_made_where_one_is_required(engine: TextEngine) -> None:
     """By a model that would rather go on than end: those that were whole when its tokens ended are calls."""
     tokens = engine._loaded.tokenizer.encode

@@ -25,6 +25,13 @@ def test_the_schema_of_a_call_has_its_definitions_at_the_root() -> None:
     assert "$defs" not in call_schema([one, tool("two")], ["two"], one_call=True)
 
 
+def test_arguments_are_an_object_whatever_parameters_say() -> None:
+    at = {"type": "string"}
+    for parameters in ({}, {"properties": {"at": at}}, {"type": ["object", "null"], "properties": {"at": at}}):
+        (call,) = call_schema([tool("f", **parameters)], ["f"], one_call=True)["anyOf"]
+        assert call["properties"]["arguments"] == {**parameters, "type": "object"}
+
+
 def test_definitions_that_contradict_each_other_are_refused() -> None:
     tools = [tool(name, **{"$defs": {"x": {"const": name}}}) for name in ("a", "b")]
     with pytest.raises(RequestError, match="'x'") as raised:
