@@ -24,9 +24,9 @@ _DEFAULT_MAX_TOKENS = 4096
 class Generation:
     """For all requests of one model. context: tokens, 0 if unknown."""
 
-    def __init__(self, tokenizer: Any, vocabulary: int, *contexts: int) -> None:
-        """tokenizer: mlx-lm's TokenizerWrapper. contexts: the smallest counts, 0 for none."""
-        self.context = min((context for context in contexts if context), default=0)
+    def __init__(self, tokenizer: Any, vocabulary: int, context: int) -> None:
+        """tokenizer: mlx-lm's TokenizerWrapper."""
+        self.context = context
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
         self._thoughts = ThoughtFormat(tokenizer)

@@ -26,7 +26,7 @@ from worker.turn_generator import Quantisation, TurnGenerator
 @dataclass(slots=True, frozen=True)
 class TextOptions:
     """Sequences that decode together, prompts read together, prompt tokens per step; how much of earlier prompts is
-    kept (0: nothing; bytes None: a share of the memory limit); the longest context in tokens, 0 for the model's own;
+    kept (0: nothing; bytes None: a share of the memory limit); the context in tokens, 0 for the model's own;
     the folder of a LoRA adapter; the folder of a draft model and how many tokens it proposes at a time; the bits of
     the key-value cache (None: not quantised), how many numbers share a scale, and from how many tokens on."""
 
@@ -55,8 +55,8 @@ class TextEngine:
         if options.draft_model is not None:
             self._loaded, draft = with_draft(self._loaded, options.draft_model, report)
         tokenizer = self._loaded.tokenizer
-        contexts = self._loaded.context_length, options.context_length
-        self._generation = Generation(tokenizer, self._loaded.vocabulary, *contexts)
+        context = options.context_length or self._loaded.context_length
+        self._generation = Generation(tokenizer, self._loaded.vocabulary, context)
         self._generator = _make_generator(self._loaded, draft, options)
         # After the generator's constructor, which wires as much as the machine recommends.
         limit_wired_memory(assign.memory_limit_bytes)

@@ -31,7 +31,7 @@ _NO_ROW = mx.zeros(0)
 
 @dataclass(slots=True, frozen=True)
 class VisionOptions:
-    """Sequences that decode together, prompt tokens per step, the longest context in tokens (0 for the model's own),
+    """Sequences that decode together, prompt tokens per step, the context in tokens (0 for the model's own),
     and how many pixels of an image the model is shown: a larger one is scaled down."""
 
     completion_batch_size: int = whole_number(32)
@@ -68,8 +68,8 @@ class VisionEngine:
         self._options = read_options(VisionOptions, assign.options, "vision")
         self._model = VisionModel(Path(assign.path), report)
         tokenizer = self._model.tokenizer
-        contexts = self._model.context_length, self._options.context_length
-        self._generation = Generation(tokenizer, self._model.vocabulary, *contexts)
+        context = self._options.context_length or self._model.context_length
+        self._generation = Generation(tokenizer, self._model.vocabulary, context)
         self._generator: Any = BatchGenerator(
             self._model.language_model,
             self._model.processor,

@@ -335,9 +335,12 @@ def test_bad_options(tiny_model: Path, options: dict[str, Any], message: str) ->
         load(tiny_model, **options)
 
 
-def test_a_setting_shortens_the_context(tmp_path: Path) -> None:
+def test_a_setting_decides_about_the_context(tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path / "short", context_length=64)
-    assert [load(folder, context_length=length).facts.context_length for length in (0, 32, 100)] == [64, 32, 64]
+    assert [load(folder, context_length=length).facts.context_length for length in (0, 32, 100)] == [64, 32, 100]
+    # Which config.json may name without what YaRN makes of it.
+    got = answer(load(folder, context_length=100), prompt="x" * 80, temperature=0.0)
+    assert (got["prompt_tokens"], got["completion_tokens"]) == (80, 20)
     with pytest.raises(RequestError, match=r"40 tokens.*32"):
         add(load(folder, context_length=32), 1, prompt="x" * 40)
 
