@@ -159,7 +159,8 @@ def _make_generator(loaded: LoadedModel, draft_model: Any, options: TextOptions)
             loaded.model,
             stop_tokens=stop_tokens,
             completion_batch_size=options.completion_batch_size,
-            prefill_batch_size=options.prefill_batch_size,
+            # BatchGenerator would decode at least as many together.
+            prefill_batch_size=min(options.prefill_batch_size, options.completion_batch_size),
             prefill_step_size=options.prefill_step_size,
             stream=stream,
         )

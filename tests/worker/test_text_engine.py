@@ -16,7 +16,7 @@ from mlx_lm.generate import stream_generate
 from mlx_lm.sample_utils import make_sampler
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
-from broker.protocol import ERROR, FINAL, PARTIAL
+from broker.protocol import ERROR, FINAL, PARTIAL, Output
 from tests.tiny_models import VOCABULARY, make_tiny_model
 from tests.worker.engine_runs import MOST_STEPS, add, answer, assert_empty, load, run, steps, without_count
 from tests.worker.harness import text_of
@@ -245,6 +245,42 @@ def test_a_model_without_a_template_still_chats(tmp_path: Path) -> None:
     rendered = "ASSISTANT's RULE: be brief\nUSER: hi é\nASSISTANT:"
     direct = answer(engine, prompt=rendered, temperature=0.0, max_tokens=9)
     assert answer(engine, messages=CHAT, temperature=0.0, max_tokens=9) == direct
+
+
+def test_a_long_prompt_lets_others_go_on(tiny_model: Path) -> None:
+    """Each step reads a piece of it, and decodes a token for who is there."""
+    engine = load(tiny_model, prefill_step_size=64)
+    always = {str(engine._loaded.tokenizer.encode("b")[-1]): 100.0}
+    first = add(engine, 1, prompt="x", logit_bias=always, temperature=0.0, max_tokens=500, stream=True)
+    for _ in range(5):
+        engine.step()
+    second = add(engine, 2, prompt="long" * 1000, temperature=0.0, max_tokens=1)
+    counters = engine._generator._batch._counters
+    pieces = []
+    outputs: list[Output] = []
+    while second in engine._uids:
+        before = counters.prompt_tokens
+        outputs = engine.step()
+        pieces.append(counters.prompt_tokens - before)
+        assert [text_of([output]) for output in outputs if output.request_id == first] == ["b"]
+    assert sum(pieces) == 3999  # the last token is the first of the decoding
+    assert max(pieces) == 64
+    assert outputs[-1].request_id == second
+    engine.cancel(first)
+
+
+@pytest.mark.parametrize(("most", "together"), [(2, 8), (3, 2), (40, 5)])
+def test_no_more_at_once_than_is_set(tiny_model: Path, most: int, together: int) -> None:
+    engine = load(tiny_model, completion_batch_size=most, prefill_batch_size=together)
+    for number in range(50):
+        add(engine, number, prompt="many", temperature=0.0, max_tokens=30)
+    batch = engine._generator._batch
+    decoding, reading = [], []
+    while engine.has_work:
+        engine.step()
+        decoding.append(len(batch._generation_batch))
+        reading.append(len(batch._prompt_batch))
+    assert (max(decoding), max(reading)) == (most, min(most, together))
 
 
 @pytest.mark.parametrize("steps_before", [0, 1, 2, 5, 30])
