@@ -7,11 +7,13 @@ is zero while the other logits are spread wide, so that generations run on to `m
 Must not be used to judge quality, and downloads nothing.
 """
 
+import copy
 import json
 from pathlib import Path
 
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map
+from mlx_lm.models import llama4
 from mlx_lm.models.llama import Model, ModelArgs
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -79,6 +81,44 @@ def make_tiny_model(
     mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(weights)), metadata={"format": "mlx"})
     (folder / "config.json").write_text(json.dumps(config))
     write_tokenizer(folder, context_length, chat_template)
+    return folder
+
+
+def make_tiny_llama4(folder: Path, *, chunk: int = 32) -> Path:
+    """The same of a family whose caches cannot be batched. chunk: tokens that all layers but each fourth look back
+    within, from multiples of it on."""
+    text = {
+        "model_type": "llama4_text",
+        "attention_bias": False,
+        "attention_chunk_size": chunk,
+        "head_dim": 8,
+        "hidden_size": 32,
+        "interleave_moe_layer_step": 1,
+        "intermediate_size": 64,
+        "intermediate_size_mlp": 64,
+        "max_position_embeddings": 8192,
+        "num_attention_heads": 4,
+        "num_experts_per_tok": 1,
+        "num_hidden_layers": 4,
+        "num_key_value_heads": 2,
+        "num_local_experts": 2,
+        "rms_norm_eps": 1e-5,
+        "rope_scaling": None,
+        "rope_theta": 10000.0,
+        "use_qk_norm": True,
+        "vocab_size": VOCABULARY,
+    }
+    config = {"architectures": ["Llama4ForConditionalGeneration"], "model_type": "llama4", "text_config": text}
+    model = llama4.Model(llama4.ModelArgs.from_dict(copy.deepcopy(config)))  # it writes into what it gets
+    keys = iter(mx.random.split(mx.random.key(0), len(tree_flatten(model.parameters()))))
+    weights = tree_map(lambda w: _random_weight(w, next(keys)), model.parameters())
+    head = weights["language_model"]["lm_head"]["weight"] * _SPREAD
+    head[EOS] = 0.0
+    weights["language_model"]["lm_head"]["weight"] = head
+    folder.mkdir(parents=True, exist_ok=True)
+    mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(weights)), metadata={"format": "mlx"})
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": EOS}))
+    write_tokenizer(folder, 8192, CHAT_TEMPLATE)
     return folder
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from mlx_lm.generate import TextStateMachine, make_text_state_machine
 
+from worker.thoughts import Thoughts
 from worker.tools import read_calls, whole_calls
 
 
@@ -40,9 +41,6 @@ class AnswerFormat:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._machine: Any = make_text_state_machine(tokenizer)
-        # An answer that must follow a grammar has no marks of its own but the end of the thoughts before it.
-        thoughts = [(tokenizer.think_end, "normal")] if tokenizer.has_thinking else []
-        self._constrained: Any = TextStateMachine({"normal": [], "reasoning": thoughts})
         self._has_marks = bool(
             tokenizer.has_thinking
             or tokenizer.has_tool_calling
@@ -50,18 +48,11 @@ class AnswerFormat:
             or tokenizer.response_transitions
         )
 
-    def is_thinking(self, prompt: list[int]) -> bool:
-        """Whether the prompt ends within the model's thoughts, as some templates have it."""
-        tokenizer = self._tokenizer
-        if not tokenizer.has_thinking:
-            return False
-        return bool(tokenizer.rfind_think_start(prompt) > tokenizer.rfind_think_end(prompt))
-
-    def answer(self, prompt: list[int], tools: list[dict[str, Any]], *, one_call: bool = False) -> "Answer | None":
+    def answer(self, thoughts: Thoughts, tools: list[dict[str, Any]], *, one_call: bool = False) -> "Answer | None":
         """For one request; None for a model that marks nothing. one_call: it is over with its first call."""
         if not self._has_marks:
             return None
-        initial = self._tokenizer.response_initial_state or ("reasoning" if self.is_thinking(prompt) else "normal")
+        initial = self._tokenizer.response_initial_state or ("reasoning" if thoughts.are_open else "normal")
         start, end = self._tokenizer.tool_call_start or "", self._tokenizer.tool_call_end or ""
         parse = self._tokenizer.tool_parser
 
@@ -70,17 +61,16 @@ class AnswerFormat:
 
         return Answer(self._machine.make_state(initial), read, start, end, one_call=one_call)
 
-    def constrained(self, prompt: list[int], *, is_call: bool) -> "Answer":
-        """For a request whose answer must follow a grammar. is_call: that of `tools.call_schema`."""
-        if is_call:
-            # What is said is the call.
-            state = self._call_machine(self.is_thinking(prompt))
-            return Answer(state, lambda text: read_calls(lambda: whole_calls(text)), "", "")
-        return Answer(self._constrained.make_state("reasoning" if self.is_thinking(prompt) else "normal"), None, "", "")
-
-    def _call_machine(self, thinks: bool) -> Any:
-        thoughts = [(self._tokenizer.think_end, "tool")] if thinks else []
-        return TextStateMachine({"reasoning": thoughts, "tool": []}).make_state("reasoning" if thinks else "tool")
+    def constrained(self, thoughts: Thoughts, *, is_call: bool) -> "Answer":
+        """For a request whose answer must follow a grammar, which has no marks of its own but those of the thoughts
+        before it. is_call: that of `tools.call_schema`."""
+        # In a required call what is said is the call.
+        said = "tool" if is_call else "normal"
+        ends = [(self._tokenizer.think_end, said)] if self._tokenizer.has_thinking else []
+        machine = TextStateMachine({"reasoning": ends, said: []})
+        opening = (self._tokenizer.think_start, machine.make_state("reasoning")) if thoughts.openings else None
+        state = machine.make_state("reasoning" if thoughts.are_open else said)
+        return Answer(state, lambda text: read_calls(lambda: whole_calls(text)), "", "", opening=opening)
 
 
 class Answer:
@@ -94,13 +84,17 @@ class Answer:
         end: str,
         *,
         one_call: bool = False,
+        opening: tuple[str, Any] | None = None,
     ) -> None:
+        """opening: a tag that counts at the very beginning only, blanks before it apart, and the state it leads to."""
         self.has_called = False
         self._one_call = one_call
         self._state = state
         self._read = read
         self._marks = start, end
-        self._call: list[str] | None = [] if state[0] == "tool" else None
+        self._opening = opening
+        self._held = ""  # while it may become the opening
+        self._call: list[str] | None = None
 
     @property
     def is_over(self) -> bool:
@@ -109,6 +103,8 @@ class Answer:
 
     def push(self, text: str, parts: Parts) -> None:
         """Add what is certain by now to `parts`."""
+        if self._opening is not None:
+            text = self._without_opening(text, *self._opening)
         if text:
             self._state, segments = TextStateMachine.split(self._state, text)
             for name, segment in segments:
@@ -116,10 +112,25 @@ class Answer:
 
     def finish(self, parts: Parts) -> None:
         """Add the rest to `parts`, once no text will follow."""
+        self._opening = None
+        self.push(self._held, parts)
         self._state, held, name = TextStateMachine.flush(self._state)
         self._take(name, held, parts)
         if self._call is not None:
             self._end_call(parts, end="")
+
+    def _without_opening(self, text: str, tag: str, state: Any) -> str:
+        """What is certain of the text so far and the tag no part of."""
+        text, self._held = self._held + text, ""
+        begun = text.lstrip()
+        if len(begun) < len(tag) and tag.startswith(begun):
+            self._held = text
+            return ""
+        self._opening = None
+        if not begun.startswith(tag):
+            return text
+        self._state = state
+        return begun.removeprefix(tag)
 
     def _take(self, name: str, text: str, parts: Parts) -> None:
         if name != "tool" and self._call is not None:

@@ -5,7 +5,6 @@ is computed, so while there is one, a step begins only when the step before has 
 """
 
 import json
-import logging
 from typing import Any
 
 import llguidance
@@ -14,10 +13,8 @@ import mlx.core as mx
 
 from broker.protocol import Generate
 from worker.engine import RequestError
+from worker.thoughts import Thoughts
 from worker.tools import call_schema
-
-log = logging.getLogger("worker")
-
 
 # Enough to indent with. Without a limit a weak model goes on with blanks until its tokens are used up.
 _JSON_OPTIONS: Any = {"whitespace_pattern": r"[ \n\t]{0,16}"}
@@ -32,8 +29,8 @@ class Constraints:
         # Made when it is needed first: it takes about a second for a large vocabulary.
         self._guide: llguidance.LLTokenizer | None = None
 
-    def processor(self, request: Generate, after: tuple[int, ...]) -> "Constraint | None":
-        """None for a request without. after: the tokens that have to come before it holds. Raises RequestError."""
+    def processor(self, request: Generate, thoughts: Thoughts) -> "Constraint | None":
+        """None for a request without. thoughts: they are free. Raises RequestError."""
         if request.required_tools:
             schema = call_schema(request.tools, request.required_tools, one_call=request.one_call)
             grammar = _json_grammar(schema, "tools")
@@ -49,7 +46,7 @@ class Constraints:
         matcher = llguidance.LLMatcher(self._load_guide(), grammar)
         if matcher.is_error():
             raise RequestError(f"{param}: {_one_line(matcher.get_error())}", param=param)
-        return Constraint(matcher, sorted(self._tokenizer.eos_token_ids), after)
+        return Constraint(matcher, sorted(self._tokenizer.eos_token_ids), thoughts, param)
 
     def _load_guide(self) -> llguidance.LLTokenizer:
         if self._guide is None:
@@ -64,13 +61,22 @@ class Constraints:
 
 
 class Constraint:
-    """A logits processor for one sequence: makes impossible what the grammar does not allow."""
+    """A logits processor for one sequence: makes impossible what the grammar does not allow, thoughts before it apart.
 
-    def __init__(self, matcher: llguidance.LLMatcher, eos: list[int], after: tuple[int, ...]) -> None:
+    Mutable state: of each way to open thoughts what has still to come, nothing once that is decided, and whether the
+    grammar allows what has come of it; whether thoughts are open, and their last tokens.
+    """
+
+    def __init__(self, matcher: llguidance.LLMatcher, eos: list[int], thoughts: Thoughts, param: str) -> None:
+        """param: the request's field that asks for it."""
+        self._param = param
         self._matcher = matcher
         self._eos = eos
-        self._after = list(after)
-        self._before: list[int] = []
+        self._openings = list(thoughts.openings)
+        self._is_thinking = thoughts.are_open
+        self._end = thoughts.end
+        self._thought: tuple[int, ...] = ()
+        self._follows = True
         self._is_first = True
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
@@ -78,28 +84,52 @@ class Constraint:
             self._is_first = False
         else:
             last: Any = tokens[-1].item()
-            self._take(last)
-        return logits if self._after else mx.where(self._allowed(logits.shape[-1]), logits, -mx.inf)
+            if last not in self._eos:  # which ends the sequence: nobody need know
+                self._take(last)
+        return logits if self._is_thinking else mx.where(self._allowed(logits.shape[-1]), logits, -mx.inf)
+
+    def check(self) -> None:
+        """Raises RequestError once the grammar has grown over llguidance's limits: a step that raises would end the
+        whole batch, so there only the end of the text is left possible."""
+        if self._matcher.is_error():
+            reason = _one_line(self._matcher.get_error().partition("\n")[0])
+            raise RequestError(f"{self._param}: the answer cannot follow it any further: {reason}", param=self._param)
 
     def _take(self, token: int) -> None:
-        if not self._after:
-            # An end-of-text token ends the sequence: the matcher need not know.
-            if token not in self._eos and not self._matcher.consume_token(token):
-                log.warning("a constraint gives up: %s", _one_line(self._matcher.get_error()))
+        if self._is_thinking:
+            self._thought = (*self._thought, token)[-len(self._end) :]
+            self._is_thinking = self._thought != self._end
             return
-        self._before = [*self._before, token][-len(self._after) :]
-        if self._before == self._after:
-            self._after = []
+        self._openings = [rest[1:] for rest in self._openings if rest[0] == token]
+        if () in self._openings:
+            self._openings = []
+            self._is_thinking = True
+            self._matcher.reset()  # it may have taken blanks
+        elif self._openings:
+            self._follows = self._follows and self._matcher.try_consume_tokens([token]) == 1
+        else:
+            self._matcher.consume_token(token)
 
     def _allowed(self, width: int) -> mx.array:
+        if not self._openings:
+            return self._following(width)
+        openings = _among([rest[0] for rest in self._openings], width)
+        return mx.logical_or(openings, self._following(width)) if self._follows else openings
+
+    def _following(self, width: int) -> mx.array:
         if self._matcher.is_stopped():
-            # Nothing may follow, or the grammar has grown over its limits.
-            ids: Any = mx.arange(width)
-            allowed: mx.array = (ids[:, None] == mx.array(self._eos)).any(axis=1)
-            return allowed
+            # Nothing may follow, or the matcher has given up.
+            return _among(self._eos, width)
         flags: Any = memoryview(self._matcher.compute_logit_bias())  # a byte per token
         bias = mx.array(flags) > 0
         return mx.pad(bias, (0, width - bias.size)) if bias.size < width else bias[:width]
+
+
+def _among(tokens: list[int], width: int) -> mx.array:
+    """Which ids below `width` are among these tokens."""
+    ids: Any = mx.arange(width)
+    among: mx.array = (ids[:, None] == mx.array(tokens)).any(axis=1)
+    return among
 
 
 def _json_grammar(schema: dict[str, Any], param: str) -> str:

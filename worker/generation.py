@@ -15,6 +15,7 @@ from worker.prompt import prompt_characters
 from worker.sampling import LogitsProcessor, Sampler, request_processors, request_sampler
 from worker.sequence import Sequence
 from worker.text_stream import TextStream, make_detokenizer
+from worker.thoughts import NO_THOUGHTS, ThoughtFormat
 
 # What a request without max_tokens may generate where the model does not tell the length of its context.
 _DEFAULT_MAX_TOKENS = 4096
@@ -23,11 +24,12 @@ _DEFAULT_MAX_TOKENS = 4096
 class Generation:
     """For all requests of one model. context: tokens, 0 if unknown."""
 
-    def __init__(self, tokenizer: Any, vocabulary: int, *contexts: int) -> None:
-        """tokenizer: mlx-lm's TokenizerWrapper. contexts: the smallest counts, 0 for none."""
-        self.context = min((context for context in contexts if context), default=0)
+    def __init__(self, tokenizer: Any, vocabulary: int, context: int) -> None:
+        """tokenizer: mlx-lm's TokenizerWrapper."""
+        self.context = context
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
+        self._thoughts = ThoughtFormat(tokenizer)
         self._format = AnswerFormat(tokenizer)
         self._constraints = Constraints(tokenizer, vocabulary)
         self._texts = TokenTexts(tokenizer)
@@ -60,24 +62,30 @@ class Generation:
 
     def answer(self, request: Generate, tokens: list[int]) -> tuple[Answer | None, Constraint | None]:
         """What divides the answer to these tokens into its parts, and what it is bound to. Raises RequestError."""
-        thinks = request.messages is not None and self._format.is_thinking(tokens)
-        # A model may think freely before it says what it must.
-        after = self._tokenizer.think_end_tokens if thinks else ()
-        constraint = self._constraints.processor(request, after)
         if request.messages is None:
-            return None, constraint
+            return None, self._constraints.processor(request, NO_THOUGHTS)
+        thoughts = self._thoughts.after(tokens)
+        constraint = self._constraints.processor(request, thoughts)
         if constraint is not None:
-            return self._format.constrained(tokens, is_call=bool(request.required_tools)), constraint
-        return self._format.answer(tokens, request.tools, one_call=request.one_call), None
+            return self._format.constrained(thoughts, is_call=bool(request.required_tools)), constraint
+        return self._format.answer(thoughts, request.tools, one_call=request.one_call), None
 
     def sequence(
-        self, request_id: bytes, request: Generate, answer: Answer | None, prompt_tokens: int, cached_tokens: int
+        self,
+        request_id: bytes,
+        request: Generate,
+        answer: Answer | None,
+        constraint: Constraint | None,
+        *,
+        prompt_tokens: int,
+        cached_tokens: int,
     ) -> Sequence:
         """The request as it goes through the batch."""
         return Sequence(
             request_id,
             TextStream(make_detokenizer(self._tokenizer, continues=request.messages is None), request.stop),
             answer,
+            constraint,
             stream=request.stream,
             prompt_tokens=prompt_tokens,
             cached_tokens=cached_tokens,

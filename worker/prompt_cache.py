@@ -7,7 +7,7 @@ tokens as well as bytes. Knows nothing of requests. Its memory belongs to the wo
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import KVCache, LRUPromptCache, make_prompt_cache, trim_prompt_cache
+from mlx_lm.models.cache import ChunkedKVCache, KVCache, LRUPromptCache, make_prompt_cache, trim_prompt_cache
 
 # Entries are searched one by one when one of them leaves.
 _MAX_ENTRIES = 256
@@ -32,6 +32,11 @@ def can_be_shortened(model: Any) -> bool:
     """Whether a cache of this model can go back to an earlier token. Those of sliding windows and of state spaces
     cannot: what a later prompt shares must have been kept at exactly that point."""
     return all(type(layer) is KVCache for layer in make_prompt_cache(model))
+
+
+def can_be_batched(model: Any) -> bool:
+    """Whether caches of this model can decode together; mlx_lm.server asks the same."""
+    return all(hasattr(layer, "merge") for layer in make_prompt_cache(model))
 
 
 class PromptCache:
@@ -76,6 +81,10 @@ class PromptCache:
         """Keep the cache of exactly these tokens. It belongs to this object from now on."""
         if not self._is_on or not tokens or len(tokens) > self._max_tokens:
             return
+        for layer in cache:
+            # It says that it can go back, also to where it has forgotten what that token would look at.
+            if isinstance(layer, ChunkedKVCache) and layer.start_position > 0:
+                layer.is_trimmable = lambda: False
         # Else each entry would hold the whole batch that it is a slice of.
         mx.async_eval([layer.state for layer in cache])  # type: ignore[no-untyped-call]
         self._entries.insert_cache(_MODEL, list(tokens), cache)

@@ -246,13 +246,38 @@ class Service:
             if output.kind != PARTIAL:
                 ended.add(request_id)
             by_gateway[gateway_of(request_id)].append(output)
-        messages = [encode_outputs(group) for group in by_gateway.values()]
+        try:
+            messages = [encode_outputs(group) for group in by_gateway.values()]
+        except Exception:
+            log.exception("an output of the engine cannot be encoded")
+            self._send_outputs(self._encodable(outputs))
+            return
         # Not before: what cannot be encoded has not ended anything.
         self._live -= ended
         for *frames, last in messages:  # send_multipart joins flags anew for every frame
             for frame in frames:
                 self._socket.send(frame, _MORE)
             self._socket.send(last)
+
+    def _encodable(self, outputs: list[Output]) -> list[Output]:
+        """The outputs, but an ERROR for each request from the first one on that cannot be encoded. These requests are
+        over in the engine too."""
+        kept: list[Output] = []
+        failed: set[bytes] = set()
+        for output in outputs:
+            if output.request_id in failed:
+                continue
+            try:
+                encode_outputs([output])
+                kept.append(output)
+            except Exception as error:  # noqa: BLE001 # logged by the caller; it is about this request alone
+                failed.add(output.request_id)
+                failure = Failure("internal_error", f"the answer cannot be sent: {_describe(error)}")
+                kept.append(Output(output.request_id, ERROR, to_map(failure)))
+        if self._vitals.engine is not None:
+            for request_id in failed:
+                self._vitals.engine.cancel(request_id)
+        return kept
 
     def _send(self, body: Body) -> None:
         self._socket.send_multipart(encode(body))

@@ -18,7 +18,7 @@ from worker.generation import Generation, limit_wired_memory
 from worker.model_folder import LoadedModel, load_folder
 from worker.options import folder_path, read_options, template, whole_number
 from worker.prompt import history_length, prompt_tokens
-from worker.prompt_cache import PromptCache, can_be_shortened, default_bytes
+from worker.prompt_cache import PromptCache, can_be_batched, can_be_shortened, default_bytes
 from worker.sequence import Sequence
 from worker.turn_generator import Quantisation, TurnGenerator
 
@@ -26,10 +26,10 @@ from worker.turn_generator import Quantisation, TurnGenerator
 @dataclass(slots=True, frozen=True)
 class TextOptions:
     """Sequences that decode together, prompts read together, prompt tokens per step; how much of earlier prompts is
-    kept (0: nothing; bytes None: a share of the memory limit); the longest context in tokens, 0 for the model's own;
-    the folder of a LoRA adapter; a chat template or its file; the folder of a draft model and how many tokens it
-    proposes at a time; the bits of the key-value cache (None: not quantised), how many numbers share a scale, and from
-    how many tokens on."""
+    kept (0: nothing; bytes None: a share of the memory limit); the context in tokens, 0 for the model's own; the folder
+    of a LoRA adapter; a chat template or its file; the folder of a draft model and how many tokens it proposes at a
+    time; the bits of the key-value cache (None: not quantised), how many numbers share a scale, and from how many
+    tokens on."""
 
     completion_batch_size: int = whole_number(32)
     prefill_batch_size: int = whole_number(8)
@@ -57,8 +57,8 @@ class TextEngine:
         if options.draft_model is not None:
             self._loaded, draft = with_draft(self._loaded, options.draft_model, report)
         tokenizer = self._loaded.tokenizer
-        contexts = self._loaded.context_length, options.context_length
-        self._generation = Generation(tokenizer, self._loaded.vocabulary, *contexts)
+        context = options.context_length or self._loaded.context_length
+        self._generation = Generation(tokenizer, self._loaded.vocabulary, context)
         self._generator = _make_generator(self._loaded, draft, options)
         # After the generator's constructor, which wires as much as the machine recommends.
         limit_wired_memory(assign.memory_limit_bytes)
@@ -94,7 +94,9 @@ class TextEngine:
         cache, cached = self._prompts.fetch(tokens)
         history = history_length(request, self._loaded.tokenizer, tokens) if self._keeps_histories else 0
         begin = max(cached, history)
-        sequence = self._generation.sequence(request_id, request, answer, len(tokens), cached)
+        sequence = self._generation.sequence(
+            request_id, request, answer, constraint, prompt_tokens=len(tokens), cached_tokens=cached
+        )
         (uid,) = self._generator.insert_segments(
             [[tokens[cached:begin], tokens[begin:]]],
             [max_tokens],
@@ -150,16 +152,17 @@ class TextEngine:
 
 
 def _make_generator(loaded: LoadedModel, draft_model: Any, options: TextOptions) -> Any:
-    """All in one batch, unless what is asked for exists for single sequences only."""
+    """All in one batch, unless the model, or what is asked of it, exists for single sequences only."""
     stop_tokens = sorted(loaded.tokenizer.eos_token_ids)
     # Sequences are also removed between steps: all on one stream, nothing to synchronise.
     stream = mx.default_stream(mx.default_device())
-    if draft_model is None and options.kv_bits is None:
+    if draft_model is None and options.kv_bits is None and can_be_batched(loaded.model):
         return EagerGenerator(
             loaded.model,
             stop_tokens=stop_tokens,
             completion_batch_size=options.completion_batch_size,
-            prefill_batch_size=options.prefill_batch_size,
+            # BatchGenerator would decode at least as many together.
+            prefill_batch_size=min(options.prefill_batch_size, options.completion_batch_size),
             prefill_step_size=options.prefill_step_size,
             stream=stream,
         )

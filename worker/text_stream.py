@@ -95,6 +95,11 @@ class TextStream:
         if stop:
             self._stops = TextStateMachine({"normal": [(text, None) for text in stop]}).make_state()
 
+    @property
+    def held(self) -> int:
+        """Characters that wait because they could be the beginning of a stop string."""
+        return 0 if self._stops is None or self.stopped else len(self._stops[3])
+
     def push(self, token: int) -> str:
         """Take one token; the text that is certain by now, often empty."""
         self._detokenizer.add_token(token)

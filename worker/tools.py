@@ -31,12 +31,12 @@ def _call_of(call: Any) -> dict[str, Any]:
         arguments = json.loads(arguments)
     if not isinstance(name, str) or not name or not isinstance(arguments, dict):
         raise ValueError("a call needs a name and an object of arguments")
-    call_id = call.get("id")
-    return {
-        "id": call_id if isinstance(call_id, str) and call_id else f"call_{secrets.token_hex(12)}",
-        "name": name,
-        "arguments": json.dumps(arguments, ensure_ascii=False, allow_nan=False),
-    }
+    given = call.get("id")
+    call_id = given if isinstance(given, str) and given else f"call_{secrets.token_hex(12)}"
+    text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    # Raises for half a surrogate pair, which JSON can spell and nobody can send.
+    f"{call_id}{name}{text}".encode()
+    return {"id": call_id, "name": name, "arguments": text}
 
 
 def whole_calls(text: str) -> list[Any]:
@@ -61,7 +61,8 @@ def call_schema(tools: list[dict[str, Any]], names: list[str], *, one_call: bool
         function = tool.get("function")
         if not isinstance(function, dict) or function.get("name") not in names:
             continue
-        arguments = dict(function.get("parameters") or {"type": "object"})
+        # Whatever else `parameters` says: arguments that are no object are no call.
+        arguments = {**(function.get("parameters") or {}), "type": "object"}
         for key, known in shared.items():
             # References start at the root, so that is where definitions have to be.
             for name, definition in (arguments.pop(key, None) or {}).items():

@@ -1,7 +1,8 @@
-"""What mlx-lm does for one sequence at a time only: draft models and quantised key-value caches, for many at once.
+"""What mlx-lm does for one sequence at a time only, for many at once: draft models, quantised key-value caches, and
+models whose caches cannot be batched.
 
-BatchGenerator offers neither. Here every sequence has an mlx-lm generator of its own, and each `next` takes one token
-from each of them in turn and reads one piece of one prompt: nobody waits for another's end. It has the surface of
+BatchGenerator offers none of them. Here every sequence has an mlx-lm generator of its own, and each `next` takes one
+token from each of them in turn and reads one piece of one prompt: nobody waits for another's end. It has the surface of
 BatchGenerator that worker/text_engine.py uses, and its response types. Knows nothing of requests.
 """
 

@@ -31,8 +31,8 @@ _NO_ROW = mx.zeros(0)
 
 @dataclass(slots=True, frozen=True)
 class VisionOptions:
-    """Sequences that decode together, prompt tokens per step, the longest context in tokens (0 for the model's own),
-    how many pixels of an image the model is shown: a larger one is scaled down; and a chat template or its file."""
+    """Sequences that decode together, prompt tokens per step, the context in tokens (0 for the model's own), how many
+    pixels of an image the model is shown: a larger one is scaled down; and a chat template or its file."""
 
     completion_batch_size: int = whole_number(32)
     prefill_step_size: int = whole_number(2048)
@@ -69,8 +69,8 @@ class VisionEngine:
         self._options = read_options(VisionOptions, assign.options, "vision")
         self._model = VisionModel(Path(assign.path), report, self._options.chat_template)
         tokenizer = self._model.tokenizer
-        contexts = self._model.context_length, self._options.context_length
-        self._generation = Generation(tokenizer, self._model.vocabulary, *contexts)
+        context = self._options.context_length or self._model.context_length
+        self._generation = Generation(tokenizer, self._model.vocabulary, context)
         self._generator: Any = BatchGenerator(
             self._model.language_model,
             self._model.processor,
@@ -186,7 +186,9 @@ class VisionEngine:
         sampler = None
         if processors or request.logprobs is not None or not is_greedy(request):
             sampler = RowSampler(processors, waiting.sampler, keeps_rows=request.logprobs is not None)
-        sequence = self._generation.sequence(request_id, request, answer, len(prompt.tokens), 0)
+        sequence = self._generation.sequence(
+            request_id, request, answer, constraint, prompt_tokens=len(prompt.tokens), cached_tokens=0
+        )
         (uid,) = self._generator.insert(
             [prompt.tokens],
             [max_tokens],

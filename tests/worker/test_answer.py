@@ -16,6 +16,7 @@ from tests.worker.engine_runs import add, answer, assert_empty, joined, load, ru
 from worker.answer import AnswerFormat, Parts
 from worker.engine import RequestError
 from worker.text_engine import TextEngine
+from worker.thoughts import NO_THOUGHTS
 
 USER = {"role": "user", "content": "Weather in Paris?"}
 WEATHER = {
@@ -77,6 +78,25 @@ def test_thoughts_are_apart(tmp_path: Path) -> None:
 def test_thoughts_that_the_prompt_began(tmp_path: Path) -> None:
     engine = scripted(tmp_path, "I", " wonder", "</think>", "Sunny", chat_template=THINK_TEMPLATE, after="<think>")
     got = parts(engine)
+    assert (got["reasoning"], got["text"]) == ("I wonder", "Sunny")
+
+
+def test_tags_in_a_message_begin_no_thoughts(tmp_path: Path) -> None:
+    engine = scripted(tmp_path, "plain", " words")
+    for content in ("what is <think> ?", "<think>"):
+        chat = [{"role": "user", "content": content}]
+        got = parts(engine, messages=chat)
+        assert (got["text"], got.get("reasoning")) == ("plain words", None)
+        got = parts(engine, messages=chat, json_schema={"enum": ["a"]})
+        assert (got["text"], got.get("reasoning")) == ('"a"', None)
+        got = parts(engine, messages=chat, tools=[WEATHER], required_tools=["weather"], one_call=True)
+        assert got["tool_calls"] == [("weather", {"city": "Paris"})]
+
+
+def test_tags_in_a_message_end_no_thoughts(tmp_path: Path) -> None:
+    template = THINK_TEMPLATE.replace("[assistant]<think>", "[assistant]<think>\n\n")
+    engine = scripted(tmp_path, "I", " wonder", "</think>", "Sunny", chat_template=template, after="\n")
+    got = parts(engine, messages=[{"role": "user", "content": "what is </think> ?"}])
     assert (got["reasoning"], got["text"]) == ("I wonder", "Sunny")
 
 
@@ -156,6 +176,7 @@ def test_one_call_and_the_model_garbles_it(tmp_path: Path) -> None:
         ('{"name": "weather", "arguments": [1]}',),
         ('{"name": "weather", "arguments": {"x": NaN}}',),
         ("[" * 5000,),
+        ('{"name": "weather", "arguments": {"city": "\\ud83d"}}',),
     ],
 )
 def test_a_garbled_call_is_text(tmp_path: Path, garbled: tuple[str, ...]) -> None:
@@ -217,7 +238,7 @@ def test_pieces_of_any_size_make_the_same_parts(marked: AnswerFormat, words: lis
     text = "".join(words)
 
     def divided(pieces: list[str]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-        tagged, parts = marked.answer([1], [TIME]), Parts()
+        tagged, parts = marked.answer(NO_THOUGHTS, [TIME]), Parts()
         assert tagged is not None
         for piece in pieces:
             tagged.push(piece, parts)

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
+from broker.protocol import ERROR
 from tests.scripted_model import make_scripted_model
 from tests.worker.engine_runs import add, answer, assert_empty, load, run, without_count
-from tests.worker.test_answer import THINK_TEMPLATE, TIME, USER, WEATHER
+from tests.worker.test_answer import THINK_TEMPLATE, TIME, USER, WEATHER, parts, scripted
 from worker.answer import Parts
 from worker.engine import RequestError
 from worker.text_engine import TextEngine
+from worker.thoughts import NO_THOUGHTS
 
 SCHEMA = {
     "type": "object",
@@ -76,6 +78,24 @@ def test_a_call_can_be_required(engine: TextEngine) -> None:
             assert json.loads(call["arguments"])["city"] in {"Paris", "Rome"}
 
 
+@pytest.mark.parametrize("is_reference", [False, True])
+def test_a_required_call_has_an_object_of_arguments(engine: TextEngine, is_reference: bool) -> None:
+    """By a model that would rather say a number, and parameters that do not say what they are."""
+    place = {"properties": {"at": {"enum": ["x"]}}, "required": ["at"], "additionalProperties": False}
+    parameters = {"$ref": "#/$defs/p", "$defs": {"p": place}} if is_reference else place
+    got = answer(
+        engine,
+        messages=[USER],
+        tools=[{"type": "function", "function": {"name": "go", "parameters": parameters}}],
+        required_tools=["go"],
+        one_call=True,
+        temperature=0.0,
+        max_tokens=200,
+        logit_bias={str(engine._loaded.tokenizer.encode("7")[-1]): 90.0},
+    )
+    assert [(call["name"], call["arguments"]) for call in got["tool_calls"]] == [("go", '{"at": "x"}')]
+
+
 def test_several_calls_can_be_made_where_one_is_required(engine: TextEngine) -> None:
     """By a model that would rather go on than end: those that were whole when its tokens ended are calls."""
     tokens = engine._loaded.tokenizer.encode
@@ -110,15 +130,74 @@ def test_thoughts_are_free_and_the_answer_is_not(tmp_path: Path) -> None:
     assert (got["reasoning"], got["tool_calls"][0]["name"]) == ("any thing", "weather")
 
 
+@pytest.mark.parametrize("before", [(), ("\n",), (" ",)])
+def test_thoughts_that_the_model_begins_are_free_too(tmp_path: Path, before: tuple[str, ...]) -> None:
+    engine = scripted(tmp_path, *before, "<think>", "any", " thing", "</think>", "not JSON")
+    got = parts(engine, json_schema={"enum": ["a tag"]})
+    assert (got["reasoning"], got["text"], got["finish_reason"]) == ("any thing", '"a tag"', "stop")
+    got = parts(engine, tools=[WEATHER], required_tools=["weather"], one_call=True)
+    assert (got["reasoning"], got["text"]) == ("any thing", "")
+    assert got["tool_calls"] == [("weather", {"city": "Paris"})]
+    got = parts(engine, json_schema={"enum": ["a tag"]}, max_tokens=2 + len(before))
+    assert (got["reasoning"], got["text"], got["finish_reason"]) == ("any", "", "length")
+
+
+def test_a_tag_of_several_tokens_that_begins_thoughts(tmp_path: Path) -> None:
+    pieces = ("<|channel>", "t", " any", "<channel|>", "not JSON")
+    engine = scripted(tmp_path, *pieces, tags=("<|channel>", "<channel|>"))
+    assert len(engine._loaded.tokenizer.think_start_tokens) == len("<|channel>") - 2  # the tag and each letter
+    got = parts(engine, json_schema={"enum": ["a tag"]})
+    assert (got["reasoning"], got["text"]) == (" any", '"a tag"')
+
+
+def test_blanks_belong_to_the_thoughts_or_to_the_answer(tmp_path: Path) -> None:
+    grammar = r"start: /\s?yes/"
+    got = parts(scripted(tmp_path / "a", "\n", "<think>", "any", "</think>", "\nyes"), grammar=grammar)
+    assert (got["reasoning"], got["text"]) == ("any", "\nyes")
+    got = parts(scripted(tmp_path / "b", "\n", "yes"), grammar=grammar)
+    assert (got["text"], "reasoning" in got) == ("\nyes", False)
+    # Where the grammar has none, nothing but thoughts may follow them.
+    got = parts(scripted(tmp_path / "c", "\n", "yes"), grammar='start: "yes"', max_tokens=3)
+    assert (got["text"], "reasoning" in got) == ("", False)
+
+
+def test_thoughts_that_the_prompt_has_ended_do_not_begin_again(tmp_path: Path) -> None:
+    template = THINK_TEMPLATE.replace("<think>", "<think>\n\n</think>\n\n")
+    engine = scripted(tmp_path, "<think>", "any", "</think>", chat_template=template, after="\n")
+    got = parts(engine, json_schema={"enum": ["a tag"]})
+    assert (got["text"], "reasoning" in got) == ('"a tag"', False)
+
+
 def test_tags_in_what_is_constrained_are_text(tmp_path: Path) -> None:
     tags = ("<think>", "</think>", "<tool_call>", "</tool_call>")
     engine = load(make_scripted_model(tmp_path, ("x",), tags=tags, tool_parser="json_tools"))
-    text, parts = '"<think>a</think> <tool_call>b</tool_call>"', Parts()
-    tagged = engine._generation._format.constrained([1], is_call=False)
+    text, got = '"<think>a</think> <tool_call>b</tool_call>"', Parts()
+    tagged = engine._generation._format.constrained(NO_THOUGHTS, is_call=False)
     for char in text:
-        tagged.push(char, parts)
-    tagged.finish(parts)
-    assert parts.body() == {"text": text}
+        tagged.push(char, got)
+    tagged.finish(got)
+    assert got.body() == {"text": text}
+
+
+def test_what_grows_over_the_limits_is_an_error_of_its_own(engine: TextEngine) -> None:
+    """Which shows only while the answer is made."""
+    wide = {"type": "object", "properties": {f"p{n}": {"type": "integer"} for n in range(3000)}}
+    tool = {"type": "function", "function": {"name": "wide", "parameters": wide}}
+    bound = {"messages": [USER], "temperature": 0.0, "max_tokens": 200}
+    free = {"prompt": "free", "temperature": 0.0, "max_tokens": 40}
+    alone = answer(engine, **free)
+    requests: list[dict[str, Any]] = [
+        {**bound, "json_schema": wide, "stream": True},
+        {**bound, "tools": [tool], "required_tools": ["wide"]},
+        free,
+    ]
+    *failed, last = run(engine, requests)
+    assert without_count(last[-1].body) == alone
+    for outputs, param in zip(failed, ("response_format", "tools"), strict=True):
+        assert outputs[-1].kind == ERROR
+        assert (outputs[-1].body["code"], outputs[-1].body["param"]) == ("invalid_request", param)
+        assert "cannot follow it any further: Parser Error: Current row has" in outputs[-1].body["message"]
+        assert "\n" not in outputs[-1].body["message"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from broker.protocol import FINAL, PARTIAL
+from tests.tiny_models import EOS
 from tests.worker.engine_runs import add, assert_empty, joined, load, run, steps
 from worker.text_engine import TextEngine
 
@@ -84,3 +85,16 @@ def test_a_first_token_that_is_also_the_last(engine: TextEngine, stop: str | Non
     assert outputs[-1].kind == FINAL
     assert body["completion_tokens"] == 1
     assert (body["text"], body["finish_reason"]) == (("&", "length") if stop is None else ("", "stop"))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_first_token_that_ends_the_text(engine: TextEngine, count: int) -> None:
+    ends = {"prompt": "abc", "logit_bias": {str(EOS): 100.0}, "temperature": 0.0, "stream": True, "max_tokens": 9}
+    goes_on = {"prompt": "abc", "temperature": 0.0, "max_tokens": 9}
+    *ended, other = run(engine, [*[ends] * count, goes_on])
+    for outputs in ended:
+        (output,) = outputs
+        assert output.kind == FINAL
+        body = output.body
+        assert (body["text"], body["finish_reason"], body["completion_tokens"]) == ("", "stop", 1)
+    assert other[-1].body["completion_tokens"] == 9

@@ -146,6 +146,21 @@ def test_one_end_per_request_whatever_the_engine_does(worker: Worker, prompt: st
     assert worker.answer(worker.request(prompt="next"))["text"] == "next"
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_output_that_cannot_be_encoded_ends_its_own_request(worker: Worker, stream: bool) -> None:
+    others = [worker.request(prompt="x" * 400, stream=True), worker.request(b"gateway2", prompt="y" * 40)]
+    garbled = worker.request(prompt="garble after 2 tokens " + "x" * 4000, stream=stream)
+    outputs = worker.until_ended(garbled, *others)
+    assert [output.kind for output in outputs[garbled]] == [PARTIAL] * (3 * stream) + [ERROR]
+    failure = outputs[garbled][-1].body
+    assert failure["code"] == "internal_error"
+    assert "surrogates not allowed" in failure["message"]
+    assert [text_of(outputs[other]) for other in others] == ["x" * 400, "y" * 40]
+    # The engine makes nothing more of it: until_ended and the log would tell.
+    assert worker.answer(worker.request(prompt="next " * 100))["text"] == "next " * 100
+    assert "for a request that has ended" not in worker.stderr
+
+
 def test_one_end_per_request_under_random_cancels(worker: Worker) -> None:
     generator = random.Random(7)
     requests = []

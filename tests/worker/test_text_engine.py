@@ -16,7 +16,7 @@ from mlx_lm.generate import stream_generate
 from mlx_lm.sample_utils import make_sampler
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
-from broker.protocol import ERROR, FINAL, PARTIAL
+from broker.protocol import ERROR, FINAL, PARTIAL, Output
 from tests.tiny_models import VOCABULARY, make_tiny_model
 from tests.worker.engine_runs import MOST_STEPS, add, answer, assert_empty, load, run, steps, without_count
 from tests.worker.harness import text_of
@@ -247,6 +247,42 @@ def test_a_model_without_a_template_still_chats(tmp_path: Path) -> None:
     assert answer(engine, messages=CHAT, temperature=0.0, max_tokens=9) == direct
 
 
+def test_a_long_prompt_lets_others_go_on(tiny_model: Path) -> None:
+    """Each step reads a piece of it, and decodes a token for who is there."""
+    engine = load(tiny_model, prefill_step_size=64)
+    always = {str(engine._loaded.tokenizer.encode("b")[-1]): 100.0}
+    first = add(engine, 1, prompt="x", logit_bias=always, temperature=0.0, max_tokens=500, stream=True)
+    for _ in range(5):
+        engine.step()
+    second = add(engine, 2, prompt="long" * 1000, temperature=0.0, max_tokens=1)
+    counters = engine._generator._batch._counters
+    pieces = []
+    outputs: list[Output] = []
+    while second in engine._uids:
+        before = counters.prompt_tokens
+        outputs = engine.step()
+        pieces.append(counters.prompt_tokens - before)
+        assert [text_of([output]) for output in outputs if output.request_id == first] == ["b"]
+    assert sum(pieces) == 3999  # the last token is the first of the decoding
+    assert max(pieces) == 64
+    assert outputs[-1].request_id == second
+    engine.cancel(first)
+
+
+@pytest.mark.parametrize(("most", "together"), [(2, 8), (3, 2), (40, 5)])
+def test_no_more_at_once_than_is_set(tiny_model: Path, most: int, together: int) -> None:
+    engine = load(tiny_model, completion_batch_size=most, prefill_batch_size=together)
+    for number in range(50):
+        add(engine, number, prompt="many", temperature=0.0, max_tokens=30)
+    batch = engine._generator._batch
+    decoding, reading = [], []
+    while engine.has_work:
+        engine.step()
+        decoding.append(len(batch._generation_batch))
+        reading.append(len(batch._prompt_batch))
+    assert (max(decoding), max(reading)) == (most, min(most, together))
+
+
 @pytest.mark.parametrize("steps_before", [0, 1, 2, 5, 30])
 def test_a_cancelled_request_is_gone_before_the_next_step(tiny_model: Path, steps_before: int) -> None:
     """Queued, while its prompt is read in pieces, and while it decodes."""
@@ -351,9 +387,12 @@ def test_another_chat_template(tiny_model: Path, engine: TextEngine, tmp_path: P
     assert rendered == "<be brief><hi é>"
 
 
-def test_a_setting_shortens_the_context(tmp_path: Path) -> None:
+def test_a_setting_decides_about_the_context(tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path / "short", context_length=64)
-    assert [load(folder, context_length=length).facts.context_length for length in (0, 32, 100)] == [64, 32, 64]
+    assert [load(folder, context_length=length).facts.context_length for length in (0, 32, 100)] == [64, 32, 100]
+    # Which config.json may name without what YaRN makes of it.
+    got = answer(load(folder, context_length=100), prompt="x" * 80, temperature=0.0)
+    assert (got["prompt_tokens"], got["completion_tokens"]) == (80, 20)
     with pytest.raises(RequestError, match=r"40 tokens.*32"):
         add(load(folder, context_length=32), 1, prompt="x" * 40)
 

@@ -25,6 +25,13 @@ def test_the_schema_of_a_call_has_its_definitions_at_the_root() -> None:
     assert "$defs" not in call_schema([one, tool("two")], ["two"], one_call=True)
 
 
+def test_arguments_are_an_object_whatever_parameters_say() -> None:
+    at = {"type": "string"}
+    for parameters in ({}, {"properties": {"at": at}}, {"type": ["object", "null"], "properties": {"at": at}}):
+        (call,) = call_schema([tool("f", **parameters)], ["f"], one_call=True)["anyOf"]
+        assert call["properties"]["arguments"] == {**parameters, "type": "object"}
+
+
 def test_definitions_that_contradict_each_other_are_refused() -> None:
     tools = [tool(name, **{"$defs": {"x": {"const": name}}}) for name in ("a", "b")]
     with pytest.raises(RequestError, match="'x'") as raised:
@@ -44,6 +51,8 @@ def test_calls_in_every_form_that_parsers_give() -> None:
     assert read([{"name": "f"}, {"name": "g", "arguments": None}]) == [("f", "{}"), ("g", "{}")]
     for garbled in (None, [], "f", {}, {"name": ""}, {"name": "f", "arguments": "x"}, [{"name": "f"}, {"name": 1}]):
         assert read(garbled) is None
+    for half in ({"name": "f\ud83d"}, {"name": "f", "arguments": {"a": "\ud83d"}}, {"name": "f", "id": "\ud83d"}):
+        assert read(half) is None
     own = read_calls(lambda: {"name": "f", "id": "functions.f:0"})
     assert own is not None
     assert own[0]["id"] == "functions.f:0"

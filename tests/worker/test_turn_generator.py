@@ -23,11 +23,14 @@ from worker.text_engine import TextEngine
 WIDE: dict[str, Any] = {"hidden_size": 128}
 BITS = {"kv_bits": 4, "kv_group_size": 32, "quantized_kv_start": 20}
 
+ALL = "".join(map(chr, range(32, 127)))
+
 REQUESTS: list[dict[str, Any]] = [
     {"prompt": "once upon a time", "temperature": 0.0, "max_tokens": 40},
     {"prompt": "a longer prompt " * 9, "temperature": 0.0, "max_tokens": 20},
     {"prompt": "x", "temperature": 0.0, "max_tokens": 1},
-    {"prompt": "p" * 30, "temperature": 0.0, "repetition_penalty": 1.3, "presence_penalty": 0.5, "max_tokens": 20},
+    # Its tokens come in the answer too: it differs where the prompt does not count.
+    {"prompt": ALL, "temperature": 0.0, "repetition_penalty": 1.9, "repetition_context_size": 0, "max_tokens": 20},
     {"prompt": "b", "temperature": 0.0, "frequency_penalty": 1.5, "logit_bias": {"65": 5.0}, "max_tokens": 20},
     {"prompt": "g", "temperature": 0.0, "grammar": "start: /[ab]{9,30}/", "max_tokens": 12},
     {"prompt": "l", "temperature": 0.0, "logprobs": 2, "max_tokens": 12},

@@ -370,6 +370,11 @@ def test_the_context_counts_images_too(tmp_path: Path) -> None:
     assert failure(engine, prompt="x" * 64)["code"] == "context_length_exceeded"
 
 
+def test_a_setting_decides_about_the_context(tmp_path: Path) -> None:
+    folder = make_tiny_vision(tmp_path / "short", context_length=64)
+    assert [load(folder, context_length=length).facts.context_length for length in (0, 32, 100)] == [64, 32, 100]
+
+
 @pytest.mark.parametrize(
     ("format_", "mode"),
     [
