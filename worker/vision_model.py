@@ -31,6 +31,9 @@ from worker.prompt import plain_messages, prompt_tokens, refuse_tools, render, t
 
 _UNTRUSTED = {"trust_remote_code": False}
 
+# Shows pictures to several layers in a form that mlx-vlm's batch takes for several prompts: any image ends the batch.
+_NOT_IN_BATCHES = ("granite4_vision",)
+
 
 @dataclass(slots=True, frozen=True)
 class Prompt:
@@ -52,6 +55,10 @@ class VisionModel:
                 raise ValueError("names no model_type")
             if "model_file" in config:
                 raise ValueError("names a model_file, and code that comes with a model is never run")
+            if config["model_type"] in _NOT_IN_BATCHES:
+                raise ValueError(
+                    f"{config['model_type']} cannot be read in a batch by mlx-vlm, which is what serves here"
+                )
         with blame(folder, "*.safetensors or config.json"):
             self._model: Any = load_model(folder, lazy=True, **_UNTRUSTED)
             if is_diffusion_model(self._model) or not hasattr(self._model, "language_model"):
