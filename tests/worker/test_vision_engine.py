@@ -229,14 +229,41 @@ def test_all_images_of_a_request_together_have_a_limit(engine: VisionEngine) -> 
         ({**ONE, "max_tokens": 0}, "max_tokens", "at least 1"),
         ({**ONE, "temperature": -1.0}, "temperature", "at least 0"),
         ({**ONE, "grammar": "start: ("}, "grammar", "grammar"),
-        # The text has a mark for a picture that the model would take for one.
-        ({"messages": [user(IMAGE, text("<|image_pad|>"))], "images": ONE["images"]}, "messages", "cannot read"),
+        # Its processor takes this for a picture too.
+        ({"messages": [user(IMAGE, text("<|placeholder|>"))], "images": ONE["images"]}, "messages", "cannot read"),
     ],
 )
 def test_bad_requests(engine: VisionEngine, fields: dict[str, Any], param: str, message: str) -> None:
     got = failure(engine, **fields)
     assert (got["code"], got["param"]) == ("invalid_request", param)
     assert message in got["message"]
+
+
+VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": [user(text("a <|image_pad|>"), IMAGE)]}, "messages[0].content[0].text"),
+        ({"messages": [user(IMAGE, text("a"), text(VIDEO))]}, "messages[0].content[2].text"),
+        ({"messages": [user(IMAGE), {"role": "assistant", "content": VIDEO}]}, "messages[1].content"),
+        ({"messages": [user(IMAGE)], "chat_template_kwargs": {"suffix": VIDEO}}, "chat_template_kwargs.suffix"),
+        (
+            {
+                "messages": [user(IMAGE)],
+                "tools": [{"type": "function", "function": {"name": "f", "description": VIDEO}}],
+            },
+            "tools[0].function.description",
+        ),
+    ],
+)
+def test_marks_for_pictures_in_what_the_client_says(engine: VisionEngine, fields: dict[str, Any], param: str) -> None:
+    got = failure(engine, images=ONE["images"], **fields)
+    assert (got["code"], got["param"]) == ("invalid_request", param)
+    assert "takes for one" in got["message"]
+    # Where there is no image, they are words.
+    assert answer(engine, messages=[user(text(VIDEO))], max_tokens=2)["completion_tokens"] == 2
 
 
 def test_the_context_counts_images_too(tmp_path: Path) -> None:
