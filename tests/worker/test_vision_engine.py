@@ -13,7 +13,9 @@ from PIL import Image
 from transformers import AutoTokenizer
 
 from broker.protocol import ERROR, FINAL
+from tests.tiny_models import make_tiny_model
 from tests.tiny_vision import CHAT_TEMPLATE, LARGEST_PIXELS, make_tiny_vision, picture
+from tests.worker import engine_runs
 from tests.worker.engine_runs import add, answer, joined, run, steps
 from tests.worker.vision_runs import (
     IMAGE,
@@ -459,3 +461,14 @@ def test_a_model_without_a_template_still_chats(tmp_path: Path) -> None:
     assert answer(engine, **ONE, max_tokens=5)["completion_tokens"] == 5
     tools = [{"type": "function", "function": {"name": "f"}}]
     assert failure(engine, **ONE, tools=tools)["param"] == "tools"
+
+
+def test_a_family_without_eyes(tmp_path: Path) -> None:
+    """Some text models only mlx-vlm has. Shown with one that both have: the same words from both."""
+    folder = make_tiny_model(tmp_path / "blind")
+    text_engine, engine = engine_runs.load(folder), load(folder)
+    chat = {"messages": [{"role": "user", "content": "hi"}]}
+    requests: list[dict[str, Any]] = [{"prompt": "once upon", "temperature": 0.0}, {**chat, "seed": 3, "logprobs": 1}]
+    for fields in requests:
+        assert answer(engine, **fields, max_tokens=30)["text"] == answer(text_engine, **fields, max_tokens=30)["text"]
+    assert failure(engine, **ONE)["param"] == "messages[0].content[1].image_url"
