@@ -47,8 +47,11 @@ def make_tiny_vision(
     seed: int = 0,
     context_length: int = 8192,
     chat_template: str = CHAT_TEMPLATE,
+    more_tokens: tuple[str, ...] = (),
 ) -> Path:
-    """Write a model into `folder` (made if missing) and return it. family: qwen2_vl or qwen3_vl."""
+    """Write a model into `folder` (made if missing) and return it. family: qwen2_vl or qwen3_vl; more_tokens: that
+    follow those for pictures, at most as likely as the end of the text."""
+    vocabulary = SIGHTED_VOCABULARY + len(more_tokens)
     folder.mkdir(parents=True, exist_ok=True)
     eye = {
         "hidden_size": 32,
@@ -65,7 +68,7 @@ def make_tiny_vision(
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "rms_norm_eps": 1e-5,
-        "vocab_size": SIGHTED_VOCABULARY,
+        "vocab_size": vocabulary,
         "max_position_embeddings": context_length,
         "rope_theta": 10_000.0,
         "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]},
@@ -73,7 +76,7 @@ def make_tiny_vision(
     }
     config: dict[str, Any] = {
         "model_type": family,
-        "vocab_size": SIGHTED_VOCABULARY,
+        "vocab_size": vocabulary,
         "bos_token_id": BOS,
         "eos_token_id": EOS,
         "vision_start_token_id": VOCABULARY,
@@ -103,7 +106,7 @@ def make_tiny_vision(
     weights["language_model"]["lm_head"]["weight"] = head
     mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(weights)), metadata={"format": "mlx"})
     (folder / "config.json").write_text(json.dumps(config))
-    write_tokenizer(folder, context_length, chat_template, PICTURE_TOKENS)
+    write_tokenizer(folder, context_length, chat_template, (*PICTURE_TOKENS, *more_tokens))
     processor = {
         "image_processor_type": "Qwen2VLImageProcessor",
         "processor_class": "Qwen2VLProcessor" if family == "qwen2_vl" else "Qwen3VLProcessor",

@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from PIL import Image
 from transformers import AutoTokenizer
@@ -362,6 +363,12 @@ def test_more_requests_than_places(folder: Path) -> None:
     assert_nothing_left(engine)
 
 
+def test_prompts_are_read_in_turn_and_not_the_short_ones_first(folder: Path) -> None:
+    engine = load(folder, prefill_step_size=8)
+    ids = [add(engine, n, **fields, max_tokens=1) for n, fields in enumerate([THREE, {"prompt": "p" * 40}, ONE])]
+    assert [output.request_id for output in steps(engine)] == ids
+
+
 def test_while_images_are_read_the_others_go_on(engine: VisionEngine) -> None:
     """Each step gives a token to those that decode, whatever waits."""
     add(engine, 1, prompt="busy", max_tokens=200)
@@ -394,6 +401,60 @@ def test_what_requests_took_is_given_back(folder: Path) -> None:
     assert engine.memory().active_bytes <= before + 10_000
     assert engine.memory().peak_bytes >= before >= engine.facts.weights_bytes > 90_000
     assert engine.facts.context_length == 8192
+
+
+def assert_memory_returns(folder: Path, warm: int, count: int) -> None:
+    """Short requests with images and without, some of them cancelled: memory is as before."""
+    engine = load(folder)
+
+    def serve(count: int) -> tuple[int, int]:
+        for begin in range(0, count, 20):
+            ids = [add(engine, n, **(TEXT_ONLY if n % 4 == 0 else ONE), max_tokens=2) for n in range(begin, begin + 20)]
+            engine.step()
+            engine.cancel(ids[begin % 20])
+            steps(engine)
+        assert_nothing_left(engine)
+        return engine.memory().active_bytes, psutil.Process().memory_info().rss
+
+    active, resident = serve(warm)
+    active_after, resident_after = serve(count)
+    assert active_after <= active + 100_000
+    assert resident_after <= resident + 30_000_000
+
+
+def test_two_hundred_short_requests_leave_no_memory_behind(folder: Path) -> None:
+    assert_memory_returns(folder, warm=100, count=200)
+
+
+@pytest.mark.slow
+def test_two_thousand_short_requests_leave_no_memory_behind(folder: Path) -> None:
+    assert_memory_returns(folder, warm=400, count=2000)
+
+
+THINKING = CHAT_TEMPLATE.replace("[assistant]{{ suffix or '' }} ", "[assistant]<think>")
+
+
+def test_a_model_that_thinks(tmp_path: Path) -> None:
+    folder = make_tiny_vision(tmp_path / "thinks", more_tokens=("<think>", "</think>"), chat_template=THINKING)
+    engine = load(folder)
+    end = engine._model.tokenizer.convert_tokens_to_ids("</think>")
+    fields: dict[str, Any] = {**ONE, "seed": 3, "max_tokens": 100}
+    got = answer(engine, **fields, logit_bias={str(end): 8.0}, logprobs=0)
+    tokens = [bytes(entry["bytes"]) for entry in got["logprobs"]]
+    first = tokens.index(b"</think>")
+    assert 0 < first < 99
+    assert got["reasoning"] == b"".join(tokens[:first]).decode(errors="replace")
+    assert "</think>" not in got["reasoning"]
+    # Thoughts are free, what follows them is bound.
+    bound = {"json_schema": {"type": "boolean"}, "logit_bias": {str(end): 8.0}}
+    got = answer(engine, **fields, **bound)
+    assert got["reasoning"]
+    assert json.loads(got["text"]) in (True, False)
+    assert got["finish_reason"] == "stop"
+    # Without an image as well, and where the template does not begin a thought there is none.
+    assert answer(engine, **TEXT_ONLY, seed=3, max_tokens=10)["reasoning"]
+    calm = load(make_tiny_vision(tmp_path / "calm", more_tokens=("<think>", "</think>")))
+    assert "reasoning" not in answer(calm, **fields)
 
 
 # ---- loading ------------------------------------------------------------------------------------------------------
