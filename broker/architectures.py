@@ -3,10 +3,17 @@ another one is refused before a process starts. Never imports them.
 """
 
 import ast
+import re
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+# This module of mlx-lm ends the process, because it wants a package that has to do with torch. mlx-vlm's does not.
+_EXITS = "olmo"
+# How a module of mlx-vlm makes its model of another family's.
+_KIND = re.compile(r"^(?:class Model\((?!nn\.Module)|from \.\.\S+ import Model$)", re.MULTILINE)
+_SIBLING = re.compile(r"^from \.\.(\w+)[\w.]* import", re.MULTILINE)
 
 # What a module of mlx-vlm contains that makes vectors or scores of texts.
 _ENCODERS = ("EmbeddingOutput", "SequenceClassificationModel")
@@ -42,7 +49,7 @@ def _is_generator(library: Path, name: str, architectures: tuple[str, ...]) -> b
     if any((name, architecture) in by_architecture for architecture in architectures):
         return True
     module = _table(library / "utils.py", "MODEL_REMAPPING").get(name, name)
-    return _module(library / "models", module) is not None
+    return module != _EXITS and _module(library / "models", module) is not None
 
 
 @cache
@@ -50,7 +57,17 @@ def _is_vision_model(library: Path, name: str, _architectures: tuple[str, ...]) 
     module = _table(library / "utils.py", "MODEL_REMAPPING").get(name.lower(), name.lower())
     folder = _module(library / "models", module)
     # Beside the folders of models lie files of what they share.
-    return folder is not None and (folder / "__init__.py").exists()
+    return folder is not None and (folder / "__init__.py").exists() and _writes(folder)
+
+
+@cache
+def _writes(folder: Path) -> bool:
+    """Whether a model of mlx-vlm has a part that writes text; others make pictures, boxes or vectors."""
+    sources = [source.read_text() for source in folder.glob("*.py")]
+    if any("language_model" in source for source in sources):
+        return True
+    others = [other for source in sources if _KIND.search(source) for other in _SIBLING.findall(source)]
+    return any(_writes(folder.parent / other) for other in others if other != folder.name)
 
 
 @cache

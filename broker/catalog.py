@@ -6,11 +6,12 @@ directory. A model's own files decide its type; the name of a repository decides
 """
 
 import json
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from broker.architectures import unknown_architecture
 from broker.events import ModelSpec
@@ -20,6 +21,10 @@ SUPPORTED_TYPES = frozenset({"text-gen", "vision", "embeddings", "echo"})
 
 _VISION_KEYS = frozenset({"vision_config", "image_token_id", "image_token_index", "video_token_id"})
 _AUDIO_KEYS = frozenset({"audio_config", "codec_config", "sample_rate"})
+# Where a configuration keeps the length of a context; the worker asks for the same (worker/model_folder.py).
+_POSITIONS = ("max_position_embeddings", "model_max_length", "max_seq_len", "n_positions", "max_sequence_length")
+# Any of these is a tokenizer.
+_TOKENIZERS = ("tokenizer*", "vocab*", "*.tiktoken", "tekken.json", "spiece.model", "sentencepiece*")
 # In the names of tensors that see.
 _EYES = ("vision", "visual", "image", "patch", "vit.")
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -59,14 +64,19 @@ class Entry:
     created: float
 
 
+# The folder, its inode, and when it, its config.json and each of its weights were written, with their sizes.
+_Signature = tuple[Path, int, int, int, tuple[tuple[str, int, int], ...]]
+
+
 class Catalog:
-    """Looks a model up at every use; what has been read is kept until the folder or its config.json changes."""
+    """Looks a model up at every use; what has been read is kept until the folder, its config.json or its weights
+    change."""
 
     def __init__(self, models_dir: Path, hub_dir: Path, overrides: dict[str, ModelOverride]) -> None:
         self._models_dir = models_dir
         self._hub_dir = hub_dir
         self._overrides = overrides
-        self._read: dict[str, tuple[tuple[Path, int, int, int], Entry]] = {}
+        self._read: dict[str, tuple[_Signature, Entry]] = {}
 
     def find(self, model_id: str) -> ModelSpec:
         """The spec of this model. Raises CatalogError that names what is missing."""
@@ -95,14 +105,19 @@ class Catalog:
         except OSError as error:
             message = f"{model_id}: {error.strerror}: {error.filename}"
             raise CatalogError("model_not_found", message, fetchable=fetchable) from error
-        signature = (folder, folder_stat.st_ino, folder_stat.st_mtime_ns, config_stat.st_mtime_ns)
+        try:
+            weights = _weights(folder)
+        except OSError as error:
+            raise CatalogError("load_failed", f"{error.filename}: {error.strerror}") from error
+        signature = (folder, folder_stat.st_ino, folder_stat.st_mtime_ns, config_stat.st_mtime_ns, weights)
         known = self._read.get(model_id)
         if known is not None and known[0] == signature:
             return known[1]
         # Not at every use, because resolving takes longer than all the rest: a link turned elsewhere has another inode.
         if not folder.resolve().is_relative_to(root.resolve()):
             raise CatalogError("model_not_found", f"{model_id} is a link that leaves {root}")
-        entry = _read_entry(model_id, folder, override, config_stat.st_mtime, fetchable=fetchable)
+        sizes = {name: size for name, size, _ in weights}
+        entry = _read_entry(model_id, folder, sizes, override, config_stat.st_mtime, fetchable=fetchable)
         if isinstance(draft := override.options.get("draft_model"), str):
             entry = replace(entry, spec=self._with_draft(entry.spec, draft))
         self._read[model_id] = (signature, entry)
@@ -113,7 +128,7 @@ class Catalog:
         try:
             is_path = draft.startswith(("/", "~", "."))
             folder = Path(draft).expanduser().absolute() if is_path else self._folder(draft)[1]
-            weight_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+            weight_bytes = sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
         except (CatalogError, OSError, RuntimeError) as error:  # RuntimeError: the home of nobody
             raise CatalogError("load_failed", f"{spec.model_id}: draft_model: {error}") from error
         options = {**spec.options, "draft_model": str(folder)}
@@ -154,17 +169,17 @@ class Catalog:
             yield "/".join(repository.name.split("--")[1:])
 
 
-def _read_entry(model_id: str, folder: Path, override: ModelOverride, created: float, *, fetchable: bool) -> Entry:
+def _read_entry(
+    model_id: str, folder: Path, weights: dict[str, int], override: ModelOverride, created: float, *, fetchable: bool
+) -> Entry:
+    """weights: name -> bytes."""
     try:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise CatalogError("load_failed", f"{folder / 'config.json'} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise CatalogError("load_failed", f"{folder / 'config.json'} is not a JSON object")
-    weights = [path for path in folder.glob("*.safetensors") if not path.name.startswith("adapter")]
-    model_type = override.model_type or detect_type(config, (folder / "modules.json").exists())
-    if model_type == "vision" and override.model_type is None and _has_no_eyes(weights):
-        model_type = "text-gen"
+    model_type = override.model_type or _served_type(config, folder, weights)
     if model_type not in SUPPORTED_TYPES:
         raise CatalogError("load_failed", f"{model_id} is a model of type {model_type}, which this version cannot run")
     unknown = unknown_architecture(config, model_type)
@@ -172,17 +187,29 @@ def _read_entry(model_id: str, folder: Path, override: ModelOverride, created: f
         raise CatalogError(
             "load_failed", f"{model_id}: config.json names the architecture {unknown!r}, unknown for type {model_type}"
         )
+    if model_type == "text-gen":  # mlx-lm reads no others
+        weights = {name: size for name, size in weights.items() if name.startswith("model")}
     if not weights:
-        raise CatalogError("load_failed", f"no .safetensors file in {folder}", fetchable=fetchable)
+        kind = "model*.safetensors" if model_type == "text-gen" else ".safetensors"
+        raise CatalogError("load_failed", f"no {kind} file in {folder}", fetchable=fetchable)
     if absent := _absent_shards(weights):
         message = f"{folder} lacks {len(absent)} of its weight files, such as {absent[0]}"
         raise CatalogError("load_failed", message, fetchable=fetchable)
-    try:
-        weight_bytes = sum(path.stat().st_size for path in weights)
-    except OSError as error:
-        raise CatalogError("load_failed", f"{error.filename}: {error.strerror}") from error
-    spec = _spec(model_id, model_type, folder, weight_bytes, override)
+    # A download writes its files in any order. Of a folder the worker says what is missing.
+    if fetchable and not any(True for pattern in _TOKENIZERS for _ in folder.glob(pattern)):
+        raise CatalogError("load_failed", f"{folder} has no tokenizer", fetchable=True)
+    spec = _spec(model_id, model_type, folder, sum(weights.values()), override)
     return Entry(spec, _quantization(config), _context_length(config, folder), created)
+
+
+def _served_type(config: dict[str, Any], folder: Path, weights: dict[str, int]) -> str:
+    """As the files have it, and as the libraries have it: some families are there for vision only."""
+    model_type = detect_type(config, (folder / "modules.json").exists())
+    if model_type == "vision" and _has_no_eyes(folder, weights):
+        model_type = "text-gen"
+    if model_type in ("text-gen", "audio") and unknown_architecture(config, "text-gen") is not None:
+        return model_type if unknown_architecture(config, "vision") is not None else "vision"
+    return model_type
 
 
 def detect_type(config: dict[str, Any], sentence_transformer: bool) -> str:
@@ -216,10 +243,22 @@ def _is_repository(model_id: str) -> bool:
     return _REPOSITORY.fullmatch(model_id) is not None and "--" not in model_id and ".." not in model_id
 
 
-def _absent_shards(weights: list[Path]) -> list[str]:
+def _weights(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """(name, bytes, when it was written) of each weight file, but for adapters and the second set of weights that some
+    repositories have. Raises OSError."""
+    found = []
+    with os.scandir(folder) as files:
+        for file in files:
+            if file.name.endswith(".safetensors") and not file.name.startswith(("adapter", "consolidated", ".")):
+                stat = file.stat()
+                found.append((file.name, stat.st_size, stat.st_mtime_ns))
+    return tuple(sorted(found))
+
+
+def _absent_shards(weights: Iterable[str]) -> list[str]:
     """What `model-00001-of-00003.safetensors` says must lie beside it: a copy or download may have been cut short. The
     index is not asked, because some repositories hold that of another checkpoint, and mlx-lm ignores it."""
-    there = {path.name for path in weights}
+    there = set(weights)
     parts = {(m["name"], m["total"]) for name in there if (m := _SHARD.fullmatch(name)) and int(m["total"]) < 10_000}
     named = {f"{name}-{n:05d}-of-{total}.safetensors" for name, total in parts for n in range(1, int(total) + 1)}
     return sorted(named - there)
@@ -234,17 +273,29 @@ def _is_text(name: str) -> bool:
 
 
 def _quantization(config: dict[str, Any]) -> str | None:
+    """Bits of a weight, or the name of the method where it tells no bits (`fp8`)."""
     quantization = config.get("quantization") or config.get("quantization_config")
-    bits = quantization.get("bits") if isinstance(quantization, dict) else None
-    return f"{bits}-bit" if type(bits) is int else None
+    if not isinstance(quantization, dict):
+        return None
+    bits, method = quantization.get("bits"), quantization.get("quant_method")
+    if method == "bitsandbytes":
+        bits = 4 if quantization.get("load_in_4bit") else 8
+    if type(bits) is int:
+        return f"{bits}-bit"
+    return method if isinstance(method, str) else None
 
 
 def _context_length(config: dict[str, Any], folder: Path) -> int:
     text = config.get("text_config")
-    positions = (text if isinstance(text, dict) else config).get("max_position_embeddings")
+    facts = {**config, **text} if isinstance(text, dict) else config
+    positions = next((value for key in _POSITIONS if _is_length(value := facts.get(key))), None)
     # Sentence transformers may be made for shorter texts than they have positions for.
     lengths = (positions, _read_object(folder / "sentence_bert_config.json").get("max_seq_length"))
-    return min((value for value in lengths if type(value) is int and 0 < value < 2**63), default=0)
+    return min((value for value in lengths if _is_length(value)), default=0)
+
+
+def _is_length(value: Any) -> TypeGuard[int]:
+    return type(value) is int and 0 < value < 2**63
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -256,9 +307,9 @@ def _read_object(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _has_no_eyes(weights: list[Path]) -> bool:
+def _has_no_eyes(folder: Path, weights: Iterable[str]) -> bool:
     """Whether these files hold tensors, and none for pictures: a text-only checkpoint of a multimodal family."""
-    names = [name.lower() for path in weights for name in _tensor_names(path)]
+    names = [name.lower() for file in weights for name in _tensor_names(folder / file)]
     return bool(names) and not any(part in name for name in names for part in _EYES)
 
 

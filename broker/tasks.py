@@ -17,4 +17,6 @@ def wrong_task(spec: ModelSpec, task: str) -> Fail | None:
         return None
     is_for = "/v1/embeddings or /v1/rerank" if encodes else _ROUTES["generate"]
     message = f"{spec.model_id} is a model of type {spec.model_type}: it serves {is_for}, not {_ROUTES[task]}"
+    if task in _ENCODING:  # a conversion may have lost the file that says so
+        message += '; if its files mislead, `type = "embeddings"` in the settings says what it is'
     return Fail(NO_REQUEST, "invalid_request", message, param="model")

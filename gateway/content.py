@@ -2,6 +2,7 @@
 
 from binascii import Error, a2b_base64
 from dataclasses import dataclass
+from string import whitespace
 from typing import Any
 
 _DETAILS = (None, "auto", "low", "high")  # for models that scale by it; those served here have a way of their own
@@ -75,16 +76,17 @@ def _image(value: Any) -> Image:
 def _data_of(url: str) -> bytes:
     """The file in a data URL. Raises ValueError."""
     comma = url.find(",", 0, 1024)  # what stands before it is short, what follows may be megabytes
-    media_type, *parameters = url[5:comma].lower().split(";")
+    media_type, *parameters = (part.strip() for part in url[5:comma].lower().split(";"))
     if comma < 0 or parameters[-1:] != ["base64"]:
         raise ValueError("a data URL must be data:image/...;base64,...")
     if not media_type.startswith("image/"):
         raise ValueError(f"a data URL of type {media_type!r:.80} is no image")
     try:
-        data = a2b_base64(url[comma + 1 :], strict_mode=True)
+        # `base64 file` writes lines.
+        data = a2b_base64(url[comma + 1 :].encode("ascii").translate(None, whitespace.encode()), strict_mode=True)
     except Error as error:
         raise ValueError(f"the data URL is not base64: {error}") from None
-    except ValueError:
+    except UnicodeEncodeError:
         raise ValueError("the data URL is not base64: it has characters that are not ASCII") from None
     if not data:
         raise ValueError("the data URL is empty")

@@ -1,4 +1,4 @@
-"""Makes tiny random models that see (Qwen2-VL, by mlx-vlm's own classes, in float32), and small pictures for them.
+"""Makes tiny random models that see (Qwen2-VL, Qwen3-VL, by classes of mlx-vlm, in float32), and pictures for them.
 
 The tokenizer is that of the tiny text models, a byte is a token, and four more for pictures. A picture of 16 by 16
 pixels is 4 tokens, one of 32 by 16 is 8. The weights of the eye are small where its input is not, so that a picture
@@ -14,7 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map_with_path
-from mlx_vlm.models.qwen2_vl import Model, ModelConfig, TextConfig, VisionConfig
+from mlx_vlm.models import qwen2_vl, qwen3_vl
 from PIL import Image
 
 from tests.tiny_models import BOS, EOS, VOCABULARY, write_tokenizer
@@ -41,36 +41,42 @@ CHAT_TEMPLATE = (
 
 
 def make_tiny_vision(
-    folder: Path, *, seed: int = 0, context_length: int = 8192, chat_template: str = CHAT_TEMPLATE
+    folder: Path,
+    *,
+    family: str = "qwen2_vl",
+    seed: int = 0,
+    context_length: int = 8192,
+    chat_template: str = CHAT_TEMPLATE,
+    more_tokens: tuple[str, ...] = (),
 ) -> Path:
-    """Write a model into `folder` (made if missing) and return it."""
+    """Write a model into `folder` (made if missing) and return it. family: qwen2_vl or qwen3_vl; more_tokens: that
+    follow those for pictures, at most as likely as the end of the text."""
+    vocabulary = SIGHTED_VOCABULARY + len(more_tokens)
     folder.mkdir(parents=True, exist_ok=True)
-    vision = {
-        "model_type": "qwen2_vl",
-        "depth": 2,
-        "embed_dim": 32,
+    eye = {
         "hidden_size": 32,
         "num_heads": 2,
-        "mlp_ratio": 2,
         "patch_size": PATCH,
         "spatial_patch_size": PATCH,
         "spatial_merge_size": 2,
         "temporal_patch_size": 2,
     }
-    config: dict[str, Any] = {
-        "architectures": ["Qwen2VLForConditionalGeneration"],
-        "model_type": "qwen2_vl",
+    text = {
         "hidden_size": 32,
         "num_hidden_layers": 2,
         "intermediate_size": 64,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "rms_norm_eps": 1e-5,
-        "vocab_size": SIGHTED_VOCABULARY,
+        "vocab_size": vocabulary,
         "max_position_embeddings": context_length,
         "rope_theta": 10_000.0,
         "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]},
         "tie_word_embeddings": False,
+    }
+    config: dict[str, Any] = {
+        "model_type": family,
+        "vocab_size": vocabulary,
         "bos_token_id": BOS,
         "eos_token_id": EOS,
         "vision_start_token_id": VOCABULARY,
@@ -79,13 +85,19 @@ def make_tiny_vision(
         "video_token_id": VOCABULARY + 3,
         "torch_dtype": "float32",
     }
-    model = Model(
-        ModelConfig(
-            text_config=TextConfig.from_dict(config),
-            vision_config=VisionConfig.from_dict(vision),
-            **{name: value for name, value in config.items() if name in ModelConfig.__dataclass_fields__},
-        )
-    )
+    if family == "qwen2_vl":
+        vision = {**eye, "model_type": family, "depth": 2, "embed_dim": 32, "mlp_ratio": 2}
+        config |= {**text, "architectures": ["Qwen2VLForConditionalGeneration"], "vision_config": vision}
+        settings = _settings(qwen2_vl, text_config={**text, "model_type": family}, **config)
+    else:
+        # Its eye speaks to several layers of the text: the features of `deepstack`.
+        deepstack = {"depth": 3, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
+        sizes = {"intermediate_size": 64, "out_hidden_size": 32}
+        config["architectures"] = ["Qwen3VLForConditionalGeneration"]
+        config["vision_config"] = {**eye, **deepstack, **sizes, "model_type": family}
+        config["text_config"] = {**text, "num_hidden_layers": 3, "head_dim": 8, "model_type": "qwen3_vl_text"}
+        settings = _settings(qwen3_vl, **config)
+    model: Any = (qwen2_vl if family == "qwen2_vl" else qwen3_vl).Model(settings)
     keys = iter(mx.random.split(mx.random.key(seed), len(tree_flatten(model.parameters()))))
     weights = tree_map_with_path(lambda path, weight: _random_weight(path, weight, next(keys)), model.parameters())
     head = weights["language_model"]["lm_head"]["weight"] * 4.0
@@ -93,11 +105,11 @@ def make_tiny_vision(
     head[EOS:] = 0.0
     weights["language_model"]["lm_head"]["weight"] = head
     mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(weights)), metadata={"format": "mlx"})
-    (folder / "config.json").write_text(json.dumps({**config, "vision_config": vision}))
-    write_tokenizer(folder, context_length, chat_template, PICTURE_TOKENS)
+    (folder / "config.json").write_text(json.dumps(config))
+    write_tokenizer(folder, context_length, chat_template, (*PICTURE_TOKENS, *more_tokens))
     processor = {
         "image_processor_type": "Qwen2VLImageProcessor",
-        "processor_class": "Qwen2VLProcessor",
+        "processor_class": "Qwen2VLProcessor" if family == "qwen2_vl" else "Qwen3VLProcessor",
         "patch_size": PATCH,
         "temporal_patch_size": 2,
         "merge_size": 2,
@@ -106,6 +118,14 @@ def make_tiny_vision(
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     return folder
+
+
+def _settings(module: Any, *, text_config: dict[str, Any], vision_config: dict[str, Any], **config: Any) -> Any:
+    return module.ModelConfig(
+        text_config=module.TextConfig.from_dict(text_config),
+        vision_config=module.VisionConfig.from_dict(vision_config),
+        **{name: value for name, value in config.items() if name in module.ModelConfig.__dataclass_fields__},
+    )
 
 
 def _random_weight(path: str, weight: mx.array, key: mx.array) -> mx.array:

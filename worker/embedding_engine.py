@@ -1,18 +1,21 @@
 """Embeddings and reranking: inputs of all live requests, padded into batches that grow no larger than a setting.
 
-One step runs one batch. Requests take turns in it, input by input, so that a request with thousands of texts does not
-hold up one with a single text. The vectors of an input do not depend on what else is in its batch.
+One step turns some texts into tokens and runs one batch. Requests take turns in both, input by input, so that a request
+with thousands of texts does not hold up one with a single text. The vectors of an input do not depend on what else is
+in its batch.
 """
 
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
-from broker.protocol import FINAL, Assign, Embed, Output, ProtocolError, Rerank, T, unpack
+from broker.protocol import ERROR, FINAL, Assign, Embed, Failure, Output, ProtocolError, Rerank, T, to_map, unpack
 from worker.encoder import Encoder, Row
 from worker.engine import MemoryFacts, ModelFacts, Report, RequestError
 from worker.options import read_options, whole_number
@@ -21,6 +24,9 @@ from worker.prompt import checked_ids
 # Tokens of a batch, padding included: bounds the time of a step and the memory it takes. On a CPU large batches are no
 # faster, and a step of many seconds looks like one that hangs.
 _BATCH_TOKENS = 8192 if mx.metal.is_available() else 512
+
+# Characters that a step turns into tokens: about 15 ms. A text with more is a step of its own.
+_STEP_CHARACTERS = 32_768
 
 # What freed arrays may keep: batches differ in shape, and a cache without a bound would hold all the shapes there are.
 _CACHE_BYTES = 256 * 2**20
@@ -35,17 +41,30 @@ class EmbeddingOptions:
 
 @dataclass(slots=True)
 class _Work:
-    """One request. waiting: numbers of the rows still to be run, the shortest first; results: by number of the row."""
+    """One request. sizes: of its inputs, in characters or tokens; read: makes a row of the input with this number;
+    waiting: numbers of the rows still to be run, the shortest first, none before all are read; results: by number of
+    the row."""
 
     request_id: bytes
-    rows: list[Row]
+    sizes: list[int]
+    read: Callable[[int], Row]
     dimensions: int | None = None
+    rows: list[Row] = field(default_factory=list)
     waiting: list[int] = field(default_factory=list)
     results: dict[int, mx.array] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        # Neighbours of a batch are about as long as each other: little padding.
-        self.waiting = sorted(range(len(self.rows)), key=lambda number: len(self.rows[number].tokens))
+    @property
+    def is_read(self) -> bool:
+        return len(self.rows) == len(self.sizes)
+
+    def read_next(self) -> int:
+        """The size of what was read. Raises RequestError."""
+        number = len(self.rows)
+        self.rows.append(self.read(number))
+        if self.is_read:
+            # Neighbours of a batch are about as long as each other: little padding.
+            self.waiting = sorted(range(len(self.rows)), key=lambda number: len(self.rows[number].tokens))
+        return self.sizes[number]
 
 
 class EmbeddingEngine:
@@ -71,19 +90,22 @@ class EmbeddingEngine:
     def add(self, request_id: bytes, payload: bytes) -> None:
         if self._encoder.is_reranker:
             rerank = _expect(Rerank, payload, "this model scores pairs of texts: use /v1/rerank")
-            work = _Work(request_id, [self._pair(rerank, number) for number in range(len(rerank.documents))])
+            work = self._pairs(request_id, rerank)
         else:
             embed = _expect(Embed, payload, "this model makes vectors and no scores: use /v1/embeddings")
-            rows = [self._input(value, number) for number, value in enumerate(embed.inputs)]
-            work = _Work(request_id, rows, self._dimensions(embed.dimensions))
-        if not work.rows:
+            dimensions = self._dimensions(embed.dimensions)
+            sizes = [self._size(value, number) for number, value in enumerate(embed.inputs)]
+            work = _Work(request_id, sizes, lambda number: self._input(embed.inputs[number], number), dimensions)
+        if not work.sizes:
             raise RequestError("there is no input", param="input")
         self._works[request_id] = work
 
     def step(self) -> list[Output]:
+        outputs = self._read()
         batch = self._next_batch()
+        if not batch:
+            return outputs
         results = self._encoder.run([work.rows[number] for work, number in batch])
-        outputs = []
         for (work, number), result in zip(batch, results, strict=True):
             work.results[number] = result
             if len(work.results) == len(work.rows):
@@ -109,22 +131,62 @@ class EmbeddingEngine:
                 turns.append(work)
         return batch
 
-    def _input(self, value: object, number: int) -> Row:
+    def _read(self) -> list[Output]:
+        """Turn texts into tokens, one of each request in turn; the errors of those that are too long."""
+        failed = []
+        left = _STEP_CHARACTERS
+        turns = deque(work for work in self._works.values() if not work.is_read)
+        while turns and left > 0:
+            work = turns.popleft()
+            # Behind the others, in the next step too.
+            del self._works[work.request_id]
+            try:
+                left -= work.read_next()
+            except RequestError as error:
+                failure = Failure(error.code, str(error), error.param)
+                failed.append(Output(work.request_id, ERROR, to_map(failure)))
+                continue
+            self._works[work.request_id] = work
+            if not work.is_read:
+                turns.append(work)
+        return failed
+
+    def _size(self, value: object, number: int) -> int:
         where = f"input[{number}]"
         if isinstance(value, str):
-            row = self._encoder.text(value)
-        elif isinstance(value, list):
-            row = Row(checked_ids(value, self._encoder.vocabulary, where))
-        else:
-            raise RequestError(f"{where} must be a text or a list of token ids", param=where)
-        return self._fitting(row, where)
+            return self._checked_characters(len(value), where)
+        if isinstance(value, list):
+            return len(value)
+        raise RequestError(f"{where} must be a text or a list of token ids", param=where)
 
-    def _pair(self, rerank: Rerank, number: int) -> Row:
-        where = f"documents[{number}]"
-        document = rerank.documents[number]
-        if not isinstance(document, str):
-            raise RequestError(f"{where} must be a text", param=where)
-        return self._fitting(self._encoder.pair(rerank.query, document), where)
+    def _input(self, value: str | list[int], number: int) -> Row:
+        where = f"input[{number}]"
+        if isinstance(value, str):
+            return self._fitting(self._encoder.text(value), where)
+        return self._fitting(Row(checked_ids(value, self._encoder.vocabulary, where)), where)
+
+    def _pairs(self, request_id: bytes, rerank: Rerank) -> _Work:
+        sizes = []
+        for number, document in enumerate(rerank.documents):
+            where = f"documents[{number}]"
+            if not isinstance(document, str):
+                raise RequestError(f"{where} must be a text", param=where)
+            sizes.append(self._checked_characters(len(rerank.query) + len(document), where))
+        # Read once, when the first pair is.
+        query = cache(lambda: self._encoder.query(rerank.query))
+
+        def read(number: int) -> Row:
+            return self._fitting(self._encoder.pair(query(), rerank.documents[number]), f"documents[{number}]")
+
+        return _Work(request_id, sizes, read)
+
+    def _checked_characters(self, count: int, where: str) -> int:
+        """Raises RequestError for what must be too long, without reading it."""
+        if 0 < self._encoder.most_characters < count:
+            context = self._encoder.context_length
+            message = f"{where} has {count} characters, the model reads at most {context} tokens"
+            raise RequestError(message, code="context_length_exceeded", param=where)
+        return count
 
     def _fitting(self, row: Row, where: str) -> Row:
         context = self._encoder.context_length

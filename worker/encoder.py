@@ -21,6 +21,10 @@ from worker.model_folder import CONTEXT_KEYS, blame, first_int, read_weights
 # Tokenizers without a limit say so by a huge number.
 _NO_LIMIT = 1 << 40
 
+# So many characters are read in 20 ms, whatever becomes of them: some tokenizers drop spaces or take a very long word
+# for one token.
+_READ_ANYWAY = 65_536
+
 # mlx-vlm computes these families as if the fields had these values.
 _FIXED_FAMILIES = ("bert", "xlm-roberta", "xlm_roberta")
 _FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute"}
@@ -38,7 +42,7 @@ class Row:
 
 class Encoder:
     """A loaded model. size: of a vector, 1 for a reranker. context_length: tokens of an input, 0 if unknown;
-    vocabulary: tokens, 0 if unknown."""
+    most_characters: a text with more is too long unread, 0 if there is no telling; vocabulary: tokens, 0 if unknown."""
 
     def __init__(self, folder: Path, report: Report) -> None:
         if not folder.is_dir():
@@ -65,6 +69,8 @@ class Encoder:
         self._padding = first_int(facts, ("pad_token_id",)) or self._tokenizer.pad_token_id or 0
         with blame(folder, "sentence_bert_config.json"):
             self.context_length = _context_length(folder, facts, self._tokenizer)
+        longest_token = max(map(len, self._tokenizer.get_vocab()))
+        self.most_characters = max(self.context_length * longest_token, _READ_ANYWAY) if self.context_length else 0
         with blame(folder, "1_Pooling/config.json or modules.json"):
             self.size = self._probe()
 
@@ -72,10 +78,21 @@ class Encoder:
         """A text with the special tokens that the model wants around it."""
         return Row(list(self._tokenizer.encode(text)))
 
-    def pair(self, query: str, document: str) -> Row:
+    def query(self, text: str) -> Any:
+        """A query for any number of pairs."""
+        return self._bare(text)
+
+    def pair(self, query: Any, document: str) -> Row:
         """A query and a document as a reranker reads them."""
-        encoded = self._tokenizer(query, document, return_token_type_ids=self._tells_texts_apart)
-        return Row(list(encoded["input_ids"]), encoded.get("token_type_ids"))
+        encoded = self._tokenizer.backend_tokenizer.post_process(query, self._bare(document))
+        return Row(encoded.ids, encoded.type_ids if self._tells_texts_apart else None)
+
+    def _bare(self, text: str) -> Any:
+        tokenizer = self._tokenizer.backend_tokenizer
+        # Which files of sentence-transformers ask for.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer.encode(text, add_special_tokens=False)
 
     def run(self, rows: list[Row]) -> mx.array:
         """Vectors, or scores from 0 to 1, of all rows together: (rows, size), float32, computed."""

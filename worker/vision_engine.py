@@ -14,6 +14,7 @@ import mlx.core as mx
 from mlx_vlm.generate.ar import BatchGenerator
 
 from broker.protocol import ERROR, PARTIAL, Assign, Failure, Generate, Output, to_map, unpack
+from worker.deepstack import keep_features_in_step
 from worker.engine import MemoryFacts, ModelFacts, Report, RequestError
 from worker.generation import Generation, limit_wired_memory
 from worker.options import read_options, template, whole_number
@@ -68,6 +69,7 @@ class VisionEngine:
     def __init__(self, assign: Assign, report: Report) -> None:
         self._options = read_options(VisionOptions, assign.options, "vision")
         self._model = VisionModel(Path(assign.path), report, self._options.chat_template)
+        keep_features_in_step()
         tokenizer = self._model.tokenizer
         context = self._options.context_length or self._model.context_length
         self._generation = Generation(tokenizer, self._model.vocabulary, context)

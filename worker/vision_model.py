@@ -3,6 +3,7 @@
 Never downloads, and never runs code that comes with a model. Knows no batch.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,12 @@ from worker.model_folder import CONTEXT_KEYS, blame, first_int, read_weights, te
 from worker.pictures import Picture
 from worker.prompt import plain_messages, prompt_tokens, refuse_tools, render, text_of
 
+_MARK = re.compile("image|img|video|vision|audio", re.IGNORECASE)
+
 _UNTRUSTED = {"trust_remote_code": False}
+
+# Shows pictures to several layers in a form that mlx-vlm's batch takes for several prompts: any image ends the batch.
+_NOT_IN_BATCHES = ("granite4_vision",)
 
 
 @dataclass(slots=True, frozen=True)
@@ -53,6 +59,10 @@ class VisionModel:
                 raise ValueError("names no model_type")
             if "model_file" in config:
                 raise ValueError("names a model_file, and code that comes with a model is never run")
+            if config["model_type"] in _NOT_IN_BATCHES:
+                raise ValueError(
+                    f"{config['model_type']} cannot be read in a batch by mlx-vlm, which is what serves here"
+                )
         with blame(folder, "*.safetensors or config.json"):
             self._model: Any = load_model(folder, lazy=True, **_UNTRUSTED)
             if is_diffusion_model(self._model) or not hasattr(self._model, "language_model"):
@@ -71,6 +81,7 @@ class VisionModel:
         report("tokenizer", 1.0)
         with blame(folder, "*.safetensors"):
             self.weights_bytes = read_weights(self._model, report)
+        self._marks = re.compile("|".join(map(re.escape, sorted(_marks(self._processor, tokenizer)))) or r"(?!)")
         facts = {**config, **(config.get("text_config") or {})}
         self.vocabulary = first_int(facts, ("vocab_size",)) or len(self.tokenizer)
         self.context_length = first_int(facts, CONTEXT_KEYS)
@@ -106,9 +117,11 @@ class VisionModel:
         places = _places(turns)
         if len(places) != len(request.images):
             raise RequestError(f"messages have {len(places)} images, {len(request.images)} came", param="messages")
-        kind = self._model.config.model_type
+        kind, kwargs = self._model.config.model_type, request.chat_template_kwargs
         if places and kind.lower() not in MODEL_CONFIG:
             raise RequestError(f"{places[0]}: nobody knows how a {kind} model is shown images", param=places[0])
+        if places:
+            self._refuse_marks({"messages": turns, "tools": request.tools, "chat_template_kwargs": kwargs})
         try:
             written = apply_chat_template(
                 self._processor, self._model.config, turns, return_messages=True, num_images=len(places)
@@ -123,6 +136,14 @@ class VisionModel:
             {**turn, **form} if isinstance(form, dict) else form for turn, form in zip(turns, written, strict=True)
         ]
         return str(render(request, merged, self.tokenizer, tokenize=False)), places
+
+    def _refuse_marks(self, said: dict[str, Any]) -> None:
+        """Raises RequestError for a text that has what stands for a picture: processors count these, and some fail
+        where there are too many."""
+        for where, words in _strings(said):
+            if found := self._marks.search(words):
+                message = f"{where} has {found[0]!r}, which beside images the model takes for one of them"
+                raise RequestError(message, param=where)
 
     def read_text(self, request: Generate) -> Prompt:
         """The prompt of a request without messages. Raises RequestError."""
@@ -182,6 +203,26 @@ def _places(turns: list[dict[str, Any]]) -> list[str]:
 
 def _is_image(part: Any) -> bool:
     return isinstance(part, dict) and part.get("type") == "image"
+
+
+def _strings(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """Every text within, with the name of its field."""
+    if isinstance(value, str):
+        yield where, value
+    elif isinstance(value, list):
+        for index, entry in enumerate(value):
+            yield from _strings(entry, f"{where}[{index}]")
+    elif isinstance(value, dict):
+        for name, entry in value.items():
+            yield where, name
+            yield from _strings(entry, f"{where}.{name}" if where else name)
+
+
+def _marks(processor: Any, tokenizer: Any) -> set[str]:
+    """What the model's family writes for pictures, videos and sounds, and around them."""
+    names = (getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio"))
+    marks = {name for name in names if isinstance(name, str) and name}
+    return marks | {name for name in tokenizer.get_added_vocab() if _MARK.search(name)}
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def make_hub_model(hub: Path, repository: str, weights: dict[str, int] | None = 
     (root / "blobs").mkdir()
     (root / "refs").mkdir()
     (root / "refs" / "main").write_text("0123abcd")
-    files = {"config.json": json.dumps(LLAMA).encode()}
+    files = {"config.json": json.dumps(LLAMA).encode(), "tokenizer.json": b"{}"}
     files |= {name: bytes(size) for name, size in (weights or {"model.safetensors": 500}).items()}
     for number, (name, content) in enumerate(files.items()):
         (root / "blobs" / f"blob{number}").write_bytes(content)
@@ -140,6 +140,22 @@ def test_half_a_model_of_the_cache_may_be_fetched_and_one_of_the_folder_not(
         with pytest.raises(CatalogError) as error:
             catalog.find("org/half")
         assert error.value.fetchable
+
+
+def test_a_model_of_the_cache_without_a_tokenizer_may_be_fetched(catalog: Catalog, models: Path, hub: Path) -> None:
+    """`hf download` writes weights and tokenizer in any order, and refs/main before them."""
+    snapshot = make_hub_model(hub, "org/half")
+    (snapshot / "tokenizer.json").unlink()
+    with pytest.raises(CatalogError, match="has no tokenizer") as error:
+        catalog.find("org/half")
+    assert (error.value.code, error.value.fetchable) == ("load_failed", True)
+    for name in ("tokenizer.model", "vocab.json", "qwen.tiktoken", "tekken.json"):
+        (snapshot / name).touch()
+        assert catalog.find("org/half").model_type == "text-gen"
+        (snapshot / name).unlink()
+    # Of a folder the worker says what is missing, by name.
+    make_model(models / "half")
+    assert catalog.find("half").model_type == "text-gen"
 
 
 def test_all_weight_files_count_and_adapters_do_not(catalog: Catalog, models: Path) -> None:
@@ -293,7 +309,16 @@ def test_a_folder_without_config_is_no_model(catalog: Catalog, models: Path) -> 
 
 def test_a_folder_without_weights(catalog: Catalog, models: Path) -> None:
     folder = make_model(models / "bare", weights={"adapters.safetensors": 10, "pytorch_model.bin": 10})
-    assert refusal(catalog, "bare") == ("load_failed", f"no .safetensors file in {folder}")
+    assert refusal(catalog, "bare") == ("load_failed", f"no model*.safetensors file in {folder}")
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "consolidated.safetensors"])
+def test_weights_that_the_library_does_not_read(catalog: Catalog, models: Path, name: str) -> None:
+    folder = make_model(models / "odd", weights={name: 10})
+    assert refusal(catalog, "odd") == ("load_failed", f"no model*.safetensors file in {folder}")
+    # mlx-vlm reads all but the second set of some repositories.
+    make_model(models / "sees", {"model_type": "qwen2_vl", "vision_config": {}}, {name: 10, "model.safetensors": 5})
+    assert catalog.find("sees").weight_bytes == (15 if name == "weights.safetensors" else 5)
 
 
 def test_weights_that_lead_into_nowhere(catalog: Catalog, hub: Path) -> None:
@@ -389,6 +414,40 @@ def test_a_checkpoint_without_a_tensor_that_sees_is_text(catalog: Catalog, model
     assert catalog.find("gemma").model_type == "vision"
 
 
+def test_weights_written_anew_in_their_place_are_read_anew(catalog: Catalog, models: Path) -> None:
+    folder = make_model(models / "gemma", GEMMA)
+    weights = folder / "model.safetensors"
+    write_header(weights, json.dumps({"language_model.norm.weight": {}}).encode())
+    assert catalog.find("gemma").model_type == "text-gen"
+    write_header(weights, json.dumps({"vision_tower.encoder.weight": {}}).encode())
+    spec = catalog.find("gemma")
+    assert (spec.model_type, spec.weight_bytes) == ("vision", weights.stat().st_size)
+
+
+# Families that mlx-lm lacks and mlx-vlm has: what their configurations say of pictures and what their tensors are
+# called, no rule knows.
+ONLY_MLX_VLM = [
+    ({"model_type": "phi3_v", "img_processor": {}}, "model.vision_embed_tokens.x"),
+    ({"model_type": "phi4mm", "embd_layer": {}}, "model.embed_tokens_extend.x"),
+    ({"model_type": "molmo"}, "vision_backbone.x"),
+    ({"model_type": "qwen3_omni_moe", "thinker_config": {"vision_config": {}}}, "thinker.visual.x"),
+    ({"model_type": "minicpmo", "vision_config": {}, "audio_config": {}}, "vpm.x"),
+    ({"model_type": "minicpmo", "audio_config": {}}, "resampler.x"),
+    ({"model_type": "flint"}, "model.x"),
+    ({"model_type": "cohere2_moe"}, "model.x"),
+    ({"model_type": "hy_v4"}, "model.x"),
+]
+
+
+@pytest.mark.parametrize(("config", "tensor"), ONLY_MLX_VLM)
+def test_what_only_mlx_vlm_can_run_is_run_by_it(
+    catalog: Catalog, models: Path, config: dict[str, Any], tensor: str
+) -> None:
+    folder = make_model(models / "m", config)
+    write_header(folder / "model.safetensors", json.dumps({tensor: {}}).encode())
+    assert catalog.find("m").model_type == "vision"
+
+
 @pytest.mark.parametrize(("header", "size"), [(b"", None), (b"[1]", None), (b"{}", None), (b"{", None), (b"{}", 2**60)])
 def test_weights_that_tell_nothing_change_nothing(
     catalog: Catalog, models: Path, header: bytes, size: int | None
@@ -429,6 +488,12 @@ def test_a_model_with_an_engine_of_its_own_needs_no_files(models: Path, hub: Pat
         (LLAMA | {"quantization": {"bits": 4, "group_size": 32}}, "4-bit", 2048),
         (LLAMA | {"quantization_config": {"bits": 8}}, "8-bit", 2048),
         (LLAMA | {"quantization": {"group_size": 32}}, None, 2048),
+        (LLAMA | {"quantization_config": {"quant_method": "fp8", "activation_scheme": "dynamic"}}, "fp8", 2048),
+        (LLAMA | {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, "4-bit", 2048),
+        (LLAMA | {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}, "8-bit", 2048),
+        (LLAMA | {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "4-bit", 2048),
+        ({"architectures": ["LlamaForCausalLM"], "n_positions": 1024}, None, 1024),
+        (LLAMA | {"text_config": {"hidden_size": 8}}, None, 2048),
         (LLAMA | {"quantization": "q4"}, None, 2048),
         (LLAMA | {"text_config": {"max_position_embeddings": 512}}, None, 512),
         (LLAMA | {"max_position_embeddings": "many"}, None, 0),

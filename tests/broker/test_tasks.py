@@ -23,6 +23,7 @@ def test_a_model_does_the_work_of_its_type_only(model_type: str, task: str) -> N
         assert fail is not None
         assert (fail.code, fail.param) == ("invalid_request", "model")
         assert fail.message.startswith(f"org/m is a model of type {model_type}: it serves /v1/")
+        assert ('`type = "embeddings"` in the settings' in fail.message) == (task != "generate")
 
 
 def test_an_unknown_task_is_named() -> None:

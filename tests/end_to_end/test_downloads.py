@@ -28,6 +28,10 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_tiny_model(tmp_path_factory.mktemp("repository") / "tiny", hidden_size=512)
     (folder / "modeling_tiny.py").write_text("raise SystemExit")
     (folder / "pytorch_model.bin").write_bytes(bytes(60_000))
+    # The same weights as those who trained them have them.
+    (folder / "original").mkdir()
+    for name in ("consolidated.safetensors", "original/consolidated.00.safetensors", "original/params.json"):
+        (folder / name).write_bytes(b"{}")
     return folder
 
 
@@ -130,6 +134,8 @@ def test_a_download_that_was_killed_goes_on_where_it_was(
     assert f"hf download org/tiny --cache-dir {service.directory / 'hub'}" in detail
     assert service.model(MODEL)["state"] == "unloaded"
     assert service.chat(MODEL).status_code == 404  # half a model is none
+    # Nor is it for other programs: the name comes last.
+    assert not (service.directory / "hub" / "models--org--tiny" / "refs").exists()
     assert hub.ranges() == []
 
     hub.go_on.set()
@@ -163,7 +169,7 @@ def test_what_cannot_be_fetched_is_said_clearly(
     hub.refusals["org/broken"] = (503, "")
     assert "answered: Server error '503" in why(service.load("org/broken"))
 
-    for name, left_out in (("org/no-config", "config.json"), ("org/pickled", "model.safetensors")):
+    for name, left_out in (("org/no-config", "config.json"), ("org/pickled", "*.safetensors")):
         hub.repositories[name] = shutil.copytree(repository, tmp_path / name, ignore=shutil.ignore_patterns(left_out))
     assert "org/no-config has no config.json" in why(service.load("org/no-config"))
     assert "org/pickled has no .safetensors file" in why(service.load("org/pickled"))

@@ -1,4 +1,5 @@
 import asyncio
+import socket
 import sys
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
 from typing import Any
@@ -91,6 +92,19 @@ async def test_names_are_checked_by_their_addresses() -> None:
         for name in ("no-such-host.invalid", "a" * 64, "x..y"):
             with pytest.raises(httpcore2.ConnectError, match="no address"):
                 await CheckedNetwork(allow_private=False).connect_tcp(name, host.port)
+
+
+@pytest.mark.parametrize("addresses", [("1.1.1.1", "127.0.0.1"), ("127.0.0.1", "1.1.1.1"), ("2606:4700::1111", "::1")])
+@pytest.mark.anyio
+async def test_one_address_that_is_not_public_spoils_a_name(
+    addresses: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of them is connected to, the one who answers for the name could choose."""
+    infos = [(socket.AF_UNSPEC, socket.SOCK_STREAM, 6, "", (address, 80)) for address in addresses]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: infos)
+    async with asyncio.timeout(SECONDS):
+        with pytest.raises(NotPublicError, match="mixed.example"):
+            await CheckedNetwork(allow_private=False).connect_tcp("mixed.example", 80, timeout=1)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # uvloop does not tell the interpreter what it does

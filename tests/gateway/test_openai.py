@@ -256,6 +256,21 @@ def test_images_keep_their_places_among_the_texts() -> None:
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "data:image/png;base64,iVBORw0KGgo=\n",
+        "data:image/png;base64,iVBO\r\n Rw0K\tGgo=",
+        "data:image/png; base64,iVBORw0KGgo=",
+        "data: image/png ;charset=utf-8; base64 , iVBORw0KGgo=",
+    ],
+)
+def test_spaces_in_a_data_url_are_nothing(url: str) -> None:
+    """`base64 file` writes lines of 76 characters."""
+    wanted = parse_chat(orjson.dumps({"messages": [{"role": "user", "content": [picture(url)]}]}))
+    assert wanted.images == [("messages[0].content[0].image_url", Image(b"\x89PNG\r\n\x1a\n"))]
+
+
+@pytest.mark.parametrize(
     ("image_url", "why"),
     [
         (1, "must be"),
@@ -268,8 +283,8 @@ def test_images_keep_their_places_among_the_texts() -> None:
         ("data:;base64,iVBORw0KGgo=", "no image"),
         ("data:image/png;base64,", "empty"),
         ("data:image/png;base64,iVBORw0KGgo", "not base64"),
-        ("data:image/png;base64,iVBORw0KGgo=\n", "not base64"),
-        ("data:image/png;base64,iVBO Rw0KGgo=", "not base64"),
+        ("data:image/png;base64,iVBO\u00a0Rw0KGgo=", "not ASCII"),
+        ("data:image/png;base64, \n", "empty"),
         ("data:image/png;base64,iVBORw0K=Ggo", "not base64"),
         ("data:image/png;base64,iVBORw0K%2Bgo=", "not base64"),
         ("data:image/png;base64,iVBORw0K-_o=", "not base64"),

@@ -18,7 +18,7 @@ from mlx_vlm.embedding_loader import load_embedding_model
 from mlx_vlm.models import pooling
 from mlx_vlm.reranker_loader import load_sequence_classification_model
 
-from broker.protocol import FINAL, Assign, Embed, Generate, Output, ProtocolError, Rerank, pack
+from broker.protocol import ERROR, FINAL, Assign, Embed, Generate, Output, ProtocolError, Rerank, pack
 from tests.minilm import make_minilm
 from tests.tiny_encoders import CONTEXT, FAMILIES, make_tiny_encoder, make_tiny_reranker
 from worker.embedding_engine import EmbeddingEngine
@@ -61,10 +61,15 @@ def scores_of(final: dict[str, Any]) -> list[float]:
 
 
 def refusal(engine: EmbeddingEngine, payload: Any) -> RequestError:
-    with pytest.raises(RequestError) as error:
+    """How the request ends: refused at once, or when its texts are read."""
+    try:
         engine.add(b"r", pack(payload))
-    assert not engine.has_work
-    return error.value
+    except RequestError as error:
+        assert not engine.has_work
+        return error
+    (output,) = steps(engine)
+    assert (output.request_id, output.kind) == (b"r", ERROR)
+    return RequestError(output.body["message"], code=output.body["code"], param=output.body["param"])
 
 
 # ---- real weights -------------------------------------------------------------------------------------------------
@@ -101,6 +106,16 @@ def test_a_text_that_is_too_long_is_refused_with_both_numbers(minilm: EmbeddingE
     assert "256" in str(error)
 
 
+def test_a_pair_is_what_the_tokenizer_makes_of_two_texts(minilm: EmbeddingEngine) -> None:
+    """Special tokens around both, and nothing of the truncation and padding that its tokenizer.json asks for."""
+    encoder, query = minilm._encoder, "which animal sits on the mat, and why?" * 20
+    read = encoder.query(query)
+    for document in (*TEXTS, "cat " * 200):
+        whole = encoder._tokenizer(query, document, return_token_type_ids=True)
+        pair = encoder.pair(read, document)
+        assert (pair.tokens, pair.types) == (whole["input_ids"], whole["token_type_ids"])
+
+
 # ---- every family -------------------------------------------------------------------------------------------------
 
 
@@ -132,7 +147,8 @@ def test_a_reranker_gives_what_the_library_gives(family: str, tmp_path: Path) ->
     documents = ["x", "something longer than that", "12345"]
     engine.add(b"r", pack(Rerank("query", documents)))
     final = run(engine)[b"r"]
-    pairs = [engine._encoder.pair("query", document) for document in documents]
+    query = engine._encoder.query("query")
+    pairs = [engine._encoder.pair(query, document) for document in documents]
     assert all(pair.types is not None and {*pair.types} == {0, 1} for pair in pairs)
     for score, pair in zip(scores_of(final), pairs, strict=True):
         types = {} if family == "modernbert" else {"token_type_ids": mx.array([pair.types])}
@@ -277,6 +293,7 @@ def test_a_large_request_does_not_hold_up_a_small_one(tiny: EmbeddingEngine) -> 
 def test_no_batch_is_larger_than_the_setting(tiny: EmbeddingEngine) -> None:
     for number in range(5):
         tiny.add(b"%d" % number, pack(Embed(MIXED)))
+    assert not tiny._read()
     while tiny.has_work:
         batch = tiny._next_batch()
         rows = [work.rows[number].tokens for work, number in batch]
@@ -303,6 +320,58 @@ def test_cancelled_requests_leave_and_the_others_do_not_notice(tiny: EmbeddingEn
     ended |= {output.request_id for output in steps(tiny)}
     assert {b"stays%d" % number for number in range(100)} <= ended
     assert not tiny.has_work
+
+
+def test_a_context_by_positions(tmp_path: Path) -> None:
+    """XLM-RoBERTa counts positions from the one behind its padding token, so its first two are never used."""
+    for family, context in {"bert": CONTEXT, "xlm-roberta": CONTEXT - 2}.items():
+        engine = load(make_tiny_encoder(tmp_path / family, family))
+        assert engine.facts.context_length == context
+        embed(engine, ["x" * context])
+        assert refusal(engine, Embed(["x" * (context + 1)])).code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("is_reranker", [False, True])
+def test_a_very_long_text_is_refused_unread(is_reranker: bool, tmp_path: Path) -> None:
+    """Reading it would stop all other requests for many seconds."""
+    folder = (make_tiny_reranker if is_reranker else make_tiny_encoder)(tmp_path / "m")
+    long = "cat " * 5_000_000
+    engine = load(folder)
+    for payload in (Rerank("query", ["x", long]), Rerank(long, ["x"])) if is_reranker else (Embed(["x", long]),):
+        with pytest.raises(RequestError, match=r"has \d+ characters, the model reads at most 64 tokens") as error:
+            engine.add(b"r", pack(payload))
+        assert error.value.code == "context_length_exceeded"
+    assert not engine.has_work
+
+
+def test_texts_are_read_a_few_at_a_time_and_in_turn(tmp_path: Path) -> None:
+    tiny = load(make_tiny_encoder(tmp_path / "m"))
+    tiny.add(b"large", pack(Embed(["x" * 60] * 2048)))
+    tiny.step()
+    read = len(tiny._works[b"large"].rows)
+    assert 0 < read * 60 <= 32_768 + 60
+    tiny.add(b"small", pack(Embed(["x"])))
+    assert [output.request_id for output in tiny.step()] == [b"small"]
+    assert not tiny._works[b"large"].is_read
+    # One that is too long ends alone.
+    tiny.add(b"long", pack(Embed(["x", "x" * 65])))
+    assert [(output.request_id, output.kind) for output in tiny.step()] == [(b"long", ERROR)]
+    tiny.cancel(b"large")
+    assert not tiny.has_work
+
+
+def test_a_query_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = load(make_tiny_reranker(tmp_path / "m"))
+    read, whole = [], engine._encoder.query
+
+    def query(text: str) -> Any:
+        read.append(text)
+        return whole(text)
+
+    monkeypatch.setattr(engine._encoder, "query", query)
+    engine.add(b"r", pack(Rerank("query", ["a", "b", "c"])))
+    assert len(scores_of(run(engine)[b"r"])) == 3
+    assert read == ["query"]
 
 
 @pytest.mark.slow

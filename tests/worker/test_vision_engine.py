@@ -1,41 +1,40 @@
-"""The vision engine in this process, on tiny models with real weights, against mlx-vlm called directly."""
+"""The vision engine in this process, on tiny models with real weights. Against mlx-vlm: test_vision_golden.py."""
 
 import io
 import json
 import random
-import re
 import struct
 import zlib
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from mlx_vlm.generate import generate_step
-from mlx_vlm.utils import load_processor, prepare_inputs
 from PIL import Image
 from transformers import AutoTokenizer
 
 from broker.protocol import ERROR, FINAL, Assign, Generate, Output
+from tests.tiny_models import make_tiny_model
 from tests.tiny_vision import CHAT_TEMPLATE, LARGEST_PIXELS, make_tiny_vision, picture
-from tests.worker.engine_runs import MOST_STEPS, add, answer, joined, run, steps
+from tests.worker import engine_runs
+from tests.worker.engine_runs import add, answer, joined, run, steps
+from tests.worker.vision_runs import (
+    IMAGE,
+    MIXED,
+    ONE,
+    TEXT_ONLY,
+    THREE,
+    TWO_TURNS,
+    assert_nothing_left,
+    in_company,
+    load,
+    rounded,
+    text,
+    user,
+)
 from worker.engine import RequestError
-from worker.text_stream import make_detokenizer
 from worker.vision_engine import VisionEngine
 from worker.vision_model import no_foreign_code
-
-IMAGE = {"type": "image"}
-
-
-def text(said: str) -> dict[str, str]:
-    return {"type": "text", "text": said}
-
-
-def user(*parts: dict[str, str]) -> dict[str, Any]:
-    return {"role": "user", "content": list(parts)}
-
-
-def load(folder: Path, **options: Any) -> VisionEngine:
-    return VisionEngine(Assign(folder.name, str(folder), "vision", None, options), lambda _stage, _fraction: None)
 
 
 @pytest.fixture(scope="module")
@@ -46,84 +45,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> VisionEngine:
     return load(folder)
-
-
-def assert_nothing_left(engine: VisionEngine) -> None:
-    generator = engine._generator
-    assert not engine._waiting
-    assert not engine._live
-    assert not engine._uids
-    assert not generator.has_work
-    assert not generator._generation_batch.prompt_cache
-
-
-# ---- against the library ------------------------------------------------------------------------------------------
-
-ONE: dict[str, Any] = {"messages": [user(text("what is "), IMAGE, text("?"))], "images": [picture(1)]}
-THREE: dict[str, Any] = {
-    "messages": [user(IMAGE, text(" a "), IMAGE, text(" b "), IMAGE)],
-    "images": [picture(2), picture(3, width=32), picture(4, height=40)],
-}
-TWO_TURNS: dict[str, Any] = {
-    "messages": [
-        {"role": "system", "content": "look"},
-        user(text("first "), IMAGE),
-        {"role": "assistant", "content": "é"},
-        user(IMAGE, text("second")),
-    ],
-    "images": [picture(5, width=24), picture(6)],
-}
-TEXT_ONLY: dict[str, Any] = {
-    "messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi é"}]
-}
-PROMPTS = {"one": ONE, "three": THREE, "two turns": TWO_TURNS, "text": TEXT_ONLY}
-
-
-def in_one_process(engine: VisionEngine, folder: Path, fields: dict[str, Any], count: int) -> list[int]:
-    """The tokens that mlx-vlm generates, called directly: nothing of the prompt goes through the engine."""
-    model = engine._model._model
-    processor: Any = load_processor(folder, trust_remote_code=False)
-    rendered = processor.apply_chat_template(fields["messages"], tokenize=False, add_generation_prompt=True)
-    images = [Image.open(io.BytesIO(data)) for data in fields.get("images", [])]
-    inputs: dict[str, Any] = prepare_inputs(processor, images=images or None, prompts=rendered, add_special_tokens=True)
-    tokens, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
-    generated = generate_step(tokens, model, inputs.pop("pixel_values", None), mask, max_tokens=count, **inputs)
-    return [int(token) for token, _ in generated]
-
-
-def spoken(engine: VisionEngine, tokens: list[int]) -> str:
-    detokenizer: Any = make_detokenizer(engine._model.tokenizer)
-    said = ""
-    for token in tokens:
-        detokenizer.add_token(token)
-        said += detokenizer.last_segment
-    detokenizer.finalize()
-    return str(said + detokenizer.last_segment)
-
-
-@pytest.mark.parametrize("fields", PROMPTS.values(), ids=PROMPTS)
-def test_greedy_tokens_are_mlx_vlms(engine: VisionEngine, folder: Path, fields: dict[str, Any]) -> None:
-    got = answer(engine, **fields, temperature=0.0, max_tokens=60, logprobs=0)
-    expected = in_one_process(engine, folder, fields, 60)
-    assert [engine._generation._texts.entry(token, 0.0)["bytes"] for token in expected] == [
-        entry["bytes"] for entry in got["logprobs"]
-    ]
-    assert got["text"] == spoken(engine, expected)
-    assert (got["finish_reason"], got["completion_tokens"]) == ("length", 60)
-    assert answer(engine, **fields, temperature=0.0, max_tokens=60)["text"] == got["text"]
-
-
-def test_a_long_prompt_is_read_in_pieces(engine: VisionEngine, folder: Path) -> None:
-    """The borders lie within images and between them."""
-    fields = {
-        "messages": [user(text("l" * 20), IMAGE, text("o" * 20), IMAGE, text("ng"))],
-        "images": THREE["images"][1:],
-    }
-    expected = spoken(engine, in_one_process(engine, folder, fields, 40))
-    for size in (3, 16, 50):
-        assert (
-            answer(load(folder, prefill_step_size=size), **fields, temperature=0.0, max_tokens=40)["text"] == expected
-        )
 
 
 def test_an_image_counts_and_so_does_its_place(engine: VisionEngine) -> None:
@@ -157,24 +78,6 @@ def test_a_prompt_of_text_or_tokens(engine: VisionEngine, folder: Path) -> None:
 
 # ---- in company ---------------------------------------------------------------------------------------------------
 
-MIXED: list[dict[str, Any]] = [
-    {**ONE, "temperature": 0.0, "max_tokens": 60},
-    {**THREE, "seed": 1, "max_tokens": 50},
-    {**TWO_TURNS, "seed": 2, "temperature": 0.7, "top_p": 0.9, "max_tokens": 40, "stream": True},
-    {**TEXT_ONLY, "temperature": 0.0, "max_tokens": 30, "logprobs": 2},
-    {"prompt": "x", "seed": 4, "top_k": 9, "min_p": 0.01, "xtc_probability": 0.5, "max_tokens": 45},
-    {**ONE, "seed": 5, "frequency_penalty": 1.5, "logit_bias": {"65": 5.0, "66": -100}, "max_tokens": 55},
-    {"prompt": "p" * 30, "temperature": 0.0, "repetition_penalty": 1.3, "presence_penalty": 0.5, "max_tokens": 50},
-    {**ONE, "seed": 2**63, "temperature": 2.0, "max_tokens": 64, "grammar": 'start: /[a-z ]+/ "."', "logprobs": 0},
-]
-
-
-def rounded(body: dict[str, Any]) -> dict[str, Any]:
-    """Log-probabilities to five digits: sums of floats depend on the size of the batch."""
-    return dict(
-        json.loads(re.sub(r"-?\d+\.\d{6,}", lambda found: f"{float(found[0]):.4f}", json.dumps(body, default=list)))
-    )
-
 
 def test_a_batch_of_mixed_requests_says_what_each_says_alone(engine: VisionEngine) -> None:
     alone = [run(engine, [fields])[0] for fields in MIXED]
@@ -187,25 +90,7 @@ def test_a_batch_of_mixed_requests_says_what_each_says_alone(engine: VisionEngin
 def test_company_that_comes_and_goes_changes_nothing(engine: VisionEngine) -> None:
     """The same again while others, with images and without, join and are cancelled at every step."""
     alone = [rounded(joined(run(engine, [fields])[0])) for fields in MIXED]
-    ids = [add(engine, number, **fields) for number, fields in enumerate(MIXED)]
-    generator = random.Random(3)
-    guests: list[bytes] = []
-    outputs: dict[bytes, list[Output]] = {request_id: [] for request_id in ids}
-    for number in range(1000, 1000 + MOST_STEPS):
-        if all(of_one and of_one[-1].kind == FINAL for of_one in outputs.values()):
-            break
-        if generator.random() < 0.3:
-            guest = generator.choice([ONE, THREE, TEXT_ONLY, {"prompt": "g" * generator.randint(1, 60)}])
-            guests.append(add(engine, number, **guest, max_tokens=generator.randint(1, 60)))
-        if guests and generator.random() < 0.3:
-            engine.cancel(guests.pop(generator.randrange(len(guests))))
-        for output in engine.step():
-            if output.request_id in outputs:
-                outputs[output.request_id].append(output)
-    for guest_id in guests:
-        engine.cancel(guest_id)
-    assert_nothing_left(engine)
-    assert [rounded(joined(outputs[request_id])) for request_id in ids] == alone
+    assert [rounded(body) for body in in_company(engine, MIXED)] == alone
 
 
 def test_seeds(engine: VisionEngine) -> None:
@@ -347,14 +232,41 @@ def test_all_images_of_a_request_together_have_a_limit(engine: VisionEngine) -> 
         ({**ONE, "max_tokens": 0}, "max_tokens", "at least 1"),
         ({**ONE, "temperature": -1.0}, "temperature", "at least 0"),
         ({**ONE, "grammar": "start: ("}, "grammar", "grammar"),
-        # The text has a mark for a picture that the model would take for one.
-        ({"messages": [user(IMAGE, text("<|image_pad|>"))], "images": ONE["images"]}, "messages", "cannot read"),
+        # Its processor takes this for a picture too.
+        ({"messages": [user(IMAGE, text("<|placeholder|>"))], "images": ONE["images"]}, "messages", "cannot read"),
     ],
 )
 def test_bad_requests(engine: VisionEngine, fields: dict[str, Any], param: str, message: str) -> None:
     got = failure(engine, **fields)
     assert (got["code"], got["param"]) == ("invalid_request", param)
     assert message in got["message"]
+
+
+VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": [user(text("a <|image_pad|>"), IMAGE)]}, "messages[0].content[0].text"),
+        ({"messages": [user(IMAGE, text("a"), text(VIDEO))]}, "messages[0].content[2].text"),
+        ({"messages": [user(IMAGE), {"role": "assistant", "content": VIDEO}]}, "messages[1].content"),
+        ({"messages": [user(IMAGE)], "chat_template_kwargs": {"suffix": VIDEO}}, "chat_template_kwargs.suffix"),
+        (
+            {
+                "messages": [user(IMAGE)],
+                "tools": [{"type": "function", "function": {"name": "f", "description": VIDEO}}],
+            },
+            "tools[0].function.description",
+        ),
+    ],
+)
+def test_marks_for_pictures_in_what_the_client_says(engine: VisionEngine, fields: dict[str, Any], param: str) -> None:
+    got = failure(engine, images=ONE["images"], **fields)
+    assert (got["code"], got["param"]) == ("invalid_request", param)
+    assert "takes for one" in got["message"]
+    # Where there is no image, they are words.
+    assert answer(engine, messages=[user(text(VIDEO))], max_tokens=2)["completion_tokens"] == 2
 
 
 def test_the_context_counts_images_too(tmp_path: Path) -> None:
@@ -456,6 +368,12 @@ def test_more_requests_than_places(folder: Path) -> None:
     assert_nothing_left(engine)
 
 
+def test_prompts_are_read_in_turn_and_not_the_short_ones_first(folder: Path) -> None:
+    engine = load(folder, prefill_step_size=8)
+    ids = [add(engine, n, **fields, max_tokens=1) for n, fields in enumerate([THREE, {"prompt": "p" * 40}, ONE])]
+    assert [output.request_id for output in steps(engine)] == ids
+
+
 def test_while_images_are_read_the_others_go_on(engine: VisionEngine) -> None:
     """Each step gives a token to those that decode, whatever waits."""
     add(engine, 1, prompt="busy", max_tokens=200)
@@ -490,6 +408,60 @@ def test_what_requests_took_is_given_back(folder: Path) -> None:
     assert engine.facts.context_length == 8192
 
 
+def assert_memory_returns(folder: Path, warm: int, count: int) -> None:
+    """Short requests with images and without, some of them cancelled: memory is as before."""
+    engine = load(folder)
+
+    def serve(count: int) -> tuple[int, int]:
+        for begin in range(0, count, 20):
+            ids = [add(engine, n, **(TEXT_ONLY if n % 4 == 0 else ONE), max_tokens=2) for n in range(begin, begin + 20)]
+            engine.step()
+            engine.cancel(ids[begin % 20])
+            steps(engine)
+        assert_nothing_left(engine)
+        return engine.memory().active_bytes, psutil.Process().memory_info().rss
+
+    active, resident = serve(warm)
+    active_after, resident_after = serve(count)
+    assert active_after <= active + 100_000
+    assert resident_after <= resident + 30_000_000
+
+
+def test_two_hundred_short_requests_leave_no_memory_behind(folder: Path) -> None:
+    assert_memory_returns(folder, warm=100, count=200)
+
+
+@pytest.mark.slow
+def test_two_thousand_short_requests_leave_no_memory_behind(folder: Path) -> None:
+    assert_memory_returns(folder, warm=400, count=2000)
+
+
+THINKING = CHAT_TEMPLATE.replace("[assistant]{{ suffix or '' }} ", "[assistant]<think>")
+
+
+def test_a_model_that_thinks(tmp_path: Path) -> None:
+    folder = make_tiny_vision(tmp_path / "thinks", more_tokens=("<think>", "</think>"), chat_template=THINKING)
+    engine = load(folder)
+    end = engine._model.tokenizer.convert_tokens_to_ids("</think>")
+    fields: dict[str, Any] = {**ONE, "seed": 3, "max_tokens": 100}
+    got = answer(engine, **fields, logit_bias={str(end): 8.0}, logprobs=0)
+    tokens = [bytes(entry["bytes"]) for entry in got["logprobs"]]
+    first = tokens.index(b"</think>")
+    assert 0 < first < 99
+    assert got["reasoning"] == b"".join(tokens[:first]).decode(errors="replace")
+    assert "</think>" not in got["reasoning"]
+    # Thoughts are free, what follows them is bound.
+    bound = {"json_schema": {"type": "boolean"}, "logit_bias": {str(end): 8.0}}
+    got = answer(engine, **fields, **bound)
+    assert got["reasoning"]
+    assert json.loads(got["text"]) in (True, False)
+    assert got["finish_reason"] == "stop"
+    # Without an image as well, and where the template does not begin a thought there is none.
+    assert answer(engine, **TEXT_ONLY, seed=3, max_tokens=10)["reasoning"]
+    calm = load(make_tiny_vision(tmp_path / "calm", more_tokens=("<think>", "</think>")))
+    assert "reasoning" not in answer(calm, **fields)
+
+
 # ---- loading ------------------------------------------------------------------------------------------------------
 
 
@@ -520,6 +492,8 @@ def test_folders_that_cannot_be_loaded(tmp_path: Path) -> None:
         load(broken("code", model_file="model.py"))
     with pytest.raises(ValueError, match=r"config.json: .*zork"):
         load(broken("strange", model_type="zork"))
+    with pytest.raises(ValueError, match=r"config.json: granite4_vision cannot be read in a batch"):
+        load(broken("alone", model_type="granite4_vision"))
     weightless = broken("weightless")
     (weightless / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"safetensors"):
@@ -560,3 +534,14 @@ def test_a_model_without_a_template_still_chats(tmp_path: Path) -> None:
     assert answer(engine, **ONE, max_tokens=5)["completion_tokens"] == 5
     tools = [{"type": "function", "function": {"name": "f"}}]
     assert failure(engine, **ONE, tools=tools)["param"] == "tools"
+
+
+def test_a_family_without_eyes(tmp_path: Path) -> None:
+    """Some text models only mlx-vlm has. Shown with one that both have: the same words from both."""
+    folder = make_tiny_model(tmp_path / "blind")
+    text_engine, engine = engine_runs.load(folder), load(folder)
+    chat = {"messages": [{"role": "user", "content": "hi"}]}
+    requests: list[dict[str, Any]] = [{"prompt": "once upon", "temperature": 0.0}, {**chat, "seed": 3, "logprobs": 1}]
+    for fields in requests:
+        assert answer(engine, **fields, max_tokens=30)["text"] == answer(text_engine, **fields, max_tokens=30)["text"]
+    assert failure(engine, **ONE)["param"] == "messages[0].content[1].image_url"
