@@ -103,7 +103,7 @@ async def test_one_address_that_is_not_public_spoils_a_name(
     infos = [(socket.AF_UNSPEC, socket.SOCK_STREAM, 6, "", (address, 80)) for address in addresses]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: infos)
     async with asyncio.timeout(SECONDS):
-        with pytest.raises(NotPublicError, match="mixed.example"):
+        with pytest.raises(NotPublicError, match=r"mixed\.example"):
             await CheckedNetwork(allow_private=False).connect_tcp("mixed.example", 80, timeout=1)
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from transformers import AutoTokenizer
 
-from broker.protocol import ERROR, FINAL, Assign, Generate, Output
+from broker.protocol import ERROR, FINAL, Generate
 from tests.tiny_models import make_tiny_model
 from tests.tiny_vision import CHAT_TEMPLATE, LARGEST_PIXELS, make_tiny_vision, picture
 from tests.worker import engine_runs
