@@ -35,10 +35,11 @@ def can_be_shortened(model: Any) -> bool:
 
 
 class PromptCache:
-    """The caches of sequences that have ended, by their tokens. A limit of 0 turns it off."""
+    """The caches of what sequences have read, by their tokens. A limit of 0 turns it off."""
 
     def __init__(self, max_tokens: int, max_bytes: int) -> None:
         self._max_tokens = max_tokens
+        self._max_bytes = max_bytes
         self._is_on = max_tokens > 0 and max_bytes > 0
         self._entries: Any = LRUPromptCache(max_size=_MAX_ENTRIES, max_bytes=max_bytes)
 
@@ -75,6 +76,9 @@ class PromptCache:
     def store(self, tokens: list[int], cache: list[Any]) -> None:
         """Keep the cache of exactly these tokens. It belongs to this object from now on."""
         if not self._is_on or not tokens or len(tokens) > self._max_tokens:
+            return
+        # It would push out everything, and then itself.
+        if sum(layer.nbytes for layer in cache) > self._max_bytes:
             return
         # Else each entry would hold the whole batch that it is a slice of.
         mx.async_eval([layer.state for layer in cache])  # type: ignore[no-untyped-call]

@@ -127,9 +127,7 @@ class TextEngine:
                 if reason is None:
                     stopped.append(uid)
         if stopped:
-            left = self._generator.remove(stopped, return_prompt_caches=True)
-            for cache, tokens in left.values():
-                self._prompts.store(tokens, cache)
+            self._store(self._generator.remove(stopped, return_prompt_caches=True))
         return outputs
 
     def cancel(self, request_id: bytes) -> None:
@@ -137,13 +135,17 @@ class TextEngine:
         if uid is not None:
             del self._sequences[uid]
             self._unread.discard(uid)
-            self._generator.remove([uid])
+            keeps = self._prompts.is_on and uid in dict(self._generator.held())
+            self._store(self._generator.remove([uid], return_prompt_caches=keeps))
 
     def _keep_histories(self, uids: list[int]) -> None:
         """Of those that have just read a part of their prompt to its end, that is the history they began with."""
         begun = self._unread.intersection(uids)
         self._unread -= begun
-        for cache, tokens in self._generator.extract_cache(begun).values():
+        self._store(self._generator.extract_cache(begun))
+
+    def _store(self, caches: dict[int, tuple[list[Any], list[int]]]) -> None:
+        for cache, tokens in caches.values():
             self._prompts.store(tokens, cache)
 
 

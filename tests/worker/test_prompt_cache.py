@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from broker.protocol import ERROR
 from tests.tiny_models import make_tiny_model
 from tests.worker.engine_runs import add, answer, assert_empty, load, run, steps, without_count
 from worker.prompt_cache import default_bytes
@@ -129,3 +130,54 @@ def test_what_it_takes_where_nobody_says() -> None:
     assert default_bytes(8 * gib, 4 * gib) == gib
     assert default_bytes(100 * gib, 4 * gib) == 2 * gib
     assert default_bytes(4 * gib, 5 * gib) == 0
+
+
+@pytest.mark.parametrize("sliding_window", [None, 32])
+@pytest.mark.parametrize(("steps_before", "read"), [(1, 64), (3, 192), (5, 319), (6, 320), (30, 344)])
+def test_a_cancelled_request_leaves_what_it_has_read(
+    tmp_path: Path, sliding_window: int | None, steps_before: int, read: int
+) -> None:
+    """While its prompt is read in pieces, and while it decodes."""
+    folder = make_tiny_model(tmp_path / "model", layers=2, sliding_window=sliding_window)
+    engine, without = load(folder, prefill_step_size=64), load(folder, prompt_cache_tokens=0)
+    prompt = "".join(map(chr, range(32, 112))) * 4
+    fields: dict[str, Any] = {"prompt": prompt, "temperature": 0.0, "logit_bias": letters_only(engine)}
+    fields["max_tokens"] = 40
+    expected = answer(without, **fields)
+    request_id = add(engine, 1, **fields)
+    for _ in range(steps_before):
+        engine.step()
+    engine.cancel(request_id)
+    assert_empty(engine)
+    # Whoever sees what it has said, can go on from there.
+    more = {**fields, "prompt": prompt + expected["text"]}
+    got = run(engine, [more])[0][-1].body
+    assert got["cached_tokens"] == read
+    assert without_count(got) == answer(without, **more)
+
+
+def test_a_request_that_was_cancelled_before_it_began_leaves_nothing(tiny_model: Path) -> None:
+    engine = load(tiny_model, completion_batch_size=1, prefill_batch_size=1)
+    run(engine, [{"prompt": "k" * 100, "max_tokens": 3}])
+    before = engine._prompts.tokens
+    add(engine, 1, prompt="others decode", max_tokens=30)
+    engine.step()
+    for number, prompt in ((2, "n" * 100), (3, "k" * 50 + "n" * 50)):
+        engine.cancel(add(engine, number, prompt=prompt, max_tokens=3))
+    assert engine._prompts.tokens == before
+
+
+def test_a_request_that_fails_leaves_what_it_has_read(tiny_model: Path) -> None:
+    engine = load(tiny_model)
+    request_id = add(engine, 1, prompt="f" * 100, max_tokens=30, logprobs=1)
+    engine.step()
+    engine._sequences[engine._uids[request_id]]._texts = None  # type: ignore[assignment]
+    assert steps(engine)[-1].kind == ERROR
+    assert run(engine, [{"prompt": "f" * 100, "max_tokens": 3}])[0][-1].body["cached_tokens"] == 99
+
+
+def test_what_is_larger_than_all_of_it_pushes_nothing_out(tiny_model: Path) -> None:
+    engine = load(tiny_model, prompt_cache_bytes=200_000)
+    run(engine, [{"prompt": "s" * 100, "max_tokens": 3}])
+    run(engine, [{"prompt": "b" * 2000, "max_tokens": 3}])
+    assert run(engine, [{"prompt": "s" * 100, "max_tokens": 3}])[0][-1].body["cached_tokens"] == 99

@@ -240,6 +240,21 @@ def test_earlier_prompts_are_not_read_again(model: Path, draft: Path, plain: Tex
         assert got["text"] == run(plain, [second])[0][-1].body["text"]
 
 
+def test_a_cancelled_request_leaves_what_it_has_read(engine: TextEngine) -> None:
+    """While its prompt is read in pieces of 64, and while it decodes."""
+    for letter, steps_before, read in (("c", 1, 64), ("d", 2, 128), ("e", 9, 149)):
+        fields: dict[str, Any] = {"prompt": letter * 150, "temperature": 0.0, "max_tokens": 30}
+        request_id = add(engine, 1, **fields)
+        for _ in range(steps_before):
+            engine.step()
+        engine.cancel(request_id)
+        assert_empty(engine)
+        assert run(engine, [fields])[0][-1].body["cached_tokens"] == read
+    before = engine._prompts.tokens
+    engine.cancel(add(engine, 1, **fields))
+    assert engine._prompts.tokens == before
+
+
 def test_a_quantised_prompt_is_not_read_again(model: Path) -> None:
     engine = load(model, **BITS)
     begin = {"prompt": "q" * 100, "temperature": 0.0, "max_tokens": 5}
