@@ -80,8 +80,13 @@ def history_length(request: Generate, tokenizer: Template, tokens: list[int]) ->
         history = tokenizer.apply_chat_template(plain_messages(request.messages), add_generation_prompt=False, **kwargs)
     except Exception:  # noqa: BLE001 # some templates want a question last; the prompt itself was fine
         return 0
-    differs = (index for index, pair in enumerate(zip(history, tokens, strict=False)) if pair[0] != pair[1])
-    return next(differs, min(len(history), len(tokens)))
+    return common_length(history, tokens)
+
+
+def common_length(one: list[int], other: list[int]) -> int:
+    """With how many equal tokens both begin."""
+    differs = (index for index, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1])
+    return next(differs, min(len(one), len(other)))
 
 
 def text_of(content: Any, where: str) -> str:

@@ -4,16 +4,23 @@ mlx-lm's LRUPromptCache finds the longest known prefix and forgets what was used
 tokens as well as bytes. Knows nothing of requests. Its memory belongs to the worker's own.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_map
 from mlx_lm.models.cache import KVCache, LRUPromptCache, make_prompt_cache, trim_prompt_cache
+
+from worker.prompt import common_length
 
 # Entries are searched one by one when one of them leaves.
 _MAX_ENTRIES = 256
 
 # One engine has one model, the cache could tell several apart.
 _MODEL = "model"
+
+# Tokens. Fewer are read sooner than a copy of a cache is made of them.
+WORTHWHILE = 32
 
 # What the worker's memory leaves for this by default: a share of what the weights do not take, and the most of it.
 _DEFAULT_SHARE = 0.25
@@ -32,6 +39,25 @@ def can_be_shortened(model: Any) -> bool:
     """Whether a cache of this model can go back to an earlier token. Those of sliding windows and of state spaces
     cannot: what a later prompt shares must have been kept at exactly that point."""
     return all(type(layer) is KVCache for layer in make_prompt_cache(model))
+
+
+def longest_common(held: Iterable[tuple[int, list[int]]], tokens: list[int], known: int) -> tuple[int, int] | None:
+    """Which of these sequences begins with most of `tokens`, and how many; None where no copy of it is worthwhile,
+    `known` being cached already."""
+    found, most = None, known + WORTHWHILE - 1
+    for uid, others in held:
+        end = slice(most, most + 1)
+        if tokens[end] and others[end] == tokens[end] and others[:most] == tokens[:most]:
+            most = common_length(others, tokens)
+            found = uid, most
+    return found
+
+
+def shorten(cache: list[Any], length: int) -> None:
+    """Of a cache that can be shortened, the first `length` tokens, and no more memory than they take."""
+    for layer in cache:
+        layer.trim(layer.offset - length)
+        layer.keys, layer.values = tree_map(mx.contiguous, layer.keys_and_values())
 
 
 class PromptCache:

@@ -18,7 +18,7 @@ from worker.generation import Generation, limit_wired_memory
 from worker.model_folder import LoadedModel, load_folder
 from worker.options import folder_path, read_options, whole_number
 from worker.prompt import history_length, prompt_tokens
-from worker.prompt_cache import PromptCache, can_be_shortened, default_bytes
+from worker.prompt_cache import PromptCache, can_be_shortened, default_bytes, longest_common, shorten
 from worker.sequence import Sequence
 from worker.turn_generator import Quantisation, TurnGenerator
 
@@ -64,7 +64,8 @@ class TextEngine:
         if cache_bytes is None:
             cache_bytes = default_bytes(assign.memory_limit_bytes, self._loaded.weights_bytes)
         self._prompts = PromptCache(options.prompt_cache_tokens, cache_bytes)
-        self._keeps_histories = self._prompts.is_on and not can_be_shortened(self._loaded.model)
+        self._shares_live = self._prompts.is_on and can_be_shortened(self._loaded.model)
+        self._keeps_histories = self._prompts.is_on and not self._shares_live
         self._sequences: dict[int, Sequence] = {}
         self._uids: dict[bytes, int] = {}
         self._unread: set[int] = set()
@@ -89,7 +90,7 @@ class TextEngine:
         answer, constraint = self._generation.answer(request, tokens)
         if constraint is not None:
             processors = [*processors, constraint]
-        cache, cached = self._prompts.fetch(tokens)
+        cache, cached = self._fetch(tokens)
         history = history_length(request, self._loaded.tokenizer, tokens) if self._keeps_histories else 0
         begin = max(cached, history)
         sequence = self._generation.sequence(request_id, request, answer, len(tokens), cached)
@@ -137,6 +138,17 @@ class TextEngine:
             self._unread.discard(uid)
             keeps = self._prompts.is_on and uid in dict(self._generator.held())
             self._store(self._generator.remove([uid], return_prompt_caches=keeps))
+
+    def _fetch(self, tokens: list[int]) -> tuple[list[Any] | None, int]:
+        """As the prompt cache's, which first gets a copy of what a live sequence has read, if that is more."""
+        cache, cached = self._prompts.fetch(tokens)
+        if self._shares_live and (found := longest_common(self._generator.held(), tokens, cached)):
+            uid, common = found
+            ((cache, _),) = self._generator.extract_cache([uid]).values()
+            shorten(cache, common)
+            self._prompts.store(tokens[:common], cache)
+            cache, cached = self._prompts.fetch(tokens)
+        return cache, cached
 
     def _keep_histories(self, uids: list[int]) -> None:
         """Of those that have just read a part of their prompt to its end, that is the history they began with."""

@@ -133,11 +133,14 @@ class TurnGenerator:
             return self._read(), decoded
 
     def extract_cache(self, uids: Iterable[int]) -> dict[int, tuple[list[Any], list[int]]]:
-        """Copies of what these prompts have been read to: caches, tokens."""
+        """Copies of what of these prompts has been read: caches, tokens. Once they decode, the caches hold more."""
         wanted = set(uids)
         return {
-            sequence.uid: (copy.deepcopy([layer for cache in sequence.caches for layer in cache]), [*sequence.tokens])
-            for sequence in self._waiting
+            sequence.uid: (
+                copy.deepcopy([layer for cache in sequence.caches for layer in cache]),
+                sequence.tokens[: sequence.read],
+            )
+            for sequence in (*self._waiting, *self._decoding.values())
             if sequence.uid in wanted
         }
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from broker.protocol import ERROR
+from broker.protocol import ERROR, FINAL
 from tests.tiny_models import make_tiny_model
-from tests.worker.engine_runs import add, answer, assert_empty, load, run, steps, without_count
+from tests.worker.engine_runs import MOST_STEPS, add, answer, assert_empty, load, run, steps, without_count
 from worker.prompt_cache import default_bytes
 from worker.text_engine import TextEngine
 
@@ -181,3 +181,68 @@ def test_what_is_larger_than_all_of_it_pushes_nothing_out(tiny_model: Path) -> N
     run(engine, [{"prompt": "s" * 100, "max_tokens": 3}])
     run(engine, [{"prompt": "b" * 2000, "max_tokens": 3}])
     assert run(engine, [{"prompt": "s" * 100, "max_tokens": 3}])[0][-1].body["cached_tokens"] == 99
+
+
+def ask(question: str, system: str = "rules " * 300) -> dict[str, Any]:
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+    return {"messages": messages, "temperature": 0.0, "max_tokens": 20}
+
+
+def test_what_others_have_read_is_shared_before_they_end(tiny_model: Path, without: TextEngine) -> None:
+    """While they decode, in a batch with shorter ones, and while they are read."""
+    engine = load(tiny_model, prefill_step_size=512)
+    add(engine, 1, **{**ask("one"), "max_tokens": 200})
+    add(engine, 2, prompt="short", max_tokens=200)
+    for _ in range(2):
+        engine.step()
+    (half,) = run_beside(engine, [ask("two")])
+    assert half["cached_tokens"] == 1024
+    requests = [ask("three"), ask("three"), ask("other")]
+    common = len("[system] \n[user] ") + 1800
+    bodies = run_beside(engine, requests)
+    assert [body["cached_tokens"] for body in bodies] == [common + 1, common + 1, common]  # "t" is shared with "two"
+    again = run_beside(engine, requests)
+    assert [body["cached_tokens"] for body in again] == [body["prompt_tokens"] - 1 for body in bodies]
+    expected = [answer(without, **fields) for fields in requests]
+    assert [without_count(body) for body in bodies] == [without_count(body) for body in again] == expected
+    assert len(engine._sequences) == 2
+
+
+def run_beside(engine: TextEngine, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The whole answers of these, while others go on."""
+    ids = [add(engine, 100 + number, **fields) for number, fields in enumerate(requests)]
+    bodies: dict[bytes, dict[str, Any]] = {}
+    for _ in range(MOST_STEPS):
+        bodies |= {output.request_id: output.body for output in engine.step() if output.kind == FINAL}
+        if bodies.keys() >= set(ids):
+            return [bodies[request_id] for request_id in ids]
+    raise AssertionError("they do not come to an end")
+
+
+def test_a_copy_of_what_is_shared_takes_no_more_than_that(tiny_model: Path) -> None:
+    engine = load(tiny_model)
+    add(engine, 1, prompt="s" * 100 + "t" * 3000, max_tokens=200)
+    add(engine, 2, prompt="s" * 80, max_tokens=200)
+    for _ in range(3):
+        engine.step()
+    assert add(engine, 3, prompt="s" * 31 + "u" * 99, max_tokens=2)
+    assert engine._prompts.tokens == 0  # not worthwhile
+    add(engine, 4, prompt="s" * 100 + "u", max_tokens=2)
+    assert engine._prompts.tokens == 100  # of the longer one
+    bytes_of_a_token = 2 * 2 * 8 * 4  # keys and values, 2 heads of 8 numbers, float32
+    assert engine._prompts.nbytes == 100 * bytes_of_a_token
+    # What one request has had copied, the next ones find.
+    copied = engine._generator.extract_cache
+    engine._generator.extract_cache = None
+    add(engine, 5, prompt="s" * 100 + "v", max_tokens=2)
+    engine._generator.extract_cache = copied
+    counts = [output.body["cached_tokens"] for output in steps(engine)]
+    assert sorted(counts) == [0, 0, 0, 100, 100]
+
+
+def test_nothing_is_shared_where_it_is_off(without: TextEngine) -> None:
+    add(without, 1, **ask("one"))
+    for _ in range(3):
+        without.step()
+    assert [body["cached_tokens"] for body in run_beside(without, [ask("two")])] == [0]
+    steps(without)
