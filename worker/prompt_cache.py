@@ -41,6 +41,17 @@ def can_be_shortened(model: Any) -> bool:
     return all(type(layer) is KVCache for layer in make_prompt_cache(model))
 
 
+def worthwhile(points: list[tuple[int, str]], known: int) -> dict[int, str]:
+    """Of these places in a prompt, ascending, where a checkpoint saves enough beside the one before; known: tokens of
+    the prompt that are cached already."""
+    kept: dict[int, str] = {}
+    for count, kind in points:
+        if count >= known + WORTHWHILE:
+            kept[count] = kind
+            known = count
+    return kept
+
+
 def longest_common(held: Iterable[tuple[int, list[int]]], tokens: list[int], known: int) -> tuple[int, int] | None:
     """Which of these sequences begins with most of `tokens`, and how many; None where no copy of it is worthwhile,
     `known` being cached already."""
@@ -99,8 +110,9 @@ class PromptCache:
                 rest = before + rest
         return cache, len(tokens) - len(rest)
 
-    def store(self, tokens: list[int], cache: list[Any]) -> None:
-        """Keep the cache of exactly these tokens. It belongs to this object from now on."""
+    def store(self, tokens: list[int], cache: list[Any], kind: str = "assistant") -> None:
+        """Keep the cache of exactly these tokens. It belongs to this object from now on. kind: with which turns the
+        tokens end, as mlx-lm names it: `system` stays the longest, `assistant` leaves first."""
         if not self._is_on or not tokens or len(tokens) > self._max_tokens:
             return
         # It would push out everything, and then itself.
@@ -108,6 +120,6 @@ class PromptCache:
             return
         # Else each entry would hold the whole batch that it is a slice of.
         mx.async_eval([layer.state for layer in cache])  # type: ignore[no-untyped-call]
-        self._entries.insert_cache(_MODEL, list(tokens), cache)
+        self._entries.insert_cache(_MODEL, list(tokens), cache, cache_type=kind)
         while self.tokens > self._max_tokens:
             self._entries.trim_to(n_sequences=len(self._entries) - 1)

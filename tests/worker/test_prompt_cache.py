@@ -246,3 +246,13 @@ def test_nothing_is_shared_where_it_is_off(without: TextEngine) -> None:
         without.step()
     assert [body["cached_tokens"] for body in run_beside(without, [ask("two")])] == [0]
     steps(without)
+
+
+def test_system_turns_are_kept_the_longest_where_caches_cannot_be_shortened(tmp_path: Path) -> None:
+    engine = load(make_tiny_model(tmp_path / "window", layers=2, sliding_window=32), prompt_cache_tokens=1000)
+    for number in range(20):
+        system, question = ("rules " * 30, "why? " * 9) if number == 0 else ("", f"{number} other " * 9)
+        run(engine, [ask(question, system)])
+    assert engine._prompts.tokens > 700
+    got = run(engine, [ask("and? " * 9, "rules " * 30)])[0][-1].body
+    assert got["cached_tokens"] == len("[system] \n[user] ") + 180
