@@ -83,6 +83,11 @@ class EagerGenerator:
         caches: dict[int, tuple[list[Any], list[int]]] = self._batch.extract_cache(uids)
         return caches
 
+    def held(self) -> Iterator[tuple[int, list[int]]]:
+        """The sequences of which something has been read, each with the tokens that its caches hold."""
+        for batch in (self._batch._prompt_batch, self._batch._generation_batch):  # noqa: SLF001 # nothing else tells
+            yield from zip(batch.uids, batch.tokens, strict=True)
+
     def _last_drawn(self, rows: int) -> Iterator[tuple[int, mx.array]]:
         """The last `rows` tokens drawn, in order, each with its log-probabilities (vocabulary,). Waits for them."""
         # A step samples what decodes first, then what begins: all rows at once, or each by itself.

@@ -6,13 +6,18 @@ engine without a model can use it.
 
 import json
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any, Protocol
 
 from broker.protocol import Generate
 from worker.engine import RequestError
+from worker.prefix_index import common_length, key_of
 
 # How mlx_lm.server writes a chat for a model whose tokenizer has no template.
 _ROLE_PREFIXES = {"system": "ASSISTANT's RULE: ", "user": "USER: ", "assistant": "ASSISTANT: "}
+
+# Roles of the turns that a chat begins with and that others begin with as well.
+_INSTRUCTING = ("system", "developer")
 
 
 class Template(Protocol):
@@ -70,18 +75,31 @@ def prompt_characters(request: Generate) -> int:
     return characters
 
 
-def history_length(request: Generate, tokenizer: Template, tokens: list[int]) -> int:
-    """How many of the prompt's `tokens` the next turn of this chat will begin with: all but what asks for an answer.
-    0 where nobody can tell."""
+def checkpoints(request: Generate, tokenizer: Template, tokens: list[int]) -> list[tuple[int, str]]:
+    """How many of the prompt's `tokens` others will begin with, as (count, kind), in ascending order: `system` for
+    chats with the same system turns and tools; `user` for the next turn of this chat, which takes all but what asks
+    for an answer. Where nobody can tell, `user` is for the same prompt once more."""
+    again = len(tokens) - 1  # something must be left to read
     if request.messages is None or not tokenizer.has_chat_template:
-        return 0
+        return [(again, "user")]
+    counts = []
+    messages = plain_messages(request.messages)
+    instructions = list(takewhile(lambda message: message["role"] in _INSTRUCTING, messages))
+    if instructions or request.tools:
+        anything = {"role": "user", "content": ""}
+        counts.append((_shared(request, [*instructions, anything], tokenizer, tokens), "system"))
+    counts.append((_shared(request, messages, tokenizer, tokens) or again, "user"))
+    return sorted((min(count, again), kind) for count, kind in counts)
+
+
+def _shared(request: Generate, messages: list[dict[str, Any]], tokenizer: Template, tokens: list[int]) -> int:
+    """With how many of `tokens` these messages begin, before an answer is asked for; 0 where nobody can tell."""
     kwargs = {**request.chat_template_kwargs, **({"tools": request.tools} if request.tools else {})}
     try:
-        history = tokenizer.apply_chat_template(plain_messages(request.messages), add_generation_prompt=False, **kwargs)
+        rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=False, **kwargs)
     except Exception:  # noqa: BLE001 # some templates want a question last; the prompt itself was fine
         return 0
-    differs = (index for index, pair in enumerate(zip(history, tokens, strict=False)) if pair[0] != pair[1])
-    return next(differs, min(len(history), len(tokens)))
+    return common_length(key_of(rendered), key_of(tokens))
 
 
 def text_of(content: Any, where: str) -> str:

@@ -1,19 +1,31 @@
 """What earlier prompts left in the key-value caches, so that the next turn of a chat reads only what is new.
 
-mlx-lm's LRUPromptCache finds the longest known prefix and forgets what was used least recently; this file bounds it by
-tokens as well as bytes. Knows nothing of requests. Its memory belongs to the worker's own.
+Bounded by tokens and bytes; what was used least recently leaves first. What mlx-lm's LRUPromptCache does, with another
+index (worker/prefix_index.py says why) and with caches that are used counting as such. Knows nothing of requests. Its
+memory belongs to the worker's own.
 """
 
+import copy
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import ChunkedKVCache, KVCache, LRUPromptCache, make_prompt_cache, trim_prompt_cache
+from mlx.utils import tree_map
+from mlx_lm.models.cache import ChunkedKVCache, KVCache, can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
 
-# Entries are searched one by one when one of them leaves.
+from worker.prefix_index import Key, PrefixIndex, common_length, key_of, length
+
+# Entries are counted one by one whenever one is added.
 _MAX_ENTRIES = 256
 
-# One engine has one model, the cache could tell several apart.
-_MODEL = "model"
+# With which turns an entry ends. The first leave first.
+_KINDS = ("assistant", "user", "system")
+
+# Tokens. Fewer are read sooner than a copy of a cache is made of them.
+WORTHWHILE = 32
 
 # What the worker's memory leaves for this by default: a share of what the weights do not take, and the most of it.
 _DEFAULT_SHARE = 0.25
@@ -39,54 +51,117 @@ def can_be_batched(model: Any) -> bool:
     return all(hasattr(layer, "merge") for layer in make_prompt_cache(model))
 
 
+def worthwhile(points: list[tuple[int, str]], known: int) -> dict[int, str]:
+    """Of these places in a prompt, ascending, where a checkpoint saves enough beside the one before; known: tokens of
+    the prompt that are cached already."""
+    kept: dict[int, str] = {}
+    for count, kind in points:
+        if count >= known + WORTHWHILE:
+            kept[count] = kind
+            known = count
+    return kept
+
+
+def longest_common(held: Iterable[tuple[int, list[int]]], tokens: list[int], known: int) -> tuple[int, int] | None:
+    """Which of these sequences begins with most of `tokens`, and how many; None where no copy of it is worthwhile,
+    `known` being cached already."""
+    found, most = None, known + WORTHWHILE - 1
+    for uid, others in held:
+        end = slice(most, most + 1)
+        if tokens[end] and others[end] == tokens[end] and others[:most] == tokens[:most]:
+            most = common_length(key_of(others), key_of(tokens))
+            found = uid, most
+    return found
+
+
+def shorten(cache: list[Any], length: int) -> None:
+    """Of a cache that can be shortened, the first `length` tokens, and no more memory than they take."""
+    for layer in cache:
+        layer.trim(layer.offset - length)
+        layer.keys, layer.values = tree_map(mx.contiguous, layer.keys_and_values())
+
+
+@dataclass(slots=True, frozen=True)
+class _Entry:
+    cache: list[Any]
+    nbytes: int
+    kind: str
+
+
 class PromptCache:
-    """The caches of sequences that have ended, by their tokens. A limit of 0 turns it off."""
+    """The caches of what sequences have read, by their tokens. A limit of 0 turns it off.
+
+    Mutable state: the entries, the one used least recently first, and the order of their tokens.
+    """
 
     def __init__(self, max_tokens: int, max_bytes: int) -> None:
         self._max_tokens = max_tokens
-        self._is_on = max_tokens > 0 and max_bytes > 0
-        self._entries: Any = LRUPromptCache(max_size=_MAX_ENTRIES, max_bytes=max_bytes)
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[Key, _Entry] = OrderedDict()
+        self._index = PrefixIndex()
 
     @property
     def is_on(self) -> bool:
         """Whether anything is kept."""
-        return self._is_on
+        return self._max_tokens > 0 and self._max_bytes > 0
 
     @property
     def nbytes(self) -> int:
         """Bytes of all entries."""
-        count: int = self._entries.nbytes
-        return count
+        return sum(entry.nbytes for entry in self._entries.values())
 
     @property
     def tokens(self) -> int:
         """Tokens of all entries."""
-        # mlx-lm counts sequences and bytes only.
-        queues = self._entries._lru._lrus.values()  # noqa: SLF001
-        return sum(len(tokens) for queue in queues for _, tokens in queue)
+        return sum(map(length, self._entries))
 
     def fetch(self, tokens: list[int]) -> tuple[list[Any] | None, int]:
         """A cache of the first n of `tokens`, a copy, and n; at least one token is left to read. (None, 0): nothing."""
-        if not self._is_on or len(tokens) == 1:
+        wanted = key_of(tokens[:-1])
+        near = self._index.nearest(wanted)
+        if near is not None and near[1] < length(near[0]) and not _can_go_back(self._entries[near[0]].cache):
+            known = self._index.beginning_of(wanted)
+            near = None if known is None else (known, length(known))
+        if near is None:
             return None, 0
-        cache, rest = self._entries.fetch_nearest_cache(_MODEL, tokens)
-        if cache is not None and not rest:
-            rest = tokens[-1:]
-            if trim_prompt_cache(cache, 1) == 0:  # it cannot go back
-                cache, before = self._entries.fetch_nearest_cache(_MODEL, tokens[:-1])
-                rest = before + rest
-        return cache, len(tokens) - len(rest)
+        known, count = near
+        self._entries.move_to_end(known)
+        cache = copy.deepcopy(self._entries[known].cache)
+        trim_prompt_cache(cache, length(known) - count)
+        return cache, count
 
-    def store(self, tokens: list[int], cache: list[Any]) -> None:
-        """Keep the cache of exactly these tokens. It belongs to this object from now on."""
-        if not self._is_on or not tokens or len(tokens) > self._max_tokens:
+    def store(self, tokens: list[int], cache: list[Any], kind: str = "assistant") -> None:
+        """Keep the cache of exactly these tokens. It belongs to this object from now on. kind: with which turns the
+        tokens end, one of _KINDS."""
+        nbytes = sum(layer.nbytes for layer in cache)
+        # What is too large would push out everything, and then itself.
+        if not self.is_on or not tokens or len(tokens) > self._max_tokens or nbytes > self._max_bytes:
             return
-        for layer in cache:
-            # It says that it can go back, also to where it has forgotten what that token would look at.
-            if isinstance(layer, ChunkedKVCache) and layer.start_position > 0:
-                layer.is_trimmable = lambda: False
         # Else each entry would hold the whole batch that it is a slice of.
         mx.async_eval([layer.state for layer in cache])  # type: ignore[no-untyped-call]
-        self._entries.insert_cache(_MODEL, list(tokens), cache)
-        while self.tokens > self._max_tokens:
-            self._entries.trim_to(n_sequences=len(self._entries) - 1)
+        key = key_of(tokens)
+        # What a longer one can be shortened to only takes space.
+        while (known := self._index.beginning_of(key)) and (known == key or _can_go_back(cache)):
+            self._drop(known)
+        self._entries[key] = _Entry(cache, nbytes, kind)
+        self._index.add(key)
+        while len(self._entries) > _MAX_ENTRIES or self.tokens > self._max_tokens or self.nbytes > self._max_bytes:
+            self._drop(self._next_to_leave())
+
+    def _next_to_leave(self) -> Key:
+        """As mlx-lm's LRUPromptCache chooses: of a kind that has at least as many entries as the next one."""
+        counts = Counter(entry.kind for entry in self._entries.values())
+        kinds = (kind for kind, after in pairwise(_KINDS) if counts[kind] and counts[kind] >= counts[after])
+        kind = next(kinds, _KINDS[-1])
+        return next(key for key, entry in self._entries.items() if entry.kind == kind)
+
+    def _drop(self, key: Key) -> None:
+        del self._entries[key]
+        self._index.remove(key)
+
+
+def _can_go_back(cache: list[Any]) -> bool:
+    """Whether this cache can be shortened now; those of sliding windows can while they have forgotten nothing."""
+    # A chunked one says that it can in any case.
+    forgets = any(isinstance(layer, ChunkedKVCache) and layer.start_position > 0 for layer in cache)
+    return not forgets and bool(can_trim_prompt_cache(cache))

@@ -5,6 +5,7 @@ constraint and end. Reads no logprob from the device unless a request asks for i
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,17 @@ from worker.engine import MemoryFacts, ModelFacts, Report
 from worker.generation import Generation, limit_wired_memory
 from worker.model_folder import LoadedModel, load_folder
 from worker.options import folder_path, read_options, template, whole_number
-from worker.prompt import history_length, prompt_tokens
-from worker.prompt_cache import PromptCache, can_be_batched, can_be_shortened, default_bytes
+from worker.prompt import checkpoints, prompt_tokens
+from worker.prompt_cache import (
+    WORTHWHILE,
+    PromptCache,
+    can_be_batched,
+    can_be_shortened,
+    default_bytes,
+    longest_common,
+    shorten,
+    worthwhile,
+)
 from worker.sequence import Sequence
 from worker.turn_generator import Quantisation, TurnGenerator
 
@@ -47,8 +57,8 @@ class TextOptions:
 
 
 class TextEngine:
-    """Engine for `text-gen` models. Mutable state: the generator's batch, the same sequences by uid and by id,
-    and those whose history is to be kept once it is read."""
+    """Engine for `text-gen` models. Mutable state: the generator's batch, the same sequences by uid and by id, and of
+    those that have still to read up to checkpoints, the kinds of these."""
 
     def __init__(self, assign: Assign, report: Report) -> None:
         options = read_options(TextOptions, assign.options, "text")
@@ -66,10 +76,11 @@ class TextEngine:
         if cache_bytes is None:
             cache_bytes = default_bytes(assign.memory_limit_bytes, self._loaded.weights_bytes)
         self._prompts = PromptCache(options.prompt_cache_tokens, cache_bytes)
-        self._keeps_histories = self._prompts.is_on and not can_be_shortened(self._loaded.model)
+        self._shares_live = self._prompts.is_on and can_be_shortened(self._loaded.model)
+        self._keeps_histories = self._prompts.is_on and not self._shares_live
         self._sequences: dict[int, Sequence] = {}
         self._uids: dict[bytes, int] = {}
-        self._unread: set[int] = set()
+        self._unread: dict[int, list[str]] = {}
 
     @property
     def facts(self) -> ModelFacts:
@@ -91,14 +102,14 @@ class TextEngine:
         answer, constraint = self._generation.answer(request, tokens)
         if constraint is not None:
             processors = [*processors, constraint]
-        cache, cached = self._prompts.fetch(tokens)
-        history = history_length(request, self._loaded.tokenizer, tokens) if self._keeps_histories else 0
-        begin = max(cached, history)
+        cache, cached = self._fetch(tokens)
+        points = self._checkpoints(request, tokens, cached)
+        ends = [cached, *points, len(tokens)]
         sequence = self._generation.sequence(
             request_id, request, answer, constraint, prompt_tokens=len(tokens), cached_tokens=cached
         )
         (uid,) = self._generator.insert_segments(
-            [[tokens[cached:begin], tokens[begin:]]],
+            [[tokens[begin:end] for begin, end in pairwise(ends)]],
             [max_tokens],
             caches=[cache],
             all_tokens=[tokens[:cached]],
@@ -106,8 +117,8 @@ class TextEngine:
             logits_processors=[processors],
         )
         self._uids[request_id] = uid
-        if history > cached:
-            self._unread.add(uid)
+        if points:
+            self._unread[uid] = list(points.values())
         self._sequences[uid] = sequence
 
     def step(self) -> list[Output]:
@@ -131,23 +142,45 @@ class TextEngine:
                 if reason is None:
                     stopped.append(uid)
         if stopped:
-            left = self._generator.remove(stopped, return_prompt_caches=True)
-            for cache, tokens in left.values():
-                self._prompts.store(tokens, cache)
+            self._store(self._generator.remove(stopped, return_prompt_caches=True))
         return outputs
 
     def cancel(self, request_id: bytes) -> None:
         uid = self._uids.pop(request_id, None)
         if uid is not None:
             del self._sequences[uid]
-            self._unread.discard(uid)
-            self._generator.remove([uid])
+            self._unread.pop(uid, None)
+            keeps = self._prompts.is_on and uid in dict(self._generator.held())
+            self._store(self._generator.remove([uid], return_prompt_caches=keeps))
+
+    def _fetch(self, tokens: list[int]) -> tuple[list[Any] | None, int]:
+        """As the prompt cache's, which first gets a copy of what a live sequence has read, if that is more."""
+        cache, cached = self._prompts.fetch(tokens)
+        if self._shares_live and (found := longest_common(self._generator.held(), tokens, cached)):
+            uid, common = found
+            ((cache, _),) = self._generator.extract_cache([uid]).values()
+            shorten(cache, common)
+            self._prompts.store(tokens[:common], cache)
+            cache, cached = self._prompts.fetch(tokens)
+        return cache, cached
+
+    def _checkpoints(self, request: Generate, tokens: list[int], cached: int) -> dict[int, str]:
+        """Where to stop reading this prompt and keep what has been read, and as what."""
+        if not self._keeps_histories or len(tokens) <= cached + WORTHWHILE:
+            return {}
+        return worthwhile(checkpoints(request, self._loaded.tokenizer, tokens), cached)
 
     def _keep_histories(self, uids: list[int]) -> None:
-        """Of those that have just read a part of their prompt to its end, that is the history they began with."""
-        begun = self._unread.intersection(uids)
-        self._unread -= begun
-        for cache, tokens in self._generator.extract_cache(begun).values():
+        """Of those that have just read a part of their prompt to its end, where that end is a checkpoint."""
+        begun = self._unread.keys() & uids
+        for uid, (cache, tokens) in self._generator.extract_cache(begun).items():
+            kind, *later = self._unread.pop(uid)
+            if later:
+                self._unread[uid] = later
+            self._prompts.store(tokens, cache, kind)
+
+    def _store(self, caches: dict[int, tuple[list[Any], list[int]]]) -> None:
+        for cache, tokens in caches.values():
             self._prompts.store(tokens, cache)
 
 

@@ -39,7 +39,8 @@ class Quantisation:
 @dataclass(slots=True)
 class _Sequence:
     """tokens: what the caches hold. segments: what is left of the prompt; the last one is its last token. caches: of
-    the model, and of the draft model if there is one. left: tokens that may still come."""
+    the model, and of the draft model if there is one. left: tokens that may still come. read: how many tokens of the
+    prompt all caches hold, 0 while nothing has been read here."""
 
     uid: int
     segments: list[list[int]]
@@ -48,6 +49,7 @@ class _Sequence:
     sampler: Sampler
     processors: list[LogitsProcessor]
     left: int
+    read: int = 0
     steps: Any = None
 
     def close(self) -> tuple[list[Any], list[int]]:
@@ -132,13 +134,22 @@ class TurnGenerator:
             return self._read(), decoded
 
     def extract_cache(self, uids: Iterable[int]) -> dict[int, tuple[list[Any], list[int]]]:
-        """Copies of what these prompts have been read to: caches, tokens."""
+        """Copies of what of these prompts has been read: caches, tokens. Once they decode, the caches hold more."""
         wanted = set(uids)
         return {
-            sequence.uid: (copy.deepcopy([layer for cache in sequence.caches for layer in cache]), [*sequence.tokens])
-            for sequence in self._waiting
+            sequence.uid: (
+                copy.deepcopy([layer for cache in sequence.caches for layer in cache]),
+                sequence.tokens[: sequence.read],
+            )
+            for sequence in (*self._waiting, *self._decoding.values())
             if sequence.uid in wanted
         }
+
+    def held(self) -> Iterator[tuple[int, list[int]]]:
+        """The sequences of which something has been read, each with the part of its prompt that its caches hold."""
+        for sequence in (*self._waiting, *self._decoding.values()):
+            if sequence.read:
+                yield sequence.uid, sequence.tokens[: sequence.read]
 
     def remove(self, uids: Iterable[int], return_prompt_caches: bool = False) -> dict[int, tuple[list[Any], list[int]]]:
         """Drop sequences; what they have read and said, where asked for."""
@@ -168,6 +179,7 @@ class TurnGenerator:
             mx.eval([layer.state for layer in cache])
         mx.clear_cache()
         sequence.tokens += piece
+        sequence.read = len(sequence.tokens)
         has_ended = not sequence.segments[0]
         if has_ended:
             del sequence.segments[0]
@@ -190,6 +202,7 @@ class TurnGenerator:
     def _steps(self, sequence: _Sequence) -> Iterator[tuple[Any, ...]]:
         """mlx-lm's generator from the last token of the prompt on."""
         (last,) = sequence.segments
+        sequence.read = len(sequence.tokens)
         before = mx.array(sequence.tokens, mx.uint32)
         sequence.tokens += last
         arguments: dict[str, Any] = {

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from broker.protocol import ERROR, FINAL
 from tests.tiny_models import make_tiny_model
-from tests.worker.engine_runs import add, answer, assert_empty, load, run, steps, without_count
+from tests.worker.engine_runs import MOST_STEPS, add, answer, assert_empty, load, run, steps, without_count
 from worker.prompt_cache import default_bytes
 from worker.text_engine import TextEngine
 
@@ -129,3 +130,129 @@ def test_what_it_takes_where_nobody_says() -> None:
     assert default_bytes(8 * gib, 4 * gib) == gib
     assert default_bytes(100 * gib, 4 * gib) == 2 * gib
     assert default_bytes(4 * gib, 5 * gib) == 0
+
+
+@pytest.mark.parametrize("sliding_window", [None, 32])
+@pytest.mark.parametrize(("steps_before", "read"), [(1, 64), (3, 192), (5, 319), (6, 320), (30, 344)])
+def test_a_cancelled_request_leaves_what_it_has_read(
+    tmp_path: Path, sliding_window: int | None, steps_before: int, read: int
+) -> None:
+    """While its prompt is read in pieces, and while it decodes."""
+    folder = make_tiny_model(tmp_path / "model", layers=2, sliding_window=sliding_window)
+    engine, without = load(folder, prefill_step_size=64), load(folder, prompt_cache_tokens=0)
+    prompt = "".join(map(chr, range(32, 112))) * 4
+    fields: dict[str, Any] = {"prompt": prompt, "temperature": 0.0, "logit_bias": letters_only(engine)}
+    fields["max_tokens"] = 40
+    expected = answer(without, **fields)
+    request_id = add(engine, 1, **fields)
+    for _ in range(steps_before):
+        engine.step()
+    engine.cancel(request_id)
+    assert_empty(engine)
+    # Whoever sees what it has said, can go on from there.
+    more = {**fields, "prompt": prompt + expected["text"]}
+    got = run(engine, [more])[0][-1].body
+    assert got["cached_tokens"] == read
+    assert without_count(got) == answer(without, **more)
+
+
+def test_a_request_that_was_cancelled_before_it_began_leaves_nothing(tiny_model: Path) -> None:
+    engine = load(tiny_model, completion_batch_size=1, prefill_batch_size=1)
+    run(engine, [{"prompt": "k" * 100, "max_tokens": 3}])
+    before = engine._prompts.tokens
+    add(engine, 1, prompt="others decode", max_tokens=30)
+    engine.step()
+    for number, prompt in ((2, "n" * 100), (3, "k" * 50 + "n" * 50)):
+        engine.cancel(add(engine, number, prompt=prompt, max_tokens=3))
+    assert engine._prompts.tokens == before
+
+
+def test_a_request_that_fails_leaves_what_it_has_read(tiny_model: Path) -> None:
+    engine = load(tiny_model)
+    request_id = add(engine, 1, prompt="f" * 100, max_tokens=30, logprobs=1)
+    engine.step()
+    engine._sequences[engine._uids[request_id]]._texts = None  # type: ignore[assignment]
+    assert steps(engine)[-1].kind == ERROR
+    assert run(engine, [{"prompt": "f" * 100, "max_tokens": 3}])[0][-1].body["cached_tokens"] == 99
+
+
+def test_what_is_larger_than_all_of_it_pushes_nothing_out(tiny_model: Path) -> None:
+    engine = load(tiny_model, prompt_cache_bytes=200_000)
+    run(engine, [{"prompt": "s" * 100, "max_tokens": 3}])
+    run(engine, [{"prompt": "b" * 2000, "max_tokens": 3}])
+    assert run(engine, [{"prompt": "s" * 100, "max_tokens": 3}])[0][-1].body["cached_tokens"] == 99
+
+
+def ask(question: str, system: str = "rules " * 300) -> dict[str, Any]:
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+    return {"messages": messages, "temperature": 0.0, "max_tokens": 20}
+
+
+def test_what_others_have_read_is_shared_before_they_end(tiny_model: Path, without: TextEngine) -> None:
+    """While they decode, in a batch with shorter ones, and while they are read."""
+    engine = load(tiny_model, prefill_step_size=512)
+    add(engine, 1, **{**ask("one"), "max_tokens": 200})
+    add(engine, 2, prompt="short", max_tokens=200)
+    for _ in range(2):
+        engine.step()
+    (half,) = run_beside(engine, [ask("two")])
+    assert half["cached_tokens"] == 1024
+    requests = [ask("three"), ask("three"), ask("other")]
+    common = len("[system] \n[user] ") + 1800
+    bodies = run_beside(engine, requests)
+    assert [body["cached_tokens"] for body in bodies] == [common + 1, common + 1, common]  # "t" is shared with "two"
+    again = run_beside(engine, requests)
+    assert [body["cached_tokens"] for body in again] == [body["prompt_tokens"] - 1 for body in bodies]
+    expected = [answer(without, **fields) for fields in requests]
+    assert [without_count(body) for body in bodies] == [without_count(body) for body in again] == expected
+    assert len(engine._sequences) == 2
+
+
+def run_beside(engine: TextEngine, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The whole answers of these, while others go on."""
+    ids = [add(engine, 100 + number, **fields) for number, fields in enumerate(requests)]
+    bodies: dict[bytes, dict[str, Any]] = {}
+    for _ in range(MOST_STEPS):
+        bodies |= {output.request_id: output.body for output in engine.step() if output.kind == FINAL}
+        if bodies.keys() >= set(ids):
+            return [bodies[request_id] for request_id in ids]
+    raise AssertionError("they do not come to an end")
+
+
+def test_a_copy_of_what_is_shared_takes_no_more_than_that(tiny_model: Path) -> None:
+    engine = load(tiny_model)
+    add(engine, 1, prompt="s" * 100 + "t" * 3000, max_tokens=200)
+    add(engine, 2, prompt="s" * 80, max_tokens=200)
+    for _ in range(3):
+        engine.step()
+    assert add(engine, 3, prompt="s" * 31 + "u" * 99, max_tokens=2)
+    assert engine._prompts.tokens == 0  # not worthwhile
+    add(engine, 4, prompt="s" * 100 + "u", max_tokens=2)
+    assert engine._prompts.tokens == 100  # of the longer one
+    bytes_of_a_token = 2 * 2 * 8 * 4  # keys and values, 2 heads of 8 numbers, float32
+    assert engine._prompts.nbytes == 100 * bytes_of_a_token
+    # What one request has had copied, the next ones find.
+    copied = engine._generator.extract_cache
+    engine._generator.extract_cache = None
+    add(engine, 5, prompt="s" * 100 + "v", max_tokens=2)
+    engine._generator.extract_cache = copied
+    counts = [output.body["cached_tokens"] for output in steps(engine)]
+    assert sorted(counts) == [0, 0, 0, 100, 100]
+
+
+def test_nothing_is_shared_where_it_is_off(without: TextEngine) -> None:
+    add(without, 1, **ask("one"))
+    for _ in range(3):
+        without.step()
+    assert [body["cached_tokens"] for body in run_beside(without, [ask("two")])] == [0]
+    steps(without)
+
+
+def test_system_turns_are_kept_the_longest_where_caches_cannot_be_shortened(tmp_path: Path) -> None:
+    engine = load(make_tiny_model(tmp_path / "window", layers=2, sliding_window=32), prompt_cache_tokens=1000)
+    for number in range(20):
+        system, question = ("rules " * 30, "why? " * 9) if number == 0 else ("", f"{number} other " * 9)
+        run(engine, [ask(question, system)])
+    assert engine._prompts.tokens > 700
+    got = run(engine, [ask("and? " * 9, "rules " * 30)])[0][-1].body
+    assert got["cached_tokens"] == len("[system] \n[user] ") + 180

@@ -243,6 +243,41 @@ def test_earlier_prompts_are_not_read_again(model: Path, draft: Path, plain: Tex
         assert got["text"] == run(plain, [second])[0][-1].body["text"]
 
 
+@pytest.mark.parametrize("kind", ["draft", "bits", "both"])
+def test_a_cancelled_request_leaves_what_it_has_read(model: Path, draft: Path, kind: str) -> None:
+    """While its prompt is read in pieces of 64, and while it decodes; nothing where it had not begun."""
+    engine = load(model, prefill_step_size=64, **options(kind, draft))
+    for letter, steps_before, read in (("a", 1, 64), ("b", 2, 128), ("c", 9, 149)):
+        fields: dict[str, Any] = {"prompt": letter * 150, "temperature": 0.0, "max_tokens": 30}
+        request_id = add(engine, 1, **fields)
+        for _ in range(steps_before):
+            engine.step()
+        engine.cancel(request_id)
+        assert_empty(engine)
+        assert run(engine, [fields])[0][-1].body["cached_tokens"] == read
+    before = engine._prompts.tokens
+    engine.cancel(add(engine, 1, prompt="a" * 150, max_tokens=3))
+    assert engine._prompts.tokens == before
+
+
+@pytest.mark.parametrize("kind", ["draft", "bits", "both"])
+def test_what_others_have_read_is_shared_before_they_end(model: Path, draft: Path, kind: str) -> None:
+    """The same text as after their end, at whatever moment of a draft the copy is made."""
+    first = {"prompt": "live " * 30 + "one", "temperature": 0.0, "max_tokens": 40}
+    second = {"prompt": "live " * 30 + "two", "temperature": 0.0, "max_tokens": 20}
+    ended = load(model, prefill_step_size=64, **options(kind, draft))
+    run(ended, [first])
+    expected = run(ended, [second])[0][-1].body
+    assert expected["cached_tokens"] == 150
+    for steps_before in range(3, 12):
+        engine = load(model, prefill_step_size=64, **options(kind, draft))
+        add(engine, 1, **first)
+        for _ in range(steps_before):
+            engine.step()
+        wanted = add(engine, 2, **second)
+        assert [output.body for output in steps(engine) if output.request_id == wanted] == [expected]
+
+
 def test_a_quantised_prompt_is_not_read_again(model: Path) -> None:
     engine = load(model, **BITS)
     begin = {"prompt": "q" * 100, "temperature": 0.0, "max_tokens": 5}
