@@ -120,6 +120,14 @@ class Pool:
         """When to call `handle(TimePassed(), now)` at the latest; None: only when something happens."""
         return self._deadline
 
+    def running(self, model_id: str) -> ModelSpec | None:
+        """The model as it was when its process was started, if it has one that goes on."""
+        model = self._facts.models.get(model_id)
+        worker = self._facts.worker_of(model)
+        if model is None or model.drain is not None or worker is None or worker.phase is Phase.STOPPING:
+            return None
+        return model.spec
+
     @property
     def models(self) -> list[Model]:
         """For snapshots; not to be changed."""

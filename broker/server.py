@@ -358,17 +358,15 @@ class Broker:
             self._inbox.append(GatewayLeft(gateway))
 
     def _look_up(self, model_id: str, task: str | None = None) -> tuple[ModelSpec | None, Fail | None, bool]:
-        """The model, or the problem; and whether a download may mend that."""
+        """The model, or the problem; and whether a download may mend that. What runs needs no files."""
         try:
-            spec = self._catalog.find(model_id)
+            spec = self._pool.running(model_id) or self._catalog.find(model_id)
         except CatalogError as error:
             return None, Fail(protocol.NO_REQUEST, error.code, str(error)), error.fetchable
         return spec, None if task is None else wrong_task(spec, task), False
 
     def _admit(self, event: RequestArrived | LoadRequested | ModelPinned, fetchable: bool) -> None:
-        """Into the inbox. What runs needs no files: its model is not missed."""
-        runs = fetchable and any(m.model_id == event.model_id and m.worker_id for m in self._pool.models)
-        self._inbox.append(ModelMissed(event) if fetchable and not runs else event)
+        self._inbox.append(ModelMissed(event) if fetchable else event)
 
     # ---- messages of workers --------------------------------------------------------------------------------------
 
