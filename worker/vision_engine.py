@@ -191,10 +191,14 @@ class VisionEngine:
         sequence = self._generation.sequence(
             request_id, request, answer, constraint, prompt_tokens=len(prompt.tokens), cached_tokens=0
         )
+        seen = self._model.see(prompt)
+        # The generator itself asks the part that writes only. It reads this when it begins the prompt, the only one.
+        in_pieces = self._model.may_be_read_in_pieces(prompt, seen)
+        self._generator.prefill_step_size = self._options.prefill_step_size if in_pieces else None
         (uid,) = self._generator.insert(
             [prompt.tokens],
             [max_tokens],
-            prompt_kwargs=[self._model.see(prompt)],
+            prompt_kwargs=[seen],
             logits_processors=[None if sampler is None else [sampler]],
         )
         self._uids[request_id] = uid

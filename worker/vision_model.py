@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx_lm.utils import load_tokenizer
+from mlx_vlm.generate.common import _chunked_prefill_enabled
 from mlx_vlm.generate.diffusion import is_diffusion_model
 from mlx_vlm.prompt_utils import MODEL_CONFIG, apply_chat_template, get_chat_template
 from mlx_vlm.utils import (
@@ -176,6 +177,12 @@ class VisionModel:
         known = {name: value for name, value in features.to_dict().items() if value is not None}
         mx.eval([value for value in known.values() if isinstance(value, mx.array)])
         return {**others, **known}
+
+    def may_be_read_in_pieces(self, prompt: Prompt, seen: dict[str, Any]) -> bool:
+        """Whether it then means the same: some families look at a prompt from both ends. seen: of `see`."""
+        tokens = mx.array([prompt.tokens])
+        embeds = seen["inputs_embeds"]
+        return bool(_chunked_prefill_enabled(self._model, input_ids=tokens, inputs_embeds=embeds, prefill_kwargs=seen))
 
 
 def _parts(content: Any, where: str) -> Any:

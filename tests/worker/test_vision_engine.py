@@ -6,6 +6,7 @@ import random
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -34,7 +35,7 @@ from tests.worker.vision_runs import (
 )
 from worker.engine import RequestError
 from worker.vision_engine import VisionEngine
-from worker.vision_model import no_foreign_code
+from worker.vision_model import _marks, no_foreign_code
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +270,12 @@ def test_marks_for_pictures_in_what_the_client_says(engine: VisionEngine, fields
     assert answer(engine, messages=[user(text(VIDEO))], max_tokens=2)["completion_tokens"] == 2
 
 
+def test_marks_are_those_of_the_processor_and_of_the_tokenizer() -> None:
+    tokenizer = SimpleNamespace(get_added_vocab=lambda: {"<s>": 0, "[IMG]": 1, "<|Vision_start|>": 2})
+    processor = SimpleNamespace(image_token="<pic>")  # noqa: S106 # no password
+    assert _marks(processor, tokenizer) == {"<pic>", "[IMG]", "<|Vision_start|>"}
+
+
 def test_the_context_counts_images_too(tmp_path: Path) -> None:
     engine = load(make_tiny_vision(tmp_path / "short", context_length=64))
     got = answer(engine, messages=[user(IMAGE)], images=[picture(1, width=32)], temperature=0.0)
@@ -372,6 +379,24 @@ def test_prompts_are_read_in_turn_and_not_the_short_ones_first(folder: Path) -> 
     engine = load(folder, prefill_step_size=8)
     ids = [add(engine, n, **fields, max_tokens=1) for n, fields in enumerate([THREE, {"prompt": "p" * 40}, ONE])]
     assert [output.request_id for output in steps(engine)] == ids
+
+
+def test_a_family_that_must_read_a_prompt_as_a_whole(folder: Path) -> None:
+    """As PaliGemma, whose prompts see themselves from both ends."""
+    engine = load(folder, prefill_step_size=8)
+
+    def steps_to_the_end() -> int:
+        add(engine, 1, prompt="p" * 40, max_tokens=1)
+        for step in range(1, 100):
+            if engine.step():
+                return step
+        raise AssertionError("it does not come to an end")
+
+    assert steps_to_the_end() > 5
+    engine._model._model.no_chunked_prefill = True
+    assert steps_to_the_end() <= 2
+    engine._model._model.no_chunked_prefill = False
+    assert steps_to_the_end() > 5
 
 
 def test_while_images_are_read_the_others_go_on(engine: VisionEngine) -> None:
