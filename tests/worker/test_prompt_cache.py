@@ -4,12 +4,14 @@ import string
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
+from mlx_lm.models.cache import KVCache
 
 from broker.protocol import ERROR, FINAL
 from tests.tiny_models import make_tiny_model
 from tests.worker.engine_runs import MOST_STEPS, add, answer, assert_empty, load, run, steps, without_count
-from worker.prompt_cache import default_bytes
+from worker.prompt_cache import default_bytes, shorten, worthwhile
 from worker.text_engine import TextEngine
 
 
@@ -219,7 +221,7 @@ def run_beside(engine: TextEngine, requests: list[dict[str, Any]]) -> list[dict[
     raise AssertionError("they do not come to an end")
 
 
-def test_a_copy_of_what_is_shared_takes_no_more_than_that(tiny_model: Path) -> None:
+def test_a_copy_of_what_is_shared_takes_no_more_than_that(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = load(tiny_model)
     add(engine, 1, prompt="s" * 100 + "t" * 3000, max_tokens=200)
     add(engine, 2, prompt="s" * 80, max_tokens=200)
@@ -232,15 +234,32 @@ def test_a_copy_of_what_is_shared_takes_no_more_than_that(tiny_model: Path) -> N
     bytes_of_a_token = 2 * 2 * 8 * 4  # keys and values, 2 heads of 8 numbers, float32
     assert engine._prompts.nbytes == 100 * bytes_of_a_token
     # What one request has had copied, the next ones find.
-    copied = engine._generator.extract_cache
-    engine._generator.extract_cache = None
-    add(engine, 5, prompt="s" * 100 + "v", max_tokens=2)
-    engine._generator.extract_cache = copied
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._generator, "extract_cache", None)
+        add(engine, 5, prompt="s" * 100 + "v", max_tokens=2)
     counts = [output.body["cached_tokens"] for output in steps(engine)]
     assert sorted(counts) == [0, 0, 0, 100, 100]
 
 
-def test_nothing_is_shared_where_it_is_off(without: TextEngine) -> None:
+@pytest.mark.parametrize("bits", [None, 4])
+def test_what_is_cut_off_is_freed(bits: int | None) -> None:
+    before = mx.get_active_memory()
+    layer: Any = KVCache()
+    numbers = mx.random.normal((1, 2, 3000, 32))
+    layer.update_and_fetch(numbers, numbers + 1)
+    if bits is not None:
+        layer = layer.to_quantized(group_size=32, bits=bits)
+    mx.eval(layer.state)
+    del numbers
+    whole = mx.get_active_memory() - before
+    shorten([layer], 100)
+    mx.eval(layer.state)
+    assert layer.offset == 100
+    assert mx.get_active_memory() - before < whole / 10
+
+
+def test_nothing_is_shared_where_it_is_off(without: TextEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(without._generator, "extract_cache", None)
     add(without, 1, **ask("one"))
     for _ in range(3):
         without.step()
@@ -256,3 +275,11 @@ def test_system_turns_are_kept_the_longest_where_caches_cannot_be_shortened(tmp_
     assert engine._prompts.tokens > 700
     got = run(engine, [ask("and? " * 9, "rules " * 30)])[0][-1].body
     assert got["cached_tokens"] == len("[system] \n[user] ") + 180
+
+
+def test_which_checkpoints_are_worthwhile() -> None:
+    points = [(100, "system"), (131, "user")]
+    assert worthwhile(points, 0) == {100: "system"}
+    assert worthwhile([points[0], (132, "user")], 68) == {100: "system", 132: "user"}
+    assert worthwhile(points, 69) == {131: "user"}
+    assert worthwhile(points, 100) == {}

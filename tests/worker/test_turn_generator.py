@@ -258,6 +258,14 @@ def test_a_cancelled_request_leaves_what_it_has_read(model: Path, draft: Path, k
     before = engine._prompts.tokens
     engine.cancel(add(engine, 1, prompt="a" * 150, max_tokens=3))
     assert engine._prompts.tokens == before
+    # Of a prompt that was known but for its last token, what it has said.
+    run(engine, [{"prompt": "d" * 150, "temperature": 0.0, "max_tokens": 1}])
+    before = engine._prompts.tokens
+    request_id = add(engine, 1, prompt="d" * 150, temperature=0.0, max_tokens=30)
+    for _ in range(9):
+        engine.step()
+    engine.cancel(request_id)
+    assert before < engine._prompts.tokens < before + 20
 
 
 @pytest.mark.parametrize("kind", ["draft", "bits", "both"])
@@ -274,6 +282,8 @@ def test_what_others_have_read_is_shared_before_they_end(model: Path, draft: Pat
         add(engine, 1, **first)
         for _ in range(steps_before):
             engine.step()
+        ((uid, held),) = engine._generator.held()
+        assert engine._generator.extract_cache([uid])[uid][1] == held
         wanted = add(engine, 2, **second)
         assert [output.body for output in steps(engine) if output.request_id == wanted] == [expected]
 
