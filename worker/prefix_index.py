@@ -1,8 +1,8 @@
 """Which of many known sequences of tokens shares most with another. Pure: no caches, no model.
 
 mlx-lm's PromptTrie walks everything below the shared beginning, copying what it has walked: 12 ms for 256 short chats,
-2.8 s for as many that go on for 4,000 tokens, while the model stands still. Here sequences are kept as bytes in their order: the one that shares most
-with another stands next to where that one would stand.
+2.8 s for as many that go on for 4,000 tokens, while the model stands still. Here sequences are kept as bytes in their
+order: the one that shares most with another stands next to where that one would stand.
 """
 
 from array import array
