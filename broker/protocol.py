@@ -410,16 +410,13 @@ def decode_header(header: bytes) -> list[tuple[bytes, int]]:
     """(request id, kind) per output of an OUTPUTS header. Raises ProtocolError for a ragged or foreign one."""
     if not header or len(header) % _HEADER_ENTRY_BYTES:
         raise ProtocolError(f"header of {len(header)} bytes, a multiple of {_HEADER_ENTRY_BYTES} expected")
-    entries = [
-        (header[i : i + REQUEST_ID_BYTES], header[i + REQUEST_ID_BYTES])
-        for i in range(0, len(header), _HEADER_ENTRY_BYTES)
-    ]
-    if any(kind not in _KINDS for _, kind in entries):
+    starts = range(0, len(header), _HEADER_ENTRY_BYTES)
+    kinds = header[REQUEST_ID_BYTES::_HEADER_ENTRY_BYTES]
+    if kinds.translate(None, bytes(_KINDS)):
         raise ProtocolError("header with an unknown kind of output")
-    gateway = gateway_of(entries[0][0])
-    if any(not request_id.startswith(gateway) for request_id, _ in entries):
+    if {header[i : i + GATEWAY_ID_BYTES] for i in starts} != {gateway_of(header)}:
         raise ProtocolError("header that mixes gateways")
-    return entries
+    return [(header[i : i + REQUEST_ID_BYTES], kind) for i, kind in zip(starts, kinds, strict=True)]
 
 
 def decode_outputs(outputs: Outputs) -> list[Output]:

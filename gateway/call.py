@@ -26,8 +26,8 @@ class Call:
     """Units of work that were sent together. `cancel` is the client's: it ends what has not ended.
 
     size: how many units; pending: request id -> number of the unit, for those that have not ended. shortcut: while the
-    owner waits in `take`, items are offered to this first, without the turn of the event loop that waking a task takes;
-    whether it has dealt with all of them.
+    owner waits in `take`, items that are all PARTIAL are offered to this first, without the turn of the event loop that
+    waking a task takes; whether it has dealt with all of them.
     """
 
     def __init__(self, size: int, cancel: Callable[["Call", Failure | None], None]) -> None:
@@ -36,6 +36,7 @@ class Call:
         self.shortcut: Callable[[list[Item]], bool] | None = None
         self._cancel = cancel
         self._items: list[Item] = []
+        self._has_end = False  # among the items
         self._waiting_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self._is_closed = False
@@ -48,6 +49,7 @@ class Call:
         if self._is_closed:
             raise CallClosedError
         items, self._items = self._items, []
+        self._has_end = False
         self._waiting_bytes = 0
         return items
 
@@ -65,18 +67,22 @@ class Call:
     def put(self, item: Item) -> None:
         """For the client: one more output; `flush` follows."""
         self._items.append(item)
-        if item[1] == PARTIAL:
-            self._waiting_bytes += _ITEM_BYTES + sum(map(_size_of, item[2].values()))
-            if self._waiting_bytes > MAX_WAITING_BYTES:
-                log.warning("request cancelled: its client reads too slowly")
-                self._items.clear()
-                self._cancel(self, _SLOW_READER)
+        if item[1] != PARTIAL:
+            self._has_end = True
+            return
+        self._waiting_bytes += _ITEM_BYTES
+        for part in item[2].values():
+            self._waiting_bytes += len(part) if isinstance(part, str) else _size_of(part)
+        if self._waiting_bytes > MAX_WAITING_BYTES:
+            log.warning("request cancelled: its client reads too slowly")
+            self._items.clear()
+            self._cancel(self, _SLOW_READER)
 
     def flush(self) -> None:
         """For the client: what has been put is complete for now."""
         if self._waiter is None or self._waiter.done():
             return  # the owner is at work and takes the items when it is done
-        if self.shortcut is not None and self.shortcut(self._items):
+        if self.shortcut is not None and not self._has_end and self.shortcut(self._items):
             self._items = []
             self._waiting_bytes = 0
         else:
@@ -84,7 +90,5 @@ class Call:
 
 
 def _size_of(part: Any) -> int:
-    """Roughly the bytes of a part: a list has a map for each token or call in it."""
-    if isinstance(part, list):
-        return _ITEM_BYTES * len(part)
-    return len(part) if isinstance(part, str) else 0
+    """Roughly the bytes of a part that is no text: a list has a map for each token or call in it."""
+    return _ITEM_BYTES * len(part) if isinstance(part, list) else 0

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from broker.protocol import ERROR, FINAL, PARTIAL, ProtocolError
+from broker.protocol import ERROR, FINAL, ProtocolError
 from gateway.call import Call, CallClosedError, Item
 from gateway.errors import INTERNAL_ERROR, ApiError, failure_of
 from gateway.replies import KEEPALIVE, framed_error
@@ -83,6 +83,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises ApiError while nothing is sent."""
+        self._loop = asyncio.get_running_loop()
         self._pipe: Pipe | None = scope["state"].get("pipe")
         async with _attended(self._call, receive):
             try:
@@ -118,14 +119,14 @@ class EventStream(Response):
                 raise error
 
     def _write_partials(self, items: list[Item]) -> bool:
-        """The shortcut of nearly every token. Ends, errors and a client that is behind are the task's."""
-        if self._pipe is None or not self._pipe.is_open or any(kind != PARTIAL for _index, kind, _body in items):
+        """The shortcut of nearly every token. A client that is behind is the task's."""
+        if self._pipe is None or not self._pipe.is_open:
             return False
         try:
             self._pipe.write(self._chunks.render(items))
         except Exception:  # noqa: BLE001 # the task finds it again and ends the stream with it
             return False
-        self._sent_at = asyncio.get_running_loop().time()
+        self._sent_at = self._loop.time()
         return True
 
     async def _send(self, send: Send, body: bytes, *, is_last: bool = False) -> None:
@@ -133,12 +134,12 @@ class EventStream(Response):
             self._is_started = True
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         await send({"type": "http.response.body", "body": body, "more_body": not is_last})
-        self._sent_at = asyncio.get_running_loop().time()
+        self._sent_at = self._loop.time()
 
     @contextlib.contextmanager
     def _keepalives(self) -> Iterator[None]:
         # One timer per stream that looks when the last output was sent: setting one per output would cost more.
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         self._sent_at = loop.time()
 
         timer: asyncio.TimerHandle
