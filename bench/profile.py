@@ -50,11 +50,11 @@ _HOPS = {
     "gateway": {
         "receive": r"recv_multipart",
         "read the outputs": r"broker/protocol\.py",
-        "write to the client (uvicorn, uvloop, the system)": r"RequestResponseCycle\.send",
         "render the chunk": r"gateway/replies\.py",
+        "to the connection": r"_ChunkedBody\.",
         "to the streams' queues": r"BrokerClient\._deliver",
-        "a stream's task (asyncio, Starlette)": r"gateway/streaming\.py",
-        "wake up, event loop": r"Runner\.run \(\S+\)$",
+        "from the queues, one chunk for each stream": r"BrokerClient\._flush",
+        "wake up, write to the clients (uvloop, the system)": r"Runner\.run \(\S+\)$",
     },
 }
 

@@ -45,6 +45,7 @@ def main() -> None:
         "two_models": comparison(throughput["figures"]["two_models"]),
         "smol": comparison(throughput["figures"]["smol"]),
         "echo": echo_table(throughput["figures"]["echo"]),
+        "memory": memory_table(throughput["figures"]),
         "profile": profile_table(read("profile")["figures"]),
     }
     for name, table in tables.items():
@@ -110,6 +111,13 @@ def echo_table(by_streams: dict[str, dict[str, Any]]) -> str:
         cpu = ", ".join(_number(row["cpu_seconds_per_1000_tokens"][role] * 1000) for role in roles)
         rates = f"{row['tokens_per_second']:,.0f} | {row['requests_per_second']:,.0f}"
         rows.append(f"| {streams} | {rates} | {gaps} | {cpu} |")
+    return "\n".join(rows)
+
+
+def memory_table(figures: dict[str, Any]) -> str:
+    rows = ["| process | RSS after the tables above, MiB | more with 1,000 idle clients, MiB |", "| --- | --- | --- |"]
+    for role, more in figures["idle_clients_mib"].items():
+        rows.append(f"| {role} | {figures['rss_mib'][role]:.0f} | {more:.1f} |")
     return "\n".join(rows)
 
 

@@ -63,7 +63,10 @@ def create_app(settings: Settings, broker: BrokerClient) -> Starlette:
         Mount(
             "/admin",
             routes=admin_models,
-            middleware=[Middleware(SameOrigin), Middleware(BearerAuth, settings.admin_token)],
+            middleware=[
+                Middleware(SameOrigin, needs_key=settings.admin_token is not None),
+                Middleware(BearerAuth, settings.admin_token),
+            ],
         ),
     ]
     handlers = {

@@ -1,6 +1,8 @@
 """Who may call: middlewares. They know no user, only keys and where a page came from."""
 
+import contextlib
 import hmac
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -49,18 +51,37 @@ class AllowedOrigins(CORSMiddleware):
 
 
 class SameOrigin:
-    """Refuses what a page of another site sends from somebody's browser: without a key it could kill and unload."""
+    """Refuses what a page of another site sends from somebody's browser: without a key it could kill and unload.
 
-    def __init__(self, app: ASGIApp) -> None:
+    A page may also make the name of its own site mean this machine (DNS rebinding), and then has the same origin. So
+    where no key is needed, that origin must be an address or a name that no name server is asked for.
+    """
+
+    def __init__(self, app: ASGIApp, *, needs_key: bool) -> None:
         self._app = app
+        self._needs_key = needs_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises ApiError `foreign_origin`."""
         headers = dict(scope["headers"])
         origin = headers.get(b"origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get(b"host"):
+        if origin is not None and not self._is_ours(origin.decode("latin-1"), headers.get(b"host", b"")):
             raise ApiError(Failure("foreign_origin", "administration is not for pages of other sites"))
         await self._app(scope, receive, send)
+
+    def _is_ours(self, origin: str, host: bytes) -> bool:
+        try:
+            parts = urlsplit(origin)
+            name = parts.hostname or ""
+        except ValueError:
+            return False
+        return parts.netloc == host.decode("latin-1") and (self._needs_key or name == "localhost" or _is_address(name))
+
+
+def _is_address(name: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return bool(ip_address(name))
+    return False
 
 
 def _bearer_key(scope: Scope) -> bytes:

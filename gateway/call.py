@@ -80,7 +80,7 @@ class Call:
 
     def flush(self) -> None:
         """For the client: what has been put is complete for now."""
-        if self._waiter is None or self._waiter.done():
+        if not self._items or self._waiter is None or self._waiter.done():
             return  # the owner is at work and takes the items when it is done
         if self.shortcut is not None and not self._has_end and self.shortcut(self._items):
             self._items = []

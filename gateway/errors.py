@@ -109,7 +109,7 @@ def error_response(path: str, error: ApiError) -> Response:
         headers["retry-after"] = str(max(1, math.ceil(error.failure.retry_after)))
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    is_openai = path.startswith("/v1/") or not path.startswith(("/admin", "/health"))
+    is_openai = not path.startswith(("/admin", "/health"))
     content = error_object(error.failure) if is_openai else {"detail": error.failure.message}
     if error.status == 413:
         return LingeringJson(content, 413, headers | {"connection": "close"})

@@ -11,6 +11,7 @@ import shlex
 import signal
 import socket
 import sys
+import weakref
 from collections.abc import Iterator
 
 import uvicorn
@@ -36,7 +37,8 @@ class _ChunkedBody:
     __slots__ = ("_cycle",)
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
+        # The cycle knows this through its scope: nothing of a request is to wait for the collector.
+        self._cycle = weakref.proxy(cycle)
 
     @property
     def is_open(self) -> bool:
@@ -44,7 +46,8 @@ class _ChunkedBody:
         return bool(cycle.chunked_encoding) and not (cycle.flow.write_paused or cycle.disconnected)
 
     def write(self, body: bytes) -> None:
-        self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        if body:  # an empty chunk would be the end
+            self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
 
 
 class _Protocol(HttpToolsProtocol):

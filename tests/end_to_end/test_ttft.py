@@ -73,6 +73,7 @@ def milliseconds_to_first_text(port: int, model_id: str, prompt: str) -> float:
     return elapsed * 1000
 
 
+@pytest.mark.slow  # beside other tests it measures them
 @pytest.mark.timeout(120)
 def test_no_longer_than_mlx_lms_server(make_service: Callable[..., Service], models_dir: Path, tmp_path: Path) -> None:
     service = make_service()

@@ -220,6 +220,24 @@ async def test_a_client_that_does_not_read_is_cut_off_and_others_are_not(runtime
         assert chunk.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
 
 
+async def test_outputs_without_text_end_nothing(runtime_dir: Path) -> None:
+    async with (
+        PlayedBroker(runtime_dir) as broker,
+        running_gateway(broker, runtime_dir) as gateway,
+        connected(gateway) as raw,
+    ):
+        await raw.post(CHAT, chat(stream=True))
+        request_id, _ = await broker.expect_work()
+        await broker.partial(request_id, "One")
+        await raw.read_until(b'"One"')
+        nothing = Output(request_id, PARTIAL, {"text": ""})
+        await broker.outputs(nothing, nothing)
+        await broker.partial(request_id, "two")
+        await raw.read_until(b'"two"')
+        await broker.finish(request_id)
+        assert b"\r\n0\r\n" not in await raw.read_until(b"data: [DONE]\n\n")
+
+
 async def test_a_client_that_pauses_misses_nothing(runtime_dir: Path) -> None:
     loop = asyncio.get_running_loop()
     async with PlayedBroker(runtime_dir) as broker, running_gateway(broker, runtime_dir) as gateway:

@@ -22,6 +22,8 @@ SIGNALS = [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signa
 PHASES = ["loading", "prefill", "decode", "idle", "draining"]
 
 LONG_PROMPT = "tell me more " * 600
+# How much B says meanwhile: for longer than the cell takes, where A is stopped also than it takes to find that.
+TOKENS, TOKENS_BESIDE_SILENCE = 1000, 2500
 # Seconds until A's client has its end; where that is a replayed answer, beyond what the answer takes undisturbed.
 IN_TIME = 1.0
 # A stopped process is found by its silence: heartbeat_timeout_seconds of the fixture, and two intervals.
@@ -86,7 +88,8 @@ def asking(service: Service, model: str, content: str, **fields: object) -> Clie
 @pytest.fixture(scope="module")
 def alone(isolated: Service) -> dict[int, str]:
     """What B says when nothing else happens, by number of tokens."""
-    return {n: isolated.chat("b", max_tokens=n).json()["choices"][0]["message"]["content"] for n in (1000, 3000)}
+    answers = {n: isolated.chat("b", max_tokens=n).json() for n in (TOKENS, TOKENS_BESIDE_SILENCE)}
+    return {n: answer["choices"][0]["message"]["content"] for n, answer in answers.items()}
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +122,10 @@ def test_b_cannot_tell(
     _wait_for_spares(service)
     b_pid = service.model("b")["pid"]
 
-    tokens = 3000 if number == signal.SIGSTOP else 1000
+    tokens = TOKENS_BESIDE_SILENCE if number == signal.SIGSTOP else TOKENS
     b = streaming(service, "b", "Hello", max_tokens=tokens)
     assert b.started.wait(10)
-    a, unload, a_pid = _bring_into(service, phase, model)
+    a, unload, a_pid = _bring_into(service, phase, model, f"{number.name}: {LONG_PROMPT}")
     assert not b.is_done, "B ended before A's end; the cell shows nothing"
     hit_at = time.monotonic()
     os.kill(a_pid, number)
@@ -153,8 +156,11 @@ def _wait_for_spares(service: Service) -> None:
     wait_until(lambda: [s["state"] for s in service.status()["spares"]] == ["imported"] * 2, 20, "two spares")
 
 
-def _bring_into(service: Service, phase: str, model: str) -> tuple[Client | None, Client | None, int]:
-    """A's client (if it asks before the signal), the pending unload (if any), and A's pid, once A is in this phase."""
+def _bring_into(service: Service, phase: str, model: str, unread: str) -> tuple[Client | None, Client | None, int]:
+    """A's client (if it asks before the signal), the pending unload (if any), and A's pid, once A is in this phase.
+
+    unread: a long prompt that A has never read.
+    """
     if phase == "loading":
         a = asking(service, model, "Hello", max_tokens=1)
         pid = wait_until(lambda: service.model(model)["state"] == "loading" and service.model(model)["pid"], 5)
@@ -163,7 +169,7 @@ def _bring_into(service: Service, phase: str, model: str) -> tuple[Client | None
     if phase == "idle":
         return None, None, pid
     if phase == "prefill":
-        a = asking(service, model, LONG_PROMPT, stream=False, max_tokens=4)
+        a = asking(service, model, unread, stream=False, max_tokens=4)
         wait_until(lambda: service.model(model)["in_flight"], 5, "A's prefill")
         assert not a.is_done
         return a, None, pid
