@@ -225,15 +225,19 @@ async def test_outputs_without_text_end_nothing(runtime_dir: Path) -> None:
         PlayedBroker(runtime_dir) as broker,
         running_gateway(broker, runtime_dir) as gateway,
         connected(gateway) as raw,
+        connected(gateway) as other,
     ):
         await raw.post(CHAT, chat(stream=True))
         request_id, _ = await broker.expect_work()
-        await broker.partial(request_id, "One")
+        await other.post(CHAT, chat(stream=True))
+        other_id, _ = await broker.expect_work()
+        one, nothing = ({"text": text} for text in ("One", ""))
+        await broker.outputs(Output(request_id, PARTIAL, one), Output(other_id, PARTIAL, one))
         await raw.read_until(b'"One"')
-        nothing = Output(request_id, PARTIAL, {"text": ""})
-        await broker.outputs(nothing, nothing)
-        await broker.partial(request_id, "two")
-        assert b"\r\n0\r\n" not in await raw.read_until(b'"two"')
+        await broker.outputs(*[Output(request_id, PARTIAL, nothing)] * 2, Output(other_id, PARTIAL, {"text": "two"}))
+        await other.read_until(b'"two"')  # so the others of that message have been dealt with
+        await broker.partial(request_id, "three")
+        assert b"\r\n0\r\n" not in await raw.read_until(b'"three"')
         await broker.finish(request_id)
         await raw.read_until(b"data: [DONE]\n\n")
 
