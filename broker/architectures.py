@@ -83,10 +83,13 @@ def _is_encoder(library: Path, name: str, _architectures: tuple[str, ...]) -> bo
 
 
 def _module(package: Path, name: str) -> Path | None:
-    # A model's file says what `name` is: never a path.
-    if not name.isidentifier():
-        return None
-    return next((path for path in (package / name, package / f"{name}.py") if path.exists()), None)
+    # A model's file says what `name` is: looked up, and never made a path of.
+    return _modules(package).get(name)
+
+
+@cache
+def _modules(package: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(package.iterdir(), reverse=True)} if package.is_dir() else {}
 
 
 @cache

@@ -6,6 +6,7 @@ directory. A model's own files decide its type; the name of a repository decides
 """
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -31,6 +32,9 @@ _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _SHARD = re.compile(r"(?P<name>.+)-\d{5}-of-(?P<total>\d{5})\.safetensors")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 _EMBEDDING_ARCHITECTURES = ("Bert", "Roberta", "Embedding", "ModernBertModel", "NomicBert")
+
+
+logger = logging.getLogger(__name__)
 
 
 class CatalogError(Exception):
@@ -69,7 +73,7 @@ _Signature = tuple[Path, int, int, int, tuple[tuple[str, int, int], ...]]
 
 
 class Catalog:
-    """Looks a model up at every use; what has been read is kept until the folder, its config.json or its weights
+    """Looks a model up whenever it is asked; what was read is kept until the folder, its config.json or its weights
     change."""
 
     def __init__(self, models_dir: Path, hub_dir: Path, overrides: dict[str, ModelOverride]) -> None:
@@ -95,6 +99,16 @@ class Catalog:
         return entries
 
     def _entry(self, model_id: str) -> Entry:
+        try:
+            return self._look(model_id)
+        except CatalogError:
+            raise
+        except Exception as error:  # whatever a folder holds, it must not end the broker, and with it every model
+            logger.exception("cannot read the files of %r", model_id)
+            message = f"{model_id}: its files cannot be read: {type(error).__name__}: {str(error)!a}"
+            raise CatalogError("load_failed", message) from error
+
+    def _look(self, model_id: str) -> Entry:
         override = self._overrides.get(model_id, ModelOverride())
         if override.engine is not None:
             return Entry(_spec(model_id, override.model_type or "text-gen", Path(), 0, override), None, 0, 0.0)
@@ -112,19 +126,20 @@ class Catalog:
         signature = (folder, folder_stat.st_ino, folder_stat.st_mtime_ns, config_stat.st_mtime_ns, weights)
         known = self._read.get(model_id)
         if known is not None and known[0] == signature:
-            return known[1]
+            return self._with_draft(known[1], override)
         # Not at every use, because resolving takes longer than all the rest: a link turned elsewhere has another inode.
         if not folder.resolve().is_relative_to(root.resolve()):
             raise CatalogError("model_not_found", f"{model_id} is a link that leaves {root}")
         sizes = {name: size for name, size, _ in weights}
         entry = _read_entry(model_id, folder, sizes, override, config_stat.st_mtime, fetchable=fetchable)
-        if isinstance(draft := override.options.get("draft_model"), str):
-            entry = replace(entry, spec=self._with_draft(entry.spec, draft))
         self._read[model_id] = (signature, entry)
-        return entry
+        return self._with_draft(entry, override)
 
-    def _with_draft(self, spec: ModelSpec, draft: str) -> ModelSpec:
+    def _with_draft(self, entry: Entry, override: ModelOverride) -> Entry:
         """The draft model, a name or the path of a folder, by its folder; its weights counted with the model's."""
+        draft, spec = override.options.get("draft_model"), entry.spec
+        if not isinstance(draft, str):
+            return entry
         try:
             is_path = draft.startswith(("/", "~", "."))
             folder = Path(draft).expanduser().absolute() if is_path else self._folder(draft)[1]
@@ -132,7 +147,7 @@ class Catalog:
         except (CatalogError, OSError, RuntimeError) as error:  # RuntimeError: the home of nobody
             raise CatalogError("load_failed", f"{spec.model_id}: draft_model: {error}") from error
         options = {**spec.options, "draft_model": str(folder)}
-        return replace(spec, options=options, weight_bytes=spec.weight_bytes + weight_bytes)
+        return replace(entry, spec=replace(spec, options=options, weight_bytes=spec.weight_bytes + weight_bytes))
 
     def _folder(self, model_id: str) -> tuple[Path, Path]:
         """Where it was found, and the folder itself, which may still be a link."""
@@ -193,7 +208,7 @@ def _read_entry(
         kind = "model*.safetensors" if model_type == "text-gen" else ".safetensors"
         raise CatalogError("load_failed", f"no {kind} file in {folder}", fetchable=fetchable)
     if absent := _absent_shards(weights):
-        message = f"{folder} lacks {len(absent)} of its weight files, such as {absent[0]}"
+        message = f"{folder} lacks {len(absent)} of its weight files, such as {absent[0]!r}"
         raise CatalogError("load_failed", message, fetchable=fetchable)
     # A download writes its files in any order. Of a folder the worker says what is missing.
     if fetchable and not any(True for pattern in _TOKENIZERS for _ in folder.glob(pattern)):
@@ -282,7 +297,7 @@ def _quantization(config: dict[str, Any]) -> str | None:
         bits = 4 if quantization.get("load_in_4bit") else 8
     if type(bits) is int:
         return f"{bits}-bit"
-    return method if isinstance(method, str) else None
+    return method if isinstance(method, str) and method.isprintable() else None
 
 
 def _context_length(config: dict[str, Any], folder: Path) -> int:

@@ -239,7 +239,7 @@ class Broker:
         for _ in range(limit):
             if not int(source.get(_EVENTS)) & _POLLIN:  # less work than an exception at the end
                 return
-            identity, *frames = source.recv_multipart()
+            identity, *frames = source.recv_multipart(_LAST)
             try:
                 handle(identity, frames)
             except ProtocolError as error:
@@ -429,6 +429,8 @@ class Broker:
 
     def _assign_model(self, action: AssignModel) -> None:
         spec = action.spec
+        with contextlib.suppress(CatalogError):  # of a model that comes back the pool knows what it was
+            spec = self._catalog.find(spec.model_id)
         logger.info("%s loads %s", action.worker_id, spec.model_id)
         body = protocol.Assign(
             spec.model_id, spec.path, spec.model_type, spec.engine, spec.options, action.memory_limit_bytes
@@ -485,7 +487,13 @@ class Broker:
     # ---- sending --------------------------------------------------------------------------------------------------
 
     def _send_output(self, output: Output) -> None:
-        self._send_gateway(protocol.gateway_of(output.request_id), protocol.encode_outputs([output]))
+        try:
+            frames = protocol.encode_outputs([output])
+        except (ValueError, TypeError, OverflowError):  # a name of a file, say, that is no text
+            logger.exception("an answer cannot be sent")
+            failure = protocol.Failure("internal_error", "the broker has an answer that it cannot send")
+            frames = protocol.encode_outputs([Output(output.request_id, protocol.ERROR, protocol.to_map(failure))])
+        self._send_gateway(protocol.gateway_of(output.request_id), frames)
 
     def _send_gateway(self, gateway: bytes, frames: list[bytes]) -> None:
         try:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from broker.catalog import ModelOverride
-from broker.protocol import default_runtime_dir
+from broker.protocol import Assign, default_runtime_dir, pack
 from broker.records import PoolLimits
 
 GIB = 1 << 30
@@ -39,6 +39,15 @@ class ModelSettings(BaseModel):
     keep_alive_seconds: float | None = None
     memory_limit_gb: float | None = Field(default=None, gt=0)
     defaults: dict[str, Any] = Field(default_factory=dict, description="read and checked by the gateway")
+
+    @field_validator("options")
+    @classmethod
+    def _can_be_sent(cls, options: dict[str, Any]) -> dict[str, Any]:
+        try:
+            pack(Assign(model="", path="", model_type="", options=options))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"holds what no worker can be sent, such as a date or a huge number: {error}") from None
+        return options
 
     def override(self) -> ModelOverride:
         limit = None if self.memory_limit_gb is None else int(self.memory_limit_gb * GIB)

@@ -127,7 +127,7 @@ def test_half_a_model_of_the_cache_may_be_fetched_and_one_of_the_folder_not(
     one, two, three = (f"model-{n:05d}-of-00003.safetensors" for n in (1, 2, 3))
     cached = make_hub_model(hub, "org/half", {two: 10})
     make_model(models / "org" / "copied", weights={two: 10})
-    says = f"lacks 2 of its weight files, such as {one}"
+    says = f"lacks 2 of its weight files, such as {one!r}"
     for name, fetchable in (("org/half", True), ("org/copied", False)):
         with pytest.raises(CatalogError, match=says) as error:
             catalog.find(name)
@@ -178,6 +178,11 @@ def test_a_draft_model_is_a_name_or_a_folder_and_counts(models: Path, hub: Path,
         2000,
     )
     assert (find("org/small").options["draft_model"], find("org/small").weight_bytes) == (str(snapshot), 1500)
+    # Another draft of the same name is noticed, though the model itself has not changed.
+    catalog = Catalog(models, hub, {"large": ModelOverride(options={"draft_model": str(small)})})
+    assert catalog.find("large").weight_bytes == 2000
+    (small / "model.safetensors").write_bytes(bytes(7))
+    assert catalog.find("large").weight_bytes == 1007
     # What is no text is for the engine to refuse, and so is a folder without a model.
     assert find(3).options["draft_model"] == 3
     assert find("/nowhere").weight_bytes == 1000
@@ -394,6 +399,24 @@ def test_an_unknown_architecture_is_refused_with_its_name(catalog: Catalog, mode
     ):
         says = f"{name}: config.json names the architecture '{architecture}', unknown for type {kind}"
         assert refusal(catalog, name) == ("load_failed", says)
+    assert catalog.entries() == []
+
+
+def test_whatever_a_folder_holds_is_a_refusal(
+    catalog: Catalog, models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_model(models / "long", LLAMA | {"model_type": "a" * 300})
+    assert refusal(catalog, "long")[0] == "load_failed"
+
+    def endless(config: dict[str, Any], model_type: str) -> str | None:
+        raise RecursionError("café")
+
+    make_model(models / "odd")
+    monkeypatch.setattr("broker.catalog.unknown_architecture", endless)
+    code, message = refusal(catalog, "odd")
+    assert code == "load_failed"
+    assert message == "odd: its files cannot be read: RecursionError: 'caf\\xe9'"
+    assert "Traceback" in caplog.text
     assert catalog.entries() == []
 
 

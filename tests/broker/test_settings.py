@@ -197,6 +197,13 @@ def test_every_mistake_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
     assert names == expected | {"models.org/a.engine", "models.org/a.type", "models.org/a.colour"}
 
 
+@pytest.mark.parametrize("value", ["2026-11-25", "10:00:00", str(2**64)])
+def test_options_that_no_worker_can_be_sent_are_one_line(value: str) -> None:
+    Path("mlx-broker.toml").write_text(f"[models.a.options]\nkey = [{{inner = {value}}}]\n")
+    [line] = mistakes()
+    assert line.startswith("models.a.options: holds what no worker can be sent")
+
+
 @pytest.mark.parametrize(
     "text",
     ["[broker", "broker = 1\n", "models = 1\n", "models.a = 1\n", "speed = 1\n", "[brokre]\n", "\udcff"],

@@ -229,6 +229,7 @@ BROKEN_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no-json": (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
     "no-object": (lambda folder: (folder / "config.json").write_text("[]"), "config.json"),
     "deep": (lambda folder: (folder / "config.json").write_text("[" * 100_000), "config.json"),
+    "long-name": (lambda folder: change_config(folder, model_type="a" * 300), "a" * 300),
     "clip": (lambda folder: change_config(folder, model_type="clip", architectures=["CLIPModel"]), "clip"),
 }
 # Found by a worker while it loads (tests/worker has more of these):
@@ -257,6 +258,8 @@ def test_broken_models_name_their_file_and_disturb_nobody(make_service: Callable
             assert file in refused.json()["error"]["message"]
             assert service.load(name).status_code == 500
             assert file in service.load(name).json()["detail"]
+        listed = {model["id"] for model in service.client.get("/v1/models").json()["data"]}
+        assert listed == {"echo", "good", *BROKEN_MODELS} - {"no-object"}
         assert service.chat("empty").status_code == 404
 
         for position, (name, (_, file)) in enumerate(BROKEN_MODELS.items()):
@@ -289,7 +292,7 @@ def test_a_folder_whose_name_is_no_text_is_not_listed(make_service: Callable[...
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
     change_config(
-        shutil.copytree(good, tmp_path / "odd"), max_position_embeddings=10**30, quantization={"bits": "\ud800"}
+        shutil.copytree(good, tmp_path / "odd"), max_position_embeddings=10**30, quantization={"quant_method": "\ud800"}
     )
     service = make_service(models_path=tmp_path)
     listed = service.client.get("/v1/models").json()["data"]
