@@ -29,7 +29,7 @@ from bench.servers import OURS, Limit, Server, ours, theirs
 
 _TOKENS = 128
 # Clients -> how often each asks in a turn.
-_REPEATS = {1: 8, 8: 4, 32: 4}
+_REPEATS = {1: 16, 8: 12, 32: 8}
 _ECHO_STREAMS = (1, 8, 32, 64, 128, 256)
 _ECHO_TOKENS = 512  # long enough for all streams to be there at once, the engine being much faster than a model
 _IDLE_CLIENTS = 1000
@@ -190,7 +190,7 @@ async def run(models: Path, rounds: int, *, with_smol: bool) -> dict[str, Any]:
         show_echo(results["echo"])
         limits = {name: stack.enter_context(contextlib.closing(Limit(models / name))) for name in ("a", "b")}
         for streams in (2, 8):
-            pair = await compare(limits, [lm, us], streams, 4, rounds)
+            pair = await compare(limits, [lm, us], streams, 8, rounds)
             results["two_models"][streams] = pair
             show(f"two models, {streams} streams", pair)
         vlm = stack.enter_context(theirs("mlx_vlm.server", models / "a"))
