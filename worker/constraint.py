@@ -61,10 +61,12 @@ class Constraints:
 
 
 class Constraint:
-    """A logits processor for one sequence: makes impossible what the grammar does not allow, thoughts before it apart.
+    """A logits processor for one sequence: makes impossible what the grammar does not allow, thoughts before it apart,
+    which may say anything but not end the text.
 
     Mutable state: of each way to open thoughts what has still to come, nothing once that is decided, and whether the
-    grammar allows what has come of it; whether thoughts are open, and their last tokens.
+    grammar allows what has come of it; whether thoughts are open, their last tokens, and, once that is needed, which
+    tokens may be among them.
     """
 
     def __init__(self, matcher: llguidance.LLMatcher, eos: list[int], thoughts: Thoughts, param: str) -> None:
@@ -76,6 +78,7 @@ class Constraint:
         self._is_thinking = thoughts.are_open
         self._end = thoughts.end
         self._thought: tuple[int, ...] = ()
+        self._goes_on: mx.array | None = None
         self._follows = True
         self._is_first = True
 
@@ -86,7 +89,9 @@ class Constraint:
             last: Any = tokens[-1].item()
             if last not in self._eos:  # which ends the sequence: nobody need know
                 self._take(last)
-        return logits if self._is_thinking else mx.where(self._allowed(logits.shape[-1]), logits, -mx.inf)
+        width = logits.shape[-1]
+        allowed = self._thinkable(width) if self._is_thinking else self._allowed(width)
+        return mx.where(allowed, logits, -mx.inf)
 
     def check(self) -> None:
         """Raises RequestError once the grammar has grown over llguidance's limits: a step that raises would end the
@@ -109,6 +114,12 @@ class Constraint:
             self._follows = self._follows and self._matcher.try_consume_tokens([token]) == 1
         else:
             self._matcher.consume_token(token)
+
+    def _thinkable(self, width: int) -> mx.array:
+        """Anything but the end of the text: the answer has still to come."""
+        if self._goes_on is None:
+            self._goes_on = mx.logical_not(_among(self._eos, width))
+        return self._goes_on
 
     def _allowed(self, width: int) -> mx.array:
         if not self._openings:

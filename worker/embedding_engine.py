@@ -5,6 +5,7 @@ with thousands of texts does not hold up one with a single text. The vectors of 
 in its batch.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +21,8 @@ from worker.encoder import Encoder, Row
 from worker.engine import MemoryFacts, ModelFacts, Report, RequestError
 from worker.options import read_options, whole_number
 from worker.prompt import checked_ids
+
+log = logging.getLogger("worker")
 
 # Tokens of a batch, padding included: bounds the time of a step and the memory it takes. On a CPU large batches are no
 # faster, and a step of many seconds looks like one that hangs.
@@ -132,7 +135,7 @@ class EmbeddingEngine:
         return batch
 
     def _read(self) -> list[Output]:
-        """Turn texts into tokens, one of each request in turn; the errors of those that are too long."""
+        """Turn texts into tokens, one of each request in turn; the errors of those that cannot be read."""
         failed = []
         left = _STEP_CHARACTERS
         turns = deque(work for work in self._works.values() if not work.is_read)
@@ -143,8 +146,12 @@ class EmbeddingEngine:
             try:
                 left -= work.read_next()
             except RequestError as error:
-                failure = Failure(error.code, str(error), error.param)
-                failed.append(Output(work.request_id, ERROR, to_map(failure)))
+                failed.append(_error(work, Failure(error.code, str(error), error.param)))
+                continue
+            except Exception as error:  # of a tokenizer: it is about this input alone
+                log.exception("a request fails while an input is read")
+                reason = f"an input cannot be read: {type(error).__name__}: {error}"
+                failed.append(_error(work, Failure("internal_error", reason)))
                 continue
             self._works[work.request_id] = work
             if not work.is_read:
@@ -214,6 +221,10 @@ class EmbeddingEngine:
         if self._encoder.is_reranker:
             return {"scores": packed, "prompt_tokens": prompt_tokens}
         return {"vectors": packed, "size": results.shape[1], "prompt_tokens": prompt_tokens}
+
+
+def _error(work: _Work, failure: Failure) -> Output:
+    return Output(work.request_id, ERROR, to_map(failure))
 
 
 def _expect(kind: type[T], payload: bytes, hint: str) -> T:

@@ -130,6 +130,20 @@ def test_thoughts_are_free_and_the_answer_is_not(tmp_path: Path) -> None:
     assert (got["reasoning"], got["tool_calls"][0]["name"]) == ("any thing", "weather")
 
 
+def test_a_text_does_not_end_within_its_thoughts(tmp_path: Path) -> None:
+    """Where an answer has to follow them, by a model that would rather end."""
+    pieces = ("any", " thing", "</think>", "not JSON")
+    options: dict[str, Any] = {"tags": ("<think>", "</think>"), "chat_template": THINK_TEMPLATE, "after": "<think>"}
+    engine = load(make_scripted_model(tmp_path, pieces, **options))
+    (eos,) = engine._loaded.tokenizer.eos_token_ids
+    fields: dict[str, Any] = {"messages": [USER], "temperature": 0.0, "max_tokens": 100, "logit_bias": {str(eos): 50.0}}
+    got = answer(engine, json_schema={"enum": ["a tag"]}, **fields)
+    assert (got["reasoning"], got["text"], got["finish_reason"]) == ("any thing", '"a tag"', "stop")
+    got = answer(engine, tools=[WEATHER], required_tools=["weather"], **fields)
+    assert (got["reasoning"], got["tool_calls"][0]["name"]) == ("any thing", "weather")
+    assert answer(engine, **fields)["completion_tokens"] == 1  # where nothing is asked for
+
+
 @pytest.mark.parametrize("before", [(), ("\n",), (" ",)])
 def test_thoughts_that_the_model_begins_are_free_too(tmp_path: Path, before: tuple[str, ...]) -> None:
     engine = scripted(tmp_path, *before, "<think>", "any", " thing", "</think>", "not JSON")

@@ -360,6 +360,23 @@ def test_texts_are_read_a_few_at_a_time_and_in_turn(tmp_path: Path) -> None:
     assert not tiny.has_work
 
 
+def test_an_input_that_cannot_be_read_ends_its_own_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the tokenizer raises."""
+    engine = load(make_tiny_encoder(tmp_path / "m"))
+    expected, whole = embed(engine, TEXTS), engine._encoder.text
+
+    def text(text: str) -> Any:
+        return whole(text if text != "bad" else None)  # type: ignore[arg-type] # which it refuses in words of its own
+
+    monkeypatch.setattr(engine._encoder, "text", text)
+    engine.add(b"bad", pack(Embed(["x", "bad", "y"])))
+    engine.add(b"good", pack(Embed(TEXTS)))
+    outputs = {output.request_id: output for output in steps(engine)}
+    assert (outputs[b"bad"].kind, outputs[b"bad"].body["code"]) == (ERROR, "internal_error")
+    assert outputs[b"bad"].body["message"].startswith("an input cannot be read: ")
+    assert mx.abs(vectors_of(outputs[b"good"].body) - expected).max() < 1e-5
+
+
 def test_a_query_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = load(make_tiny_reranker(tmp_path / "m"))
     read, whole = [], engine._encoder.query
