@@ -344,6 +344,14 @@ def test_a_very_long_text_is_refused_unread(is_reranker: bool, tmp_path: Path) -
     assert not engine.has_work
 
 
+def test_a_very_long_list_of_token_ids_is_refused_unread(tiny: EmbeddingEngine) -> None:
+    """Whether they are any: looking at 25 million of them takes seconds."""
+    with pytest.raises(RequestError, match=rf"input\[1\] has {CONTEXT + 1} tokens, .* at most {CONTEXT}") as error:
+        tiny.add(b"r", pack(Embed(["x", [-1] * (CONTEXT + 1)])))
+    assert (error.value.code, error.value.param) == ("context_length_exceeded", "input[1]")
+    assert not tiny.has_work
+
+
 def test_texts_are_read_a_few_at_a_time_and_in_turn(tmp_path: Path) -> None:
     tiny = load(make_tiny_encoder(tmp_path / "m"))
     tiny.add(b"large", pack(Embed(["x" * 60] * 2048)))
