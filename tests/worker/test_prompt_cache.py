@@ -241,6 +241,25 @@ def test_a_copy_of_what_is_shared_takes_no_more_than_that(tiny_model: Path, monk
     assert sorted(counts) == [0, 0, 0, 100, 100]
 
 
+def test_one_copy_is_made_for_a_request(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where something is kept, and a live sequence has read more."""
+    engine = load(tiny_model)
+    run(engine, [{"prompt": "s" * 50 + "x", "max_tokens": 1}])
+    add(engine, 1, prompt="s" * 200, max_tokens=200)
+    engine.step()
+    fetched, fetch = [], engine._prompts.fetch
+
+    def counted(tokens: list[int]) -> tuple[list[Any] | None, int]:
+        cache, cached = fetch(tokens)
+        fetched.append(cached)
+        return cache, cached
+
+    monkeypatch.setattr(engine._prompts, "fetch", counted)
+    add(engine, 2, prompt="s" * 150 + "u", max_tokens=2)
+    assert fetched == [150]
+    steps(engine)
+
+
 @pytest.mark.parametrize("bits", [None, 4])
 def test_what_is_cut_off_is_freed(bits: int | None) -> None:
     before = mx.get_active_memory()
