@@ -142,7 +142,7 @@ class TextEngine:
                 if reason is None:
                     stopped.append(uid)
         if stopped:
-            self._store(self._generator.remove(stopped, return_prompt_caches=True))
+            self._store(self._generator.remove(stopped, return_prompt_caches=self._prompts.is_on))
         return outputs
 
     def cancel(self, request_id: bytes) -> None:

@@ -126,6 +126,23 @@ def test_off(without: TextEngine) -> None:
     assert (without._prompts.tokens, without._prompts.nbytes) == (0, 0)
 
 
+def test_no_cache_is_taken_out_where_it_is_off(without: TextEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, remove = [], without._generator.remove
+
+    def removed(uids: list[int], **options: Any) -> Any:
+        given.append(remove(uids, **options))
+        return given[-1]
+
+    monkeypatch.setattr(without._generator, "remove", removed)
+    fields: dict[str, Any] = {"prompt": "o" * 50, "temperature": 0.0, "max_tokens": 20}
+    whole = answer(without, **fields)["text"]
+    assert answer(without, **fields, stop=[whole[3:5]])["finish_reason"] == "stop"
+    add(without, 1, prompt="o" * 50, max_tokens=20)
+    without.step()
+    without.cancel(b"gateway1" + (1).to_bytes(8, "big"))
+    assert given == [{}, {}]
+
+
 def test_what_it_takes_where_nobody_says() -> None:
     gib = 2**30
     assert default_bytes(0, 5 * gib) == gib // 2
