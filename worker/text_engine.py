@@ -150,7 +150,7 @@ class TextEngine:
         if uid is not None:
             del self._sequences[uid]
             self._unread.pop(uid, None)
-            keeps = self._prompts.is_on and uid in dict(self._generator.held())
+            keeps = self._prompts.is_on and any(uid == held for held, _ in self._generator.held())
             self._store(self._generator.remove([uid], return_prompt_caches=keeps))
 
     def _fetch(self, tokens: list[int]) -> tuple[list[Any] | None, int]:
