@@ -203,6 +203,7 @@ def test_dimensions_are_the_leading_ones_scaled_to_length_one(tmp_path: Path) ->
         ("modules.json", [{"type": "x.Pooling"}], r"^modules\.json: .*1_Pooling/config\.json is missing"),
         ("1_Pooling/config.json", {"pooling_mode": "weightedmean"}, r"^1_Pooling/config\.json .*weightedmean"),
         ("config.json", {}, r"^config\.json: names no model_type"),
+        ("config.json", {"model_type": "bert", "text_config": [1]}, r"^config\.json: text_config is no object"),
         ("config.json", {"model_type": "zork"}, r"config\.json: .*zork"),
         ("config.json", {"model_type": "bert", "hidden_act": "relu"}, r"^config\.json: hidden_act is 'relu'"),
         ("model.safetensors", None, r"^\*\.safetensors or config\.json: "),
