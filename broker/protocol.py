@@ -41,6 +41,7 @@ PARTIAL = 0
 FINAL = 1
 ERROR = 2
 _KINDS = (PARTIAL, FINAL, ERROR)
+_KIND_BYTES = {kind: bytes((kind,)) for kind in _KINDS}
 _HEADER_ENTRY_BYTES = REQUEST_ID_BYTES + 1
 
 
@@ -401,8 +402,12 @@ _pack_bodies = msgpack.Packer().pack
 
 
 def encode_outputs(outputs: list[Output]) -> list[bytes]:
-    """The frames of OUTPUTS for one gateway; all request ids must begin with that gateway's identity."""
-    header = b"".join(o.request_id + bytes((o.kind,)) for o in outputs)
+    """The frames of OUTPUTS for one gateway; all request ids must begin with that gateway's identity.
+    Raises ValueError for a kind that there is not, and whatever msgpack does for a body that it cannot write."""
+    try:
+        header = b"".join([o.request_id + _KIND_BYTES[o.kind] for o in outputs])
+    except KeyError as error:
+        raise ValueError(f"{error} is no kind of output") from None
     return [VERSION, Outputs.COMMAND, header, _pack_bodies([o.body for o in outputs])]
 
 

@@ -15,6 +15,7 @@ While serving, by what the last user message (or the prompt) says, `VERB [NUMBER
     lose             this request is forgotten without an end
     repeat           its FINAL is sent twice
     garble           an output that cannot be encoded: a PARTIAL if it is streamed, else its FINAL
+    invent           an output of a kind that there is not
     slow             every step takes 50 ms from then on
     leak MEGABYTES   that much memory is taken and never given back
     ignore sigterm   SIGTERM does nothing from then on
@@ -35,7 +36,7 @@ from worker.echo_engine import EchoEngine, echoed_text
 from worker.engine import Report, RequestError
 
 _ORDER = re.compile(
-    r"\b(?P<verb>crash|abort|exit|hang|freeze|raise|fail|refuse|lose|repeat|garble|slow|leak|ignore sigterm)\b"
+    r"\b(?P<verb>crash|abort|exit|hang|freeze|raise|fail|refuse|lose|repeat|garble|invent|slow|leak|ignore sigterm)\b"
     r"(?: (?P<number>\d+))?(?:.*?\bafter (?P<after>\d+) tokens)?"
 )
 
@@ -107,6 +108,8 @@ class Misbehaving(EchoEngine):
                 return [Output(request_id, FINAL, {"text": "", "finish_reason": "stop"})] * 2
             case "garble":
                 return [Output(request_id, PARTIAL if self._live[request_id].stream else FINAL, {"text": "\ud83d"})]
+            case "invent":
+                return [Output(request_id, 7, {"text": "!"})]
             case "slow":
                 self._delay_seconds = 0.05
             case "leak":

@@ -163,7 +163,7 @@ class EmbeddingEngine:
         if isinstance(value, str):
             return self._checked_characters(len(value), where)
         if isinstance(value, list):
-            return len(value)
+            return self._checked_tokens(len(value), where)
         raise RequestError(f"{where} must be a text or a list of token ids", param=where)
 
     def _input(self, value: str | list[int], number: int) -> Row:
@@ -195,13 +195,18 @@ class EmbeddingEngine:
             raise RequestError(message, code="context_length_exceeded", param=where)
         return count
 
-    def _fitting(self, row: Row, where: str) -> Row:
+    def _checked_tokens(self, count: int, where: str) -> int:
+        """Raises RequestError for more than the model reads."""
         context = self._encoder.context_length
+        if 0 < context < count:
+            message = f"{where} has {count} tokens, the model reads at most {context}"
+            raise RequestError(message, code="context_length_exceeded", param=where)
+        return count
+
+    def _fitting(self, row: Row, where: str) -> Row:
         if not row.tokens:
             raise RequestError(f"{where} is empty", param=where)
-        if context and len(row.tokens) > context:
-            message = f"{where} has {len(row.tokens)} tokens, the model reads at most {context}"
-            raise RequestError(message, code="context_length_exceeded", param=where)
+        self._checked_tokens(len(row.tokens), where)
         return row
 
     def _dimensions(self, asked: int | None) -> int | None:

@@ -16,7 +16,7 @@ from mlx_vlm.reranker_loader import is_sequence_classifier_config, load_sequence
 from transformers import AutoTokenizer
 
 from worker.engine import Report
-from worker.model_folder import CONTEXT_KEYS, blame, first_int, read_weights
+from worker.model_folder import CONTEXT_KEYS, blame, first_int, read_weights, text_facts
 
 # Tokenizers without a limit say so by a huge number.
 _NO_LIMIT = 1 << 40
@@ -49,6 +49,7 @@ class Encoder:
             raise ValueError(f"{folder}: no such model folder")
         with blame(folder, "config.json"):
             config = _read_config(folder)
+            facts = text_facts(config)
         self.is_reranker = is_sequence_classifier_config(config)
         with blame(folder, "modules.json"):
             self._normalizes = _normalizes(folder)
@@ -63,7 +64,6 @@ class Encoder:
         report("tokenizer", 1.0)
         with blame(folder, "*.safetensors"):
             self.weights_bytes = read_weights(self._model, report)
-        facts = {**config, **(config.get("text_config") or {})}
         self.vocabulary = first_int(facts, ("vocab_size",))
         self._tells_texts_apart = first_int(facts, ("type_vocab_size",)) > 1
         self._padding = first_int(facts, ("pad_token_id",)) or self._tokenizer.pad_token_id or 0

@@ -46,7 +46,10 @@ class Generation:
 
     def check_characters(self, request: Generate) -> None:
         """Raises RequestError for a prompt that must be too long, without reading it."""
-        if self.context and (size := prompt_characters(request)) > self.context * self._longest_token:
+        size = prompt_characters(request)
+        if request.messages is None and isinstance(request.prompt, list):
+            self._check_tokens(request, size)
+        elif self.context and size > self.context * self._longest_token:
             raise self._too_long(request, f"{size} characters")
 
     def max_tokens(self, request: Generate, prompt: int) -> int:
@@ -54,10 +57,9 @@ class Generation:
         asked = request.max_tokens
         if asked is not None and asked < 1:
             raise RequestError(f"max_tokens is {asked}, at least 1 is expected", param="max_tokens")
+        self._check_tokens(request, prompt)
         if not self.context:
             return asked or _DEFAULT_MAX_TOKENS
-        if prompt >= self.context:
-            raise self._too_long(request, f"{prompt} tokens")
         return min(asked or self.context, self.context - prompt)
 
     def answer(self, request: Generate, tokens: list[int]) -> tuple[Answer | None, Constraint | None]:
@@ -92,6 +94,10 @@ class Generation:
             logprobs=request.logprobs,
             texts=self._texts,
         )
+
+    def _check_tokens(self, request: Generate, prompt: int) -> None:
+        if self.context and prompt >= self.context:
+            raise self._too_long(request, f"{prompt} tokens")
 
     def _too_long(self, request: Generate, size: str) -> RequestError:
         return RequestError(

@@ -46,6 +46,7 @@ def load_folder(
         config = load_config(folder)
         if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
             raise ValueError("names no model_type")
+        facts = text_facts(config)
     for file in sorted(folder.glob("model*.safetensors")):
         # Reads the header only, and compares it with the size of the file.
         with blame(folder, file.name):
@@ -63,8 +64,6 @@ def load_folder(
     report("tokenizer", 1.0)
     with blame(folder, "model*.safetensors"):
         weights_bytes = read_weights(model, report)
-    # Multimodal folders keep the facts of the language model one level down.
-    facts = {**config, **(config.get("text_config") or {})}
     return LoadedModel(
         model,
         tokenizer,
@@ -119,6 +118,15 @@ def read_weights(model: Any, report: Report) -> int:
     mx.eval(chunk)
     report("weights", 1.0)
     return total
+
+
+def text_facts(config: dict[str, Any]) -> dict[str, Any]:
+    """What a config.json says of the part that reads text: multimodal folders keep that one level down. Raises
+    ValueError."""
+    text = config.get("text_config") or {}
+    if not isinstance(text, dict):
+        raise ValueError("text_config is no object")
+    return {**config, **text}
 
 
 def first_int(config: dict[str, Any], keys: tuple[str, ...]) -> int:

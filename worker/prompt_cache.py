@@ -115,13 +115,14 @@ class PromptCache:
         """Tokens of all entries."""
         return sum(map(length, self._entries))
 
+    def known(self, tokens: list[int]) -> int:
+        """The n of `fetch`, without a copy and without counting as use."""
+        near = self._nearest(tokens)
+        return 0 if near is None else near[1]
+
     def fetch(self, tokens: list[int]) -> tuple[list[Any] | None, int]:
         """A cache of the first n of `tokens`, a copy, and n; at least one token is left to read. (None, 0): nothing."""
-        wanted = key_of(tokens[:-1])
-        near = self._index.nearest(wanted)
-        if near is not None and near[1] < length(near[0]) and not _can_go_back(self._entries[near[0]].cache):
-            known = self._index.beginning_of(wanted)
-            near = None if known is None else (known, length(known))
+        near = self._nearest(tokens)
         if near is None:
             return None, 0
         known, count = near
@@ -147,6 +148,15 @@ class PromptCache:
         self._index.add(key)
         while len(self._entries) > _MAX_ENTRIES or self.tokens > self._max_tokens or self.nbytes > self._max_bytes:
             self._drop(self._next_to_leave())
+
+    def _nearest(self, tokens: list[int]) -> tuple[Key, int] | None:
+        """Of which entry most can be used, and how much of it."""
+        wanted = key_of(tokens[:-1])
+        near = self._index.nearest(wanted)
+        if near is not None and near[1] < length(near[0]) and not _can_go_back(self._entries[near[0]].cache):
+            known = self._index.beginning_of(wanted)
+            near = None if known is None else (known, length(known))
+        return near
 
     def _next_to_leave(self) -> Key:
         """As mlx-lm's LRUPromptCache chooses: of a kind that has at least as many entries as the next one."""

@@ -26,6 +26,10 @@ LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 # Below this the most likely token always wins, and dividing by it overflows.
 _GREEDY_BELOW = 1e-5
 
+# Here all tokens are as likely as each other, to 1 %. Beyond it the factor becomes 0 in float16 and, far beyond, in
+# float32: what a filter or a constraint has made impossible would be NaN.
+_MOST_TEMPERATURE = 10_000.0
+
 # field -> its least and its greatest value.
 _RANGES = {
     "temperature": (0, math.inf),
@@ -58,7 +62,7 @@ class _Sampling:
 def request_sampler(request: Generate, vocabulary: int, kept: tuple[int, ...] = ()) -> Sampler:
     """The sampler that a request asks for. kept: tokens that XTC never removes. Raises RequestError."""
     _check_ranges(request)
-    temperature = float(request.temperature)
+    temperature = min(float(request.temperature), _MOST_TEMPERATURE)
     if is_greedy(request):
         return _shared_sampler(_Sampling(0.0, 1.0, 0, 0.0, 0.0, 0.1), ())
     xtc = request.xtc_probability > 0

@@ -142,7 +142,7 @@ class TextEngine:
                 if reason is None:
                     stopped.append(uid)
         if stopped:
-            self._store(self._generator.remove(stopped, return_prompt_caches=True))
+            self._store(self._generator.remove(stopped, return_prompt_caches=self._prompts.is_on))
         return outputs
 
     def cancel(self, request_id: bytes) -> None:
@@ -150,19 +150,19 @@ class TextEngine:
         if uid is not None:
             del self._sequences[uid]
             self._unread.pop(uid, None)
-            keeps = self._prompts.is_on and uid in dict(self._generator.held())
+            keeps = self._prompts.is_on and any(uid == held for held, _ in self._generator.held())
             self._store(self._generator.remove([uid], return_prompt_caches=keeps))
 
     def _fetch(self, tokens: list[int]) -> tuple[list[Any] | None, int]:
         """As the prompt cache's, which first gets a copy of what a live sequence has read, if that is more."""
-        cache, cached = self._prompts.fetch(tokens)
-        if self._shares_live and (found := longest_common(self._generator.held(), tokens, cached)):
-            uid, common = found
-            ((cache, _),) = self._generator.extract_cache([uid]).values()
-            shorten(cache, common)
-            self._prompts.store(tokens[:common], cache)
-            cache, cached = self._prompts.fetch(tokens)
-        return cache, cached
+        if self._shares_live:
+            found = longest_common(self._generator.held(), tokens, self._prompts.known(tokens))
+            if found is not None:
+                uid, common = found
+                ((cache, _),) = self._generator.extract_cache([uid]).values()
+                shorten(cache, common)
+                self._prompts.store(tokens[:common], cache)
+        return self._prompts.fetch(tokens)
 
     def _checkpoints(self, request: Generate, tokens: list[int], cached: int) -> dict[int, str]:
         """Where to stop reading this prompt and keep what has been read, and as what."""

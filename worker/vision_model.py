@@ -27,7 +27,15 @@ from transformers import dynamic_module_utils
 
 from broker.protocol import Generate
 from worker.engine import Report, RequestError
-from worker.model_folder import CONTEXT_KEYS, blame, first_int, read_weights, template_text, tokenizer_settings
+from worker.model_folder import (
+    CONTEXT_KEYS,
+    blame,
+    first_int,
+    read_weights,
+    template_text,
+    text_facts,
+    tokenizer_settings,
+)
 from worker.pictures import Picture
 from worker.prompt import plain_messages, prompt_tokens, refuse_tools, render, text_of
 
@@ -64,6 +72,7 @@ class VisionModel:
                 raise ValueError(
                     f"{config['model_type']} cannot be read in a batch by mlx-vlm, which is what serves here"
                 )
+            facts = text_facts(config)
         with blame(folder, "*.safetensors or config.json"):
             self._model: Any = load_model(folder, lazy=True, **_UNTRUSTED)
             if is_diffusion_model(self._model) or not hasattr(self._model, "language_model"):
@@ -83,7 +92,6 @@ class VisionModel:
         with blame(folder, "*.safetensors"):
             self.weights_bytes = read_weights(self._model, report)
         self._marks = re.compile("|".join(map(re.escape, sorted(_marks(self._processor, tokenizer)))) or r"(?!)")
-        facts = {**config, **(config.get("text_config") or {})}
         self.vocabulary = first_int(facts, ("vocab_size",)) or len(self.tokenizer)
         self.context_length = first_int(facts, CONTEXT_KEYS)
 

@@ -203,6 +203,7 @@ def test_dimensions_are_the_leading_ones_scaled_to_length_one(tmp_path: Path) ->
         ("modules.json", [{"type": "x.Pooling"}], r"^modules\.json: .*1_Pooling/config\.json is missing"),
         ("1_Pooling/config.json", {"pooling_mode": "weightedmean"}, r"^1_Pooling/config\.json .*weightedmean"),
         ("config.json", {}, r"^config\.json: names no model_type"),
+        ("config.json", {"model_type": "bert", "text_config": [1]}, r"^config\.json: text_config is no object"),
         ("config.json", {"model_type": "zork"}, r"config\.json: .*zork"),
         ("config.json", {"model_type": "bert", "hidden_act": "relu"}, r"^config\.json: hidden_act is 'relu'"),
         ("model.safetensors", None, r"^\*\.safetensors or config\.json: "),
@@ -342,6 +343,14 @@ def test_a_very_long_text_is_refused_unread(is_reranker: bool, tmp_path: Path) -
             engine.add(b"r", pack(payload))
         assert error.value.code == "context_length_exceeded"
     assert not engine.has_work
+
+
+def test_a_very_long_list_of_token_ids_is_refused_unread(tiny: EmbeddingEngine) -> None:
+    """Whether they are any: looking at 25 million of them takes seconds."""
+    with pytest.raises(RequestError, match=rf"input\[1\] has {CONTEXT + 1} tokens, .* at most {CONTEXT}") as error:
+        tiny.add(b"r", pack(Embed(["x", [-1] * (CONTEXT + 1)])))
+    assert (error.value.code, error.value.param) == ("context_length_exceeded", "input[1]")
+    assert not tiny.has_work
 
 
 def test_texts_are_read_a_few_at_a_time_and_in_turn(tmp_path: Path) -> None:

@@ -21,6 +21,11 @@ BROKEN: dict[str, tuple[str, bytes | int | None, str]] = {
     "config no json": ("config.json", b"{", r"^config\.json: "),
     "config a list": ("config.json", b"[]", r"^config\.json: "),
     "config empty": ("config.json", b"{}", r"^config\.json: names no model_type"),
+    "text_config a list": (
+        "config.json",
+        b'{"model_type": "x", "text_config": [1]}',
+        r"^config\.json: text_config is no",
+    ),
     "architecture unknown": ("config.json", b'{"model_type": "zork"}', r"config\.json: Model type zork not supported"),
     "config incomplete": ("config.json", b'{"model_type": "llama"}', r"config\.json: .*hidden_size"),
     "code wanted": ("config.json", b'{"model_type": "llama", "model_file": "x.py"}', r"config\.json: .*custom module"),

@@ -17,5 +17,6 @@ def test_what_computes_is_nicer_than_what_carries_words_where_models_compute_on_
     assert process.nice() == nicer  # of its main thread
     if sys.platform == "linux":
         others = [thread.id for thread in process.threads() if thread.id != process.pid]
-        # lifeline, heartbeat, and two of ZeroMQ's for each of its two sockets
-        assert [os.getpriority(os.PRIO_PROCESS, thread) for thread in others] == [mine] * 6
+        # lifeline, heartbeat, and two of ZeroMQ's for each of its two contexts
+        assert len(others) >= 6
+        assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in others} == {mine}

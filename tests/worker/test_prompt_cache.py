@@ -126,6 +126,23 @@ def test_off(without: TextEngine) -> None:
     assert (without._prompts.tokens, without._prompts.nbytes) == (0, 0)
 
 
+def test_no_cache_is_taken_out_where_it_is_off(without: TextEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, remove = [], without._generator.remove
+
+    def removed(uids: list[int], **options: Any) -> Any:
+        given.append(remove(uids, **options))
+        return given[-1]
+
+    monkeypatch.setattr(without._generator, "remove", removed)
+    fields: dict[str, Any] = {"prompt": "o" * 50, "temperature": 0.0, "max_tokens": 20}
+    whole = answer(without, **fields)["text"]
+    assert answer(without, **fields, stop=[whole[3:5]])["finish_reason"] == "stop"
+    add(without, 1, prompt="o" * 50, max_tokens=20)
+    without.step()
+    without.cancel(b"gateway1" + (1).to_bytes(8, "big"))
+    assert given == [{}, {}]
+
+
 def test_what_it_takes_where_nobody_says() -> None:
     gib = 2**30
     assert default_bytes(0, 5 * gib) == gib // 2
@@ -239,6 +256,25 @@ def test_a_copy_of_what_is_shared_takes_no_more_than_that(tiny_model: Path, monk
         add(engine, 5, prompt="s" * 100 + "v", max_tokens=2)
     counts = [output.body["cached_tokens"] for output in steps(engine)]
     assert sorted(counts) == [0, 0, 0, 100, 100]
+
+
+def test_one_copy_is_made_for_a_request(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where something is kept, and a live sequence has read more."""
+    engine = load(tiny_model)
+    run(engine, [{"prompt": "s" * 50 + "x", "max_tokens": 1}])
+    add(engine, 1, prompt="s" * 200, max_tokens=200)
+    engine.step()
+    fetched, fetch = [], engine._prompts.fetch
+
+    def counted(tokens: list[int]) -> tuple[list[Any] | None, int]:
+        cache, cached = fetch(tokens)
+        fetched.append(cached)
+        return cache, cached
+
+    monkeypatch.setattr(engine._prompts, "fetch", counted)
+    add(engine, 2, prompt="s" * 150 + "u", max_tokens=2)
+    assert fetched == [150]
+    steps(engine)
 
 
 @pytest.mark.parametrize("bits", [None, 4])

@@ -85,6 +85,15 @@ def test_what_each_filter_leaves(seed: dict[str, int]) -> None:
     assert drawn(xtc_probability=0.5, xtc_threshold=0.1) == {0, 1, 2, 3}
 
 
+@pytest.mark.parametrize("seed", [{}, {"seed": 5}])
+@pytest.mark.parametrize(("temperature", "dtype"), [(1e39, mx.float32), (1e300, mx.float32), (1e9, mx.float16)])
+def test_what_is_impossible_stays_so_however_hot(seed: dict[str, int], temperature: float, dtype: mx.Dtype) -> None:
+    logprobs = mx.log(mx.array([[0.5, 0.3, 0.15, 0.05]])).astype(dtype)
+    assert set(draws(sampler(**seed, temperature=temperature, top_k=2), logprobs, 120)) == {0, 1}
+    constrained = mx.where(mx.array([[True, False, False, True]]), logprobs, -mx.inf)
+    assert set(draws(sampler(**seed, temperature=temperature), constrained, 120)) == {0, 3}
+
+
 def test_a_seed_alone_decides_about_xtc(flat: mx.array) -> None:
     fields = {"seed": 9, "xtc_probability": 0.5, "xtc_threshold": 0.0001}
     logprobs = mx.log(mx.softmax(mx.random.normal((1, VOCABULARY), key=mx.random.key(0)), axis=-1))

@@ -161,6 +161,18 @@ def test_an_output_that_cannot_be_encoded_ends_its_own_request(worker: Worker, s
     assert "for a request that has ended" not in worker.stderr
 
 
+def test_an_output_of_an_unknown_kind_ends_its_own_request(worker: Worker) -> None:
+    other = worker.request(prompt="x" * 400, stream=True)
+    inventing = worker.request(prompt="invent after 2 tokens " + "x" * 4000)
+    outputs = worker.until_ended(inventing, other)
+    (failure,) = outputs[inventing]
+    assert (failure.kind, failure.body["code"]) == (ERROR, "internal_error")
+    assert failure.body["message"] == "the answer cannot be sent: 7 is no kind of output"
+    assert text_of(outputs[other]) == "x" * 400
+    assert worker.answer(worker.request(prompt="next " * 100))["text"] == "next " * 100
+    assert "for a request that has ended" not in worker.stderr
+
+
 def test_one_end_per_request_under_random_cancels(worker: Worker) -> None:
     generator = random.Random(7)
     requests = []

@@ -201,6 +201,10 @@ def test_max_tokens_and_the_context(tmp_path: Path) -> None:
         with pytest.raises(RequestError, match=f"{length} tokens.*64") as raised:
             add(engine, 1, prompt="x" * length)
         assert raised.value.code == "context_length_exceeded"
+        # Of token ids that many are refused before anybody looks whether they are any.
+        with pytest.raises(RequestError, match=f"{length} tokens.*64") as raised:
+            add(engine, 1, prompt=[-1] * length)
+        assert (raised.value.code, raised.value.param) == ("context_length_exceeded", "prompt")
     assert_empty(engine)
 
 

@@ -519,6 +519,8 @@ def test_folders_that_cannot_be_loaded(tmp_path: Path) -> None:
         load(broken("strange", model_type="zork"))
     with pytest.raises(ValueError, match=r"config.json: granite4_vision cannot be read in a batch"):
         load(broken("alone", model_type="granite4_vision"))
+    with pytest.raises(ValueError, match=r"^config.json: text_config is no object"):
+        load(broken("listed", text_config=[1]))
     weightless = broken("weightless")
     (weightless / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"safetensors"):
