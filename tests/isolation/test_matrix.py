@@ -21,7 +21,7 @@ from tests.service import Service, Stream, wait_until
 SIGNALS = [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signal.SIGSTOP]
 PHASES = ["loading", "prefill", "decode", "idle", "draining"]
 
-LONG_PROMPT = "tell me more " * 600
+LONG_PROMPT = "tell me more " * 200
 # How much B says meanwhile: for longer than the cell takes, where A is stopped also than it takes to find that.
 TOKENS, TOKENS_BESIDE_SILENCE = 1000, 2500
 # Seconds until A's client has its end; where that is a replayed answer, beyond what the answer takes undisturbed.
