@@ -23,8 +23,8 @@ SMALL_CHUNKS = {"prefill_step_size": 32}
 def isolation_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`a`, `b`, `c`: tiny models; `slow`: the same as `a` with 80 MB of padding."""
     directory = tmp_path_factory.mktemp("isolation-models")
-    # Layers enough to say less than what clients in one Python process can read.
-    make_tiny_model(directory / "a", seed=1, layers=4)
+    make_tiny_model(directory / "a", seed=1)
+    # Layers enough to speak for some seconds without keeping a client in Python busy.
     make_tiny_model(directory / "b", seed=2, layers=4)
     make_tiny_model(directory / "c", seed=3)
     _pad_vocabulary(make_tiny_model(directory / "slow", seed=4, hidden_size=64))

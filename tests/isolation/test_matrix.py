@@ -21,9 +21,9 @@ from tests.service import Service, Stream, wait_until
 SIGNALS = [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signal.SIGSTOP]
 PHASES = ["loading", "prefill", "decode", "idle", "draining"]
 
-LONG_PROMPT = "tell me more " * 200
+LONG_PROMPT = "tell me more " * 500
 # How much B says meanwhile: for longer than the cell takes, where A is stopped also than it takes to find that.
-TOKENS, TOKENS_BESIDE_SILENCE = 1000, 2500
+TOKENS, TOKENS_BESIDE_SILENCE = 1800, 2500
 # Seconds until A's client has its end; where that is a replayed answer, beyond what the answer takes undisturbed.
 IN_TIME = 1.0
 # A stopped process is found by its silence: heartbeat_timeout_seconds of the fixture, and two intervals.
