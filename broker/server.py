@@ -239,7 +239,10 @@ class Broker:
         for _ in range(limit):
             if not int(source.get(_EVENTS)) & _POLLIN:  # less work than an exception at the end
                 return
-            identity, *frames = source.recv_multipart(_LAST)
+            try:
+                identity, *frames = source.recv_multipart(_LAST)
+            except zmq.Again:
+                return
             try:
                 handle(identity, frames)
             except ProtocolError as error:
