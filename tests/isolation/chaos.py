@@ -30,7 +30,7 @@ CLIENTS = 16
 # What a client may be told in a storm; any other code would be a fault of ours.
 KNOWN_CODES = {"worker_died", "model_unavailable", "rate_limit_exceeded", "insufficient_memory"}
 _SIGNALS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signal.SIGSTOP)
-_ANSWER_SECONDS = 30.0
+_ANSWER_SECONDS = 60.0
 
 
 @dataclass

@@ -11,7 +11,7 @@ from tests.isolation.chaos import chaos_service, run_chaos
 GROWTH_MIB = 8.0
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 def test_every_request_ends_once_whatever_dies(isolation_models: Path) -> None:
     service = chaos_service(isolation_models)
     try:

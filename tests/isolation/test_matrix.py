@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 import psutil
@@ -26,6 +27,8 @@ LONG_PROMPT = "tell me more " * 500
 TOKENS, TOKENS_BESIDE_SILENCE = 1800, 2500
 # Seconds until A's client has its end; where that is a replayed answer, beyond what the answer takes undisturbed.
 IN_TIME = 1.0
+# A machine can stall for as long: the best of so many tries has to be in time. All else must hold in each.
+TRIES = 3
 # A stopped process is found by its silence: heartbeat_timeout_seconds of the fixture, and two intervals.
 SILENCE = 2.0 + 0.2
 
@@ -102,20 +105,37 @@ def undisturbed(isolated: Service) -> dict[str, float]:
         return time.monotonic() - began
 
     _wait_for_spares(isolated)
-    slow = seconds(lambda: isolated.chat("slow", max_tokens=1))
+    held = seconds(lambda: isolated.chat("held", max_tokens=1))
     reload = seconds(lambda: isolated.chat("a"))
     prefill = seconds(lambda: isolated.chat("a", LONG_PROMPT, max_tokens=4))
-    return {"loading": slow, "idle": reload, "prefill": reload + prefill, "decode": 0.0, "draining": 0.0}
+    return {"loading": held, "idle": reload, "prefill": reload + prefill, "decode": 0.0, "draining": 0.0}
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda s: s.name)
 def test_b_cannot_tell(
-    isolated: Service, alone: dict[int, str], undisturbed: dict[str, float], phase: str, number: signal.Signals
+    *,
+    isolated: Service,
+    hold: Path,
+    alone: dict[int, str],
+    undisturbed: dict[str, float],
+    phase: str,
+    number: signal.Signals,
 ) -> None:
-    service = isolated
-    model = "slow" if phase == "loading" else "a"
     in_time = IN_TIME + undisturbed[phase] + (SILENCE if number == signal.SIGSTOP else 0.0)
+    waits: list[float] = []
+    while not waits or (waits[-1] >= in_time and len(waits) < TRIES):
+        unread = f"{number.name} {len(waits)}: {LONG_PROMPT}"
+        waits.append(_hit(isolated, alone, phase, number, hold=hold, unread=unread))
+    assert min(waits) < in_time, f"A's client waited {waits} s, {in_time:.2f} s at most"
+
+
+def _hit(
+    service: Service, alone: dict[int, str], phase: str, number: signal.Signals, *, hold: Path, unread: str
+) -> float:
+    """Seconds that A's client waited for its end after the signal."""
+    model = "held" if phase == "loading" else "a"
     service.load(model).raise_for_status()  # also forgets the deaths of the cells before
     if phase == "loading":
         service.unload(model).raise_for_status()
@@ -125,22 +145,26 @@ def test_b_cannot_tell(
     tokens = TOKENS_BESIDE_SILENCE if number == signal.SIGSTOP else TOKENS
     b = streaming(service, "b", "Hello", max_tokens=tokens)
     assert b.started.wait(10)
-    a, unload, a_pid = _bring_into(service, phase, model, f"{number.name}: {LONG_PROMPT}")
-    assert not b.is_done, "B ended before A's end; the cell shows nothing"
-    hit_at = time.monotonic()
-    os.kill(a_pid, number)
+    if phase == "loading":
+        hold.touch()
+    try:
+        a, unload, a_pid = _bring_into(service, phase, model, unread)
+        assert not b.is_done, "B ended before A's end; the cell shows nothing"
+        hit_at = time.monotonic()
+        os.kill(a_pid, number)
+    finally:
+        hold.unlink(missing_ok=True)
     if a is None:
         a = asking(service, model, "Are you there?")
     a.join()
-    assert a.ended_at - hit_at < in_time, f"A's client waited {a.ended_at - hit_at:.2f} s"
 
     _check_a(phase, a, number)
     if unload is not None:
         assert unload.join().response is not None
         assert unload.response is not None
         assert unload.response.status_code == 200
-    wait_until(lambda: not psutil.pid_exists(a_pid), 2, "the end of A's process")
-    again = service.chat(model, "And now?", max_tokens=1 if model == "slow" else 16)
+    wait_until(lambda: not psutil.pid_exists(a_pid), what="the end of A's process")
+    again = service.chat(model, "And now?")
     assert again.status_code == 200, again.text
     assert service.model(model)["pid"] != a_pid
 
@@ -150,10 +174,11 @@ def test_b_cannot_tell(
     assert stream.done
     assert stream.text == alone[tokens]
     assert service.model("b")["pid"] == b_pid
+    return a.ended_at - hit_at
 
 
 def _wait_for_spares(service: Service) -> None:
-    wait_until(lambda: [s["state"] for s in service.status()["spares"]] == ["imported"] * 2, 20, "two spares")
+    wait_until(lambda: [s["state"] for s in service.status()["spares"]] == ["imported"] * 2, 40, "two spares")
 
 
 def _bring_into(service: Service, phase: str, model: str, unread: str) -> tuple[Client | None, Client | None, int]:
@@ -163,14 +188,16 @@ def _bring_into(service: Service, phase: str, model: str, unread: str) -> tuple[
     """
     if phase == "loading":
         a = asking(service, model, "Hello", max_tokens=1)
-        pid = wait_until(lambda: service.model(model)["state"] == "loading" and service.model(model)["pid"], 5)
-        return a, None, pid
+        # One look: state, stage and pid of the same moment.
+        entry = wait_until(lambda: (m := service.model(model)).get("stage") == "held" and m, what="A's load")
+        assert entry["state"] == "loading"
+        return a, None, entry["pid"]
     pid = service.model(model)["pid"]
     if phase == "idle":
         return None, None, pid
     if phase == "prefill":
         a = asking(service, model, unread, stream=False, max_tokens=4)
-        wait_until(lambda: service.model(model)["in_flight"], 5, "A's prefill")
+        wait_until(lambda: service.model(model)["in_flight"], what="A's prefill")
         assert not a.is_done
         return a, None, pid
     a = streaming(service, model, "Hello", max_tokens=4000)
