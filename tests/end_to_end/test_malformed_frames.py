@@ -305,7 +305,12 @@ def healthy_stream(service: Service) -> Iterator[None]:
 
 
 def test_a_worker_that_talks_nonsense_harms_its_own_requests_only(make_service: Callable[..., Service]) -> None:
-    nonsense = {"engine": "tests.end_to_end.nonsense:Nonsense", "type": "echo"}
+    # Paced: what goes on until its CANCEL comes is no flood.
+    nonsense = {
+        "engine": "tests.end_to_end.nonsense:Nonsense",
+        "type": "echo",
+        "options": {"delay_seconds": 0.005},
+    }
     service = make_service(models=MODELS | {"nonsense": nonsense})
     assert service.chat("nonsense").status_code == 200
     pid = service.model("nonsense")["pid"]

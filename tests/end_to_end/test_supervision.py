@@ -14,17 +14,20 @@ def test_a_killed_worker_ends_its_own_stream_only(service: Service) -> None:
     alone = service.chat("tiny-b", max_tokens=600).json()["choices"][0]["message"]["content"]
     survivor = service.model("tiny-b")["pid"]
     results: list[Stream] = []
+    begun = threading.Event()
 
     def read_b() -> None:
         with service.stream("tiny-b", max_tokens=600) as stream:
+            stream.next_text()
+            begun.set()
             results.append(stream.finish())
 
     with service.stream("tiny-a", max_tokens=6000) as a:
         a.next_text()
         reader = threading.Thread(target=read_b)
         reader.start()
-        wait_until(lambda: service.model("tiny-b")["in_flight"], what="B's stream")
         victim = service.model("tiny-a")["pid"]
+        assert begun.wait(20)
         os.kill(victim, signal.SIGKILL)
         a.finish()
     reader.join(30)

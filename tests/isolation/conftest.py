@@ -34,7 +34,8 @@ def hold(isolation_models: Path) -> Path:
 def isolated(isolation_models: Path, hold: Path) -> Iterator[Service]:
     """Two warm spares, so that even a death while loading finds an imported process; B is pinned."""
     broker = {"warm_spares": 2, "heartbeat_interval_seconds": 0.1, "heartbeat_timeout_seconds": 2.0}
-    held = {"engine": "tests.isolation.held_engine:HeldEngine", "options": {"hold": str(hold)}}
+    options = {"folder": str(isolation_models / "held"), "hold": str(hold)}
+    held = {"engine": "tests.isolation.held_engine:HeldEngine", "type": "text-gen", "options": options}
     service = Service(isolation_models, {"broker": broker, "models": {"a": {"options": SMALL_CHUNKS}, "held": held}})
     try:
         service.start()
