@@ -220,7 +220,7 @@ def test_an_exit_is_reported_once_though_a_grandchild_holds_the_pipe(yard: Yard,
     try:
         started = time.monotonic()
         [(_, exit_)] = yard.wait()
-        assert time.monotonic() - started < 2.0
+        assert time.monotonic() - started < 8.0  # the grandchild would hold it for minutes
         assert (exit_.code, exit_.stderr_tail) == (5, "last words")
         assert child.is_running()
         assert yard.supervisor.output_fds == {}

@@ -44,7 +44,7 @@ def tokens_per_second(service: Service, pool: ThreadPoolExecutor) -> float:
     return READERS * TOKENS / (time.monotonic() - began)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_clients_that_never_read_take_nothing_from_others(make_service: Callable[..., Service]) -> None:
     service = make_service(models={"paced": PACED})
     assert service.load("paced").status_code == 200
@@ -62,9 +62,9 @@ def test_clients_that_never_read_take_nothing_from_others(make_service: Callable
         before = {name: process.memory_info().rss for name, process in processes.items()}
         for _ in range(DEAF):
             stack.enter_context(contextlib.closing(deaf_client(service)))
-        wait_until(lambda: in_flight() == DEAF, 10.0, "the deaf clients' requests")
+        wait_until(lambda: in_flight() == DEAF, 20.0, "the deaf clients' requests")
         beside = []
-        deadline = time.monotonic() + 60.0
+        deadline = time.monotonic() + 180.0  # a slow machine fills their buffers slowly
         while in_flight() and time.monotonic() < deadline:
             beside.append(tokens_per_second(service, pool))
         assert in_flight() == 0, "their work goes on"

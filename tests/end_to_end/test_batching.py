@@ -9,6 +9,8 @@ from tests.service import Service, Stream
 
 STREAMS = 8
 TOKENS = 400
+# What the machine does meanwhile counts as much: the best of so many tries decides about times, each about texts.
+TRIES = 3
 
 
 def text_of(service: Service, **fields: Any) -> str:
@@ -41,14 +43,16 @@ def test_eight_decode_together_and_each_gets_what_it_gets_alone(service: Service
     one_by_one = time.monotonic() - started_at
     assert len(set(alone)) == STREAMS
 
-    started_at = time.monotonic()
-    streams = together(service, greedy)
-    at_once = time.monotonic() - started_at
-    assert [stream.text for stream in streams] == alone
-    assert [stream.finish_reason for stream in streams] == ["length"] * STREAMS
     # Every stream had begun before any had ended, and the batch took far less than the sum of its parts.
-    assert max(stream.times[0] for stream in streams) < min(stream.times[-1] for stream in streams)
-    assert at_once < one_by_one * 0.6
+    tries: list[tuple[bool, float]] = []
+    while not any(overlap and share < 0.6 for overlap, share in tries) and len(tries) < TRIES:
+        started_at = time.monotonic()
+        streams = together(service, greedy)
+        share = (time.monotonic() - started_at) / one_by_one
+        assert [stream.text for stream in streams] == alone
+        assert [stream.finish_reason for stream in streams] == ["length"] * STREAMS
+        tries.append((max(s.times[0] for s in streams) < min(s.times[-1] for s in streams), share))
+    assert any(overlap and share < 0.6 for overlap, share in tries), tries
 
     # Those that join and leave a running batch leave it as it was.
     lengths = [TOKENS, 1, 7, 50, 50, 120, 3, 200]

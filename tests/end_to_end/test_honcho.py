@@ -75,7 +75,7 @@ def test_sigkill_of_the_broker_leaves_no_worker_and_the_next_start_works(make_se
         with service.stream("tiny-a", max_tokens=8000) as stream:
             stream.next_text()
             the(service, "broker").kill()
-            wait_until(lambda: not any(worker.is_running() for worker in workers), 2.0, "the end of the workers")
+            wait_until(lambda: not any(worker.is_running() for worker in workers), 5.0, "the end of the workers")
             stream.finish()
         assert stream.done
         assert stream.error is not None

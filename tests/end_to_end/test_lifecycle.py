@@ -50,8 +50,8 @@ def test_a_long_prefill_is_no_hang(make_service: MakeService, tmp_path: Path) ->
     make_tiny_model(tmp_path / "long", seed=5, context_length=40_000)
     service = make_service(
         models_path=tmp_path,
-        models={"long": {"options": {"prefill_step_size": 8}}},
-        broker={"stall_timeout_seconds": 0.5, "heartbeat_interval_seconds": 0.1},
+        models={"long": {"options": {"prefill_step_size": 4}}},
+        broker={"stall_timeout_seconds": 1.5, "heartbeat_interval_seconds": 0.1},
     )
     service.load("long")
     pid = service.model("long")["pid"]

@@ -95,6 +95,6 @@ def test_sigterm_ends_everything_and_frames_open_streams(make_service: Callable[
         stream.finish()
     assert stream.done
     assert stream.error is not None
-    assert service.broker.wait(4) == 0
-    service.gateway.wait(4)
+    assert service.broker.wait(10) == 0
+    service.gateway.wait(10)
     assert service.left_behind() == []

@@ -148,10 +148,13 @@ async def test_without_a_broker_a_call_is_refused_after_the_first_seconds_at_onc
         with pytest.raises(BrokerUnavailableError):
             await client.call(Status())
         assert time.monotonic() - began < broker_client.STARTUP_GRACE + 2.0
-        began = time.monotonic()
-        with pytest.raises(BrokerUnavailableError):
-            await client.call(Status())
-        assert time.monotonic() - began < 1.0
+        waits = []
+        for _ in range(3):  # the machine may stall in one of them
+            began = time.monotonic()
+            with pytest.raises(BrokerUnavailableError):
+                await client.call(Status())
+            waits.append(time.monotonic() - began)
+        assert min(waits) < 1.0, waits
 
 
 async def test_a_call_in_the_first_seconds_waits_for_the_broker(runtime_dir: Path) -> None:
@@ -208,12 +211,12 @@ async def test_a_silent_broker_counts_as_gone_until_it_speaks(
 
 
 async def test_heartbeats_keep_a_quiet_call(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broker_client, "HEARTBEAT_TIMEOUT", 0.8)
+    monkeypatch.setattr(broker_client, "HEARTBEAT_TIMEOUT", 2.5)
     async with PlayedBroker(runtime_dir, heartbeats=False) as broker, opened(runtime_dir) as client:
         gateway = await broker.meet()
         call = await client.call(Status())
         request_id, _ = await broker.expect(Status)
-        for _ in range(12):
+        for _ in range(35):
             await broker.say_body(gateway, Heartbeat())
             await asyncio.sleep(0.1)  # a heart beats in time; there is no condition to wait for
         await broker.final(request_id, {})
@@ -273,7 +276,6 @@ while True:
 async def test_requests_to_a_broker_that_is_stopped_are_cancelled_when_it_goes_on(
     runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broker_client, "HEARTBEAT_TIMEOUT", 0.5)
     endpoint = f"ipc://{runtime_dir / GATEWAY_SOCKET}"
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _STOPPED_BROKER, endpoint, stdout=asyncio.subprocess.PIPE
@@ -285,6 +287,8 @@ async def test_requests_to_a_broker_that_is_stopped_are_cancelled_when_it_goes_o
             assert await process.stdout.readline() == b"message\n"  # HELLO
             os.kill(process.pid, signal.SIGSTOP)
             calls = [await client.call(Status()) for _ in range(3000)]  # more than any high-water mark
+            monkeypatch.setattr(broker_client, "HEARTBEAT_TIMEOUT", 0.5)  # not before: it may not be over meanwhile
+            client._look_for_silence(0.0)
             assert {failure_code((await take(call))[0]) for call in calls} == {"broker_unavailable"}
             os.kill(process.pid, signal.SIGCONT)
             for _ in range(6000):  # each request and its CANCEL

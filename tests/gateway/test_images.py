@@ -295,7 +295,7 @@ async def test_a_client_that_goes_ends_its_fetch_and_nobody_waits_for_it(runtime
             assert not host.left.is_set()
         went = time.monotonic()
         await host.left.wait()
-        assert time.monotonic() - went < 1.0
+        assert time.monotonic() - went < 5.0  # half of what a host is given
 
 
 async def test_a_stop_ends_a_fetch_with_an_error(runtime_dir: Path) -> None:
@@ -315,5 +315,5 @@ async def test_a_stop_ends_a_fetch_with_an_error(runtime_dir: Path) -> None:
         assert b"HTTP/1.1 503" in answer
         assert b"shutting down" in answer
         assert await gateway.ended() == 0
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 5.0  # likewise
         assert "Traceback" not in await gateway.log()

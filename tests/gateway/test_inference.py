@@ -174,7 +174,7 @@ async def test_a_client_that_goes_cancels_its_work(runtime_dir: Path, when: str)
                 await raw.read_until(b"\n\n")
         went = time.monotonic()
         assert {(await broker.expect(Cancel))[0] for _ in range(2)} == ids
-        assert time.monotonic() - went < 1.0
+        assert time.monotonic() - went < 5.0  # long before a comment would find it gone
 
 
 async def test_a_quiet_stream_is_kept_alive_by_comments(runtime_dir: Path) -> None:

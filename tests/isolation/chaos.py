@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,16 +62,22 @@ def chaos_service(models: Path) -> Service:
     return Service(models, {"broker": broker})
 
 
-async def run_chaos(service: Service, seconds: float, seed: int) -> Figures:
-    """Raises AssertionError for the first request that does not end as it must."""
+async def run_chaos(service: Service, seconds: float, seed: int, least: int = 0) -> Figures:
+    """Raises AssertionError for the first request that does not end as it must. least: as many attacks and streamed
+    answers there are to be, also where that takes longer."""
     figures = Figures()
-    began = time.monotonic()
+    ends_at = time.monotonic() + seconds
+
+    def goes_on() -> bool:
+        counts = (figures.attacks.total(), figures.ends["answered, streamed"])
+        return time.monotonic() < ends_at or min(counts) < least
+
     limits = httpx.Limits(max_connections=None)  # of what a cancelled request leaves, httpx keeps count too long
     async with httpx.AsyncClient(base_url=service.url, timeout=_ANSWER_SECONDS, limits=limits) as http:
         async with asyncio.TaskGroup() as group:
             for number in range(CLIENTS):
-                group.create_task(_client(http, random.Random(f"{seed}/{number}"), began + seconds, figures))
-            group.create_task(_attacker(http, random.Random(f"{seed}/attacker"), began + seconds, figures))
+                group.create_task(_client(http, random.Random(f"{seed}/{number}"), goes_on, figures))
+            group.create_task(_attacker(http, random.Random(f"{seed}/attacker"), goes_on, figures))
             await asyncio.sleep(seconds / 4)
             figures.rss_early = _rss(service)
         await _calm(http)
@@ -79,8 +86,8 @@ async def run_chaos(service: Service, seconds: float, seed: int) -> Figures:
     return figures
 
 
-async def _client(http: httpx.AsyncClient, rng: random.Random, until: float, figures: Figures) -> None:
-    while time.monotonic() < until:
+async def _client(http: httpx.AsyncClient, rng: random.Random, goes_on: Callable[[], bool], figures: Figures) -> None:
+    while goes_on():
         body = chat_body(rng.choice(MODELS), "Hello " * rng.randrange(1, 60), max_tokens=rng.randrange(1, 150))
         leaves_after = rng.randrange(10) if rng.random() < 0.15 else None
         figures.started += 1
@@ -147,8 +154,8 @@ def _count(body: dict[str, Any], figures: Figures) -> None:
     figures.errors[f"code {code}"] += 1
 
 
-async def _attacker(http: httpx.AsyncClient, rng: random.Random, until: float, figures: Figures) -> None:
-    while time.monotonic() < until:
+async def _attacker(http: httpx.AsyncClient, rng: random.Random, goes_on: Callable[[], bool], figures: Figures) -> None:
+    while goes_on():
         await asyncio.sleep(rng.uniform(0.1, 0.6))  # the schedule itself, nothing is waited for
         model = rng.choice(MODELS)
         choice = rng.random()

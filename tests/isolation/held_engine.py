@@ -1,20 +1,30 @@
-"""A model whose load takes as long as a test wants. In settings: `tests.isolation.held_engine:HeldEngine`."""
+"""A real model that takes as long as a test wants. In settings: `tests.isolation.held_engine:HeldEngine`."""
 
 import time
 from dataclasses import replace
 from pathlib import Path
 
-from broker.protocol import Assign
+from broker.protocol import Assign, Output
 from worker.engine import Report
 from worker.text_engine import TextEngine
 
+STEP_SECONDS = 0.05
+
 
 class HeldEngine(TextEngine):
-    """The text engine, which goes on loading after its weights are there for as long as the file exists that the
-    option `hold` names. folder: of the model, because a model whose engine is named in settings has none."""
+    """The text engine. While the file exists that the option `hold` names, a load does not end, though its weights are
+    there, and a step takes 50 ms longer. folder: of the model, because one whose engine is named in settings has none.
+    """
 
     def __init__(self, assign: Assign, report: Report) -> None:
-        super().__init__(replace(assign, path=assign.options["folder"], options={}), report)
-        while Path(assign.options["hold"]).exists():
+        options = dict(assign.options)
+        folder, self._hold = options.pop("folder"), Path(options.pop("hold"))
+        super().__init__(replace(assign, path=folder, options=options), report)
+        while self._hold.exists():
             report("held", None)
             time.sleep(0.01)
+
+    def step(self) -> list[Output]:
+        if self._hold.exists():
+            time.sleep(STEP_SECONDS)
+        return super().step()

@@ -16,7 +16,7 @@ def test_every_request_ends_once_whatever_dies(isolation_models: Path) -> None:
     service = chaos_service(isolation_models)
     try:
         service.start()
-        figures = asyncio.run(run_chaos(service, seconds=60, seed=20261122))
+        figures = asyncio.run(run_chaos(service, seconds=60, seed=20261122, least=51))
     finally:
         service.stop()
     assert figures.ends["answered, streamed"] > 50

@@ -128,7 +128,7 @@ def test_cancel_ends_a_request_once(worker: Worker) -> None:
 
 
 def test_a_request_id_in_use_is_refused_silently(worker: Worker) -> None:
-    request_id = worker.request(prompt="slow " + "x" * 20, stream=True)
+    request_id = worker.request(prompt="slow " + "x" * 200, stream=True)
     worker.expect(Outputs)
     worker.send(Request("model", pack(Generate(prompt="twice"))), request_id)
     outputs = worker.until_ended(request_id)[request_id]
