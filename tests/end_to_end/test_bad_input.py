@@ -308,7 +308,7 @@ def test_a_prompt_that_must_be_too_long_is_refused_unread(service: Service) -> N
         with service.second_client() as client:
             body = {"model": "tiny-a", "prompt": "x" * 20_000_000, "max_tokens": 1}
             refused = client.post("/v1/completions", json=body)
-        assert time.monotonic() - began < 10  # reading it takes minutes
+        assert time.monotonic() - began < 25  # reading it takes minutes
         other.finish()
     assert refused.status_code == 400
     assert refused.json()["error"]["code"] == "context_length_exceeded"
