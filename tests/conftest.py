@@ -37,7 +37,7 @@ def no_process_left() -> Iterator[None]:
 
     yield
     with contextlib.suppress(AssertionError):
-        wait_until(lambda: not left(), 3.0)
+        wait_until(lambda: not left(), 10.0)
     remaining = left()
     for process in remaining:
         with contextlib.suppress(psutil.Error):

@@ -26,11 +26,11 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "MLX_BROKER_TEST_MARK"
-START_SECONDS = 20.0
+START_SECONDS = 40.0
 
 
 def wait_until(
-    condition: Callable[[], Any], seconds: float = 10.0, what: str | Callable[[], str] = "the condition"
+    condition: Callable[[], Any], seconds: float = 20.0, what: str | Callable[[], str] = "the condition"
 ) -> Any:
     """The first truthy value of `condition`, looked at every few milliseconds; AssertionError after `seconds`.
 
@@ -96,7 +96,7 @@ class Service:
         }
         self.broker: subprocess.Popen[bytes] | None = None
         self.gateway: subprocess.Popen[bytes] | None = None
-        self.client = httpx.Client(base_url=self.url, timeout=30.0)
+        self.client = httpx.Client(base_url=self.url, timeout=60.0)
 
     def start(self) -> "Service":
         self.start_broker()
@@ -115,7 +115,7 @@ class Service:
 
     def second_client(self) -> httpx.Client:
         """A client of whatever gateway listens on `port` now."""
-        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30.0)
+        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60.0)
 
     def healthy(self) -> bool:
         with contextlib.suppress(httpx.TransportError):
@@ -131,7 +131,7 @@ class Service:
         for process in (self.gateway, self.broker):
             if process is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(8)
+                    process.wait(15)
                 process.kill()
                 process.wait()
         left = self.left_behind()
@@ -145,7 +145,7 @@ class Service:
     def left_behind(self) -> list[psutil.Process]:
         """What is still alive of this service after a moment of grace; empty if all is well."""
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: not processes_with(self.token), 3.0)
+            wait_until(lambda: not processes_with(self.token), 10.0)
         return processes_with(self.token)
 
     def log(self, name: str) -> str:
@@ -165,7 +165,7 @@ class Service:
         entries = [m for m in self.status()["models"] if m["model_id"] == model_id]
         return entries[0] if entries else {"state": "unloaded", "pid": None, "in_flight": 0}
 
-    def wait_state(self, model_id: str, state: str, seconds: float = 15.0) -> dict[str, Any]:
+    def wait_state(self, model_id: str, state: str, seconds: float = 30.0) -> dict[str, Any]:
         def reached() -> dict[str, Any] | None:
             entry = self.model(model_id)
             return entry if entry["state"] == state else None
