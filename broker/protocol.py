@@ -36,6 +36,10 @@ GATEWAY_ID_BYTES = 8
 REQUEST_ID_BYTES = 16
 NO_REQUEST = b""
 
+# OUTPUTS that a worker may be ahead of the gateways that read them, and after how many a gateway says that it has.
+AHEAD = 128
+READ_EVERY = 16
+
 # Kinds of output. Zero or more PARTIAL, then exactly one FINAL or ERROR per request, whatever dies.
 PARTIAL = 0
 FINAL = 1
@@ -176,6 +180,18 @@ class Heartbeat(Body):
     mlx_active_bytes: int = 0
     mlx_cache_bytes: int = 0
     mlx_peak_bytes: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class Read(Body):
+    """How many OUTPUTS have been read, in order, so that a worker does not run ahead.
+
+    From a gateway: of those since its HELLO; said after READ_EVERY of them, and for the rest at the broker's heartbeat.
+    From the broker to a worker: of those it has sent, how many a gateway has read, or nobody will.
+    """
+
+    COMMAND: ClassVar[bytes] = b"READ"
+    total: int
 
 
 # ---- broker -> worker ---------------------------------------------------------------------------------------------
@@ -352,7 +368,7 @@ class Rerank(Body):
 _COMMANDS: dict[bytes, type[Body]] = {
     cls.COMMAND: cls
     for cls in (
-        *(Request, Cancel, Load, Unload, Kill, Unpin, Status, Models, Watch, Hello, Goodbye, Heartbeat),
+        *(Request, Cancel, Load, Unload, Kill, Unpin, Status, Models, Watch, Hello, Goodbye, Heartbeat, Read),
         *(Assign, Shutdown, Progress, Ready, LoadFailed, Outputs),
     )
 }

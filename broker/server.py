@@ -64,6 +64,7 @@ from broker.events import (
     WorkerSampled,
     WorkerStarted,
 )
+from broker.flow import Flow, Settled
 from broker.memory import Sampler, total_bytes
 from broker.pins import read_pins, write_pins
 from broker.pool import Pool
@@ -98,6 +99,7 @@ class Broker:
         self._downloads = Downloads(limits, run_id, str(settings.hub_dir), for_requests=settings.allow_downloads)
         self._pins_path = settings.state_dir / "pins.json"
         self._sampler = Sampler()
+        self._flow = Flow()
         self._inbox: deque[Event] = deque()
         self._gateways: set[bytes] = set()
         self._watchers: dict[bytes, str | None] = {}
@@ -142,6 +144,7 @@ class Broker:
             protocol.Models: self._on_models,
             protocol.Watch: self._on_watch,
             protocol.Hello: lambda gateway, request_id, body: None,
+            protocol.Read: self._on_read,
             protocol.Goodbye: self._on_goodbye,
         }
         self._from_worker: dict[type[protocol.Body], Callable[[str, Any], Event]] = {
@@ -226,6 +229,7 @@ class Broker:
             self._next_heartbeat = now + _GATEWAY_HEARTBEAT_SECONDS
             for gateway in list(self._gateways):
                 self._send_gateway(gateway, protocol.encode(protocol.Heartbeat()))
+            self._tell(self._flow.look(now))
         if now >= self._next_deadline():
             self._inbox.append(TimePassed())
 
@@ -257,6 +261,7 @@ class Broker:
             self._sampler.forget(pids[worker_id])
             logger.info("%s exited: %s", worker_id, exit_.describe())
             self._inbox.append(WorkerExited(worker_id, exit_))
+            self._flow.exited(worker_id)
 
     def _take_signals(self) -> dict[int, Any]:
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
@@ -287,10 +292,11 @@ class Broker:
             raise ProtocolError(f"a gateway does not send {message.body.COMMAND.decode()}")
         if message.request_id and protocol.gateway_of(message.request_id) != gateway:
             raise ProtocolError("a request id of another gateway")
-        if not message.request_id and not isinstance(message.body, protocol.Hello | protocol.Goodbye):
+        if not message.request_id and not isinstance(message.body, protocol.Hello | protocol.Goodbye | protocol.Read):
             raise ProtocolError(f"{message.body.COMMAND.decode()} without a request id")
         if isinstance(message.body, protocol.Hello):
             self._gateways.add(gateway)
+            self._tell(self._flow.greeted(gateway))
         elif gateway not in self._gateways:
             # Given up, or of a broker before this one: it may have missed ends. Unheard, it notices the silence, ends
             # its calls and says HELLO.
@@ -350,6 +356,9 @@ class Broker:
             if body.model in (None, model_id):
                 self._send_output(Output(request_id, protocol.PARTIAL, _change(model_id, *state)))
 
+    def _on_read(self, gateway: bytes, request_id: bytes, body: protocol.Read) -> None:
+        self._tell(self._flow.read(gateway, body.total, time.monotonic()))
+
     def _on_goodbye(self, gateway: bytes, request_id: bytes, body: protocol.Goodbye) -> None:
         self._gateway_left(gateway, "said goodbye")
 
@@ -360,6 +369,7 @@ class Broker:
             for request_id in [r for r in self._watchers if r.startswith(gateway)]:
                 del self._watchers[request_id]
             self._inbox.append(GatewayLeft(gateway))
+            self._tell(self._flow.left(gateway))
 
     def _look_up(self, model_id: str, task: str | None = None) -> tuple[ModelSpec | None, Fail | None, bool]:
         """The model, or the problem; and whether a download may mend that. What runs needs no files."""
@@ -412,6 +422,7 @@ class Broker:
             self._inbox.append(WorkerExited(worker_id, Exit(127, None, time.time(), str(error))))
             return
         logger.info("%s started, pid %d%s", worker_id, pid, f", {purpose}" if purpose else "")
+        self._flow.started(worker_id)
         self._inbox.append(WorkerStarted(worker_id, pid))
 
     def _download_ended(self, action: DownloadEnded) -> None:
@@ -448,10 +459,13 @@ class Broker:
         self._send_worker(action.worker_id, protocol.encode(protocol.Cancel(), action.request_id))
 
     def _forward_outputs(self, action: ForwardOutputs) -> None:
-        self._send_gateway(protocol.gateway_of(action.frames[2]), action.frames)
+        gateway = protocol.gateway_of(action.frames[2])
+        self._tell(self._flow.sent(gateway, action.worker_id, time.monotonic()))
+        self._send_gateway(gateway, action.frames)
 
     def _drop_outputs(self, action: DropOutputs) -> None:
         logger.warning("dropped outputs of %s: %s", action.worker_id, action.reason)
+        self._tell(self._flow.dropped(action.worker_id))
 
     def _stop_worker(self, action: StopWorker) -> None:
         logger.info("%s is asked to exit: %s", action.worker_id, action.reason)
@@ -496,7 +510,14 @@ class Broker:
             logger.exception("an answer cannot be sent")
             failure = protocol.Failure("internal_error", "the broker has an answer that it cannot send")
             frames = protocol.encode_outputs([Output(output.request_id, protocol.ERROR, protocol.to_map(failure))])
-        self._send_gateway(protocol.gateway_of(output.request_id), frames)
+        gateway = protocol.gateway_of(output.request_id)
+        self._tell(self._flow.sent(gateway, "", time.monotonic()))
+        self._send_gateway(gateway, frames)
+
+    def _tell(self, settled: Settled) -> None:
+        """Let workers know how many of their outputs are read."""
+        for worker_id, total in settled.items():
+            self._send_worker(worker_id, protocol.encode(protocol.Read(total)))
 
     def _send_gateway(self, gateway: bytes, frames: list[bytes]) -> None:
         try:

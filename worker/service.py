@@ -19,6 +19,7 @@ from time import sleep
 import zmq
 
 from broker.protocol import (
+    AHEAD,
     ERROR,
     PARTIAL,
     Assign,
@@ -32,6 +33,7 @@ from broker.protocol import (
     Output,
     Progress,
     ProtocolError,
+    Read,
     Ready,
     Request,
     Shutdown,
@@ -118,13 +120,15 @@ def _beat(endpoint: str, identity: str, vitals: Vitals, interval: float) -> None
 class Service:
     """One model's life: wait for ASSIGN, load, then commands in and outputs out.
 
-    Mutable state: `_live`, the ids of the requests that have not ended.
+    Mutable state: `_live`, the ids of the requests that have not ended; `_sent` and `_read`, how many OUTPUTS have left
+    and how many of these wait for no gateway any more.
     """
 
     def __init__(self, socket: "zmq.Socket[bytes]", vitals: Vitals) -> None:
         self._socket = socket
         self._vitals = vitals
         self._live: set[bytes] = set()
+        self._sent = self._read = 0
         self._send(Hello(pid=os.getpid()))
 
     def run(self, spare: bool) -> int:
@@ -190,8 +194,10 @@ class Service:
 
     def _serve(self, engine: Engine) -> None:
         while True:
-            for message in self._receive(wait=not engine.has_work):
+            for message in self._receive(wait=not engine.has_work or self._is_ahead):
                 match message.body:
+                    case Read(total=total):
+                        self._read = total
                     case Request(payload=payload):
                         self._add(engine, message.request_id, payload)
                     case Cancel():
@@ -200,12 +206,17 @@ class Service:
                         return
                     case body:
                         log.warning("%s is nothing for a loaded worker", body.COMMAND.decode())
-            if engine.has_work:
+            if engine.has_work and not self._is_ahead:
                 outputs = engine.step()
                 self._vitals.steps += 1
                 self._send_outputs(outputs)
             if self._live and not engine.has_work:
                 self._fail(list(self._live), "the engine lost this request")
+
+    @property
+    def _is_ahead(self) -> bool:
+        """Whether more would only wait, in the way of other models' outputs: it is faster than who reads."""
+        return self._sent - self._read >= AHEAD
 
     def _add(self, engine: Engine, request_id: bytes, payload: bytes) -> None:
         if not request_id or request_id in self._live:
@@ -258,6 +269,7 @@ class Service:
             for frame in frames:
                 self._socket.send(frame, _MORE)
             self._socket.send(last)
+        self._sent += len(messages)
 
     def _encodable(self, outputs: list[Output]) -> list[Output]:
         """The outputs, but an ERROR for each request from the first one on that cannot be encoded. These requests are
