@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import zmq
@@ -80,8 +81,7 @@ logger = logging.getLogger(__name__)
 # Messages taken from one socket before the others get their turn.
 _BURST = 256
 _GATEWAY_HEARTBEAT_SECONDS = 1.0
-# As plain integers: pyzmq's own take longer to join than a frame to send.
-_LAST, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
+# As plain integers, which are joined much faster than pyzmq's own.
 _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 # Outputs that may wait for one gateway that does not read; past it the gateway counts as gone.
 _GATEWAY_BACKLOG = 20_000
@@ -113,8 +113,7 @@ class Broker:
         self._wakeup, self._signal_fd = socket.socketpair()
         self._wakeup.setblocking(False)
         self._signal_fd.setblocking(False)
-        self._polled_outputs: dict[int, str] = {}
-        self._poller = self._make_poller({})
+        self._polled_outputs: dict[int, str] | None = None
         self._perform: dict[type[Action], Callable[[Any], None]] = {
             StartWorker: self._start_worker,
             StartDownload: self._start_download,
@@ -185,29 +184,29 @@ class Broker:
         """Sleep until something happens or a deadline comes; put what happened into the inbox."""
         outputs = self._supervisor.output_fds
         if outputs != self._polled_outputs:  # seldom, and a poller takes as long to make as to ask
-            self._polled_outputs, self._poller = outputs, self._make_poller(outputs)
+            self._polled_outputs, self._readers = outputs, self._make_readers(outputs)
+            self._poller = zmq.Poller()
+            for source in self._readers:
+                self._poller.register(source, zmq.POLLIN)
         due = min(self._next_heartbeat, self._next_sample, self._next_deadline())
-        ready = dict(self._poller.poll(max(0, math.ceil((due - time.monotonic()) * 1000))))
-
-        if self._worker_socket in ready:
-            self._receive(self._worker_socket, self._worker_message, _BURST)
-        for fd in ready.keys() & outputs.keys():
-            self._supervisor.read_output(outputs[fd])
-        if self._supervisor.exits_fd in ready:
-            self._take_exits()
-        if self._gateway_socket in ready:
-            self._receive(self._gateway_socket, self._gateway_message, _BURST)
-        if self._signal_fd.fileno() in ready:
-            self._signal_fd.recv(64)
-            self._inbox.append(ShutdownRequested())
+        for source, _ in self._poller.poll(max(0, math.ceil((due - time.monotonic()) * 1000))):
+            self._readers[source]()
         if time.monotonic() >= due:
             self._keep_time()
 
-    def _make_poller(self, outputs: dict[int, str]) -> zmq.Poller:
-        poller = zmq.Poller()
-        for source in (self._gateway_socket, self._worker_socket, self._supervisor.exits_fd, self._signal_fd, *outputs):
-            poller.register(source, zmq.POLLIN)
-        return poller
+    def _make_readers(self, outputs: dict[int, str]) -> dict[zmq.Socket[bytes] | int, Callable[[], object]]:
+        """What to wait for and what to do then, in this order. outputs: file descriptor -> worker id."""
+        return {
+            self._worker_socket: partial(self._receive, self._worker_socket, self._worker_message, _BURST),
+            **{fd: partial(self._supervisor.read_output, worker_id) for fd, worker_id in outputs.items()},
+            self._supervisor.exits_fd: self._take_exits,
+            self._gateway_socket: partial(self._receive, self._gateway_socket, self._gateway_message, _BURST),
+            self._signal_fd.fileno(): self._take_signal,
+        }
+
+    def _take_signal(self) -> None:
+        self._signal_fd.recv(64)
+        self._inbox.append(ShutdownRequested())
 
     def _next_deadline(self) -> float:
         """The next one of pool and downloads; infinite if there is none."""
@@ -236,21 +235,24 @@ class Broker:
     def _step(self, event: Event) -> None:
         now = time.monotonic()
         actions = [] if self._downloads.takes(event) else self._pool.handle(event, now)
-        for action in (*actions, *self._downloads.handle(event, now)):
+        self._do([*actions, *self._downloads.handle(event, now)])
+
+    def _do(self, actions: list[Action]) -> None:
+        for action in actions:
             self._perform[type(action)](action)
 
     def _receive(self, source: zmq.Socket[bytes], handle: Callable[[bytes, list[bytes]], None], limit: int) -> None:
         for _ in range(limit):
-            if not int(source.get(_EVENTS)) & _POLLIN:  # less work than an exception at the end
-                return
             try:
-                identity, *frames = source.recv_multipart(_LAST)
+                identity, *frames = protocol.receive_frames(source, wait=False)
             except zmq.Again:
                 return
             try:
                 handle(identity, frames)
             except ProtocolError as error:
                 logger.warning("dropped a message of %r: %s", identity[:32], error)
+            if not int(source.get(_EVENTS)) & _POLLIN:  # less work than the exception
+                return
 
     def _take_exits(self) -> None:
         # What a worker had sent before it died counts: a request it has answered must not be replayed.
@@ -390,7 +392,8 @@ class Broker:
         worker_id = identity.decode(errors="replace").partition("/")[0]
         if isinstance(message.body, protocol.Outputs):
             entries = [(request_id, kind != protocol.PARTIAL) for request_id, kind in message.body.entries]
-            self._step(OutputsArrived(worker_id, entries, frames))
+            # Straight to the pool: nearly every message is one of these, and no download has any.
+            self._do(self._pool.handle(OutputsArrived(worker_id, entries, frames), time.monotonic()))
             return
         make_event = self._from_worker.get(type(message.body))
         if make_event is None:
@@ -521,7 +524,7 @@ class Broker:
 
     def _send_gateway(self, gateway: bytes, frames: list[bytes]) -> None:
         try:
-            _send(self._gateway_socket, gateway, frames)
+            protocol.send_frames(self._gateway_socket, [gateway, *frames], wait=False)
         except zmq.Again:
             self._gateway_left(gateway, f"{_GATEWAY_BACKLOG} messages unread")
         except zmq.ZMQError as error:
@@ -532,15 +535,7 @@ class Broker:
     def _send_worker(self, worker_id: str, frames: list[bytes]) -> None:
         # A worker that cannot be reached has died: its exit is on its way, and with it all that follows.
         with contextlib.suppress(zmq.ZMQError):
-            _send(self._worker_socket, worker_id.encode(), frames)
-
-
-def _send(to: zmq.Socket[bytes], identity: bytes, frames: list[bytes]) -> None:
-    """What send_multipart does, in less than half of its time: it joins flags anew for every frame."""
-    to.send(identity, _MORE)
-    for frame in frames[:-1]:
-        to.send(frame, _MORE)
-    to.send(frames[-1], _LAST)
+            protocol.send_frames(self._worker_socket, [worker_id.encode(), *frames], wait=False)
 
 
 def _change(model_id: str, state: str, reason: str | None, stage: str | None, fraction: float | None) -> dict[str, Any]:

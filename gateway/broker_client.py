@@ -38,6 +38,8 @@ from broker.protocol import (
     decode,
     decode_outputs,
     encode,
+    receive_frames,
+    send_frames,
     to_map,
 )
 from gateway.call import Call
@@ -49,6 +51,7 @@ STARTUP_GRACE = 2.0  # seconds in which a call waits for the first connection
 _READING_SECONDS = 0.005  # of reading before the streams have their turn
 _RECONNECT_MS = 50
 _GOODBYE_LINGER_MS = 200
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 _MONITORED = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED
 
 _ABSENT = Failure("broker_unavailable", "the broker is not reachable", retry_after=1, retryable=True)
@@ -174,16 +177,20 @@ class BrokerClient:
         """False: no broker is connected."""
         if not self._transmit(body, request_id):
             return False
-        if self._read_again is None and int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+        if self._read_again is None and self._has_more():
             self._read_again = self._loop.call_soon(self._on_readable)
         return True
 
     def _transmit(self, body: Body, request_id: bytes = NO_REQUEST) -> bool:
         try:
-            self._socket.send_multipart(encode(body, request_id), zmq.NOBLOCK)
+            send_frames(self._socket, encode(body, request_id), wait=False)
         except zmq.Again:
             return False
         return True
+
+    def _has_more(self) -> bool:
+        """Whether something can be read. Less work than the exception where nothing can."""
+        return bool(int(self._socket.get(_EVENTS)) & _POLLIN)
 
     def _greet(self) -> None:
         self._got = self._confirmed = 0
@@ -202,7 +209,7 @@ class BrokerClient:
         began = now = self._loop.time()
         while now - began < _READING_SECONDS:
             try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                frames = receive_frames(self._socket, wait=False)
             except zmq.Again:
                 return True
             try:
@@ -211,6 +218,8 @@ class BrokerClient:
                 log.warning("message from the broker dropped: %s", error)
             now = self._loop.time()
             self._set_heard(now)
+            if not self._has_more():
+                return True
         return False
 
     def _flush(self) -> None:

@@ -41,6 +41,8 @@ from broker.protocol import (
     encode,
     encode_outputs,
     gateway_of,
+    receive_frames,
+    send_frames,
     to_map,
 )
 from worker.engine import Engine, MemoryFacts, RequestError, load_engine
@@ -54,7 +56,6 @@ _FLUSH_MILLISECONDS = 1000
 # How long a process that has failed waits for the broker to end it.
 _HEARD_MILLISECONDS = 5000
 
-_MORE = int(zmq.SNDMORE)
 _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 
 # What a spare imports while it waits: nearly all of the time from a new process to a loaded model.
@@ -113,7 +114,7 @@ def _beat(endpoint: str, identity: str, vitals: Vitals, interval: float) -> None
         beat = Heartbeat(vitals.steps, memory.active_bytes, memory.cache_bytes, memory.peak_bytes)
         # A broker that takes nothing at present misses nothing: the next beat says as much as this one.
         with suppress(zmq.Again):
-            socket.send_multipart(encode(beat), zmq.NOBLOCK)
+            send_frames(socket, encode(beat), wait=False)
         sleep(interval)
 
 
@@ -265,10 +266,8 @@ class Service:
             return
         # Not before: what cannot be encoded has not ended anything.
         self._live -= ended
-        for *frames, last in messages:  # send_multipart joins flags anew for every frame
-            for frame in frames:
-                self._socket.send(frame, _MORE)
-            self._socket.send(last)
+        for frames in messages:
+            send_frames(self._socket, frames)
         self._sent += len(messages)
 
     def _encodable(self, outputs: list[Output]) -> list[Output]:
@@ -292,7 +291,7 @@ class Service:
         return kept
 
     def _send(self, body: Body) -> None:
-        self._socket.send_multipart(encode(body))
+        send_frames(self._socket, encode(body))
 
     def _receive(self, *, wait: bool) -> Iterator[Message]:
         """All messages that have arrived, the rest staying in the socket if the caller stops; with `wait`, at least
@@ -301,7 +300,7 @@ class Service:
         while wait or int(self._socket.get(_EVENTS)) & _POLLIN:
             wait = False
             try:
-                yield decode(self._socket.recv_multipart())
+                yield decode(receive_frames(self._socket))
             except ProtocolError as error:
                 log.warning("dropped a malformed message: %s", error)
 
