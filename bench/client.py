@@ -188,8 +188,11 @@ async def prepared(port: int, method: str, path: str, body: object = None) -> An
 
 
 async def send(port: int, method: str, path: str, body: object = None) -> Answer:
-    """Connect and send one request to this port of this machine."""
-    return (await prepared(port, method, path, body)).send()
+    """Connect and send one request to this port of this machine; `sent_at` is before connecting."""
+    began = time.monotonic()
+    answer = (await prepared(port, method, path, body)).send()
+    answer.sent_at = began
+    return answer
 
 
 def _head(port: int, method: str, path: str, length: int, connection: str) -> bytes:
@@ -222,5 +225,5 @@ async def prepared_stream(port: int, model: str, content: str, max_tokens: int) 
 
 
 async def stream(port: int, model: str, content: str, max_tokens: int) -> Answer:
-    """A chat completion, streamed."""
-    return (await prepared_stream(port, model, content, max_tokens)).send()
+    """A chat completion, streamed; as `send`."""
+    return await send(port, "POST", "/v1/chat/completions", chat(model, content, max_tokens))

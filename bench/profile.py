@@ -63,7 +63,7 @@ async def run(models: Path, seconds: int) -> dict[str, dict[str, float]]:
     """role -> hop -> microseconds per token."""
     with ours(models) as server:
         await ask(server.port, "POST", "/admin/models/load/a")
-        plans = plan(["a"], _STREAMS, 2, 0)
+        plans = plan(["a"], _STREAMS, 2, "0")
         texts = await alone(server, plans, _TOKENS)
         figures = {}
         with tempfile.TemporaryDirectory() as folder:

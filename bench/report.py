@@ -42,6 +42,7 @@ def main() -> None:
         "machine": machine(throughput | {"began_busy": recovery["began_busy"] + throughput["began_busy"]}),
         "recovery": recovery_table(recovery["figures"]),
         "tiny": f"{comparison(throughput['figures']['tiny'])}\n\n{_CHART_LINK}",
+        "connected": comparison(throughput["figures"]["connected"]),
         "two_models": comparison(throughput["figures"]["two_models"]),
         "smol": comparison(throughput["figures"]["smol"]),
         "echo": echo_table(throughput["figures"]["echo"]),

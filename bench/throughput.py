@@ -62,7 +62,7 @@ Plan = list[list[tuple[str, str]]]
 Texts = dict[tuple[str, str], str]
 
 
-def plan(models: list[str], clients: int, repeats: int, turn: int) -> Plan:
+def plan(models: list[str], clients: int, repeats: int, turn: str) -> Plan:
     """The models go round. No content comes twice, because servers remember prompts."""
     return [
         [(models[client % len(models)], f"Hello {clients}, {turn}, {client}, {repeat}") for repeat in range(repeats)]
@@ -79,17 +79,30 @@ async def alone(server: Server, plans: Plan, tokens: int) -> Texts:
     return texts
 
 
-async def turn(server: Server, plans: Plan, tokens: int, texts: Texts, cell: Cell) -> None:
-    """All clients at once, each one request after the other."""
-    # Connected before: mlx_lm.server takes so few connections at a time that some of many would wait a second for the
-    # system to try again, and that is not what is compared here.
-    clients = [
-        [await prepared_stream(server.port, server.prefix + model, content, tokens) for model, content in asks]
-        for asks in plans
-    ]
+async def turn(
+    server: Server, plans: Plan, tokens: int, texts: Texts, cell: Cell, *, is_connected: bool = False
+) -> None:
+    """All clients at once, each one request after the other. is_connected: over connections that are made before."""
+
+    async def ask_all(asks: list[Answer] | list[tuple[str, str]]) -> list[Answer]:
+        answers = []
+        for asked in asks:
+            if isinstance(asked, Answer):
+                answer = asked.send()
+            else:
+                answer = await stream(server.port, server.prefix + asked[0], asked[1], tokens)
+            answers.append(await answer.ended())
+        return answers
+
+    work: list[Any] = plans
+    if is_connected:
+        work = [
+            [await prepared_stream(server.port, server.prefix + model, content, tokens) for model, content in asks]
+            for asks in plans
+        ]
     before = server.cpu()
     began = time.monotonic()
-    await asyncio.gather(*map(_one_after_the_other, clients))
+    clients = await asyncio.gather(*map(ask_all, work))
     seconds = time.monotonic() - began
     for role, total in server.cpu().items():
         cell.cpu[role] = cell.cpu.get(role, 0.0) + total - before.get(role, 0.0)
@@ -106,20 +119,22 @@ async def turn(server: Server, plans: Plan, tokens: int, texts: Texts, cell: Cel
     cell.rates.append(count / seconds)
 
 
-async def _one_after_the_other(answers: list[Answer]) -> None:
-    for answer in answers:
-        await answer.send().ended()
-
-
 async def compare(
-    limits: dict[str, Limit], servers: list[Server], clients: int, repeats: int, rounds: int, *, tokens: int = _TOKENS
+    limits: dict[str, Limit],
+    servers: list[Server],
+    clients: int,
+    repeats: int,
+    rounds: int,
+    *,
+    tokens: int = _TOKENS,
+    is_connected: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Turns of all, `rounds` times; by name, with the ratios to this project. limits: by model; the limit of a single
     one is compared, that of several only gives the texts."""
     cells = {server.name: Cell() for server in servers}
     bare: list[float] = []
     for number in range(rounds):
-        plans = plan([*limits], clients, repeats, number)
+        plans = plan([*limits], clients, repeats, f"{number} again" if is_connected else str(number))
         texts: Texts = {}
         for model, limit in limits.items():
             waves = [[content for name, content in wave if name == model] for wave in zip(*plans, strict=True)]
@@ -130,7 +145,7 @@ async def compare(
             texts |= dict(zip(asked, chain.from_iterable(said), strict=True))
         for server in servers:
             wait_until_calm()
-            await turn(server, plans, tokens, texts, cells[server.name])
+            await turn(server, plans, tokens, texts, cells[server.name], is_connected=is_connected)
     result = {name: cell.summary() for name, cell in cells.items()}
     our_rates = cells[OURS].rates
     for name, cell in cells.items():
@@ -147,7 +162,7 @@ async def echo(server: Server, rounds: int) -> dict[int, dict[str, Any]]:
     requests: dict[int, list[float]] = {streams: [] for streams in _ECHO_STREAMS}
     for number in range(rounds):
         for streams, cell in cells.items():
-            plans = plan(["echo"], streams, max(64 // streams, 2), number)
+            plans = plan(["echo"], streams, max(64 // streams, 2), str(number))
             texts = await alone(server, plans, _ECHO_TOKENS)
             wait_until_calm()
             await turn(server, plans, _ECHO_TOKENS, texts, cell)
@@ -180,7 +195,7 @@ async def idle_clients(server: Server) -> dict[str, float]:
 
 async def run(models: Path, rounds: int, *, with_smol: bool) -> dict[str, Any]:
     """Everything, in the order of the tables; what has been measured is shown at once."""
-    results: dict[str, Any] = {"tiny": {}, "two_models": {}, "smol": {}}
+    results: dict[str, Any] = {"tiny": {}, "connected": {}, "two_models": {}, "smol": {}}
     with contextlib.ExitStack() as stack:
         us = stack.enter_context(ours(models))
         lm = stack.enter_context(theirs("mlx_lm.server", models / "a"))
@@ -195,8 +210,14 @@ async def run(models: Path, rounds: int, *, with_smol: bool) -> dict[str, Any]:
             show(f"two models, {streams} streams", pair)
         vlm = stack.enter_context(theirs("mlx_vlm.server", models / "a"))
         for streams, repeats in _REPEATS.items():
-            results["tiny"][streams] = await compare({"a": limits["a"]}, [lm, vlm, us], streams, repeats, rounds)
+            limit = {"a": limits["a"]}
+            results["tiny"][streams] = await compare(limit, [lm, vlm, us], streams, repeats, rounds)
             show(f"tiny model, {streams} streams", results["tiny"][streams])
+            # mlx_lm.server takes so few connections at a time that some of many wait a second for the system to try
+            # again: here nobody does.
+            connected = await compare(limit, [lm, us], streams, repeats, rounds, is_connected=True)
+            results["connected"][streams] = connected
+            show(f"tiny model, {streams} streams, connected before", connected)
         results["rss_mib"] = {role: size / 2**20 for role, size in us.rss().items()}
         results["idle_clients_mib"] = await idle_clients(us)
         print("RSS, MiB", results["rss_mib"], "for 1,000 idle clients", results["idle_clients_mib"])

@@ -23,7 +23,7 @@ SUPPORTED_TYPES = frozenset({"text-gen", "vision", "embeddings", "echo"})
 _VISION_KEYS = frozenset({"vision_config", "image_token_id", "image_token_index", "video_token_id"})
 _AUDIO_KEYS = frozenset({"audio_config", "codec_config", "sample_rate"})
 # Where a configuration keeps the length of a context; the worker asks for the same (worker/model_folder.py).
-_POSITIONS = ("max_position_embeddings", "model_max_length", "max_seq_len", "n_positions", "max_sequence_length")
+CONTEXT_KEYS = ("max_position_embeddings", "model_max_length", "max_seq_len", "n_positions", "max_sequence_length")
 # Any of these is a tokenizer.
 _TOKENIZERS = ("tokenizer*", "vocab*", "*.tiktoken", "tekken.json", "spiece.model", "sentencepiece*")
 # In the names of tensors that see.
@@ -154,15 +154,18 @@ class Catalog:
         parts = model_id.split("/")
         if len(parts) > 2 or any(part[:1] in ("", ".") or "\\" in part or "\0" in part for part in parts):
             raise CatalogError("model_not_found", f"{model_id!r} is not a model name: one is `name` or `org/name`")
-        try:
-            folder = self._models_dir.joinpath(*parts)
-            if folder.is_dir():
-                return self._models_dir, folder
-            snapshot = self._snapshot(parts)
-            if snapshot is not None and snapshot.is_dir():
-                return self._hub_dir, snapshot
-        except OSError as error:  # a name too long for a file, a folder that may not be read
-            raise CatalogError("model_not_found", f"{model_id}: {error.strerror}") from error
+        places = [(self._models_dir, self._models_dir.joinpath(*parts))]
+        if (snapshot := self._snapshot(parts)) is not None:
+            places.append((self._hub_dir, snapshot))
+        problem: OSError | None = None
+        for root, folder in places:
+            try:
+                if folder.is_dir():
+                    return root, folder
+            except OSError as error:  # a name too long for a file, a disk that has gone: the other may have it
+                problem = problem or error
+        if problem is not None:
+            raise CatalogError("model_not_found", f"{model_id}: {problem.strerror}") from problem
         message = f"no model named {model_id!r} in {self._models_dir} or the Hugging Face cache"
         if fetchable := _is_repository(model_id):
             message += "; an administrator's load fetches it if the Hugging Face hub has it"
@@ -178,10 +181,19 @@ class Catalog:
 
     def _names(self) -> Iterator[str]:
         yield from (name for name, override in self._overrides.items() if override.engine is not None)
-        for config in (*self._models_dir.glob("[!.]*/config.json"), *self._models_dir.glob("[!.]*/[!.]*/config.json")):
-            yield config.parent.relative_to(self._models_dir).as_posix()
-        for repository in self._hub_dir.glob("models--*"):
+        for pattern in ("[!.]*/config.json", "[!.]*/[!.]*/config.json"):
+            for config in _found(self._models_dir, pattern):
+                yield config.parent.relative_to(self._models_dir).as_posix()
+        for repository in _found(self._hub_dir, "models--*"):
             yield "/".join(repository.name.split("--")[1:])
+
+
+def _found(directory: Path, pattern: str) -> Iterator[Path]:
+    """What there is; as much as can be seen of a directory on a disk that has gone, say, which must end nobody."""
+    try:
+        yield from directory.glob(pattern)
+    except OSError as error:
+        logger.warning("cannot look for models in %s: %s", directory, error.strerror)
 
 
 def _read_entry(
@@ -303,7 +315,7 @@ def _quantization(config: dict[str, Any]) -> str | None:
 def _context_length(config: dict[str, Any], folder: Path) -> int:
     text = config.get("text_config")
     facts = {**config, **text} if isinstance(text, dict) else config
-    positions = next((value for key in _POSITIONS if _is_length(value := facts.get(key))), None)
+    positions = next((value for key in CONTEXT_KEYS if _is_length(value := facts.get(key))), None)
     # Sentence transformers may be made for shorter texts than they have positions for.
     lengths = (positions, _read_object(folder / "sentence_bert_config.json").get("max_seq_length"))
     return min((value for value in lengths if _is_length(value)), default=0)

@@ -274,6 +274,7 @@ class ForwardCancel(Action):
 class ForwardOutputs(Action):
     """All requests of the frames are known and live: pass them to their gateway unread."""
 
+    worker_id: str
     frames: list[bytes]
 
 

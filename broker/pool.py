@@ -342,7 +342,7 @@ class Pool:
             request = in_flight[request_id]
             if not request.has_output:
                 request.has_output, request.payload = True, b""  # from here on it is never replayed
-        self._actions.append(ForwardOutputs(event.frames))
+        self._actions.append(ForwardOutputs(event.worker_id, event.frames))
         if not ended:
             return False
         for request_id in ended:

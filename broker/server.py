@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import zmq
@@ -64,6 +65,7 @@ from broker.events import (
     WorkerSampled,
     WorkerStarted,
 )
+from broker.flow import Flow, Settled
 from broker.memory import Sampler, total_bytes
 from broker.pins import read_pins, write_pins
 from broker.pool import Pool
@@ -79,8 +81,7 @@ logger = logging.getLogger(__name__)
 # Messages taken from one socket before the others get their turn.
 _BURST = 256
 _GATEWAY_HEARTBEAT_SECONDS = 1.0
-# As plain integers: pyzmq's own take longer to join than a frame to send.
-_LAST, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
+# As plain integers, which are joined much faster than pyzmq's own.
 _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 # Outputs that may wait for one gateway that does not read; past it the gateway counts as gone.
 _GATEWAY_BACKLOG = 20_000
@@ -98,6 +99,7 @@ class Broker:
         self._downloads = Downloads(limits, run_id, str(settings.hub_dir), for_requests=settings.allow_downloads)
         self._pins_path = settings.state_dir / "pins.json"
         self._sampler = Sampler()
+        self._flow = Flow()
         self._inbox: deque[Event] = deque()
         self._gateways: set[bytes] = set()
         self._watchers: dict[bytes, str | None] = {}
@@ -111,8 +113,7 @@ class Broker:
         self._wakeup, self._signal_fd = socket.socketpair()
         self._wakeup.setblocking(False)
         self._signal_fd.setblocking(False)
-        self._polled_outputs: dict[int, str] = {}
-        self._poller = self._make_poller({})
+        self._polled_outputs: dict[int, str] | None = None
         self._perform: dict[type[Action], Callable[[Any], None]] = {
             StartWorker: self._start_worker,
             StartDownload: self._start_download,
@@ -142,6 +143,7 @@ class Broker:
             protocol.Models: self._on_models,
             protocol.Watch: self._on_watch,
             protocol.Hello: lambda gateway, request_id, body: None,
+            protocol.Read: self._on_read,
             protocol.Goodbye: self._on_goodbye,
         }
         self._from_worker: dict[type[protocol.Body], Callable[[str, Any], Event]] = {
@@ -182,29 +184,29 @@ class Broker:
         """Sleep until something happens or a deadline comes; put what happened into the inbox."""
         outputs = self._supervisor.output_fds
         if outputs != self._polled_outputs:  # seldom, and a poller takes as long to make as to ask
-            self._polled_outputs, self._poller = outputs, self._make_poller(outputs)
+            self._polled_outputs, self._readers = outputs, self._make_readers(outputs)
+            self._poller = zmq.Poller()
+            for source in self._readers:
+                self._poller.register(source, zmq.POLLIN)
         due = min(self._next_heartbeat, self._next_sample, self._next_deadline())
-        ready = dict(self._poller.poll(max(0, math.ceil((due - time.monotonic()) * 1000))))
-
-        if self._worker_socket in ready:
-            self._receive(self._worker_socket, self._worker_message, _BURST)
-        for fd in ready.keys() & outputs.keys():
-            self._supervisor.read_output(outputs[fd])
-        if self._supervisor.exits_fd in ready:
-            self._take_exits()
-        if self._gateway_socket in ready:
-            self._receive(self._gateway_socket, self._gateway_message, _BURST)
-        if self._signal_fd.fileno() in ready:
-            self._signal_fd.recv(64)
-            self._inbox.append(ShutdownRequested())
+        for source, _ in self._poller.poll(max(0, math.ceil((due - time.monotonic()) * 1000))):
+            self._readers[source]()
         if time.monotonic() >= due:
             self._keep_time()
 
-    def _make_poller(self, outputs: dict[int, str]) -> zmq.Poller:
-        poller = zmq.Poller()
-        for source in (self._gateway_socket, self._worker_socket, self._supervisor.exits_fd, self._signal_fd, *outputs):
-            poller.register(source, zmq.POLLIN)
-        return poller
+    def _make_readers(self, outputs: dict[int, str]) -> dict[zmq.Socket[bytes] | int, Callable[[], object]]:
+        """What to wait for and what to do then, in this order. outputs: file descriptor -> worker id."""
+        return {
+            self._worker_socket: partial(self._receive, self._worker_socket, self._worker_message, _BURST),
+            **{fd: partial(self._supervisor.read_output, worker_id) for fd, worker_id in outputs.items()},
+            self._supervisor.exits_fd: self._take_exits,
+            self._gateway_socket: partial(self._receive, self._gateway_socket, self._gateway_message, _BURST),
+            self._signal_fd.fileno(): self._take_signal,
+        }
+
+    def _take_signal(self) -> None:
+        self._signal_fd.recv(64)
+        self._inbox.append(ShutdownRequested())
 
     def _next_deadline(self) -> float:
         """The next one of pool and downloads; infinite if there is none."""
@@ -226,27 +228,31 @@ class Broker:
             self._next_heartbeat = now + _GATEWAY_HEARTBEAT_SECONDS
             for gateway in list(self._gateways):
                 self._send_gateway(gateway, protocol.encode(protocol.Heartbeat()))
+            self._tell(self._flow.look(now))
         if now >= self._next_deadline():
             self._inbox.append(TimePassed())
 
     def _step(self, event: Event) -> None:
         now = time.monotonic()
         actions = [] if self._downloads.takes(event) else self._pool.handle(event, now)
-        for action in (*actions, *self._downloads.handle(event, now)):
+        self._do([*actions, *self._downloads.handle(event, now)])
+
+    def _do(self, actions: list[Action]) -> None:
+        for action in actions:
             self._perform[type(action)](action)
 
     def _receive(self, source: zmq.Socket[bytes], handle: Callable[[bytes, list[bytes]], None], limit: int) -> None:
         for _ in range(limit):
-            if not int(source.get(_EVENTS)) & _POLLIN:  # less work than an exception at the end
-                return
             try:
-                identity, *frames = source.recv_multipart(_LAST)
+                identity, *frames = protocol.receive_frames(source, wait=False)
             except zmq.Again:
                 return
             try:
                 handle(identity, frames)
             except ProtocolError as error:
                 logger.warning("dropped a message of %r: %s", identity[:32], error)
+            if not int(source.get(_EVENTS)) & _POLLIN:  # less work than the exception
+                return
 
     def _take_exits(self) -> None:
         # What a worker had sent before it died counts: a request it has answered must not be replayed.
@@ -257,6 +263,7 @@ class Broker:
             self._sampler.forget(pids[worker_id])
             logger.info("%s exited: %s", worker_id, exit_.describe())
             self._inbox.append(WorkerExited(worker_id, exit_))
+            self._flow.exited(worker_id)
 
     def _take_signals(self) -> dict[int, Any]:
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
@@ -287,10 +294,11 @@ class Broker:
             raise ProtocolError(f"a gateway does not send {message.body.COMMAND.decode()}")
         if message.request_id and protocol.gateway_of(message.request_id) != gateway:
             raise ProtocolError("a request id of another gateway")
-        if not message.request_id and not isinstance(message.body, protocol.Hello | protocol.Goodbye):
+        if not message.request_id and not isinstance(message.body, protocol.Hello | protocol.Goodbye | protocol.Read):
             raise ProtocolError(f"{message.body.COMMAND.decode()} without a request id")
         if isinstance(message.body, protocol.Hello):
             self._gateways.add(gateway)
+            self._tell(self._flow.greeted(gateway))
         elif gateway not in self._gateways:
             # Given up, or of a broker before this one: it may have missed ends. Unheard, it notices the silence, ends
             # its calls and says HELLO.
@@ -350,6 +358,9 @@ class Broker:
             if body.model in (None, model_id):
                 self._send_output(Output(request_id, protocol.PARTIAL, _change(model_id, *state)))
 
+    def _on_read(self, gateway: bytes, request_id: bytes, body: protocol.Read) -> None:
+        self._tell(self._flow.read(gateway, body.total, time.monotonic()))
+
     def _on_goodbye(self, gateway: bytes, request_id: bytes, body: protocol.Goodbye) -> None:
         self._gateway_left(gateway, "said goodbye")
 
@@ -360,6 +371,7 @@ class Broker:
             for request_id in [r for r in self._watchers if r.startswith(gateway)]:
                 del self._watchers[request_id]
             self._inbox.append(GatewayLeft(gateway))
+            self._tell(self._flow.left(gateway))
 
     def _look_up(self, model_id: str, task: str | None = None) -> tuple[ModelSpec | None, Fail | None, bool]:
         """The model, or the problem; and whether a download may mend that. What runs needs no files."""
@@ -380,7 +392,8 @@ class Broker:
         worker_id = identity.decode(errors="replace").partition("/")[0]
         if isinstance(message.body, protocol.Outputs):
             entries = [(request_id, kind != protocol.PARTIAL) for request_id, kind in message.body.entries]
-            self._step(OutputsArrived(worker_id, entries, frames))
+            # Straight to the pool: nearly every message is one of these, and no download has any.
+            self._do(self._pool.handle(OutputsArrived(worker_id, entries, frames), time.monotonic()))
             return
         make_event = self._from_worker.get(type(message.body))
         if make_event is None:
@@ -412,6 +425,7 @@ class Broker:
             self._inbox.append(WorkerExited(worker_id, Exit(127, None, time.time(), str(error))))
             return
         logger.info("%s started, pid %d%s", worker_id, pid, f", {purpose}" if purpose else "")
+        self._flow.started(worker_id)
         self._inbox.append(WorkerStarted(worker_id, pid))
 
     def _download_ended(self, action: DownloadEnded) -> None:
@@ -448,10 +462,13 @@ class Broker:
         self._send_worker(action.worker_id, protocol.encode(protocol.Cancel(), action.request_id))
 
     def _forward_outputs(self, action: ForwardOutputs) -> None:
-        self._send_gateway(protocol.gateway_of(action.frames[2]), action.frames)
+        gateway = protocol.gateway_of(action.frames[2])
+        self._tell(self._flow.sent(gateway, action.worker_id, time.monotonic()))
+        self._send_gateway(gateway, action.frames)
 
     def _drop_outputs(self, action: DropOutputs) -> None:
         logger.warning("dropped outputs of %s: %s", action.worker_id, action.reason)
+        self._tell(self._flow.dropped(action.worker_id))
 
     def _stop_worker(self, action: StopWorker) -> None:
         logger.info("%s is asked to exit: %s", action.worker_id, action.reason)
@@ -496,11 +513,18 @@ class Broker:
             logger.exception("an answer cannot be sent")
             failure = protocol.Failure("internal_error", "the broker has an answer that it cannot send")
             frames = protocol.encode_outputs([Output(output.request_id, protocol.ERROR, protocol.to_map(failure))])
-        self._send_gateway(protocol.gateway_of(output.request_id), frames)
+        gateway = protocol.gateway_of(output.request_id)
+        self._tell(self._flow.sent(gateway, "", time.monotonic()))
+        self._send_gateway(gateway, frames)
+
+    def _tell(self, settled: Settled) -> None:
+        """Let workers know how many of their outputs are read."""
+        for worker_id, total in settled.items():
+            self._send_worker(worker_id, protocol.encode(protocol.Read(total)))
 
     def _send_gateway(self, gateway: bytes, frames: list[bytes]) -> None:
         try:
-            _send(self._gateway_socket, gateway, frames)
+            protocol.send_frames(self._gateway_socket, [gateway, *frames], wait=False)
         except zmq.Again:
             self._gateway_left(gateway, f"{_GATEWAY_BACKLOG} messages unread")
         except zmq.ZMQError as error:
@@ -511,15 +535,7 @@ class Broker:
     def _send_worker(self, worker_id: str, frames: list[bytes]) -> None:
         # A worker that cannot be reached has died: its exit is on its way, and with it all that follows.
         with contextlib.suppress(zmq.ZMQError):
-            _send(self._worker_socket, worker_id.encode(), frames)
-
-
-def _send(to: zmq.Socket[bytes], identity: bytes, frames: list[bytes]) -> None:
-    """What send_multipart does, in less than half of its time: it joins flags anew for every frame."""
-    to.send(identity, _MORE)
-    for frame in frames[:-1]:
-        to.send(frame, _MORE)
-    to.send(frames[-1], _LAST)
+            protocol.send_frames(self._worker_socket, [worker_id.encode(), *frames], wait=False)
 
 
 def _change(model_id: str, state: str, reason: str | None, stage: str | None, fraction: float | None) -> dict[str, Any]:

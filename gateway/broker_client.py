@@ -24,6 +24,7 @@ from broker.protocol import (
     GATEWAY_ID_BYTES,
     NO_REQUEST,
     PARTIAL,
+    READ_EVERY,
     REQUEST_ID_BYTES,
     Body,
     Cancel,
@@ -33,9 +34,12 @@ from broker.protocol import (
     Hello,
     Outputs,
     ProtocolError,
+    Read,
     decode,
     decode_outputs,
     encode,
+    receive_frames,
+    send_frames,
     to_map,
 )
 from gateway.call import Call
@@ -47,6 +51,7 @@ STARTUP_GRACE = 2.0  # seconds in which a call waits for the first connection
 _READING_SECONDS = 0.005  # of reading before the streams have their turn
 _RECONNECT_MS = 50
 _GOODBYE_LINGER_MS = 200
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 _MONITORED = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED
 
 _ABSENT = Failure("broker_unavailable", "the broker is not reachable", retry_after=1, retryable=True)
@@ -72,6 +77,9 @@ class BrokerClient:
         self._routes: dict[bytes, tuple[Call, int]] = {}  # of each request id that has not ended
         self._touched: set[Call] = set()  # got outputs in this reading
         self._count = 0
+        self._got = self._confirmed = (
+            0  # outputs since the last HELLO, and how many of them the broker knows to be read
+        )
         self._is_linked = False  # what the monitor says; connected needs signs of life too
         self._heard_at = 0.0
         self._refusal: Failure | None = None
@@ -167,13 +175,26 @@ class BrokerClient:
 
     def _send(self, body: Body, request_id: bytes = NO_REQUEST) -> bool:
         """False: no broker is connected."""
-        try:
-            self._socket.send_multipart(encode(body, request_id), zmq.NOBLOCK)
-        except zmq.Again:
+        if not self._transmit(body, request_id):
             return False
-        if self._read_again is None and int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+        if self._read_again is None and self._has_more():
             self._read_again = self._loop.call_soon(self._on_readable)
         return True
+
+    def _transmit(self, body: Body, request_id: bytes = NO_REQUEST) -> bool:
+        try:
+            send_frames(self._socket, encode(body, request_id), wait=False)
+        except zmq.Again:
+            return False
+        return True
+
+    def _has_more(self) -> bool:
+        """Whether something can be read. Less work than the exception where nothing can."""
+        return bool(int(self._socket.get(_EVENTS)) & _POLLIN)
+
+    def _greet(self) -> None:
+        self._got = self._confirmed = 0
+        self._send(Hello(os.getpid()))
 
     def _on_readable(self) -> None:
         if self._read_again is not None:
@@ -188,7 +209,7 @@ class BrokerClient:
         began = now = self._loop.time()
         while now - began < _READING_SECONDS:
             try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                frames = receive_frames(self._socket, wait=False)
             except zmq.Again:
                 return True
             try:
@@ -197,6 +218,8 @@ class BrokerClient:
                 log.warning("message from the broker dropped: %s", error)
             now = self._loop.time()
             self._set_heard(now)
+            if not self._has_more():
+                return True
         return False
 
     def _flush(self) -> None:
@@ -208,9 +231,20 @@ class BrokerClient:
     def _on_message(self, frames: list[bytes]) -> None:
         body = decode(frames).body
         if isinstance(body, Outputs):
+            self._got += 1
+            if self._got - self._confirmed >= READ_EVERY:
+                self._confirm()
             self._deliver(body)
-        elif not isinstance(body, Heartbeat):
+        elif isinstance(body, Heartbeat):
+            if self._got > self._confirmed:
+                self._confirm()
+        else:
             raise ProtocolError(f"a gateway takes no {body.COMMAND.decode()}")
+
+    def _confirm(self) -> None:
+        # While the socket is being read: nothing that arrives meanwhile is overlooked.
+        if self._transmit(Read(self._got)):
+            self._confirmed = self._got
 
     def _deliver(self, outputs: Outputs) -> None:
         try:
@@ -241,7 +275,7 @@ class BrokerClient:
                 event = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))["event"]
                 self._is_linked = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
                 if self._is_linked:
-                    self._send(Hello(os.getpid()))
+                    self._greet()
                     self._set_heard(self._loop.time())
                     self._look_for_silence(HEARTBEAT_TIMEOUT)
                 else:
@@ -268,7 +302,7 @@ class BrokerClient:
         left = self._heard_at + HEARTBEAT_TIMEOUT - self._loop.time()
         if left <= 0:
             self._set_lost(_SILENT)
-            self._send(Hello(os.getpid()))  # the broker may have given this gateway up, and then sends it nothing
+            self._greet()  # the broker may have given this gateway up, and then sends it nothing
         self._look_for_silence(left if left > 0 else HEARTBEAT_TIMEOUT)
 
     def _set_lost(self, failure: Failure) -> None:

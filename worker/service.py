@@ -19,6 +19,7 @@ from time import sleep
 import zmq
 
 from broker.protocol import (
+    AHEAD,
     ERROR,
     PARTIAL,
     Assign,
@@ -32,6 +33,7 @@ from broker.protocol import (
     Output,
     Progress,
     ProtocolError,
+    Read,
     Ready,
     Request,
     Shutdown,
@@ -39,6 +41,8 @@ from broker.protocol import (
     encode,
     encode_outputs,
     gateway_of,
+    receive_frames,
+    send_frames,
     to_map,
 )
 from worker.engine import Engine, MemoryFacts, RequestError, load_engine
@@ -52,7 +56,6 @@ _FLUSH_MILLISECONDS = 1000
 # How long a process that has failed waits for the broker to end it.
 _HEARD_MILLISECONDS = 5000
 
-_MORE = int(zmq.SNDMORE)
 _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 
 # What a spare imports while it waits: nearly all of the time from a new process to a loaded model.
@@ -111,20 +114,22 @@ def _beat(endpoint: str, identity: str, vitals: Vitals, interval: float) -> None
         beat = Heartbeat(vitals.steps, memory.active_bytes, memory.cache_bytes, memory.peak_bytes)
         # A broker that takes nothing at present misses nothing: the next beat says as much as this one.
         with suppress(zmq.Again):
-            socket.send_multipart(encode(beat), zmq.NOBLOCK)
+            send_frames(socket, encode(beat), wait=False)
         sleep(interval)
 
 
 class Service:
     """One model's life: wait for ASSIGN, load, then commands in and outputs out.
 
-    Mutable state: `_live`, the ids of the requests that have not ended.
+    Mutable state: `_live`, the ids of the requests that have not ended; `_sent` and `_read`, how many OUTPUTS have left
+    and how many of these wait for no gateway any more.
     """
 
     def __init__(self, socket: "zmq.Socket[bytes]", vitals: Vitals) -> None:
         self._socket = socket
         self._vitals = vitals
         self._live: set[bytes] = set()
+        self._sent = self._read = 0
         self._send(Hello(pid=os.getpid()))
 
     def run(self, spare: bool) -> int:
@@ -190,8 +195,10 @@ class Service:
 
     def _serve(self, engine: Engine) -> None:
         while True:
-            for message in self._receive(wait=not engine.has_work):
+            for message in self._receive(wait=not engine.has_work or self._is_ahead):
                 match message.body:
+                    case Read(total=total):
+                        self._read = total
                     case Request(payload=payload):
                         self._add(engine, message.request_id, payload)
                     case Cancel():
@@ -200,12 +207,17 @@ class Service:
                         return
                     case body:
                         log.warning("%s is nothing for a loaded worker", body.COMMAND.decode())
-            if engine.has_work:
+            if engine.has_work and not self._is_ahead:
                 outputs = engine.step()
                 self._vitals.steps += 1
                 self._send_outputs(outputs)
             if self._live and not engine.has_work:
                 self._fail(list(self._live), "the engine lost this request")
+
+    @property
+    def _is_ahead(self) -> bool:
+        """Whether more would only wait, in the way of other models' outputs: it is faster than who reads."""
+        return self._sent - self._read >= AHEAD
 
     def _add(self, engine: Engine, request_id: bytes, payload: bytes) -> None:
         if not request_id or request_id in self._live:
@@ -254,10 +266,9 @@ class Service:
             return
         # Not before: what cannot be encoded has not ended anything.
         self._live -= ended
-        for *frames, last in messages:  # send_multipart joins flags anew for every frame
-            for frame in frames:
-                self._socket.send(frame, _MORE)
-            self._socket.send(last)
+        for frames in messages:
+            send_frames(self._socket, frames)
+        self._sent += len(messages)
 
     def _encodable(self, outputs: list[Output]) -> list[Output]:
         """The outputs, but an ERROR for each request from the first one on that cannot be encoded. These requests are
@@ -280,7 +291,7 @@ class Service:
         return kept
 
     def _send(self, body: Body) -> None:
-        self._socket.send_multipart(encode(body))
+        send_frames(self._socket, encode(body))
 
     def _receive(self, *, wait: bool) -> Iterator[Message]:
         """All messages that have arrived, the rest staying in the socket if the caller stops; with `wait`, at least
@@ -289,7 +300,7 @@ class Service:
         while wait or int(self._socket.get(_EVENTS)) & _POLLIN:
             wait = False
             try:
-                yield decode(self._socket.recv_multipart())
+                yield decode(receive_frames(self._socket))
             except ProtocolError as error:
                 log.warning("dropped a malformed message: %s", error)
 

@@ -270,6 +270,20 @@ def test_links_in_circles_and_into_nowhere(catalog: Catalog, models: Path) -> No
     assert catalog.entries() == []
 
 
+def test_a_directory_that_the_system_cannot_show_hides_no_other(
+    models: Path, hub: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one on a disk that has been taken out; here its name is longer than any may be."""
+    make_model(models / "mine")
+    make_hub_model(hub, "org/cached")
+    gone = Path("/" + "x" * 300)
+    assert [entry.spec.model_id for entry in Catalog(models, gone, {}).entries()] == ["mine"]
+    assert [entry.spec.model_id for entry in Catalog(gone, hub, {}).entries()] == ["org/cached"]
+    assert "cannot look for models in /xxx" in caplog.text
+    for name in ("anything", "org/anything"):
+        assert refusal(Catalog(gone, gone, {}), name)[0] in ("model_not_found", "load_failed")
+
+
 def test_a_snapshot_that_leads_out_of_the_cache(catalog: Catalog, models: Path, hub: Path) -> None:
     make_hub_model(hub, "org/tiny")
     make_model(models.parent / "outside")

@@ -38,7 +38,7 @@ def test_a_client_that_leaves_is_cancelled_in_the_worker_and_ended_there() -> No
     assert s.cancel(R1) == [ForwardCancel(W1, R1)]
     assert s.cancel(R1) == []
     assert s.state("a") == "ready"
-    assert s.finish(W1, R1) == [ForwardOutputs([b"frames"])]
+    assert s.finish(W1, R1) == [ForwardOutputs(W1, [b"frames"])]
     assert s.cancel(R1) == []  # the cancel and the end have crossed
 
 
@@ -150,7 +150,7 @@ def test_a_request_id_that_is_used_twice_is_one_request() -> None:
     s.busy("a", R1)
     assert s.ask(R1, "a") == []
     assert s.ask(R1, "b") == []
-    assert s.finish(W1, R1) == [ForwardOutputs([b"frames"])]
+    assert s.finish(W1, R1) == [ForwardOutputs(W1, [b"frames"])]
 
 
 def test_outputs_of_a_worker_that_has_ended_are_dropped() -> None:
@@ -171,8 +171,8 @@ def test_outputs_that_cannot_be_are_dropped_as_a_whole(entries: list[tuple[bytes
     s.busy("b", R3)
     why = "outputs of a request that is not in flight there"
     assert s.send(OutputsArrived(W1, entries, [b"frames"])) == [DropOutputs(W1, why)]
-    assert s.finish(W1, R1) == [ForwardOutputs([b"frames"])]
-    assert s.finish(W2, R3) == [ForwardOutputs([b"frames"])]
+    assert s.finish(W1, R1) == [ForwardOutputs(W1, [b"frames"])]
+    assert s.finish(W2, R3) == [ForwardOutputs(W2, [b"frames"])]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_what_a_worker_says_out_of_turn_changes_nothing() -> None:
     assert s.send(LoadFailed(W1, "after all")) == []
     assert s.send(WorkerBecameReady(W1, 1, 1)) == []
     assert s.worker("a").context_length == 4096
-    assert s.finish(W1, R1) == [ForwardOutputs([b"frames"])]
+    assert s.finish(W1, R1) == [ForwardOutputs(W1, [b"frames"])]
 
 
 def test_a_folder_that_disappears_hurts_the_next_load_and_not_this_one() -> None:

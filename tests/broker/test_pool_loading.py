@@ -14,8 +14,8 @@ def test_the_life_of_a_request() -> None:
     assert s.connect(W1) == [s.assign(W1, "a")]
     assert s.progress(W1, "weights", 0.5) == []
     assert s.ready(W1) == [s.forward(W1, "a", R1)]
-    assert s.text(W1, R1) == [ForwardOutputs([b"frames"])]
-    assert s.finish(W1, R1) == [ForwardOutputs([b"frames"])]
+    assert s.text(W1, R1) == [ForwardOutputs(W1, [b"frames"])]
+    assert s.finish(W1, R1) == [ForwardOutputs(W1, [b"frames"])]
     assert s.ask(R2, "a") == [s.forward(W1, "a", R2)]
 
 

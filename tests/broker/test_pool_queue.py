@@ -9,7 +9,7 @@ def test_first_come_first_served() -> None:
     s.busy("a", R1)
     assert s.ask(R2, "b") == []
     assert s.ask(R3, "c") == []
-    assert s.finish(W1, R1) == [ForwardOutputs([b"frames"]), StopWorker(W1, "evicted for b")]
+    assert s.finish(W1, R1) == [ForwardOutputs(W1, [b"frames"]), StopWorker(W1, "evicted for b")]
     assert s.exits(W1) == [StartWorker(W2, spare=False)]
     s.connect(W2)
     assert s.ready(W2) == [s.forward(W2, "b", R2)]
@@ -27,7 +27,7 @@ def test_requests_for_one_model_are_served_together() -> None:
     s.ask(R3, "a")
     s.ask(R4, "b")
     assert s.ready(W1) == [s.forward(W1, "a", R1), s.forward(W1, "a", R3)]
-    assert s.finish(W1, R1) == [ForwardOutputs([b"frames"])]
+    assert s.finish(W1, R1) == [ForwardOutputs(W1, [b"frames"])]
     assert s.finish(W1, R3)[1:] == [StopWorker(W1, "evicted for b")]
     s.exits(W1)
     s.connect(W2)

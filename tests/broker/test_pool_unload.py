@@ -32,7 +32,7 @@ def test_unload_waits_for_what_runs_and_gives_it_no_new_work() -> None:
     assert s.unload(R9, "a") == []
     assert s.state("a") == "draining"
     assert s.ask(R2, "a") == []
-    assert s.finish(W1, R1) == [ForwardOutputs([b"frames"]), StopWorker(W1, "unload")]
+    assert s.finish(W1, R1) == [ForwardOutputs(W1, [b"frames"]), StopWorker(W1, "unload")]
     assert s.exits(W1) == [replied(R9, "a"), StartWorker(W2, spare=False)]
     s.connect(W2)
     assert s.ready(W2) == [s.forward(W2, "a", R2)]
@@ -187,7 +187,7 @@ def test_unload_of_a_preload_that_waits_for_room() -> None:
     s.busy("a", R1)
     s.load(R2, "b")
     assert s.unload(R9, "b") == [Failed(R2, "model_unavailable"), SavePins([]), replied(R9, "b")]
-    assert s.finish(W1, R1) == [ForwardOutputs([b"frames"])]
+    assert s.finish(W1, R1) == [ForwardOutputs(W1, [b"frames"])]
 
 
 def test_unload_of_what_is_not_loaded() -> None:
@@ -301,8 +301,8 @@ def test_kill_touches_no_other_model() -> None:
     s.busy("b", R2)
     s.kill(R9, "a")
     s.dies(W1)
-    assert s.text(W2, R2) == [ForwardOutputs([b"frames"])]
-    assert s.finish(W2, R2) == [ForwardOutputs([b"frames"])]
+    assert s.text(W2, R2) == [ForwardOutputs(W2, [b"frames"])]
+    assert s.finish(W2, R2) == [ForwardOutputs(W2, [b"frames"])]
     assert W3 in s.workers
 
 

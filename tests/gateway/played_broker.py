@@ -20,6 +20,7 @@ from broker.protocol import (
     Hello,
     Message,
     Output,
+    Read,
     Request,
     decode,
     encode,
@@ -43,6 +44,7 @@ class PlayedBroker:
     def __init__(self, runtime_dir: Path, *, heartbeats: bool = True) -> None:
         self._heartbeats = heartbeats
         self._beating: list[asyncio.Task[None]] = []
+        self.read: list[int] = []
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.set(zmq.LINGER, 0)
@@ -63,9 +65,14 @@ class PlayedBroker:
         self._context.destroy(linger=0)
 
     async def receive(self) -> Message:
+        """The next message, but for what says that outputs have been read: that is kept in `read`."""
         async with asyncio.timeout(SECONDS):
-            _gateway, *frames = await self._socket.recv_multipart()
-        return decode(frames)
+            while True:
+                _gateway, *frames = await self._socket.recv_multipart()
+                message = decode(frames)
+                if not isinstance(message.body, Read):
+                    return message
+                self.read.append(message.body.total)
 
     async def expect(self, kind: type[T]) -> tuple[bytes, T]:
         """The next message, which has to be of this kind: its request id and body."""

@@ -14,6 +14,7 @@ from broker.protocol import (
     FINAL,
     GATEWAY_SOCKET,
     PARTIAL,
+    READ_EVERY,
     VERSION,
     Cancel,
     Failure,
@@ -260,6 +261,22 @@ async def test_a_stopping_gateway_ends_its_calls_and_takes_no_more(runtime_dir: 
             with pytest.raises(BrokerUnavailableError, match="stopping"):
                 await client.call(Status())
         await broker.expect(Goodbye)
+
+
+async def test_what_has_been_read_is_said(runtime_dir: Path) -> None:
+    async with PlayedBroker(runtime_dir, heartbeats=False) as broker, opened(runtime_dir) as client:
+        gateway = await broker.meet()
+        call = await client.call(Status())
+        request_id, _ = await broker.expect(Status)
+        for _ in range(READ_EVERY + 3):
+            await broker.partial(request_id, "x")
+        for _ in range(2):  # at the second beat there is nothing new to say
+            await broker.say_body(gateway, Heartbeat())
+        await broker.outputs(Output(request_id, FINAL, {}))
+        await take_all(call, READ_EVERY + 4)
+        await client.call(Status())
+        await broker.expect(Status)
+        assert broker.read == [READ_EVERY, READ_EVERY + 3]
 
 
 _STOPPED_BROKER = """

@@ -3,6 +3,7 @@
 Every wait has a bound. Must stay as dumb as a wire: it decides nothing that a broker decides.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from broker.protocol import (
     Message,
     Output,
     Outputs,
+    Read,
     Ready,
     Request,
     decode,
@@ -100,6 +102,11 @@ class WorkerHarness:
         worker_id, _, suffix = identity.partition(b"/")
         message = decode(frames)
         worker = self._workers[worker_id]
+        if isinstance(message.body, Outputs):
+            worker.outputs_got += 1
+            if worker.is_told:
+                with contextlib.suppress(zmq.ZMQError):  # it may have gone
+                    worker.send(Read(worker.outputs_got))
         (worker.heartbeats if suffix == b"heartbeat" else worker.inbox).append(message)
 
     def close(self) -> None:
@@ -110,13 +117,15 @@ class WorkerHarness:
 
 
 class Worker:
-    """One worker process as its broker sees it."""
+    """One worker process as its broker sees it. `is_told`: that its outputs are read, as soon as they are."""
 
     def __init__(self, harness: WorkerHarness, identity: bytes, process: subprocess.Popen[bytes], log: Path) -> None:
         self.identity = identity
         self.process = process
         self.inbox: list[Message] = []
         self.heartbeats: list[Message] = []
+        self.outputs_got = 0
+        self.is_told = True
         self._harness = harness
         self._log = log
         self._counter = count(1)

@@ -7,8 +7,9 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from broker import catalog
 from tests.tiny_models import make_tiny_model
-from worker.model_folder import load_folder
+from worker.model_folder import CONTEXT_KEYS, load_folder
 
 # What is in the folder instead: a file's new content, None for no such file, or a number of bytes that are left of it.
 BROKEN: dict[str, tuple[str, bytes | int | None, str]] = {
@@ -86,3 +87,8 @@ def test_progress_and_facts(tmp_path: Path) -> None:
     assert loaded.vocabulary == 259
     tensors: Any = mx.load(str(tmp_path / "m/model.safetensors"))
     assert loaded.weights_bytes == sum(tensor.nbytes for tensor in tensors.values())
+
+
+def test_broker_and_worker_read_the_length_of_a_context_from_the_same_keys() -> None:
+    """Each has a list of its own, because a worker imports nothing of the broker but the wire."""
+    assert CONTEXT_KEYS == catalog.CONTEXT_KEYS

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from broker.protocol import (
+    AHEAD,
     ERROR,
     FINAL,
     PARTIAL,
@@ -19,6 +20,7 @@ from broker.protocol import (
     LoadFailed,
     Outputs,
     Progress,
+    Read,
     Ready,
     Request,
     Shutdown,
@@ -280,6 +282,31 @@ def test_heartbeats_tell_work_from_life(worker: Worker) -> None:
     while (steps := worker.next_heartbeat().steps) != before or steps < 4:
         before = steps
     assert [worker.next_heartbeat().steps for _ in range(5)] == [steps] * 5
+
+
+def test_a_worker_waits_for_those_who_read(worker: Worker) -> None:
+    """But goes on to take commands, and to live."""
+    worker.is_told = False
+    tokens = 3 * AHEAD
+    first = worker.request(prompt="abcd", stream=True, max_tokens=tokens)
+
+    def until_it_stands_still() -> int:
+        steps = worker.next_heartbeat().steps
+        while [worker.next_heartbeat().steps for _ in range(5)] != [steps] * 5:
+            steps = worker.next_heartbeat().steps
+        return sum(isinstance(message.body, Outputs) for message in worker.inbox)
+
+    assert until_it_stands_still() == AHEAD
+    second = worker.request(prompt="abcd", stream=True, max_tokens=1)
+    worker.send(Cancel(), second)
+    worker.send(Read(AHEAD // 2))
+    # The end of the second took one place of those that were free, and no step.
+    assert until_it_stands_still() == AHEAD + AHEAD // 2
+    worker.is_told = True
+    worker.send(Read(worker.outputs_got))
+    ends = worker.until_ended(first, second)
+    assert text_of(ends[first]) == "abcd" * tokens
+    assert [output.kind for output in ends[second]] == [ERROR]
 
 
 def test_signals(worker: Worker) -> None:
