@@ -40,7 +40,7 @@ from broker.protocol import (
 ROOT = Path(__file__).parents[2]
 
 # Seconds. Importing mlx-lm on a busy machine is what takes longest.
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 GATEWAY = b"gateway1"
 
