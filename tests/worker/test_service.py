@@ -293,8 +293,9 @@ def test_a_worker_waits_for_those_who_read(worker: Worker) -> None:
     def until_it_stands_still(expected: int) -> int:
         """How many outputs it has sent. Not before those that are expected: a few beats can also be alike because its
         main thread, which gives way to everybody, has not had its turn."""
-        while (steps := worker.next_heartbeat().steps) and outputs() < expected:
-            pass
+        while outputs() < expected:
+            worker.next_heartbeat()
+        steps = worker.next_heartbeat().steps
         while [worker.next_heartbeat().steps for _ in range(5)] != [steps] * 5:
             steps = worker.next_heartbeat().steps
         return outputs()
