@@ -23,7 +23,7 @@ class ImageHost:
     """`async with ImageHost() as host`. answers: what it sends to a request for a path, else 404.
 
     requests: the heads of all requests; stalls: paths after whose answer it keeps the connection open and says nothing
-    until the client goes, which sets `left`.
+    until the client goes, which sets `left`. waits_for: it answers nothing before.
     """
 
     def __init__(self) -> None:
@@ -32,6 +32,7 @@ class ImageHost:
         self.requests: list[str] = []
         self.asked = asyncio.Event()
         self.left = asyncio.Event()
+        self.waits_for: asyncio.Event | None = None
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -56,6 +57,8 @@ class ImageHost:
             path = head.split(" ")[1]
             self.requests.append(head)
             self.asked.set()
+            if self.waits_for is not None:
+                await self.waits_for.wait()
             writer.write(self.answers.get(path, b"" if path in self.stalls else MISSING))
             if path in self.stalls:
                 await reader.read()

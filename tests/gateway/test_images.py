@@ -64,6 +64,9 @@ async def test_images_come_in_their_order() -> None:
 async def test_images_of_one_request_are_fetched_together() -> None:
     async with ImageHost() as slow, ImageHost() as host:
         slow.stalls = {"/"}
+        host.waits_for = (
+            slow.asked
+        )  # else the refusal may come before the first has been asked, which nobody leaves then
         loading = asyncio.create_task(load(slow.url("/"), host.url("/missing")))
         with pytest.raises(ApiError, match="404"):  # although the first never answers
             await loading
