@@ -95,7 +95,7 @@ class BrokerClient:
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.set(zmq.IDENTITY, self.identity)
         self._socket.set(zmq.LINGER, 0)
-        self._socket.set(zmq.IMMEDIATE, 1)
+        # Not IMMEDIATE: with it a connection that ends takes along what it has brought and nobody has read yet.
         self._socket.set(zmq.RECONNECT_IVL, _RECONNECT_MS)
         # Outputs must not be dropped, and a burst of requests is no reason to refuse any; who may send is bounded by
         # the heartbeat.
@@ -182,6 +182,8 @@ class BrokerClient:
         return True
 
     def _transmit(self, body: Body, request_id: bytes = NO_REQUEST) -> bool:
+        if not self._is_linked:
+            return False  # it would be sent to the next broker, which knows nothing of this
         try:
             send_frames(self._socket, encode(body, request_id), wait=False)
         except zmq.Again:

@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable
 
+import httpx
 import psutil
 
 from tests.service import Service, Stream, wait_until
@@ -72,6 +73,29 @@ def test_a_restarted_broker_serves_the_same_gateway_and_keeps_pins(service: Serv
     service.start_broker()
     wait_until(service.healthy, what="health")
     assert service.wait_state("tiny-a", "ready")["preloaded"] is True
+
+
+def test_a_gateway_that_reads_late_gets_a_brokers_last_words(service: Service) -> None:
+    assert service.load("bad").status_code == 200
+    answers: list[httpx.Response] = []
+    client = threading.Thread(target=lambda: answers.append(service.chat("bad", "slow", max_tokens=100_000)))
+    client.start()
+    wait_until(lambda: service.model("bad")["in_flight"] == 1, what="the long request")
+    assert service.gateway is not None
+    assert service.broker is not None
+    os.kill(service.gateway.pid, signal.SIGSTOP)
+    try:
+        service.broker.terminate()
+        service.broker.wait(15)
+    finally:
+        os.kill(service.gateway.pid, signal.SIGCONT)
+    client.join(20)
+    (answer,) = answers
+    assert answer.status_code == 503
+    assert "the broker is shutting down" in answer.json()["error"]["message"]
+    service.start_broker()
+    wait_until(service.healthy, what="the next broker")
+    assert service.chat("bad").status_code == 200
 
 
 def test_unload_ends_the_process(service: Service) -> None:
