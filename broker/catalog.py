@@ -154,13 +154,12 @@ class Catalog:
         parts = model_id.split("/")
         if len(parts) > 2 or any(part[:1] in ("", ".") or "\\" in part or "\0" in part for part in parts):
             raise CatalogError("model_not_found", f"{model_id!r} is not a model name: one is `name` or `org/name`")
-        places = [(self._models_dir, self._models_dir.joinpath(*parts))]
-        if (snapshot := self._snapshot(parts)) is not None:
-            places.append((self._hub_dir, snapshot))
         problem: OSError | None = None
-        for root, folder in places:
+        # The cache is looked into only where the folder has no such model: it may be on a mount that hangs.
+        for root, find in ((self._models_dir, self._models_dir.joinpath), (self._hub_dir, self._snapshot)):
             try:
-                if folder.is_dir():
+                folder = find(*parts)
+                if folder is not None and folder.is_dir():
                     return root, folder
             except OSError as error:  # a name too long for a file, a disk that has gone: the other may have it
                 problem = problem or error
@@ -171,7 +170,7 @@ class Catalog:
             message += "; an administrator's load fetches it if the Hugging Face hub has it"
         raise CatalogError("model_not_found", message, fetchable=fetchable)
 
-    def _snapshot(self, parts: list[str]) -> Path | None:
+    def _snapshot(self, *parts: str) -> Path | None:
         repository = self._hub_dir / "--".join(("models", *parts))
         try:
             revision = (repository / "refs" / "main").read_text().strip()
