@@ -180,15 +180,16 @@ class Catalog:
 
     def _names(self) -> Iterator[str]:
         yield from (name for name, override in self._overrides.items() if override.engine is not None)
-        for pattern in ("[!.]*/config.json", "[!.]*/[!.]*/config.json"):
-            for config in _found(self._models_dir, pattern):
-                yield config.parent.relative_to(self._models_dir).as_posix()
+        for folder in _found(self._models_dir, "[!.]*"):
+            for pattern in ("config.json", "[!.]*/config.json"):
+                for config in _found(folder, pattern):
+                    yield config.parent.relative_to(self._models_dir).as_posix()
         for repository in _found(self._hub_dir, "models--*"):
             yield "/".join(repository.name.split("--")[1:])
 
 
 def _found(directory: Path, pattern: str) -> Iterator[Path]:
-    """What there is; as much as can be seen of a directory on a disk that has gone, say, which must end nobody."""
+    """What there is; as much as can be seen of what lies on a disk that has gone, say, which must end nobody."""
     try:
         yield from directory.glob(pattern)
     except OSError as error:

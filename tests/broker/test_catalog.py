@@ -280,6 +280,9 @@ def test_a_directory_that_the_system_cannot_show_hides_no_other(
     assert [entry.spec.model_id for entry in Catalog(models, gone, {}).entries()] == ["mine"]
     assert [entry.spec.model_id for entry in Catalog(gone, hub, {}).entries()] == ["org/cached"]
     assert "cannot look for models in /xxx" in caplog.text
+    for name in ("a-dead-link", "zzz"):
+        (models / name).symlink_to(gone)
+    assert [entry.spec.model_id for entry in Catalog(models, gone, {}).entries()] == ["mine"]
     for name in ("anything", "org/anything"):
         assert refusal(Catalog(gone, gone, {}), name)[0] in ("model_not_found", "load_failed")
 
