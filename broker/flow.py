@@ -5,7 +5,8 @@ than a gateway fills no queue: neither this process's memory nor the way of othe
 messages they have read, in order; what is kept here is whose each message was, so that it can be told on.
 
 A gateway that reads nothing for a while is no reason to hold a model for the clients of others: its messages then count
-as read when they are sent, until it reads again. What that leaves unread is bounded by the socket.
+as read when they are sent, until it reads again. Of a gateway whose process is stopped the socket bounds what that
+leaves unread.
 """
 
 from collections import deque
@@ -22,10 +23,9 @@ _NOTHING: Settled = {}
 
 @dataclass(slots=True)
 class _Gateway:
-    """sent, settled: messages since its HELLO. unread: whose those between the two are, oldest first; "" for the
-    broker's own. read_at: when it last said that it has read some, or got the first of those that wait."""
+    """settled: messages since its HELLO that are no longer waited for. unread: whose those after them are, oldest
+    first; "" for the broker's own. read_at: when it last said that it has read some, or got the first of those that wait."""
 
-    sent: int = 0
     settled: int = 0
     unread: deque[str] = field(default_factory=deque)
     read_at: float = 0.0
@@ -46,11 +46,9 @@ class Flow:
         """There is nobody to tell; its messages may still wait in gateways."""
         self._settled.pop(worker_id, None)
 
-    def greeted(self, gateway_id: bytes) -> Settled:
-        """It counts from here on."""
-        told = self.left(gateway_id)
+    def greeted(self, gateway_id: bytes) -> None:
+        """It counts from here on. One that is known has to have left before."""
         self._gateways[gateway_id] = _Gateway()
-        return told
 
     def sent(self, gateway_id: bytes, worker_id: str, now: float) -> Settled:
         """A message of this worker, or of the broker (""), is on its way to this gateway."""
@@ -60,8 +58,7 @@ class Flow:
         if not gateway.unread:
             gateway.read_at = now
         gateway.unread.append(worker_id)
-        gateway.sent += 1
-        return self._settle(gateway, gateway.sent) if gateway.is_stuck else _NOTHING
+        return self._settle_all(gateway) if gateway.is_stuck else _NOTHING
 
     def dropped(self, worker_id: str) -> Settled:
         """A message of this worker goes to nobody."""
@@ -73,15 +70,14 @@ class Flow:
         if gateway is None:
             return _NOTHING
         gateway.read_at, gateway.is_stuck = now, False
-        told = self._settle(gateway, total)
+        told = self._settle(gateway, total - gateway.settled)
         # Given up and back, it may count what it had been sent before: both go on from its number.
-        gateway.sent = max(gateway.sent, total)
         gateway.settled = max(gateway.settled, total)
         return told
 
     def left(self, gateway_id: bytes) -> Settled:
         gateway = self._gateways.pop(gateway_id, None)
-        return self._settle(gateway, gateway.sent) if gateway is not None else _NOTHING
+        return self._settle_all(gateway) if gateway is not None else _NOTHING
 
     def look(self, now: float) -> Settled:
         """Find the gateways that are stuck; call it about once in STUCK_SECONDS."""
@@ -89,15 +85,17 @@ class Flow:
         for gateway in self._gateways.values():
             if gateway.unread and now - gateway.read_at >= STUCK_SECONDS:
                 gateway.is_stuck = True
-                told.update(self._settle(gateway, gateway.sent))
+                told.update(self._settle_all(gateway))
         return told
 
-    def _settle(self, gateway: _Gateway, total: int) -> Settled:
-        count = min(total, gateway.sent) - gateway.settled
-        if count <= 0:
-            return _NOTHING
-        gateway.settled += count
-        return self._tell(gateway.unread.popleft() for _ in range(count))
+    def _settle_all(self, gateway: _Gateway) -> Settled:
+        return self._settle(gateway, len(gateway.unread))
+
+    def _settle(self, gateway: _Gateway, count: int) -> Settled:
+        """The oldest of the unread, as many as there are at most."""
+        settled = [gateway.unread.popleft() for _ in range(min(count, len(gateway.unread)))]
+        gateway.settled += len(settled)
+        return self._tell(settled)
 
     def _tell(self, worker_ids: Iterable[str]) -> Settled:
         told: Settled = {}

@@ -297,9 +297,12 @@ class Broker:
         if not message.request_id and not isinstance(message.body, protocol.Hello | protocol.Goodbye | protocol.Read):
             raise ProtocolError(f"{message.body.COMMAND.decode()} without a request id")
         if isinstance(message.body, protocol.Hello):
+            self._gateway_left(gateway, "it begins anew")  # and has ended what it had asked for before
             self._gateways.add(gateway)
-            self._tell(self._flow.greeted(gateway))
+            self._flow.greeted(gateway)
         elif gateway not in self._gateways:
+            if isinstance(message.body, protocol.Read):
+                return  # it reads what it was sent before it was given up
             # Given up, or of a broker before this one: it may have missed ends. Unheard, it notices the silence, ends
             # its calls and says HELLO.
             raise ProtocolError(f"{message.body.COMMAND.decode()} of a gateway that has not said HELLO")

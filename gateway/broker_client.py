@@ -5,8 +5,9 @@ descriptor is edge-triggered and reports more than messages, so: read until noth
 sending, which may have eaten the edge.
 
 Every unit of work of a call ends once: with what the broker says, or, when the broker is lost, the gateway stops or
-the client reads too slowly, with an ERROR made here. Nothing is queued for a broker that is not there. This file
-knows no HTTP.
+the client reads too slowly, with an ERROR made here. Nothing is queued for a broker that is not there; what was sent
+before that was known may reach the next one, which drops what comes before this gateway's HELLO. This file knows no
+HTTP.
 """
 
 import asyncio
@@ -77,9 +78,8 @@ class BrokerClient:
         self._routes: dict[bytes, tuple[Call, int]] = {}  # of each request id that has not ended
         self._touched: set[Call] = set()  # got outputs in this reading
         self._count = 0
-        self._got = self._confirmed = (
-            0  # outputs since the last HELLO, and how many of them the broker knows to be read
-        )
+        self._got = 0  # outputs since the last HELLO
+        self._confirmed = 0  # of these the broker knows that they have been read
         self._is_linked = False  # what the monitor says; connected needs signs of life too
         self._heard_at = 0.0
         self._refusal: Failure | None = None

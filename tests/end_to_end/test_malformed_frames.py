@@ -31,6 +31,7 @@ from broker.protocol import (
     Output,
     Outputs,
     Progress,
+    Read,
     Ready,
     Request,
     Status,
@@ -230,10 +231,27 @@ def test_a_gateway_that_was_given_up_is_not_heard_until_it_says_hello(
     gateway = connect(broker)
     assert gateway.ask(Status()).kind == FINAL
     gateway.say(Goodbye())
+    gateway.say(Read(1))  # of what it had been sent before: no reason for a line
     gateway.begin(echo("unheard"))
     wait_until(lambda: dropped(broker) == 1, what="a line for what was dropped")
     gateway.say(Hello(os.getpid()))
     assert text_of(gateway.outputs(gateway.begin(echo("heard")))) == "heard"
+
+
+def test_a_gateway_that_says_hello_once_more_has_asked_for_nothing(
+    broker: Service, connect: Callable[..., Peer]
+) -> None:
+    """As after a connection that was lost and is back: nobody waits for what it had asked for."""
+    gateway, other = connect(broker), connect(broker)
+
+    def in_flight() -> int:
+        (slow,) = [m for m in other.ask(Status()).body["models"] if m["model_id"] == "slow"] or [{"in_flight": 0}]
+        return int(slow["in_flight"])
+
+    gateway.begin(echo(TEXT * 1000, "slow"))
+    wait_until(lambda: in_flight() == 1, what="its request")
+    gateway.say(Hello(os.getpid()))
+    wait_until(lambda: in_flight() == 0, what="the end of its request")
 
 
 def test_a_worker_that_floods_the_broker_keeps_no_exit_from_being_seen(
