@@ -13,6 +13,7 @@ import contextlib
 import signal
 import sys
 import time
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -74,7 +75,7 @@ async def alone(server: Server, plans: Plan, tokens: int) -> Texts:
     """What this server says to each request when nobody else asks."""
     texts = {}
     for model, content in chain.from_iterable(plans):
-        answer = await (await stream(server.port, server.prefix + model, content, tokens)).ended()
+        (answer,) = await _ask_all(server, [(model, content)], tokens)
         texts[model, content] = answer.events().text
     return texts
 
@@ -84,25 +85,12 @@ async def turn(
 ) -> None:
     """All clients at once, each one request after the other. is_connected: over connections that are made before."""
 
-    async def ask_all(asks: list[Answer] | list[tuple[str, str]]) -> list[Answer]:
-        answers = []
-        for asked in asks:
-            if isinstance(asked, Answer):
-                answer = asked.send()
-            else:
-                answer = await stream(server.port, server.prefix + asked[0], asked[1], tokens)
-            answers.append(await answer.ended())
-        return answers
-
-    work: list[Any] = plans
+    work: Iterable[Coroutine[Any, Any, list[Answer]]] = (_ask_all(server, asks, tokens) for asks in plans)
     if is_connected:
-        work = [
-            [await prepared_stream(server.port, server.prefix + model, content, tokens) for model, content in asks]
-            for asks in plans
-        ]
+        work = [_send_all([await prepared_stream(*_addressed(server, ask), tokens) for ask in asks]) for asks in plans]
     before = server.cpu()
     began = time.monotonic()
-    clients = await asyncio.gather(*map(ask_all, work))
+    clients = await asyncio.gather(*work)
     seconds = time.monotonic() - began
     for role, total in server.cpu().items():
         cell.cpu[role] = cell.cpu.get(role, 0.0) + total - before.get(role, 0.0)
@@ -117,6 +105,20 @@ async def turn(
         cell.gaps += [gap * 1000 for gap in events.gaps]
     cell.tokens += count
     cell.rates.append(count / seconds)
+
+
+async def _ask_all(server: Server, asks: list[tuple[str, str]], tokens: int) -> list[Answer]:
+    return [await (await stream(*_addressed(server, ask), tokens)).ended() for ask in asks]
+
+
+async def _send_all(answers: list[Answer]) -> list[Answer]:
+    return [await answer.send().ended() for answer in answers]
+
+
+def _addressed(server: Server, ask: tuple[str, str]) -> tuple[int, str, str]:
+    """Port, model as this server names it, content."""
+    model, content = ask
+    return server.port, server.prefix + model, content
 
 
 async def compare(
@@ -134,7 +136,7 @@ async def compare(
     cells = {server.name: Cell() for server in servers}
     bare: list[float] = []
     for number in range(rounds):
-        plans = plan([*limits], clients, repeats, f"{number} again" if is_connected else str(number))
+        plans = plan([*limits], clients, repeats, f"{number}, {len(limits)}, {is_connected:d}")
         texts: Texts = {}
         for model, limit in limits.items():
             waves = [[content for name, content in wave if name == model] for wave in zip(*plans, strict=True)]
