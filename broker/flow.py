@@ -24,7 +24,8 @@ _NOTHING: Settled = {}
 @dataclass(slots=True)
 class _Gateway:
     """settled: messages since its HELLO that are no longer waited for. unread: whose those after them are, oldest
-    first; "" for the broker's own. read_at: when it last said that it has read some, or got the first of those that wait."""
+    first; "" for the broker's own. read_at: when it last said that it has read some, or got the first of those that
+    wait."""
 
     settled: int = 0
     unread: deque[str] = field(default_factory=deque)

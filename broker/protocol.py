@@ -37,9 +37,9 @@ REQUEST_ID_BYTES = 16
 NO_REQUEST = b""
 
 # OUTPUTS that a worker may be ahead of the gateways that read them, and after how many a gateway says that it has.
-# A worker that serves 36 gateways at once never waits for a count that none of them has reached.
+# A worker that serves 17 gateways at once never waits for a count that none of them has reached.
 AHEAD = 256
-READ_EVERY = 8
+READ_EVERY = 16
 
 # Kinds of output. Zero or more PARTIAL, then exactly one FINAL or ERROR per request, whatever dies.
 PARTIAL = 0
