@@ -11,6 +11,7 @@ import pytest
 from tests.service import Service, wait_until
 from tests.tiny_models import make_tiny_model
 
+ECHO = {"engine": "worker.echo_engine:EchoEngine", "type": "echo"}
 MISBEHAVING = {"engine": "tests.engines:Misbehaving", "type": "echo"}
 # Its streams last: unpaced, thousands of tokens are over in a moment, or flood whoever does not read.
 PACED = {"delay_seconds": 0.05}
@@ -63,9 +64,7 @@ def make_service(models_dir: Path) -> Iterator[Callable[..., Service]]:
 @pytest.fixture
 def service(make_service: Callable[..., Service]) -> Service:
     """The defaults, with two echo models `echo` and `bad` (which misbehaves on request) beside the tiny ones."""
-    return make_service(
-        models={"echo": {"engine": "worker.echo_engine:EchoEngine", "type": "echo"}, "bad": MISBEHAVING}
-    )
+    return make_service(models={"echo": ECHO, "bad": MISBEHAVING})
 
 
 @pytest.fixture

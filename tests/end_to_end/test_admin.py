@@ -7,10 +7,9 @@ from typing import Any
 import httpx
 import psutil
 
-from tests.conftest import MISBEHAVING
+from tests.conftest import ECHO, MISBEHAVING
 from tests.service import Service, processes_with, wait_until
 
-ECHO = {"engine": "worker.echo_engine:EchoEngine", "type": "echo"}
 NUMBER = (int, float)
 
 CONTRACT = {

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
+from tests.conftest import ECHO
 from tests.service import Service, chat_body, wait_until
 
 DEAF = 50
@@ -18,7 +19,7 @@ READERS = 8
 TOKENS = 200
 # A step of a model, so that what is measured is not how fast this machine can be.
 STEP_SECONDS = 0.005
-PACED = {"engine": "worker.echo_engine:EchoEngine", "type": "echo", "options": {"delay_seconds": STEP_SECONDS}}
+PACED = ECHO | {"options": {"delay_seconds": STEP_SECONDS}}
 
 
 def deaf_client(service: Service) -> socket.socket:

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import ECHO
 from tests.service import Service, chat_body, wait_until
 from tests.tiny_models import make_tiny_model
 
-ECHO = {"engine": "worker.echo_engine:EchoEngine", "type": "echo"}
 USER = {"role": "user", "content": "Hello"}
 
 

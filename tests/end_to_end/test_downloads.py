@@ -12,13 +12,13 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.conftest import ECHO
 from tests.end_to_end.test_events import Watcher
 from tests.hub import Hub, serving
 from tests.service import Service, processes_with, wait_until
 from tests.tiny_models import make_tiny_model
 
 MODEL, SECOND = "org/tiny", "org/second"
-ECHO = {"engine": "worker.echo_engine:EchoEngine", "type": "echo"}
 MIB = 1 << 20
 
 

@@ -11,9 +11,9 @@ import httpx
 import psutil
 
 from broker.protocol import AHEAD
+from tests.conftest import ECHO
 from tests.service import Service, chat_body, free_port, wait_until
 
-ECHO = {"engine": "worker.echo_engine:EchoEngine", "type": "echo"}
 STEP_SECONDS = 0.01
 PACED = ECHO | {"options": {"delay_seconds": STEP_SECONDS}}
 TOKENS = 300

@@ -5,19 +5,20 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.conftest import MISBEHAVING, PACED
+from tests.conftest import ECHO, MISBEHAVING, PACED
 from tests.service import Service, Stream, free_port, wait_until
 from tests.tiny_models import make_tiny_model
 
 MakeService = Callable[..., Service]
 
-ECHO = {"engine": "worker.echo_engine:EchoEngine", "type": "echo"}
+STALL_SECONDS = 1.5
 
 
 def test_a_hung_step_is_ended_and_the_model_serves_again(make_service: MakeService) -> None:
@@ -51,12 +52,15 @@ def test_a_long_prefill_is_no_hang(make_service: MakeService, tmp_path: Path) ->
     service = make_service(
         models_path=tmp_path,
         models={"long": {"options": {"prefill_step_size": 4}}},
-        broker={"stall_timeout_seconds": 1.5, "heartbeat_interval_seconds": 0.1},
+        broker={"stall_timeout_seconds": STALL_SECONDS, "heartbeat_interval_seconds": 0.1},
     )
     service.load("long")
     pid = service.model("long")["pid"]
-    answer = service.chat("long", "x" * 16_000, max_tokens=4)
+    began = time.monotonic()
+    answer = service.chat("long", "x" * 36_000, max_tokens=4)
     assert answer.status_code == 200, answer.text
+    took = time.monotonic() - began
+    assert took > 2 * STALL_SECONDS, "the stall timeout could not have come"
     assert service.model("long")["pid"] == pid
 
 

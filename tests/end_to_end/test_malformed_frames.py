@@ -41,10 +41,10 @@ from broker.protocol import (
     encode_outputs,
     pack,
 )
+from tests.conftest import ECHO
 from tests.end_to_end.nonsense import BODIES, STRANGER
 from tests.service import Service, wait_until
 
-ECHO = {"engine": "worker.echo_engine:EchoEngine", "type": "echo"}
 MODELS = {"echo": ECHO, "other": ECHO, "slow": ECHO | {"options": {"delay_seconds": 0.02}}}
 TEXT = "".join(f"{number:04}" for number in range(50))  # 50 tokens to the echo engine: a second of `slow`
 
