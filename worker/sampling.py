@@ -8,7 +8,7 @@ Whatever mlx-lm would refuse in the middle of a step, where it would end the who
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import mlx.core as mx
@@ -22,6 +22,9 @@ Sampler = Callable[[mx.array], mx.array]
 
 # (the tokens so far, logits of one row (1, vocabulary)) -> logits.
 LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
+
+# The most likely token; logits do as well, whatever has been subtracted from a row.
+GREEDY: Sampler = partial(mx.argmax, axis=-1)
 
 # Below this the most likely token always wins, and dividing by it overflows.
 _GREEDY_BELOW = 1e-5
@@ -64,7 +67,7 @@ def request_sampler(request: Generate, vocabulary: int, kept: tuple[int, ...] = 
     _check_ranges(request)
     temperature = min(float(request.temperature), _MOST_TEMPERATURE)
     if is_greedy(request):
-        return _shared_sampler(_Sampling(0.0, 1.0, 0, 0.0, 0.0, 0.1), ())
+        return GREEDY
     xtc = request.xtc_probability > 0
     sampling = _Sampling(
         temperature=temperature,

@@ -12,8 +12,8 @@ from typing import Any
 import mlx.core as mx
 
 from broker.protocol import PARTIAL, Assign, Generate, Output, unpack
+from worker.continuous_batch import ContinuousBatch
 from worker.draft_model import with_draft
-from worker.eager_generator import EagerGenerator
 from worker.engine import MemoryFacts, ModelFacts, Report
 from worker.generation import Generation, limit_wired_memory
 from worker.model_folder import LoadedModel, load_folder
@@ -115,6 +115,7 @@ class TextEngine:
             all_tokens=[tokens[:cached]],
             samplers=[sampler],
             logits_processors=[processors],
+            logprobs=[request.logprobs is not None],
         )
         self._uids[request_id] = uid
         if points:
@@ -190,12 +191,11 @@ def _make_generator(loaded: LoadedModel, draft_model: Any, options: TextOptions)
     # Sequences are also removed between steps: all on one stream, nothing to synchronise.
     stream = mx.default_stream(mx.default_device())
     if draft_model is None and options.kv_bits is None and can_be_batched(loaded.model):
-        return EagerGenerator(
+        return ContinuousBatch(
             loaded.model,
             stop_tokens=stop_tokens,
             completion_batch_size=options.completion_batch_size,
-            # BatchGenerator would decode at least as many together.
-            prefill_batch_size=min(options.prefill_batch_size, options.completion_batch_size),
+            prefill_batch_size=options.prefill_batch_size,
             prefill_step_size=options.prefill_step_size,
             stream=stream,
         )

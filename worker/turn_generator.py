@@ -108,8 +108,10 @@ class TurnGenerator:
         all_tokens: list[list[int]],
         samplers: list[Sampler],
         logits_processors: list[list[LogitsProcessor]],
+        logprobs: list[bool],
     ) -> list[int]:
-        """Take sequences; their uids. caches: of `all_tokens`, as `next` or `extract_cache` gave them."""
+        """Take sequences; their uids. caches: of `all_tokens`, as `next` or `extract_cache` gave them; logprobs: here
+        all responses have them."""
         rows = zip(segments, max_tokens, caches, all_tokens, samplers, logits_processors, strict=True)
         uids = []
         for parts, most, cache, tokens, sampler, processors in rows:

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+
 from broker.protocol import PARTIAL, Assign, Generate, Output, pack
 from worker.engine import Engine
 from worker.text_engine import TextEngine
-from worker.turn_generator import TurnGenerator
 
 # More than any request here can need: every loop over steps has an end.
 MOST_STEPS = 20_000
@@ -64,15 +65,29 @@ def without_count(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def assert_empty(engine: TextEngine) -> None:
-    generator = engine._generator
     assert not engine._sequences
     assert not engine._uids
-    if isinstance(generator, TurnGenerator):
-        assert len(generator) == 0
-        return
-    assert not generator._begun
-    assert not generator._single
-    batch = generator._batch
-    assert not batch._unprocessed_sequences
-    assert not batch._currently_processing
-    assert len(batch._prompt_batch) == len(batch._generation_batch) == 0
+    assert len(engine._generator) == 0
+
+
+class Recorded:
+    """A model that says of each call how many rows it had, and how many tokens of each."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.calls: list[tuple[int, int]] = []
+
+    def __call__(self, tokens: mx.array, **arguments: Any) -> Any:
+        rows, length = tokens.shape
+        self.calls.append((rows, length))
+        return self._model(tokens, **arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+def forwards(engine: TextEngine) -> list[tuple[int, int]]:
+    """What the model of this engine computes from now on, as `Recorded` says it."""
+    model = Recorded(engine._generator._model)
+    engine._generator._model = model
+    return model.calls

@@ -6,7 +6,7 @@ import pytest
 
 from broker.protocol import FINAL, PARTIAL
 from tests.tiny_models import EOS
-from tests.worker.engine_runs import add, assert_empty, joined, load, run, steps
+from tests.worker.engine_runs import add, assert_empty, forwards, joined, load, run, steps
 from worker.text_engine import TextEngine
 
 
@@ -26,16 +26,18 @@ def steps_to_the_first_text(engine: TextEngine, prompt: str) -> int:
     return count
 
 
-def test_a_prompt_takes_one_step_and_its_first_token_the_next(tiny_model: Path) -> None:
-    assert steps_to_the_first_text(load(tiny_model, prompt_cache_tokens=0), "abcdef") == 2
+def test_a_prompt_and_its_first_token_take_one_step(tiny_model: Path) -> None:
+    assert steps_to_the_first_text(load(tiny_model, prompt_cache_tokens=0), "abcdef") == 1
 
 
-def test_a_prompt_that_is_remembered_needs_no_step_of_its_own(tiny_model: Path) -> None:
+def test_a_prompt_that_is_remembered_is_not_read_again(tiny_model: Path) -> None:
     engine = load(tiny_model)
     whole = {"prompt": "abcdef", "temperature": 0.0, "max_tokens": 3}
     (first,) = run(engine, [whole])
     assert first[-1].body["cached_tokens"] == 0
+    calls = forwards(engine)
     assert steps_to_the_first_text(engine, "abcdef") == 1
+    assert calls == [(1, 1)]
     (again,) = run(engine, [whole])
     assert again[-1].body["cached_tokens"] == len("abcdef") - 1
     assert again[-1].body["text"] == first[-1].body["text"]

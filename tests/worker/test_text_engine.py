@@ -18,7 +18,17 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from broker.protocol import ERROR, FINAL, PARTIAL, Output
 from tests.tiny_models import VOCABULARY, make_tiny_model
-from tests.worker.engine_runs import MOST_STEPS, add, answer, assert_empty, load, run, steps, without_count
+from tests.worker.engine_runs import (
+    MOST_STEPS,
+    add,
+    answer,
+    assert_empty,
+    forwards,
+    load,
+    run,
+    steps,
+    without_count,
+)
 from tests.worker.harness import text_of
 from worker.engine import RequestError
 from worker.text_engine import TextEngine
@@ -155,7 +165,7 @@ def test_equal_parameters_share_a_sampler(engine: TextEngine) -> None:
     """Else the batch would sample row by row."""
     for number in range(4):
         add(engine, number, prompt="x", temperature=0.8, top_p=0.9, max_tokens=5)
-    assert len({id(sequence[5]) for sequence in engine._generator._batch._unprocessed_sequences}) == 1
+    assert len({id(row.sampler) for row, _ in engine._generator._waiting}) == 1
     steps(engine)
 
 
@@ -259,16 +269,15 @@ def test_a_long_prompt_lets_others_go_on(tiny_model: Path) -> None:
     for _ in range(5):
         engine.step()
     second = add(engine, 2, prompt="long" * 1000, temperature=0.0, max_tokens=1)
-    counters = engine._generator._batch._counters
-    pieces = []
+    calls = forwards(engine)
     outputs: list[Output] = []
     while second in engine._uids:
-        before = counters.prompt_tokens
         outputs = engine.step()
-        pieces.append(counters.prompt_tokens - before)
         assert [text_of([output]) for output in outputs if output.request_id == first] == ["b"]
-    assert sum(pieces) == 3999  # the last token is the first of the decoding
+    pieces = [length for _, length in calls if length > 1]
+    assert sum(pieces) == 3999  # the last token is read with the first of the answer
     assert max(pieces) == 64
+    assert calls[::2] == [(1, 1)] * (len(pieces) + 1)  # a step of the other between two of them
     assert outputs[-1].request_id == second
     engine.cancel(first)
 
@@ -278,13 +287,10 @@ def test_no_more_at_once_than_is_set(tiny_model: Path, most: int, together: int)
     engine = load(tiny_model, completion_batch_size=most, prefill_batch_size=together)
     for number in range(50):
         add(engine, number, prompt="many", temperature=0.0, max_tokens=30)
-    batch = engine._generator._batch
-    decoding, reading = [], []
-    while engine.has_work:
-        engine.step()
-        decoding.append(len(batch._generation_batch))
-        reading.append(len(batch._prompt_batch))
-    assert (max(decoding), max(reading)) == (most, min(most, together))
+    calls = forwards(engine)
+    steps(engine)
+    assert max(rows for rows, length in calls if length == 1) == most
+    assert max(rows for rows, length in calls if length > 1) == min(most, together)
 
 
 @pytest.mark.parametrize("steps_before", [0, 1, 2, 5, 30])
@@ -299,7 +305,7 @@ def test_a_cancelled_request_is_gone_before_the_next_step(tiny_model: Path, step
     for request_id in gone:
         engine.cancel(request_id)
         engine.cancel(request_id)
-    assert set(engine._generator._batch._find_uids(range(100))) == {engine._uids[keep]}
+    assert len(engine._generator) == 1
     rest = steps(engine)
     assert {output.request_id for output in rest} == {keep}
     assert text_of([output for output in [*outputs, *rest] if output.request_id == keep]) == expected

@@ -1,0 +1,390 @@
+"""Many sequences of one model, computed together: prompts piece by piece, then a token of each in every step.
+
+What mlx-lm's BatchGenerator does, on the caches that mlx-lm brings along, without what nobody reads (log-probabilities
+of every row, masks where no row is padded, a step after the last token), and with a prompt's last piece, its first
+token and the way out of it in one step instead of three. docs/benchmarks.md has the figures. Knows nothing of requests.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.generate import GenerationBatch, PromptProcessingBatch
+from mlx_lm.models.cache import BatchKVCache, TokenBuffer, make_prompt_cache
+from mlx_lm.utils import maybe_set_recommended_wired_limit
+
+from worker.sampling import GREEDY, LogitsProcessor, Sampler
+
+# Steps of decoding from one return of unused memory to the next, as in BatchGenerator.
+_CLEAR_EVERY = 512
+
+# Tokens of prompts. What the reading of fewer leaves behind is small and soon used again.
+_CLEAR_FROM = 256
+
+
+@dataclass(slots=True)
+class _Row:
+    """One sequence. unread: the caller's segments of its prompt, as far as they have not been read, none of them empty;
+    tokens: what its caches hold; left: how many tokens may still be handed out; is_ahead: the token that was drawn for
+    it has been handed out already; context: its tokens as processors see them."""
+
+    uid: int
+    unread: deque[list[int]]
+    length: int
+    tokens: list[int]
+    sampler: Sampler
+    processors: list[LogitsProcessor]
+    wants_logprobs: bool
+    left: int
+    is_ahead: bool = False
+    context: Any = None
+
+    @property
+    def has_last(self) -> bool:
+        """Whether the last token of the prompt is all that is left to read."""
+        return len(self.unread) == 1 and len(self.unread[0]) == 1
+
+    def take(self, most: int) -> tuple[list[int], bool]:
+        """The next piece, without the last token of the prompt, and whether the caller's segment ends with it."""
+        segment = self.unread[0]
+        size = min(most, len(segment) - (len(self.unread) == 1))
+        piece, rest = segment[:size], segment[size:]
+        if rest:
+            self.unread[0] = rest
+        else:
+            self.unread.popleft()
+        return piece, not rest
+
+
+class _Cache(BatchKVCache):  # type: ignore[misc] # mlx-lm is not read by mypy
+    """BatchKVCache with a cheaper mask: its own takes ten operations of every step, where no row is padded for nothing.
+    padding: of each row (rows, 1, 1, 1), None where there is none."""
+
+    padding: mx.array | None = None
+
+    def make_mask(self, N: int, return_array: bool = False, **options: Any) -> Any:  # noqa: N803 # mlx-lm's name
+        if not return_array and options.get("window_size") is None:
+            if self.padding is None:
+                return None if N == 1 else "causal"  # as mlx-lm's KVCache
+            if N == 1:
+                return self.padding <= mx.arange(self.size() + 1)
+        return super().make_mask(N, return_array, **options)
+
+
+@dataclass(slots=True)
+class _Group:
+    """Rows that go through the model together, and their caches, one for each layer. drawn: of rows that decode, the
+    tokens (rows,) that have been drawn and not been read by the model; logprobs: for each of them the row (vocabulary,)
+    that it was drawn from, if its sequence wants that."""
+
+    rows: list[_Row] = field(default_factory=list)
+    caches: list[Any] = field(default_factory=list)
+    drawn: mx.array | None = None
+    logprobs: list[mx.array | None] = field(default_factory=list)
+
+    def add(self, other: "_Group") -> None:
+        """All rows of another group, which is not to be used any more."""
+        if not other.rows:
+            return
+        if not self.rows:
+            self.caches, self.drawn = other.caches, other.drawn
+        else:
+            for cache, others in zip(self.caches, other.caches, strict=True):
+                cache.extend(others)
+            if self.drawn is not None and other.drawn is not None:
+                self.drawn = mx.concatenate([self.drawn, other.drawn])
+        self.rows += other.rows
+        self.logprobs += other.logprobs
+        self.mark_padding()
+
+    def keep(self, indices: list[int]) -> None:
+        """These rows, ascending, and no others."""
+        if len(indices) == len(self.rows):
+            return
+        if not indices:
+            self.rows, self.caches, self.drawn, self.logprobs = [], [], None, []
+            return
+        for cache in self.caches:
+            cache.filter(indices)
+        if self.drawn is not None:
+            self.drawn = self.drawn[mx.array(indices)]
+            self.logprobs = [self.logprobs[index] for index in indices]
+        self.rows = [self.rows[index] for index in indices]
+        self.mark_padding()
+
+    def take(self, indices: list[int]) -> "_Group":
+        """These rows, ascending, as a group of their own. Not of a group that decodes."""
+        if len(indices) == len(self.rows):
+            taken = _Group(self.rows, self.caches)
+            self.rows, self.caches = [], []
+        else:
+            taken = _group([(self.rows[index], self.cache(index)) for index in indices])
+            self.keep([index for index in range(len(self.rows)) if index not in indices])
+        return taken
+
+    def cache(self, index: int) -> list[Any]:
+        """A copy of one row's caches, as single sequences have them."""
+        return [cache.extract(index) for cache in self.caches]
+
+    def mark_padding(self) -> None:
+        """To be called when the rows or the lengths of what they hold have changed, but for one token each."""
+        layers = [cache for cache in self.caches if isinstance(cache, _Cache)]
+        if layers:
+            size = layers[0].size()
+            padding = [size - len(row.tokens) for row in self.rows]
+            mask = mx.array(padding)[:, None, None, None] if any(padding) else None
+            for layer in layers:
+                layer.padding = mask
+
+
+class ContinuousBatch:
+    """The surface and the response types of BatchGenerator, as far as worker/text_engine.py uses them.
+
+    Mutable state: the sequences that wait, each with its caches, those whose prompts are read, and those that decode.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        stop_tokens: Iterable[int],
+        completion_batch_size: int,
+        prefill_batch_size: int,
+        prefill_step_size: int,
+        stream: mx.Stream,
+    ) -> None:
+        """How many sequences are there at once, how many prompts are read together, and how many tokens of each in one
+        step. stream: where everything is computed."""
+        self._model = model
+        self._stop_tokens = frozenset(stop_tokens)
+        self._completion_batch_size = completion_batch_size
+        self._prefill_batch_size = prefill_batch_size
+        self._prefill_step_size = prefill_step_size
+        self._stream = stream
+        self._next_uid = 0
+        self._steps = 0
+        self._waiting: deque[tuple[_Row, list[Any]]] = deque()
+        self._reading = _Group()
+        self._decoding = _Group()
+        maybe_set_recommended_wired_limit()  # as BatchGenerator does
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._reading.rows) + len(self._decoding.rows)
+
+    def insert_segments(
+        self,
+        segments: list[list[list[int]]],
+        max_tokens: list[int],
+        *,
+        caches: list[list[Any] | None],
+        all_tokens: list[list[int]],
+        samplers: list[Sampler],
+        logits_processors: list[list[LogitsProcessor]],
+        logprobs: list[bool],
+    ) -> list[int]:
+        """Take sequences; their uids. segments: prompts, in parts at whose ends a step ends too; caches: of
+        `all_tokens`, which come before the segments, None where there are none; logprobs: whether responses are to have
+        them."""
+        columns = (segments, max_tokens, caches, all_tokens, samplers, logits_processors, logprobs)
+        uids = []
+        for parts, left, cache, tokens, sampler, processors, wants_logprobs in zip(*columns, strict=True):
+            unread = deque(part for part in parts if part)
+            length = len(tokens) + sum(map(len, unread))
+            row = _Row(self._next_uid, unread, length, list(tokens), sampler, processors, wants_logprobs, left)
+            self._waiting.append((row, make_prompt_cache(self._model) if cache is None else cache))
+            uids.append(row.uid)
+            self._next_uid += 1
+        return uids
+
+    def next(self) -> tuple[list[Any], list[GenerationBatch.Response]]:
+        """A token of each sequence that decodes, a piece of each prompt, and the first token of prompts that come to
+        their end: (pieces read, tokens)."""
+        with mx.stream(self._stream):
+            tokens = self._decode()
+            begun = self._reading.take([index for index, row in enumerate(self._reading.rows) if row.has_last])
+            admitted = self._admit()
+            begun.add(_group([one for one in admitted if one[0].has_last]))
+            self._reading.add(_group([one for one in admitted if not one[0].has_last]))
+            read, size = self._read()
+            # A piece at the end of a caller's segment is looked at before anything else of its prompt is read.
+            seen = {piece.uid for piece in read if piece.end_of_segment}
+            ended = [i for i, row in enumerate(self._reading.rows) if row.has_last and row.uid not in seen]
+            begun.add(self._reading.take(ended))
+            size = sum(piece.progress[0] for piece in read)
+            if begun.rows:
+                read += [PromptProcessingBatch.Response(row.uid, (row.length,) * 2, True, True) for row in begun.rows]
+                tokens += self._begin(begun)
+            if size >= _CLEAR_FROM:
+                mx.clear_cache()
+            return read, tokens
+
+    def extract_cache(self, uids: Iterable[int]) -> dict[int, tuple[list[Any], list[int]]]:
+        """Copies of the caches of these sequences, and the tokens that they hold."""
+        wanted = set(uids)
+        found = {row.uid: (cache, row.tokens) for row, cache in self._waiting if row.uid in wanted}
+        for group in (self._reading, self._decoding):
+            for index, row in enumerate(group.rows):
+                if row.uid in wanted:
+                    found[row.uid] = group.cache(index), row.tokens
+        return found
+
+    def held(self) -> Iterator[tuple[int, list[int]]]:
+        """The sequences of which something has been read, each with the tokens that its caches hold."""
+        for row in (*self._reading.rows, *self._decoding.rows):
+            yield row.uid, row.tokens
+
+    def remove(
+        self, uids: Iterable[int], *, return_prompt_caches: bool = False
+    ) -> dict[int, tuple[list[Any], list[int]]]:
+        """Drop sequences; their caches and tokens, where they are asked for."""
+        gone = set(uids)
+        with mx.stream(self._stream):
+            removed = self.extract_cache(gone) if return_prompt_caches else {}
+            self._waiting = deque((row, cache) for row, cache in self._waiting if row.uid not in gone)
+            for group in (self._reading, self._decoding):
+                group.keep([index for index, row in enumerate(group.rows) if row.uid not in gone])
+        return removed
+
+    def _admit(self) -> list[tuple[_Row, list[Any]]]:
+        """Those of the sequences that wait for which there is room now, each with its caches."""
+        there = len(self._reading.rows)
+        room = self._completion_batch_size - len(self._decoding.rows) - there
+        count = min(room, self._prefill_batch_size - there, len(self._waiting))
+        return [self._waiting.popleft() for _ in range(count)]
+
+    def _read(self) -> tuple[list[Any], int]:
+        """A piece of every prompt that is being read: what has been read, and how many tokens that are."""
+        group = self._reading
+        if not group.rows:
+            return [], 0
+        pieces, ends = zip(*(row.take(self._prefill_step_size) for row in group.rows), strict=True)
+        lengths = list(map(len, pieces))
+        longest = max(lengths)
+        padding = [longest - length for length in lengths]
+        if any(padding):
+            for cache in group.caches:
+                cache.prepare(lengths=lengths, right_padding=padding)
+        self._model(
+            mx.array([piece + [0] * pad for piece, pad in zip(pieces, padding, strict=True)]), cache=group.caches
+        )
+        if any(padding):
+            for cache in group.caches:
+                cache.finalize()
+        for row, piece in zip(group.rows, pieces, strict=True):
+            row.tokens += piece
+        group.mark_padding()
+        if any(end or not row.has_last for row, end in zip(group.rows, ends, strict=True)):
+            # Else what the first tokens need is computed with them.
+            mx.eval([cache.state for cache in group.caches])
+        read = [
+            PromptProcessingBatch.Response(row.uid, (len(row.tokens), row.length), end, end_of_prompt=False)
+            for row, end in zip(group.rows, ends, strict=True)
+        ]
+        return read, sum(lengths)
+
+    def _begin(self, group: _Group) -> list[GenerationBatch.Response]:
+        """The first tokens of these sequences, whose prompts have one token left; they decode from now on."""
+        last = [row.unread.popleft()[0] for row in group.rows]
+        self._draw(group, mx.array(last))
+        assert group.drawn is not None
+        for row, token in zip(group.rows, last, strict=True):
+            row.tokens.append(token)
+        responses = self._hand_out(group, group.drawn.tolist(), group.logprobs)  # type: ignore[arg-type] # (rows,)
+        for row in group.rows:
+            row.is_ahead = True
+        self._decoding.add(group)
+        return responses
+
+    def _decode(self) -> list[GenerationBatch.Response]:
+        """The tokens that the last step has drawn. The next ones are on their way before these are waited for."""
+        group = self._decoding
+        if group.drawn is None:
+            return []
+        drawn, logprobs = group.drawn, group.logprobs
+        goes_on = any(row.is_ahead or row.left > 1 for row in group.rows)
+        if goes_on:
+            self._draw(group, drawn)
+        tokens: list[int] = drawn.tolist()  # type: ignore[assignment] # of one dimension
+        if goes_on:
+            for row, token in zip(group.rows, tokens, strict=True):
+                row.tokens.append(token)
+            self._steps += 1
+            if self._steps % _CLEAR_EVERY == 0:
+                mx.clear_cache()
+        return self._hand_out(group, tokens, logprobs)
+
+    def _hand_out(
+        self, group: _Group, tokens: list[int], logprobs: list[mx.array | None]
+    ) -> list[GenerationBatch.Response]:
+        """These tokens, one drawn for each row of the group; rows that end with theirs leave the group."""
+        responses = []
+        kept = []
+        for index, (row, token, logprob) in enumerate(zip(group.rows, tokens, logprobs, strict=True)):
+            if row.is_ahead:
+                row.is_ahead = False
+                kept.append(index)
+                continue
+            row.left -= 1
+            reason = "stop" if token in self._stop_tokens else None if row.left else "length"
+            if reason is None:
+                kept.append(index)
+                responses.append(GenerationBatch.Response(row.uid, token, logprob, None, None, None))
+            else:
+                ended = GenerationBatch.Response(row.uid, token, logprob, reason, group.cache(index), row.tokens)
+                responses.append(ended)
+        group.keep(kept)
+        return responses
+
+    def _draw(self, group: _Group, tokens: mx.array) -> None:
+        """Have the model read these tokens (rows,), one for each row, and draw the next ones; waits for nothing."""
+        rows = group.rows
+        logits = self._model(tokens[:, None], cache=group.caches)[:, -1, :]
+        contexts: list[mx.array] = []
+        if any(row.processors for row in rows):
+            processed = [_process(row, tokens[i : i + 1], logits[i : i + 1], contexts) for i, row in enumerate(rows)]
+            logits = mx.concatenate(processed)
+        sampler = rows[0].sampler
+        is_shared = all(row.sampler is sampler for row in rows)
+        wants_logprobs = any(row.wants_logprobs for row in rows)
+        group.logprobs = [None] * len(rows)
+        if is_shared and sampler is GREEDY and not wants_logprobs:
+            group.drawn = sampler(logits)  # the likeliest token, with or without a sum of 1
+        else:
+            logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+            if is_shared:
+                group.drawn = sampler(logprobs)
+            else:
+                group.drawn = mx.concatenate([row.sampler(logprobs[i : i + 1]) for i, row in enumerate(rows)])
+            if wants_logprobs:
+                group.logprobs = [logprobs[i] if row.wants_logprobs else None for i, row in enumerate(rows)]
+        read = [row for row in group.logprobs if row is not None]
+        mx.async_eval(group.drawn, contexts, read)  # type: ignore[no-untyped-call]
+
+
+def _group(rows: list[tuple[_Row, list[Any]]]) -> _Group:
+    """Each row with its caches, as single sequences have them."""
+    merged = [layers[0].merge(layers) for layers in zip(*(caches for _, caches in rows), strict=True)]
+    caches = [_with_own_mask(cache) if type(cache) is BatchKVCache else cache for cache in merged]
+    group = _Group([row for row, _ in rows], caches)
+    group.mark_padding()
+    return group
+
+
+def _with_own_mask(cache: BatchKVCache) -> _Cache:
+    own = _Cache([])
+    own.state = cache.state
+    return own
+
+
+def _process(row: _Row, token: mx.array, logits: mx.array, contexts: list[mx.array]) -> mx.array:
+    """The logits (1, vocabulary) of one row as its processors change them; the tokens that they see join `contexts`."""
+    if row.processors:
+        if row.context is None:
+            row.context = TokenBuffer(row.tokens)
+        context = row.context.update_and_fetch(token)
+        contexts.append(context)
+        for processor in row.processors:
+            logits = processor(context, logits)
+    return logits
