@@ -75,9 +75,9 @@ class _Cache(BatchKVCache):  # type: ignore[misc] # mlx-lm is not read by mypy
 
 @dataclass(slots=True)
 class _Group:
-    """Rows that go through the model together, and their caches, one for each layer. drawn: of rows that decode, the
-    tokens (rows,) that have been drawn and not been read by the model; logprobs: for each of them the row (vocabulary,)
-    that it was drawn from, if its sequence wants that."""
+    """Rows that go through the model together, and their caches, one for each layer. Of rows that decode, drawn: the
+    tokens (rows, 1) that the model has not read yet, logprobs: what each was drawn from (vocabulary,), if its sequence
+    wants that."""
 
     rows: list[_Row] = field(default_factory=list)
     caches: list[Any] = field(default_factory=list)
@@ -142,7 +142,8 @@ class _Group:
 class ContinuousBatch:
     """The surface and the response types of BatchGenerator, as far as worker/text_engine.py uses them.
 
-    Mutable state: the sequences that wait, each with its caches, those whose prompts are read, and those that decode.
+    Mutable state: the sequences that wait, each with its caches, those whose prompts are read, and those that decode;
+    what the last call has done, which decides about the next one.
     """
 
     def __init__(
@@ -165,6 +166,7 @@ class ContinuousBatch:
         self._stream = stream
         self._next_uid = 0
         self._steps = 0
+        self._has_decoded = False
         self._waiting: deque[tuple[_Row, list[Any]]] = deque()
         self._reading = _Group()
         self._decoding = _Group()
@@ -199,26 +201,12 @@ class ContinuousBatch:
         return uids
 
     def next(self) -> tuple[list[Any], list[GenerationBatch.Response]]:
-        """A token of each sequence that decodes, a piece of each prompt, and the first token of prompts that come to
-        their end: (pieces read, tokens)."""
+        """A piece of each prompt and the first tokens of those that come to their end, or a token of each sequence that
+        decodes, in turns where there are both: (pieces read, tokens)."""
         with mx.stream(self._stream):
-            tokens = self._decode()
-            begun = self._reading.take([index for index, row in enumerate(self._reading.rows) if row.has_last])
-            admitted = self._admit()
-            begun.add(_group([one for one in admitted if one[0].has_last]))
-            self._reading.add(_group([one for one in admitted if not one[0].has_last]))
-            read, size = self._read()
-            # A piece at the end of a caller's segment is looked at before anything else of its prompt is read.
-            seen = {piece.uid for piece in read if piece.end_of_segment}
-            ended = [i for i, row in enumerate(self._reading.rows) if row.has_last and row.uid not in seen]
-            begun.add(self._reading.take(ended))
-            size = sum(piece.progress[0] for piece in read)
-            if begun.rows:
-                read += [PromptProcessingBatch.Response(row.uid, (row.length,) * 2, True, True) for row in begun.rows]
-                tokens += self._begin(begun)
-            if size >= _CLEAR_FROM:
-                mx.clear_cache()
-            return read, tokens
+            has_prompts = bool(self._reading.rows) or bool(self._waiting and self._room > 0)
+            self._has_decoded = bool(self._decoding.rows) and not (has_prompts and self._has_decoded)
+            return ([], self._decode()) if self._has_decoded else self._read()
 
     def extract_cache(self, uids: Iterable[int]) -> dict[int, tuple[list[Any], list[int]]]:
         """Copies of the caches of these sequences, and the tokens that they hold."""
@@ -247,16 +235,34 @@ class ContinuousBatch:
                 group.keep([index for index, row in enumerate(group.rows) if row.uid not in gone])
         return removed
 
-    def _admit(self) -> list[tuple[_Row, list[Any]]]:
-        """Those of the sequences that wait for which there is room now, each with its caches."""
+    @property
+    def _room(self) -> int:
+        """How many sequences may begin to be read."""
         there = len(self._reading.rows)
-        room = self._completion_batch_size - len(self._decoding.rows) - there
-        count = min(room, self._prefill_batch_size - there, len(self._waiting))
-        return [self._waiting.popleft() for _ in range(count)]
+        return min(
+            self._completion_batch_size - len(self._decoding.rows) - there,
+            self._prefill_batch_size - there,
+            len(self._waiting),
+        )
 
-    def _read(self) -> tuple[list[Any], int]:
-        """A piece of every prompt that is being read: what has been read, and how many tokens that are."""
-        group = self._reading
+    def _read(self) -> tuple[list[Any], list[GenerationBatch.Response]]:
+        begun = self._reading.take([index for index, row in enumerate(self._reading.rows) if row.has_last])
+        admitted = [self._waiting.popleft() for _ in range(self._room)]
+        begun.add(_group([one for one in admitted if one[0].has_last]))
+        self._reading.add(_group([one for one in admitted if not one[0].has_last]))
+        read, size = self._read_pieces(self._reading)
+        # What is at the end of a caller's segment is looked at before anything else of its prompt is read.
+        seen = {piece.uid for piece in read if piece.end_of_segment}
+        ended = [index for index, row in enumerate(self._reading.rows) if row.has_last and row.uid not in seen]
+        begun.add(self._reading.take(ended))
+        read += [PromptProcessingBatch.Response(row.uid, (row.length,) * 2, True, True) for row in begun.rows]
+        tokens = self._begin(begun) if begun.rows else []
+        if size >= _CLEAR_FROM:
+            mx.clear_cache()
+        return read, tokens
+
+    def _read_pieces(self, group: _Group) -> tuple[list[Any], int]:
+        """A piece of every prompt: what has been read, and how many tokens that are."""
         if not group.rows:
             return [], 0
         pieces, ends = zip(*(row.take(self._prefill_step_size) for row in group.rows), strict=True)
@@ -276,7 +282,7 @@ class ContinuousBatch:
             row.tokens += piece
         group.mark_padding()
         if any(end or not row.has_last for row, end in zip(group.rows, ends, strict=True)):
-            # Else what the first tokens need is computed with them.
+            # The rest is computed with the first tokens.
             mx.eval([cache.state for cache in group.caches])
         read = [
             PromptProcessingBatch.Response(row.uid, (len(row.tokens), row.length), end, end_of_prompt=False)
@@ -287,11 +293,10 @@ class ContinuousBatch:
     def _begin(self, group: _Group) -> list[GenerationBatch.Response]:
         """The first tokens of these sequences, whose prompts have one token left; they decode from now on."""
         last = [row.unread.popleft()[0] for row in group.rows]
-        self._draw(group, mx.array(last))
-        assert group.drawn is not None
+        drawn = self._draw(group, mx.array(last)[:, None])
         for row, token in zip(group.rows, last, strict=True):
             row.tokens.append(token)
-        responses = self._hand_out(group, group.drawn.tolist(), group.logprobs)  # type: ignore[arg-type] # (rows,)
+        responses = self._hand_out(group, _numbers(drawn), group.logprobs)
         for row in group.rows:
             row.is_ahead = True
         self._decoding.add(group)
@@ -306,7 +311,7 @@ class ContinuousBatch:
         goes_on = any(row.is_ahead or row.left > 1 for row in group.rows)
         if goes_on:
             self._draw(group, drawn)
-        tokens: list[int] = drawn.tolist()  # type: ignore[assignment] # of one dimension
+        tokens = _numbers(drawn)
         if goes_on:
             for row, token in zip(group.rows, tokens, strict=True):
                 row.tokens.append(token)
@@ -337,30 +342,40 @@ class ContinuousBatch:
         group.keep(kept)
         return responses
 
-    def _draw(self, group: _Group, tokens: mx.array) -> None:
-        """Have the model read these tokens (rows,), one for each row, and draw the next ones; waits for nothing."""
+    def _draw(self, group: _Group, tokens: mx.array) -> mx.array:
+        """Have the model read these tokens (rows, 1), and draw the next ones (rows, 1); waits for nothing."""
         rows = group.rows
-        logits = self._model(tokens[:, None], cache=group.caches)[:, -1, :]
+        logits = self._model(tokens, cache=group.caches)
         contexts: list[mx.array] = []
-        if any(row.processors for row in rows):
-            processed = [_process(row, tokens[i : i + 1], logits[i : i + 1], contexts) for i, row in enumerate(rows)]
-            logits = mx.concatenate(processed)
         sampler = rows[0].sampler
         is_shared = all(row.sampler is sampler for row in rows)
+        has_processors = any(row.processors for row in rows)
         wants_logprobs = any(row.wants_logprobs for row in rows)
         group.logprobs = [None] * len(rows)
-        if is_shared and sampler is GREEDY and not wants_logprobs:
-            group.drawn = sampler(logits)  # the likeliest token, with or without a sum of 1
+        if is_shared and sampler is GREEDY and not has_processors and not wants_logprobs:
+            drawn = sampler(logits)  # the likeliest token, with or without a sum of 1
         else:
+            logits = logits[:, -1, :]
+            if has_processors:
+                processed = [_process(row, tokens[i], logits[i : i + 1], contexts) for i, row in enumerate(rows)]
+                logits = mx.concatenate(processed)
             logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
             if is_shared:
-                group.drawn = sampler(logprobs)
+                drawn = sampler(logprobs)
             else:
-                group.drawn = mx.concatenate([row.sampler(logprobs[i : i + 1]) for i, row in enumerate(rows)])
+                drawn = mx.concatenate([row.sampler(logprobs[i : i + 1]) for i, row in enumerate(rows)])
+            drawn = drawn[:, None]
             if wants_logprobs:
                 group.logprobs = [logprobs[i] if row.wants_logprobs else None for i, row in enumerate(rows)]
-        read = [row for row in group.logprobs if row is not None]
-        mx.async_eval(group.drawn, contexts, read)  # type: ignore[no-untyped-call]
+        group.drawn = drawn
+        wanted = [row for row in group.logprobs if row is not None]
+        mx.async_eval(drawn, contexts, wanted)  # type: ignore[no-untyped-call]
+        return drawn
+
+
+def _numbers(drawn: mx.array) -> list[int]:
+    """Tokens (rows, 1). Waits for them."""
+    return [token for (token,) in drawn.tolist()]  # type: ignore[misc, union-attr] # of two dimensions
 
 
 def _group(rows: list[tuple[_Row, list[Any]]]) -> _Group:
@@ -379,7 +394,8 @@ def _with_own_mask(cache: BatchKVCache) -> _Cache:
 
 
 def _process(row: _Row, token: mx.array, logits: mx.array, contexts: list[mx.array]) -> mx.array:
-    """The logits (1, vocabulary) of one row as its processors change them; the tokens that they see join `contexts`."""
+    """The logits (1, vocabulary) that come after this token (1,) as the row's processors change them; what these see
+    joins `contexts`."""
     if row.processors:
         if row.context is None:
             row.context = TokenBuffer(row.tokens)

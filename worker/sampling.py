@@ -1,4 +1,4 @@
-"""Which token comes next: one sampler per kind of request, as mlx-lm's BatchGenerator takes them.
+"""Which token comes next: one sampler per kind of request, as worker/continuous_batch.py takes them.
 
 Requests of equal parameters share one sampler object, because the batch then samples all rows in one call. A seeded
 request has a sampler of its own with its own chain of random keys: it gives the same tokens alone and in company.

@@ -1,7 +1,7 @@
 """Text generation with mlx-lm: every live request decodes in one batch.
 
-mlx-lm's BatchGenerator owns the batch; this file joins it to requests: tokens in, text out, each with its own sampler,
-constraint and end. Reads no logprob from the device unless a request asks for it.
+worker/continuous_batch.py owns the batch; this file joins it to requests: tokens in, text out, each with its own
+sampler, constraint and end. Reads no logprob from the device unless a request asks for it.
 """
 
 from dataclasses import dataclass

@@ -223,7 +223,7 @@ def test_what_others_have_read_is_shared_before_they_end(tiny_model: Path, witho
     engine = load(tiny_model, prefill_step_size=512)
     add(engine, 1, **{**ask("one"), "max_tokens": 200})
     add(engine, 2, prompt="short", max_tokens=200)
-    for _ in range(2):
+    for _ in range(3):
         engine.step()
     (half,) = run_beside(engine, [ask("two")])
     assert half["cached_tokens"] == 1024
