@@ -143,7 +143,7 @@ class ContinuousBatch:
     """The surface and the response types of BatchGenerator, as far as worker/text_engine.py uses them.
 
     Mutable state: the sequences that wait, each with its caches, those whose prompts are read, and those that decode;
-    what the last call has done, which decides about the next one.
+    how many tokens of prompts have been read since the last step of decoding.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class ContinuousBatch:
         self._stream = stream
         self._next_uid = 0
         self._steps = 0
-        self._has_decoded = False
+        self._read_since = 0
         self._waiting: deque[tuple[_Row, list[Any]]] = deque()
         self._reading = _Group()
         self._decoding = _Group()
@@ -202,11 +202,14 @@ class ContinuousBatch:
 
     def next(self) -> tuple[list[Any], list[GenerationBatch.Response]]:
         """A piece of each prompt and the first tokens of those that come to their end, or a token of each sequence that
-        decodes, in turns where there are both: (pieces read, tokens)."""
+        decodes: (pieces read, tokens). Prompts come first, but between two tokens of others only so many of their
+        tokens are read as a step may read of one prompt."""
         with mx.stream(self._stream):
-            has_prompts = bool(self._reading.rows) or bool(self._waiting and self._room > 0)
-            self._has_decoded = bool(self._decoding.rows) and not (has_prompts and self._has_decoded)
-            return ([], self._decode()) if self._has_decoded else self._read()
+            has_prompts = bool(self._reading.rows) or self._room > 0
+            if self._decoding.rows and not (has_prompts and self._read_since < self._prefill_step_size):
+                self._read_since = 0
+                return [], self._decode()
+            return self._read()
 
     def extract_cache(self, uids: Iterable[int]) -> dict[int, tuple[list[Any], list[int]]]:
         """Copies of the caches of these sequences, and the tokens that they hold."""
@@ -237,7 +240,7 @@ class ContinuousBatch:
 
     @property
     def _room(self) -> int:
-        """How many sequences may begin to be read."""
+        """How many of the sequences that wait may begin now."""
         there = len(self._reading.rows)
         return min(
             self._completion_batch_size - len(self._decoding.rows) - there,
@@ -256,6 +259,7 @@ class ContinuousBatch:
         ended = [index for index, row in enumerate(self._reading.rows) if row.has_last and row.uid not in seen]
         begun.add(self._reading.take(ended))
         read += [PromptProcessingBatch.Response(row.uid, (row.length,) * 2, True, True) for row in begun.rows]
+        self._read_since += size + len(begun.rows)
         tokens = self._begin(begun) if begun.rows else []
         if size >= _CLEAR_FROM:
             mx.clear_cache()
