@@ -91,7 +91,8 @@ class _Entry:
 class PromptCache:
     """The caches of what sequences have read, by their tokens. A limit of 0 turns it off.
 
-    Mutable state: the entries, the one used least recently first, and the order of their tokens.
+    Mutable state: the entries, the one used least recently first, the order of their tokens, and what all of them come
+    to, because walking through 256 of them for every answer that ends takes longer than all else here.
     """
 
     def __init__(self, max_tokens: int, max_bytes: int) -> None:
@@ -99,6 +100,8 @@ class PromptCache:
         self._max_bytes = max_bytes
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
         self._index = PrefixIndex()
+        self._nbytes = self._tokens = 0
+        self._kinds: Counter[str] = Counter()
 
     @property
     def is_on(self) -> bool:
@@ -108,12 +111,12 @@ class PromptCache:
     @property
     def nbytes(self) -> int:
         """Bytes of all entries."""
-        return sum(entry.nbytes for entry in self._entries.values())
+        return self._nbytes
 
     @property
     def tokens(self) -> int:
         """Tokens of all entries."""
-        return sum(map(length, self._entries))
+        return self._tokens
 
     def known(self, tokens: list[int]) -> int:
         """The n of `fetch`, without a copy and without counting as use."""
@@ -144,8 +147,9 @@ class PromptCache:
         # What a longer one can be shortened to only takes space.
         while (known := self._index.beginning_of(key)) and (known == key or _can_go_back(cache)):
             self._drop(known)
-        self._entries[key] = _Entry(cache, nbytes, kind)
+        entry = self._entries[key] = _Entry(cache, nbytes, kind)
         self._index.add(key)
+        self._count(key, entry, 1)
         while len(self._entries) > _MAX_ENTRIES or self.tokens > self._max_tokens or self.nbytes > self._max_bytes:
             self._drop(self._next_to_leave())
 
@@ -160,14 +164,19 @@ class PromptCache:
 
     def _next_to_leave(self) -> Key:
         """As mlx-lm's LRUPromptCache chooses: of a kind that has at least as many entries as the next one."""
-        counts = Counter(entry.kind for entry in self._entries.values())
+        counts = self._kinds
         kinds = (kind for kind, after in pairwise(_KINDS) if counts[kind] and counts[kind] >= counts[after])
         kind = next(kinds, _KINDS[-1])
         return next(key for key, entry in self._entries.items() if entry.kind == kind)
 
     def _drop(self, key: Key) -> None:
-        del self._entries[key]
+        self._count(key, self._entries.pop(key), -1)
         self._index.remove(key)
+
+    def _count(self, key: Key, entry: _Entry, times: int) -> None:
+        self._nbytes += times * entry.nbytes
+        self._tokens += times * length(key)
+        self._kinds[entry.kind] += times
 
 
 def _can_go_back(cache: list[Any]) -> bool:

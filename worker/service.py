@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
+from math import inf
 from pathlib import Path
 from threading import Thread
-from time import sleep
+from time import monotonic, sleep
 
 import zmq
 
@@ -55,6 +56,9 @@ _FLUSH_MILLISECONDS = 1000
 
 # How long a process that has failed waits for the broker to end it.
 _HEARD_MILLISECONDS = 5000
+
+# How long requests are taken in before those that are there go on: enough for about ten.
+_COMMANDS_SECONDS = 0.002
 
 _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 
@@ -195,7 +199,9 @@ class Service:
 
     def _serve(self, engine: Engine) -> None:
         while True:
+            until = inf
             for message in self._receive(wait=not engine.has_work or self._is_ahead):
+                until = min(until, monotonic() + _COMMANDS_SECONDS)
                 match message.body:
                     case Read(total=total):
                         self._read = total
@@ -207,6 +213,8 @@ class Service:
                         return
                     case body:
                         log.warning("%s is nothing for a loaded worker", body.COMMAND.decode())
+                if monotonic() >= until:
+                    break
             if engine.has_work and not self._is_ahead:
                 outputs = engine.step()
                 self._vitals.steps += 1
