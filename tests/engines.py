@@ -13,6 +13,7 @@ While serving, by what the last user message (or the prompt) says, `VERB [NUMBER
     raise            the step raises, for all requests
     fail             this request alone ends in ERROR
     refuse           `add` raises RequestError for the field `prompt`
+    dawdle           `add` takes 20 ms
     lose             this request is forgotten without an end
     repeat           its FINAL is sent twice
     garble           an output that cannot be encoded: a PARTIAL if it is streamed, else its FINAL
@@ -38,7 +39,7 @@ from worker.echo_engine import EchoEngine, echoed_text
 from worker.engine import Report, RequestError
 
 _ORDER = re.compile(
-    r"\b(?P<verb>crash|abort|exit|hang|freeze|raise|fail|refuse|lose|repeat|garble|invent|slow|leak|ignore sigterm)\b"
+    r"\b(?P<verb>crash|abort|exit|hang|freeze|raise|fail|refuse|dawdle|lose|repeat|garble|invent|slow|leak|ignore sigterm)\b"
     r"(?: (?P<number>\d+))?(?:.*?\bafter (?P<after>\d+) tokens)?"
 )
 
@@ -77,6 +78,8 @@ class Misbehaving(EchoEngine):
         order = _ORDER.search(echoed_text(unpack(Generate, payload)))
         if order and order["verb"] == "refuse":
             raise RequestError("refused on request", param="prompt")
+        if order and order["verb"] == "dawdle":
+            time.sleep(0.02)
         super().add(request_id, payload)
         if order:
             self._orders[request_id] = _Order(order["verb"], int(order["number"] or 0), int(order["after"] or 0))

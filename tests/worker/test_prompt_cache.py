@@ -21,6 +21,7 @@ from tests.worker.engine_runs import (
     steps,
     without_count,
 )
+from worker.prefix_index import length
 from worker.prompt_cache import default_bytes, shorten, worthwhile
 from worker.text_engine import TextEngine
 
@@ -105,6 +106,7 @@ def test_it_stays_within_its_tokens(tiny_model: Path) -> None:
     for number in range(20):
         run(engine, [{"prompt": f"{number} " + "p" * 100, "max_tokens": 3}])
         assert engine._prompts.tokens <= 500
+        assert engine._prompts.tokens == sum(map(length, engine._prompts._entries))
     assert engine._prompts.tokens > 300
     run(engine, [{"prompt": "p" * 600, "max_tokens": 3}])
     assert engine._prompts.tokens <= 500
@@ -119,6 +121,7 @@ def test_it_stays_within_its_bytes_and_what_it_drops_is_freed(tiny_model: Path) 
             add(engine, at_once, prompt=f"{number} {at_once} " + "b" * 200, max_tokens=5)
         steps(engine)
         assert engine._prompts.nbytes <= 200_000
+        assert engine._prompts.nbytes == sum(entry.nbytes for entry in engine._prompts._entries.values())
         levels.append(engine.memory().active_bytes)
     assert engine._prompts.nbytes > 100_000
     # The batch holds its last buffers until the next request: the level goes up and down by those.

@@ -82,6 +82,14 @@ def test_outputs_of_a_step_travel_as_one_message_per_gateway(worker: Worker) -> 
     assert sizes == {GATEWAY: 3, b"gateway2": 1}
 
 
+def test_what_is_there_goes_on_before_all_that_has_come_is_taken_in(worker: Worker) -> None:
+    worker.request(prompt="slow x", max_tokens=1)
+    worker.expect(Outputs)
+    requests = [worker.request(prompt="dawdle " * 9, stream=True) for _ in range(4)]
+    sizes = [len(worker.expect(Outputs).entries) for _ in requests]
+    assert sizes == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(
     ("payload", "param", "message"),
     [
