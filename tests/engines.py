@@ -39,7 +39,8 @@ from worker.echo_engine import EchoEngine, echoed_text
 from worker.engine import Report, RequestError
 
 _ORDER = re.compile(
-    r"\b(?P<verb>crash|abort|exit|hang|freeze|raise|fail|refuse|dawdle|lose|repeat|garble|invent|slow|leak|ignore sigterm)\b"
+    r"\b(?P<verb>crash|abort|exit|hang|freeze|raise|fail|refuse|dawdle|lose|repeat|garble|invent|slow|leak"
+    r"|ignore sigterm)\b"
     r"(?: (?P<number>\d+))?(?:.*?\bafter (?P<after>\d+) tokens)?"
 )
 
