@@ -54,9 +54,9 @@ def create_app(settings: Settings, broker: BrokerClient) -> Starlette:
         Route("/events", events),
     ]
     routes = [
+        Mount("/v1", routes=v1, middleware=keyed),  # first, as nearly all requests are for it
         Route("/health", admin.Health),
         Route("/admin/health", admin.Health),
-        Mount("/v1", routes=v1, middleware=keyed),
         # As mlx_lm.server and mlx_vlm.server have them beside /v1.
         Route("/chat/completions", chat_completions, methods=["POST"], middleware=keyed),
         Route("/models", list_models, middleware=keyed),
