@@ -17,18 +17,22 @@ from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from worker.sampling import GREEDY, LogitsProcessor, Sampler
 
+# Steps that read prompts, at most, between two steps of decoding.
+_READS = 8
+
 # Steps of decoding from one return of unused memory to the next, as in BatchGenerator.
 _CLEAR_EVERY = 512
 
-# Tokens of prompts. What the reading of fewer leaves behind is small and soon used again.
-_CLEAR_FROM = 256
+# Bytes of unused memory that may stay after prompts have been read. BatchGenerator returns all of it each time, which
+# for a small model takes longer than it is worth.
+_MOST_UNUSED_BYTES = 32 * 2**20
 
 
 @dataclass(slots=True)
 class _Row:
     """One sequence. unread: the caller's segments of its prompt, as far as they have not been read, none of them empty;
-    tokens: what its caches hold; left: how many tokens may still be handed out; is_ahead: the token that was drawn for
-    it has been handed out already; context: its tokens as processors see them."""
+    length: of the whole prompt; tokens: what its caches hold; left: how many tokens may still be handed out; is_ahead:
+    the token that was drawn for it has been handed out already; context: its tokens as processors see them."""
 
     uid: int
     unread: deque[list[int]]
@@ -129,7 +133,8 @@ class _Group:
         return [cache.extract(index) for cache in self.caches]
 
     def mark_padding(self) -> None:
-        """To be called when the rows or the lengths of what they hold have changed, but for one token each."""
+        """To be called when the rows or the lengths of what they hold have changed, but for one token each. Every layer
+        holds exactly the tokens of the rows."""
         layers = [cache for cache in self.caches if isinstance(cache, _Cache)]
         if layers:
             size = layers[0].size()
@@ -193,6 +198,8 @@ class ContinuousBatch:
         uids = []
         for parts, left, cache, tokens, sampler, processors, wants_logprobs in zip(*columns, strict=True):
             unread = deque(part for part in parts if part)
+            if not unread or left < 1:
+                raise ValueError("a sequence needs a prompt and room for a token")
             length = len(tokens) + sum(map(len, unread))
             row = _Row(self._next_uid, unread, length, list(tokens), sampler, processors, wants_logprobs, left)
             self._waiting.append((row, make_prompt_cache(self._model) if cache is None else cache))
@@ -202,8 +209,8 @@ class ContinuousBatch:
 
     def next(self) -> tuple[list[Any], list[GenerationBatch.Response]]:
         """A piece of each prompt and the first tokens of those that come to their end, or a token of each sequence that
-        decodes: (pieces read, tokens). Prompts come first, but between two tokens of others only so many of their
-        tokens are read as a step may read of one prompt."""
+        decodes: (pieces read, tokens). Prompts come first, until as many of their tokens have been read as a step may
+        read of one prompt, and for a few steps at most."""
         with mx.stream(self._stream):
             has_prompts = bool(self._reading.rows) or self._room > 0
             if self._decoding.rows and not (has_prompts and self._read_since < self._prefill_step_size):
@@ -212,7 +219,7 @@ class ContinuousBatch:
             return self._read()
 
     def extract_cache(self, uids: Iterable[int]) -> dict[int, tuple[list[Any], list[int]]]:
-        """Copies of the caches of these sequences, and the tokens that they hold."""
+        """The caches of these sequences, copies once they have begun, and the tokens that they hold."""
         wanted = set(uids)
         found = {row.uid: (cache, row.tokens) for row, cache in self._waiting if row.uid in wanted}
         for group in (self._reading, self._decoding):
@@ -249,8 +256,8 @@ class ContinuousBatch:
         )
 
     def _read(self) -> tuple[list[Any], list[GenerationBatch.Response]]:
-        begun = self._reading.take([index for index, row in enumerate(self._reading.rows) if row.has_last])
         admitted = [self._waiting.popleft() for _ in range(self._room)]
+        begun = self._reading.take([index for index, row in enumerate(self._reading.rows) if row.has_last])
         begun.add(_group([one for one in admitted if one[0].has_last]))
         self._reading.add(_group([one for one in admitted if not one[0].has_last]))
         read, size = self._read_pieces(self._reading)
@@ -259,9 +266,9 @@ class ContinuousBatch:
         ended = [index for index, row in enumerate(self._reading.rows) if row.has_last and row.uid not in seen]
         begun.add(self._reading.take(ended))
         read += [PromptProcessingBatch.Response(row.uid, (row.length,) * 2, True, True) for row in begun.rows]
-        self._read_since += size + len(begun.rows)
+        self._read_since += max(size + len(begun.rows), self._prefill_step_size // _READS)
         tokens = self._begin(begun) if begun.rows else []
-        if size >= _CLEAR_FROM:
+        if mx.get_cache_memory() > _MOST_UNUSED_BYTES:
             mx.clear_cache()
         return read, tokens
 
@@ -365,9 +372,12 @@ class ContinuousBatch:
                 logits = mx.concatenate(processed)
             logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
             if is_shared:
-                drawn = sampler(logprobs)
+                drawn = sampler(logits if sampler is GREEDY else logprobs)
             else:
-                drawn = mx.concatenate([row.sampler(logprobs[i : i + 1]) for i, row in enumerate(rows)])
+                # In 16 bits two log-probabilities may be equal whose logits are not: alone or in company, a greedy row
+                # looks at the same.
+                sources = [logits if row.sampler is GREEDY else logprobs for row in rows]
+                drawn = mx.concatenate([row.sampler(sources[i][i : i + 1]) for i, row in enumerate(rows)])
             drawn = drawn[:, None]
             if wants_logprobs:
                 group.logprobs = [logprobs[i] if row.wants_logprobs else None for i, row in enumerate(rows)]

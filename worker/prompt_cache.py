@@ -18,7 +18,7 @@ from mlx_lm.models.cache import ChunkedKVCache, KVCache, can_trim_prompt_cache, 
 
 from worker.prefix_index import Key, PrefixIndex, common_length, key_of, length
 
-# Entries are counted one by one whenever one is added.
+# Of how many the index is kept; a cache of many short texts would be walked through for too long.
 _MAX_ENTRIES = 256
 
 # With which turns an entry ends. The first leave first.

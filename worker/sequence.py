@@ -55,9 +55,9 @@ class Sequence:
         self._length = 0
         self._waiting: deque[tuple[int, dict[str, Any]]] = deque()
 
-    def advance(self, token: int, row: mx.array, reason: str | None) -> Output | None:
-        """Take one token. row: its log-probabilities (vocabulary,), read only where they were asked for. reason: why
-        the generator ended the sequence, `stop` for an end-of-text token, which is no text."""
+    def advance(self, token: int, row: mx.array | None, reason: str | None) -> Output | None:
+        """Take one token. row: its log-probabilities (vocabulary,), read only where they were asked for, else maybe
+        None. reason: why the generator ended the sequence, `stop` for an end-of-text token, which is no text."""
         try:
             return self._advance(token, row, reason)
         except RequestError as error:
@@ -67,7 +67,7 @@ class Sequence:
             failure = Failure("internal_error", f"cannot turn tokens into text: {type(error).__name__}: {error}")
             return Output(self.request_id, ERROR, to_map(failure))
 
-    def _advance(self, token: int, row: mx.array, reason: str | None) -> Output | None:
+    def _advance(self, token: int, row: mx.array | None, reason: str | None) -> Output | None:
         if self._constraint is not None:
             self._constraint.check()
         self._completion_tokens += 1
@@ -75,6 +75,7 @@ class Sequence:
         text = ""
         if reason != "stop":
             if self._logprobs is not None:
+                assert row is not None
                 entry = token_logprobs(row, token, self._logprobs, self._texts)
                 self._waiting.append((self._length + stream.held, entry))
             text = stream.push(token)

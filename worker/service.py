@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from math import inf
 from pathlib import Path
 from threading import Thread
 from time import monotonic, sleep
@@ -57,8 +56,8 @@ _FLUSH_MILLISECONDS = 1000
 # How long a process that has failed waits for the broker to end it.
 _HEARD_MILLISECONDS = 5000
 
-# How long requests are taken in before those that are there go on: enough for about ten.
-_COMMANDS_SECONDS = 0.002
+# How long the engine is given new requests before it goes on with those it has: enough for about ten.
+_ADDING_SECONDS = 0.002
 
 _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 
@@ -125,14 +124,16 @@ def _beat(endpoint: str, identity: str, vitals: Vitals, interval: float) -> None
 class Service:
     """One model's life: wait for ASSIGN, load, then commands in and outputs out.
 
-    Mutable state: `_live`, the ids of the requests that have not ended; `_sent` and `_read`, how many OUTPUTS have left
-    and how many of these wait for no gateway any more.
+    Mutable state: `_live`, the ids of the requests that have not ended; `_arrived`, those of them that the engine does
+    not have yet, with their payloads; `_sent` and `_read`, how many OUTPUTS have left and how many of these wait for no
+    gateway any more.
     """
 
     def __init__(self, socket: "zmq.Socket[bytes]", vitals: Vitals) -> None:
         self._socket = socket
         self._vitals = vitals
         self._live: set[bytes] = set()
+        self._arrived: dict[bytes, bytes] = {}
         self._sent = self._read = 0
         self._send(Hello(pid=os.getpid()))
 
@@ -199,39 +200,50 @@ class Service:
 
     def _serve(self, engine: Engine) -> None:
         while True:
-            until = inf
-            for message in self._receive(wait=not engine.has_work or self._is_ahead):
-                until = min(until, monotonic() + _COMMANDS_SECONDS)
+            for message in self._receive(wait=not (engine.has_work or self._arrived) or self._is_ahead):
                 match message.body:
                     case Read(total=total):
                         self._read = total
                     case Request(payload=payload):
-                        self._add(engine, message.request_id, payload)
+                        self._take(message.request_id, payload)
                     case Cancel():
                         self._cancel(engine, message.request_id)
                     case Shutdown():
+                        while self._arrived:  # what is refused is told so
+                            self._add_arrived(engine)
                         return
                     case body:
                         log.warning("%s is nothing for a loaded worker", body.COMMAND.decode())
-                if monotonic() >= until:
-                    break
+            self._add_arrived(engine)
             if engine.has_work and not self._is_ahead:
                 outputs = engine.step()
                 self._vitals.steps += 1
                 self._send_outputs(outputs)
-            if self._live and not engine.has_work:
-                self._fail(list(self._live), "the engine lost this request")
+            if len(self._live) > len(self._arrived) and not engine.has_work:
+                self._fail(list(self._live - self._arrived.keys()), "the engine lost this request")
 
     @property
     def _is_ahead(self) -> bool:
         """Whether more would only wait, in the way of other models' outputs: it is faster than who reads."""
         return self._sent - self._read >= AHEAD
 
-    def _add(self, engine: Engine, request_id: bytes, payload: bytes) -> None:
+    def _take(self, request_id: bytes, payload: bytes) -> None:
         if not request_id or request_id in self._live:
             log.warning("REQUEST with an id that is %s is dropped", "in use" if request_id else "empty")
             return
         self._live.add(request_id)
+        self._arrived[request_id] = payload
+
+    def _add_arrived(self, engine: Engine) -> None:
+        """Those that have come, in their order, but not all of very many: what is there is to go on."""
+        until = monotonic() + _ADDING_SECONDS
+        while self._arrived:
+            request_id = next(iter(self._arrived))
+            self._add(engine, request_id, self._arrived.pop(request_id))
+            if monotonic() >= until:
+                return
+
+    def _add(self, engine: Engine, request_id: bytes, payload: bytes) -> None:
         try:
             engine.add(request_id, payload)
         except RequestError as error:
@@ -245,7 +257,8 @@ class Service:
     def _cancel(self, engine: Engine, request_id: bytes) -> None:
         # An unknown id is no mistake: the request's FINAL and the CANCEL have crossed.
         if request_id in self._live:
-            engine.cancel(request_id)
+            if self._arrived.pop(request_id, None) is None:
+                engine.cancel(request_id)
             self._end(request_id, Failure("cancelled", "the client has gone"))
 
     def _fail(self, request_ids: list[bytes], message: str) -> None:

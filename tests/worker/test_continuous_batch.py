@@ -1,6 +1,7 @@
 """The batch by itself: the same tokens as mlx-lm's BatchGenerator, and nothing computed that nobody reads."""
 
 import random
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from mlx_lm.models.cache import BatchKVCache
 from tests.tiny_models import make_tiny_model
 from tests.worker.engine_runs import MOST_STEPS, add, forwards, load, run, steps
 from worker.continuous_batch import ContinuousBatch
-from worker.sampling import GREEDY
+from worker.sampling import GREEDY, LogitsProcessor
 from worker.text_engine import TextEngine
 
 STREAM = mx.default_stream(mx.default_device())
@@ -29,22 +30,37 @@ def batch(model: Any, **options: int) -> ContinuousBatch:
     return ContinuousBatch(model, stop_tokens=[], stream=STREAM, **sizes)
 
 
-def insert(generator: ContinuousBatch, prompt: list[int], most: int, *, logprobs: bool = False) -> int:
+def insert(
+    generator: ContinuousBatch,
+    prompt: list[int],
+    most: int,
+    *,
+    logprobs: bool = False,
+    breaks: tuple[int, ...] = (),
+    processors: tuple[LogitsProcessor, ...] = (),
+) -> int:
+    """breaks: the places in the prompt where one segment ends and another begins, ascending."""
     (uid,) = generator.insert_segments(
-        [[prompt]],
+        [[prompt[begin:end] for begin, end in pairwise((0, *breaks, len(prompt)))]],
         [most],
         caches=[None],
         all_tokens=[[]],
         samplers=[GREEDY],
-        logits_processors=[[]],
+        logits_processors=[list(processors)],
         logprobs=[logprobs],
     )
     return uid
 
 
-def of_mlx_lm(model: Any, prompt: list[int], most: int) -> list[int]:
+def by_the_last_two(tokens: mx.array, logits: mx.array) -> mx.array:
+    """A processor whose result depends on what it is shown, and on its order."""
+    last, before = tokens[-1], tokens[max(0, tokens.size - 2)]
+    return mx.where(mx.arange(logits.shape[-1]) % 7 == (last + 3 * before) % 7, logits, logits - 50)
+
+
+def of_mlx_lm(model: Any, prompt: list[int], most: int, processors: tuple[LogitsProcessor, ...]) -> list[int]:
     generator: Any = BatchGenerator(model, stream=STREAM)
-    generator.insert([prompt], [most])
+    generator.insert([prompt], [most], logits_processors=[list(processors)])
     tokens: list[int] = []
     while len(tokens) < most:
         tokens += [response.token for response in generator.next()[1]]
@@ -52,16 +68,21 @@ def of_mlx_lm(model: Any, prompt: list[int], most: int) -> list[int]:
 
 
 def test_random_joins_and_removals_give_what_mlx_lm_gives(model: Any) -> None:
-    """Prompts of a token, of a piece, of several; alone and beside others that begin, end and go away."""
+    """Prompts of a token, of a piece, of several, with and without breaks and processors; alone and beside others that
+    begin, end and go away."""
     rng = random.Random(5)
     generator = batch(model)
     asked: dict[int, list[int]] = {}
+    processors: dict[int, tuple[LogitsProcessor, ...]] = {}
     got: dict[int, list[int]] = {}
     held: dict[int, list[int]] = {}
     for number in range(MOST_STEPS):
         if number < 60 and rng.random() < 0.6:
             prompt = [rng.randrange(3, 250) for _ in range(rng.choice([1, 2, 5, 16, 17, 18, 40]))]
-            asked[insert(generator, prompt, rng.choice([1, 2, 9, 30]))] = prompt
+            breaks = tuple(sorted(rng.sample(range(1, len(prompt)), k=min(len(prompt) - 1, rng.choice([0, 0, 1, 2])))))
+            chosen = rng.choice([(), (), (by_the_last_two,)])
+            uid = insert(generator, prompt, rng.choice([1, 2, 9, 30]), breaks=breaks, processors=chosen)
+            asked[uid], processors[uid] = prompt, chosen
         if number < 60 and rng.random() < 0.1 and len(generator):
             uid = rng.choice(sorted(asked.keys() - held))
             generator.remove([uid])
@@ -84,7 +105,7 @@ def test_random_joins_and_removals_give_what_mlx_lm_gives(model: Any) -> None:
             break
     assert len(held) == len(asked) > 20
     for uid, tokens in got.items():
-        assert tokens == of_mlx_lm(model, asked[uid], len(tokens))
+        assert tokens == of_mlx_lm(model, asked[uid], len(tokens), processors[uid])
         said = [*asked[uid], *tokens]
         assert held[uid] in ([], said, said[:-1])
 
@@ -109,6 +130,27 @@ def test_log_probabilities_are_made_for_those_who_want_them(model: Any) -> None:
         assert row is not None
         assert row.shape == (259,)
         assert mx.exp(row).sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_prompts_that_keep_coming_hold_nobody_up_for_long(model: Any) -> None:
+    """Prompts that end with their first token never fill the batch: they could come first for ever."""
+    generator = batch(model, prefill_step_size=4096)
+    insert(generator, [5, 6, 7], 100)
+    generator.next()
+    generator.next()
+    waited = []
+    for _ in range(5):
+        waited.append(0)
+        while not any(response.finish_reason is None for response in generator.next()[1]):
+            insert(generator, [8, 9, 10], 1)
+            waited[-1] += 1
+    assert waited == [8] * 5
+
+
+@pytest.mark.parametrize(("prompt", "most"), [([], 5), ([1], 0)])
+def test_what_could_not_end_is_refused(model: Any, prompt: list[int], most: int) -> None:
+    with pytest.raises(ValueError, match="needs a prompt and room for a token"):
+        insert(batch(model), prompt, most)
 
 
 def test_with_and_without_padding(tiny_model: Path) -> None:

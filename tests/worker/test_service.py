@@ -90,6 +90,15 @@ def test_what_is_there_goes_on_before_all_that_has_come_is_taken_in(worker: Work
     assert sizes == [1, 2, 3, 4]
 
 
+def test_a_cancel_waits_for_no_request_before_it(worker: Worker) -> None:
+    worker.request(prompt="slow x", max_tokens=1)
+    worker.expect(Outputs)
+    first, gone = (worker.request(prompt="dawdle " * 9, stream=True) for _ in range(2))
+    worker.send(Cancel(), gone)
+    assert worker.expect(Outputs).entries == [(gone, ERROR)]
+    assert gone not in worker.until_ended(first)
+
+
 @pytest.mark.parametrize(
     ("payload", "param", "message"),
     [

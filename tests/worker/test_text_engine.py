@@ -283,10 +283,13 @@ def test_a_long_prompt_lets_others_go_on(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize(("most", "together"), [(2, 8), (3, 2), (40, 5)])
-def test_no_more_at_once_than_is_set(tiny_model: Path, most: int, together: int) -> None:
-    engine = load(tiny_model, completion_batch_size=most, prefill_batch_size=together)
+@pytest.mark.parametrize("sliding_window", [None, 16], ids=["plain", "window"])
+def test_no_more_at_once_than_is_set(tmp_path: Path, most: int, together: int, sliding_window: int | None) -> None:
+    """Prompts that are read in one step, and such that stop before their last token."""
+    folder = make_tiny_model(tmp_path / "model", layers=2, sliding_window=sliding_window)
+    engine = load(folder, completion_batch_size=most, prefill_batch_size=together)
     for number in range(50):
-        add(engine, number, prompt="many", temperature=0.0, max_tokens=30)
+        add(engine, number, prompt=f"{number:02} " + "many " * 8, temperature=0.0, max_tokens=30)
     calls = forwards(engine)
     steps(engine)
     assert max(rows for rows, length in calls if length == 1) == most
