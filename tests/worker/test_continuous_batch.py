@@ -138,6 +138,7 @@ def test_prompts_that_keep_coming_hold_nobody_up_for_long(model: Any) -> None:
     insert(generator, [5, 6, 7], 100)
     generator.next()
     generator.next()
+    insert(generator, [8, 9, 10], 1)
     waited = []
     for _ in range(5):
         waited.append(0)
