@@ -5,6 +5,7 @@ import sys
 
 from broker.runtime import RuntimeDir, RuntimeDirError
 from broker.server import Broker
+from broker.session import give_way
 from broker.settings import SettingsError, load_settings
 
 
@@ -20,6 +21,7 @@ def main() -> int:
         for line in str(error).splitlines():
             print(f"broker: {line}", file=sys.stderr)
         return 2
+    give_way()
     try:
         Broker(settings, runtime).run()
     finally:
