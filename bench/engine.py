@@ -21,7 +21,7 @@ from broker.protocol import FINAL, PARTIAL, Assign, Generate, pack
 from worker.text_engine import TextEngine
 
 # Sequences at once -> the least ratio, how often in each turn.
-_CELLS = {1: (0.9, 8), 8: (0.75, 4), 32: (0.7, 2)}
+_CELLS = {1: (1.0, 8), 8: (0.95, 4), 32: (0.95, 2)}
 _TOKENS = 128
 
 Wave = Callable[[list[list[int]]], None]
