@@ -37,7 +37,7 @@ _HOPS = {
         "send the outputs": r"Socket\.send|send_multipart",
         "encode the outputs": r"encode_outputs",
         "tokens to text": r"worker/sequence\.py",
-        "the model's step, and waiting for it": r"worker/continuous_batch\.py",
+        "the model's step, and waiting for it": r"worker/(continuous_batch|batch_rows)\.py",
         "look for messages": r"Service\._receive",
     },
     "broker": {

@@ -7,14 +7,14 @@ token and the way out of it in one step instead of three. docs/benchmarks.md has
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.generate import GenerationBatch, PromptProcessingBatch
-from mlx_lm.models.cache import BatchKVCache, TokenBuffer, make_prompt_cache
+from mlx_lm.generate import GenerationBatch
+from mlx_lm.models.cache import TokenBuffer, make_prompt_cache
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
+from worker.batch_rows import Group, Row, grouped
 from worker.sampling import GREEDY, LogitsProcessor, Sampler
 
 # Steps that read prompts, at most, between two steps of decoding.
@@ -28,124 +28,8 @@ _CLEAR_EVERY = 512
 _MOST_UNUSED_BYTES = 32 * 2**20
 
 
-@dataclass(slots=True)
-class _Row:
-    """One sequence. unread: the caller's segments of its prompt, as far as they have not been read, none of them empty;
-    length: of the whole prompt; tokens: what its caches hold; left: how many tokens may still be handed out; is_ahead:
-    the token that was drawn for it has been handed out already; context: its tokens as processors see them."""
-
-    uid: int
-    unread: deque[list[int]]
-    length: int
-    tokens: list[int]
-    sampler: Sampler
-    processors: list[LogitsProcessor]
-    wants_logprobs: bool
-    left: int
-    is_ahead: bool = False
-    context: Any = None
-
-    @property
-    def has_last(self) -> bool:
-        """Whether the last token of the prompt is all that is left to read."""
-        return len(self.unread) == 1 and len(self.unread[0]) == 1
-
-    def take(self, most: int) -> tuple[list[int], bool]:
-        """The next piece, without the last token of the prompt, and whether the caller's segment ends with it."""
-        segment = self.unread[0]
-        size = min(most, len(segment) - (len(self.unread) == 1))
-        piece, rest = segment[:size], segment[size:]
-        if rest:
-            self.unread[0] = rest
-        else:
-            self.unread.popleft()
-        return piece, not rest
-
-
-class _Cache(BatchKVCache):  # type: ignore[misc] # mlx-lm is not read by mypy
-    """BatchKVCache with a cheaper mask: its own takes ten operations of every step, where no row is padded for nothing.
-    padding: of each row (rows, 1, 1, 1), None where there is none."""
-
-    padding: mx.array | None = None
-
-    def make_mask(self, N: int, return_array: bool = False, **options: Any) -> Any:  # noqa: N803 # mlx-lm's name
-        if not return_array and options.get("window_size") is None:
-            if self.padding is None:
-                return None if N == 1 else "causal"  # as mlx-lm's KVCache
-            if N == 1:
-                return self.padding <= mx.arange(self.size() + 1)
-        return super().make_mask(N, return_array, **options)
-
-
-@dataclass(slots=True)
-class _Group:
-    """Rows that go through the model together, and their caches, one for each layer. Of rows that decode, drawn: the
-    tokens (rows, 1) that the model has not read yet, logprobs: what each was drawn from (vocabulary,), if its sequence
-    wants that."""
-
-    rows: list[_Row] = field(default_factory=list)
-    caches: list[Any] = field(default_factory=list)
-    drawn: mx.array | None = None
-    logprobs: list[mx.array | None] = field(default_factory=list)
-
-    def add(self, other: "_Group") -> None:
-        """All rows of another group, which is not to be used any more."""
-        if not other.rows:
-            return
-        if not self.rows:
-            self.caches, self.drawn = other.caches, other.drawn
-        else:
-            for cache, others in zip(self.caches, other.caches, strict=True):
-                cache.extend(others)
-            if self.drawn is not None and other.drawn is not None:
-                self.drawn = mx.concatenate([self.drawn, other.drawn])
-        self.rows += other.rows
-        self.logprobs += other.logprobs
-        self.mark_padding()
-
-    def keep(self, indices: list[int]) -> None:
-        """These rows, ascending, and no others."""
-        if len(indices) == len(self.rows):
-            return
-        if not indices:
-            self.rows, self.caches, self.drawn, self.logprobs = [], [], None, []
-            return
-        for cache in self.caches:
-            cache.filter(indices)
-        if self.drawn is not None:
-            self.drawn = self.drawn[mx.array(indices)]
-            self.logprobs = [self.logprobs[index] for index in indices]
-        self.rows = [self.rows[index] for index in indices]
-        self.mark_padding()
-
-    def take(self, indices: list[int]) -> "_Group":
-        """These rows, ascending, as a group of their own. Not of a group that decodes."""
-        if len(indices) == len(self.rows):
-            taken = _Group(self.rows, self.caches)
-            self.rows, self.caches = [], []
-        else:
-            taken = _group([(self.rows[index], self.cache(index)) for index in indices])
-            self.keep([index for index in range(len(self.rows)) if index not in indices])
-        return taken
-
-    def cache(self, index: int) -> list[Any]:
-        """A copy of one row's caches, as single sequences have them."""
-        return [cache.extract(index) for cache in self.caches]
-
-    def mark_padding(self) -> None:
-        """To be called when the rows or the lengths of what they hold have changed, but for one token each. Every layer
-        holds exactly the tokens of the rows."""
-        layers = [cache for cache in self.caches if isinstance(cache, _Cache)]
-        if layers:
-            size = layers[0].size()
-            padding = [size - len(row.tokens) for row in self.rows]
-            mask = mx.array(padding)[:, None, None, None] if any(padding) else None
-            for layer in layers:
-                layer.padding = mask
-
-
 class ContinuousBatch:
-    """The surface and the response types of BatchGenerator, as far as worker/text_engine.py uses them.
+    """What worker/text_engine.py drives. Responses are those of mlx-lm's BatchGenerator.
 
     Mutable state: the sequences that wait, each with its caches, those whose prompts are read, and those that decode;
     how many tokens of prompts have been read since the last step of decoding.
@@ -172,44 +56,40 @@ class ContinuousBatch:
         self._next_uid = 0
         self._steps = 0
         self._read_since = 0
-        self._waiting: deque[tuple[_Row, list[Any]]] = deque()
-        self._reading = _Group()
-        self._decoding = _Group()
+        self._waiting: deque[tuple[Row, list[Any]]] = deque()
+        self._reading = Group()
+        self._decoding = Group()
         maybe_set_recommended_wired_limit()  # as BatchGenerator does
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._reading.rows) + len(self._decoding.rows)
 
-    def insert_segments(
+    def insert(
         self,
-        segments: list[list[list[int]]],
-        max_tokens: list[int],
+        segments: list[list[int]],
+        max_tokens: int,
         *,
-        caches: list[list[Any] | None],
-        all_tokens: list[list[int]],
-        samplers: list[Sampler],
-        logits_processors: list[list[LogitsProcessor]],
-        logprobs: list[bool],
-    ) -> list[int]:
-        """Take sequences; their uids. segments: prompts, in parts at whose ends a step ends too; caches: of
-        `all_tokens`, which come before the segments, None where there are none; logprobs: whether responses are to have
-        them."""
-        columns = (segments, max_tokens, caches, all_tokens, samplers, logits_processors, logprobs)
-        uids = []
-        for parts, left, cache, tokens, sampler, processors, wants_logprobs in zip(*columns, strict=True):
-            unread = deque(part for part in parts if part)
-            if not unread or left < 1:
-                raise ValueError("a sequence needs a prompt and room for a token")
-            length = len(tokens) + sum(map(len, unread))
-            row = _Row(self._next_uid, unread, length, list(tokens), sampler, processors, wants_logprobs, left)
-            self._waiting.append((row, make_prompt_cache(self._model) if cache is None else cache))
-            uids.append(row.uid)
-            self._next_uid += 1
-        return uids
+        cache: list[Any] | None,
+        tokens: list[int],
+        sampler: Sampler,
+        processors: list[LogitsProcessor],
+        wants_logprobs: bool,
+    ) -> int:
+        """Take a sequence; its uid. segments: the prompt, in parts at whose ends a step ends too; cache: of `tokens`,
+        which come before the segments, None where there are none; wants_logprobs: whether responses are to have them.
+        """
+        unread = deque(part for part in segments if part)
+        if not unread or max_tokens < 1:
+            raise ValueError("a sequence needs a prompt and room for a token")
+        row = Row(self._next_uid, unread, list(tokens), sampler, processors, wants_logprobs, max_tokens)
+        self._waiting.append((row, make_prompt_cache(self._model) if cache is None else cache))
+        self._next_uid += 1
+        return row.uid
 
-    def next(self) -> tuple[list[Any], list[GenerationBatch.Response]]:
-        """A piece of each prompt and the first tokens of those that come to their end, or a token of each sequence that
-        decodes: (pieces read, tokens). Prompts come first, until as many of their tokens have been read as a step may
+    def next(self) -> tuple[list[int], list[GenerationBatch.Response]]:
+        """Read a piece of each prompt and hand out the first tokens of those that come to their end, or hand out a
+        token of each sequence that decodes: (uids of those that have come to the end of a segment, more of which is to
+        be read, tokens). Prompts come first, until as many of their tokens have been read as a step may
         read of one prompt, and for a few steps at most."""
         with mx.stream(self._stream):
             has_prompts = bool(self._reading.rows) or self._room > 0
@@ -255,27 +135,25 @@ class ContinuousBatch:
             len(self._waiting),
         )
 
-    def _read(self) -> tuple[list[Any], list[GenerationBatch.Response]]:
+    def _read(self) -> tuple[list[int], list[GenerationBatch.Response]]:
         admitted = [self._waiting.popleft() for _ in range(self._room)]
         begun = self._reading.take([index for index, row in enumerate(self._reading.rows) if row.has_last])
-        begun.add(_group([one for one in admitted if one[0].has_last]))
-        self._reading.add(_group([one for one in admitted if not one[0].has_last]))
-        read, size = self._read_pieces(self._reading)
+        begun.add(grouped([one for one in admitted if one[0].has_last]))
+        self._reading.add(grouped([one for one in admitted if not one[0].has_last]))
+        size, stops = self._read_pieces(self._reading)
         # What is at the end of a caller's segment is looked at before anything else of its prompt is read.
-        seen = {piece.uid for piece in read if piece.end_of_segment}
-        ended = [index for index, row in enumerate(self._reading.rows) if row.has_last and row.uid not in seen]
+        ended = [index for index, row in enumerate(self._reading.rows) if row.has_last and row.uid not in stops]
         begun.add(self._reading.take(ended))
-        read += [PromptProcessingBatch.Response(row.uid, (row.length,) * 2, True, True) for row in begun.rows]
         self._read_since += max(size + len(begun.rows), self._prefill_step_size // _READS)
         tokens = self._begin(begun) if begun.rows else []
         if mx.get_cache_memory() > _MOST_UNUSED_BYTES:
             mx.clear_cache()
-        return read, tokens
+        return stops, tokens
 
-    def _read_pieces(self, group: _Group) -> tuple[list[Any], int]:
-        """A piece of every prompt: what has been read, and how many tokens that are."""
+    def _read_pieces(self, group: Group) -> tuple[int, list[int]]:
+        """A piece of every prompt: how many tokens have been read, and the uids of those whose segment ends here."""
         if not group.rows:
-            return [], 0
+            return 0, []
         pieces, ends = zip(*(row.take(self._prefill_step_size) for row in group.rows), strict=True)
         lengths = list(map(len, pieces))
         longest = max(lengths)
@@ -283,9 +161,8 @@ class ContinuousBatch:
         if any(padding):
             for cache in group.caches:
                 cache.prepare(lengths=lengths, right_padding=padding)
-        self._model(
-            mx.array([piece + [0] * pad for piece, pad in zip(pieces, padding, strict=True)]), cache=group.caches
-        )
+        padded = [piece + [0] * pad for piece, pad in zip(pieces, padding, strict=True)]
+        self._model(mx.array(padded), cache=group.caches)
         if any(padding):
             for cache in group.caches:
                 cache.finalize()
@@ -295,13 +172,9 @@ class ContinuousBatch:
         if any(end or not row.has_last for row, end in zip(group.rows, ends, strict=True)):
             # The rest is computed with the first tokens.
             mx.eval([cache.state for cache in group.caches])
-        read = [
-            PromptProcessingBatch.Response(row.uid, (len(row.tokens), row.length), end, end_of_prompt=False)
-            for row, end in zip(group.rows, ends, strict=True)
-        ]
-        return read, sum(lengths)
+        return sum(lengths), [row.uid for row, end in zip(group.rows, ends, strict=True) if end]
 
-    def _begin(self, group: _Group) -> list[GenerationBatch.Response]:
+    def _begin(self, group: Group) -> list[GenerationBatch.Response]:
         """The first tokens of these sequences, whose prompts have one token left; they decode from now on."""
         last = [row.unread.popleft()[0] for row in group.rows]
         drawn = self._draw(group, mx.array(last)[:, None])
@@ -316,9 +189,8 @@ class ContinuousBatch:
     def _decode(self) -> list[GenerationBatch.Response]:
         """The tokens that the last step has drawn. The next ones are on their way before these are waited for."""
         group = self._decoding
-        if group.drawn is None:
-            return []
         drawn, logprobs = group.drawn, group.logprobs
+        assert drawn is not None
         goes_on = any(row.is_ahead or row.left > 1 for row in group.rows)
         if goes_on:
             self._draw(group, drawn)
@@ -332,7 +204,7 @@ class ContinuousBatch:
         return self._hand_out(group, tokens, logprobs)
 
     def _hand_out(
-        self, group: _Group, tokens: list[int], logprobs: list[mx.array | None]
+        self, group: Group, tokens: list[int], logprobs: list[mx.array | None]
     ) -> list[GenerationBatch.Response]:
         """These tokens, one drawn for each row of the group; rows that end with theirs leave the group."""
         responses = []
@@ -353,7 +225,7 @@ class ContinuousBatch:
         group.keep(kept)
         return responses
 
-    def _draw(self, group: _Group, tokens: mx.array) -> mx.array:
+    def _draw(self, group: Group, tokens: mx.array) -> mx.array:
         """Have the model read these tokens (rows, 1), and draw the next ones (rows, 1); waits for nothing."""
         rows = group.rows
         logits = self._model(tokens, cache=group.caches)
@@ -392,22 +264,7 @@ def _numbers(drawn: mx.array) -> list[int]:
     return [token for (token,) in drawn.tolist()]  # type: ignore[misc, union-attr] # of two dimensions
 
 
-def _group(rows: list[tuple[_Row, list[Any]]]) -> _Group:
-    """Each row with its caches, as single sequences have them."""
-    merged = [layers[0].merge(layers) for layers in zip(*(caches for _, caches in rows), strict=True)]
-    caches = [_with_own_mask(cache) if type(cache) is BatchKVCache else cache for cache in merged]
-    group = _Group([row for row, _ in rows], caches)
-    group.mark_padding()
-    return group
-
-
-def _with_own_mask(cache: BatchKVCache) -> _Cache:
-    own = _Cache([])
-    own.state = cache.state
-    return own
-
-
-def _process(row: _Row, token: mx.array, logits: mx.array, contexts: list[mx.array]) -> mx.array:
+def _process(row: Row, token: mx.array, logits: mx.array, contexts: list[mx.array]) -> mx.array:
     """The logits (1, vocabulary) that come after this token (1,) as the row's processors change them; what these see
     joins `contexts`."""
     if row.processors:

@@ -108,14 +108,14 @@ class TextEngine:
         sequence = self._generation.sequence(
             request_id, request, answer, constraint, prompt_tokens=len(tokens), cached_tokens=cached
         )
-        (uid,) = self._generator.insert_segments(
-            [[tokens[begin:end] for begin, end in pairwise(ends)]],
-            [max_tokens],
-            caches=[cache],
-            all_tokens=[tokens[:cached]],
-            samplers=[sampler],
-            logits_processors=[processors],
-            logprobs=[request.logprobs is not None],
+        uid = self._generator.insert(
+            [tokens[begin:end] for begin, end in pairwise(ends)],
+            max_tokens,
+            cache=cache,
+            tokens=tokens[:cached],
+            sampler=sampler,
+            processors=processors,
+            wants_logprobs=request.logprobs is not None,
         )
         self._uids[request_id] = uid
         if points:
@@ -127,7 +127,7 @@ class TextEngine:
         stopped: list[int] = []
         read, responses = self._generator.next()
         if self._unread:
-            self._keep_histories([part.uid for part in read if part.end_of_segment])
+            self._keep_histories(read)
         for response in responses:
             uid, reason = response.uid, response.finish_reason
             sequence = self._sequences[uid]
@@ -185,7 +185,7 @@ class TextEngine:
             self._prompts.store(tokens, cache)
 
 
-def _make_generator(loaded: LoadedModel, draft_model: Any, options: TextOptions) -> Any:
+def _make_generator(loaded: LoadedModel, draft_model: Any, options: TextOptions) -> ContinuousBatch | TurnGenerator:
     """All in one batch, unless the model, or what is asked of it, exists for single sequences only."""
     stop_tokens = sorted(loaded.tokenizer.eos_token_ids)
     # Sequences are also removed between steps: all on one stream, nothing to synchronise.

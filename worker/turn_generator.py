@@ -3,7 +3,7 @@ models whose caches cannot be batched.
 
 BatchGenerator offers none of them. Here every sequence has an mlx-lm generator of its own, and each `next` takes one
 token from each of them in turn and reads one piece of one prompt: nobody waits for another's end. It has the surface of
-BatchGenerator that worker/text_engine.py uses, and its response types. Knows nothing of requests.
+worker/continuous_batch.py. Knows nothing of requests.
 """
 
 import copy
@@ -15,7 +15,6 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.generate import (
     GenerationBatch,
-    PromptProcessingBatch,
     generate_step,
     maybe_quantize_kv_cache,
     speculative_generate_step,
@@ -99,34 +98,31 @@ class TurnGenerator:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._decoding)
 
-    def insert_segments(
+    def insert(
         self,
-        segments: list[list[list[int]]],
-        max_tokens: list[int],
+        segments: list[list[int]],
+        max_tokens: int,
         *,
-        caches: list[list[Any] | None],
-        all_tokens: list[list[int]],
-        samplers: list[Sampler],
-        logits_processors: list[list[LogitsProcessor]],
-        logprobs: list[bool],
-    ) -> list[int]:
-        """Take sequences; their uids. caches: of `all_tokens`, as `next` or `extract_cache` gave them; logprobs: here
-        all responses have them."""
-        rows = zip(segments, max_tokens, caches, all_tokens, samplers, logits_processors, strict=True)
-        uids = []
-        for parts, most, cache, tokens, sampler, processors in rows:
-            *before, last = [part for part in parts if part]
-            pieces = [*before, last[:-1], last[-1:]] if len(last) > 1 else [*before, last]
-            sequence = _Sequence(
-                self._next_uid, pieces, list(tokens), self._caches(cache), sampler, processors, left=most
-            )
-            self._waiting.append(sequence)
-            uids.append(sequence.uid)
-            self._next_uid += 1
-        return uids
+        cache: list[Any] | None,
+        tokens: list[int],
+        sampler: Sampler,
+        processors: list[LogitsProcessor],
+        wants_logprobs: bool,  # mlx-lm's generators make them in any case
+    ) -> int:
+        """Take a sequence; its uid. segments: the prompt, in parts; cache: of `tokens`, as `next` or `extract_cache`
+        gave it."""
+        *before, last = [part for part in segments if part]
+        pieces = [*before, last[:-1], last[-1:]] if len(last) > 1 else [*before, last]
+        sequence = _Sequence(
+            self._next_uid, pieces, list(tokens), self._caches(cache), sampler, processors, left=max_tokens
+        )
+        self._waiting.append(sequence)
+        self._next_uid += 1
+        return sequence.uid
 
-    def next(self) -> tuple[list[Any], list[Any]]:
-        """A token of every sequence that decodes, and a piece of the first prompt that waits: (read, decoded)."""
+    def next(self) -> tuple[list[int], list[GenerationBatch.Response]]:
+        """A token of every sequence that decodes, and a piece of the first prompt that waits: (uids of those that have
+        come to the end of a segment, tokens)."""
         with mx.stream(self._stream):
             while self._waiting and len(self._decoding) < self._most and len(self._waiting[0].segments) == 1:
                 sequence = self._waiting.popleft()
@@ -153,7 +149,9 @@ class TurnGenerator:
             if sequence.read:
                 yield sequence.uid, sequence.tokens[: sequence.read]
 
-    def remove(self, uids: Iterable[int], return_prompt_caches: bool = False) -> dict[int, tuple[list[Any], list[int]]]:
+    def remove(
+        self, uids: Iterable[int], *, return_prompt_caches: bool = False
+    ) -> dict[int, tuple[list[Any], list[int]]]:
         """Drop sequences; what they have read and said, where asked for."""
         gone = set(uids)
         removed = [sequence for sequence in (*self._waiting, *self._decoding.values()) if sequence.uid in gone]
@@ -168,7 +166,7 @@ class TurnGenerator:
         layers = iter(known)
         return [[next(layers) for _ in make_prompt_cache(model)] for model in self._models]
 
-    def _read(self) -> list[Any]:
+    def _read(self) -> list[int]:
         if not self._waiting or len(self._decoding) >= self._most or len(self._waiting[0].segments) == 1:
             return []
         sequence = self._waiting[0]
@@ -182,14 +180,12 @@ class TurnGenerator:
         mx.clear_cache()
         sequence.tokens += piece
         sequence.read = len(sequence.tokens)
-        has_ended = not sequence.segments[0]
-        if has_ended:
-            del sequence.segments[0]
-        size = len(sequence.tokens)
-        progress = (size, size + sum(map(len, sequence.segments)))
-        return [PromptProcessingBatch.Response(sequence.uid, progress, has_ended, end_of_prompt=False)]
+        if sequence.segments[0]:
+            return []
+        del sequence.segments[0]
+        return [sequence.uid]
 
-    def _advance(self, sequence: _Sequence) -> Any:
+    def _advance(self, sequence: _Sequence) -> GenerationBatch.Response:
         token, logprobs, *_ = next(sequence.steps)
         sequence.tokens.append(token)
         sequence.left -= 1

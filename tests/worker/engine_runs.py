@@ -6,6 +6,7 @@ from typing import Any
 import mlx.core as mx
 
 from broker.protocol import PARTIAL, Assign, Generate, Output, pack
+from worker.continuous_batch import ContinuousBatch
 from worker.engine import Engine
 from worker.text_engine import TextEngine
 
@@ -88,6 +89,7 @@ class Recorded:
 
 def forwards(engine: TextEngine) -> list[tuple[int, int]]:
     """What the model of this engine computes from now on, as `Recorded` says it."""
-    model = Recorded(engine._generator._model)
-    engine._generator._model = model
+    generator = engine._generator
+    assert isinstance(generator, ContinuousBatch)
+    generator._model = model = Recorded(generator._model)
     return model.calls

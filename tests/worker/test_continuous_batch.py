@@ -40,16 +40,15 @@ def insert(
     processors: tuple[LogitsProcessor, ...] = (),
 ) -> int:
     """breaks: the places in the prompt where one segment ends and another begins, ascending."""
-    (uid,) = generator.insert_segments(
-        [[prompt[begin:end] for begin, end in pairwise((0, *breaks, len(prompt)))]],
-        [most],
-        caches=[None],
-        all_tokens=[[]],
-        samplers=[GREEDY],
-        logits_processors=[list(processors)],
-        logprobs=[logprobs],
+    return generator.insert(
+        [prompt[begin:end] for begin, end in pairwise((0, *breaks, len(prompt)))],
+        most,
+        cache=None,
+        tokens=[],
+        sampler=GREEDY,
+        processors=list(processors),
+        wants_logprobs=logprobs,
     )
-    return uid
 
 
 def by_the_last_two(tokens: mx.array, logits: mx.array) -> mx.array:

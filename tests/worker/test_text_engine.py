@@ -30,6 +30,7 @@ from tests.worker.engine_runs import (
     without_count,
 )
 from tests.worker.harness import text_of
+from worker.continuous_batch import ContinuousBatch
 from worker.engine import RequestError
 from worker.text_engine import TextEngine
 
@@ -165,7 +166,9 @@ def test_equal_parameters_share_a_sampler(engine: TextEngine) -> None:
     """Else the batch would sample row by row."""
     for number in range(4):
         add(engine, number, prompt="x", temperature=0.8, top_p=0.9, max_tokens=5)
-    assert len({id(row.sampler) for row, _ in engine._generator._waiting}) == 1
+    generator = engine._generator
+    assert isinstance(generator, ContinuousBatch)
+    assert len({id(row.sampler) for row, _ in generator._waiting}) == 1
     steps(engine)
 
 

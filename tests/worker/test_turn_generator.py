@@ -18,6 +18,7 @@ from tests.worker.engine_runs import MOST_STEPS, add, assert_empty, load, run, s
 from tests.worker.harness import text_of
 from worker.prompt_cache import PromptCache
 from worker.text_engine import TextEngine
+from worker.turn_generator import TurnGenerator
 
 # Heads of 32 numbers, the fewest that share a scale.
 WIDE: dict[str, Any] = {"hidden_size": 128}
@@ -165,10 +166,12 @@ def test_nobody_waits_for_anothers_end(engine: TextEngine) -> None:
     for number in range(8):
         if number == 2:
             ids.append(add(engine, 2, prompt="s" * 150, seed=2, max_tokens=60))
-        read, decoded = engine._generator.next()
-        turns.append((len(read), [response.uid for response in decoded]))
+        before = list(engine._generator.held())
+        _, decoded = engine._generator.next()
+        has_read = list(engine._generator.held()) != before
+        turns.append((has_read, [response.uid for response in decoded]))
     alone, both = [first], [first, first + 1]
-    assert turns == [(0, alone), (0, alone), *[(1, alone)] * 3, *[(0, both)] * 3]
+    assert turns == [(False, alone), (False, alone), *[(True, alone)] * 3, *[(False, both)] * 3]
     for request_id in ids:
         engine.cancel(request_id)
     assert_empty(engine)
@@ -178,12 +181,13 @@ def test_no_more_at_once_than_is_set(model: Path) -> None:
     engine = load(model, **BITS, completion_batch_size=2)
     for number in range(5):
         add(engine, number, prompt="many", seed=number, max_tokens=9)
-    most = 0
+    generator, most = engine._generator, 0
+    assert isinstance(generator, TurnGenerator)
     for _ in range(MOST_STEPS):
         if not engine.has_work:
             break
         engine.step()
-        most = max(most, len(engine._generator._decoding))
+        most = max(most, len(generator._decoding))
     assert most == 2
     assert_empty(engine)
 
