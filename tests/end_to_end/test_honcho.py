@@ -92,6 +92,22 @@ def test_sigkill_of_the_broker_leaves_no_worker_and_the_next_start_works(make_se
         assert processes_with(service.token) == []
 
 
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this system does not share cores by session")
+def test_broker_and_workers_give_way_to_the_gateway(make_service: Callable[..., Service]) -> None:
+    service = make_service(start=False, broker={"warm_spares": 0})
+    with honcho_start(service) as honcho:
+        assert service.load("tiny-a").status_code == 200
+        sessions = {
+            module: Path(f"/proc/{the(service, module).pid}/autogroup").read_text().split()
+            for module in ("broker", "worker", "gateway")
+        }
+        assert sessions["broker"][1:] == ["nice", "10"]
+        assert sessions["worker"] == sessions["broker"]
+        assert sessions["gateway"][1:] == ["nice", "0"]
+        honcho.terminate()
+        assert honcho.wait(KILL_WAIT_SECONDS) == 128 + signal.SIGTERM
+
+
 def test_the_environment_is_enough(make_service: Callable[..., Service], models_dir: Path) -> None:
     """No settings file: port, folders and the default model by their names."""
     service = make_service(start=False)
