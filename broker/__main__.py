@@ -3,9 +3,9 @@
 import logging
 import sys
 
+from broker.loop import Broker
+from broker.processes.autogroup import give_way
 from broker.runtime import RuntimeDir, RuntimeDirError
-from broker.server import Broker
-from broker.session import give_way
 from broker.settings import SettingsError, load_settings
 
 

@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from broker.catalog import ModelOverride
+from broker.models.catalog import ModelOverride
+from broker.policy.state import PoolLimits
 from broker.protocol import Assign, default_runtime_dir, pack
-from broker.records import PoolLimits
 
 GIB = 1 << 30
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from starlette.routing import BaseRoute, Mount, Route
 
-from broker import events, protocol
+from broker import protocol
+from broker.policy import events
 from broker.settings import BrokerSettings, ModelSettings
 from gateway import errors
 from gateway import openai as gateway_openai
@@ -110,7 +111,7 @@ def test_every_event_action_and_state_is_in_the_pool() -> None:
 
 
 def test_every_module_is_in_the_architecture() -> None:
-    """As `broker/pool.py`, or as `pool.py` in a section or tree of its package."""
+    """As `broker/policy/pool.py`, or as `pool.py` in a section or tree of its package."""
     text = document("docs/architecture.md")
     for package in ("broker", "worker", "gateway"):
         for path in (ROOT / package).glob("*.py"):

@@ -23,9 +23,9 @@ LIGHT = {
 ENGINES = {module for module in MODULES if module.startswith("worker/")} - LIGHT
 # Heavy or tricky packages, and the only files that may know them.
 OWNERS = {
-    "zmq": {"broker/server.py", "worker/service.py", "gateway/broker_client.py"},
+    "zmq": {"broker/loop.py", "worker/service.py", "gateway/broker_client.py"},
     "msgpack": {"broker/protocol.py"},
-    "psutil": {"broker/memory.py"},
+    "psutil": {"broker/processes/memory.py"},
     "mlx": ENGINES,
     "mlx_lm": ENGINES,
     "mlx_vlm": ENGINES,
@@ -40,15 +40,26 @@ OWNERS = {
 WIRE = {"broker.protocol"}
 # The pure part of the broker, with all that it may import beside the standard library.
 PURE = {
-    "broker/pool.py": {"broker.events", "broker.eviction", "broker.facts", "broker.records", "broker.restart"},
-    "broker/facts.py": {"broker.events", "broker.eviction", "broker.records", "broker.restart"},
-    "broker/records.py": {"broker.events"},
-    "broker/downloads.py": {"broker.events", "broker.records"},
-    "broker/snapshot.py": {"broker.downloads", "broker.pool", "broker.records"},
-    "broker/events.py": set(),
-    "broker/eviction.py": set(),
-    "broker/flow.py": set(),
-    "broker/restart.py": set(),
+    "broker/policy/pool.py": {
+        "broker.policy.events",
+        "broker.policy.eviction",
+        "broker.policy.facts",
+        "broker.policy.state",
+        "broker.policy.restart",
+    },
+    "broker/policy/facts.py": {
+        "broker.policy.events",
+        "broker.policy.eviction",
+        "broker.policy.state",
+        "broker.policy.restart",
+    },
+    "broker/policy/state.py": {"broker.policy.events"},
+    "broker/policy/downloads.py": {"broker.policy.events", "broker.policy.state"},
+    "broker/policy/snapshot.py": {"broker.policy.downloads", "broker.policy.pool", "broker.policy.state"},
+    "broker/policy/events.py": set(),
+    "broker/policy/eviction.py": set(),
+    "broker/policy/flow.py": set(),
+    "broker/policy/restart.py": set(),
 }
 IMPURE = {
     "asyncio",
@@ -66,7 +77,7 @@ IMPURE = {
 
 
 def imports_of(module: str) -> set[str]:
-    """Every module that the file names in an import, at any depth: `from broker import restart` is broker.restart."""
+    """Every module that the file names in an import, at any depth: `from a import b` is a.b."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(Path(ROOT / module).read_text())):
         if isinstance(node, ast.Import):
@@ -125,8 +136,8 @@ def test_the_packages_are_empty_so_that_importing_one_module_stays_cheap() -> No
     ("module", "needs", "without"),
     [
         ("broker.protocol", {"msgpack"}, {"zmq", "psutil", "pydantic", "mlx", "starlette", "asyncio"}),
-        ("broker.pool", set(), {"msgpack", "zmq", "psutil", "pydantic", "asyncio", "logging"}),
-        ("broker.server", {"zmq", "psutil"}, {"mlx", "mlx_lm", "numpy", "transformers", "starlette"}),
+        ("broker.policy.pool", set(), {"msgpack", "zmq", "psutil", "pydantic", "asyncio", "logging"}),
+        ("broker.loop", {"zmq", "psutil"}, {"mlx", "mlx_lm", "numpy", "transformers", "starlette"}),
         ("worker.engine", {"msgpack"}, {"zmq", "psutil", "pydantic", "mlx", "numpy", "transformers"}),
         ("worker.service", {"zmq"}, {"psutil", "pydantic", "mlx", "numpy", "transformers"}),
         ("worker.text_engine", {"mlx_lm"}, {"mlx_vlm", "zmq"}),

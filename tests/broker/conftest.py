@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.catalog import Catalog
+from broker.models.catalog import Catalog
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from broker import catalog
+from broker.models import catalog
 from tests.tiny_models import make_tiny_model
 from worker.model_folder import CONTEXT_KEYS, load_folder
 

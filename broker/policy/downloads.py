@@ -1,0 +1,271 @@
+"""Which models are being fetched, and who waits for each. A pure state machine beside the pool, in the same form:
+`handle(event, now) -> actions`, `next_deadline()`. It reads no clock, socket, file or process table.
+
+A download is a process of its own (worker/download.py), so a slow hub, a full disk or a crash is nobody else's matter.
+Whoever needs the model is an event that is held back here. When the process has exited, `Readmit` hands that event to
+the pool, with the model or with the reason why there is none: the pool knows nothing of downloads.
+
+`takes` says which events are for a download and not for the pool. What this file does not do: know the hub, find
+models (catalog.py), or talk to processes (supervisor.py).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from broker.policy.events import (
+    Action,
+    AnnounceModel,
+    DownloadEnded,
+    Event,
+    Fail,
+    GatewayLeft,
+    KillRequested,
+    KillWorker,
+    LoadFailed,
+    LoadRequested,
+    ModelMissed,
+    ModelPinned,
+    Readmit,
+    Reply,
+    RequestArrived,
+    RequestCancelled,
+    ShutdownRequested,
+    StartDownload,
+    UnloadRequested,
+    WorkerConnected,
+    WorkerExited,
+    WorkerProgressed,
+    WorkerStarted,
+)
+from broker.policy.state import PoolLimits
+
+# Each takes what the line gives; more of them only end later.
+MAX_DOWNLOADS = 2
+_RETRY_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class Download:
+    """One model on its way. worker_id None: it waits for another download to end. problem: why it is being ended."""
+
+    model_id: str
+    since: float
+    worker_id: str | None = None
+    pid: int | None = None
+    fraction: float | None = None
+    progressed_at: float = 0.0
+    problem: Fail | None = None
+    waiting: list[RequestArrived | LoadRequested | ModelPinned] = field(default_factory=list)
+    cancelled: set[bytes] = field(default_factory=set)  # loads whose client has gone; what they asked for goes on
+    ends: list[UnloadRequested | KillRequested] = field(default_factory=list)
+
+    @property
+    def reason(self) -> str | None:
+        return "waits for another download" if self.worker_id is None else None
+
+
+class Downloads:
+    """See the top of this file.
+
+    hub_dir: the cache, for advice. for_requests: whether a client's request fetches too, or only an admin's load.
+    """
+
+    def __init__(self, limits: PoolLimits, run_id: str, hub_dir: str, *, for_requests: bool) -> None:
+        self._limits = limits
+        self._run_id = run_id
+        self._hub_dir = hub_dir
+        self._for_requests = for_requests
+        self._downloads: dict[str, Download] = {}
+        self._started = 0
+        self._stopping = False
+        self._actions: list[Action] = []
+        self._handlers: dict[type[Event], Callable[[Any, float], None]] = {
+            ModelMissed: self._on_model_missed,
+            RequestCancelled: lambda event, now: self._cancel(event.request_id),
+            GatewayLeft: self._on_gateway_left,
+            UnloadRequested: self._on_end_requested,
+            KillRequested: self._on_end_requested,
+            WorkerStarted: self._on_worker_started,
+            WorkerConnected: self._on_worker_connected,
+            WorkerProgressed: self._on_worker_progressed,
+            LoadFailed: self._on_load_failed,
+            WorkerExited: self._on_worker_exited,
+            ShutdownRequested: self._on_shutdown_requested,
+        }
+
+    def takes(self, event: Event) -> bool:
+        """Whether this event is for a download, and none for the pool."""
+        if isinstance(event, ModelMissed):
+            return True
+        if not self._downloads:
+            return False
+        if isinstance(event, UnloadRequested | KillRequested):
+            return event.model_id in self._downloads
+        if isinstance(event, RequestCancelled):
+            return self._waits(event.request_id)
+        worker_id = getattr(event, "worker_id", None)
+        return worker_id is not None and self._of(worker_id) is not None
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """What to do now that `event` has happened; events of the pool alone are ignored. now: seconds, monotonic."""
+        self._actions = []
+        if handler := self._handlers.get(type(event)):
+            handler(event, now)
+        for download in self._running():
+            if now >= self._stalls_at(download):
+                seconds = self._limits.load_stall_timeout
+                self._end(download, "model_unavailable", f"nothing arrived for {seconds:g} s", retryable=True)
+        return self._actions
+
+    def next_deadline(self) -> float | None:
+        """When to call `handle(TimePassed(), now)` at the latest; None: only when something happens."""
+        return min((self._stalls_at(d) for d in self._running()), default=None)
+
+    @property
+    def all(self) -> list[Download]:
+        """For snapshots; not to be changed."""
+        return list(self._downloads.values())
+
+    # ---- events from gateways -------------------------------------------------------------------------------------
+
+    def _on_model_missed(self, event: ModelMissed, now: float) -> None:
+        waiting = event.waiting
+        download = self._downloads.get(waiting.model_id)
+        request_id = _id_of(waiting)
+        queued = sum(isinstance(w, RequestArrived) for d in self._downloads.values() for w in d.waiting)
+        if request_id is not None and self._waits(request_id):
+            return  # a gateway that uses an id twice; the first one's end is the end
+        if not self._stopping and (self._for_requests or isinstance(waiting, LoadRequested)):
+            if isinstance(waiting, RequestArrived) and queued >= self._limits.max_queue:
+                why = f"{queued} requests are already waiting for a download, the limit of the queue"
+                self._actions.append(Fail(waiting.request_id, "rate_limit_exceeded", why, 1.0, retryable=True))
+            elif download is None:
+                self._downloads[waiting.model_id] = Download(waiting.model_id, since=now, waiting=[waiting])
+                self._start_next(now)
+            else:
+                download.waiting.append(waiting)
+        elif download is not None and isinstance(waiting, RequestArrived):
+            done = "" if download.fraction is None else f" ({download.fraction:.0%})"
+            why = f"{download.model_id} is being downloaded{done}"
+            problem = Fail(waiting.request_id, "model_unavailable", why, _RETRY_SECONDS, retryable=True)
+            self._actions.append(Readmit(waiting, problem))
+        else:
+            self._actions.append(Readmit(waiting, waiting.problem))
+
+    def _cancel(self, request_id: bytes) -> None:
+        for download in self._downloads.values():
+            for waiting in [w for w in download.waiting if _id_of(w) == request_id]:
+                if isinstance(waiting, LoadRequested):
+                    download.cancelled.add(request_id)
+                else:
+                    download.waiting.remove(waiting)
+                    self._actions.append(Fail(request_id, "cancelled", "the client has gone"))
+
+    def _on_gateway_left(self, event: GatewayLeft, now: float) -> None:
+        ids = [_id_of(w) for d in self._downloads.values() for w in d.waiting]
+        for request_id in ids:
+            if request_id is not None and request_id.startswith(event.gateway_id):
+                self._cancel(request_id)
+
+    def _on_end_requested(self, event: UnloadRequested | KillRequested, now: float) -> None:
+        download = self._downloads.get(event.model_id)
+        if download is not None:
+            download.ends.append(event)
+            self._end(download, "model_unavailable", "an administrator ended it")
+            if download.worker_id is None:
+                self._finish(download, now)
+
+    def _on_shutdown_requested(self, event: ShutdownRequested, now: float) -> None:
+        self._stopping = True
+        for download in self.all:
+            self._end(download, "model_unavailable", "the broker is shutting down", retryable=True)
+            self._tell(download)
+            if download.worker_id is None:
+                del self._downloads[download.model_id]
+
+    # ---- events from the processes --------------------------------------------------------------------------------
+
+    def _on_worker_started(self, event: WorkerStarted, now: float) -> None:
+        if download := self._of(event.worker_id):
+            download.pid = event.pid
+
+    def _on_worker_connected(self, event: WorkerConnected, now: float) -> None:
+        if download := self._of(event.worker_id):
+            download.progressed_at = now
+
+    def _on_worker_progressed(self, event: WorkerProgressed, now: float) -> None:
+        if download := self._of(event.worker_id):
+            download.fraction, download.progressed_at = event.fraction, now
+            self._announce(download)
+
+    def _on_load_failed(self, event: LoadFailed, now: float) -> None:
+        if download := self._of(event.worker_id):
+            self._end(download, event.code, event.message, retryable=event.code == "model_unavailable")
+
+    def _on_worker_exited(self, event: WorkerExited, now: float) -> None:
+        if download := self._of(event.worker_id):
+            download.worker_id = None
+            if event.exit.code != 0:
+                self._end(download, "model_unavailable", event.exit.describe(), retryable=True)
+            self._finish(download, now)
+
+    # ---- what follows ---------------------------------------------------------------------------------------------
+
+    def _of(self, worker_id: str) -> Download | None:
+        return next((d for d in self._downloads.values() if d.worker_id == worker_id), None)
+
+    def _running(self) -> list[Download]:
+        return [d for d in self._downloads.values() if d.worker_id is not None and d.problem is None]
+
+    def _stalls_at(self, download: Download) -> float:
+        return download.progressed_at + self._limits.load_stall_timeout
+
+    def _start_next(self, now: float) -> None:
+        """Start what may run now; say of what began to wait that it does."""
+        free = MAX_DOWNLOADS - sum(d.worker_id is not None for d in self._downloads.values())
+        for position, download in enumerate([d for d in self._downloads.values() if d.worker_id is None]):
+            if position < free:
+                self._started += 1
+                download.worker_id, download.progressed_at = f"d{self._started}-{self._run_id}", now
+                self._actions.append(StartDownload(download.worker_id, download.model_id))
+            self._announce(download)
+
+    def _end(self, download: Download, code: str, why: str, *, retryable: bool = False) -> None:
+        """The first reason counts. Who waits is told when the process has exited: its next one may then start."""
+        if download.problem is None:
+            message = f"{download.model_id} was not downloaded: {why}"
+            if code == "model_unavailable":
+                message += f"; by hand: hf download {download.model_id} --cache-dir {self._hub_dir}"
+            download.problem = Fail(b"", code, message, retryable=retryable)
+            if download.worker_id is not None:
+                self._actions.append(KillWorker(download.worker_id, message))
+
+    def _finish(self, download: Download, now: float) -> None:
+        """No process is left of it."""
+        del self._downloads[download.model_id]
+        problem = download.problem
+        self._actions.append(DownloadEnded(download.model_id, problem.message if problem is not None else None))
+        self._tell(download)
+        if not self._stopping:
+            self._start_next(now)
+
+    def _tell(self, download: Download) -> None:
+        """Everyone who waits for this download or its end."""
+        for waiting in download.waiting:
+            cancelled = _id_of(waiting) in download.cancelled
+            self._actions.append(Readmit(waiting, download.problem, cancelled))
+        for end in download.ends:
+            pid = {"pid": download.pid} if isinstance(end, KillRequested) else {}
+            self._actions.append(Reply(end.request_id, {"model_id": download.model_id} | pid))
+        download.waiting, download.ends = [], []
+
+    def _waits(self, request_id: bytes) -> bool:
+        return any(_id_of(w) == request_id for d in self._downloads.values() for w in d.waiting)
+
+    def _announce(self, download: Download) -> None:
+        self._actions.append(AnnounceModel(download.model_id, "downloading", download.reason, None, download.fraction))
+
+
+def _id_of(waiting: RequestArrived | LoadRequested | ModelPinned) -> bytes | None:
+    return None if isinstance(waiting, ModelPinned) else waiting.request_id

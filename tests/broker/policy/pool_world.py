@@ -1,0 +1,413 @@
+"""A world for the pool: workers and clients that do anything the real ones could, in any order, on a fake clock.
+
+The world performs the pool's actions on simulated processes and, after every event, asserts what must always hold.
+It asserts from its own books where it can, not from the pool's.
+"""
+
+import random
+from dataclasses import dataclass, field
+
+from broker.policy.events import (
+    Action,
+    AnnounceModel,
+    AssignModel,
+    DropOutputs,
+    Event,
+    Exit,
+    Exited,
+    Fail,
+    ForwardCancel,
+    ForwardOutputs,
+    ForwardRequest,
+    GatewayLeft,
+    HeartbeatArrived,
+    KillRequested,
+    KillWorker,
+    LoadFailed,
+    LoadRequested,
+    ModelPinned,
+    ModelSpec,
+    OutputsArrived,
+    Reply,
+    RequestArrived,
+    RequestCancelled,
+    SavePins,
+    ShutdownRequested,
+    StartWorker,
+    StopWorker,
+    TimePassed,
+    UnloadRequested,
+    UnpinRequested,
+    WorkerBecameReady,
+    WorkerConnected,
+    WorkerExited,
+    WorkerProgressed,
+    WorkerSampled,
+    WorkerStarted,
+)
+from broker.policy.pool import Pool
+from broker.policy.state import Phase, PoolLimits, Worker
+
+MIB = 1 << 20
+GATEWAYS = (b"gatewayA", b"gatewayB")
+
+
+@dataclass
+class SimWorker:
+    """A process as the world sees it."""
+
+    worker_id: str
+    spare: bool
+    connected: bool = False
+    spec: ModelSpec | None = None
+    ready: bool = False
+    asked_to_stop: bool = False
+    killed: bool = False
+    stuck: bool = False
+    steps: int = 0
+    in_flight: set[bytes] = field(default_factory=set)
+    cancelled: set[bytes] = field(default_factory=set)
+
+
+@dataclass
+class SimRequest:
+    model_id: str
+    admin: bool = False
+    ends: int = 0
+    outputs: int = 0
+    forwards: int = 0
+
+
+class World:
+    """One history. `step()` does one random thing; `settle()` lets everything that is under way come to its end."""
+
+    def __init__(self, seed: int, limits: PoolLimits | None = None, models: int = 5) -> None:
+        self.random = random.Random(seed)
+        self.limits = limits or self._random_limits()
+        self.pool = Pool(self.limits, run_id="test")
+        self.now = 1000.0
+        self.workers: dict[str, SimWorker] = {}
+        self.requests: dict[bytes, SimRequest] = {}
+        self.specs = {
+            f"m{i}": ModelSpec(
+                f"m{i}",
+                "text-gen",
+                f"/models/m{i}",
+                weight_bytes=self.random.choice([10, 100, 300, 700, 2000]) * MIB,
+                keep_alive_seconds=self.random.choice([None, None, 0.0, 5.0, -1.0]),
+            )
+            for i in range(models)
+        }
+        self.pins: list[str] = []
+        self.counter = 0
+        self.exited = False
+        self.log: list[str] = []
+
+    def _random_limits(self) -> PoolLimits:
+        pick = self.random.choice
+        return PoolLimits(
+            max_models=pick([1, 2, 3]),
+            max_memory_bytes=pick([500, 1000, 4000]) * MIB,
+            max_queue=pick([2, 10, 100]),
+            max_requests_per_model=pick([3, 50]),
+            queue_timeout=pick([20.0, 300.0]),
+            drain_timeout=pick([0.0, 5.0, 30.0]),
+            keep_alive=pick([3.0, 100.0, -1.0]),
+            warm_spares=pick([0, 1, 2]),
+        )
+
+    # ---- performing -----------------------------------------------------------------------------------------------
+
+    def send(self, event: Event) -> list[Action]:
+        """Hand one event to the pool, perform the actions, check everything."""
+        self.log.append(f"{self.now:.2f} {event}")
+        loading_before = {w.worker_id for w in self.pool.workers.values() if w.phase is Phase.LOADING}
+        if isinstance(event, ModelPinned):  # comes from where pins are kept, so it is not written there again
+            self.pins = [*self.pins, event.model_id]
+        actions = self.pool.handle(event, self.now)
+        for action in actions:
+            self.log.append(f"    -> {action}")
+            self._perform(action)
+        self._check(loading_before)
+        return actions
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case StartWorker(worker_id, spare):
+                assert worker_id not in self.workers
+                self.workers[worker_id] = SimWorker(worker_id, spare)
+            case AssignModel(worker_id, spec, _):
+                worker = self.workers[worker_id]
+                assert worker.connected
+                assert worker.spec is None
+                worker.spec = spec
+            case ForwardRequest(worker_id, request_id, model_id, payload):
+                worker, request = self.workers[worker_id], self.requests[request_id]
+                assert worker.ready
+                assert not worker.asked_to_stop
+                assert not worker.killed
+                assert worker.spec is not None
+                assert worker.spec.model_id == model_id == request.model_id
+                assert request.ends == 0
+                assert request.outputs == 0, "replayed after output"
+                assert payload == request_id, "payload lost"
+                request.forwards += 1
+                assert request.forwards <= 2, "replayed more than once"
+                worker.in_flight.add(request_id)
+            case ForwardCancel(worker_id, request_id):
+                self.workers[worker_id].cancelled.add(request_id)
+            case ForwardOutputs() | DropOutputs() | AnnounceModel():
+                pass
+            case StopWorker(worker_id, reason):
+                worker = self.workers[worker_id]
+                assert reason == "shutdown" or not worker.in_flight, "asked a busy worker to exit"
+                if reason.startswith("evicted"):
+                    assert worker.ready
+                    assert worker.spec is not None
+                    assert not self._model_pinned(worker.spec.model_id), "evicted a pinned model"
+                worker.asked_to_stop = True
+            case KillWorker(worker_id, _):
+                self.workers[worker_id].killed = True
+            case Reply(request_id, _) | Fail(request_id):
+                self.requests[request_id].ends += 1
+            case SavePins(model_ids):
+                self.pins = model_ids
+            case Exited():
+                assert not self.workers
+                self.exited = True
+            case _:
+                raise AssertionError(f"unknown action {action}")
+
+    # ---- what must always hold ------------------------------------------------------------------------------------
+
+    def _check(self, loading_before: set[str]) -> None:
+        for request_id, request in self.requests.items():
+            assert request.ends <= 1, f"{request_id!r} ended {request.ends} times"
+        holding = [w for w in self.pool.workers.values() if w.model_id is not None]
+        model_ids = [w.model_id for w in holding]
+        assert len(set(model_ids)) == len(model_ids), "two processes of one model"
+        assert len(holding) <= self.limits.max_models, "more models than max_models"
+        for worker in holding:
+            if worker.phase is Phase.LOADING and worker.worker_id not in loading_before:
+                reserved = sum(w.reserved_bytes for w in holding)
+                assert reserved <= self.limits.max_memory_bytes, "a load was started beyond the budget"
+        assert set(self.pool.workers) == set(self.workers)
+        spares = sum(w.phase is Phase.WAITING for w in self.pool.workers.values())
+        assert spares <= self.limits.warm_spares, "too many spares"
+        deadline = self.pool.next_deadline()
+        assert deadline is None or deadline > self.now, "a deadline in the past makes the loop spin"
+        assert sorted(m.model_id for m in self.pool.models if m.pinned) == sorted(set(self.pins)), "pins not saved"
+        assert [a for a in self.pool.handle(TimePassed(), self.now) if not isinstance(a, Exited)] == []
+        self._check_nobody_waits_for_nothing()
+
+    def _check_nobody_waits_for_nothing(self) -> None:
+        """The head of the queue waits only if its room cannot be made now, by the simplest reckoning there is."""
+        if self.exited or self.pool._facts.stopping:
+            return
+        heads = [
+            m
+            for m in self.pool.models
+            if m.wanted and m.worker_id is None and m.restart_at <= self.now and m.spec is not None
+        ]
+        if not heads:
+            return
+        head = min(heads, key=lambda m: m.order)
+        staying = [
+            w
+            for w in self.pool.workers.values()
+            if w.model_id is not None and w.phase is not Phase.STOPPING and not self._draining(w.model_id)
+        ]
+        idle = [
+            w
+            for w in staying
+            if w.phase is Phase.READY
+            and not w.in_flight
+            and not self._model_pinned(str(w.model_id))
+            and not self._older_wait(str(w.model_id), head.order)
+        ]
+        assert head.spec is not None
+        need = head.measured_bytes or int(head.spec.weight_bytes * self.limits.estimate_factor)
+
+        def fits(others: list[Worker]) -> bool:
+            total = need + sum(w.reserved_bytes for w in others)
+            return len(others) < self.limits.max_models and total <= self.limits.max_memory_bytes
+
+        # What is leaving already may be waited for; beyond that, idle models must make room at once.
+        could = fits([w for w in staying if w not in idle])
+        assert fits(staying) or not could, f"{head.model_id} waits although room can be made"
+
+    def _model_pinned(self, model_id: str) -> bool:
+        return any(m.pinned for m in self.pool.models if m.model_id == model_id)
+
+    def _older_wait(self, model_id: str, order: int) -> bool:
+        return any(
+            m.waiting and m.waiting[0].order < order for m in self.pool.models if m.model_id == model_id and m.waiting
+        )
+
+    def _draining(self, model_id: str) -> bool:
+        return any(m.drain is not None for m in self.pool.models if m.model_id == model_id)
+
+    # ---- random life ----------------------------------------------------------------------------------------------
+
+    def new_id(self, model_id: str, *, admin: bool = False) -> bytes:
+        self.counter += 1
+        request_id = self.random.choice(GATEWAYS) + self.counter.to_bytes(8, "big")
+        self.requests[request_id] = SimRequest(model_id, admin)
+        return request_id
+
+    def request(self, model_id: str) -> bytes:
+        request_id = self.new_id(model_id)
+        spec = self.specs.get(model_id)
+        problem = None if spec else Fail(b"", "model_not_found", "no such model")
+        self.send(RequestArrived(request_id, model_id, request_id, spec, problem))
+        return request_id
+
+    def step(self) -> None:
+        """One random thing happens."""
+        choice = self.random.random()
+        if choice < 0.30:
+            self._client()
+        elif choice < 0.36:
+            self._administrator()
+        elif choice < 0.46:
+            self._time()
+        elif self.workers:
+            self._worker(self.random.choice(list(self.workers.values())), trouble=0.06)
+
+    def _client(self) -> None:
+        choice = self.random.random()
+        open_ids = [r for r, q in self.requests.items() if q.ends == 0]
+        if choice < 0.8 or not open_ids:
+            self.request(self.random.choice([*self.specs, "unknown"]))
+        elif choice < 0.98:
+            self.send(RequestCancelled(self.random.choice(open_ids)))
+        else:
+            gateway = self.random.choice(GATEWAYS)
+            self.send(GatewayLeft(gateway))
+
+    def _administrator(self) -> None:
+        model_id = self.random.choice([*self.specs, "unknown"])
+        spec = self.specs.get(model_id)
+        problem = None if spec else Fail(b"", "model_not_found", "no such model")
+        request_id = self.new_id(model_id, admin=True)
+        match self.random.randrange(4):
+            case 0:
+                self.send(LoadRequested(request_id, model_id, spec, problem))
+            case 1:
+                timeout = self.random.choice([None, 0.0, 2.0])
+                self.send(UnloadRequested(request_id, model_id, timeout, self.random.random() < 0.3))
+            case 2:
+                self.send(KillRequested(request_id, model_id))
+            case _:
+                self.send(UnpinRequested(request_id, model_id))
+
+    def _time(self) -> None:
+        """Time passes: a little, or exactly to the deadline. Live workers beat, stuck ones do not."""
+        deadline = self.pool.next_deadline()
+        jump = self.random.choice([0.01, 0.3, 1.0, 4.0])
+        if deadline is not None and self.random.random() < 0.3 and deadline - self.now < 40:
+            self.now = deadline
+        else:
+            self.now += jump
+        for worker in list(self.workers.values()):
+            if worker.connected and not worker.stuck and not worker.killed:
+                worker.steps += bool(worker.in_flight) or not worker.ready
+                self.send(HeartbeatArrived(worker.worker_id, worker.steps, 1, 2, 3))
+        self.send(TimePassed())
+
+    def _worker(self, worker: SimWorker, trouble: float) -> None:
+        if worker.killed or (worker.asked_to_stop and not worker.stuck):
+            self.exit(worker, None if worker.killed else 0)
+        elif self.random.random() < trouble:
+            self._trouble(worker)
+        elif worker.stuck:
+            return
+        elif not worker.connected:
+            self._connect(worker)
+        elif worker.spec is None:
+            self.send(WorkerProgressed(worker.worker_id, "imported", None))
+        elif not worker.ready:
+            self._load(worker)
+        elif worker.in_flight:
+            self._output(worker)
+
+    def _connect(self, worker: SimWorker) -> None:
+        if self.random.random() < 0.5:
+            self.send(WorkerStarted(worker.worker_id, 4000 + len(self.workers)))
+        worker.connected = True
+        self.send(WorkerConnected(worker.worker_id))
+
+    def _load(self, worker: SimWorker) -> None:
+        if self.random.random() < 0.3:
+            self.send(WorkerProgressed(worker.worker_id, "weights", self.random.random()))
+            return
+        assert worker.spec is not None
+        worker.ready = True
+        factor = self.random.choice([0.9, 1.0, 1.0, 1.3])
+        self.send(WorkerBecameReady(worker.worker_id, int(worker.spec.weight_bytes * factor), 4096))
+
+    def _output(self, worker: SimWorker) -> None:
+        entries = []
+        for request_id in sorted(worker.in_flight):
+            end = request_id in worker.cancelled or self.random.random() < 0.3
+            if not end and self.random.random() < 0.4:
+                continue
+            entries.append((request_id, end))
+            request = self.requests[request_id]
+            request.outputs += 1
+            if end:
+                request.ends += 1
+                worker.in_flight.discard(request_id)
+        if entries:
+            self.send(OutputsArrived(worker.worker_id, entries, [b"frames"]))
+
+    def _trouble(self, worker: SimWorker) -> None:
+        match self.random.randrange(5):
+            case 0:
+                worker.stuck = True
+            case 1 if worker.connected and worker.spec is not None and not worker.ready and not worker.stuck:
+                worker.stuck = True  # it says why and dies later
+                self.send(LoadFailed(worker.worker_id, "model.safetensors is broken"))
+            case 2 if worker.connected:
+                self.send(WorkerSampled(worker.worker_id, 1, 1 << 40, 1.0))
+            case 3:
+                self.send(OutputsArrived(worker.worker_id, [(b"gatewayA-unknown", True)], [b"frames"]))
+            case _:
+                self.exit(worker, None)
+
+    def exit(self, worker: SimWorker, code: int | None) -> None:
+        """The process ends; its requests are lost as far as it is concerned."""
+        del self.workers[worker.worker_id]
+        signal = "SIGKILL" if code is None else None
+        self.send(WorkerExited(worker.worker_id, Exit(code, signal, 0.0, "last words")))
+
+    # ---- the end of a history -------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """No more trouble and no new clients: everybody must get an answer."""
+        for _ in range(4000):
+            if all(r.ends for r in self.requests.values()):
+                return
+            for worker in list(self.workers.values()):
+                if worker.stuck or worker.killed or worker.asked_to_stop:
+                    self.exit(worker, None if worker.killed else 0)
+                elif worker.worker_id in self.workers:
+                    self._worker(worker, trouble=0.0)
+            self._time()
+        waiting = [(r, q) for r, q in self.requests.items() if not q.ends]
+        raise AssertionError(f"nobody may wait for ever: {waiting[:5]}")
+
+    def shut_down(self) -> None:
+        self.send(ShutdownRequested())
+        for _ in range(1000):
+            if self.exited:
+                return
+            for worker in list(self.workers.values()):
+                self._worker(worker, trouble=0.2)
+            self._time()
+        raise AssertionError("the broker does not end")
+
+    def restore_pin(self, model_id: str) -> None:
+        spec = self.specs.get(model_id)
+        problem = None if spec else Fail(b"", "model_not_found", "no such model")
+        self.send(ModelPinned(model_id, spec, problem))

@@ -1,0 +1,260 @@
+"""Scripted scenarios for the pool: a World in which a test decides what happens, in the order it writes it down.
+
+Every call hands one event to the pool and gives back its actions, announcements left out (they are in `announced`).
+After every event the World's invariants are asserted too, so a script proves more than it says.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from broker.policy.events import (
+    Action,
+    AnnounceModel,
+    AssignModel,
+    Event,
+    Exit,
+    Fail,
+    ForwardRequest,
+    GatewayLeft,
+    HeartbeatArrived,
+    KillRequested,
+    LoadFailed,
+    LoadRequested,
+    ModelSpec,
+    OutputsArrived,
+    Reply,
+    RequestArrived,
+    RequestCancelled,
+    StopWorker,
+    TimePassed,
+    UnloadRequested,
+    UnpinRequested,
+    WorkerBecameReady,
+    WorkerConnected,
+    WorkerExited,
+    WorkerProgressed,
+    WorkerSampled,
+    WorkerStarted,
+)
+from broker.policy.state import Model, PoolLimits, Worker, state_of
+from tests.broker.policy.pool_world import MIB, SimRequest, World
+
+W1, W2, W3, W4, W5, W6 = (f"w{n}-test" for n in range(1, 7))
+R1, R2, R3, R4, R5, R6, R7, R8, R9 = (b"gatewayArequest%d" % n for n in range(1, 10))
+ELSEWHERE = b"gatewayBrequest1"  # a request of another gateway
+
+START = 1000.0
+SIZE = 100 * MIB  # what a model of a script needs unless it says otherwise, before and after it is loaded
+
+
+class Script(World):
+    """Models a, b, c, d of 100 MiB each; room for 1000 MiB and two of them; no spare, no keep_alive. `limits` as in
+    PoolLimits, memory in MiB."""
+
+    def __init__(self, *, memory: int = 1000, max_models: int = 2, **limits: Any) -> None:
+        defaults = {"warm_spares": 0, "keep_alive": -1.0}
+        super().__init__(0, PoolLimits(max_models, memory * MIB, **defaults | limits), models=0)
+        self.now = START
+        self.announced: list[AnnounceModel] = []
+        for model_id in "abcd":
+            self.add_model(model_id, 100)
+
+    def add_model(self, model_id: str, needs: int, **fields: Any) -> None:
+        """A model of which the pool will think that it needs this many MiB."""
+        weight_bytes = int(needs * MIB / self.limits.estimate_factor)
+        self.specs[model_id] = ModelSpec(model_id, "text-gen", f"/models/{model_id}", weight_bytes, **fields)
+
+    def send(self, event: Event) -> list[Action]:
+        actions = super().send(event)
+        self.announced += [action for action in actions if isinstance(action, AnnounceModel)]
+        return [action for action in actions if not isinstance(action, AnnounceModel)]
+
+    # ---- clients and administrators -------------------------------------------------------------------------------
+
+    def ask(self, request_id: bytes, model_id: str) -> list[Action]:
+        """A request that asks for this model."""
+        self.requests.setdefault(request_id, SimRequest(model_id))
+        return self.send(RequestArrived(request_id, model_id, request_id, self.specs.get(model_id)))
+
+    def cancel(self, request_id: bytes) -> list[Action]:
+        return self.send(RequestCancelled(request_id))
+
+    def gateway_leaves(self, gateway_id: bytes) -> list[Action]:
+        return self.send(GatewayLeft(gateway_id))
+
+    def load(self, request_id: bytes, model_id: str) -> list[Action]:
+        self.requests[request_id] = SimRequest(model_id, admin=True)
+        return self.send(LoadRequested(request_id, model_id, self.specs.get(model_id)))
+
+    def unload(
+        self, request_id: bytes, model_id: str, timeout: float | None = None, *, force: bool = False
+    ) -> list[Action]:
+        self.requests[request_id] = SimRequest(model_id, admin=True)
+        return self.send(UnloadRequested(request_id, model_id, timeout, force))
+
+    def kill(self, request_id: bytes, model_id: str) -> list[Action]:
+        self.requests[request_id] = SimRequest(model_id, admin=True)
+        return self.send(KillRequested(request_id, model_id))
+
+    def unpin(self, request_id: bytes, model_id: str) -> list[Action]:
+        self.requests[request_id] = SimRequest(model_id, admin=True)
+        return self.send(UnpinRequested(request_id, model_id))
+
+    # ---- workers --------------------------------------------------------------------------------------------------
+
+    def started(self, worker_id: str, pid: int) -> list[Action]:
+        return self.send(WorkerStarted(worker_id, pid))
+
+    def connect(self, worker_id: str) -> list[Action]:
+        self.workers[worker_id].connected = True
+        return self.send(WorkerConnected(worker_id))
+
+    def progress(self, worker_id: str, stage: str = "weights", fraction: float | None = None) -> list[Action]:
+        return self.send(WorkerProgressed(worker_id, stage, fraction))
+
+    def ready(self, worker_id: str, measured: int | None = None) -> list[Action]:
+        """Its model is loaded and the process takes this many MiB, or exactly what was reserved for it."""
+        self.workers[worker_id].ready = True
+        taken = self.pool.workers[worker_id].reserved_bytes if measured is None else measured * MIB
+        return self.send(WorkerBecameReady(worker_id, taken, 4096))
+
+    def load_fails(self, worker_id: str, message: str = "model.safetensors is broken") -> list[Action]:
+        """What follows, besides that the worker hears that it may go."""
+        actions = self.send(LoadFailed(worker_id, message))
+        actions.remove(StopWorker(worker_id, f"load failed: {message}"))
+        return actions
+
+    def text(self, worker_id: str, *request_ids: bytes) -> list[Action]:
+        """One step of this worker gives output to these requests."""
+        return self._outputs(worker_id, request_ids, end=False)
+
+    def finish(self, worker_id: str, *request_ids: bytes) -> list[Action]:
+        """One step of this worker ends these requests."""
+        return self._outputs(worker_id, request_ids, end=True)
+
+    def _outputs(self, worker_id: str, request_ids: tuple[bytes, ...], *, end: bool) -> list[Action]:
+        for request_id in request_ids:
+            self.requests[request_id].outputs += 1
+            self.requests[request_id].ends += end
+            if end:
+                self.workers[worker_id].in_flight.discard(request_id)
+        return self.send(OutputsArrived(worker_id, [(r, end) for r in request_ids], [b"frames"]))
+
+    def beat(self, worker_id: str, steps: int = 0) -> list[Action]:
+        return self.send(HeartbeatArrived(worker_id, steps, 1, 2, 3))
+
+    def sample(self, worker_id: str, footprint: int) -> list[Action]:
+        """The process is seen to take this many MiB."""
+        return self.send(WorkerSampled(worker_id, footprint * MIB, footprint * MIB, 12.5))
+
+    def dies(
+        self, worker_id: str, signal: str | None = "SIGKILL", code: int | None = None, tail: str = ""
+    ) -> list[Action]:
+        del self.workers[worker_id]
+        return self.send(WorkerExited(worker_id, Exit(code, None if code is not None else signal, 77.0, tail)))
+
+    def exits(self, worker_id: str) -> list[Action]:
+        """In good order, with code 0."""
+        return self.dies(worker_id, code=0)
+
+    # ---- time -----------------------------------------------------------------------------------------------------
+
+    def wait(self, seconds: float, *alive: str) -> list[Action]:
+        """Time passes, in steps of at most 5 s, in each of which the workers named here send a heartbeat."""
+        actions = []
+        end = self.now + seconds
+        while self.now < end:
+            self.now = min(end, self.now + 5.0)
+            for worker_id in alive:
+                actions += self.beat(worker_id, self.pool.workers[worker_id].steps)
+            actions += self.send(TimePassed())
+        return actions
+
+    # ---- common beginnings ----------------------------------------------------------------------------------------
+
+    def loading(self, model_id: str, request_id: bytes) -> str:
+        """The worker that loads this model for this request."""
+        self.ask(request_id, model_id)
+        worker_id = self.worker(model_id).worker_id
+        if not self.workers[worker_id].connected:
+            self.connect(worker_id)
+        return worker_id
+
+    def busy(self, model_id: str, request_id: bytes) -> str:
+        """The worker that runs this model and has this request in flight."""
+        worker_id = self.loading(model_id, request_id)
+        self.ready(worker_id)
+        return worker_id
+
+    def idle(self, model_id: str) -> str:
+        """The worker that has loaded this model for a request that has ended."""
+        request_id = self.new_id(model_id)
+        worker_id = self.busy(model_id, request_id)
+        self.finish(worker_id, request_id)
+        return worker_id
+
+    def pinned(self, model_id: str) -> str:
+        """The worker that has loaded this model for an administrator."""
+        self.load(self.new_id(model_id, admin=True), model_id)
+        worker_id = self.worker(model_id).worker_id
+        self.connect(worker_id)
+        self.ready(worker_id)
+        return worker_id
+
+    # ---- what a test looks at -------------------------------------------------------------------------------------
+
+    def model(self, model_id: str) -> Model:
+        return next(m for m in self.pool.models if m.model_id == model_id)
+
+    def worker(self, model_id: str) -> Worker:
+        return self.pool.workers[str(self.model(model_id).worker_id)]
+
+    def state(self, model_id: str) -> str:
+        return self._state(model_id)[0]
+
+    def reason(self, model_id: str) -> str | None:
+        return self._state(model_id)[1]
+
+    def _state(self, model_id: str) -> tuple[str, str | None]:
+        model = self.model(model_id)
+        return state_of(model, self.pool.workers.get(model.worker_id or ""), self.now)
+
+    def forward(self, worker_id: str, model_id: str, request_id: bytes) -> ForwardRequest:
+        """The action that hands this request to this worker."""
+        return ForwardRequest(worker_id, request_id, model_id, request_id)
+
+    def assign(self, worker_id: str, model_id: str) -> AssignModel:
+        """The action that makes this worker load this model."""
+        return AssignModel(worker_id, self.specs[model_id], self.pool.workers[worker_id].memory_limit_bytes)
+
+    def loaded(self, request_id: bytes, model_id: str) -> Reply:
+        """The answer to an administrator whose load has succeeded."""
+        body = {"model_id": model_id, "model_type": "text-gen", "size_bytes": SIZE, "pinned": True}
+        return Reply(request_id, body)
+
+
+@dataclass(eq=False)
+class Failed:
+    """Equal to a Fail of this request with this code whose message contains `says`; what is None is not compared."""
+
+    request_id: bytes
+    code: str
+    says: str = ""
+    retry_after: float | None = None
+    retryable: bool | None = None
+
+    __hash__ = None  # type: ignore[assignment]  # equal to many things
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Fail)
+            and (other.request_id, other.code) == (self.request_id, self.code)
+            and self.says in other.message
+            and (self.retry_after is None or other.retry_after == self.retry_after)
+            and (self.retryable is None or other.retryable == self.retryable)
+        )
+
+
+def replied(request_id: bytes, model_id: str) -> Reply:
+    """The answer to an administrator who wanted no more than that."""
+    return Reply(request_id, {"model_id": model_id})

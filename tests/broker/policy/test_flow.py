@@ -1,0 +1,149 @@
+"""Whose outputs are read: every message of a worker is told as settled once, and none before a gateway has read it."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.policy.flow import STUCK_SECONDS, Flow, Settled
+
+G1, G2 = b"gateway1", b"gateway2"
+
+
+def new_flow(*workers: str) -> Flow:
+    flow = Flow()
+    for worker in workers or ("w1", "w2"):
+        flow.started(worker)
+    for gateway in (G1, G2):
+        flow.greeted(gateway)
+    return flow
+
+
+def send(flow: Flow, gateway: bytes, *workers: str, now: float = 0.0) -> None:
+    for worker in workers:
+        assert flow.sent(gateway, worker, now) == {}
+
+
+def test_a_gateway_reads_in_order_and_each_worker_is_told_of_its_own() -> None:
+    flow = new_flow()
+    send(flow, G1, "w1", "w1", "w2", "", "w1")
+    assert flow.read(G1, 1, 0.0) == {"w1": 1}
+    assert flow.read(G1, 3, 0.0) == {"w1": 2, "w2": 1}
+    assert flow.read(G1, 3, 0.0) == {}
+    assert flow.read(G1, 4, 0.0) == {}  # the broker's own answer
+    assert flow.read(G1, 5, 0.0) == {"w1": 3}
+
+
+def test_what_goes_to_nobody_is_settled_at_once() -> None:
+    flow = new_flow()
+    assert flow.dropped("w1") == {"w1": 1}
+    assert flow.sent(b"stranger", "w1", 0.0) == {"w1": 2}
+    assert flow.read(b"stranger", 7, 0.0) == {}
+
+
+def test_a_gateway_that_goes_leaves_nothing_unsettled_and_counts_anew_when_it_is_back() -> None:
+    flow = new_flow()
+    send(flow, G1, "w1", "w2", "w1")
+    send(flow, G2, "w1")
+    assert flow.left(G1) == {"w1": 2, "w2": 1}
+    assert flow.left(G1) == {}
+    assert flow.read(G2, 1, 0.0) == {"w1": 3}
+    flow.greeted(G1)
+    send(flow, G1, "w2")
+    assert flow.read(G1, 1, 0.0) == {"w2": 2}
+
+
+def test_a_worker_that_has_exited_is_not_told() -> None:
+    flow = new_flow()
+    send(flow, G1, "w1", "w2", "w1")
+    flow.exited("w1")
+    assert flow.read(G1, 3, 0.0) == {"w2": 1}
+    assert flow.dropped("w1") == {}
+    flow.exited("never started")
+
+
+def test_a_gateway_that_reads_nothing_holds_nobody_until_it_reads_again() -> None:
+    flow = new_flow()
+    send(flow, G1, "w1", "w2", now=5.0)
+    send(flow, G2, "w1", now=5.5)
+    assert flow.look(5.0 + STUCK_SECONDS - 0.01) == {}
+    assert flow.look(5.0 + STUCK_SECONDS) == {"w1": 1, "w2": 1}  # not what the other gateway may still read
+    assert flow.sent(G1, "w1", 6.1) == {"w1": 2}
+    assert flow.read(G1, 1, 6.2) == {}
+    send(flow, G1, "w1", now=6.3)
+    assert flow.read(G1, 4, 6.4) == {"w1": 3}
+
+
+def test_a_gateway_without_anything_to_read_is_not_stuck() -> None:
+    flow = new_flow()
+    send(flow, G1, "w1")
+    assert flow.read(G1, 1, 0.0) == {"w1": 1}
+    assert flow.look(100.0) == {}
+    send(flow, G1, "w1", now=100.0)  # counts from the first that waits
+    assert flow.look(100.5) == {}
+
+
+def test_two_stuck_gateways_make_one_count() -> None:
+    flow = new_flow()
+    send(flow, G1, "w1")
+    send(flow, G2, "w1", "w1")
+    assert flow.look(STUCK_SECONDS) == {"w1": 3}
+
+
+def test_a_gateway_that_counts_what_it_got_before_its_hello_is_followed() -> None:
+    flow = new_flow()
+    send(flow, G1, "w1", "w1")
+    assert flow.read(G1, 10, 0.0) == {"w1": 2}
+    send(flow, G1, "w1")
+    assert flow.read(G1, 10, 0.0) == {}
+    assert flow.read(G1, 11, 0.0) == {"w1": 3}
+
+
+_EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("sent"), st.sampled_from([G1, G2]), st.sampled_from(["w1", "w2", ""])),
+        st.tuples(st.just("read"), st.sampled_from([G1, G2]), st.integers(0, 5)),
+        st.tuples(st.sampled_from(["left", "back"]), st.sampled_from([G1, G2]), st.just(0)),
+        st.tuples(st.just("look"), st.just(G1), st.integers(0, 2)),
+        st.tuples(st.just("dropped"), st.just(G1), st.sampled_from(["w1", "w2"])),
+    ),
+    max_size=60,
+)
+
+
+@given(_EVENTS)
+def test_in_any_history_each_message_is_settled_once(events: list[tuple[str, bytes, object]]) -> None:
+    """Counts only grow, never beyond what a worker has sent, and reach it when all gateways have gone."""
+    flow, now = new_flow(), 0.0
+    sent: Counter[str] = Counter()
+    told: Settled = {"w1": 0, "w2": 0}
+
+    def hear(news: Settled) -> None:
+        for worker, total in news.items():
+            assert told[worker] < total <= sent[worker]
+        told.update(news)
+
+    read = {G1: 0, G2: 0}
+    for kind, gateway, value in events:
+        match kind, value:
+            case "sent", str(worker):
+                sent[worker] += 1
+                hear(flow.sent(gateway, worker, now))
+            case "read", int(count):
+                read[gateway] += count
+                hear(flow.read(gateway, read[gateway], now))
+            case "look", int(seconds):
+                now += seconds
+                hear(flow.look(now))
+            case "dropped", str(worker):
+                sent[worker] += 1
+                hear(flow.dropped(worker))
+            case "left", _:
+                hear(flow.left(gateway))
+            case "back", _:
+                read[gateway] = 0
+                hear(flow.left(gateway))
+                flow.greeted(gateway)
+    for gateway in (G1, G2):
+        hear(flow.left(gateway))
+    assert told == {"w1": sent["w1"], "w2": sent["w2"]}

@@ -1,0 +1,44 @@
+import pytest
+
+from broker.policy.events import Fail, ForwardRequest, ModelSpec, RequestArrived
+from broker.policy.tasks import wrong_task
+from broker.protocol import NO_REQUEST
+from tests.broker.policy.pool_world import SimRequest
+from tests.broker.policy.script import R1, R2, W1, Script
+
+TYPES = {"text-gen": {"generate"}, "vision": {"generate"}, "echo": {"generate"}, "embeddings": {"embed", "rerank"}}
+
+
+def spec_of(model_type: str) -> ModelSpec:
+    return ModelSpec("org/m", model_type, "/models/m", 1000)
+
+
+@pytest.mark.parametrize("task", ["generate", "embed", "rerank"])
+@pytest.mark.parametrize("model_type", TYPES)
+def test_a_model_does_the_work_of_its_type_only(model_type: str, task: str) -> None:
+    fail = wrong_task(spec_of(model_type), task)
+    if task in TYPES[model_type]:
+        assert fail is None
+    else:
+        assert fail is not None
+        assert (fail.code, fail.param) == ("invalid_request", "model")
+        assert fail.message.startswith(f"org/m is a model of type {model_type}: it serves /v1/")
+        assert ('`type = "embeddings"` in the settings' in fail.message) == (task != "generate")
+
+
+def test_an_unknown_task_is_named() -> None:
+    fail = wrong_task(spec_of("text-gen"), "dance")
+    assert fail is not None
+    assert "'dance'" in fail.message
+
+
+def test_the_pool_starts_nothing_for_work_that_a_model_cannot_do() -> None:
+    s = Script()
+    s.requests[R1] = SimRequest("a")
+    problem = Fail(NO_REQUEST, "invalid_request", "not this", param="model")
+    wrong = RequestArrived(R1, "a", b"payload", s.specs["a"], problem)
+    assert s.send(wrong) == [Fail(R1, "invalid_request", "not this", param="model")]
+    s.idle("a")
+    s.requests[R1] = SimRequest("a")
+    assert s.send(wrong) == [Fail(R1, "invalid_request", "not this", param="model")]
+    assert s.ask(R2, "a") == [ForwardRequest(W1, R2, "a", R2)]
