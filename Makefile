@@ -28,7 +28,7 @@ $(STAMP): requirements.lock
 VENV = env PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONUNBUFFERED=1
 
 run: install
-	@exec $(VENV) $(BIN)/honcho run python -m worker.demo_model --if-needed
+	@exec $(VENV) $(BIN)/honcho run python -m demo --if-needed
 	@exec $(VENV) $(BIN)/honcho start
 
 # Two at a time: most of a test is waiting for a process to start.
@@ -43,7 +43,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin broker gateway worker
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin broker demo gateway worker
 
 # Takes some minutes, and both cores for itself; docs/benchmarks.md explains what it measures and holds what it found.
 bench: install

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from bench.calm import wait_until_calm
-from worker.blas import load_blas
+from worker.process.blas import load_blas
 
 _PROMPT_TOKENS = 64
 _TOKENS = 16
@@ -22,7 +22,7 @@ _TOKENS = 16
 
 def main(library: str, rounds: int) -> None:
     """Print the table."""
-    from worker import demo_model  # noqa: PLC0415 # brings MLX, which must not be there before the library
+    from demo import model as demo_model  # noqa: PLC0415 # brings MLX, which must not be there before the library
 
     model = demo_model.prepare(demo_model.models_dir())
     runs: dict[str, list[dict[str, float]]] = {"MLX's own": [], library: []}

@@ -18,7 +18,7 @@ from mlx_lm.generate import BatchGenerator
 from bench.calm import wait_until_calm
 from bench.models import bench_models
 from broker.protocol import FINAL, PARTIAL, Assign, Generate, pack
-from worker.text_engine import TextEngine
+from worker.text.engine import TextEngine
 
 # Sequences at once -> the least ratio, how often in each turn.
 _CELLS = {1: (1.0, 8), 8: (0.95, 4), 32: (0.95, 2)}

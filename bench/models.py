@@ -9,10 +9,10 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from demo import model as demo_model
 from tests.tiny_models import make_tiny_model
-from worker import demo_model
 
-ECHO = {"engine": "worker.echo_engine:EchoEngine", "type": "echo"}
+ECHO = {"engine": "worker.echo.engine:EchoEngine", "type": "echo"}
 SMOL = demo_model.MODEL_ID
 
 # Tokens of the tiny vocabulary that are printable ASCII, `!` to `~`.

@@ -11,7 +11,7 @@ import pytest
 from tests.service import Service, wait_until
 from tests.tiny_models import make_tiny_model
 
-ECHO = {"engine": "worker.echo_engine:EchoEngine", "type": "echo"}
+ECHO = {"engine": "worker.echo.engine:EchoEngine", "type": "echo"}
 MISBEHAVING = {"engine": "tests.engines:Misbehaving", "type": "echo"}
 # Its streams last: unpaced, thousands of tokens are over in a moment, or flood whoever does not read.
 PACED = {"delay_seconds": 0.05}

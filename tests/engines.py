@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.protocol import ERROR, FINAL, PARTIAL, Assign, Failure, Generate, Output, to_map, unpack
-from worker.echo_engine import EchoEngine, echoed_text
+from worker.echo.engine import EchoEngine, echoed_text
 from worker.engine import Report, RequestError
 
 _ORDER = re.compile(

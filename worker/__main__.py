@@ -11,8 +11,8 @@ import signal
 import sys
 from pathlib import Path
 
-from worker.blas import load_blas
-from worker.lifeline import hold_lifeline
+from worker.process.blas import load_blas
+from worker.process.lifeline import hold_lifeline
 
 
 def main(arguments: argparse.Namespace) -> int:

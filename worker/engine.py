@@ -84,8 +84,8 @@ def load_engine(assign: Assign, report: Report) -> Engine:
 
 
 _ENGINES = {
-    "text-gen": "worker.text_engine:TextEngine",
-    "vision": "worker.vision_engine:VisionEngine",
-    "embeddings": "worker.embedding_engine:EmbeddingEngine",
-    "echo": "worker.echo_engine:EchoEngine",
+    "text-gen": "worker.text.engine:TextEngine",
+    "vision": "worker.vision.engine:VisionEngine",
+    "embeddings": "worker.embeddings.engine:EmbeddingEngine",
+    "echo": "worker.echo.engine:EchoEngine",
 }

@@ -46,7 +46,7 @@ from broker.protocol import (
     to_map,
 )
 from worker.engine import Engine, MemoryFacts, RequestError, load_engine
-from worker.priority import give_way
+from worker.process.priority import give_way
 
 log = logging.getLogger("worker")
 
@@ -62,7 +62,7 @@ _ADDING_SECONDS = 0.002
 _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 
 # What a spare imports while it waits: nearly all of the time from a new process to a loaded model.
-_SPARE_IMPORTS = "worker.text_engine"
+_SPARE_IMPORTS = "worker.text.engine"
 
 
 @dataclass(slots=True)
@@ -161,7 +161,7 @@ class Service:
 
     def download(self, repository: str, cache_dir: Path) -> int:
         """The exit code of a process that fetches a repository and serves nothing."""
-        from worker import download  # noqa: PLC0415 # it takes a third of a second, and only here it is needed
+        from worker.hub import download  # noqa: PLC0415 # it takes a third of a second, and only here it is needed
 
         try:
             download.download(repository, cache_dir, self._report)

@@ -22,7 +22,7 @@ SUPPORTED_TYPES = frozenset({"text-gen", "vision", "embeddings", "echo"})
 
 _VISION_KEYS = frozenset({"vision_config", "image_token_id", "image_token_index", "video_token_id"})
 _AUDIO_KEYS = frozenset({"audio_config", "codec_config", "sample_rate"})
-# Where a configuration keeps the length of a context; the worker asks for the same (worker/model_folder.py).
+# Where a configuration keeps the length of a context; the worker asks for the same (worker/loading/model_folder.py).
 CONTEXT_KEYS = ("max_position_embeddings", "model_max_length", "max_seq_len", "n_positions", "max_sequence_length")
 # Any of these is a tokenizer.
 _TOKENIZERS = ("tokenizer*", "vocab*", "*.tiktoken", "tekken.json", "spiece.model", "sentencepiece*")

@@ -1,7 +1,7 @@
 """Which models are being fetched, and who waits for each. A pure state machine beside the pool, in the same form:
 `handle(event, now) -> actions`, `next_deadline()`. It reads no clock, socket, file or process table.
 
-A download is a process of its own (worker/download.py), so a slow hub, a full disk or a crash is nobody else's matter.
+A download is a process of its own (worker/hub/download.py): a slow hub, a full disk or a crash concerns no other model.
 Whoever needs the model is an event that is held back here. When the process has exited, `Readmit` hands that event to
 the pool, with the model or with the reason why there is none: the pool knows nothing of downloads.
 

@@ -1,9 +1,9 @@
 """Starts and kills worker processes, reads what they print, and reports each exit once. Decides nothing.
 
 Every worker leads a process group of its own: a kill takes its children along, and a terminal's Ctrl-C does not reach
-it. No session of its own: Linux may share out processor time by session, and then the threads of a worker that carry
-words would pay for those that compute (worker/priority.py). Its stdin is a pipe that is never written: end of file
-there tells the worker that the broker has died. Its stdout and stderr are one pipe, read here, so that no orphan can
+it. No session of its own: Linux may share out processor time by session, and then the I/O threads of a worker would pay
+for its compute threads (worker/process/priority.py). Its stdin is a pipe that is never written: end of file there tells
+the worker that the broker has died. Its stdout and stderr are one pipe, read here, so that no orphan can
 hold a pipe of whoever started the broker.
 
 Exits come from the kernel (a pidfd in an epoll set, or a kqueue), never from polling; reading to the end of the pipe is

@@ -110,12 +110,12 @@ def test_lists_in_the_file() -> None:
 
 def test_what_the_file_says_about_a_model() -> None:
     Path("mlx-broker.toml").write_text(
-        '[models.echo]\ntype = "echo"\nengine = "worker.echo_engine:EchoEngine"\noptions = {delay_seconds = 0.1}\n'
+        '[models.echo]\ntype = "echo"\nengine = "worker.echo.engine:EchoEngine"\noptions = {delay_seconds = 0.1}\n'
         "keep_alive_seconds = -1\nmemory_limit_gb = 0.5\n[models.plain]\n"
     )
     settings = load_settings()
     override = settings.models["echo"].override()
-    assert (override.model_type, override.engine) == ("echo", "worker.echo_engine:EchoEngine")
+    assert (override.model_type, override.engine) == ("echo", "worker.echo.engine:EchoEngine")
     assert (override.options, override.keep_alive_seconds) == ({"delay_seconds": 0.1}, -1.0)
     assert override.memory_limit_bytes == GIB // 2
     assert settings.models["plain"].override().memory_limit_bytes is None

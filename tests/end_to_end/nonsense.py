@@ -11,7 +11,7 @@ from typing import Any
 import zmq
 
 from broker.protocol import ERROR, FINAL, PARTIAL, Assign, Generate, Output, Progress, encode, encode_outputs, unpack
-from worker.echo_engine import EchoEngine, echoed_text
+from worker.echo.engine import EchoEngine, echoed_text
 from worker.engine import Report
 
 STRANGER = b"12345678" + bytes(8)  # a request id of a gateway that does not exist

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from demo.model import MODEL_ID, prepare
 from tests.service import Service
-from worker.demo_model import MODEL_ID, prepare
 
 QUESTION = "What is the capital of France?"
 

@@ -14,7 +14,7 @@ from tests.service import Service
 from tests.tiny_models import make_tiny_model
 from tests.tiny_vision import make_tiny_vision, picture
 from tests.worker.engine_runs import answer
-from worker.vision_engine import VisionEngine
+from worker.vision.engine import VisionEngine
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from broker.protocol import Assign, Output
 from worker.engine import Report
-from worker.text_engine import TextEngine
+from worker.text.engine import TextEngine
 
 STEP_SECONDS = 0.05
 

@@ -6,9 +6,9 @@ from typing import Any
 import mlx.core as mx
 
 from broker.protocol import PARTIAL, Assign, Generate, Output, pack
-from worker.continuous_batch import ContinuousBatch
 from worker.engine import Engine
-from worker.text_engine import TextEngine
+from worker.text.continuous_batch import ContinuousBatch
+from worker.text.engine import TextEngine
 
 # More than any request here can need: every loop over steps has an end.
 MOST_STEPS = 20_000

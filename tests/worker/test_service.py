@@ -29,7 +29,7 @@ from broker.protocol import (
 )
 from tests.worker.harness import GATEWAY, ROOT, Worker, WorkerHarness, text_of
 
-ECHO = "worker.echo_engine:EchoEngine"
+ECHO = "worker.echo.engine:EchoEngine"
 MISBEHAVING = "tests.engines:Misbehaving"
 
 
@@ -355,7 +355,7 @@ def test_leaked_memory_stays(worker: Worker) -> None:
 
 
 def test_a_worker_without_a_model_imports_no_mlx() -> None:
-    code = "import sys, worker.service, worker.echo_engine; sys.exit(any('mlx' in name for name in sys.modules))"
+    code = "import sys, worker.service, worker.echo.engine; sys.exit(any('mlx' in name for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=30).returncode == 0
 
 

@@ -162,10 +162,10 @@ def test_the_settings_decide_over_the_files(models: Path, hub: Path) -> None:
 
 
 def test_a_model_with_an_engine_of_its_own_needs_no_files(models: Path, hub: Path) -> None:
-    override = ModelOverride("echo", "worker.echo_engine:EchoEngine", {"delay_seconds": 0.1})
+    override = ModelOverride("echo", "worker.echo.engine:EchoEngine", {"delay_seconds": 0.1})
     catalog = Catalog(models, hub, {"echo": override})
     spec = catalog.find("echo")
-    assert (spec.model_type, spec.engine, spec.weight_bytes) == ("echo", "worker.echo_engine:EchoEngine", 0)
+    assert (spec.model_type, spec.engine, spec.weight_bytes) == ("echo", "worker.echo.engine:EchoEngine", 0)
     assert [e.spec.model_id for e in catalog.entries()] == ["echo"]
 
 

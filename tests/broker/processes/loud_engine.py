@@ -17,7 +17,7 @@ import threading
 from pathlib import Path
 
 from broker.protocol import Assign
-from worker.echo_engine import EchoEngine
+from worker.echo.engine import EchoEngine
 from worker.engine import Report
 
 

@@ -1,0 +1,258 @@
+"""Thoughts, tools and what is said, by models that answer what is written here."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from broker.protocol import PARTIAL
+from tests.scripted_model import make_scripted_model
+from tests.tiny_models import CHAT_TEMPLATE
+from tests.worker.engine_runs import add, answer, assert_empty, joined, load, run
+from worker.engine import RequestError
+from worker.generation.answer import AnswerFormat, Parts
+from worker.generation.reasoning import NO_THOUGHTS
+from worker.text.engine import TextEngine
+
+USER = {"role": "user", "content": "Weather in Paris?"}
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Paris", "Rome"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+TIME = {"type": "function", "function": {"name": "time"}}
+THINK_TEMPLATE = CHAT_TEMPLATE.replace("[assistant]{{ suffix or '' }} ", "[assistant]<think>")
+TOOL_TEMPLATE = (
+    "{% if tools %}[tools] {{ tools | tojson }} {% endif %}"
+    "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}"
+    "{% for c in m.tool_calls or [] %}{{ c.function.name }}:{{ c.function.arguments.city }}{% endfor %} {% endfor %}"
+    "[assistant] "
+)
+TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+
+
+def scripted(folder: Path, *pieces: str, **options: Any) -> TextEngine:
+    options = {"tags": TAGS, "tool_parser": "json_tools", "chat_template": TOOL_TEMPLATE, **options}
+    return load(make_scripted_model(folder, pieces, **options))
+
+
+def parts(engine: TextEngine, **fields: Any) -> dict[str, Any]:
+    """The answer, which is the same streamed and not streamed, and alone and in company."""
+    request = {"messages": [USER], "temperature": 0.0, "max_tokens": 200, **fields}
+    whole, streamed, _, _ = run(engine, [request, {**request, "stream": True}, request, {**request, "max_tokens": 3}])
+    assert len(whole) == 1
+    got = joined(whole)
+    first, second = (
+        {
+            **{name: value for name, value in one.items() if name != "cached_tokens"},
+            "tool_calls": [(call["name"], json.loads(call["arguments"])) for call in one.get("tool_calls", [])],
+        }
+        for one in (got, joined(streamed))
+    )
+    assert first == second
+    assert all(call["id"].startswith("call_") for call in got.get("tool_calls", []))
+    return first
+
+
+def test_thoughts_are_apart(tmp_path: Path) -> None:
+    engine = scripted(tmp_path, "<think>", "I", " wonder", "</think>", "It", " is", " €", "!")
+    got = parts(engine)
+    assert (got["reasoning"], got["text"], got["finish_reason"]) == ("I wonder", "It is €!", "stop")
+    streamed = run(engine, [{"messages": [USER], "temperature": 0.0, "max_tokens": 50, "stream": True}])[0]
+    partials = [output.body for output in streamed if output.kind == PARTIAL]
+    assert [body.get("reasoning", "") for body in partials][:2] == ["I", " wonder"]
+    assert [body["text"] for body in partials if body["text"]] == ["It", " is", " €"] + ["!"] * (len(partials) > 5)
+
+
+def test_thoughts_that_the_prompt_began(tmp_path: Path) -> None:
+    engine = scripted(tmp_path, "I", " wonder", "</think>", "Sunny", chat_template=THINK_TEMPLATE, after="<think>")
+    got = parts(engine)
+    assert (got["reasoning"], got["text"]) == ("I wonder", "Sunny")
+
+
+def test_tags_in_a_message_begin_no_thoughts(tmp_path: Path) -> None:
+    engine = scripted(tmp_path, "plain", " words")
+    for content in ("what is <think> ?", "<think>"):
+        chat = [{"role": "user", "content": content}]
+        got = parts(engine, messages=chat)
+        assert (got["text"], got.get("reasoning")) == ("plain words", None)
+        got = parts(engine, messages=chat, json_schema={"enum": ["a"]})
+        assert (got["text"], got.get("reasoning")) == ('"a"', None)
+        got = parts(engine, messages=chat, tools=[WEATHER], required_tools=["weather"], one_call=True)
+        assert got["tool_calls"] == [("weather", {"city": "Paris"})]
+
+
+def test_tags_in_a_message_end_no_thoughts(tmp_path: Path) -> None:
+    template = THINK_TEMPLATE.replace("[assistant]<think>", "[assistant]<think>\n\n")
+    engine = scripted(tmp_path, "I", " wonder", "</think>", "Sunny", chat_template=template, after="\n")
+    got = parts(engine, messages=[{"role": "user", "content": "what is </think> ?"}])
+    assert (got["reasoning"], got["text"]) == ("I wonder", "Sunny")
+
+
+def test_thoughts_cut_short(tmp_path: Path) -> None:
+    engine = scripted(tmp_path, "<think>", "I", " wonder", "</think>", "x")
+    got = parts(engine, max_tokens=3)
+    assert (got["reasoning"], got["text"], got["finish_reason"]) == ("I wonder", "", "length")
+
+
+def test_a_text_completion_is_raw(tmp_path: Path) -> None:
+    engine = scripted(tmp_path, "<think>", "I", "</think>", "It")
+    assert answer(engine, prompt="say ", temperature=0.0)["text"] == "<think>I</think>It"
+
+
+def test_a_stop_string_counts_in_thoughts_too(tmp_path: Path) -> None:
+    engine = scripted(tmp_path, "<think>", "I", " wonder", " why", "</think>", "It")
+    got = parts(engine, stop=["er w"])
+    assert (got["reasoning"], got["text"], got["finish_reason"]) == ("I wond", "", "stop")
+
+
+CALL = ("<tool_call>", '{"name": "weather", ', '"arguments":', ' {"city": "Paris"}}', "</tool_call>")
+
+
+def test_a_call(tmp_path: Path) -> None:
+    got = parts(scripted(tmp_path, "Let me", *CALL), tools=[WEATHER])
+    assert got["tool_calls"] == [("weather", {"city": "Paris"})]
+    assert (got["text"], got["finish_reason"]) == ("Let me", "tool_calls")
+
+
+def test_tags_that_come_in_pieces(tmp_path: Path) -> None:
+    pieces = ("a <", "tool", "_call>", '{"name": "time", ', '"arguments": {}}<', "/tool_", "call> b")
+    got = parts(scripted(tmp_path, *pieces), tools=[WEATHER, TIME])
+    assert got["tool_calls"] == [("time", {})]
+    assert got["text"] == "a  b"
+
+
+def test_several_calls_after_thoughts(tmp_path: Path) -> None:
+    # No token comes twice in a script: the second pair of tags is written out.
+    second = ("\n<tool_", 'call>{"name": "time"}', "</tool", "_call>")
+    engine = scripted(tmp_path, "<think>", "hm", "</think>", *CALL, *second)
+    got = parts(engine, tools=[WEATHER, TIME])
+    assert got["tool_calls"] == [("weather", {"city": "Paris"}), ("time", {})]
+    assert (got["reasoning"], got["text"].strip(), got["finish_reason"]) == ("hm", "", "tool_calls")
+
+
+def test_an_answer_of_one_call_ends_with_it(tmp_path: Path) -> None:
+    second = ("\n<tool_", 'call>{"name": "time"}', "</tool", "_call>")
+    engine = scripted(tmp_path, "So", *CALL, *second)
+    got = parts(engine, tools=[WEATHER, TIME], one_call=True)
+    assert (got["tool_calls"], got["text"]) == ([("weather", {"city": "Paris"})], "So")
+    assert (got["finish_reason"], got["completion_tokens"]) == ("tool_calls", 1 + len(CALL))
+    assert_empty(engine)
+
+
+def test_of_several_calls_in_one_piece_the_first_is_kept(tmp_path: Path) -> None:
+    calls = ('{"name": "time"}</tool_call> <tool_call>{"name": "weather"}</tool_call>',)
+    got = parts(scripted(tmp_path / "a", "<tool_call>", *calls), tools=[WEATHER, TIME], one_call=True)
+    assert (got["tool_calls"], got["text"]) == ([("time", {})], "")
+    pieces = ("[TOOL_CALLS]", "weather", "[ARGS]", '{"city": "Rome"}', "time[ARGS]{}")
+    engine = scripted(tmp_path / "b", *pieces, tags=(), tool_parser="mistral")
+    assert parts(engine, tools=[WEATHER, TIME], one_call=True)["tool_calls"] == [("weather", {"city": "Rome"})]
+
+
+def test_one_call_and_the_model_garbles_it(tmp_path: Path) -> None:
+    got = parts(scripted(tmp_path, "<tool_call>", "no JSON", "</tool_call>", " end"), tools=[TIME], one_call=True)
+    assert (got["text"], got["finish_reason"]) == ("<tool_call>no JSON</tool_call> end", "stop")
+
+
+@pytest.mark.parametrize(
+    "garbled",
+    [
+        ('{"name": "weather", ', '"arguments": {"city', '": ', "}}"),
+        ("no JSON",),
+        ('["weather"]',),
+        ('{"arguments": {}}',),
+        ('{"name": 3}',),
+        ('{"name": "weather", "arguments": [1]}',),
+        ('{"name": "weather", "arguments": {"x": NaN}}',),
+        ("[" * 5000,),
+        ('{"name": "weather", "arguments": {"city": "\\ud83d"}}',),
+    ],
+)
+def test_a_garbled_call_is_text(tmp_path: Path, garbled: tuple[str, ...]) -> None:
+    got = parts(scripted(tmp_path, "So ", "<tool_call>", *garbled, "</tool_call>", " end"), tools=[WEATHER])
+    assert got["text"] == "So <tool_call>" + "".join(garbled) + "</tool_call> end"
+    assert (got["tool_calls"], got["finish_reason"]) == ([], "stop")
+
+
+def test_a_call_cut_short_is_text(tmp_path: Path) -> None:
+    got = parts(scripted(tmp_path, *CALL), tools=[WEATHER], max_tokens=3)
+    assert (got["text"], got["tool_calls"]) == ("<tool_call>" + CALL[1] + CALL[2], [])
+    assert got["finish_reason"] == "length"
+
+
+def test_what_begins_like_a_tag_is_let_go(tmp_path: Path) -> None:
+    assert parts(scripted(tmp_path, "a", " <tool", "_box> and <thi"), tools=[TIME])["text"] == "a <tool_box> and <thi"
+
+
+def test_without_tools_a_call_is_text(tmp_path: Path) -> None:
+    got = parts(scripted(tmp_path, *CALL))
+    assert (got["text"], got["tool_calls"], got["finish_reason"]) == ("".join(CALL), [], "stop")
+
+
+def test_another_familys_calls(tmp_path: Path) -> None:
+    pieces = ("[TOOL_CALLS]", "weather", "[ARGS]", '{"city": "Rome"}', "time[ARGS]{}")
+    got = parts(scripted(tmp_path, *pieces, tags=(), tool_parser="mistral"), tools=[WEATHER, TIME])
+    assert got["tool_calls"] == [("weather", {"city": "Rome"}), ("time", {})]
+
+
+def test_tools_and_results_are_in_the_prompt(tmp_path: Path) -> None:
+    engine = scripted(tmp_path, "ok")
+    call = {"id": "c", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+    turns = [
+        USER,
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "sunny", "tool_call_id": "c"},
+    ]
+    rendered = "[user] Weather in Paris? [assistant] weather:Oslo [tool] sunny [assistant] "
+    assert parts(engine, messages=turns)["prompt_tokens"] == len(rendered)
+    assert parts(engine, messages=turns, tools=[TIME])["prompt_tokens"] > len(rendered)
+    bad = {**call, "function": {"name": "weather", "arguments": "{"}}
+    with pytest.raises(RequestError) as raised:
+        add(engine, 1, messages=[USER, {"role": "assistant", "tool_calls": [bad]}])
+    assert raised.value.param == "messages[1].tool_calls[0].function.arguments"
+
+
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory: pytest.TempPathFactory) -> AnswerFormat:
+    folder = tmp_path_factory.mktemp("marked")
+    return scripted(folder, "x")._generation._format
+
+
+ALPHABET = st.sampled_from([*TAGS, "<", ">", "/", "tool_call", "a", " ", "€", "👍", '{"name": "time"}', "\n"])
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(words=st.lists(ALPHABET, max_size=25), data=st.data())
+def test_pieces_of_any_size_make_the_same_parts(marked: AnswerFormat, words: list[str], data: st.DataObject) -> None:
+    text = "".join(words)
+
+    def divided(pieces: list[str]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+        tagged, parts = marked.answer(NO_THOUGHTS, [TIME]), Parts()
+        assert tagged is not None
+        for piece in pieces:
+            tagged.push(piece, parts)
+        tagged.finish(parts)
+        body = parts.body()
+        calls = [(call["name"], call["arguments"]) for call in body.pop("tool_calls", [])]
+        assert tagged.has_called == bool(calls)
+        return body, calls
+
+    whole = divided([text])
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=10)))
+    assert divided([text[a:b] for a, b in pairwise([0, *cuts, len(text)])]) == whole
+    assert divided(list(text)) == whole
+    # Nothing is made up, and without tags nothing is lost.
+    body, calls = whole
+    if not any(tag in text for tag in TAGS):
+        assert (body, calls) == ({"text": text}, [])

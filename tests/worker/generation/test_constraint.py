@@ -1,0 +1,231 @@
+"""Answers that must follow a schema or a grammar, by a model whose own words are noise."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.protocol import ERROR
+from tests.scripted_model import make_scripted_model
+from tests.worker.engine_runs import add, answer, assert_empty, load, run, without_count
+from tests.worker.generation.test_answer import THINK_TEMPLATE, TIME, USER, WEATHER, parts, scripted
+from worker.engine import RequestError
+from worker.generation.answer import Parts
+from worker.generation.reasoning import NO_THOUGHTS
+from worker.text.engine import TextEngine
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Paris", "Rome"]}, "degrees": {"type": "integer", "minimum": -9, "maximum": 99}},
+    "required": ["city", "degrees"],
+    "additionalProperties": False,
+}
+GRAMMAR = 'start: ("yes" | "no") " " /[a-c]{3}/'
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model: Path) -> TextEngine:
+    return load(tiny_model)
+
+
+@pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"seed": 1}, {"seed": 2, "top_k": 40}])
+def test_a_schema_and_a_grammar_are_kept(engine: TextEngine, sampling: dict[str, Any]) -> None:
+    got = answer(engine, messages=[USER], json_schema=SCHEMA, max_tokens=400, **sampling)
+    value = json.loads(got["text"])
+    assert set(value) == {"city", "degrees"}
+    assert value["city"] in {"Paris", "Rome"}
+    assert -9 <= value["degrees"] <= 99
+    assert got["finish_reason"] == "stop"
+    text = answer(engine, prompt="say", grammar=GRAMMAR, max_tokens=50, **sampling)["text"]
+    word, rest = text.split(" ")
+    assert word in {"yes", "no"}
+    assert len(rest) == 3
+    assert set(rest) <= set("abc")
+
+
+def test_constraints_hold_inside_the_batch(engine: TextEngine) -> None:
+    """Each says alone what it says among others, constrained or not, and all in one batch."""
+    requests: list[dict[str, Any]] = [
+        {"messages": [USER], "json_schema": SCHEMA, "seed": 5, "max_tokens": 300},
+        {"prompt": "x", "grammar": GRAMMAR, "temperature": 0.0, "max_tokens": 50},
+        {"prompt": "free", "temperature": 0.0, "max_tokens": 60},
+        {"prompt": "free", "seed": 8, "max_tokens": 40, "repetition_penalty": 1.2},
+        {"messages": [USER], "json_schema": {"enum": [1, None, "é€"]}, "seed": 6, "max_tokens": 30},
+    ]
+    alone = [without_count(run(engine, [fields])[0][-1].body) for fields in requests]
+    assert [without_count(outputs[-1].body) for outputs in run(engine, requests)] == alone
+    assert json.loads(alone[4]["text"]) in (1, None, "é€")
+
+
+def test_a_call_can_be_required(engine: TextEngine) -> None:
+    for names in (["weather"], ["weather", "time"]):
+        got = answer(
+            engine,
+            messages=[USER],
+            tools=[WEATHER, TIME],
+            required_tools=names,
+            one_call=True,
+            temperature=0.0,
+            max_tokens=400,
+            logit_bias={str(t): 20.0 for t in engine._loaded.tokenizer.encode("}")},
+        )
+        (call,) = got["tool_calls"]
+        assert call["name"] in names
+        assert isinstance(json.loads(call["arguments"]), dict)
+        assert (got["text"], got["finish_reason"]) == ("", "tool_calls")
+        if names == ["weather"]:
+            assert json.loads(call["arguments"])["city"] in {"Paris", "Rome"}
+
+
+@pytest.mark.parametrize("is_reference", [False, True])
+def test_a_required_call_has_an_object_of_arguments(engine: TextEngine, is_reference: bool) -> None:
+    """By a model that would rather say a number, and parameters that do not say what they are."""
+    place = {"properties": {"at": {"enum": ["x"]}}, "required": ["at"], "additionalProperties": False}
+    parameters = {"$ref": "#/$defs/p", "$defs": {"p": place}} if is_reference else place
+    got = answer(
+        engine,
+        messages=[USER],
+        tools=[{"type": "function", "function": {"name": "go", "parameters": parameters}}],
+        required_tools=["go"],
+        one_call=True,
+        temperature=0.0,
+        max_tokens=200,
+        logit_bias={str(engine._loaded.tokenizer.encode("7")[-1]): 90.0},
+    )
+    assert [(call["name"], call["arguments"]) for call in got["tool_calls"]] == [("go", '{"at": "x"}')]
+
+
+def test_several_calls_can_be_made_where_one_is_required(engine: TextEngine) -> None:
+    """By a model that would rather go on than end: those that were whole when its tokens ended are calls."""
+    tokens = engine._loaded.tokenizer.encode
+    fields: dict[str, Any] = {"messages": [USER], "tools": [WEATHER], "required_tools": ["weather"], "temperature": 0.0}
+    more = {str(tokens(",")[-1]): 90.0}
+    got = answer(engine, **fields, logit_bias=more, max_tokens=1000)
+    calls = [(call["name"], set(json.loads(call["arguments"]))) for call in got["tool_calls"]]
+    assert len(calls) > 1
+    assert set(map(repr, calls)) == {repr(("weather", {"city"}))}
+    assert len({call["id"] for call in got["tool_calls"]}) == len(calls)
+    assert (got["text"], got["finish_reason"]) == ("", "length")
+    fewer = {str(tokens("]")[-1]): 90.0}
+    got = answer(engine, **fields, logit_bias=fewer, max_tokens=400)
+    assert (len(got["tool_calls"]), got["finish_reason"]) == (1, "tool_calls")
+
+
+def test_a_required_call_cut_short_is_text(engine: TextEngine) -> None:
+    fields = {"messages": [USER], "tools": [WEATHER], "required_tools": ["weather"], "temperature": 0.0}
+    got = answer(engine, **fields, max_tokens=10)
+    assert "tool_calls" not in got
+    assert len(got["text"]) == 10
+    assert got["finish_reason"] == "length"
+
+
+def test_thoughts_are_free_and_the_answer_is_not(tmp_path: Path) -> None:
+    pieces = ("any", " thing", "</think>", "not JSON")
+    options: dict[str, Any] = {"tags": ("<think>", "</think>"), "chat_template": THINK_TEMPLATE, "after": "<think>"}
+    engine = load(make_scripted_model(tmp_path, pieces, **options))
+    got = answer(engine, messages=[USER], json_schema={"enum": ["a tag"]}, temperature=0.0, max_tokens=60)
+    assert (got["reasoning"], got["text"]) == ("any thing", '"a tag"')
+    got = answer(engine, messages=[USER], tools=[WEATHER], required_tools=["weather"], temperature=0.0, max_tokens=100)
+    assert (got["reasoning"], got["tool_calls"][0]["name"]) == ("any thing", "weather")
+
+
+def test_a_text_does_not_end_within_its_thoughts(tmp_path: Path) -> None:
+    """Where an answer has to follow them, by a model that would rather end."""
+    pieces = ("any", " thing", "</think>", "not JSON")
+    options: dict[str, Any] = {"tags": ("<think>", "</think>"), "chat_template": THINK_TEMPLATE, "after": "<think>"}
+    engine = load(make_scripted_model(tmp_path, pieces, **options))
+    (eos,) = engine._loaded.tokenizer.eos_token_ids
+    fields: dict[str, Any] = {"messages": [USER], "temperature": 0.0, "max_tokens": 100, "logit_bias": {str(eos): 50.0}}
+    got = answer(engine, json_schema={"enum": ["a tag"]}, **fields)
+    assert (got["reasoning"], got["text"], got["finish_reason"]) == ("any thing", '"a tag"', "stop")
+    got = answer(engine, tools=[WEATHER], required_tools=["weather"], **fields)
+    assert (got["reasoning"], got["tool_calls"][0]["name"]) == ("any thing", "weather")
+    assert answer(engine, **fields)["completion_tokens"] == 1  # where nothing is asked for
+
+
+@pytest.mark.parametrize("before", [(), ("\n",), (" ",)])
+def test_thoughts_that_the_model_begins_are_free_too(tmp_path: Path, before: tuple[str, ...]) -> None:
+    engine = scripted(tmp_path, *before, "<think>", "any", " thing", "</think>", "not JSON")
+    got = parts(engine, json_schema={"enum": ["a tag"]})
+    assert (got["reasoning"], got["text"], got["finish_reason"]) == ("any thing", '"a tag"', "stop")
+    got = parts(engine, tools=[WEATHER], required_tools=["weather"], one_call=True)
+    assert (got["reasoning"], got["text"]) == ("any thing", "")
+    assert got["tool_calls"] == [("weather", {"city": "Paris"})]
+    got = parts(engine, json_schema={"enum": ["a tag"]}, max_tokens=2 + len(before))
+    assert (got["reasoning"], got["text"], got["finish_reason"]) == ("any", "", "length")
+
+
+def test_a_tag_of_several_tokens_that_begins_thoughts(tmp_path: Path) -> None:
+    pieces = ("<|channel>", "t", " any", "<channel|>", "not JSON")
+    engine = scripted(tmp_path, *pieces, tags=("<|channel>", "<channel|>"))
+    assert len(engine._loaded.tokenizer.think_start_tokens) == len("<|channel>") - 2  # the tag and each letter
+    got = parts(engine, json_schema={"enum": ["a tag"]})
+    assert (got["reasoning"], got["text"]) == (" any", '"a tag"')
+
+
+def test_blanks_belong_to_the_thoughts_or_to_the_answer(tmp_path: Path) -> None:
+    grammar = r"start: /\s?yes/"
+    got = parts(scripted(tmp_path / "a", "\n", "<think>", "any", "</think>", "\nyes"), grammar=grammar)
+    assert (got["reasoning"], got["text"]) == ("any", "\nyes")
+    got = parts(scripted(tmp_path / "b", "\n", "yes"), grammar=grammar)
+    assert (got["text"], "reasoning" in got) == ("\nyes", False)
+    # Where the grammar has none, nothing but thoughts may follow them.
+    got = parts(scripted(tmp_path / "c", "\n", "yes"), grammar='start: "yes"', max_tokens=3)
+    assert (got["text"], "reasoning" in got) == ("", False)
+
+
+def test_thoughts_that_the_prompt_has_ended_do_not_begin_again(tmp_path: Path) -> None:
+    template = THINK_TEMPLATE.replace("<think>", "<think>\n\n</think>\n\n")
+    engine = scripted(tmp_path, "<think>", "any", "</think>", chat_template=template, after="\n")
+    got = parts(engine, json_schema={"enum": ["a tag"]})
+    assert (got["text"], "reasoning" in got) == ('"a tag"', False)
+
+
+def test_tags_in_what_is_constrained_are_text(tmp_path: Path) -> None:
+    tags = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+    engine = load(make_scripted_model(tmp_path, ("x",), tags=tags, tool_parser="json_tools"))
+    text, got = '"<think>a</think> <tool_call>b</tool_call>"', Parts()
+    tagged = engine._generation._format.constrained(NO_THOUGHTS, is_call=False)
+    for char in text:
+        tagged.push(char, got)
+    tagged.finish(got)
+    assert got.body() == {"text": text}
+
+
+def test_what_grows_over_the_limits_is_an_error_of_its_own(engine: TextEngine) -> None:
+    """Which shows only while the answer is made."""
+    wide = {"type": "object", "properties": {f"p{n}": {"type": "integer"} for n in range(3000)}}
+    tool = {"type": "function", "function": {"name": "wide", "parameters": wide}}
+    bound = {"messages": [USER], "temperature": 0.0, "max_tokens": 200}
+    free = {"prompt": "free", "temperature": 0.0, "max_tokens": 40}
+    alone = answer(engine, **free)
+    requests: list[dict[str, Any]] = [
+        {**bound, "json_schema": wide, "stream": True},
+        {**bound, "tools": [tool], "required_tools": ["wide"]},
+        free,
+    ]
+    *failed, last = run(engine, requests)
+    assert without_count(last[-1].body) == alone
+    for outputs, param in zip(failed, ("response_format", "tools"), strict=True):
+        assert outputs[-1].kind == ERROR
+        assert (outputs[-1].body["code"], outputs[-1].body["param"]) == ("invalid_request", param)
+        assert "cannot follow it any further: Parser Error: Current row has" in outputs[-1].body["message"]
+        assert "\n" not in outputs[-1].body["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"json_schema": {"type": "nothing"}}, "response_format"),
+        ({"json_schema": {"$ref": "#/$defs/missing"}}, "response_format"),
+        ({"grammar": "start: missing"}, "grammar"),
+        ({"grammar": "("}, "grammar"),
+        ({"required_tools": ["weather"]}, "tool_choice"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(engine: TextEngine, fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(RequestError) as raised:
+        add(engine, 1, messages=[USER], **fields)
+    assert raised.value.param == param
+    assert_empty(engine)

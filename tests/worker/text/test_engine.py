@@ -1,0 +1,500 @@
+"""The text engine in this process, on tiny models with real weights, against mlx-lm called directly."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx_lm
+import psutil
+import pytest
+from mlx.utils import tree_flatten
+from mlx_lm.generate import stream_generate
+from mlx_lm.sample_utils import make_sampler
+from mlx_lm.tuner.utils import linear_to_lora_layers
+
+from broker.protocol import ERROR, FINAL, PARTIAL, Output
+from tests.tiny_models import VOCABULARY, make_tiny_model
+from tests.worker.engine_runs import (
+    MOST_STEPS,
+    add,
+    answer,
+    assert_empty,
+    forwards,
+    load,
+    run,
+    steps,
+    without_count,
+)
+from tests.worker.harness import text_of
+from worker.engine import RequestError
+from worker.text.continuous_batch import ContinuousBatch
+from worker.text.engine import TextEngine
+
+CHAT = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi é"}]
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model: Path) -> TextEngine:
+    return load(tiny_model)
+
+
+def in_one_process(engine: TextEngine, tokens: list[int], max_tokens: int, **sampling: Any) -> tuple[str, list[int]]:
+    """What mlx-lm says, called directly."""
+    model, tokenizer = engine._loaded.model, engine._loaded.tokenizer
+    responses = list(stream_generate(model, tokenizer, tokens, max_tokens=max_tokens, sampler=make_sampler(**sampling)))
+    return "".join(response.text for response in responses), [response.token for response in responses]
+
+
+MIXED: list[dict[str, Any]] = [
+    {"messages": CHAT, "temperature": 0.0, "max_tokens": 60},
+    {"prompt": "once upon a time", "temperature": 0.0, "max_tokens": 7},
+    {"prompt": "x", "seed": 1, "max_tokens": 90},
+    {"prompt": "x", "seed": 2, "temperature": 0.7, "top_p": 0.9, "max_tokens": 40},
+    {"prompt": "a much longer prompt " * 20, "seed": -5, "top_p": 0.5, "max_tokens": 30},
+    {"prompt": [1, 2, 3, 4], "temperature": 0.0, "max_tokens": 1},
+    {"messages": [{"role": "user", "content": "stop"}], "temperature": 0.0, "max_tokens": 100, "stop": ["\x0f", "zz"]},
+    {
+        "prompt": "k",
+        "seed": 4,
+        "top_k": 9,
+        "min_p": 0.01,
+        "xtc_probability": 0.5,
+        "xtc_threshold": 0.1,
+        "max_tokens": 40,
+    },
+    {"prompt": "p" * 30, "temperature": 0.0, "repetition_penalty": 1.3, "presence_penalty": 0.5, "max_tokens": 50},
+    {"prompt": "b", "seed": 6, "frequency_penalty": 1.5, "logit_bias": {"65": 5.0, "66": -100}, "max_tokens": 50},
+    {"prompt": "é€", "seed": 2**63, "temperature": 2.0, "max_tokens": 64, "stream": True},
+]
+
+
+def test_a_batch_of_mixed_requests_says_what_each_says_alone(engine: TextEngine) -> None:
+    alone = [run(engine, [fields])[0] for fields in MIXED]
+    together = run(engine, MIXED)
+    for one, other in zip(alone, together, strict=True):
+        assert [(o.kind, without_count(o.body)) for o in one] == [(o.kind, without_count(o.body)) for o in other]
+
+
+def test_company_that_comes_and_goes_changes_nothing(engine: TextEngine) -> None:
+    """The same again while others join and are cancelled at every step."""
+    alone = [without_count(run(engine, [fields])[0][-1].body) for fields in MIXED]
+    ids = [add(engine, number, **fields) for number, fields in enumerate(MIXED)]
+    generator = random.Random(3)
+    guests: list[bytes] = []
+    ends: dict[bytes, dict[str, Any]] = {}
+    for number in range(1000, 1000 + MOST_STEPS):
+        if len(ends) == len(ids):
+            break
+        if generator.random() < 0.3:
+            length = generator.randint(1, 60)
+            guests.append(add(engine, number, prompt="g" * length, max_tokens=generator.randint(1, 60)))
+        if guests and generator.random() < 0.3:
+            engine.cancel(guests.pop(generator.randrange(len(guests))))
+        for output in engine.step():
+            if output.request_id in ids and output.kind == FINAL:
+                ends[output.request_id] = without_count(output.body)
+    for guest in guests:
+        engine.cancel(guest)
+    assert_empty(engine)
+    assert [ends[request_id] for request_id in ids] == alone
+
+
+@pytest.mark.parametrize("prompt", ["hello", "a much longer prompt " * 30, "日本語 👩‍👩‍👧‍👦"])
+def test_greedy_text_is_mlx_lms(engine: TextEngine, prompt: str) -> None:
+    tokens = engine._loaded.tokenizer.encode(prompt)
+    text, ids = in_one_process(engine, tokens, 200, temp=0.0)
+    got = answer(engine, prompt=prompt, temperature=0.0, max_tokens=200)
+    assert got == {
+        "text": text,
+        "finish_reason": "length",
+        "prompt_tokens": len(tokens),
+        "completion_tokens": len(ids),
+    }
+    assert answer(engine, prompt=tokens, temperature=0.0, max_tokens=200) == got
+
+
+def test_a_chat_goes_through_the_models_template(engine: TextEngine) -> None:
+    rendered = "[system] be brief\n[user] hi é\n[assistant] "
+    direct = answer(engine, prompt=rendered, temperature=0.0, max_tokens=20)
+    assert answer(engine, messages=CHAT, temperature=0.0, max_tokens=20) == direct
+    parts = [CHAT[0], {"role": "user", "content": [{"type": "text", "text": "hi "}, {"type": "text", "text": "é"}]}]
+    assert answer(engine, messages=parts, temperature=0.0, max_tokens=20) == direct
+    suffixed = answer(engine, messages=CHAT, chat_template_kwargs={"suffix": "!" * 9}, temperature=0.0, max_tokens=20)
+    assert suffixed["prompt_tokens"] == direct["prompt_tokens"] + 9
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_streamed_text_joined_is_the_text_not_streamed(engine: TextEngine, seed: int) -> None:
+    fields = {"prompt": f"seed {seed}", "seed": seed, "temperature": 1.5, "max_tokens": 150, "stop": ["qq", "\x00\x00"]}
+    whole, streamed = run(engine, [{**fields, "stream": False}, {**fields, "stream": True}])
+    assert len(whole) == 1
+    assert len(streamed) > 10
+    assert all(output.body["text"] for output in streamed if output.kind == PARTIAL)
+    assert text_of(streamed) == text_of(whole)
+
+
+def test_a_completion_keeps_the_space_that_it_begins_with(engine: TextEngine) -> None:
+    fields = {"prompt": "Shall we?", "grammar": 'start: " yes, " /[a-c]{9}/', "seed": 3, "max_tokens": 40}
+    whole, streamed = run(engine, [{**fields, "stream": False}, {**fields, "stream": True}])
+    assert text_of(whole).startswith(" yes, ")
+    assert text_of(streamed) == text_of(whole)
+
+
+def test_seeds(engine: TextEngine) -> None:
+    def text(**fields: Any) -> str:
+        return str(answer(engine, prompt="x", max_tokens=40, **fields)["text"])
+
+    assert text(seed=7) == text(seed=7)
+    assert text(seed=7) != text(seed=8)
+    assert text() != text()
+    # Nothing is random at temperature 0, and just above it nothing overflows.
+    assert text(temperature=0.0) == text(temperature=0.0, seed=1) == text(temperature=1e-9)
+
+
+def test_runs_of_the_process_differ_without_a_seed() -> None:
+    code = "import mlx.core as mx; print(mx.random.uniform(shape=(4,)).tolist())"
+    command = [sys.executable, "-c", code]
+    runs = {subprocess.run(command, capture_output=True, check=True, timeout=30).stdout for _ in range(3)}
+    assert len(runs) == 3
+
+
+def test_equal_parameters_share_a_sampler(engine: TextEngine) -> None:
+    """Else the batch would sample row by row."""
+    for number in range(4):
+        add(engine, number, prompt="x", temperature=0.8, top_p=0.9, max_tokens=5)
+    generator = engine._generator
+    assert isinstance(generator, ContinuousBatch)
+    assert len({id(row.sampler) for row, _ in generator._waiting}) == 1
+    steps(engine)
+
+
+def test_a_stop_string_ends_the_text_before_it(engine: TextEngine) -> None:
+    full = str(answer(engine, prompt="stop here", temperature=0.0, max_tokens=100)["text"])
+    # Several tokens long, and not at the beginning.
+    stop = next(full[i : i + 3] for i in range(20, 90) if "\ufffd" not in full[i : i + 3])
+    (outputs,) = run(
+        engine, [{"prompt": "stop here", "temperature": 0.0, "max_tokens": 100, "stop": [stop], "stream": True}]
+    )
+    assert text_of(outputs) == full[: full.index(stop)]
+    assert outputs[-1].body["finish_reason"] == "stop"
+    assert outputs[-1].body["completion_tokens"] < 100
+
+
+@pytest.fixture
+def ending_model(tmp_path: Path, engine: TextEngine) -> tuple[Path, int]:
+    """A model that greedily ends its text after the prompt `end`, and the position of that token, at least 10."""
+    _, ids = in_one_process(engine, engine._loaded.tokenizer.encode("end"), 60, temp=0.0)
+    position = next(i for i in range(10, 60) if ids[i] not in ids[:i])
+    return make_tiny_model(tmp_path / "ending", eos_token_id=ids[position]), position
+
+
+def test_an_end_of_text_token_ends_and_is_never_text(ending_model: tuple[Path, int]) -> None:
+    folder, position = ending_model
+    engine = load(folder)
+    got = answer(engine, prompt="end", temperature=0.0, max_tokens=100)
+    text, _ = in_one_process(engine, engine._loaded.tokenizer.encode("end"), 100, temp=0.0)
+    assert got["text"] == text
+    assert (got["finish_reason"], got["completion_tokens"]) == ("stop", position + 1)
+    # What is held back because it could become a stop string is text after all.
+    assert answer(engine, prompt="end", temperature=0.0, max_tokens=100, stop=[text[-1] + "never"])["text"] == text
+
+
+def test_max_tokens_and_the_context(tmp_path: Path) -> None:
+    engine = load(make_tiny_model(tmp_path / "short", context_length=64))
+    assert engine.facts.context_length == 64
+    for asked, expected in ((None, 54), (20, 20), (54, 54), (1000, 54)):
+        got = answer(engine, prompt="x" * 10, max_tokens=asked)
+        assert (got["prompt_tokens"], got["completion_tokens"], got["finish_reason"]) == (10, expected, "length")
+    assert answer(engine, prompt="x" * 63)["completion_tokens"] == 1
+    for length in (64, 200):
+        with pytest.raises(RequestError, match=f"{length} tokens.*64") as raised:
+            add(engine, 1, prompt="x" * length)
+        assert raised.value.code == "context_length_exceeded"
+        # Of token ids that many are refused before anybody looks whether they are any.
+        with pytest.raises(RequestError, match=f"{length} tokens.*64") as raised:
+            add(engine, 1, prompt=[-1] * length)
+        assert (raised.value.code, raised.value.param) == ("context_length_exceeded", "prompt")
+    assert_empty(engine)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({}, "messages", "either"),
+        ({"messages": CHAT, "prompt": "x"}, "messages", "either"),
+        ({"messages": []}, "messages", "empty"),
+        ({"messages": ["hi"]}, "messages[0]", "object"),
+        ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content", "string or a list"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content", "no text part"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image"}]}], "images": [b"x"]},
+            "messages[0].content[0].image_url",
+            "takes no images",
+        ),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages", "unknown role wizard"),
+        ({"messages": CHAT, "chat_template_kwargs": {"tokenize": False}}, "chat_template_kwargs", "tokenize"),
+        ({"messages": CHAT, "chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs", "chat_template"),
+        ({"prompt": ""}, "prompt", "empty"),
+        ({"prompt": []}, "prompt", "empty"),
+        ({"prompt": [1, VOCABULARY]}, "prompt", r"prompt\[1\] is 259"),
+        ({"prompt": [-1]}, "prompt", r"prompt\[0\] is -1"),
+        ({"prompt": [True]}, "prompt", r"prompt\[0\] is True"),
+        ({"prompt": ["1"]}, "prompt", r"prompt\[0\] is '1'"),
+        ({"prompt": "x", "max_tokens": 0}, "max_tokens", "at least 1"),
+        ({"prompt": "x", "temperature": -0.1}, "temperature", "at least 0"),
+        ({"prompt": "x", "top_p": 0.0}, "top_p", "above 0"),
+        ({"prompt": "x", "top_p": 1.1}, "top_p", "above 0"),
+    ],
+)
+def test_bad_requests(engine: TextEngine, fields: dict[str, Any], param: str, message: str) -> None:
+    with pytest.raises(RequestError, match=message) as raised:
+        add(engine, 1, **fields)
+    assert (raised.value.code, raised.value.param) == ("invalid_request", param)
+    assert_empty(engine)
+
+
+def test_a_model_without_a_template_still_chats(tmp_path: Path) -> None:
+    engine = load(make_tiny_model(tmp_path / "plain", chat_template=None))
+    rendered = "ASSISTANT's RULE: be brief\nUSER: hi é\nASSISTANT:"
+    direct = answer(engine, prompt=rendered, temperature=0.0, max_tokens=9)
+    assert answer(engine, messages=CHAT, temperature=0.0, max_tokens=9) == direct
+
+
+def test_a_long_prompt_lets_others_go_on(tiny_model: Path) -> None:
+    """After each piece of it comes a token for who is there."""
+    engine = load(tiny_model, prefill_step_size=64)
+    always = {str(engine._loaded.tokenizer.encode("b")[-1]): 100.0}
+    first = add(engine, 1, prompt="x", logit_bias=always, temperature=0.0, max_tokens=500, stream=True)
+    for _ in range(5):
+        engine.step()
+    second = add(engine, 2, prompt="long" * 1000, temperature=0.0, max_tokens=1)
+    calls = forwards(engine)
+    outputs: list[Output] = []
+    while second in engine._uids:
+        outputs += engine.step()
+    pieces = [length for _, length in calls if length > 1]
+    assert sum(pieces) == 3999  # the last token is read with the first of the answer
+    assert max(pieces) == 64
+    assert calls[1::2] == [(1, 1)] * len(pieces)
+    assert text_of(outputs[:-1]) == "b" * (len(pieces) - 1)
+    assert outputs[-1].request_id == second
+    engine.cancel(first)
+
+
+@pytest.mark.parametrize(("most", "together"), [(2, 8), (3, 2), (40, 5)])
+@pytest.mark.parametrize("sliding_window", [None, 16], ids=["plain", "window"])
+def test_no_more_at_once_than_is_set(tmp_path: Path, most: int, together: int, sliding_window: int | None) -> None:
+    """Prompts that are read in one step, and such that stop before their last token."""
+    folder = make_tiny_model(tmp_path / "model", layers=2, sliding_window=sliding_window)
+    engine = load(folder, completion_batch_size=most, prefill_batch_size=together)
+    for number in range(50):
+        add(engine, number, prompt=f"{number:02} " + "many " * 8, temperature=0.0, max_tokens=30)
+    calls = forwards(engine)
+    steps(engine)
+    assert max(rows for rows, length in calls if length == 1) == most
+    assert max(rows for rows, length in calls if length > 1) == min(most, together)
+
+
+@pytest.mark.parametrize("steps_before", [0, 1, 2, 5, 30])
+def test_a_cancelled_request_is_gone_before_the_next_step(tiny_model: Path, steps_before: int) -> None:
+    """Queued, while its prompt is read in pieces, and while it decodes."""
+    engine = load(tiny_model, prefill_step_size=16, prefill_batch_size=1, completion_batch_size=2)
+    kept = {"prompt": "keep", "temperature": 0.0, "max_tokens": 80}
+    expected = answer(engine, **kept)["text"]
+    keep = add(engine, 1, **kept)
+    gone = [add(engine, number, prompt="y" * 60, max_tokens=500, stream=True) for number in (2, 3, 4)]
+    outputs = [output for _ in range(steps_before) for output in engine.step()]
+    for request_id in gone:
+        engine.cancel(request_id)
+        engine.cancel(request_id)
+    assert len(engine._generator) == 1
+    rest = steps(engine)
+    assert {output.request_id for output in rest} == {keep}
+    assert text_of([output for output in [*outputs, *rest] if output.request_id == keep]) == expected
+    assert_empty(engine)
+
+
+def test_one_end_per_request_under_random_joins_and_cancels(engine: TextEngine) -> None:
+    generator = random.Random(11)
+    live: set[bytes] = set()
+    ends: dict[bytes, int] = {}
+    cancelled: set[bytes] = set()
+    for number in range(150):
+        text, limit = "r" * generator.randint(1, 80), generator.randint(1, 30)
+        stop = generator.choice([[], ["a"], ["\x0f"]])
+        live.add(add(engine, number, prompt=text, max_tokens=limit, stream=generator.random() < 0.5, stop=stop))
+        for request_id in generator.sample(sorted(live), k=min(len(live), generator.choice((0, 0, 1, 2)))):
+            engine.cancel(request_id)
+            cancelled.add(request_id)
+            live.remove(request_id)
+        for output in engine.step() if number < 149 else steps(engine):
+            assert output.request_id in live
+            if output.kind != PARTIAL:
+                ends[output.request_id] = output.kind
+                live.remove(output.request_id)
+    assert not live
+    assert len(ends) + len(cancelled) == 150
+    assert set(ends.values()) == {FINAL}
+    assert_empty(engine)
+
+
+def test_a_request_that_fails_in_a_step_fails_alone(tmp_path: Path) -> None:
+    """A tokenizer that lacks a token the model produces: a fault that no check at loading finds."""
+    folder = make_tiny_model(tmp_path / "hole")
+    whole = load(folder)
+    tokenizer = whole._loaded.tokenizer
+    good = {"prompt": "good", "temperature": 0.0, "max_tokens": 12}
+    expected = answer(whole, **good)["text"]
+    _, used = in_one_process(whole, tokenizer.encode("good"), 12, temp=0.0)
+    bad, missing = _prompt_with_a_token_of_its_own(whole, {*used, *tokenizer.encode("good")})
+    content = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = content["model"]["vocab"]
+    del vocabulary[next(piece for piece, token in vocabulary.items() if token == missing)]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    of_good, of_bad = run(load(folder), [good, {"prompt": bad, "temperature": 0.0, "max_tokens": 12}])
+    assert text_of(of_good) == expected
+    assert of_bad[-1].kind == ERROR
+    assert of_bad[-1].body["code"] == "internal_error"
+
+
+def _prompt_with_a_token_of_its_own(engine: TextEngine, taken: set[int]) -> tuple[list[int], int]:
+    for first in range(256):
+        _, ids = in_one_process(engine, [first], 12, temp=0.0)
+        if own := set(ids) - taken - {first}:
+            return [first], own.pop()
+    raise AssertionError("no prompt leads to a token of its own")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prefil_step_size": 1}, "'prefil_step_size' is unknown"),
+        ({"prefill_step_size": 0}, "whole number of at least 1"),
+        ({"completion_batch_size": "8"}, "whole number of at least 1"),
+        ({"completion_batch_size": True}, "whole number of at least 1"),
+        ({"prompt_cache_tokens": -1}, "whole number of at least 0"),
+        ({"context_length": 1.5}, "whole number of at least 0"),
+        ({"adapter_path": 3}, "path of a folder"),
+        ({"adapter_path": "/nowhere"}, "adapter_path nowhere: .* missing"),
+        ({"chat_template": 3}, "a chat template or the path"),
+        ({"chat_template": "/nowhere/a.jinja"}, "^chat_template a.jinja: missing"),
+    ],
+)
+def test_bad_options(tiny_model: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(tiny_model, **options)
+
+
+def test_another_chat_template(tiny_model: Path, engine: TextEngine, tmp_path: Path) -> None:
+    template = "{% for message in messages %}<{{ message['content'] }}>{% endfor %}"
+    (tmp_path / "mine.jinja").write_text(template)
+    direct = answer(engine, prompt="<be brief><hi é>", temperature=0.0, max_tokens=20)
+    for given in (template, str(tmp_path / "mine.jinja")):
+        changed = load(tiny_model, chat_template=given)
+        assert answer(changed, messages=CHAT, temperature=0.0, max_tokens=20) == direct
+    # A folder's own template may lie in a file of its own.
+    folder = make_tiny_model(tmp_path / "other", chat_template=None)
+    (folder / "chat_template.jinja").write_text("another")
+    rendered = load(folder, chat_template=template)._loaded.tokenizer.apply_chat_template(CHAT, tokenize=False)
+    assert rendered == "<be brief><hi é>"
+
+
+def test_a_setting_decides_about_the_context(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path / "short", context_length=64)
+    assert [load(folder, context_length=length).facts.context_length for length in (0, 32, 100)] == [64, 32, 100]
+    # Which config.json may name without what YaRN makes of it.
+    got = answer(load(folder, context_length=100), prompt="x" * 80, temperature=0.0)
+    assert (got["prompt_tokens"], got["completion_tokens"]) == (80, 20)
+    with pytest.raises(RequestError, match=r"40 tokens.*32"):
+        add(load(folder, context_length=32), 1, prompt="x" * 40)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path, tiny_model: Path) -> Path:
+    """A LoRA adapter with random weights."""
+    model, *_ = mlx_lm.load(str(tiny_model))
+    config: dict[str, Any] = {"num_layers": 1, "lora_parameters": {"rank": 4, "scale": 20.0, "dropout": 0.0}}
+    linear_to_lora_layers(model, config["num_layers"], config["lora_parameters"])
+    parameters: Any = tree_flatten(model.parameters())
+    weights = {
+        name: mx.random.normal(weight.shape, key=mx.random.key(number))
+        for number, (name, weight) in enumerate(parameters)
+        if "lora_" in name
+    }
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    mx.save_safetensors(str(folder / "adapters.safetensors"), weights)
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_an_adapter_changes_the_model_as_in_mlx_lm(tiny_model: Path, engine: TextEngine, adapter: Path) -> None:
+    model, tokenizer, *_ = mlx_lm.load(str(tiny_model), adapter_path=str(adapter))
+    prompt = tokenizer.encode("tuned")
+    steps_ = stream_generate(model, tokenizer, prompt, max_tokens=60, sampler=make_sampler(temp=0.0))
+    expected = "".join(step.text for step in steps_)
+    fields: dict[str, Any] = {"prompt": prompt, "temperature": 0.0, "max_tokens": 60}
+    assert answer(load(tiny_model, adapter_path=str(adapter)), **fields)["text"] == expected
+    assert answer(engine, **fields)["text"] != expected
+
+
+def test_a_hundred_cancels_at_random_moments_leave_nothing(tiny_model: Path) -> None:
+    engine = load(tiny_model, prefill_step_size=32, prompt_cache_tokens=2000)
+    generator = random.Random(5)
+    for number in range(100):
+        kind: dict[str, Any] = generator.choice(
+            [{}, {"seed": 1}, {"logprobs": 2}, {"repetition_penalty": 1.2}, {"grammar": "start: /[ab]{9,}/"}]
+        )
+        request_id = add(engine, number, prompt="c" * generator.randint(1, 150), max_tokens=100, **kind)
+        add(engine, 1000 + number, prompt="short", max_tokens=generator.randint(1, 9))
+        for _ in range(generator.randint(0, 8)):
+            engine.step()
+        engine.cancel(request_id)
+    steps(engine)
+    assert_empty(engine)
+
+
+@pytest.mark.slow
+def test_two_thousand_short_requests_leave_no_memory_behind(tiny_model: Path) -> None:
+    engine = load(tiny_model, prompt_cache_tokens=4000)
+
+    def requests(count: int) -> tuple[int, int]:
+        for begin in range(0, count, 40):
+            for number in range(begin, begin + 40):
+                add(engine, number, prompt=f"{number} short", max_tokens=2, stop=["zz"])
+            steps(engine)
+        return engine.memory().active_bytes, psutil.Process().memory_info().rss
+
+    active, resident = requests(400)
+    active_after, resident_after = requests(2000)
+    # The batch lets go of its last buffers at the next request.
+    assert active_after <= active + 1_000_000
+    assert resident_after <= resident + 30_000_000
+
+
+def test_facts_and_memory(engine: TextEngine) -> None:
+    assert engine.facts.weights_bytes > 90_000
+    assert engine.facts.context_length == 8192
+    assert engine.memory().active_bytes >= engine.facts.weights_bytes
+    assert engine.memory().peak_bytes >= engine.memory().active_bytes
+
+
+def test_what_requests_took_is_given_back(tiny_model: Path) -> None:
+    engine = load(tiny_model, prompt_cache_tokens=0)
+
+    def round_of_requests() -> None:
+        ids = [add(engine, number, prompt="m" * 50, max_tokens=20) for number in range(20)]
+        engine.step()
+        for request_id in ids[::2]:
+            engine.cancel(request_id)
+        steps(engine)
+
+    round_of_requests()
+    before = engine.memory().active_bytes
+    for _ in range(5):
+        round_of_requests()
+    assert engine.memory().active_bytes <= before + 10_000

@@ -1,0 +1,574 @@
+"""The vision engine in this process, on tiny models with real weights. Against mlx-vlm: test_vision_golden.py."""
+
+import io
+import json
+import random
+import struct
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+from PIL import Image
+from transformers import AutoTokenizer
+
+from broker.protocol import ERROR, FINAL, Generate
+from tests.tiny_models import make_tiny_model
+from tests.tiny_vision import CHAT_TEMPLATE, LARGEST_PIXELS, make_tiny_vision, picture
+from tests.worker import engine_runs
+from tests.worker.engine_runs import add, answer, joined, run, steps
+from tests.worker.vision.vision_runs import (
+    IMAGE,
+    MIXED,
+    ONE,
+    TEXT_ONLY,
+    THREE,
+    TWO_TURNS,
+    assert_nothing_left,
+    in_company,
+    load,
+    rounded,
+    text,
+    user,
+)
+from worker.engine import RequestError
+from worker.vision.engine import VisionEngine
+from worker.vision.model import _marks, no_foreign_code
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_vision(tmp_path_factory.mktemp("vision") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> VisionEngine:
+    return load(folder)
+
+
+def test_an_image_counts_and_so_does_its_place(engine: VisionEngine) -> None:
+    def said(**fields: Any) -> str:
+        return str(answer(engine, temperature=0.0, max_tokens=30, **fields)["text"])
+
+    words = user(text("what is "), text("?"))
+    answers = {
+        said(**ONE),
+        said(messages=ONE["messages"], images=[picture(9)]),
+        said(messages=[words]),
+        said(messages=[user(IMAGE, text("what is ?"))], images=ONE["images"]),
+        said(messages=THREE["messages"], images=THREE["images"]),
+        said(messages=THREE["messages"], images=THREE["images"][::-1]),
+    }
+    assert len(answers) == 6
+    assert (
+        answer(engine, **ONE, max_tokens=1)["prompt_tokens"]
+        == answer(engine, messages=[words], max_tokens=1)["prompt_tokens"] + 4 + 2
+    )
+
+
+def test_a_prompt_of_text_or_tokens(engine: VisionEngine, folder: Path) -> None:
+    got = answer(engine, prompt="once upon", temperature=0.0, max_tokens=20)
+    tokens = engine._model.tokenizer.encode("once upon")
+    assert answer(engine, prompt=tokens, temperature=0.0, max_tokens=20) == got
+    rendered = "[system] be brief[user] hi é[assistant] "
+    direct = answer(engine, prompt=rendered, temperature=0.0, max_tokens=20)
+    assert answer(engine, **TEXT_ONLY, temperature=0.0, max_tokens=20) == direct
+
+
+# ---- in company ---------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_of_mixed_requests_says_what_each_says_alone(engine: VisionEngine) -> None:
+    alone = [run(engine, [fields])[0] for fields in MIXED]
+    together = run(engine, MIXED)
+    for one, other in zip(alone, together, strict=True):
+        assert [(o.kind, rounded(o.body)) for o in one] == [(o.kind, rounded(o.body)) for o in other]
+    assert_nothing_left(engine)
+
+
+def test_company_that_comes_and_goes_changes_nothing(engine: VisionEngine) -> None:
+    """The same again while others, with images and without, join and are cancelled at every step."""
+    alone = [rounded(joined(run(engine, [fields])[0])) for fields in MIXED]
+    assert [rounded(body) for body in in_company(engine, MIXED)] == alone
+
+
+def test_seeds(engine: VisionEngine) -> None:
+    def said(**fields: Any) -> str:
+        return str(answer(engine, **ONE, max_tokens=40, **fields)["text"])
+
+    assert said(seed=7) == said(seed=7)
+    assert said(seed=7) != said(seed=8)
+    assert said() != said()
+    assert said(temperature=0.0) == said(temperature=0.0, seed=1) == said(temperature=1e-9)
+
+
+def test_stop_strings_and_streams(engine: VisionEngine) -> None:
+    full = str(answer(engine, **ONE, temperature=0.0, max_tokens=100)["text"])
+    stop = next(full[i : i + 3] for i in range(20, 90) if "\ufffd" not in full[i : i + 3])
+    fields = {**ONE, "temperature": 0.0, "max_tokens": 100, "stop": [stop]}
+    whole, streamed = run(engine, [fields, {**fields, "stream": True}])
+    assert joined(streamed) == joined(whole)
+    assert joined(whole)["text"] == full[: full.index(stop)]
+    assert joined(whole)["finish_reason"] == "stop"
+    assert len(streamed) > 5
+    assert_nothing_left(engine)
+
+
+def test_an_answer_that_must_be_json(engine: VisionEngine) -> None:
+    ok = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    schema = {**ok, "additionalProperties": False}
+    got = answer(engine, **ONE, json_schema=schema, seed=3, max_tokens=100)
+    assert json.loads(got["text"]) in ({"ok": True}, {"ok": False})
+    assert got["finish_reason"] == "stop"
+
+
+def test_a_required_call(engine: VisionEngine) -> None:
+    parameters = {
+        "type": "object",
+        "properties": {"n": {"enum": [1, 2]}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    tools = [{"type": "function", "function": {"name": "count", "parameters": parameters}}]
+    asked: dict[str, Any] = {"tools": tools, "required_tools": ["count"], "one_call": True}
+    got = answer(engine, **ONE, **asked, seed=3, max_tokens=200)
+    assert [(call["name"], json.loads(call["arguments"])["n"] in (1, 2)) for call in got["tool_calls"]] == [
+        ("count", True)
+    ]
+    assert got["finish_reason"] == "tool_calls"
+
+
+# ---- what clients get wrong ---------------------------------------------------------------------------------------
+
+
+def failure(engine: VisionEngine, **fields: Any) -> dict[str, Any]:
+    """How the request ends: refused at once, or by the step that comes to its fault."""
+    try:
+        request_id = add(engine, 1, **fields)
+    except RequestError as error:
+        return {"code": error.code, "param": error.param, "message": str(error)}
+    (output,) = steps(engine)
+    assert (output.request_id, output.kind) == (request_id, ERROR)
+    assert_nothing_left(engine)
+    return output.body
+
+
+def bomb(width: int, height: int) -> bytes:
+    """The head of a PNG that claims so many pixels, and hardly more."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(b"")
+    chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (chunk, data)]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def bitmap() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "BMP")
+    return file.getvalue()
+
+
+BROKEN = {
+    "nothing": (b"", "formats are PNG"),
+    "no image": (b"<svg/>" * 20, "formats are PNG"),
+    "another format": (bitmap(), "formats are PNG"),
+    "cut off": (picture(1, width=64, height=64)[:100], "no image that can be decoded"),
+    "half a JPEG": (picture(1, width=64, height=64, format_="JPEG")[:-300], "no image that can be decoded"),
+    "bad data": (picture(1)[:60] + b"\0" * 40, "no image that can be decoded"),
+    "a bomb": (bomb(20_000, 20_000), "too many pixels"),
+    "a small bomb": (bomb(10_000, 10_000), "too many pixels"),
+    "a line": (picture(1, width=4000, height=2), "aspect ratio"),
+}
+
+
+@pytest.mark.parametrize(("data", "message"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_image_is_named_and_disturbs_nobody(engine: VisionEngine, data: bytes, message: str) -> None:
+    fields: dict[str, Any] = {**TWO_TURNS, "temperature": 0.0, "max_tokens": 30}
+    expected = answer(engine, **fields)
+    neighbour = add(engine, 7, **fields)
+    first = engine.step()
+    broken = {"messages": [TEXT_ONLY["messages"][0], user(text("a"), IMAGE, IMAGE)], "images": [picture(1), data]}
+    try:
+        bad = add(engine, 8, **broken)
+    except RequestError as error:
+        code, param, said = error.code, error.param or "", str(error)
+        outputs = steps(engine)
+    else:
+        outputs = steps(engine)
+        (end,) = (output for output in outputs if output.request_id == bad)
+        assert end.kind == ERROR
+        code, param, said = end.body["code"], end.body["param"], end.body["message"]
+    assert (code, param) == ("invalid_request", "messages[1].content[2].image_url")
+    assert param in said
+    assert message in said
+    assert joined([o for o in first + outputs if o.request_id == neighbour]) == {**expected, "cached_tokens": 0}
+
+
+def test_all_images_of_a_request_together_have_a_limit(engine: VisionEngine) -> None:
+    images = [bomb(9000, 9000), bomb(3000, 3000)]
+    got = failure(engine, messages=[user(IMAGE, IMAGE)], images=images)
+    assert got["param"] == "messages[0].content[1].image_url"
+    assert "more than" in got["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({}, "messages", "either"),
+        ({**ONE, "prompt": "x"}, "messages", "either"),
+        ({"messages": []}, "messages", "empty"),
+        ({"messages": ONE["messages"]}, "messages", "1 images, 0 came"),
+        ({"messages": TEXT_ONLY["messages"], "images": ONE["images"]}, "messages", "0 images, 1 came"),
+        ({"prompt": "x", "images": ONE["images"]}, "messages", "images belong in messages"),
+        ({"messages": [user({"type": "audio"})]}, "messages[0].content", "no text part"),
+        ({"messages": [user(IMAGE, {"type": "audio"})]}, "messages[0].content[1]", "no text part"),
+        (
+            {"messages": [{"role": "system", "content": [IMAGE]}], "images": ONE["images"]},
+            "messages[0].content[0].image_url",
+            "role user",
+        ),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages", "unknown role wizard"),
+        ({**ONE, "chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs", "tokenize"),
+        ({**ONE, "max_tokens": 0}, "max_tokens", "at least 1"),
+        ({**ONE, "temperature": -1.0}, "temperature", "at least 0"),
+        ({**ONE, "grammar": "start: ("}, "grammar", "grammar"),
+        # Its processor takes this for a picture too.
+        ({"messages": [user(IMAGE, text("<|placeholder|>"))], "images": ONE["images"]}, "messages", "cannot read"),
+    ],
+)
+def test_bad_requests(engine: VisionEngine, fields: dict[str, Any], param: str, message: str) -> None:
+    got = failure(engine, **fields)
+    assert (got["code"], got["param"]) == ("invalid_request", param)
+    assert message in got["message"]
+
+
+VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": [user(text("a <|image_pad|>"), IMAGE)]}, "messages[0].content[0].text"),
+        ({"messages": [user(IMAGE, text("a"), text(VIDEO))]}, "messages[0].content[2].text"),
+        ({"messages": [user(IMAGE), {"role": "assistant", "content": VIDEO}]}, "messages[1].content"),
+        ({"messages": [user(IMAGE)], "chat_template_kwargs": {"suffix": VIDEO}}, "chat_template_kwargs.suffix"),
+        (
+            {
+                "messages": [user(IMAGE)],
+                "tools": [{"type": "function", "function": {"name": "f", "description": VIDEO}}],
+            },
+            "tools[0].function.description",
+        ),
+    ],
+)
+def test_marks_for_pictures_in_what_the_client_says(engine: VisionEngine, fields: dict[str, Any], param: str) -> None:
+    got = failure(engine, images=ONE["images"], **fields)
+    assert (got["code"], got["param"]) == ("invalid_request", param)
+    assert "takes for one" in got["message"]
+    # Where there is no image, they are words.
+    assert answer(engine, messages=[user(text(VIDEO))], max_tokens=2)["completion_tokens"] == 2
+
+
+def test_marks_are_those_of_the_processor_and_of_the_tokenizer() -> None:
+    tokenizer = SimpleNamespace(get_added_vocab=lambda: {"<s>": 0, "[IMG]": 1, "<|Vision_start|>": 2})
+    processor = SimpleNamespace(image_token="<pic>")  # noqa: S106 # no password
+    assert _marks(processor, tokenizer) == {"<pic>", "[IMG]", "<|Vision_start|>"}
+
+
+def test_the_context_counts_images_too(tmp_path: Path) -> None:
+    engine = load(make_tiny_vision(tmp_path / "short", context_length=64))
+    got = answer(engine, messages=[user(IMAGE)], images=[picture(1, width=32)], temperature=0.0)
+    assert got["prompt_tokens"] + got["completion_tokens"] == 64
+    # 32 by 32 pixels are 16 tokens: three of them and the text around are too long, as are four alone.
+    for count, size in ((3, 73), (4, 64)):
+        too_long = failure(engine, messages=[user(*[IMAGE] * count)], images=[picture(1, width=32, height=32)] * count)
+        assert too_long["code"] == "context_length_exceeded"
+        assert f"{size} tokens" in too_long["message"]
+        assert "64 tokens" in too_long["message"]
+    assert failure(engine, prompt="x" * 64)["code"] == "context_length_exceeded"
+
+
+def test_a_setting_decides_about_the_context(tmp_path: Path) -> None:
+    folder = make_tiny_vision(tmp_path / "short", context_length=64)
+    assert [load(folder, context_length=length).facts.context_length for length in (0, 32, 100)] == [64, 32, 100]
+
+
+@pytest.mark.parametrize(
+    ("format_", "mode"),
+    [
+        *(("PNG", mode) for mode in ("RGB", "RGBA", "L", "LA", "P", "1", "I;16")),
+        *(("JPEG", mode) for mode in ("RGB", "L", "CMYK")),
+        *(("WEBP", mode) for mode in ("RGB", "RGBA")),
+        *(("GIF", mode) for mode in ("RGB", "P", "L")),
+    ],
+)
+def test_formats_and_modes(engine: VisionEngine, format_: str, mode: str) -> None:
+    data = picture(1, format_=format_, mode=mode)
+    assert answer(engine, messages=[user(IMAGE)], images=[data], max_tokens=2)["completion_tokens"] == 2
+
+
+def test_a_large_image_is_scaled_down_as_the_model_wants_it(engine: VisionEngine, folder: Path) -> None:
+    def tokens(engine: VisionEngine, data: bytes) -> int:
+        return int(answer(engine, messages=[user(IMAGE)], images=[data], max_tokens=1)["prompt_tokens"])
+
+    around = tokens(engine, picture(1)) - 4
+    assert tokens(engine, picture(1, width=600, height=400)) - around <= LARGEST_PIXELS // 64
+    # Or as the settings have it.
+    small = load(folder, max_image_pixels=1024)
+    for data in (picture(1, width=64, height=64), picture(1, width=300, height=300, format_="JPEG")):
+        assert tokens(small, data) - around == 16
+
+
+def test_a_picture_is_upright(engine: VisionEngine) -> None:
+    flat = Image.open(io.BytesIO(picture(1, width=32, height=16)))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned
+    turned, upright = io.BytesIO(), io.BytesIO()
+    flat.save(turned, "PNG", exif=exif)
+    flat.transpose(Image.Transpose.ROTATE_270).save(upright, "PNG")
+    fields: dict[str, Any] = {"messages": [user(IMAGE)], "temperature": 0.0, "max_tokens": 20}
+    expected = answer(engine, **fields, images=[upright.getvalue()])
+    assert answer(engine, **fields, images=[turned.getvalue()]) == expected
+
+
+# ---- comings and goings -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps_before", [0, 1, 2, 3, 5, 9, 30])
+def test_a_cancelled_request_is_gone_before_the_next_step(folder: Path, steps_before: int) -> None:
+    """Waiting, between two of its images, while its prompt is read in pieces, and while it decodes."""
+    engine = load(folder, prefill_step_size=8)
+    kept: dict[str, Any] = {**ONE, "temperature": 0.0, "max_tokens": 60}
+    expected = answer(engine, **kept)["text"]
+    gone = add(engine, 2, **THREE, max_tokens=500, stream=True)
+    keep = add(engine, 1, **kept)
+    outputs = [output for _ in range(steps_before) for output in engine.step()]
+    engine.cancel(gone)
+    engine.cancel(gone)
+    rest = steps(engine)
+    assert {output.request_id for output in rest} == {keep}
+    assert joined([output for output in [*outputs, *rest] if output.request_id == keep])["text"] == expected
+    assert_nothing_left(engine)
+
+
+def test_a_hundred_cancels_at_random_moments_leave_nothing(folder: Path) -> None:
+    engine = load(folder, prefill_step_size=16)
+    generator = random.Random(5)
+    for number in range(100):
+        kind: dict[str, Any] = generator.choice([{}, {"seed": 1}, {"logprobs": 2}, {"repetition_penalty": 1.2}])
+        fields: dict[str, Any] = generator.choice([ONE, THREE, TWO_TURNS, TEXT_ONLY])
+        request_id = add(engine, number, **fields, max_tokens=100, **kind)
+        add(engine, 1000 + number, **generator.choice([ONE, TEXT_ONLY]), max_tokens=generator.randint(1, 5))
+        for _ in range(generator.randint(0, 8)):
+            engine.step()
+        engine.cancel(request_id)
+    steps(engine)
+    assert_nothing_left(engine)
+
+
+def test_more_requests_than_places(folder: Path) -> None:
+    engine = load(folder, completion_batch_size=2)
+    fields: list[dict[str, Any]] = [{**ONE, "seed": n, "max_tokens": 5 + n, "stream": n % 2 == 0} for n in range(6)]
+    ends = [of_one[-1] for of_one in run(engine, fields)]
+    assert [(end.kind, end.body["completion_tokens"]) for end in ends] == [(FINAL, 5 + n) for n in range(6)]
+    assert_nothing_left(engine)
+
+
+def test_prompts_are_read_in_turn_and_not_the_short_ones_first(folder: Path) -> None:
+    engine = load(folder, prefill_step_size=8)
+    ids = [add(engine, n, **fields, max_tokens=1) for n, fields in enumerate([THREE, {"prompt": "p" * 40}, ONE])]
+    assert [output.request_id for output in steps(engine)] == ids
+
+
+def test_a_family_that_must_read_a_prompt_as_a_whole(folder: Path) -> None:
+    """As PaliGemma, whose prompts see themselves from both ends."""
+    engine = load(folder, prefill_step_size=8)
+
+    def steps_to_the_end() -> int:
+        add(engine, 1, prompt="p" * 40, max_tokens=1)
+        for step in range(1, 100):
+            if engine.step():
+                return step
+        raise AssertionError("it does not come to an end")
+
+    assert steps_to_the_end() > 5
+    engine._model._model.no_chunked_prefill = True
+    assert steps_to_the_end() <= 2
+    engine._model._model.no_chunked_prefill = False
+    assert steps_to_the_end() > 5
+
+
+def test_while_images_are_read_the_others_go_on(engine: VisionEngine) -> None:
+    """Each step gives a token to those that decode, whatever waits."""
+    add(engine, 1, prompt="busy", max_tokens=200)
+    while not engine._generator._generation_batch:
+        engine.step()
+    (busy,) = engine._live.values()
+    add(engine, 2, **THREE, max_tokens=1)
+    while engine._waiting:
+        before = busy.sequence._completion_tokens
+        engine.step()
+        assert busy.sequence._completion_tokens == before + 1
+    steps(engine)
+
+
+def test_what_requests_took_is_given_back(folder: Path) -> None:
+    engine = load(folder)
+
+    def round_of_requests() -> None:
+        ids = [add(engine, number, **THREE, max_tokens=10) for number in range(8)]
+        for _ in range(9):
+            engine.step()
+        for request_id in ids[::2]:
+            engine.cancel(request_id)
+        steps(engine)
+
+    round_of_requests()
+    before = engine.memory().active_bytes
+    for _ in range(3):
+        round_of_requests()
+    assert engine.memory().active_bytes <= before + 10_000
+    assert engine.memory().peak_bytes >= before >= engine.facts.weights_bytes > 90_000
+    assert engine.facts.context_length == 8192
+
+
+def assert_memory_returns(folder: Path, warm: int, count: int) -> None:
+    """Short requests with images and without, some of them cancelled: memory is as before."""
+    engine = load(folder)
+
+    def serve(count: int) -> tuple[int, int]:
+        for begin in range(0, count, 20):
+            ids = [add(engine, n, **(TEXT_ONLY if n % 4 == 0 else ONE), max_tokens=2) for n in range(begin, begin + 20)]
+            engine.step()
+            engine.cancel(ids[begin % 20])
+            steps(engine)
+        assert_nothing_left(engine)
+        return engine.memory().active_bytes, psutil.Process().memory_info().rss
+
+    active, resident = serve(warm)
+    active_after, resident_after = serve(count)
+    assert active_after <= active + 100_000
+    assert resident_after <= resident + 30_000_000
+
+
+def test_two_hundred_short_requests_leave_no_memory_behind(folder: Path) -> None:
+    assert_memory_returns(folder, warm=100, count=200)
+
+
+@pytest.mark.slow
+def test_two_thousand_short_requests_leave_no_memory_behind(folder: Path) -> None:
+    assert_memory_returns(folder, warm=400, count=2000)
+
+
+THINKING = CHAT_TEMPLATE.replace("[assistant]{{ suffix or '' }} ", "[assistant]<think>")
+
+
+def test_a_model_that_thinks(tmp_path: Path) -> None:
+    folder = make_tiny_vision(tmp_path / "thinks", more_tokens=("<think>", "</think>"), chat_template=THINKING)
+    engine = load(folder)
+    end = engine._model.tokenizer.convert_tokens_to_ids("</think>")
+    fields: dict[str, Any] = {**ONE, "seed": 3, "max_tokens": 100}
+    got = answer(engine, **fields, logit_bias={str(end): 8.0}, logprobs=0)
+    tokens = [bytes(entry["bytes"]) for entry in got["logprobs"]]
+    first = tokens.index(b"</think>")
+    assert 0 < first < 99
+    assert got["reasoning"] == b"".join(tokens[:first]).decode(errors="replace")
+    assert "</think>" not in got["reasoning"]
+    # Thoughts are free, what follows them is bound.
+    bound = {"json_schema": {"type": "boolean"}, "logit_bias": {str(end): 8.0}}
+    got = answer(engine, **fields, **bound)
+    assert got["reasoning"]
+    assert json.loads(got["text"]) in (True, False)
+    assert got["finish_reason"] == "stop"
+    # Without an image as well, and where the template does not begin a thought there is none.
+    assert answer(engine, **TEXT_ONLY, seed=3, max_tokens=10)["reasoning"]
+    calm = load(make_tiny_vision(tmp_path / "calm", more_tokens=("<think>", "</think>")))
+    assert "reasoning" not in answer(calm, **fields)
+
+
+# ---- loading ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prefil_step_size": 1}, "'prefil_step_size' is unknown"),
+        ({"max_image_pixels": 0}, "whole number of at least 1"),
+        ({"completion_batch_size": "8"}, "whole number of at least 1"),
+        ({"context_length": -1}, "whole number of at least 0"),
+    ],
+)
+def test_bad_options(folder: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(folder, **options)
+
+
+def test_folders_that_cannot_be_loaded(tmp_path: Path) -> None:
+    def broken(name: str, **config: Any) -> Path:
+        made = make_tiny_vision(tmp_path / name)
+        content = {**json.loads((made / "config.json").read_text()), **config}
+        (made / "config.json").write_text(json.dumps(content))
+        return made
+
+    with pytest.raises(ValueError, match="no such model folder"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"config.json: names a model_file, and code .* never run"):
+        load(broken("code", model_file="model.py"))
+    with pytest.raises(ValueError, match=r"config.json: .*zork"):
+        load(broken("strange", model_type="zork"))
+    with pytest.raises(ValueError, match=r"config.json: granite4_vision cannot be read in a batch"):
+        load(broken("alone", model_type="granite4_vision"))
+    with pytest.raises(ValueError, match=r"^config.json: text_config is no object"):
+        load(broken("listed", text_config=[1]))
+    weightless = broken("weightless")
+    (weightless / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"safetensors"):
+        load(weightless)
+    speechless = broken("speechless")
+    (speechless / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match="tokenizer's files"):
+        load(speechless)
+
+
+def test_code_in_a_folder_is_never_run(tmp_path: Path) -> None:
+    """Also not when a processor asks for it, as some of mlx-vlm's do."""
+    folder = make_tiny_vision(tmp_path / "foreign")
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Mine: pass\n")
+    for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json"):
+        content = json.loads((folder / name).read_text())
+        content["auto_map"] = {"AutoTokenizer": [None, "code.Mine"], "AutoProcessor": "code.Mine"}
+        (folder / name).write_text(json.dumps(content))
+    with no_foreign_code(), pytest.raises(ValueError, match="comes with the model, which is never run"):
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    assert answer(load(folder), **ONE, max_tokens=2)["completion_tokens"] == 2
+    assert not (tmp_path / "ran").exists()
+
+
+def test_another_chat_template(folder: Path) -> None:
+    template = "{% for message in messages %}<{{ message['content'][0]['text'] }}>{% endfor %}"
+    engine = load(folder, chat_template=template)
+    messages = TEXT_ONLY["messages"]
+    assert engine._model.chat(Generate(messages=messages), messages) == ("<be brief><hi é>", [])
+
+
+def test_a_model_without_a_template_still_chats(tmp_path: Path) -> None:
+    folder = make_tiny_vision(tmp_path / "plain")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    assert settings.pop("chat_template") == CHAT_TEMPLATE
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    engine = load(folder)
+    assert answer(engine, **ONE, max_tokens=5)["completion_tokens"] == 5
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    assert failure(engine, **ONE, tools=tools)["param"] == "tools"
+
+
+def test_a_family_without_eyes(tmp_path: Path) -> None:
+    """Some text models only mlx-vlm has. Shown with one that both have: the same words from both."""
+    folder = make_tiny_model(tmp_path / "blind")
+    text_engine, engine = engine_runs.load(folder), load(folder)
+    chat = {"messages": [{"role": "user", "content": "hi"}]}
+    requests: list[dict[str, Any]] = [{"prompt": "once upon", "temperature": 0.0}, {**chat, "seed": 3, "logprobs": 1}]
+    for fields in requests:
+        assert answer(engine, **fields, max_tokens=30)["text"] == answer(text_engine, **fields, max_tokens=30)["text"]
+    assert failure(engine, **ONE)["param"] == "messages[0].content[1].image_url"

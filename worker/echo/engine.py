@@ -1,0 +1,103 @@
+"""An engine without a model: gives the prompt back, four characters to a token, one token per request and step.
+
+For tests, demos and benchmarks of everything around an engine. Must stay lean, because its speed is the ceiling of
+what they measure, and must never import mlx.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from broker.protocol import FINAL, PARTIAL, Assign, Generate, Output, unpack
+from worker.engine import MemoryFacts, ModelFacts, Report, RequestError
+from worker.generation.prompt import plain_messages
+
+_TOKEN_CHARACTERS = 4
+
+
+@dataclass(slots=True)
+class _Echo:
+    tokens: list[str]
+    stream: bool
+    max_tokens: int
+    finish_reason: str
+    sent: int = 0
+
+
+class EchoEngine:
+    """Engine for the type `echo`. Without max_tokens the prompt comes back once (`stop`); with it, exactly that many
+    tokens, from the beginning again if the prompt is shorter (`length`).
+
+    The option `delay_seconds` is the length of every step, 0 by default.
+    """
+
+    def __init__(self, assign: Assign, report: Report) -> None:
+        self._delay_seconds = float(assign.options.get("delay_seconds", 0))
+        self._live: dict[bytes, _Echo] = {}
+        report("weights", 1.0)
+
+    @property
+    def facts(self) -> ModelFacts:
+        return ModelFacts(weights_bytes=0)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._live)
+
+    def memory(self) -> MemoryFacts:
+        return MemoryFacts()
+
+    def add(self, request_id: bytes, payload: bytes) -> None:
+        request = unpack(Generate, payload)
+        text = echoed_text(request)
+        if not text:
+            raise RequestError("there is nothing to echo", param="messages")
+        if request.max_tokens is not None and request.max_tokens < 1:
+            raise RequestError(f"max_tokens is {request.max_tokens}, at least 1 is expected", param="max_tokens")
+        tokens = [text[i : i + _TOKEN_CHARACTERS] for i in range(0, len(text), _TOKEN_CHARACTERS)]
+        reason = "stop" if request.max_tokens is None else "length"
+        self._live[request_id] = _Echo(tokens, request.stream, request.max_tokens or len(tokens), reason)
+
+    def step(self) -> list[Output]:
+        if self._delay_seconds:
+            time.sleep(self._delay_seconds)
+        outputs = []
+        ended = []
+        for request_id, echo in self._live.items():
+            echo.sent += 1
+            if echo.sent == echo.max_tokens:
+                outputs.append(Output(request_id, FINAL, _final_body(echo)))
+                ended.append(request_id)
+            elif echo.stream:
+                outputs.append(Output(request_id, PARTIAL, {"text": _token(echo, echo.sent - 1)}))
+        for request_id in ended:
+            del self._live[request_id]
+        return outputs
+
+    def cancel(self, request_id: bytes) -> None:
+        self._live.pop(request_id, None)
+
+
+def echoed_text(request: Generate) -> str:
+    """What a request gets back: the text of its last user message, or its prompt. Raises RequestError."""
+    if request.messages is not None:
+        users = [m for m in plain_messages(request.messages) if m["role"] == "user"]
+        return str(users[-1]["content"]) if users else ""
+    if isinstance(request.prompt, str):
+        return request.prompt
+    return " ".join(str(token) for token in request.prompt or [])
+
+
+def _token(echo: _Echo, index: int) -> str:
+    return echo.tokens[index % len(echo.tokens)]
+
+
+def _final_body(echo: _Echo) -> dict[str, Any]:
+    first = echo.max_tokens - 1 if echo.stream else 0
+    return {
+        "text": "".join(_token(echo, index) for index in range(first, echo.max_tokens)),
+        "finish_reason": echo.finish_reason,
+        "prompt_tokens": len(echo.tokens),
+        "completion_tokens": echo.max_tokens,
+        "cached_tokens": 0,
+    }

@@ -1,0 +1,165 @@
+"""Loads a model that makes one vector of a text, or a score of a pair of texts, and runs it over a padded batch.
+
+mlx-vlm computes; this file reads what sentence-transformers wrote beside the weights (modules.json, the pooling, the
+longest text) and keeps to it. What it cannot keep to is a ValueError that names the file. Knows no requests.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx_vlm.embedding_loader import load_embedding_model
+from mlx_vlm.models.pooling import pool_by_config, read_pooling_config
+from mlx_vlm.reranker_loader import is_sequence_classifier_config, load_sequence_classification_model
+from transformers import AutoTokenizer
+
+from worker.engine import Report
+from worker.loading.model_folder import CONTEXT_KEYS, blame, first_int, read_weights, text_facts
+
+# Tokenizers without a limit say so by a huge number.
+_NO_LIMIT = 1 << 40
+
+# So many characters are read in 20 ms, whatever becomes of them: some tokenizers drop spaces or take a very long word
+# for one token.
+_READ_ANYWAY = 65_536
+
+# mlx-vlm computes these families as if the fields had these values.
+_FIXED_FAMILIES = ("bert", "xlm-roberta", "xlm_roberta")
+_FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute"}
+_MODERNBERT_THETAS = {"full_attention": 160_000.0, "sliding_attention": 10_000.0}
+
+
+@dataclass(slots=True, frozen=True)
+class Row:
+    """One input as the model reads it. types: 0 and 1 for the first and second text of a pair, where it tells them
+    apart."""
+
+    tokens: list[int]
+    types: list[int] | None = None
+
+
+class Encoder:
+    """A loaded model. size: of a vector, 1 for a reranker. context_length: tokens of an input, 0 if unknown;
+    most_characters: a text with more is too long unread, 0 if there is no telling; vocabulary: tokens, 0 if unknown."""
+
+    def __init__(self, folder: Path, report: Report) -> None:
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such model folder")
+        with blame(folder, "config.json"):
+            config = _read_config(folder)
+            facts = text_facts(config)
+        self.is_reranker = is_sequence_classifier_config(config)
+        with blame(folder, "modules.json"):
+            self._normalizes = _normalizes(folder)
+        with blame(folder, "*.safetensors or config.json"):
+            load = load_sequence_classification_model if self.is_reranker else load_embedding_model
+            self._model: Any = load(folder, lazy=True)
+        with blame(folder, "1_Pooling/config.json"):
+            self._pooling = read_pooling_config(folder)
+            self._model.pooling_config = self._pooling
+        with blame(folder, "tokenizer.json or tokenizer_config.json"):
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        report("tokenizer", 1.0)
+        with blame(folder, "*.safetensors"):
+            self.weights_bytes = read_weights(self._model, report)
+        self.vocabulary = first_int(facts, ("vocab_size",))
+        self._tells_texts_apart = first_int(facts, ("type_vocab_size",)) > 1
+        self._padding = first_int(facts, ("pad_token_id",)) or self._tokenizer.pad_token_id or 0
+        with blame(folder, "sentence_bert_config.json"):
+            self.context_length = _context_length(folder, facts, self._tokenizer)
+        longest_token = max(map(len, self._tokenizer.get_vocab()))
+        self.most_characters = max(self.context_length * longest_token, _READ_ANYWAY) if self.context_length else 0
+        with blame(folder, "1_Pooling/config.json or modules.json"):
+            self.size = self._probe()
+
+    def text(self, text: str) -> Row:
+        """A text with the special tokens that the model wants around it."""
+        return Row(list(self._tokenizer.encode(text)))
+
+    def query(self, text: str) -> Any:
+        """A query for any number of pairs."""
+        return self._bare(text)
+
+    def pair(self, query: Any, document: str) -> Row:
+        """A query and a document as a reranker reads them."""
+        encoded = self._tokenizer.backend_tokenizer.post_process(query, self._bare(document))
+        return Row(encoded.ids, encoded.type_ids if self._tells_texts_apart else None)
+
+    def _bare(self, text: str) -> Any:
+        tokenizer = self._tokenizer.backend_tokenizer
+        # Which files of sentence-transformers ask for.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer.encode(text, add_special_tokens=False)
+
+    def run(self, rows: list[Row]) -> mx.array:
+        """Vectors, or scores from 0 to 1, of all rows together: (rows, size), float32, computed."""
+        longest = max(len(row.tokens) for row in rows)
+        # Padding follows the text: so it changes no position, and causal models never see it.
+        padding = [[0] * (longest - len(row.tokens)) for row in rows]
+        mask = mx.array([[1] * len(row.tokens) + rest for row, rest in zip(rows, padding, strict=True)])
+        tokens = mx.array([row.tokens + [self._padding] * len(rest) for row, rest in zip(rows, padding, strict=True)])
+        types = {}
+        if rows[0].types is not None:
+            pairs = [(row.types or [0] * len(row.tokens)) + rest for row, rest in zip(rows, padding, strict=True)]
+            types = {"token_type_ids": mx.array(pairs)}
+        out = self._model(tokens, attention_mask=mask, **types)
+        if self.is_reranker:
+            result = mx.sigmoid(out.logits.astype(mx.float32))
+        elif self._normalizes:
+            result = out.text_embeds.astype(mx.float32)
+        else:
+            result = pool_by_config(out.last_hidden_state, mask, self._pooling).astype(mx.float32)
+        mx.eval(result)
+        return result
+
+    def _probe(self) -> int:
+        result = self.run([Row([0])])
+        if result.ndim != 2:
+            raise ValueError("the model makes several vectors of a text; only one is served")
+        return result.shape[1]
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    config = json.loads((folder / "config.json").read_bytes())
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ValueError("names no model_type")
+    if config["model_type"] in _FIXED_FAMILIES:
+        for name, value in _FIXED.items():
+            if config.get(name, value) != value:
+                raise ValueError(f"{name} is {config[name]!r}, only {value!r} can be computed")
+    if config["model_type"] == "modernbert" and "rope_parameters" in config:
+        # The newer form, which mlx-vlm does not read: it takes these for granted.
+        thetas = {name: rope.get("rope_theta") for name, rope in config["rope_parameters"].items()}
+        if thetas != _MODERNBERT_THETAS:
+            raise ValueError(f"rope_parameters have {thetas}, only {_MODERNBERT_THETAS} can be computed")
+    return config
+
+
+def _normalizes(folder: Path) -> bool:
+    """Whether vectors are scaled to length 1: as modules.json says; without it, as usual, they are."""
+    try:
+        modules = json.loads((folder / "modules.json").read_bytes())
+    except FileNotFoundError:
+        return True
+    kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
+    others = set(kinds) - {"Transformer", "Pooling", "Dense", "Normalize"}
+    if others:
+        raise ValueError(f"a module of type {min(others)} cannot be run")
+    if "Pooling" in kinds and not (folder / "1_Pooling" / "config.json").exists():
+        raise ValueError("names a pooling module, and 1_Pooling/config.json is missing")
+    return "Normalize" in kinds or "Pooling" not in kinds
+
+
+def _context_length(folder: Path, config: dict[str, Any], tokenizer: Any) -> int:
+    positions = first_int(config, CONTEXT_KEYS)
+    if positions and "roberta" in config["model_type"]:
+        positions -= config.get("pad_token_id", 1) + 1  # positions are counted from there
+    limit = tokenizer.model_max_length
+    lengths = [positions, limit if isinstance(limit, int) and limit < _NO_LIMIT else 0]
+    trained = folder / "sentence_bert_config.json"
+    if trained.exists():
+        lengths.append(first_int(json.loads(trained.read_bytes()), ("max_seq_length",)))
+    return min((length for length in lengths if length), default=0)

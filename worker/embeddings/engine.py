@@ -1,0 +1,244 @@
+"""Embeddings and reranking: inputs of all live requests, padded into batches that grow no larger than a setting.
+
+One step turns some texts into tokens and runs one batch. Requests take turns in both, input by input, so that a request
+with thousands of texts does not hold up one with a single text. The vectors of an input do not depend on what else is
+in its batch.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from broker.protocol import ERROR, FINAL, Assign, Embed, Failure, Output, ProtocolError, Rerank, T, to_map, unpack
+from worker.embeddings.encoder import Encoder, Row
+from worker.engine import MemoryFacts, ModelFacts, Report, RequestError
+from worker.generation.prompt import checked_ids
+from worker.options import read_options, whole_number
+
+log = logging.getLogger("worker")
+
+# Tokens of a batch, padding included: bounds the time of a step and the memory it takes. On a CPU large batches are no
+# faster, and a step of many seconds looks like one that hangs.
+_BATCH_TOKENS = 8192 if mx.metal.is_available() else 512
+
+# Characters that a step turns into tokens: about 15 ms. A text with more is a step of its own.
+_STEP_CHARACTERS = 32_768
+
+# What freed arrays may keep: batches differ in shape, and a cache without a bound would hold all the shapes there are.
+_CACHE_BYTES = 256 * 2**20
+
+
+@dataclass(slots=True, frozen=True)
+class EmbeddingOptions:
+    """Tokens of one step, padding included."""
+
+    batch_tokens: int = whole_number(_BATCH_TOKENS)
+
+
+@dataclass(slots=True)
+class _Work:
+    """One request. sizes: of its inputs, in characters or tokens; read: makes a row of the input with this number;
+    waiting: numbers of the rows still to be run, the shortest first, none before all are read; results: by number of
+    the row."""
+
+    request_id: bytes
+    sizes: list[int]
+    read: Callable[[int], Row]
+    dimensions: int | None = None
+    rows: list[Row] = field(default_factory=list)
+    waiting: list[int] = field(default_factory=list)
+    results: dict[int, mx.array] = field(default_factory=dict)
+
+    @property
+    def is_read(self) -> bool:
+        return len(self.rows) == len(self.sizes)
+
+    def read_next(self) -> int:
+        """The size of what was read. Raises RequestError."""
+        number = len(self.rows)
+        self.rows.append(self.read(number))
+        if self.is_read:
+            # Neighbours of a batch are about as long as each other: little padding.
+            self.waiting = sorted(range(len(self.rows)), key=lambda number: len(self.rows[number].tokens))
+        return self.sizes[number]
+
+
+class EmbeddingEngine:
+    """Engine for `embeddings` models, cross-encoders included. Mutable state: `_works`, the requests by id."""
+
+    def __init__(self, assign: Assign, report: Report) -> None:
+        self._batch_tokens = read_options(EmbeddingOptions, assign.options, "embedding").batch_tokens
+        mx.set_cache_limit(_CACHE_BYTES)
+        self._encoder = Encoder(Path(assign.path), report)
+        self._works: dict[bytes, _Work] = {}
+
+    @property
+    def facts(self) -> ModelFacts:
+        return ModelFacts(self._encoder.weights_bytes, self._encoder.context_length)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._works)
+
+    def memory(self) -> MemoryFacts:
+        return MemoryFacts(mx.get_active_memory(), mx.get_cache_memory(), mx.get_peak_memory())
+
+    def add(self, request_id: bytes, payload: bytes) -> None:
+        if self._encoder.is_reranker:
+            rerank = _expect(Rerank, payload, "this model scores pairs of texts: use /v1/rerank")
+            work = self._pairs(request_id, rerank)
+        else:
+            embed = _expect(Embed, payload, "this model makes vectors and no scores: use /v1/embeddings")
+            dimensions = self._dimensions(embed.dimensions)
+            sizes = [self._size(value, number) for number, value in enumerate(embed.inputs)]
+            work = _Work(request_id, sizes, lambda number: self._input(embed.inputs[number], number), dimensions)
+        if not work.sizes:
+            raise RequestError("there is no input", param="input")
+        self._works[request_id] = work
+
+    def step(self) -> list[Output]:
+        outputs = self._read()
+        batch = self._next_batch()
+        if not batch:
+            return outputs
+        results = self._encoder.run([work.rows[number] for work, number in batch])
+        for (work, number), result in zip(batch, results, strict=True):
+            work.results[number] = result
+            if len(work.results) == len(work.rows):
+                del self._works[work.request_id]
+                outputs.append(Output(work.request_id, FINAL, self._final(work)))
+        return outputs
+
+    def cancel(self, request_id: bytes) -> None:
+        self._works.pop(request_id, None)
+
+    def _next_batch(self) -> list[tuple[_Work, int]]:
+        """A row of each request in turn, until the batch is full; at least one."""
+        batch: list[tuple[_Work, int]] = []
+        longest = 0
+        turns = deque(work for work in self._works.values() if work.waiting)
+        while turns:
+            work = turns.popleft()
+            longest = max(longest, len(work.rows[work.waiting[-1]].tokens))
+            if batch and (len(batch) + 1) * longest > self._batch_tokens:
+                break
+            batch.append((work, work.waiting.pop()))
+            if work.waiting:
+                turns.append(work)
+        return batch
+
+    def _read(self) -> list[Output]:
+        """Turn texts into tokens, one of each request in turn; the errors of those that cannot be read."""
+        failed = []
+        left = _STEP_CHARACTERS
+        turns = deque(work for work in self._works.values() if not work.is_read)
+        while turns and left > 0:
+            work = turns.popleft()
+            # Behind the others, in the next step too.
+            del self._works[work.request_id]
+            try:
+                left -= work.read_next()
+            except RequestError as error:
+                failed.append(_error(work, Failure(error.code, str(error), error.param)))
+                continue
+            except Exception as error:  # of a tokenizer: it is about this input alone
+                log.exception("a request fails while an input is read")
+                reason = f"an input cannot be read: {type(error).__name__}: {error}"
+                failed.append(_error(work, Failure("internal_error", reason)))
+                continue
+            self._works[work.request_id] = work
+            if not work.is_read:
+                turns.append(work)
+        return failed
+
+    def _size(self, value: object, number: int) -> int:
+        where = f"input[{number}]"
+        if isinstance(value, str):
+            return self._checked_characters(len(value), where)
+        if isinstance(value, list):
+            return self._checked_tokens(len(value), where)
+        raise RequestError(f"{where} must be a text or a list of token ids", param=where)
+
+    def _input(self, value: str | list[int], number: int) -> Row:
+        where = f"input[{number}]"
+        if isinstance(value, str):
+            return self._fitting(self._encoder.text(value), where)
+        return self._fitting(Row(checked_ids(value, self._encoder.vocabulary, where)), where)
+
+    def _pairs(self, request_id: bytes, rerank: Rerank) -> _Work:
+        sizes = []
+        for number, document in enumerate(rerank.documents):
+            where = f"documents[{number}]"
+            if not isinstance(document, str):
+                raise RequestError(f"{where} must be a text", param=where)
+            sizes.append(self._checked_characters(len(rerank.query) + len(document), where))
+        # Read once, when the first pair is.
+        query = cache(lambda: self._encoder.query(rerank.query))
+
+        def read(number: int) -> Row:
+            return self._fitting(self._encoder.pair(query(), rerank.documents[number]), f"documents[{number}]")
+
+        return _Work(request_id, sizes, read)
+
+    def _checked_characters(self, count: int, where: str) -> int:
+        """Raises RequestError for what must be too long, without reading it."""
+        if 0 < self._encoder.most_characters < count:
+            context = self._encoder.context_length
+            message = f"{where} has {count} characters, the model reads at most {context} tokens"
+            raise RequestError(message, code="context_length_exceeded", param=where)
+        return count
+
+    def _checked_tokens(self, count: int, where: str) -> int:
+        """Raises RequestError for more than the model reads."""
+        context = self._encoder.context_length
+        if 0 < context < count:
+            message = f"{where} has {count} tokens, the model reads at most {context}"
+            raise RequestError(message, code="context_length_exceeded", param=where)
+        return count
+
+    def _fitting(self, row: Row, where: str) -> Row:
+        if not row.tokens:
+            raise RequestError(f"{where} is empty", param=where)
+        self._checked_tokens(len(row.tokens), where)
+        return row
+
+    def _dimensions(self, asked: int | None) -> int | None:
+        if asked is not None and not 1 <= asked <= self._encoder.size:
+            message = f"dimensions is {asked}, this model has {self._encoder.size}"
+            raise RequestError(message, param="dimensions")
+        return asked
+
+    def _final(self, work: _Work) -> dict[str, Any]:
+        results = mx.stack([work.results[number] for number in range(len(work.rows))])
+        if work.dimensions is not None:
+            results = results[:, : work.dimensions]
+            results = results / mx.maximum(mx.linalg.norm(results, axis=1, keepdims=True), 1e-12)
+        contiguous: Any = mx.contiguous(results)
+        packed = bytes(memoryview(contiguous))
+        prompt_tokens = sum(len(row.tokens) for row in work.rows)
+        if self._encoder.is_reranker:
+            return {"scores": packed, "prompt_tokens": prompt_tokens}
+        return {"vectors": packed, "size": results.shape[1], "prompt_tokens": prompt_tokens}
+
+
+def _error(work: _Work, failure: Failure) -> Output:
+    return Output(work.request_id, ERROR, to_map(failure))
+
+
+def _expect(kind: type[T], payload: bytes, hint: str) -> T:
+    """The payload. Raises RequestError with `hint` if it is the other kind that this file knows."""
+    other: type[Embed | Rerank] = Rerank if kind is Embed else Embed
+    try:
+        return unpack(kind, payload)
+    except ProtocolError:
+        with suppress(ProtocolError):
+            unpack(other, payload)
+            raise RequestError(hint, param="model") from None
+        raise

@@ -1,0 +1,154 @@
+"""The parts of a chat model's answer: what it thinks, what it says, and the tools it calls. Text in, parts out.
+
+mlx-lm knows from the tokenizer which tags a model writes around its thoughts and its calls; its TextStateMachine finds
+them, also where they come in pieces. What looks like a call and cannot be read is text. Knows nothing of tokens.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlx_lm.generate import TextStateMachine, make_text_state_machine
+
+from worker.generation.reasoning import Thoughts
+from worker.generation.tools import read_calls, whole_calls
+
+
+@dataclass(slots=True)
+class Parts:
+    """Some of an answer. text, reasoning: pieces to be joined; tool_calls, logprobs: as on the wire."""
+
+    text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    tool_calls: list[dict[str, Any]] = field(default_factory=list)
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+
+    def body(self) -> dict[str, Any]:
+        """As it goes to the wire: `text` in any case, the others where there are any."""
+        body: dict[str, Any] = {"text": "".join(self.text)}
+        if self.reasoning:
+            body["reasoning"] = "".join(self.reasoning)
+        if self.tool_calls:
+            body["tool_calls"] = self.tool_calls
+        if self.logprobs:
+            body["logprobs"] = self.logprobs
+        return body
+
+
+class AnswerFormat:
+    """How one model marks the parts of its answers."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._machine: Any = make_text_state_machine(tokenizer)
+        self._has_marks = bool(
+            tokenizer.has_thinking
+            or tokenizer.has_tool_calling
+            or tokenizer.structural_markers
+            or tokenizer.response_transitions
+        )
+
+    def answer(self, thoughts: Thoughts, tools: list[dict[str, Any]], *, one_call: bool = False) -> "Answer | None":
+        """For one request; None for a model that marks nothing. one_call: it is over with its first call."""
+        if not self._has_marks:
+            return None
+        initial = self._tokenizer.response_initial_state or ("reasoning" if thoughts.are_open else "normal")
+        start, end = self._tokenizer.tool_call_start or "", self._tokenizer.tool_call_end or ""
+        parse = self._tokenizer.tool_parser
+
+        def read(text: str) -> list[dict[str, Any]] | None:
+            return read_calls(lambda: parse(text, tools)) if tools and parse is not None else None
+
+        return Answer(self._machine.make_state(initial), read, start, end, one_call=one_call)
+
+    def constrained(self, thoughts: Thoughts, *, is_call: bool) -> "Answer":
+        """For a request whose answer must follow a grammar, which has no marks of its own but those of the thoughts
+        before it. is_call: that of `tools.call_schema`."""
+        # In a required call what is said is the call.
+        said = "tool" if is_call else "normal"
+        ends = [(self._tokenizer.think_end, said)] if self._tokenizer.has_thinking else []
+        machine = TextStateMachine({"reasoning": ends, said: []})
+        opening = (self._tokenizer.think_start, machine.make_state("reasoning")) if thoughts.openings else None
+        state = machine.make_state("reasoning" if thoughts.are_open else said)
+        return Answer(state, lambda text: read_calls(lambda: whole_calls(text)), "", "", opening=opening)
+
+
+class Answer:
+    """The answer to one request. `has_called`: at least one call has been read."""
+
+    def __init__(
+        self,
+        state: Any,
+        read: Callable[[str], list[dict[str, Any]] | None] | None,
+        start: str,
+        end: str,
+        *,
+        one_call: bool = False,
+        opening: tuple[str, Any] | None = None,
+    ) -> None:
+        """opening: a tag that counts at the very beginning only, blanks before it apart, and the state it leads to."""
+        self.has_called = False
+        self._one_call = one_call
+        self._state = state
+        self._read = read
+        self._marks = start, end
+        self._opening = opening
+        self._held = ""  # while it may become the opening
+        self._call: list[str] | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing may follow."""
+        return self._one_call and self.has_called
+
+    def push(self, text: str, parts: Parts) -> None:
+        """Add what is certain by now to `parts`."""
+        if self._opening is not None:
+            text = self._without_opening(text, *self._opening)
+        if text:
+            self._state, segments = TextStateMachine.split(self._state, text)
+            for name, segment in segments:
+                self._take(name, segment, parts)
+
+    def finish(self, parts: Parts) -> None:
+        """Add the rest to `parts`, once no text will follow."""
+        self._opening = None
+        self.push(self._held, parts)
+        self._state, held, name = TextStateMachine.flush(self._state)
+        self._take(name, held, parts)
+        if self._call is not None:
+            self._end_call(parts, end="")
+
+    def _without_opening(self, text: str, tag: str, state: Any) -> str:
+        """What is certain of the text so far and the tag no part of."""
+        text, self._held = self._held + text, ""
+        begun = text.lstrip()
+        if len(begun) < len(tag) and tag.startswith(begun):
+            self._held = text
+            return ""
+        self._opening = None
+        if not begun.startswith(tag):
+            return text
+        self._state = state
+        return begun.removeprefix(tag)
+
+    def _take(self, name: str, text: str, parts: Parts) -> None:
+        if name != "tool" and self._call is not None:
+            self._end_call(parts, self._marks[1])
+        if self.is_over:
+            return
+        if name == "tool":
+            self._call = self._call or []
+            self._call.append(text)
+        elif text and name in ("normal", "reasoning"):  # there are also states for headers
+            (parts.text if name == "normal" else parts.reasoning).append(text)
+
+    def _end_call(self, parts: Parts, end: str) -> None:
+        text = "".join(self._call or [])
+        self._call = None
+        calls = self._read(text) if self._read is not None else None
+        if calls is None:
+            parts.text.append(self._marks[0] + text + end)
+            return
+        self.has_called = True
+        parts.tool_calls += calls[:1] if self._one_call else calls

@@ -1,0 +1,114 @@
+"""What a request to generate means for one model, whichever library computes: how it samples, how long it may become,
+what divides and binds its answer, and its way from tokens to outputs. Knows no batch and no weights.
+"""
+
+from typing import Any
+
+import mlx.core as mx
+
+from broker.protocol import Generate
+from worker.engine import RequestError
+from worker.generation.answer import Answer, AnswerFormat
+from worker.generation.constraint import Constraint, Constraints
+from worker.generation.logprobs import TokenTexts
+from worker.generation.prompt import prompt_characters
+from worker.generation.reasoning import NO_THOUGHTS, ThoughtFormat
+from worker.generation.sampling import LogitsProcessor, Sampler, request_processors, request_sampler
+from worker.generation.sequence import Sequence
+from worker.generation.text_stream import TextStream, make_detokenizer
+
+# What a request without max_tokens may generate where the model does not tell the length of its context.
+_DEFAULT_MAX_TOKENS = 4096
+
+
+class Generation:
+    """For all requests of one model. context: tokens, 0 if unknown."""
+
+    def __init__(self, tokenizer: Any, vocabulary: int, context: int) -> None:
+        """tokenizer: mlx-lm's TokenizerWrapper."""
+        self.context = context
+        self._tokenizer = tokenizer
+        self._vocabulary = vocabulary
+        self._thoughts = ThoughtFormat(tokenizer)
+        self._format = AnswerFormat(tokenizer)
+        self._constraints = Constraints(tokenizer, vocabulary)
+        self._texts = TokenTexts(tokenizer)
+        # As mlx_lm.server has it: XTC may remove neither the end of a line nor that of the text.
+        self._kept_by_xtc = (*tokenizer.encode("\n"), *sorted(tokenizer.eos_token_ids))
+        # No prompt can have more characters per token: what must be too long is refused unread, because reading
+        # millions of characters would stop every other request of this model for many seconds.
+        self._longest_token = max(map(len, tokenizer.get_vocab()))
+
+    def sampling(self, request: Generate) -> tuple[Sampler, list[LogitsProcessor]]:
+        """Its sampler, and what changes the logits before. Raises RequestError."""
+        sampler = request_sampler(request, self._vocabulary, self._kept_by_xtc)
+        return sampler, request_processors(request, self._vocabulary)
+
+    def check_characters(self, request: Generate) -> None:
+        """Raises RequestError for a prompt that must be too long, without reading it."""
+        size = prompt_characters(request)
+        if request.messages is None and isinstance(request.prompt, list):
+            self._check_tokens(request, size)
+        elif self.context and size > self.context * self._longest_token:
+            raise self._too_long(request, f"{size} characters")
+
+    def max_tokens(self, request: Generate, prompt: int) -> int:
+        """Tokens that may follow a prompt of `prompt` tokens: what was asked, as far as the context goes."""
+        asked = request.max_tokens
+        if asked is not None and asked < 1:
+            raise RequestError(f"max_tokens is {asked}, at least 1 is expected", param="max_tokens")
+        self._check_tokens(request, prompt)
+        if not self.context:
+            return asked or _DEFAULT_MAX_TOKENS
+        return min(asked or self.context, self.context - prompt)
+
+    def answer(self, request: Generate, tokens: list[int]) -> tuple[Answer | None, Constraint | None]:
+        """What divides the answer to these tokens into its parts, and what it is bound to. Raises RequestError."""
+        if request.messages is None:
+            return None, self._constraints.processor(request, NO_THOUGHTS)
+        thoughts = self._thoughts.after(tokens)
+        constraint = self._constraints.processor(request, thoughts)
+        if constraint is not None:
+            return self._format.constrained(thoughts, is_call=bool(request.required_tools)), constraint
+        return self._format.answer(thoughts, request.tools, one_call=request.one_call), None
+
+    def sequence(
+        self,
+        request_id: bytes,
+        request: Generate,
+        answer: Answer | None,
+        constraint: Constraint | None,
+        *,
+        prompt_tokens: int,
+        cached_tokens: int,
+    ) -> Sequence:
+        """The request as it goes through the batch."""
+        return Sequence(
+            request_id,
+            TextStream(make_detokenizer(self._tokenizer, continues=request.messages is None), request.stop),
+            answer,
+            constraint,
+            stream=request.stream,
+            prompt_tokens=prompt_tokens,
+            cached_tokens=cached_tokens,
+            logprobs=request.logprobs,
+            texts=self._texts,
+        )
+
+    def _check_tokens(self, request: Generate, prompt: int) -> None:
+        if self.context and prompt >= self.context:
+            raise self._too_long(request, f"{prompt} tokens")
+
+    def _too_long(self, request: Generate, size: str) -> RequestError:
+        return RequestError(
+            f"the prompt has {size}, and the model's context of {self.context} tokens leaves no room for an answer",
+            code="context_length_exceeded",
+            param="prompt" if request.messages is None else "messages",
+        )
+
+
+def limit_wired_memory(limit_bytes: int) -> None:
+    """Wire no more than the worker's own share, where memory is wired at all. 0: no limit."""
+    if limit_bytes > 0 and mx.metal.is_available():
+        recommended = int(mx.device_info()["max_recommended_working_set_size"])
+        mx.set_wired_limit(min(limit_bytes, recommended))

@@ -1,0 +1,204 @@
+"""From what a request says to what a model reads: messages, text or token ids -> token ids.
+
+Everything here that a client can get wrong raises RequestError naming the field. Must stay free of mlx, so that an
+engine without a model can use it.
+"""
+
+import json
+from collections.abc import Callable
+from itertools import takewhile
+from typing import Any, Protocol
+
+from broker.protocol import Generate
+from worker.cache.prefix_index import common_length, key_of
+from worker.engine import RequestError
+
+# How mlx_lm.server writes a chat for a model whose tokenizer has no template.
+_ROLE_PREFIXES = {"system": "ASSISTANT's RULE: ", "user": "USER: ", "assistant": "ASSISTANT: "}
+
+# Roles of the turns that a chat begins with and that others begin with as well.
+_INSTRUCTING = ("system", "developer")
+
+
+class Template(Protocol):
+    """The part of mlx-lm's TokenizerWrapper that is used here."""
+
+    has_chat_template: bool
+
+    def encode(self, text: str, /) -> list[int]:
+        """Token ids, with the special tokens that the model wants around a text."""
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], /, **kwargs: Any) -> Any:
+        """Token ids of a rendered chat; its text with `tokenize=False`."""
+
+
+def prompt_tokens(request: Generate, tokenizer: Template, vocabulary: int) -> list[int]:
+    """The token ids of the prompt, at least one, each in [0, vocabulary). Raises RequestError."""
+    if (request.messages is None) == (request.prompt is None):
+        raise RequestError("give either messages or prompt", param="messages")
+    if request.messages is not None:
+        tokens = _chat_tokens(request, request.messages, tokenizer)
+        param = "messages"
+    elif isinstance(request.prompt, str):
+        # Not "no tokens": a tokenizer that adds a start token makes one of nothing.
+        tokens = tokenizer.encode(request.prompt) if request.prompt else []
+        param = "prompt"
+    else:
+        tokens = checked_ids(request.prompt or [], vocabulary, "prompt")
+        param = "prompt"
+    if not tokens:
+        raise RequestError(f"{param} is empty", param=param)
+    return tokens
+
+
+def checked_ids(ids: list[Any], vocabulary: int, where: str) -> list[int]:
+    """The token ids in the field `where`; vocabulary: tokens, 0 if unknown. Raises RequestError for what is none."""
+    for position, token in enumerate(ids):
+        # bool is an int, and an id outside the table reads foreign memory.
+        if type(token) is not int or token < 0 or (vocabulary and token >= vocabulary):
+            limit = f" to {vocabulary - 1}" if vocabulary else ""
+            raise RequestError(f"{where}[{position}] is {token!r}, a token id from 0{limit} is expected", param=where)
+    return ids
+
+
+def prompt_characters(request: Generate) -> int:
+    """The least number of characters (or token ids) that the prompt can come to, without reading it."""
+    if request.messages is None:
+        return len(request.prompt or "")
+    characters = 0
+    messages: list[Any] = request.messages  # the wire checks that it is a list, not of what
+    for message in messages:
+        content = message.get("content") if isinstance(message, dict) else None
+        parts = content if isinstance(content, list) else [{"text": content}]
+        texts = (part.get("text") for part in parts if isinstance(part, dict))
+        characters += sum(len(text) for text in texts if isinstance(text, str))
+    return characters
+
+
+def checkpoints(request: Generate, tokenizer: Template, tokens: list[int]) -> list[tuple[int, str]]:
+    """How many of the prompt's `tokens` others will begin with, as (count, kind), in ascending order: `system` for
+    chats with the same system turns and tools; `user` for the next turn of this chat, which takes all but what asks
+    for an answer. Where nobody can tell, `user` is for the same prompt once more."""
+    again = len(tokens) - 1  # something must be left to read
+    if request.messages is None or not tokenizer.has_chat_template:
+        return [(again, "user")]
+    counts = []
+    messages = plain_messages(request.messages)
+    instructions = list(takewhile(lambda message: message["role"] in _INSTRUCTING, messages))
+    if instructions or request.tools:
+        anything = {"role": "user", "content": ""}
+        counts.append((_shared(request, [*instructions, anything], tokenizer, tokens), "system"))
+    counts.append((_shared(request, messages, tokenizer, tokens) or again, "user"))
+    return sorted((min(count, again), kind) for count, kind in counts)
+
+
+def _shared(request: Generate, messages: list[dict[str, Any]], tokenizer: Template, tokens: list[int]) -> int:
+    """With how many of `tokens` these messages begin, before an answer is asked for; 0 where nobody can tell."""
+    kwargs = {**request.chat_template_kwargs, **({"tools": request.tools} if request.tools else {})}
+    try:
+        rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=False, **kwargs)
+    except Exception:  # noqa: BLE001 # some templates want a question last; the prompt itself was fine
+        return 0
+    return common_length(key_of(rendered), key_of(tokens))
+
+
+def text_of(content: Any, where: str) -> str:
+    """A message's content as one string, as most chat templates want it. Raises RequestError naming the part."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise RequestError(f"{where} must be a string or a list of parts", param=where)
+    texts = []
+    for index, part in enumerate(content):
+        if isinstance(part, dict) and part.get("type") == "image":
+            param = f"{where}[{index}].image_url"
+            raise RequestError(f"{param}: this model reads text only, it takes no images", param=param)
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise RequestError(f"{where}[{index}] is no text part; this model reads text only", param=where)
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def plain_messages(messages: list[dict[str, Any]], read: Callable[[Any, str], Any] = text_of) -> list[dict[str, Any]]:
+    """The messages as chat templates want them. read: makes of a content and the name of its field what the template
+    gets. Raises RequestError."""
+    if not messages:
+        raise RequestError("messages is empty", param="messages")
+    plain = []
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        if not isinstance(message, dict):
+            raise RequestError(f"{where} must be an object", param=where)
+        if not isinstance(message.get("role"), str):
+            raise RequestError(f"{where}.role must be a string", param=f"{where}.role")
+        turn = {**message, "content": read(message.get("content"), f"{where}.content")}
+        if turn.get("tool_calls"):
+            turn["tool_calls"] = _with_arguments(turn["tool_calls"], f"{where}.tool_calls")
+        plain.append(turn)
+    return plain
+
+
+def render(request: Generate, messages: list[dict[str, Any]], tokenizer: Template, *, tokenize: bool) -> Any:
+    """The chat through the model's template: token ids, or its text. Raises RequestError."""
+    kwargs = request.chat_template_kwargs
+    _refuse_reserved(kwargs)
+    if request.tools:
+        kwargs = {**kwargs, "tools": request.tools}
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=tokenize, add_generation_prompt=True, **kwargs)
+    except Exception as error:  # the template is the model author's program: it raises what it likes
+        text = " ".join(str(error).split())
+        raise RequestError(f"the model's chat template refuses these messages: {text}", param="messages") from error
+
+
+def refuse_tools(request: Generate) -> None:
+    """For a model without a template. Raises RequestError for a request with tools."""
+    if request.tools:
+        raise RequestError("this model has no chat template that could tell it of tools", param="tools")
+
+
+def _chat_tokens(request: Generate, messages: list[dict[str, Any]], tokenizer: Template) -> list[int]:
+    plain = plain_messages(messages)
+    if not tokenizer.has_chat_template:
+        refuse_tools(request)
+        lines = [f"{_ROLE_PREFIXES.get(m['role'], '')}{m['content']}\n" for m in plain]
+        return tokenizer.encode("".join([*lines, _ROLE_PREFIXES["assistant"]]).rstrip())
+    tokens: list[int] = render(request, plain, tokenizer, tokenize=True)
+    return tokens
+
+
+def _with_arguments(calls: Any, where: str) -> list[dict[str, Any]]:
+    """A turn's tool_calls, the arguments as objects: OpenAI sends them as text, templates want to go through them."""
+    if not isinstance(calls, list):
+        raise RequestError(f"{where} must be a list", param=where)
+    plain = []
+    for index, call in enumerate(calls):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict):
+            raise RequestError(f"{where}[{index}].function must be an object", param=f"{where}[{index}].function")
+        arguments = function.get("arguments")
+        try:
+            arguments = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
+        except ValueError as error:
+            param = f"{where}[{index}].function.arguments"
+            raise RequestError(f"{param} is no JSON: {error}", param=param) from error
+        plain.append({**call, "function": {**function, "arguments": arguments}})
+    return plain
+
+
+def _refuse_reserved(kwargs: dict[str, Any]) -> None:
+    # `chat_template` would let a client bring a template of its own, `tokenize` would change the result's type.
+    for name in kwargs:
+        if name in _RESERVED_KWARGS or not name.isidentifier():
+            raise RequestError(f"chat_template_kwargs must not set {name!r}", param="chat_template_kwargs")
+
+
+_RESERVED_KWARGS = frozenset(
+    {
+        *("conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt"),
+        *("continue_final_message", "tokenize", "sanitize_control_tokens", "padding", "truncation", "max_length"),
+        *("return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+    }
+)

@@ -1,0 +1,164 @@
+"""Which token comes next: one sampler per kind of request, as worker/text/continuous_batch.py takes them.
+
+Requests of equal parameters share one sampler object, because the batch then samples all rows in one call. A seeded
+request has a sampler of its own with its own chain of random keys: it gives the same tokens alone and in company.
+Whatever mlx-lm would refuse in the middle of a step, where it would end the whole batch, is refused here.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p, apply_xtc, make_logits_processors, make_sampler
+
+from broker.protocol import Generate
+from worker.engine import RequestError
+
+# Log-probabilities (rows, vocabulary) -> token ids (rows,).
+Sampler = Callable[[mx.array], mx.array]
+
+# (the tokens so far, logits of one row (1, vocabulary)) -> logits.
+LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
+
+# The most likely token; logits do as well, whatever has been subtracted from a row.
+GREEDY: Sampler = partial(mx.argmax, axis=-1)
+
+# Below this the most likely token always wins, and dividing by it overflows.
+_GREEDY_BELOW = 1e-5
+
+# Here all tokens are as likely as each other, to 1 %. Beyond it the factor becomes 0 in float16 and, far beyond, in
+# float32: what a filter or a constraint has made impossible would be NaN.
+_MOST_TEMPERATURE = 10_000.0
+
+# field -> its least and its greatest value.
+_RANGES = {
+    "temperature": (0, math.inf),
+    "top_p": (0, 1),
+    "top_k": (-1, math.inf),
+    "min_p": (0, 1),
+    "xtc_probability": (0, 1),
+    "xtc_threshold": (0, 0.5),
+    "repetition_penalty": (0, math.inf),
+    "presence_penalty": (-math.inf, math.inf),
+    "frequency_penalty": (-math.inf, math.inf),
+    "repetition_context_size": (0, math.inf),
+    "presence_context_size": (0, math.inf),
+    "frequency_context_size": (0, math.inf),
+}
+
+
+@dataclass(slots=True, frozen=True)
+class _Sampling:
+    """Parameters of a sampler; 0 is off, but for top_p, where 1 is."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    xtc_probability: float
+    xtc_threshold: float
+
+
+def request_sampler(request: Generate, vocabulary: int, kept: tuple[int, ...] = ()) -> Sampler:
+    """The sampler that a request asks for. kept: tokens that XTC never removes. Raises RequestError."""
+    _check_ranges(request)
+    temperature = min(float(request.temperature), _MOST_TEMPERATURE)
+    if is_greedy(request):
+        return GREEDY
+    xtc = request.xtc_probability > 0
+    sampling = _Sampling(
+        temperature=temperature,
+        top_p=float(request.top_p),
+        top_k=request.top_k if 0 < request.top_k < vocabulary else 0,
+        min_p=float(request.min_p),
+        xtc_probability=float(request.xtc_probability),
+        xtc_threshold=float(request.xtc_threshold) if xtc else 0.1,
+    )
+    kept = kept if xtc else ()
+    return _shared_sampler(sampling, kept) if request.seed is None else _seeded_sampler(sampling, kept, request.seed)
+
+
+def is_greedy(request: Generate) -> bool:
+    """Whether the most likely token always wins."""
+    return request.temperature < _GREEDY_BELOW
+
+
+def request_processors(request: Generate, vocabulary: int) -> list[LogitsProcessor]:
+    """What changes the logits before sampling, empty for most requests. Raises RequestError."""
+    if not (request.logit_bias or request.repetition_penalty or request.presence_penalty or request.frequency_penalty):
+        return []
+    _check_ranges(request)
+    processors: Any = make_logits_processors(
+        logit_bias=_bias(request.logit_bias, vocabulary),
+        repetition_penalty=0 if request.repetition_penalty == 1 else request.repetition_penalty,
+        repetition_context_size=request.repetition_context_size,
+        presence_penalty=request.presence_penalty,
+        presence_context_size=request.presence_context_size,
+        frequency_penalty=request.frequency_penalty,
+        frequency_context_size=request.frequency_context_size,
+    )
+    return processors  # type: ignore[no-any-return] # mlx-lm is not read by mypy
+
+
+def _check_ranges(request: Generate) -> None:
+    for name, (least, most) in _RANGES.items():
+        value = getattr(request, name)
+        if not math.isfinite(value) or not least <= value <= most or (name == "top_p" and value == 0):
+            limits = "above 0" if name == "top_p" else f"of at least {least}"
+            limits += "" if most == math.inf else f" and at most {most}"
+            raise RequestError(f"{name} is {value}, a number {limits} is expected", param=name)
+
+
+def _bias(given: dict[str, float], vocabulary: int) -> dict[int, float]:
+    bias = {}
+    for token, value in given.items():
+        if not (token.isascii() and token.isdigit() and int(token) < vocabulary):
+            raise RequestError(f"logit_bias: {token!r} is no token id from 0 to {vocabulary - 1}", param="logit_bias")
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise RequestError(f"logit_bias: {value!r} is no number", param="logit_bias")
+        bias[int(token)] = float(value)
+    return bias
+
+
+@lru_cache(maxsize=64)
+def _shared_sampler(sampling: _Sampling, kept: tuple[int, ...]) -> Sampler:
+    sampler: Any = make_sampler(
+        temp=sampling.temperature,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        top_k=sampling.top_k,
+        xtc_probability=sampling.xtc_probability,
+        xtc_threshold=sampling.xtc_threshold,
+        xtc_special_tokens=list(kept),
+    )
+    return sampler  # type: ignore[no-any-return] # mlx-lm is not read by mypy
+
+
+def _seeded_sampler(sampling: _Sampling, kept: tuple[int, ...], seed: int) -> Sampler:
+    # As make_sampler does it, in its order, but every random number comes from this request's own keys: the same that
+    # mlx-lm draws after mx.random.seed, where nobody else draws.
+    key = mx.random.key(seed % 2**64)
+
+    def draw() -> mx.array:
+        nonlocal key
+        key, drawn = mx.random.split(key)
+        return drawn
+
+    def sample(logprobs: mx.array) -> mx.array:
+        if sampling.top_p < 1:
+            logprobs = apply_top_p(logprobs, sampling.top_p)
+        if sampling.min_p > 0:
+            logprobs = apply_min_p(logprobs, sampling.min_p)
+        if sampling.xtc_probability > 0:
+            # With a probability of 1 it draws nothing that matters.
+            without_top = apply_xtc(logprobs, 1.0, sampling.xtc_threshold, list(kept))
+            is_spared = mx.random.uniform(key=draw()) > sampling.xtc_probability
+            logprobs = mx.where(is_spared, logprobs, without_top)
+        if sampling.top_k > 0:
+            logprobs = apply_top_k(logprobs, sampling.top_k)
+        return mx.random.categorical(logprobs * (1 / sampling.temperature), key=draw())
+
+    return sample

@@ -1,0 +1,122 @@
+"""One request on its way through the batch: a token in, what its client may have by then out. Knows no batch."""
+
+import logging
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import mlx.core as mx
+
+from broker.protocol import ERROR, FINAL, PARTIAL, Failure, Output, to_map
+from worker.engine import RequestError
+from worker.generation.answer import Answer, Parts
+from worker.generation.constraint import Constraint
+from worker.generation.logprobs import TokenTexts, token_logprobs
+from worker.generation.text_stream import TextStream
+
+log = logging.getLogger("worker")
+
+
+class Sequence:
+    """The state of one request. Mutable: its text, the parts that wait, the count of its tokens; for logprobs also the
+    length of the text so far, and the entries whose text waits, each with the place in the text where its token begins.
+    """
+
+    __slots__ = (
+        *("request_id", "_text", "_answer", "_constraint", "_stream", "_logprobs", "_texts", "_parts"),
+        *("_prompt_tokens", "_cached_tokens", "_completion_tokens", "_length", "_waiting"),
+    )
+
+    def __init__(
+        self,
+        request_id: bytes,
+        text: TextStream,
+        answer: Answer | None,
+        constraint: Constraint | None,
+        *,
+        stream: bool,
+        prompt_tokens: int,
+        cached_tokens: int,
+        logprobs: int | None,
+        texts: TokenTexts,
+    ) -> None:
+        """answer: None where all is text. logprobs: how many alternatives for each token, None for no logprobs."""
+        self.request_id = request_id
+        self._text = text
+        self._answer = answer
+        self._constraint = constraint
+        self._stream = stream
+        self._logprobs = logprobs
+        self._texts = texts
+        self._parts = Parts()
+        self._prompt_tokens = prompt_tokens
+        self._cached_tokens = cached_tokens
+        self._completion_tokens = 0
+        self._length = 0
+        self._waiting: deque[tuple[int, dict[str, Any]]] = deque()
+
+    def advance(self, token: int, row: mx.array | None, reason: str | None) -> Output | None:
+        """Take one token. row: its log-probabilities (vocabulary,), read only where they were asked for, else maybe
+        None. reason: why the generator ended the sequence, `stop` for an end-of-text token, which is no text."""
+        try:
+            return self._advance(token, row, reason)
+        except RequestError as error:
+            return Output(self.request_id, ERROR, to_map(Failure(error.code, str(error), error.param)))
+        except Exception as error:
+            log.exception("a request fails while its text is made")
+            failure = Failure("internal_error", f"cannot turn tokens into text: {type(error).__name__}: {error}")
+            return Output(self.request_id, ERROR, to_map(failure))
+
+    def _advance(self, token: int, row: mx.array | None, reason: str | None) -> Output | None:
+        if self._constraint is not None:
+            self._constraint.check()
+        self._completion_tokens += 1
+        parts, stream = self._parts, self._text
+        text = ""
+        if reason != "stop":
+            if self._logprobs is not None:
+                assert row is not None
+                entry = token_logprobs(row, token, self._logprobs, self._texts)
+                self._waiting.append((self._length + stream.held, entry))
+            text = stream.push(token)
+        if reason is not None:
+            text += stream.finish()
+        if self._logprobs is not None:
+            self._length += len(text)
+            parts.logprobs += self._certain_logprobs(is_whole=reason is not None and not stream.stopped)
+        if stream.stopped:
+            reason = "stop"
+        if self._answer is not None:
+            self._answer.push(text, parts)
+            if self._answer.is_over:
+                reason = "stop"
+            if reason is not None:
+                self._answer.finish(parts)
+        elif text:
+            if reason is None and self._stream and self._logprobs is None:  # nearly always
+                return Output(self.request_id, PARTIAL, {"text": text})
+            parts.text.append(text)
+        if reason is not None:
+            return self._end(reason)
+        if self._stream and (parts.text or parts.reasoning or parts.tool_calls):
+            self._parts = Parts()
+            return Output(self.request_id, PARTIAL, parts.body())
+        return None
+
+    def _certain_logprobs(self, *, is_whole: bool) -> Iterator[dict[str, Any]]:
+        """Those of tokens whose text has begun to come; all of them once the text is whole. What a stop string cuts off
+        never comes."""
+        while self._waiting and (is_whole or self._waiting[0][0] < self._length):
+            yield self._waiting.popleft()[1]
+
+    def _end(self, reason: str) -> Output:
+        if reason == "stop" and self._answer is not None and self._answer.has_called:
+            reason = "tool_calls"
+        body = {
+            **self._parts.body(),
+            "finish_reason": reason,
+            "prompt_tokens": self._prompt_tokens,
+            "completion_tokens": self._completion_tokens,
+            "cached_tokens": self._cached_tokens,
+        }
+        return Output(self.request_id, FINAL, body)

@@ -1,0 +1,140 @@
+"""Sequences that go through a model together, and their key-value caches. Knows no order of steps and no model."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import BatchKVCache
+
+from worker.generation.sampling import LogitsProcessor, Sampler
+
+
+@dataclass(slots=True)
+class Row:
+    """One sequence. unread: the caller's segments of its prompt, as far as they have not been read, none of them empty;
+    tokens: what its caches hold; left: how many tokens may still be handed out; is_ahead: the token that was drawn for
+    it has been handed out already; context: its tokens as processors see them."""
+
+    uid: int
+    unread: deque[list[int]]
+    tokens: list[int]
+    sampler: Sampler
+    processors: list[LogitsProcessor]
+    wants_logprobs: bool
+    left: int
+    is_ahead: bool = False
+    context: Any = None
+
+    @property
+    def has_last(self) -> bool:
+        """Whether the last token of the prompt is all that is left to read."""
+        return len(self.unread) == 1 and len(self.unread[0]) == 1
+
+    def take(self, most: int) -> tuple[list[int], bool]:
+        """The next piece, without the last token of the prompt, and whether the caller's segment ends with it."""
+        segment = self.unread[0]
+        size = min(most, len(segment) - (len(self.unread) == 1))
+        piece, rest = segment[:size], segment[size:]
+        if rest:
+            self.unread[0] = rest
+        else:
+            self.unread.popleft()
+        return piece, not rest
+
+
+class _Cache(BatchKVCache):  # type: ignore[misc] # mlx-lm is not read by mypy
+    """BatchKVCache with a cheaper mask: its own takes ten operations of every step, where no row is padded for nothing.
+    padding: of each row (rows, 1, 1, 1), None where there is none."""
+
+    padding: mx.array | None = None
+
+    def make_mask(self, N: int, return_array: bool = False, **options: Any) -> Any:  # noqa: N803 # mlx-lm's name
+        if not return_array and options.get("window_size") is None:
+            if self.padding is None:
+                return None if N == 1 else "causal"  # as mlx-lm's KVCache
+            if N == 1:
+                return self.padding <= mx.arange(self.size() + 1)
+        return super().make_mask(N, return_array, **options)
+
+
+@dataclass(slots=True)
+class Group:
+    """Rows that go through the model together, and their caches, one for each layer. Of rows that decode, drawn: the
+    tokens (rows, 1) that the model has not read yet, logprobs: what each was drawn from (vocabulary,), if its sequence
+    wants that."""
+
+    rows: list[Row] = field(default_factory=list)
+    caches: list[Any] = field(default_factory=list)
+    drawn: mx.array | None = None
+    logprobs: list[mx.array | None] = field(default_factory=list)
+
+    def add(self, other: "Group") -> None:
+        """All rows of another group, which is not to be used any more."""
+        if not other.rows:
+            return
+        if not self.rows:
+            self.caches, self.drawn = other.caches, other.drawn
+        else:
+            for cache, others in zip(self.caches, other.caches, strict=True):
+                cache.extend(others)
+            if self.drawn is not None and other.drawn is not None:
+                self.drawn = mx.concatenate([self.drawn, other.drawn])
+        self.rows += other.rows
+        self.logprobs += other.logprobs
+        self.mark_padding()
+
+    def keep(self, indices: list[int]) -> None:
+        """These rows, ascending, and no others."""
+        if len(indices) == len(self.rows):
+            return
+        if not indices:
+            self.rows, self.caches, self.drawn, self.logprobs = [], [], None, []
+            return
+        for cache in self.caches:
+            cache.filter(indices)
+        if self.drawn is not None:
+            self.drawn = self.drawn[mx.array(indices)]
+            self.logprobs = [self.logprobs[index] for index in indices]
+        self.rows = [self.rows[index] for index in indices]
+        self.mark_padding()
+
+    def take(self, indices: list[int]) -> "Group":
+        """These rows, ascending, as a group of their own. Not of a group that decodes."""
+        if len(indices) == len(self.rows):
+            taken = Group(self.rows, self.caches)
+            self.rows, self.caches = [], []
+        else:
+            taken = grouped([(self.rows[index], self.cache(index)) for index in indices])
+            self.keep([index for index in range(len(self.rows)) if index not in indices])
+        return taken
+
+    def cache(self, index: int) -> list[Any]:
+        """A copy of one row's caches, as single sequences have them."""
+        return [cache.extract(index) for cache in self.caches]
+
+    def mark_padding(self) -> None:
+        """To be called when the rows or the lengths of what they hold have changed, but for one token each. Every layer
+        holds exactly the tokens of the rows."""
+        layers = [cache for cache in self.caches if isinstance(cache, _Cache)]
+        if layers:
+            size = layers[0].size()
+            padding = [size - len(row.tokens) for row in self.rows]
+            mask = mx.array(padding)[:, None, None, None] if any(padding) else None
+            for layer in layers:
+                layer.padding = mask
+
+
+def grouped(rows: list[tuple[Row, list[Any]]]) -> Group:
+    """Each row with its caches, as single sequences have them."""
+    merged = [layers[0].merge(layers) for layers in zip(*(caches for _, caches in rows), strict=True)]
+    caches = [_with_own_mask(cache) if type(cache) is BatchKVCache else cache for cache in merged]
+    group = Group([row for row, _ in rows], caches)
+    group.mark_padding()
+    return group
+
+
+def _with_own_mask(cache: BatchKVCache) -> _Cache:
+    own = _Cache([])
+    own.state = cache.state
+    return own

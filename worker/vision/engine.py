@@ -1,0 +1,205 @@
+"""Text generation about images with mlx-vlm: every live request decodes in one batch.
+
+mlx-vlm's BatchGenerator owns the batch. This file gives it one prompt at a time, first come, first served, and one
+piece of work at a time: each step decodes a token for all and before that reads one image file, or shows one prompt's
+images to the model, or reads a piece of a prompt. What one image costs the others is one such pause.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx_vlm.generate.ar import BatchGenerator
+
+from broker.protocol import ERROR, PARTIAL, Assign, Failure, Generate, Output, to_map, unpack
+from worker.engine import MemoryFacts, ModelFacts, Report, RequestError
+from worker.generation.generation import Generation, limit_wired_memory
+from worker.generation.sampling import LogitsProcessor, Sampler, is_greedy
+from worker.generation.sequence import Sequence
+from worker.options import read_options, template, whole_number
+from worker.vision.deepstack import keep_features_in_step
+from worker.vision.model import Prompt, VisionModel
+from worker.vision.pictures import Picture, check_pixels, open_picture
+from worker.vision.row_sampler import RowSampler
+
+log = logging.getLogger("worker")
+
+# For the sequences whose log-probabilities nobody reads.
+_NO_ROW = mx.zeros(0)
+
+
+@dataclass(slots=True, frozen=True)
+class VisionOptions:
+    """Sequences that decode together, prompt tokens per step, the context in tokens (0 for the model's own), how many
+    pixels of an image the model is shown: a larger one is scaled down; and a chat template or its file."""
+
+    completion_batch_size: int = whole_number(32)
+    prefill_step_size: int = whole_number(2048)
+    context_length: int = whole_number(0, least=0)
+    max_image_pixels: int = whole_number(2048 * 2048)
+    chat_template: str | None = template()
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A request before its place in the batch. prompt: once it is known; text: the chat to be read with its images;
+    images: those of `pictures` that have been decoded."""
+
+    request: Generate
+    sampler: Sampler
+    processors: list[LogitsProcessor]
+    prompt: Prompt | None
+    text: str
+    pictures: list[Picture]
+    images: list[Any] = field(default_factory=list)
+
+
+@dataclass(slots=True, frozen=True)
+class _Live:
+    sequence: Sequence
+    sampler: RowSampler | None
+
+
+class VisionEngine:
+    """Engine for `vision` models. Mutable state: the requests that wait, in their order, the generator's batch, and
+    the sequences in it by uid and by id."""
+
+    def __init__(self, assign: Assign, report: Report) -> None:
+        self._options = read_options(VisionOptions, assign.options, "vision")
+        self._model = VisionModel(Path(assign.path), report, self._options.chat_template)
+        keep_features_in_step()
+        tokenizer = self._model.tokenizer
+        context = self._options.context_length or self._model.context_length
+        self._generation = Generation(tokenizer, self._model.vocabulary, context)
+        self._generator: Any = BatchGenerator(
+            self._model.language_model,
+            self._model.processor,
+            stop_tokens=sorted(tokenizer.eos_token_ids),
+            completion_batch_size=self._options.completion_batch_size,
+            # The prompts of a batch would have to be of one kind, all with images or all without.
+            prefill_batch_size=1,
+            prefill_step_size=self._options.prefill_step_size,
+            compute_logprobs=False,
+            # Sequences are also removed between steps: all on one stream, nothing to synchronise.
+            stream=mx.default_stream(mx.default_device()),
+        )
+        # After the generator's constructor, which wires as much as the machine recommends.
+        limit_wired_memory(assign.memory_limit_bytes)
+        self._waiting: dict[bytes, _Waiting] = {}
+        self._live: dict[int, _Live] = {}
+        self._uids: dict[bytes, int] = {}
+
+    @property
+    def facts(self) -> ModelFacts:
+        return ModelFacts(self._model.weights_bytes, self._generation.context)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._live or self._waiting)
+
+    def memory(self) -> MemoryFacts:
+        return MemoryFacts(mx.get_active_memory(), mx.get_cache_memory(), mx.get_peak_memory())
+
+    def add(self, request_id: bytes, payload: bytes) -> None:
+        request = unpack(Generate, payload)
+        sampler, processors = self._generation.sampling(request)
+        self._generation.check_characters(request)
+        prompt, text, pictures = None, "", []
+        if request.images and request.messages is None:
+            raise RequestError("images belong in messages", param="messages")
+        if request.messages is None or request.prompt is not None:
+            prompt = self._model.read_text(request)
+        else:
+            text, places = self._model.chat(request, request.messages)
+            most = self._options.max_image_pixels
+            pictures = [open_picture(*picture, most) for picture in zip(request.images, places, strict=True)]
+            check_pixels(pictures)
+            if not pictures:
+                prompt = self._model.read_chat(text, [])
+        # What is too long already ends here: before anything is decoded, or inserted.
+        known = self._model.picture_tokens(pictures) if prompt is None else len(prompt.tokens)
+        self._generation.max_tokens(request, known)
+        self._waiting[request_id] = _Waiting(request, sampler, processors, prompt, text, pictures)
+
+    def step(self) -> list[Output]:
+        outputs = self._prepare()
+        stopped: list[int] = []
+        _, responses = self._generator.next()
+        for response in responses:
+            uid, reason = response.uid, response.finish_reason
+            live = self._live[uid]
+            row = live.sampler.take_row() if live.sampler is not None else None
+            output = live.sequence.advance(response.token, _NO_ROW if row is None else row, reason)
+            if output is None:
+                continue
+            outputs.append(output)
+            if output.kind != PARTIAL:
+                del self._live[uid], self._uids[output.request_id]
+                # A sequence with a reason has left the batch by itself; a stop string or a failure is our finding.
+                if reason is None:
+                    stopped.append(uid)
+        for uid in stopped:
+            self._generator.remove(uid)
+        return outputs
+
+    def cancel(self, request_id: bytes) -> None:
+        self._waiting.pop(request_id, None)
+        uid = self._uids.pop(request_id, None)
+        if uid is not None:
+            del self._live[uid]
+            self._generator.remove(uid)
+
+    def _prepare(self) -> list[Output]:
+        """One piece of work for the request that has waited longest; the error it ends with, if it does."""
+        if not self._waiting or self._generator.has_pending_prompts:
+            return []
+        if len(self._live) >= self._options.completion_batch_size:
+            return []
+        request_id, waiting = next(iter(self._waiting.items()))
+        failure = self._advance(request_id, waiting)
+        if failure is not None or request_id in self._uids:
+            del self._waiting[request_id]
+        return [] if failure is None else [Output(request_id, ERROR, to_map(failure))]
+
+    def _advance(self, request_id: bytes, waiting: _Waiting) -> Failure | None:
+        """Why the request ends here, if it does."""
+        try:
+            if len(waiting.images) < len(waiting.pictures):
+                waiting.images.append(waiting.pictures[len(waiting.images)].read())
+            else:
+                self._insert(request_id, waiting)
+        except RequestError as error:
+            return Failure(error.code, str(error), error.param)
+        except Exception as error:
+            log.exception("a request fails while its prompt is made")
+            return Failure("internal_error", f"the prompt cannot be made: {type(error).__name__}: {error}")
+        return None
+
+    def _insert(self, request_id: bytes, waiting: _Waiting) -> None:
+        request = waiting.request
+        prompt = waiting.prompt or self._model.read_chat(waiting.text, waiting.images)
+        max_tokens = self._generation.max_tokens(request, len(prompt.tokens))
+        answer, constraint = self._generation.answer(request, prompt.tokens)
+        processors = list(waiting.processors)
+        if constraint is not None:
+            processors.append(constraint)
+        sampler = None
+        if processors or request.logprobs is not None or not is_greedy(request):
+            sampler = RowSampler(processors, waiting.sampler, keeps_rows=request.logprobs is not None)
+        sequence = self._generation.sequence(
+            request_id, request, answer, constraint, prompt_tokens=len(prompt.tokens), cached_tokens=0
+        )
+        seen = self._model.see(prompt)
+        # The generator itself asks the part that writes only. It reads this when it begins the prompt, the only one.
+        in_pieces = self._model.may_be_read_in_pieces(prompt, seen)
+        self._generator.prefill_step_size = self._options.prefill_step_size if in_pieces else None
+        (uid,) = self._generator.insert(
+            [prompt.tokens],
+            [max_tokens],
+            prompt_kwargs=[seen],
+            logits_processors=[None if sampler is None else [sampler]],
+        )
+        self._uids[request_id] = uid
+        self._live[uid] = _Live(sequence, sampler)

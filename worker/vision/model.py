@@ -1,0 +1,274 @@
+"""A model that sees: loads its folder with mlx-vlm, writes a chat as it wants it, makes a prompt of text and pictures.
+
+Never downloads, and never runs code that comes with a model. Knows no batch.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.utils import load_tokenizer
+from mlx_vlm.generate.common import _chunked_prefill_enabled
+from mlx_vlm.generate.diffusion import is_diffusion_model
+from mlx_vlm.prompt_utils import MODEL_CONFIG, apply_chat_template, get_chat_template
+from mlx_vlm.utils import (
+    load_config,
+    load_image_processor,
+    load_model,
+    load_processor,
+    prepare_inputs,
+    should_add_special_tokens,
+)
+from transformers import dynamic_module_utils
+
+from broker.protocol import Generate
+from worker.engine import Report, RequestError
+from worker.generation.prompt import plain_messages, prompt_tokens, refuse_tools, render, text_of
+from worker.loading.model_folder import (
+    CONTEXT_KEYS,
+    blame,
+    first_int,
+    read_weights,
+    template_text,
+    text_facts,
+    tokenizer_settings,
+)
+from worker.vision.pictures import Picture
+
+_MARK = re.compile("image|img|video|vision|audio", re.IGNORECASE)
+
+_UNTRUSTED = {"trust_remote_code": False}
+
+# Shows pictures to several layers in a form that mlx-vlm's batch takes for several prompts: any image ends the batch.
+_NOT_IN_BATCHES = ("granite4_vision",)
+
+
+@dataclass(slots=True, frozen=True)
+class Prompt:
+    """What the model reads. tokens: those of the pictures too; inputs: of mlx-vlm, beside the tokens."""
+
+    tokens: list[int]
+    inputs: dict[str, Any]
+
+
+class VisionModel:
+    """A loaded model. tokenizer: mlx-lm's wrapper; vocabulary, context_length: tokens, 0 if unknown."""
+
+    def __init__(self, folder: Path, report: Report, chat_template: str | None = None) -> None:
+        """chat_template: in place of the folder's own, or the path of a file with it."""
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such model folder")
+        with blame(folder, "config.json"):
+            config = load_config(folder)
+            if not isinstance(config.get("model_type"), str):
+                raise ValueError("names no model_type")
+            if "model_file" in config:
+                raise ValueError("names a model_file, and code that comes with a model is never run")
+            if config["model_type"] in _NOT_IN_BATCHES:
+                raise ValueError(
+                    f"{config['model_type']} cannot be read in a batch by mlx-vlm, which is what serves here"
+                )
+            facts = text_facts(config)
+        with blame(folder, "*.safetensors or config.json"):
+            self._model: Any = load_model(folder, lazy=True, **_UNTRUSTED)
+            if is_diffusion_model(self._model) or not hasattr(self._model, "language_model"):
+                raise ValueError(f"{config['model_type']} is not written token by token, which is all that is served")
+        given = None if chat_template is None else template_text(chat_template)
+        with blame(folder, "preprocessor_config.json or the tokenizer's files"), no_foreign_code():
+            self._processor: Any = _load_processor(folder, self._model.config)
+            tokenizer: Any = getattr(self._processor, "tokenizer", self._processor)
+            template = given or getattr(self._processor, "chat_template", None) or tokenizer.chat_template
+            # mlx-lm's knows how its models mark calls and thoughts.
+            self.tokenizer: Any = load_tokenizer(
+                folder,
+                tokenizer_settings(template),
+                eos_token_ids=tokenizer.stopping_criteria.eos_token_ids,
+            )
+        report("tokenizer", 1.0)
+        with blame(folder, "*.safetensors"):
+            self.weights_bytes = read_weights(self._model, report)
+        self._marks = re.compile("|".join(map(re.escape, sorted(_marks(self._processor, tokenizer)))) or r"(?!)")
+        self.vocabulary = first_int(facts, ("vocab_size",)) or len(self.tokenizer)
+        self.context_length = first_int(facts, CONTEXT_KEYS)
+
+    @property
+    def language_model(self) -> Any:
+        """The part that writes, as mlx-vlm's BatchGenerator wants it."""
+        return self._model.language_model
+
+    @property
+    def processor(self) -> Any:
+        """mlx-vlm's."""
+        return self._processor
+
+    def picture_tokens(self, pictures: list[Picture]) -> int:
+        """At least so many tokens, told by the sizes alone where the model's family can. Raises RequestError."""
+        count = getattr(getattr(self._processor, "image_processor", None), "num_image_tokens", None)
+        if not callable(count):
+            return len(pictures)
+        tokens = 0
+        for picture in pictures:
+            width, height = picture.size
+            try:
+                tokens += int(count(height, width))
+            except ValueError as error:
+                raise RequestError(f"{picture.where}: {error}", param=picture.where) from error
+        return tokens
+
+    def chat(self, request: Generate, messages: list[dict[str, Any]]) -> tuple[str, list[str]]:
+        """The chat as the model's template writes it, with its marks for pictures, and the places of the pictures in
+        the request, in their order. Raises RequestError."""
+        turns = plain_messages(messages, _parts)
+        places = _places(turns)
+        if len(places) != len(request.images):
+            raise RequestError(f"messages have {len(places)} images, {len(request.images)} came", param="messages")
+        kind, kwargs = self._model.config.model_type, request.chat_template_kwargs
+        if places and kind.lower() not in MODEL_CONFIG:
+            raise RequestError(f"{places[0]}: nobody knows how a {kind} model is shown images", param=places[0])
+        if places:
+            self._refuse_marks({"messages": turns, "tools": request.tools, "chat_template_kwargs": kwargs})
+        try:
+            written = apply_chat_template(
+                self._processor, self._model.config, turns, return_messages=True, num_images=len(places)
+            )
+        except ValueError as error:
+            raise RequestError(str(error), param="messages") from error
+        if not self.tokenizer.has_chat_template:
+            refuse_tools(request)
+            return str(get_chat_template(self._processor, written, add_generation_prompt=True)), places
+        # mlx-vlm's turns have a role and a content only.
+        merged = [
+            {**turn, **form} if isinstance(form, dict) else form for turn, form in zip(turns, written, strict=True)
+        ]
+        return str(render(request, merged, self.tokenizer, tokenize=False)), places
+
+    def _refuse_marks(self, said: dict[str, Any]) -> None:
+        """Raises RequestError for a text that has what stands for a picture: processors count these, and some fail
+        where there are too many."""
+        for where, words in _strings(said):
+            if found := self._marks.search(words):
+                message = f"{where} has {found[0]!r}, which beside images the model takes for one of them"
+                raise RequestError(message, param=where)
+
+    def read_text(self, request: Generate) -> Prompt:
+        """The prompt of a request without messages. Raises RequestError."""
+        tokens = prompt_tokens(request, self.tokenizer, self.vocabulary)
+        return Prompt(tokens, {"attention_mask": mx.ones((1, len(tokens)), mx.int32)})
+
+    def read_chat(self, text: str, images: list[Any]) -> Prompt:
+        """The prompt of a rendered chat and its decoded images, in their order. Raises RequestError."""
+        bos = self.tokenizer.bos_token
+        writes_marks = should_add_special_tokens(self._model.config.model_type, self._processor)
+        with _told():
+            inputs = prepare_inputs(
+                self._processor,
+                images=images or None,
+                prompts=text,
+                image_token_index=getattr(self._model.config, "image_token_index", None),
+                # Not twice: most templates begin with it.
+                add_special_tokens=writes_marks and not (bos and text.startswith(bos)),
+            )
+        tokens: list[int] = inputs.pop("input_ids")[0].tolist()
+        return Prompt(tokens, inputs)
+
+    def see(self, prompt: Prompt) -> dict[str, Any]:
+        """What BatchGenerator wants beside the tokens: the embeddings of text and pictures, computed. Raises
+        RequestError."""
+        others = dict(prompt.inputs)
+        pixels, mask = others.pop("pixel_values", None), others.pop("attention_mask", None)
+        with _told():
+            features = self._model.get_input_embeddings(mx.array([prompt.tokens]), pixels, mask=mask, **others)
+        known = {name: value for name, value in features.to_dict().items() if value is not None}
+        mx.eval([value for value in known.values() if isinstance(value, mx.array)])
+        return {**others, **known}
+
+    def may_be_read_in_pieces(self, prompt: Prompt, seen: dict[str, Any]) -> bool:
+        """Whether it then means the same: some families look at a prompt from both ends. seen: of `see`."""
+        tokens = mx.array([prompt.tokens])
+        embeds = seen["inputs_embeds"]
+        return bool(_chunked_prefill_enabled(self._model, input_ids=tokens, inputs_embeds=embeds, prefill_kwargs=seen))
+
+
+def _parts(content: Any, where: str) -> Any:
+    """A message's content as mlx-vlm takes it: a string, or parts in their order where images are among them."""
+    if not isinstance(content, list) or not any(_is_image(part) for part in content):
+        return text_of(content, where)
+    for index, part in enumerate(content):
+        if not _is_image(part):
+            text_of([part], f"{where}[{index}]")
+    return content
+
+
+def _places(turns: list[dict[str, Any]]) -> list[str]:
+    """The fields of the images. Raises RequestError where a model cannot have any."""
+    places = []
+    for number, turn in enumerate(turns):
+        for index, part in enumerate(turn["content"]):
+            if _is_image(part):
+                places.append(f"messages[{number}].content[{index}].image_url")
+                if turn["role"] != "user":
+                    message = f"{places[-1]}: models take images in messages of the role user only"
+                    raise RequestError(message, param=places[-1])
+    return places
+
+
+def _is_image(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "image"
+
+
+def _strings(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """Every text within, with the name of its field."""
+    if isinstance(value, str):
+        yield where, value
+    elif isinstance(value, list):
+        for index, entry in enumerate(value):
+            yield from _strings(entry, f"{where}[{index}]")
+    elif isinstance(value, dict):
+        for name, entry in value.items():
+            yield where, name
+            yield from _strings(entry, f"{where}.{name}" if where else name)
+
+
+def _marks(processor: Any, tokenizer: Any) -> set[str]:
+    """What the model's family writes for pictures, videos and sounds, and around them."""
+    names = (getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio"))
+    marks = {name for name in names if isinstance(name, str) and name}
+    return marks | {name for name in tokenizer.get_added_vocab() if _MARK.search(name)}
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """A ValueError of mlx-vlm is about what the client sent: a picture too long and narrow, a mark for pictures in a
+    text."""
+    try:
+        yield
+    except ValueError as error:
+        raise RequestError(f"messages: the model cannot read them: {error}", param="messages") from error
+
+
+@contextmanager
+def no_foreign_code() -> Iterator[None]:
+    """Within, transformers runs no code that comes with a model: some of mlx-vlm's processors ask it to, whatever they
+    are told (`trust_remote_code=True`)."""
+
+    def refuse(_folder: Any, file: str, *_: Any, **__: Any) -> None:
+        raise ValueError(f"{file} is code that comes with the model, which is never run")
+
+    find: Any = dynamic_module_utils.get_cached_module_file
+    dynamic_module_utils.get_cached_module_file = refuse
+    try:
+        yield
+    finally:
+        dynamic_module_utils.get_cached_module_file = find
+
+
+def _load_processor(folder: Path, config: Any) -> Any:
+    processor = load_processor(folder, True, eos_token_ids=getattr(config, "eos_token_id", None), **_UNTRUSTED)
+    images = load_image_processor(folder, **_UNTRUSTED)
+    if images is not None:
+        processor.image_processor = images
+    return processor
