@@ -6,7 +6,7 @@ import logging
 import resource
 import sys
 
-from gateway.server import Server
+from gateway.http.server import Server
 from gateway.settings import SettingsError, load_settings
 
 _OPEN_FILES = 10240  # the most that macOS grants; one per client

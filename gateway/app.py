@@ -9,18 +9,18 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.routing import Mount, Route
 
-from gateway import admin
-from gateway.auth import AllowedOrigins, BearerAuth, SameOrigin
-from gateway.broker_client import BrokerClient, BrokerUnavailableError
-from gateway.call import CallClosedError
-from gateway.chat import chat_completions
-from gateway.completions import completions
-from gateway.embeddings import embeddings, rerank
-from gateway.errors import ApiError, on_api_error, on_broker_unavailable, on_bug, on_gone, on_http_exception
-from gateway.events import events
-from gateway.images import ImageLoader
-from gateway.inference import State
-from gateway.models import get_model, list_models
+from gateway.admin import routes as admin
+from gateway.admin.events import events
+from gateway.http.auth import AllowedOrigins, BearerAuth, SameOrigin
+from gateway.http.errors import ApiError, on_api_error, on_broker_unavailable, on_bug, on_gone, on_http_exception
+from gateway.http.inference import State
+from gateway.images.loader import ImageLoader
+from gateway.link.call import CallClosedError
+from gateway.link.client import BrokerClient, BrokerUnavailableError
+from gateway.openai.chat import chat_completions
+from gateway.openai.completions import completions
+from gateway.openai.embeddings import embeddings, rerank
+from gateway.openai.models import get_model, list_models
 from gateway.settings import Settings
 
 

@@ -22,7 +22,7 @@ from pydantic_settings import (
 )
 
 from broker.protocol import GATEWAY_SOCKET, default_runtime_dir
-from gateway.sampling import Defaults
+from gateway.core.sampling import Defaults
 
 PREFIX = "MLX_BROKER_"
 _DEFAULT_FILE = "mlx-broker.toml"

@@ -11,10 +11,10 @@ from starlette.routing import BaseRoute, Mount, Route
 from broker import protocol
 from broker.policy import events
 from broker.settings import BrokerSettings, ModelSettings
-from gateway import errors
-from gateway import openai as gateway_openai
 from gateway.app import create_app
-from gateway.broker_client import BrokerClient
+from gateway.http import errors
+from gateway.link.client import BrokerClient
+from gateway.openai import requests as gateway_openai
 from gateway.settings import PREFIX
 from gateway.settings import Settings as GatewaySettings
 from tests.service import ROOT

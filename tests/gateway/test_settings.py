@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from broker.protocol import default_runtime_dir
-from gateway.sampling import Defaults
+from gateway.core.sampling import Defaults
 from gateway.settings import Settings, SettingsError, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,93 @@
+"""Who may call: middlewares. They know no user, only keys and where a page came from."""
+
+import contextlib
+import hmac
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from broker.protocol import Failure
+from gateway.http.errors import ApiError
+
+
+class BearerAuth:
+    """Lets a request pass whose `Authorization: Bearer` holds `key`; every request where `key` is None."""
+
+    def __init__(self, app: ASGIApp, key: SecretStr | None) -> None:
+        self._app = app
+        self._key = None if key is None else key.get_secret_value().encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises ApiError `invalid_api_key` for a missing or wrong key."""
+        if self._key is not None and not hmac.compare_digest(_bearer_key(scope), self._key):
+            raise ApiError(Failure("invalid_api_key", "missing or wrong key: send Authorization: Bearer <key>"))
+        await self._app(scope, receive, send)
+
+
+class AllowedOrigins(CORSMiddleware):
+    """Lets pages of these origins call everything but administration. Around the whole app: so a page can also read why
+    it was refused, and its browser may ask without a key what it may send."""
+
+    def __init__(self, app: ASGIApp, origins: list[str]) -> None:
+        super().__init__(
+            app,
+            allow_origins=origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            expose_headers=("retry-after",),
+            # A page on the internet that calls a gateway at home is named in the settings, too.
+            allow_private_network=True,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Never for /admin: with `*` any page could kill and unload."""
+        if scope["type"] == "http" and scope["path"].startswith("/admin"):
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+class SameOrigin:
+    """Refuses what a page of another site sends from somebody's browser: without a key it could kill and unload.
+
+    A page may also make the name of its own site mean this machine (DNS rebinding), and then has the same origin. So
+    where no key is needed, that origin must be an address or a name that no name server is asked for.
+    """
+
+    def __init__(self, app: ASGIApp, *, needs_key: bool) -> None:
+        self._app = app
+        self._needs_key = needs_key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises ApiError `foreign_origin`."""
+        headers = dict(scope["headers"])
+        origin = headers.get(b"origin")
+        if origin is not None and not self._is_ours(origin.decode("latin-1"), headers.get(b"host", b"")):
+            raise ApiError(Failure("foreign_origin", "administration is not for pages of other sites"))
+        await self._app(scope, receive, send)
+
+    def _is_ours(self, origin: str, host: bytes) -> bool:
+        try:
+            parts = urlsplit(origin)
+            name = parts.hostname or ""
+        except ValueError:
+            return False
+        return parts.netloc == host.decode("latin-1") and (self._needs_key or name == "localhost" or _is_address(name))
+
+
+def _is_address(name: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return bool(ip_address(name))
+    return False
+
+
+def _bearer_key(scope: Scope) -> bytes:
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, key = value.partition(b" ")
+            if scheme.lower() == b"bearer":
+                return bytes(key.strip())
+    return b""

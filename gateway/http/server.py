@@ -1,0 +1,160 @@
+"""uvicorn with an end that does not depend on clients, and without its ten wake-ups a second.
+
+On SIGTERM or SIGINT open streams are ended with a framed error before uvicorn waits for its connections: left alone
+it would wait for as long as they run.
+"""
+
+import asyncio
+import contextlib
+import json
+import shlex
+import signal
+import socket
+import sys
+import weakref
+from collections.abc import Iterator
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from broker.protocol import FINAL, Failure, Models
+from gateway.app import create_app
+from gateway.link.client import BrokerClient, BrokerUnavailableError
+from gateway.settings import Settings
+
+_GRACEFUL_SECONDS = 3  # for clients that do not read the end of their answers
+# Bytes of one connection that may wait in the system for a client that does not read. By itself it takes megabytes of
+# them: thousands of tokens, before anybody here could notice.
+_UNSENT_BYTES = 16_384
+_KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections, so that they close first
+_NOTSENT_LOWAT = 0x201 if sys.platform == "darwin" else socket.TCP_NOTSENT_LOWAT  # Python names it on Linux only
+_STOPPING = Failure("broker_unavailable", "the gateway is shutting down", retry_after=1, retryable=True)
+
+
+class _ChunkedBody:
+    """A `Pipe` into a response of uvicorn's."""
+
+    __slots__ = ("_cycle",)
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        # The cycle knows this through its scope: nothing of a request is to wait for the collector.
+        self._cycle = weakref.proxy(cycle)
+
+    @property
+    def is_open(self) -> bool:
+        cycle = self._cycle
+        return bool(cycle.chunked_encoding) and not (cycle.flow.write_paused or cycle.disconnected)
+
+    def write(self, body: bytes) -> None:
+        if body:  # an empty chunk would be the end
+            self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's, offering a `Pipe` to each response: sending a token through four coroutines takes longer than all else
+    that is done for it."""
+
+    def on_headers_complete(self) -> None:
+        before = self.cycle
+        super().on_headers_complete()
+        if self.cycle is not before:
+            self.scope["state"]["pipe"] = _ChunkedBody(self.cycle)  # for a task that has not begun yet
+
+
+class Server(uvicorn.Server):
+    """One gateway. `serve` returns after the first signal, within 4 s."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._broker = BrokerClient(settings.broker_socket)
+        self._stop = asyncio.Event()
+        super().__init__(
+            uvicorn.Config(
+                create_app(settings, self._broker),
+                host=settings.host,
+                port=settings.port,
+                loop="uvloop",
+                http=_Protocol,
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=settings.log_level == "debug",
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=_GRACEFUL_SECONDS,
+            )
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        await super().startup(sockets)
+        for server in self.servers:
+            for listener in server.sockets:  # every connection inherits it
+                listener.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, _UNSENT_BYTES)
+
+    async def main_loop(self) -> None:
+        """Until a signal."""
+        announcing = asyncio.create_task(self._announce())
+        while not await self.on_tick(0):  # renews the Date header
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), 1.0)
+        announcing.cancel()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End what runs, then wait for it."""
+        self._broker.refuse(_STOPPING)
+        await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Through the loop, which they wake; and without raising them again at the end: this end is a clean one."""
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGINT, signal.SIGTERM)
+        for number in signals:
+            loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self, number: int) -> None:
+        self.handle_exit(number, None)
+        self._stop.set()
+
+    async def _announce(self) -> None:
+        """Say where to call, once the broker answers."""
+        await self._broker.connected.wait()
+        with contextlib.suppress(BrokerUnavailableError):
+            model = self._settings.default_model or await self._first_text_model()
+            sys.stdout.write(announcement(self._url(), model, needs_key=self._settings.api_key is not None))
+            sys.stdout.flush()
+
+    async def _first_text_model(self) -> str | None:
+        call = await self._broker.call(Models())
+        try:
+            [(_, kind, body)] = await call.take()
+        finally:
+            call.close()
+        models = body["models"] if kind == FINAL else []
+        return next((model["model_id"] for model in models if model["model_type"] == "text-gen"), None)
+
+    def _url(self) -> str:
+        host, port, *_ = self.servers[0].sockets[0].getsockname()
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # compared, not bound
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def announcement(url: str, model: str | None, *, needs_key: bool) -> str:
+    """What a person reads when the gateway is ready: where it listens, and a line to try."""
+    where = f"mlx-broker listens on {url}"
+    if model is None:
+        return f"{where}; it has no text model yet\n"
+    key = ' -H "Authorization: Bearer $MLX_BROKER_API_KEY"' if needs_key else ""
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    body = {"model": model, "messages": question, "temperature": 0}  # the demo model is small: no dice
+    return (
+        f"{where}, try:\n"
+        f"curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}\n"
+    )

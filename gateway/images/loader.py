@@ -1,0 +1,144 @@
+"""The image files of a request: those that the client sent, and those that are fetched from where it says.
+
+A fetch is bounded in time, bytes and redirects, goes to public addresses only (addresses.py) and knows no
+proxy, cookie or password. Nothing is kept: the next request fetches again. What is in a file is the worker's to judge.
+"""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import httpcore2
+import httpx2
+
+from gateway.http.errors import invalid
+from gateway.images.addresses import CheckedNetwork, NotPublicError
+from gateway.openai.content import Image
+from gateway.settings import PREFIX, Settings
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+_HEADERS = [(b"user-agent", b"mlx-broker"), (b"accept", b"image/*"), (b"accept-encoding", b"identity")]
+
+
+class _FetchError(Exception):
+    """Why there is no image, said to the client."""
+
+
+@dataclass(slots=True)
+class _Room:
+    """The bytes that one request may still fetch: together as many as its body may have."""
+
+    left: int
+
+
+class ImageLoader:
+    """One for the whole gateway; it holds no connections."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._network = CheckedNetwork(allow_private=settings.allow_private_image_hosts)
+
+    async def load(self, images: Sequence[tuple[str, Image]]) -> list[bytes]:
+        """The files of `images`, each given with the request's field that it is in. All are fetched together, the
+        first that fails ends the others. Raises ApiError naming the field."""
+        limit = self._settings.max_images
+        if len(images) > limit:
+            raise invalid(f"{len(images)} images in one request, at most {limit} are served", images[limit][0])
+        room = _Room(self._settings.max_body_bytes)
+        try:
+            async with asyncio.TaskGroup() as group:
+                files = [group.create_task(self._file(field, image.source, room)) for field, image in images]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return [file.result() for file in files]
+
+    async def _file(self, field: str, source: bytes | str, room: _Room) -> bytes:
+        if isinstance(source, bytes):
+            return source
+        seconds = self._settings.image_timeout_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._fetch(source, room)
+        except TimeoutError:
+            why = f"fetching it took longer than {seconds:g} s"
+        except NotPublicError as error:
+            setting = f"{PREFIX}ALLOW_PRIVATE_IMAGE_HOSTS"
+            why = f"{error} is no public host, and {setting}=true, which allows others, is not set"
+        except _FetchError as error:
+            why = str(error)
+        except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError) as error:
+            why = f"it cannot be fetched: {error}"
+        raise invalid(f"{field}: {why}", field)
+
+    async def _fetch(self, source: str, room: _Room) -> bytes:
+        url = _checked(source)
+        for _ in range(self._settings.image_max_redirects + 1):
+            async with self._get(url) as response:
+                location = _header(response, b"location")
+                if response.status not in _REDIRECTS or not location:
+                    return await self._read(response, room)
+                url = _checked(location, url)
+        raise _FetchError(f"more than {self._settings.image_max_redirects} redirects")
+
+    @contextlib.asynccontextmanager
+    async def _get(self, url: httpx2.URL) -> AsyncIterator[httpcore2.Response]:
+        # A pool for one request: a connection that is kept could be to an address that a name no longer has.
+        is_tls = url.scheme == "https"
+        target = httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+        headers = [(b"host", url.netloc), *_HEADERS]
+        timeouts = {"connect": self._settings.image_timeout_seconds}
+        async with (
+            httpcore2.AsyncConnectionPool(self._tls if is_tls else None, network_backend=self._network) as pool,
+            pool.stream("GET", target, headers=headers, extensions={"timeout": timeouts}) as response,
+        ):
+            yield response
+
+    async def _read(self, response: httpcore2.Response, room: _Room) -> bytes:
+        if response.status != 200:
+            raise _FetchError(f"its host answered with status {response.status}")
+        media_type = _header(response, b"content-type")
+        if not media_type.lower().startswith("image/"):
+            raise _FetchError(f"its host says that it is {media_type!r:.80}, which is no image")
+        if encoding := _header(response, b"content-encoding"):
+            raise _FetchError(f"its host compressed it ({encoding:.20}), which was not asked for")
+        limit = int(self._settings.image_max_mb * 2**20)
+        if int(_header(response, b"content-length") or "0") > limit:
+            raise _FetchError(f"it has more than {limit} bytes")
+        data = bytearray()
+        async for chunk in response.aiter_stream():
+            data += chunk
+            room.left -= len(chunk)
+            if len(data) > limit:
+                raise _FetchError(f"it has more than {limit} bytes")
+            if room.left < 0:
+                raise _FetchError(f"the images of this request have more than {self._settings.max_body_bytes} bytes")
+        if not data:
+            raise _FetchError("it is empty")
+        return bytes(data)
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return httpcore2.default_ssl_context()  # reads the machine's certificates: not before they are needed
+
+
+def _checked(location: str, base: httpx2.URL | None = None) -> httpx2.URL:
+    """A URL that may be asked. Raises _FetchError."""
+    try:
+        url = httpx2.URL(location) if base is None else base.join(location)
+    except (httpx2.InvalidURL, ValueError) as error:
+        raise _FetchError(f"it is no URL: {error}") from None
+    if url.scheme not in ("http", "https") or not url.raw_host:
+        raise _FetchError("its URL must begin with http://, https:// or data:")
+    if url.port is not None and not 0 < url.port < 2**16:
+        raise _FetchError(f"its URL names port {url.port}, which cannot be")
+    if url.userinfo:
+        raise _FetchError("its URL must not have a user or password in it")
+    return url
+
+
+def _header(response: httpcore2.Response, name: bytes) -> str:
+    """Empty where there is none."""
+    return next((value.decode("latin-1") for key, value in response.headers if key.lower() == name), "")

@@ -1,0 +1,55 @@
+"""Requests for embeddings and scores -> messages of the wire. Pure, as gateway/openai/requests.py."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PlainValidator
+
+from broker.protocol import Embed, Rerank
+from gateway.core.validation import Body, object_of, prompts_of, refuse_not_yet, validated
+from gateway.http.errors import invalid
+
+MAX_INPUTS = 2048  # of one request, as OpenAI has it
+
+
+class EmbeddingRequest(Body):
+    """The body of POST /v1/embeddings."""
+
+    model: Annotated[str, Field(min_length=1)] | None = None
+    input: Annotated[list[str | list[int]], PlainValidator(prompts_of)]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+
+
+class RerankRequest(Body):
+    """The body of POST /v1/rerank, as Cohere and Jina have it. None is the default, as if the field were not there."""
+
+    model: Annotated[str, Field(min_length=1)] | None = None
+    query: Annotated[str, Field(min_length=1)]
+    documents: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MAX_INPUTS)]
+    top_n: Annotated[int, Field(ge=1)] | None = None
+    return_documents: bool | None = None
+
+
+def parse_embedding(body: bytes) -> EmbeddingRequest:
+    """Raises ApiError `invalid_request` naming the field."""
+    request = validated(EmbeddingRequest, object_of(body))
+    if len(request.input) > MAX_INPUTS:
+        raise invalid(f"{len(request.input)} inputs in one request, at most {MAX_INPUTS} are served", "input")
+    return request
+
+
+def embedding_work(request: EmbeddingRequest) -> Embed:
+    """One unit of work for all inputs: the worker forms its own batches."""
+    return Embed(inputs=request.input, dimensions=request.dimensions)
+
+
+def parse_rerank(body: bytes) -> RerankRequest:
+    """Raises ApiError `invalid_request` naming the field."""
+    raw = object_of(body)
+    refuse_not_yet(raw, {"instruction": ()})  # of mlx_vlm.server, for rerankers that write
+    return validated(RerankRequest, raw)
+
+
+def rerank_work(request: RerankRequest) -> Rerank:
+    """One unit of work for all documents."""
+    return Rerank(query=request.query, documents=request.documents)

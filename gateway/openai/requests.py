@@ -1,0 +1,265 @@
+"""OpenAI's chats and completions -> messages of the wire. Pure: no sockets, no settings, no clock.
+
+What is valid is said by the models below. Unknown fields are ignored, as OpenAI-compatible servers do; a known field
+that would change the answer and is not implemented yet is refused by name, because ignoring it would be a lie.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainValidator
+
+from broker.protocol import Generate
+from gateway.core.sampling import MAX_INT, Defaults, SamplingFields
+from gateway.core.validation import Body, NotYet, Whole, object_of, prompts_of, refuse_not_yet, validated
+from gateway.http.errors import invalid
+from gateway.openai.content import Content, Image, content_of, wire_content
+from gateway.openai.tools import NamedTool, ResponseFormat, ToolCall, ToolChoice, choice_of, required_names, tools_of
+
+MAX_CHOICES = 128  # of one request: prompts x n, each a request to the broker
+_MAX_STOPS = 16
+_MAX_GRAMMAR = 100_000  # characters
+_MAX_TOP_LOGPROBS = 20
+# Reading a body stops every stream of this gateway meanwhile: a million small messages or parts would take ten seconds.
+_MAX_MESSAGES = 4096
+_MAX_PARTS = 16_384  # of all messages together
+
+# Not implemented yet: fields of OpenAI, mlx_lm.server and mlx_vlm.server, with the values that change nothing.
+_NOT_YET: NotYet = {
+    "adapter_path": (),
+    "adapters": ("default_model",),
+    "draft_model": ("default_model",),
+    "num_draft_tokens": (),
+    "p_less": (False,),
+    "top_n_sigma": (0,),
+    "typical_p": (1,),
+}
+_NOT_YET_CHAT = _NOT_YET | {
+    "audio": (),
+    "context_management": ([],),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "max_pixels": (),
+    "min_pixels": (),
+    "modalities": (["text"],),
+    "reasoning": ({},),
+    "resize_shape": (),
+    "role_mapping": ({},),
+    "thinking_budget": (),
+    "thinking_end_token": (),
+    "thinking_start_token": (),
+    "tool_parser": (),
+    "web_search_options": (),
+}
+_NOT_YET_COMPLETION = _NOT_YET | {"best_of": (1,), "echo": (False,), "suffix": ("",), "top_logprobs": (-1, 0)}
+
+
+def _stops_of(stop: object) -> list[str]:
+    stops = [] if stop in (None, "") else [stop] if isinstance(stop, str) else stop
+    if not isinstance(stops, list) or len(stops) > _MAX_STOPS or not all(isinstance(s, str) and s for s in stops):
+        raise ValueError(f"must be a string or a list of up to {_MAX_STOPS} strings that are not empty")
+    return stops
+
+
+def _number_of_logprobs(logprobs: object) -> object:
+    """OpenAI's number for text completions; mlx_lm.server has true and false, as for chats."""
+    return (0 if logprobs else None) if isinstance(logprobs, bool) else logprobs
+
+
+class StreamOptions(Body):
+    """include_usage: a last chunk without choices carries the usage."""
+
+    include_usage: bool | None = None
+
+
+class ChatMessage(Body):
+    """One turn. `developer` is what newer models call `system`, `reasoning` what others call `reasoning_content`."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Annotated[Content, PlainValidator(content_of)] = ""
+    name: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+
+    def to_map(self) -> dict[str, Any]:
+        """As chat templates take it."""
+        message: dict[str, Any] = {
+            "role": "system" if self.role == "developer" else self.role,
+            "content": wire_content(self.content),
+            "name": self.name,
+            "reasoning_content": self.reasoning if self.reasoning_content is None else self.reasoning_content,
+            "tool_calls": [call.model_dump(exclude_none=True) for call in self.tool_calls or []] or None,
+            "tool_call_id": self.tool_call_id,
+        }
+        return {name: value for name, value in message.items() if value is not None}
+
+
+class Sampling(SamplingFields):
+    """What chat and text completions share. None is the default, as if the field were not there."""
+
+    model: Annotated[str, Field(min_length=1)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    seed: Annotated[Whole, Field(ge=-MAX_INT - 1, le=MAX_INT)] | None = None
+    stop: Annotated[list[str], PlainValidator(_stops_of)] = Field(default_factory=list)
+    n: Annotated[Whole, Field(ge=1, le=8)] | None = None
+    response_format: ResponseFormat | None = None
+    grammar: Annotated[str, Field(min_length=1, max_length=_MAX_GRAMMAR)] | None = None
+
+    @property
+    def json_schema(self) -> dict[str, Any] | None:
+        """What the answer must follow; None for free text."""
+        return None if self.response_format is None else self.response_format.schema_wanted
+
+    @property
+    def choices_per_prompt(self) -> int:
+        """How often each prompt is answered."""
+        return self.n or 1
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a usage chunk."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class ChatRequest(Sampling):
+    """The body of POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=_MAX_MESSAGES)]
+    max_completion_tokens: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    enable_thinking: bool | None = None
+    reasoning_effort: Annotated[str, Field(min_length=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None = None
+    tools: Annotated[list[dict[str, Any]], PlainValidator(tools_of)] = Field(default_factory=list)
+    tool_choice: Annotated[ToolChoice, PlainValidator(choice_of)] = "auto"
+    parallel_tool_calls: bool | None = None
+
+    @property
+    def template_kwargs(self) -> dict[str, Any]:
+        """For the model's template. What says more exactly what it means wins."""
+        kwargs: dict[str, Any] = {}
+        if self.reasoning_effort is not None:
+            kwargs["enable_thinking"] = self.reasoning_effort != "none"
+            if self.reasoning_effort != "none":
+                kwargs["reasoning_effort"] = self.reasoning_effort
+        if self.enable_thinking is not None:
+            kwargs["enable_thinking"] = self.enable_thinking
+        return kwargs | (self.chat_template_kwargs or {})
+
+    @property
+    def images(self) -> list[tuple[str, Image]]:
+        """All images in their order, each after the name of the field that it is in."""
+        return [
+            (f"messages[{position}].content[{number}].image_url", part)
+            for position, message in enumerate(self.messages)
+            if not isinstance(message.content, str)
+            for number, part in enumerate(message.content)
+            if isinstance(part, Image)
+        ]
+
+
+class CompletionRequest(Sampling):
+    """The body of POST /v1/completions."""
+
+    prompt: Annotated[list[str | list[int]], PlainValidator(prompts_of)]
+    logprobs: Annotated[
+        Annotated[Whole, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None, BeforeValidator(_number_of_logprobs)
+    ] = None
+
+
+def parse_chat(body: bytes) -> ChatRequest:
+    """Raises ApiError `invalid_request` naming the field."""
+    raw = object_of(body)
+    refuse_not_yet(raw, _NOT_YET_CHAT)
+    _refuse_many_parts(raw.get("messages"))
+    request = validated(ChatRequest, raw)
+    for position, message in enumerate(raw["messages"]):
+        if message.get("tool_calls") and message["role"] != "assistant":
+            raise invalid("only an assistant's message may have tool_calls", f"messages[{position}].tool_calls")
+        if message["role"] != "user" and not isinstance(request.messages[position].content, str):
+            raise invalid("only a user's message may have images", f"messages[{position}].content")
+    if request.top_logprobs is not None and not request.logprobs:
+        raise invalid("top_logprobs needs logprobs", "top_logprobs")
+    try:
+        forced = required_names(request.tools, request.tool_choice)
+    except ValueError as error:
+        raise invalid(f"tool_choice: {error}", "tool_choice") from None
+    _refuse_several(request, bool(forced))
+    return request
+
+
+def _refuse_many_parts(messages: Any) -> None:
+    if not isinstance(messages, list):
+        return  # ChatRequest says so
+    contents = [message.get("content") for message in messages if isinstance(message, dict)]
+    if sum(len(content) for content in contents if isinstance(content, list)) > _MAX_PARTS:
+        raise invalid(f"the messages have more than {_MAX_PARTS} parts", "messages")
+
+
+def _refuse_several(request: Sampling, is_call_forced: bool) -> None:
+    """Of what binds an answer there can be one."""
+    if request.grammar is not None and request.json_schema is not None:
+        raise invalid("give either grammar or response_format", "grammar")
+    if is_call_forced and (request.grammar is not None or request.json_schema is not None):
+        raise invalid("a call that is required leaves no room for grammar or response_format", "tool_choice")
+
+
+def parse_completion(body: bytes) -> CompletionRequest:
+    """Raises ApiError `invalid_request` naming the field."""
+    raw = object_of(body)
+    refuse_not_yet(raw, _NOT_YET_COMPLETION)
+    request = validated(CompletionRequest, raw)
+    if len(request.prompt) * request.choices_per_prompt > MAX_CHOICES:
+        raise invalid(f"more than {MAX_CHOICES} choices in one request, counting n for each prompt", "prompt")
+    _refuse_several(request, is_call_forced=False)
+    return request
+
+
+def chat_work(request: ChatRequest, images: list[bytes], defaults: Defaults) -> list[Generate]:
+    """One unit of work per choice. images: the files of `request.images`, in their order."""
+    max_tokens = request.max_completion_tokens or request.max_tokens or defaults.max_tokens
+    messages = [message.to_map() for message in request.messages]
+    logprobs = (request.top_logprobs or 0) if request.logprobs else None
+    tools = [] if request.tool_choice == "none" else request.tools
+    return [
+        Generate(
+            messages=messages,
+            images=images,
+            max_tokens=max_tokens,
+            logprobs=logprobs,
+            tools=tools,
+            required_tools=required_names(tools, request.tool_choice),
+            one_call=request.parallel_tool_calls is False or isinstance(request.tool_choice, NamedTool),
+            chat_template_kwargs=defaults.chat_template_kwargs | request.template_kwargs,
+            **_sampling(request, defaults, choice),
+        )
+        for choice in range(request.choices_per_prompt)
+    ]
+
+
+def completion_work(request: CompletionRequest, defaults: Defaults) -> list[Generate]:
+    """One unit of work per choice: all choices of the first prompt, then those of the second, ..."""
+    max_tokens = request.max_tokens or defaults.max_tokens
+    return [
+        Generate(
+            prompt=prompt, max_tokens=max_tokens, logprobs=request.logprobs, **_sampling(request, defaults, choice)
+        )
+        for prompt in request.prompt
+        for choice in range(request.choices_per_prompt)
+    ]
+
+
+def _sampling(request: Sampling, defaults: Defaults, choice: int) -> dict[str, Any]:
+    # Choices of one prompt differ by their seed; beyond the largest one it goes on at the smallest.
+    seed = None if request.seed is None else (request.seed + choice + MAX_INT + 1) % 2**64 - MAX_INT - 1
+    return {
+        "stream": bool(request.stream),
+        "seed": seed,
+        "stop": request.stop,
+        "json_schema": request.json_schema,
+        "grammar": request.grammar,
+        **request.over(defaults),
+    }

@@ -1,0 +1,315 @@
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from broker.protocol import (
+    ERROR,
+    FINAL,
+    GATEWAY_SOCKET,
+    PARTIAL,
+    READ_EVERY,
+    VERSION,
+    Cancel,
+    Failure,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    Output,
+    Outputs,
+    Shutdown,
+    Status,
+)
+from gateway.link import client as broker_client
+from gateway.link.call import MAX_WAITING_BYTES, Call, CallClosedError, Item
+from gateway.link.client import BrokerClient, BrokerUnavailableError
+from tests.gateway.played_broker import SECONDS, PlayedBroker
+
+pytestmark = pytest.mark.anyio
+
+
+@contextlib.asynccontextmanager
+async def opened(runtime_dir: Path) -> AsyncIterator[BrokerClient]:
+    client = BrokerClient(runtime_dir / GATEWAY_SOCKET)
+    client.open()
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+async def take(call: Call) -> list[Item]:
+    async with asyncio.timeout(SECONDS):
+        return await call.take()
+
+
+async def take_all(call: Call, count: int) -> list[Item]:
+    items: list[Item] = []
+    while len(items) < count:
+        items += await take(call)
+    return items
+
+
+def failure_code(item: Item) -> str:
+    _index, kind, body = item
+    assert kind == ERROR
+    return str(body["code"])
+
+
+async def test_a_gateway_says_hello_with_an_identity_of_its_own(runtime_dir: Path) -> None:
+    async with PlayedBroker(runtime_dir) as broker, opened(runtime_dir) as client:
+        assert await broker.meet() == client.identity
+        assert len(client.identity) == 8
+        assert BrokerClient(runtime_dir / GATEWAY_SOCKET).identity != client.identity
+
+
+async def test_outputs_reach_the_call_that_waits_for_them(runtime_dir: Path) -> None:
+    async with PlayedBroker(runtime_dir) as broker, opened(runtime_dir) as client:
+        await broker.meet()
+        one, two = await client.call(Status()), await client.call(Status(), Status())
+        ids = [(await broker.expect(Status))[0] for _ in range(3)]
+        await broker.outputs(
+            Output(ids[2], PARTIAL, {"text": "c"}),
+            Output(ids[0], PARTIAL, {"text": "a"}),
+            Output(ids[1], FINAL, {"text": "b"}),
+        )
+        assert await take(one) == [(0, PARTIAL, {"text": "a"})]
+        assert await take(two) == [(1, PARTIAL, {"text": "c"}), (0, FINAL, {"text": "b"})]
+        await broker.outputs(Output(ids[2], ERROR, {"code": "worker_died", "message": "gone"}))
+        assert await take(two) == [(1, ERROR, {"code": "worker_died", "message": "gone"})]
+        assert not two.pending
+        assert list(one.pending) == [ids[0]]
+
+
+async def test_many_outputs_arrive_once_each_and_in_order(runtime_dir: Path) -> None:
+    async with PlayedBroker(runtime_dir) as broker, opened(runtime_dir) as client:
+        await broker.meet()
+        calls = [await client.call(Status()) for _ in range(20)]
+        ids = [(await broker.expect(Status))[0] for _ in calls]
+        for step in range(500):
+            kind = FINAL if step == 499 else PARTIAL
+            await broker.outputs(*(Output(request_id, kind, {"step": step}) for request_id in ids))
+        for call in calls:
+            assert [body["step"] for _, _, body in await take_all(call, 500)] == list(range(500))
+
+
+async def test_a_closed_call_is_cancelled_at_the_broker_and_its_late_outputs_are_ignored(runtime_dir: Path) -> None:
+    async with PlayedBroker(runtime_dir) as broker, opened(runtime_dir) as client:
+        await broker.meet()
+        call = await client.call(Status(), Status())
+        first, second = [(await broker.expect(Status))[0] for _ in range(2)]
+        await broker.final(first, {})
+        await take(call)
+        waiting = asyncio.create_task(take(call))
+        await asyncio.sleep(0)
+        call.close()
+        with pytest.raises(CallClosedError):
+            await waiting
+        assert (await broker.expect(Cancel))[0] == second
+        await broker.partial(second, "late")
+        await broker.error(second, Failure("cancelled", "the client has gone"))
+        other = await client.call(Status())
+        await broker.final((await broker.expect(Status))[0], {"ok": True})
+        assert await take(other) == [(0, FINAL, {"ok": True})]
+
+
+async def test_malformed_messages_are_dropped_and_logged(runtime_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with PlayedBroker(runtime_dir) as broker, opened(runtime_dir) as client:
+        gateway = await broker.meet()
+        call = await client.call(Status())
+        request_id, _ = await broker.expect(Status)
+        for frames in ([b""], [b"junk"] * 4, [VERSION, b"NONSENSE", b"", b""], [VERSION, b"HEARTBEAT", b"", b"\xc1"]):
+            await broker.say(gateway, *frames)
+        await broker.say_body(gateway, Shutdown())  # well formed, but not for a gateway
+        await broker.final(request_id, {"ok": True})
+        assert await take(call) == [(0, FINAL, {"ok": True})]
+        assert caplog.text.count("dropped") == 5
+
+
+async def test_a_request_whose_end_cannot_be_read_ends_nevertheless(runtime_dir: Path) -> None:
+    async with PlayedBroker(runtime_dir) as broker, opened(runtime_dir) as client:
+        gateway = await broker.meet()
+        call, other = await client.call(Status()), await client.call(Status())
+        request_id, _ = await broker.expect(Status)
+        await broker.say(gateway, VERSION, Outputs.COMMAND, request_id + bytes((FINAL,)), b"\xc1")
+        [item] = await take(call)
+        assert failure_code(item) == "internal_error"
+        assert other.pending
+
+
+async def test_without_a_broker_a_call_is_refused_after_the_first_seconds_at_once(runtime_dir: Path) -> None:
+    async with opened(runtime_dir) as client:
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailableError):
+            await client.call(Status())
+        assert time.monotonic() - began < broker_client.STARTUP_GRACE + 2.0
+        waits = []
+        for _ in range(3):  # the machine may stall in one of them
+            began = time.monotonic()
+            with pytest.raises(BrokerUnavailableError):
+                await client.call(Status())
+            waits.append(time.monotonic() - began)
+        assert min(waits) < 1.0, waits
+
+
+async def test_a_call_in_the_first_seconds_waits_for_the_broker(runtime_dir: Path) -> None:
+    async with opened(runtime_dir) as client:
+        calling = asyncio.create_task(client.call(Status()))
+        await asyncio.sleep(0)
+        async with PlayedBroker(runtime_dir) as broker:
+            await broker.meet()
+            request_id, _ = await broker.expect(Status)
+            await broker.final(request_id, {})
+            assert await take(await calling) == [(0, FINAL, {})]
+
+
+async def test_a_broker_that_goes_ends_every_call_and_a_new_one_is_greeted(runtime_dir: Path) -> None:
+    async with opened(runtime_dir) as client:
+        for _ in range(3):
+            async with PlayedBroker(runtime_dir) as broker:
+                assert await broker.meet() == client.identity
+                answered, open_one = await client.call(Status()), await client.call(Status(), Status())
+                await broker.final((await broker.expect(Status))[0], {})
+                assert await take(answered) == [(0, FINAL, {})]
+                await broker.partial((await broker.expect(Status))[0], "a")
+                assert await take(open_one) == [(0, PARTIAL, {"text": "a"})]
+            items = await take(open_one)
+            assert [failure_code(item) for item in items] == ["broker_unavailable"] * 2
+            assert items[0][2]["retryable"] is True
+            assert not client.connected.is_set()
+            with pytest.raises(BrokerUnavailableError):
+                async with asyncio.timeout(SECONDS):
+                    await client.call(Status())
+
+
+async def test_a_silent_broker_counts_as_gone_until_it_speaks(
+    runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker_client, "HEARTBEAT_TIMEOUT", 0.3)
+    async with PlayedBroker(runtime_dir, heartbeats=False) as broker, opened(runtime_dir) as client:
+        gateway = await broker.meet()
+        call = await client.call(Status())
+        request_id, _ = await broker.expect(Status)
+        began = time.monotonic()
+        [item] = await take(call)
+        assert failure_code(item) == "broker_unavailable"
+        assert 0.29 <= time.monotonic() - began < 3.0  # a timer may be early by its resolution
+        client._grace_ends_at = 0.0
+        with pytest.raises(BrokerUnavailableError):
+            await client.call(Status())
+        # Once it looks at its socket again it learns that nobody waits any more, and that the gateway is there.
+        assert (await broker.expect(Cancel))[0] == request_id
+        await broker.expect(Hello)
+        await broker.say_body(gateway, Heartbeat())
+        async with asyncio.timeout(SECONDS):
+            await client.connected.wait()
+
+
+async def test_heartbeats_keep_a_quiet_call(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker_client, "HEARTBEAT_TIMEOUT", 2.5)
+    async with PlayedBroker(runtime_dir, heartbeats=False) as broker, opened(runtime_dir) as client:
+        gateway = await broker.meet()
+        call = await client.call(Status())
+        request_id, _ = await broker.expect(Status)
+        for _ in range(35):
+            await broker.say_body(gateway, Heartbeat())
+            await asyncio.sleep(0.1)  # a heart beats in time; there is no condition to wait for
+        await broker.final(request_id, {})
+        assert await take(call) == [(0, FINAL, {})]
+
+
+async def test_a_call_that_nobody_reads_is_cancelled(runtime_dir: Path) -> None:
+    async with PlayedBroker(runtime_dir) as broker, opened(runtime_dir) as client:
+        await broker.meet()
+        lazy, busy = await client.call(Status()), await client.call(Status())
+        lazy_id, busy_id = [(await broker.expect(Status))[0] for _ in range(2)]
+        text = "x" * (MAX_WAITING_BYTES // 8)
+        for _ in range(8):
+            await broker.outputs(Output(lazy_id, PARTIAL, {"text": text}), Output(busy_id, PARTIAL, {"text": text}))
+            assert await take(busy) == [(0, PARTIAL, {"text": text})]
+        assert (await broker.expect(Cancel))[0] == lazy_id
+        [item] = await take(lazy)
+        assert failure_code(item) == "cancelled"
+        assert "slowly" in item[2]["message"]
+        assert busy.pending
+
+
+async def test_a_long_answer_that_is_not_streamed_is_no_slow_reader(runtime_dir: Path) -> None:
+    async with PlayedBroker(runtime_dir) as broker, opened(runtime_dir) as client:
+        await broker.meet()
+        call = await client.call(Status())
+        body = {"text": "x" * (2 * MAX_WAITING_BYTES)}
+        await broker.final((await broker.expect(Status))[0], body)
+        assert await take(call) == [(0, FINAL, body)]
+
+
+async def test_a_stopping_gateway_ends_its_calls_and_takes_no_more(runtime_dir: Path) -> None:
+    async with PlayedBroker(runtime_dir) as broker:
+        async with opened(runtime_dir) as client:
+            await broker.meet()
+            call = await client.call(Status())
+            request_id, _ = await broker.expect(Status)
+            client.refuse(Failure("broker_unavailable", "stopping"))
+            assert [item[2]["message"] for item in await take(call)] == ["stopping"]
+            assert (await broker.expect(Cancel))[0] == request_id
+            with pytest.raises(BrokerUnavailableError, match="stopping"):
+                await client.call(Status())
+        await broker.expect(Goodbye)
+
+
+async def test_what_has_been_read_is_said(runtime_dir: Path) -> None:
+    async with PlayedBroker(runtime_dir, heartbeats=False) as broker, opened(runtime_dir) as client:
+        gateway = await broker.meet()
+        call = await client.call(Status())
+        request_id, _ = await broker.expect(Status)
+        for _ in range(READ_EVERY + 3):
+            await broker.partial(request_id, "x")
+        for _ in range(2):  # at the second beat there is nothing new to say
+            await broker.say_body(gateway, Heartbeat())
+        await broker.outputs(Output(request_id, FINAL, {}))
+        await take_all(call, READ_EVERY + 4)
+        await client.call(Status())
+        await broker.expect(Status)
+        assert broker.read == [READ_EVERY, READ_EVERY + 3]
+
+
+_STOPPED_BROKER = """
+import sys
+import zmq
+router = zmq.Context().socket(zmq.ROUTER)
+router.bind(sys.argv[1])
+while True:
+    router.recv_multipart()
+    print("message", flush=True)
+"""
+
+
+async def test_requests_to_a_broker_that_is_stopped_are_cancelled_when_it_goes_on(
+    runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = f"ipc://{runtime_dir / GATEWAY_SOCKET}"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _STOPPED_BROKER, endpoint, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        async with opened(runtime_dir) as client, asyncio.timeout(3 * SECONDS):
+            await client.connected.wait()
+            assert await process.stdout.readline() == b"message\n"  # HELLO
+            os.kill(process.pid, signal.SIGSTOP)
+            calls = [await client.call(Status()) for _ in range(3000)]  # more than any high-water mark
+            monkeypatch.setattr(broker_client, "HEARTBEAT_TIMEOUT", 0.5)  # not before: it may not be over meanwhile
+            client._look_for_silence(0.0)
+            assert {failure_code((await take(call))[0]) for call in calls} == {"broker_unavailable"}
+            os.kill(process.pid, signal.SIGCONT)
+            for _ in range(6000):  # each request and its CANCEL
+                assert await process.stdout.readline() == b"message\n"
+    finally:
+        process.kill()
+        await process.communicate()

@@ -1,0 +1,239 @@
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.protocol import FINAL, PARTIAL, Failure, ProtocolError
+from gateway.openai import fingerprint
+from gateway.openai.fingerprint import SYSTEM_FINGERPRINT, _fingerprint
+from gateway.openai.replies import Chunks, Head, ending_of, framed_error, whole
+from tests.gateway.played_broker import ending
+
+CHAT = Head(id="chatcmpl-1", model="org/tiny", created=12, is_chat=True)
+TEXT = Head(id="cmpl-1", model="org/tiny", created=12, is_chat=False)
+
+
+def events(data: bytes) -> list[Any]:
+    """What a client of server-sent events reads."""
+    lines = data.decode().split("\n\n")
+    assert lines.pop() == ""
+    assert all(line.startswith("data: ") for line in lines)
+    return [line if line == "data: [DONE]" else json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+def test_the_fingerprint_follows_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _fingerprint() == SYSTEM_FINGERPRINT
+    assert re.fullmatch("fp_[0-9a-f]{10}", SYSTEM_FINGERPRINT)
+    monkeypatch.setattr(fingerprint, "version", lambda _name: "0.0.0")
+    assert _fingerprint() != SYSTEM_FINGERPRINT
+
+
+def test_the_chunks_of_a_chat() -> None:
+    chunks = Chunks(CHAT, 1, include_usage=False)
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 12, "model": "org/tiny"}
+    head["system_fingerprint"] = SYSTEM_FINGERPRINT
+
+    def chunk(delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
+        return {**head, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}]}
+
+    assert events(chunks.render([(0, PARTIAL, {"text": "Hel"})])) == [chunk({"role": "assistant", "content": "Hel"})]
+    assert events(chunks.render([(0, PARTIAL, {"text": "lo"})])) == [chunk({"content": "lo"})]
+    waiting = [(0, PARTIAL, {"text": ", "}), (0, PARTIAL, {"text": "wor"}), (0, FINAL, ending("ld", "length"))]
+    assert not chunks.is_complete
+    assert events(chunks.render(waiting)) == [chunk({"content": ", world"}), chunk({}, "length"), "data: [DONE]"]
+    assert chunks.is_complete
+
+
+def test_an_empty_answer_still_names_the_role() -> None:
+    first, last, done = events(Chunks(CHAT, 1, include_usage=False).render([(0, FINAL, ending(""))]))
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert last["choices"][0]["finish_reason"] == "stop"
+    assert done == "data: [DONE]"
+
+
+def test_usage_comes_last_and_is_null_before() -> None:
+    chunks = Chunks(CHAT, 1, include_usage=True)
+    [first] = events(chunks.render([(0, PARTIAL, {"text": "a"})]))
+    finish, usage, done = events(chunks.render([(0, FINAL, ending(tokens=4))]))
+    assert first["usage"] is None
+    assert finish["usage"] is None
+    assert usage["choices"] == []
+    assert usage["usage"] == {
+        "prompt_tokens": 5,
+        "completion_tokens": 4,
+        "total_tokens": 9,
+        "prompt_tokens_details": {"cached_tokens": 2},
+    }
+    assert done == "data: [DONE]"
+
+
+def test_several_choices_end_one_by_one() -> None:
+    chunks = Chunks(CHAT, 2, include_usage=False)
+    items = [(1, PARTIAL, {"text": "b"}), (0, PARTIAL, {"text": "a"}), (1, PARTIAL, {"text": "B"})]
+    got = [(e["choices"][0]["index"], e["choices"][0]["delta"]) for e in events(chunks.render(items))]
+    assert got == [(1, {"role": "assistant", "content": "bB"}), (0, {"role": "assistant", "content": "a"})]
+    [finish] = events(chunks.render([(1, FINAL, ending())]))
+    assert finish["choices"][0]["index"] == 1
+    assert not chunks.is_complete
+    finish, done = events(chunks.render([(0, FINAL, ending())]))
+    assert finish["choices"][0]["index"] == 0
+    assert done == "data: [DONE]"
+
+
+def test_the_chunks_of_a_text_completion() -> None:
+    chunks = Chunks(TEXT, 1, include_usage=False)
+    text, finish, _done = events(chunks.render([(0, PARTIAL, {"text": "a"}), (0, FINAL, ending())]))
+    assert text["object"] == finish["object"] == "text_completion"
+    assert text["choices"] == [{"index": 0, "text": "a", "logprobs": None, "finish_reason": None}]
+    assert finish["choices"] == [{"index": 0, "text": "", "logprobs": None, "finish_reason": "stop"}]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.text()), max_size=20), st.data())
+def test_joined_chunks_are_the_text_however_outputs_are_batched(
+    texts: list[tuple[int, str]], data: st.DataObject
+) -> None:
+    chunks = Chunks(CHAT, 3, include_usage=True)
+    items: list[tuple[int, int, dict[str, Any]]] = [(index, PARTIAL, {"text": text}) for index, text in texts]
+    items += [(index, FINAL, ending("end")) for index in range(3)]
+    read = [""] * 3
+    roles = [0] * 3
+    while items:
+        count = data.draw(st.integers(1, len(items)))
+        for event in events(chunks.render(items[:count])):
+            for choice in [] if event == "data: [DONE]" else event["choices"]:
+                read[choice["index"]] += choice["delta"].get("content", "")
+                roles[choice["index"]] += "role" in choice["delta"]
+        items = items[count:]
+    assert read == ["".join(text for index, text in texts if index == i) + "end" for i in range(3)]
+    assert roles == [1, 1, 1]
+
+
+def test_a_whole_chat() -> None:
+    assert whole(CHAT, [ending_of(ending("Paris.", tokens=2))]) == {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 12,
+        "model": "org/tiny",
+        "system_fingerprint": SYSTEM_FINGERPRINT,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Paris."},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {
+            "prompt_tokens": 5,
+            "completion_tokens": 2,
+            "total_tokens": 7,
+            "prompt_tokens_details": {"cached_tokens": 2},
+        },
+    }
+
+
+def test_the_prompt_of_several_choices_counts_once() -> None:
+    head = Head(id="cmpl-1", model="m", created=1, is_chat=False, choices_per_prompt=2)
+    endings = [
+        ending_of(ending(prompt=p, tokens=t, cached=c)) for p, t, c in ((5, 1, 0), (5, 2, 5), (7, 3, 1), (7, 4, 7))
+    ]
+    usage = whole(head, endings)["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (12, 10, 22)
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 1}
+
+
+@pytest.mark.parametrize("field", ["text", "finish_reason", "prompt_tokens", "completion_tokens", "cached_tokens"])
+def test_an_ending_that_cannot_be_read_is_the_peers_mistake(field: str) -> None:
+    with pytest.raises(ProtocolError, match=field):
+        ending_of({**ending(), field: None})
+    with pytest.raises(ProtocolError, match=field):
+        ending_of({name: value for name, value in ending().items() if name != field})
+
+
+def test_a_partial_without_text_is_the_peers_mistake() -> None:
+    with pytest.raises(ProtocolError):
+        Chunks(CHAT, 1, include_usage=False).render([(0, PARTIAL, {"text": 1})])
+
+
+CALL = {"id": "call_1", "name": "weather", "arguments": '{"city": "Paris"}'}
+OPENAI_CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
+LIKELY = {"token": "€", "bytes": "€".encode(), "logprob": -0.5}
+ENTRY = {**LIKELY, "top": [LIKELY, {"token": "$", "bytes": b"$", "logprob": -1.5}]}
+
+
+def test_a_chat_that_thinks_and_calls() -> None:
+    parts = {"reasoning": "hm", "tool_calls": [CALL, {**CALL, "id": "call_2"}]}
+    choice = whole(CHAT, [ending_of({**ending("", "tool_calls"), **parts})])["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"] == {
+        "role": "assistant",
+        "content": None,
+        "reasoning": "hm",
+        "reasoning_content": "hm",
+        "tool_calls": [OPENAI_CALL, {**OPENAI_CALL, "id": "call_2"}],
+    }
+
+
+def test_the_chunks_of_a_chat_that_thinks_and_calls() -> None:
+    chunks = Chunks(CHAT, 1, include_usage=False)
+
+    def deltas(*items: dict[str, Any], kind: int = PARTIAL) -> list[Any]:
+        read = events(chunks.render([(0, kind, item) for item in items]))
+        return [event["choices"][0]["delta"] for event in read if event != "data: [DONE]"]
+
+    def thought(text: str) -> dict[str, Any]:
+        return {"reasoning": text, "reasoning_content": text}
+
+    assert deltas({"text": "", "reasoning": "h"}) == [{"role": "assistant", **thought("h")}]
+    assert deltas({"text": "", "reasoning": "m"}) == [thought("m")]
+    assert deltas({"text": "", "reasoning": "!"}, {"text": "I "}) == [{**thought("!"), "content": "I "}]
+    assert deltas({"text": "call"}) == [{"content": "call"}]
+    assert deltas({"text": "", "tool_calls": [CALL]}) == [{"tool_calls": [{"index": 0, **OPENAI_CALL}]}]
+    last = {**ending("", "tool_calls"), "tool_calls": [CALL]}
+    assert deltas(last, kind=FINAL) == [{"tool_calls": [{"index": 1, **OPENAI_CALL}]}, {}]
+
+
+def test_logprobs_of_a_chat() -> None:
+    openai = {"token": "€", "logprob": -0.5, "bytes": [226, 130, 172]}
+    content = [{**openai, "top_logprobs": [openai, {"token": "$", "logprob": -1.5, "bytes": [36]}]}]
+    choice = whole(CHAT, [ending_of({**ending("€"), "logprobs": [ENTRY]})])["choices"][0]
+    assert choice["logprobs"] == {"content": content, "refusal": None}
+    chunks = Chunks(CHAT, 1, include_usage=False)
+    first, *_ = events(chunks.render([(0, PARTIAL, {"text": "€", "logprobs": [ENTRY]})]))
+    assert first["choices"][0]["logprobs"]["content"] == content
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": "€"}
+
+
+def test_logprobs_of_a_text_completion() -> None:
+    plain = {"token": "ab", "bytes": b"ab", "logprob": -0.25, "top": []}
+    expected = {
+        "tokens": ["€", "ab"],
+        "token_logprobs": [-0.5, -0.25],
+        "top_logprobs": [{"€": -0.5, "$": -1.5}, {}],
+        "text_offset": [0, 1],
+    }
+    choice = whole(TEXT, [ending_of({**ending("€ab"), "logprobs": [ENTRY, plain]})])["choices"][0]
+    assert choice["logprobs"] == expected
+    chunks = Chunks(TEXT, 1, include_usage=False)
+    read = [events(chunks.render([(0, PARTIAL, {"text": "x", "logprobs": [plain]})]))[0] for _ in range(2)]
+    assert [event["choices"][0]["logprobs"]["text_offset"] for event in read] == [[0], [2]]
+    assert read[0]["choices"][0]["logprobs"]["top_logprobs"] is None
+
+
+@pytest.mark.parametrize("part", [{"reasoning": 1}, {"tool_calls": {}}, {"tool_calls": ["x"]}, {"logprobs": None}])
+def test_parts_that_cannot_be_read_are_the_peers_mistake(part: dict[str, Any]) -> None:
+    with pytest.raises(ProtocolError, match=next(iter(part))):
+        Chunks(CHAT, 1, include_usage=False).render([(0, PARTIAL, {"text": "", **part})])
+    with pytest.raises(ProtocolError, match=next(iter(part))):
+        ending_of({**ending(), **part})
+
+
+def test_an_error_within_a_stream_ends_it() -> None:
+    error, done = events(framed_error(Failure("worker_died", "gone", retryable=True)))
+    assert error == {
+        "error": {"message": "gone", "type": "server_error", "param": None, "code": "worker_died", "retryable": True}
+    }
+    assert done == "data: [DONE]"

@@ -1,0 +1,507 @@
+from typing import Any
+
+import orjson
+import pytest
+
+from broker.protocol import Generate, pack, unpack
+from gateway.core.sampling import Defaults
+from gateway.http.errors import ApiError
+from gateway.openai.content import Image
+from gateway.openai.requests import chat_work, completion_work, parse_chat, parse_completion
+
+DEFAULTS = Defaults(max_tokens=100)
+USER = {"role": "user", "content": "Hi"}
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+TIME = {"type": "function", "function": {"name": "time"}}
+CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
+HELLO = {"type": "text", "text": "Hello"}
+PNG = "data:image/png;base64,iVBORw0KGgo="
+
+
+def picture(image_url: Any) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": image_url}
+
+
+def chat(**fields: Any) -> list[Generate]:
+    """The work of a chat with these fields; it survives the wire."""
+    work = chat_work(parse_chat(orjson.dumps({"messages": [USER], **fields})), [], DEFAULTS)
+    assert [unpack(Generate, pack(unit)) for unit in work] == work
+    return work
+
+
+def completion(prompt: Any, **fields: Any) -> list[Generate]:
+    return completion_work(parse_completion(orjson.dumps({"prompt": prompt, **fields})), DEFAULTS)
+
+
+def refused_chat(body: dict[str, Any] | bytes) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        parse_chat(body if isinstance(body, bytes) else orjson.dumps(body))
+    assert caught.value.status == 400
+    assert caught.value.failure.code == "invalid_request"
+    return caught.value
+
+
+def test_defaults() -> None:
+    assert chat() == [Generate(messages=[USER], max_tokens=100)]
+    nothing = dict.fromkeys(("n", "stop", "seed", "stream", "temperature", "top_p", "max_tokens", "tools", "logprobs"))
+    nothing |= dict.fromkeys(("tool_choice", "top_logprobs", "response_format", "grammar", "chat_template_kwargs"))
+    assert chat(**nothing) == chat()
+
+
+def test_every_field_reaches_the_wire() -> None:
+    [work] = chat(
+        max_tokens=7,
+        temperature=0,
+        top_p=0.5,
+        seed=3,
+        stop="\n",
+        stream=True,
+        chat_template_kwargs={"enable_thinking": False},
+    )
+    assert work == Generate(
+        messages=[USER],
+        stream=True,
+        max_tokens=7,
+        temperature=0,
+        top_p=0.5,
+        seed=3,
+        stop=["\n"],
+        chat_template_kwargs={"enable_thinking": False},
+    )
+
+
+def test_sampling_fields_reach_the_wire_under_their_names() -> None:
+    fields = {
+        "top_k": 40,
+        "min_p": 0.1,
+        "xtc_probability": 0.5,
+        "xtc_threshold": 0.2,
+        "logit_bias": {"7": -100},
+        "repetition_penalty": 1.1,
+        "presence_penalty": -0.5,
+        "frequency_penalty": 0.5,
+        "repetition_context_size": 64,
+        "presence_context_size": 0,
+        "frequency_context_size": 10,
+    }
+    for [work] in (chat(**fields), completion("Hi", **fields)):
+        assert {name: getattr(work, name) for name in fields} == fields
+    assert chat(**dict.fromkeys(fields)) == chat()
+
+
+def test_tools_reach_the_wire() -> None:
+    [work] = chat(tools=[WEATHER, TIME])
+    assert (work.tools, work.required_tools) == ([WEATHER, TIME], [])
+    assert chat(tools=[WEATHER], tool_choice="none") == chat()
+    assert chat(tools=[WEATHER, TIME], tool_choice="required")[0].required_tools == ["weather", "time"]
+    named = {"type": "function", "function": {"name": "time"}}
+    assert chat(tools=[WEATHER, TIME], tool_choice=named)[0].required_tools == ["time"]
+    # Several calls at once unless the client does not want them; of a named function there is one, as OpenAI has it.
+    for fields, one_call in (
+        ({}, False),
+        ({"parallel_tool_calls": True}, False),
+        ({"parallel_tool_calls": False}, True),
+        ({"tool_choice": "required"}, False),
+        ({"tool_choice": "required", "parallel_tool_calls": False}, True),
+        ({"tool_choice": named}, True),
+    ):
+        assert chat(tools=[WEATHER, TIME], **fields)[0].one_call is one_call
+
+
+def test_calls_and_their_results_are_sent_back() -> None:
+    turns = [
+        USER,
+        {"role": "assistant", "content": None, "tool_calls": [CALL], "reasoning_content": "hm"},
+        {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "sunny"}]},
+    ]
+    assert chat(messages=turns)[0].messages == [
+        USER,
+        {"role": "assistant", "content": "", "tool_calls": [CALL], "reasoning_content": "hm"},
+        {"role": "tool", "tool_call_id": "call_1", "content": "sunny"},
+    ]
+
+
+def test_thoughts_are_sent_back_under_either_name() -> None:
+    turns = [{"role": "assistant", "content": "Hi", name: "hm"} for name in ("reasoning", "reasoning_content")]
+    turns.append({"role": "assistant", "content": "Hi", "reasoning": "no", "reasoning_content": "hm"})
+    assert chat(messages=turns)[0].messages == [{"role": "assistant", "content": "Hi", "reasoning_content": "hm"}] * 3
+
+
+def test_what_binds_the_answer_reaches_the_wire() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    given = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": schema}}
+    for [work] in (chat(response_format=given), completion("Hi", response_format=given)):
+        assert work.json_schema == schema
+    assert chat(response_format={"type": "json_object"})[0].json_schema == {"type": "object"}
+    assert chat(grammar='start: "a"')[0].grammar == 'start: "a"'
+
+
+def test_what_other_servers_take_is_taken() -> None:
+    assert chat(stop="") == chat()
+    whole = {"max_tokens": 16.0, "top_k": 40.0, "seed": 3.0}
+    assert [(u.max_tokens, u.top_k, u.seed) for u in (*chat(**whole), *completion("Hi", **whole))] == [(16, 40, 3)] * 2
+    assert chat(temperature=30)[0].temperature == 30
+    assert chat(logit_bias={"7": -1e9, "8": 500})[0].logit_bias == {"7": -1e9, "8": 500}
+
+
+def test_a_function_alone_is_a_tool() -> None:
+    function = {"name": "weather", "parameters": {"type": "object"}}
+    for bare in (function, {"type": "function", **function}):
+        [work] = chat(tools=[bare], tool_choice="required")
+        assert (work.tools, work.required_tools) == ([WEATHER], ["weather"])
+
+
+def test_messages_may_lack_what_templates_can_do_without() -> None:
+    turns: list[dict[str, Any]] = [
+        {"role": "user"},
+        {"role": "system", "content": None},
+        {"role": "tool", "content": None},
+    ]
+    assert chat(messages=turns)[0].messages == [{"role": turn["role"], "content": ""} for turn in turns]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"), [({"city": "Paris"}, '{"city":"Paris"}'), (None, "{}"), ({}, "{}"), ("", "")]
+)
+def test_arguments_that_are_sent_back_as_an_object_are_text(arguments: Any, text: str) -> None:
+    call = {"type": "function", "function": {"name": "weather", "arguments": arguments}}
+    [work] = chat(messages=[{"role": "assistant", "tool_calls": [call]}])
+    assert work.messages is not None
+    assert work.messages[0]["tool_calls"][0]["function"]["arguments"] == text
+
+
+def test_logprobs_reach_the_wire() -> None:
+    assert chat(logprobs=True)[0].logprobs == 0
+    assert chat(logprobs=True, top_logprobs=5)[0].logprobs == 5
+    assert chat(logprobs=False)[0].logprobs is None
+    assert completion("Hi", logprobs=0)[0].logprobs == 0
+    assert completion("Hi")[0].logprobs is None
+    assert completion("Hi", logprobs=True)[0].logprobs == 0
+    assert completion("Hi", logprobs=False, top_logprobs=-1)[0].logprobs is None
+
+
+def test_what_a_request_does_not_say_the_settings_do() -> None:
+    kwargs: dict[str, Any] = {"enable_thinking": False, "style": "a"}
+    defaults = Defaults(max_tokens=7, temperature=0.5, top_k=40, repetition_penalty=1.1, chat_template_kwargs=kwargs)
+
+    def work(**fields: Any) -> Generate:
+        [unit] = chat_work(parse_chat(orjson.dumps({"messages": [USER], **fields})), [], defaults)
+        return unit
+
+    expected = Generate(
+        messages=[USER],
+        max_tokens=7,
+        temperature=0.5,
+        top_k=40,
+        repetition_penalty=1.1,
+        chat_template_kwargs=kwargs,
+    )
+    assert work() == work(temperature=None, chat_template_kwargs=None) == expected
+    said = work(temperature=0, top_k=0, repetition_penalty=0, max_completion_tokens=9, reasoning_effort="none")
+    assert (said.temperature, said.top_k, said.repetition_penalty, said.max_tokens) == (0, 0, 0, 9)
+    assert work(chat_template_kwargs={"style": "b"}).chat_template_kwargs == {"enable_thinking": False, "style": "b"}
+    assert work(enable_thinking=True).chat_template_kwargs == {"enable_thinking": True, "style": "a"}
+    [text] = completion_work(parse_completion(orjson.dumps({"prompt": "Hi", "top_k": 1})), defaults)
+    assert text == Generate(prompt="Hi", max_tokens=7, temperature=0.5, top_k=1, repetition_penalty=1.1)
+
+
+def test_max_completion_tokens_wins() -> None:
+    assert chat(max_tokens=7, max_completion_tokens=8)[0].max_tokens == 8
+
+
+def test_messages_become_plain_text() -> None:
+    parts = [{"type": "text", "text": "Hello"}, {"type": "input_text", "text": ", "}]
+    parts.append({"type": "output_text", "text": "world"})
+    [work] = chat(
+        messages=[
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": parts, "name": "eve"},
+            {"role": "assistant", "content": None, "refusal": None, "tool_calls": []},
+            {"role": "assistant"},
+        ]
+    )
+    assert work.messages == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello, world", "name": "eve"},
+        {"role": "assistant", "content": ""},
+        {"role": "assistant", "content": ""},
+    ]
+
+
+def test_images_keep_their_places_among_the_texts() -> None:
+    first = [HELLO, picture({"url": PNG, "detail": "low"}), {"type": "text", "text": ""}, picture("https://a/b.jpg")]
+    turns = [
+        {"role": "user", "content": first},
+        {"role": "assistant", "content": [HELLO]},
+        {"role": "user", "content": [picture({"url": "DATA:IMAGE/PNG;x=y;BASE64,iVBORw0KGgo=", "detail": None})]},
+        {"role": "user", "content": [{"type": "input_image", "image_url": PNG}]},
+    ]
+    wanted = parse_chat(orjson.dumps({"messages": turns}))
+    assert wanted.images == [
+        ("messages[0].content[1].image_url", Image(b"\x89PNG\r\n\x1a\n")),
+        ("messages[0].content[3].image_url", Image("https://a/b.jpg")),
+        ("messages[2].content[0].image_url", Image(b"\x89PNG\r\n\x1a\n")),
+        ("messages[3].content[0].image_url", Image(b"\x89PNG\r\n\x1a\n")),
+    ]
+    files = [b"1", b"2", b"3", b"4"]
+    [work] = chat_work(wanted, files, DEFAULTS)
+    assert work.images == files
+    assert work.messages == [
+        {"role": "user", "content": [HELLO, {"type": "image"}, {"type": "text", "text": ""}, {"type": "image"}]},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": [{"type": "image"}]},
+        {"role": "user", "content": [{"type": "image"}]},
+    ]
+    assert unpack(Generate, pack(work)) == work
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "data:image/png;base64,iVBORw0KGgo=\n",
+        "data:image/png;base64,iVBO\r\n Rw0K\tGgo=",
+        "data:image/png; base64,iVBORw0KGgo=",
+        "data: image/png ;charset=utf-8; base64 , iVBORw0KGgo=",
+    ],
+)
+def test_spaces_in_a_data_url_are_nothing(url: str) -> None:
+    """`base64 file` writes lines of 76 characters."""
+    wanted = parse_chat(orjson.dumps({"messages": [{"role": "user", "content": [picture(url)]}]}))
+    assert wanted.images == [("messages[0].content[0].image_url", Image(b"\x89PNG\r\n\x1a\n"))]
+
+
+@pytest.mark.parametrize(
+    ("image_url", "why"),
+    [
+        (1, "must be"),
+        ({"url": 1}, "must be"),
+        ({"url": PNG, "detail": "full"}, "detail"),
+        ("data:image/png;base64", "data:image/...;base64,..."),
+        ("data:image/png,iVBORw0KGgo=", "data:image/...;base64,..."),
+        ("data:,", "data:image/...;base64,..."),
+        ("data:text/html;base64,iVBORw0KGgo=", "text/html"),
+        ("data:;base64,iVBORw0KGgo=", "no image"),
+        ("data:image/png;base64,", "empty"),
+        ("data:image/png;base64,iVBORw0KGgo", "not base64"),
+        ("data:image/png;base64,iVBO\u00a0Rw0KGgo=", "not ASCII"),
+        ("data:image/png;base64, \n", "empty"),
+        ("data:image/png;base64,iVBORw0K=Ggo", "not base64"),
+        ("data:image/png;base64,iVBORw0K%2Bgo=", "not base64"),
+        ("data:image/png;base64,iVBORw0K-_o=", "not base64"),
+        ("data:image/png;base64,ïVBORw0KGgo=", "not ASCII"),
+    ],
+)
+def test_an_image_that_cannot_be_is_named(image_url: Any, why: str) -> None:
+    error = refused_chat({"messages": [{"role": "user", "content": [HELLO, picture(image_url)]}]})
+    assert error.failure.param == "messages[0].content[1].image_url"
+    assert error.failure.message.startswith("messages[0].content[1].image_url: ")
+    assert why in error.failure.message
+    assert len(error.failure.message) < 250
+
+
+def test_choices_differ_by_their_seed() -> None:
+    assert [unit.seed for unit in chat(n=3, seed=41)] == [41, 42, 43]
+    assert [unit.seed for unit in chat(n=2, seed=2**63 - 1)] == [2**63 - 1, -(2**63)]
+    assert [unit.seed for unit in chat(n=2)] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("Hi", ["Hi"]),
+        (["Hi", "Ho"], ["Hi", "Ho"]),
+        ([1, 2, 3], [[1, 2, 3]]),
+        ([[1], [2, 3]], [[1], [2, 3]]),
+    ],
+)
+def test_prompts_are_one_unit_of_work_each(prompt: Any, expected: list[Any]) -> None:
+    assert [unit.prompt for unit in completion(prompt)] == expected
+    twice = completion(prompt, n=2, seed=1)
+    assert [unit.prompt for unit in twice] == [p for p in expected for _ in range(2)]
+    assert [unit.seed for unit in twice] == [1, 2] * len(expected)
+
+
+def test_unknown_fields_are_ignored() -> None:
+    assert chat(user="me", metadata={}, store=False, parallel_tool_calls=True, no_such_field=1) == chat()
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b"", None),
+        (b"{", None),
+        (b"\xff", None),
+        (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', None),
+        (b"[]", None),
+        ({}, "messages"),
+        ({"messages": []}, "messages"),
+        ({"messages": "Hi"}, "messages"),
+        ({"messages": ["Hi"]}, "messages[0]"),
+        ({"messages": [USER, {"content": "Hi"}]}, "messages[1].role"),
+        ({"messages": [{"role": "function", "content": "Hi"}]}, "messages[0].role"),
+        ({"messages": [{**USER, "tool_calls": [CALL]}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": ["Hi"]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "user", "content": [HELLO, {"type": "text"}]}]}, "messages[0].content[1]"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
+        ({"messages": [USER, {"role": "user", "content": [HELLO, picture({})]}]}, "messages[1].content[1].image_url"),
+        ({"messages": [{"role": "system", "content": [picture("http://a/b.png")]}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [HELLO] * 8193}] * 2}, "messages"),
+        ({"messages": 1}, "messages"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls[0].function"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": 1}}]}]},
+            "messages[0].tool_calls[0].function.arguments",
+        ),
+        ({"messages": [USER], "top_logprobs": 3}, "top_logprobs"),
+        ({"messages": [USER], "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"messages": [USER], "response_format": {"type": "json_object"}, "grammar": "start: A"}, "grammar"),
+        ({"messages": [USER], "tools": [WEATHER], "tool_choice": "required", "grammar": "x"}, "tool_choice"),
+    ],
+)
+def test_what_is_not_a_chat_is_refused(body: dict[str, Any] | bytes, param: str | None) -> None:
+    assert refused_chat(body).failure.param == param
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model", ""),
+        ("model", 1),
+        ("stream", "yes"),
+        ("stream", 1),
+        ("stream_options", True),
+        ("max_tokens", 0),
+        ("max_tokens", -1),
+        ("max_tokens", 1.5),
+        ("max_tokens", 1e300),
+        ("max_tokens", "10"),
+        ("max_tokens", True),
+        ("max_completion_tokens", 0),
+        ("temperature", -0.1),
+        ("temperature", "warm"),
+        ("top_p", 0),
+        ("top_p", 1.1),
+        ("n", 0),
+        ("n", 9),
+        ("seed", 1.5),
+        ("seed", 2**63),
+        ("top_k", -2),
+        ("top_k", 1.5),
+        ("min_p", 1.1),
+        ("xtc_probability", -0.1),
+        ("xtc_threshold", 0.6),
+        ("repetition_penalty", -1),
+        ("repetition_context_size", -1),
+        ("presence_penalty", "much"),
+        ("frequency_penalty", 101),
+        ("frequency_context_size", True),
+        ("logit_bias", [1]),
+        ("logit_bias", {"a": 1}),
+        ("logit_bias", {"-1": 1}),
+        ("logit_bias", {"1": 1e39}),
+        ("logit_bias", {"1": None}),
+        ("stop", 1),
+        ("stop", ["a", ""]),
+        ("stop", ["a", 1]),
+        ("stop", ["a"] * 17),
+        ("chat_template_kwargs", []),
+        ("logprobs", 1),
+        ("top_logprobs", 1),
+        ("tools", {}),
+        ("tools", [{"type": "function"}]),
+        ("tools", [{"type": "web_search", "name": "f"}]),
+        ("tools", [{"type": "function", "function": {"name": ""}}]),
+        ("tools", [WEATHER, WEATHER]),
+        ("tools", [{"type": "function", "function": {"name": "f", "parameters": []}}]),
+        ("tool_choice", "maybe"),
+        ("tool_choice", "required"),
+        ("tool_choice", {"type": "function"}),
+        ("tool_choice", {"type": "function", "function": {"name": "f"}}),
+        ("response_format", "json"),
+        ("response_format", {"type": "json_schema"}),
+        ("grammar", ""),
+        ("grammar", {}),
+        # not supported yet
+        ("adapters", "a"),
+        ("draft_model", "d"),
+        ("functions", [{"name": "f"}]),
+        ("role_mapping", {"user": "U: "}),
+        ("num_draft_tokens", 3),
+        ("adapter_path", "a"),
+        ("top_n_sigma", 1.0),
+        ("p_less", True),
+        ("typical_p", 0.9),
+        ("reasoning", {"effort": "low"}),
+        ("thinking_budget", 100),
+        ("thinking_start_token", "<t>"),
+        ("thinking_end_token", "</t>"),
+        ("resize_shape", [224]),
+        ("min_pixels", 1),
+        ("max_pixels", 1),
+        ("tool_parser", "json"),
+        ("context_management", [{"type": "compaction", "compact_threshold": 1}]),
+        ("enable_thinking", "no"),
+        ("reasoning_effort", ""),
+        ("reasoning_effort", 1),
+    ],
+)
+def test_a_wrong_or_unsupported_field_is_named(field: str, value: Any) -> None:
+    error = refused_chat({"messages": [USER], field: value})
+    assert error.failure.param == field
+    assert field in error.failure.message
+
+
+def test_a_field_within_a_field_is_named() -> None:
+    error = refused_chat({"messages": [USER], "stream_options": {"include_usage": 1}})
+    assert error.failure.param == "stream_options.include_usage"
+
+
+def test_values_that_change_nothing_are_accepted() -> None:
+    neutral = {"tools": [], "tool_choice": "none", "logprobs": False, "frequency_penalty": 0.0, "logit_bias": {}}
+    assert chat(**neutral, response_format={"type": "text"}) == chat()
+    unsupported: dict[str, Any] = {"adapters": "default_model", "draft_model": "default_model", "adapter_path": None}
+    unsupported |= {"reasoning": None, "tool_parser": None}
+    unsupported |= {"top_n_sigma": 0.0, "p_less": False, "typical_p": 1.0, "role_mapping": {}, "context_management": []}
+    assert chat(**unsupported, enable_thinking=None, reasoning_effort=None) == chat()
+
+
+@pytest.mark.parametrize(
+    ("fields", "kwargs"),
+    [
+        ({"enable_thinking": False}, {"enable_thinking": False}),
+        ({"reasoning_effort": "none"}, {"enable_thinking": False}),
+        ({"reasoning_effort": "high"}, {"enable_thinking": True, "reasoning_effort": "high"}),
+        ({"reasoning_effort": "none", "enable_thinking": True}, {"enable_thinking": True}),
+        ({"enable_thinking": False, "chat_template_kwargs": {"enable_thinking": True}}, {"enable_thinking": True}),
+        ({"enable_thinking": True, "chat_template_kwargs": {"a": 1}}, {"enable_thinking": True, "a": 1}),
+    ],
+)
+def test_thinking_is_the_templates_matter(fields: dict[str, Any], kwargs: dict[str, Any]) -> None:
+    assert chat(**fields)[0].chat_template_kwargs == kwargs
+
+
+@pytest.mark.parametrize(
+    "prompt", ["", [], [""], [[]], ["a", 1], [1, "a"], [[1], "a", None], [-1], [True], [2**31], {}, 1, None]
+)
+def test_what_is_not_a_prompt_is_refused(prompt: Any) -> None:
+    with pytest.raises(ApiError) as caught:
+        completion(prompt)
+    assert caught.value.failure.param == "prompt"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("echo", True), ("logprobs", 21), ("best_of", 2), ("suffix", "!"), ("num_draft_tokens", 3), ("top_logprobs", 3)],
+)
+def test_unsupported_fields_of_completions_are_named(field: str, value: Any) -> None:
+    with pytest.raises(ApiError) as caught:
+        completion("Hi", **{field: value})
+    assert caught.value.failure.param == field
+
+
+def test_choices_of_one_request_are_bounded() -> None:
+    assert len(completion(["a"] * 16, n=8)) == 128
+    with pytest.raises(ApiError, match="128"):
+        completion(["a"] * 17, n=8)
