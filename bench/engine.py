@@ -17,7 +17,10 @@ from mlx_lm.generate import BatchGenerator
 
 from bench.calm import wait_until_calm
 from bench.models import bench_models
-from broker.protocol import FINAL, PARTIAL, Assign, Generate, pack
+from broker.wire.outputs import FINAL, PARTIAL
+from broker.wire.packing import pack
+from broker.wire.to_workers import Assign
+from broker.wire.work import Generate
 from worker.text.engine import TextEngine
 
 # Sequences at once -> the least ratio, how often in each turn.

@@ -20,7 +20,6 @@ from typing import Any
 
 import zmq
 
-from broker import protocol
 from broker.models.catalog import Catalog, CatalogError
 from broker.pins import read_pins, write_pins
 from broker.policy.downloads import Downloads
@@ -41,7 +40,6 @@ from broker.policy.events import (
     HeartbeatArrived,
     KillRequested,
     KillWorker,
-    LoadFailed,
     LoadRequested,
     ModelMissed,
     ModelPinned,
@@ -62,6 +60,7 @@ from broker.policy.events import (
     WorkerBecameReady,
     WorkerConnected,
     WorkerExited,
+    WorkerFailedToLoad,
     WorkerProgressed,
     WorkerSampled,
     WorkerStarted,
@@ -72,9 +71,28 @@ from broker.policy.snapshot import status
 from broker.policy.tasks import wrong_task
 from broker.processes.memory import Sampler, total_bytes
 from broker.processes.supervisor import Supervisor
-from broker.protocol import Output, ProtocolError
 from broker.runtime import RuntimeDir
 from broker.settings import BrokerSettings
+from broker.wire.body import Body, ProtocolError, to_map
+from broker.wire.codec import decode, encode
+from broker.wire.failure import Code, Failure
+from broker.wire.frames import NO_REQUEST, gateway_of, receive_frames, send_frames
+from broker.wire.from_gateways import (
+    Cancel,
+    Goodbye,
+    InferenceRequest,
+    Kill,
+    Load,
+    Models,
+    Status,
+    Unload,
+    Unpin,
+    Watch,
+)
+from broker.wire.from_peers import Ack, Heartbeat, Hello
+from broker.wire.from_workers import LoadFailed, Progress, Ready
+from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output, Outputs, encode_outputs
+from broker.wire.to_workers import Assign, Shutdown
 
 logger = logging.getLogger(__name__)
 
@@ -132,26 +150,26 @@ class Broker:
             AnnounceModel: self._announce,
             Exited: self._exited,
         }
-        self._from_gateway: dict[type[protocol.Body], Callable[[bytes, bytes, Any], None]] = {
-            protocol.Request: self._on_request,
-            protocol.Cancel: self._on_cancel,
-            protocol.Load: self._on_load,
-            protocol.Unload: self._on_unload,
-            protocol.Kill: self._on_kill,
-            protocol.Unpin: self._on_unpin,
-            protocol.Status: self._on_status,
-            protocol.Models: self._on_models,
-            protocol.Watch: self._on_watch,
-            protocol.Hello: lambda gateway, request_id, body: None,
-            protocol.Read: self._on_read,
-            protocol.Goodbye: self._on_goodbye,
+        self._from_gateway: dict[type[Body], Callable[[bytes, bytes, Any], None]] = {
+            InferenceRequest: self._on_request,
+            Cancel: self._on_cancel,
+            Load: self._on_load,
+            Unload: self._on_unload,
+            Kill: self._on_kill,
+            Unpin: self._on_unpin,
+            Status: self._on_status,
+            Models: self._on_models,
+            Watch: self._on_watch,
+            Hello: lambda gateway, request_id, body: None,
+            Ack: self._on_read,
+            Goodbye: self._on_goodbye,
         }
-        self._from_worker: dict[type[protocol.Body], Callable[[str, Any], Event]] = {
-            protocol.Hello: lambda worker, body: WorkerConnected(worker),
-            protocol.Progress: lambda worker, body: WorkerProgressed(worker, body.stage, body.fraction),
-            protocol.Ready: self._ready,
-            protocol.LoadFailed: lambda worker, body: LoadFailed(worker, body.message, body.code),
-            protocol.Heartbeat: lambda worker, body: HeartbeatArrived(
+        self._from_worker: dict[type[Body], Callable[[str, Any], Event]] = {
+            Hello: lambda worker, body: WorkerConnected(worker),
+            Progress: lambda worker, body: WorkerProgressed(worker, body.stage, body.fraction),
+            Ready: self._ready,
+            LoadFailed: lambda worker, body: WorkerFailedToLoad(worker, body.message, body.code),
+            Heartbeat: lambda worker, body: HeartbeatArrived(
                 worker, body.steps, body.mlx_active_bytes, body.mlx_cache_bytes, body.mlx_peak_bytes
             ),
         }
@@ -227,7 +245,7 @@ class Broker:
         if now >= self._next_heartbeat:
             self._next_heartbeat = now + _GATEWAY_HEARTBEAT_SECONDS
             for gateway in list(self._gateways):
-                self._send_gateway(gateway, protocol.encode(protocol.Heartbeat()))
+                self._send_gateway(gateway, encode(Heartbeat()))
             self._tell(self._flow.look(now))
         if now >= self._next_deadline():
             self._inbox.append(TimePassed())
@@ -244,7 +262,7 @@ class Broker:
     def _receive(self, source: zmq.Socket[bytes], handle: Callable[[bytes, list[bytes]], None], limit: int) -> None:
         for _ in range(limit):
             try:
-                identity, *frames = protocol.receive_frames(source, wait=False)
+                identity, *frames = receive_frames(source, wait=False)
             except zmq.Again:
                 return
             try:
@@ -288,56 +306,56 @@ class Broker:
     # ---- messages of gateways -------------------------------------------------------------------------------------
 
     def _gateway_message(self, gateway: bytes, frames: list[bytes]) -> None:
-        message = protocol.decode(frames)
+        message = decode(frames)
         handle = self._from_gateway.get(type(message.body))
         if handle is None:
             raise ProtocolError(f"a gateway does not send {message.body.COMMAND.decode()}")
-        if message.request_id and protocol.gateway_of(message.request_id) != gateway:
+        if message.request_id and gateway_of(message.request_id) != gateway:
             raise ProtocolError("a request id of another gateway")
-        if not message.request_id and not isinstance(message.body, protocol.Hello | protocol.Goodbye | protocol.Read):
+        if not message.request_id and not isinstance(message.body, Hello | Goodbye | Ack):
             raise ProtocolError(f"{message.body.COMMAND.decode()} without a request id")
-        if isinstance(message.body, protocol.Hello):
+        if isinstance(message.body, Hello):
             self._gateway_left(gateway, "it begins anew")  # and has ended what it had asked for before
             self._gateways.add(gateway)
             self._flow.greeted(gateway)
         elif gateway not in self._gateways:
-            if isinstance(message.body, protocol.Read):
+            if isinstance(message.body, Ack):
                 return  # it reads what it was sent before it was given up
             # Given up, or of a broker before this one: it may have missed ends. Unheard, it notices the silence, ends
             # its calls and says HELLO.
             raise ProtocolError(f"{message.body.COMMAND.decode()} of a gateway that has not said HELLO")
         handle(gateway, message.request_id, message.body)
 
-    def _on_request(self, gateway: bytes, request_id: bytes, body: protocol.Request) -> None:
+    def _on_request(self, gateway: bytes, request_id: bytes, body: InferenceRequest) -> None:
         spec, problem, fetchable = self._look_up(body.model, body.task)
         self._admit(RequestArrived(request_id, body.model, body.payload, spec, problem, body.task), fetchable)
 
-    def _on_cancel(self, gateway: bytes, request_id: bytes, body: protocol.Cancel) -> None:
+    def _on_cancel(self, gateway: bytes, request_id: bytes, body: Cancel) -> None:
         if request_id in self._watchers:
             del self._watchers[request_id]
             self._fail(Fail(request_id, "cancelled", "the client has gone"))
         else:
             self._inbox.append(RequestCancelled(request_id))
 
-    def _on_load(self, gateway: bytes, request_id: bytes, body: protocol.Load) -> None:
+    def _on_load(self, gateway: bytes, request_id: bytes, body: Load) -> None:
         spec, problem, fetchable = self._look_up(body.model)
         self._admit(LoadRequested(request_id, body.model, spec, problem), fetchable)
 
-    def _on_unload(self, gateway: bytes, request_id: bytes, body: protocol.Unload) -> None:
+    def _on_unload(self, gateway: bytes, request_id: bytes, body: Unload) -> None:
         self._inbox.append(UnloadRequested(request_id, body.model, body.timeout, body.force))
 
-    def _on_kill(self, gateway: bytes, request_id: bytes, body: protocol.Kill) -> None:
+    def _on_kill(self, gateway: bytes, request_id: bytes, body: Kill) -> None:
         self._inbox.append(KillRequested(request_id, body.model))
 
-    def _on_unpin(self, gateway: bytes, request_id: bytes, body: protocol.Unpin) -> None:
+    def _on_unpin(self, gateway: bytes, request_id: bytes, body: Unpin) -> None:
         self._inbox.append(UnpinRequested(request_id, body.model))
 
-    def _on_status(self, gateway: bytes, request_id: bytes, body: protocol.Status) -> None:
+    def _on_status(self, gateway: bytes, request_id: bytes, body: Status) -> None:
         now = time.monotonic()
         body_ = status(self._pool, now, self._started_at, time.time() - now, self._downloads.all)
         self._reply(Reply(request_id, body_))
 
-    def _on_models(self, gateway: bytes, request_id: bytes, body: protocol.Models) -> None:
+    def _on_models(self, gateway: bytes, request_id: bytes, body: Models) -> None:
         states = {model.model_id: model.announced[0] for model in self._pool.models}
         models = [
             {
@@ -353,18 +371,18 @@ class Broker:
         ]
         self._reply(Reply(request_id, {"models": models}))
 
-    def _on_watch(self, gateway: bytes, request_id: bytes, body: protocol.Watch) -> None:
+    def _on_watch(self, gateway: bytes, request_id: bytes, body: Watch) -> None:
         self._watchers[request_id] = body.model
         present = {m.model_id: m.announced for m in self._pool.models}
         present |= {d.model_id: ("downloading", d.reason, None, d.fraction) for d in self._downloads.all}
         for model_id, state in present.items():
             if body.model in (None, model_id):
-                self._send_output(Output(request_id, protocol.PARTIAL, _change(model_id, *state)))
+                self._send_output(Output(request_id, PARTIAL, _change(model_id, *state)))
 
-    def _on_read(self, gateway: bytes, request_id: bytes, body: protocol.Read) -> None:
+    def _on_read(self, gateway: bytes, request_id: bytes, body: Ack) -> None:
         self._tell(self._flow.read(gateway, body.total, time.monotonic()))
 
-    def _on_goodbye(self, gateway: bytes, request_id: bytes, body: protocol.Goodbye) -> None:
+    def _on_goodbye(self, gateway: bytes, request_id: bytes, body: Goodbye) -> None:
         self._gateway_left(gateway, "said goodbye")
 
     def _gateway_left(self, gateway: bytes, why: str) -> None:
@@ -381,7 +399,7 @@ class Broker:
         try:
             spec = self._pool.running(model_id) or self._catalog.find(model_id)
         except CatalogError as error:
-            return None, Fail(protocol.NO_REQUEST, error.code, str(error)), error.fetchable
+            return None, Fail(NO_REQUEST, error.code, str(error)), error.fetchable
         return spec, None if task is None else wrong_task(spec, task), False
 
     def _admit(self, event: RequestArrived | LoadRequested | ModelPinned, fetchable: bool) -> None:
@@ -390,11 +408,11 @@ class Broker:
     # ---- messages of workers --------------------------------------------------------------------------------------
 
     def _worker_message(self, identity: bytes, frames: list[bytes]) -> None:
-        message = protocol.decode(frames)
+        message = decode(frames)
         # The heartbeat thread has a socket of its own: `<worker id>/heartbeat`.
         worker_id = identity.decode(errors="replace").partition("/")[0]
-        if isinstance(message.body, protocol.Outputs):
-            entries = [(request_id, kind != protocol.PARTIAL) for request_id, kind in message.body.entries]
+        if isinstance(message.body, Outputs):
+            entries = [(request_id, kind != PARTIAL) for request_id, kind in message.body.entries]
             # Straight to the pool: nearly every message is one of these, and no download has any.
             self._do(self._pool.handle(OutputsArrived(worker_id, entries, frames), time.monotonic()))
             return
@@ -403,7 +421,7 @@ class Broker:
             raise ProtocolError(f"a worker does not send {message.body.COMMAND.decode()}")
         self._step(make_event(worker_id, message.body))
 
-    def _ready(self, worker_id: str, body: protocol.Ready) -> Event:
+    def _ready(self, worker_id: str, body: Ready) -> Event:
         pid = self._supervisor.pids().get(worker_id)
         sample = self._sampler.sample(pid) if pid is not None else None
         measured = max(body.mlx_active_bytes, sample.footprint_bytes if sample is not None else 0)
@@ -452,20 +470,18 @@ class Broker:
         with contextlib.suppress(CatalogError):  # of a model that comes back the pool knows what it was
             spec = self._catalog.find(spec.model_id)
         logger.info("%s loads %s", action.worker_id, spec.model_id)
-        body = protocol.Assign(
-            spec.model_id, spec.path, spec.model_type, spec.engine, spec.options, action.memory_limit_bytes
-        )
-        self._send_worker(action.worker_id, protocol.encode(body))
+        body = Assign(spec.model_id, spec.path, spec.model_type, spec.engine, spec.options, action.memory_limit_bytes)
+        self._send_worker(action.worker_id, encode(body))
 
     def _forward_request(self, action: ForwardRequest) -> None:
-        body = protocol.Request(action.model_id, action.payload)
-        self._send_worker(action.worker_id, protocol.encode(body, action.request_id))
+        body = InferenceRequest(action.model_id, action.payload)
+        self._send_worker(action.worker_id, encode(body, action.request_id))
 
     def _forward_cancel(self, action: ForwardCancel) -> None:
-        self._send_worker(action.worker_id, protocol.encode(protocol.Cancel(), action.request_id))
+        self._send_worker(action.worker_id, encode(Cancel(), action.request_id))
 
     def _forward_outputs(self, action: ForwardOutputs) -> None:
-        gateway = protocol.gateway_of(action.frames[2])
+        gateway = gateway_of(action.frames[2])
         self._tell(self._flow.sent(gateway, action.worker_id, time.monotonic()))
         self._send_gateway(gateway, action.frames)
 
@@ -475,20 +491,20 @@ class Broker:
 
     def _stop_worker(self, action: StopWorker) -> None:
         logger.info("%s is asked to exit: %s", action.worker_id, action.reason)
-        self._send_worker(action.worker_id, protocol.encode(protocol.Shutdown()))
+        self._send_worker(action.worker_id, encode(Shutdown()))
 
     def _kill_worker(self, action: KillWorker) -> None:
         logger.warning("%s is killed: %s", action.worker_id, action.reason)
         self._supervisor.kill(action.worker_id)
 
     def _reply(self, action: Reply) -> None:
-        self._send_output(Output(action.request_id, protocol.FINAL, action.body))
+        self._send_output(Output(action.request_id, FINAL, action.body))
 
     def _fail(self, action: Fail) -> None:
-        failure = protocol.Failure(
-            action.code, action.message, action.param, retry_after=action.retry_after, retryable=action.retryable
+        failure = Failure(
+            Code(action.code), action.message, action.param, retry_after=action.retry_after, retryable=action.retryable
         )
-        self._send_output(Output(action.request_id, protocol.ERROR, protocol.to_map(failure)))
+        self._send_output(Output(action.request_id, ERROR, to_map(failure)))
 
     def _save_pins(self, action: SavePins) -> None:
         # What the settings preload is theirs to keep: taken out there, it is not to come back from here.
@@ -502,7 +518,7 @@ class Broker:
         body = _change(action.model_id, action.state, action.reason, action.stage, action.fraction)
         for request_id, model_id in list(self._watchers.items()):
             if model_id in (None, action.model_id):
-                self._send_output(Output(request_id, protocol.PARTIAL, body))
+                self._send_output(Output(request_id, PARTIAL, body))
 
     def _exited(self, action: Exited) -> None:
         self._running = False
@@ -511,23 +527,23 @@ class Broker:
 
     def _send_output(self, output: Output) -> None:
         try:
-            frames = protocol.encode_outputs([output])
+            frames = encode_outputs([output])
         except (ValueError, TypeError, OverflowError):  # a name of a file, say, that is no text
             logger.exception("an answer cannot be sent")
-            failure = protocol.Failure("internal_error", "the broker has an answer that it cannot send")
-            frames = protocol.encode_outputs([Output(output.request_id, protocol.ERROR, protocol.to_map(failure))])
-        gateway = protocol.gateway_of(output.request_id)
+            failure = Failure(Code.INTERNAL_ERROR, "the broker has an answer that it cannot send")
+            frames = encode_outputs([Output(output.request_id, ERROR, to_map(failure))])
+        gateway = gateway_of(output.request_id)
         self._tell(self._flow.sent(gateway, "", time.monotonic()))
         self._send_gateway(gateway, frames)
 
     def _tell(self, settled: Settled) -> None:
         """Let workers know how many of their outputs are read."""
         for worker_id, total in settled.items():
-            self._send_worker(worker_id, protocol.encode(protocol.Read(total)))
+            self._send_worker(worker_id, encode(Ack(total)))
 
     def _send_gateway(self, gateway: bytes, frames: list[bytes]) -> None:
         try:
-            protocol.send_frames(self._gateway_socket, [gateway, *frames], wait=False)
+            send_frames(self._gateway_socket, [gateway, *frames], wait=False)
         except zmq.Again:
             self._gateway_left(gateway, f"{_GATEWAY_BACKLOG} messages unread")
         except zmq.ZMQError as error:
@@ -538,7 +554,7 @@ class Broker:
     def _send_worker(self, worker_id: str, frames: list[bytes]) -> None:
         # A worker that cannot be reached has died: its exit is on its way, and with it all that follows.
         with contextlib.suppress(zmq.ZMQError):
-            protocol.send_frames(self._worker_socket, [worker_id.encode(), *frames], wait=False)
+            send_frames(self._worker_socket, [worker_id.encode(), *frames], wait=False)
 
 
 def _change(model_id: str, state: str, reason: str | None, stage: str | None, fraction: float | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from broker.protocol import GATEWAY_SOCKET, WORKER_SOCKET
+from broker.wire.paths import GATEWAY_SOCKET, WORKER_SOCKET
 
 # sockaddr_un holds 104 bytes on macOS and 108 on Linux, the terminating zero included.
 _MAX_SOCKET_PATH_BYTES = 103

@@ -17,7 +17,10 @@ from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, Pydant
 
 from broker.models.catalog import ModelOverride
 from broker.policy.state import PoolLimits
-from broker.protocol import Assign, default_runtime_dir, pack
+from broker.wire.kinds import KINDS
+from broker.wire.packing import pack
+from broker.wire.paths import default_runtime_dir
+from broker.wire.to_workers import Assign
 
 GIB = 1 << 30
 
@@ -33,12 +36,19 @@ class ModelSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
-    type: Literal["text-gen", "vision", "embeddings", "audio", "echo"] | None = None
+    type: str | None = None
     engine: str | None = Field(default=None, pattern=r"^[\w.]+:\w+$")
     options: dict[str, Any] = Field(default_factory=dict)
     keep_alive_seconds: float | None = None
     memory_limit_gb: float | None = Field(default=None, gt=0)
     defaults: dict[str, Any] = Field(default_factory=dict, description="read and checked by the gateway")
+
+    @field_validator("type")
+    @classmethod
+    def _is_known(cls, kind: str | None) -> str | None:
+        if kind is not None and kind not in KINDS:
+            raise ValueError(f"must be one of {', '.join(KINDS)}")
+        return kind
 
     @field_validator("options")
     @classmethod

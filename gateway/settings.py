@@ -21,7 +21,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from broker.protocol import GATEWAY_SOCKET, default_runtime_dir
+from broker.wire.paths import GATEWAY_SOCKET, default_runtime_dir
 from gateway.core.sampling import Defaults
 
 PREFIX = "MLX_BROKER_"

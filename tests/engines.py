@@ -12,7 +12,7 @@ While serving, by what the last user message (or the prompt) says, `VERB [NUMBER
     freeze           SIGSTOP: the whole process stands still, heartbeats too
     raise            the step raises, for all requests
     fail             this request alone ends in ERROR
-    refuse           `add` raises RequestError for the field `prompt`
+    refuse           `add` raises FailureError for the field `prompt`
     dawdle           `add` takes 20 ms
     lose             this request is forgotten without an end
     repeat           its FINAL is sent twice
@@ -34,9 +34,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.protocol import ERROR, FINAL, PARTIAL, Assign, Failure, Generate, Output, to_map, unpack
+from broker.wire.body import to_map
+from broker.wire.failure import Code, Failure, invalid
+from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output
+from broker.wire.packing import unpack
+from broker.wire.to_workers import Assign
+from broker.wire.work import Generate
 from worker.echo.engine import EchoEngine, echoed_text
-from worker.engine import Report, RequestError
+from worker.engine import Report
 
 _ORDER = re.compile(
     r"\b(?P<verb>crash|abort|exit|hang|freeze|raise|fail|refuse|dawdle|lose|repeat|garble|invent|slow|leak"
@@ -78,7 +83,7 @@ class Misbehaving(EchoEngine):
     def add(self, request_id: bytes, payload: bytes) -> None:
         order = _ORDER.search(echoed_text(unpack(Generate, payload)))
         if order and order["verb"] == "refuse":
-            raise RequestError("refused on request", param="prompt")
+            raise invalid("refused on request", param="prompt")
         if order and order["verb"] == "dawdle":
             time.sleep(0.02)
         super().add(request_id, payload)
@@ -111,7 +116,7 @@ class Misbehaving(EchoEngine):
                 raise RuntimeError("the step breaks on request")
             case "fail":
                 self.cancel(request_id)
-                return [Output(request_id, ERROR, to_map(Failure("internal_error", "failed on request")))]
+                return [Output(request_id, ERROR, to_map(Failure(Code.INTERNAL_ERROR, "failed on request")))]
             case "lose":
                 self.cancel(request_id)
             case "repeat":

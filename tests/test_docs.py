@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from starlette.routing import BaseRoute, Mount, Route
 
-from broker import protocol
 from broker.policy import events
 from broker.settings import BrokerSettings, ModelSettings
+from broker.wire.codec import COMMANDS
+from broker.wire.failure import Failure
+from broker.wire.frames import VERSION
+from broker.wire.work import Embed, Generate, Rerank
 from gateway.app import create_app
 from gateway.http import errors
 from gateway.link.client import BrokerClient
@@ -86,19 +89,17 @@ def test_every_route_is_in_the_readme() -> None:
     assert missing({_any_parameter(path) for path in paths}, _any_parameter(without_host)) == []
 
 
-@pytest.mark.parametrize("command", sorted(protocol._COMMANDS))
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_and_its_fields_are_in_the_protocol(command: bytes) -> None:
-    body: Any = protocol._COMMANDS[command]
+    body: Any = COMMANDS[command]
     code = code_in(document("docs/protocol.md"))
     assert missing({command.decode(), *(f.name for f in fields(body))}, code) == []
 
 
 def test_the_payload_and_the_errors_are_in_the_protocol() -> None:
     code = code_in(document("docs/protocol.md"))
-    names = {
-        f.name for body in (protocol.Generate, protocol.Embed, protocol.Rerank, protocol.Failure) for f in fields(body)
-    }
-    assert missing(names | {"PARTIAL", "FINAL", "ERROR", protocol.VERSION.decode()}, code) == []
+    names = {f.name for body in (Generate, Embed, Rerank, Failure) for f in fields(body)}
+    assert missing(names | {"PARTIAL", "FINAL", "ERROR", VERSION.decode()}, code) == []
     assert missing({*errors._TABLE, errors.INTERNAL_ERROR.code}, code) == []
 
 

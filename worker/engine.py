@@ -12,20 +12,13 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
-from broker.protocol import Assign, Output
+from broker.wire.kinds import KINDS
+from broker.wire.outputs import Output
+from broker.wire.to_workers import Assign
 
 # Called while loading: the stage ("weights", "tokenizer", ...) and the fraction of it done, None if unknown. Each call
 # also counts as progress for the stall timeout, so call it at least every few seconds of work.
 Report = Callable[[str, float | None], None]
-
-
-class RequestError(Exception):
-    """This request cannot be served; the worker lives on. `code` is one of docs/protocol.md's table."""
-
-    def __init__(self, message: str, *, code: str = "invalid_request", param: str | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.param = param
 
 
 @dataclass(slots=True, frozen=True)
@@ -57,7 +50,7 @@ class Engine(Protocol):
         """Whether `step` would do something now."""
 
     def add(self, request_id: bytes, payload: bytes) -> None:
-        """Take one request; `payload` is what the gateway sent, still packed. Raises RequestError (or ProtocolError
+        """Take one request; `payload` is what the gateway sent, still packed. Raises FailureError (or ProtocolError
         from decoding the payload) when it cannot be served."""
 
     def step(self) -> list[Output]:
@@ -77,15 +70,14 @@ def load_engine(assign: Assign, report: Report) -> Engine:
     An engine is `module:Class`; the class is called with (assign, report). Only the settings of this machine can name
     one, a model's own files never can.
     """
-    module_name, _, class_name = (assign.engine or _ENGINES[assign.model_type]).partition(":")
+    module_name, _, class_name = (assign.engine or _engine_of(assign.model_type)).partition(":")
     engine_class: Any = getattr(import_module(module_name), class_name)
     engine: Engine = engine_class(assign, report)
     return engine
 
 
-_ENGINES = {
-    "text-gen": "worker.text.engine:TextEngine",
-    "vision": "worker.vision.engine:VisionEngine",
-    "embeddings": "worker.embeddings.engine:EmbeddingEngine",
-    "echo": "worker.echo.engine:EchoEngine",
-}
+def _engine_of(model_type: str) -> str:
+    kind = KINDS.get(model_type)
+    if kind is None or kind.engine is None:
+        raise ValueError(f"there is no engine for models of type {model_type!r}")
+    return kind.engine

@@ -18,34 +18,16 @@ from time import monotonic, sleep
 
 import zmq
 
-from broker.protocol import (
-    AHEAD,
-    ERROR,
-    PARTIAL,
-    Assign,
-    Body,
-    Cancel,
-    Failure,
-    Heartbeat,
-    Hello,
-    LoadFailed,
-    Message,
-    Output,
-    Progress,
-    ProtocolError,
-    Read,
-    Ready,
-    Request,
-    Shutdown,
-    decode,
-    encode,
-    encode_outputs,
-    gateway_of,
-    receive_frames,
-    send_frames,
-    to_map,
-)
-from worker.engine import Engine, MemoryFacts, RequestError, load_engine
+from broker.wire.body import Body, ProtocolError
+from broker.wire.codec import Message, decode, encode
+from broker.wire.failure import Code, Failure, FailureError
+from broker.wire.frames import gateway_of, receive_frames, send_frames
+from broker.wire.from_gateways import Cancel, InferenceRequest
+from broker.wire.from_peers import Ack, Heartbeat, Hello
+from broker.wire.from_workers import LoadFailed, Progress, Ready
+from broker.wire.outputs import PARTIAL, WINDOW, Output, encode_outputs, error_output
+from broker.wire.to_workers import Assign, Shutdown
+from worker.engine import Engine, MemoryFacts, load_engine
 from worker.process.priority import give_way
 
 log = logging.getLogger("worker")
@@ -165,8 +147,8 @@ class Service:
 
         try:
             download.download(repository, cache_dir, self._report)
-        except download.DownloadError as error:
-            return self._end_with(LoadFailed(str(error), error.code))
+        except FailureError as error:
+            return self._end_with(LoadFailed(str(error), error.failure.code))
         return 0
 
     def _end_with(self, last_words: LoadFailed) -> int:
@@ -202,9 +184,9 @@ class Service:
         while True:
             for message in self._receive(wait=not (engine.has_work or self._arrived) or self._is_ahead):
                 match message.body:
-                    case Read(total=total):
+                    case Ack(total=total):
                         self._read = total
-                    case Request(payload=payload):
+                    case InferenceRequest(payload=payload):
                         self._take(message.request_id, payload)
                     case Cancel():
                         self._cancel(engine, message.request_id)
@@ -225,7 +207,7 @@ class Service:
     @property
     def _is_ahead(self) -> bool:
         """Whether more would only wait, in the way of other models' outputs: it is faster than who reads."""
-        return self._sent - self._read >= AHEAD
+        return self._sent - self._read >= WINDOW
 
     def _take(self, request_id: bytes, payload: bytes) -> None:
         if not request_id or request_id in self._live:
@@ -246,10 +228,10 @@ class Service:
     def _add(self, engine: Engine, request_id: bytes, payload: bytes) -> None:
         try:
             engine.add(request_id, payload)
-        except RequestError as error:
-            self._end(request_id, Failure(error.code, str(error), error.param))
+        except FailureError as error:
+            self._end(request_id, error.failure)
         except ProtocolError as error:
-            self._end(request_id, Failure("invalid_request", str(error)))
+            self._end(request_id, Failure(Code.INVALID_REQUEST, str(error)))
         except Exception as error:
             log.exception("a request fails while it is added")
             self._fail([request_id], f"the engine cannot take this request: {_describe(error)}")
@@ -259,14 +241,14 @@ class Service:
         if request_id in self._live:
             if self._arrived.pop(request_id, None) is None:
                 engine.cancel(request_id)
-            self._end(request_id, Failure("cancelled", "the client has gone"))
+            self._end(request_id, Failure(Code.CANCELLED, "the client has gone"))
 
     def _fail(self, request_ids: list[bytes], message: str) -> None:
-        body = to_map(Failure("internal_error", message))
-        self._send_outputs([Output(request_id, ERROR, body) for request_id in request_ids])
+        failure = Failure(Code.INTERNAL_ERROR, message)
+        self._send_outputs([error_output(request_id, failure) for request_id in request_ids])
 
     def _end(self, request_id: bytes, failure: Failure) -> None:
-        self._send_outputs([Output(request_id, ERROR, to_map(failure))])
+        self._send_outputs([error_output(request_id, failure)])
 
     def _send_outputs(self, outputs: list[Output]) -> None:
         by_gateway: dict[bytes, list[Output]] = defaultdict(list)
@@ -304,8 +286,8 @@ class Service:
                 kept.append(output)
             except Exception as error:  # noqa: BLE001 # logged by the caller; it is about this request alone
                 failed.add(output.request_id)
-                failure = Failure("internal_error", f"the answer cannot be sent: {_describe(error)}")
-                kept.append(Output(output.request_id, ERROR, to_map(failure)))
+                failure = Failure(Code.INTERNAL_ERROR, f"the answer cannot be sent: {_describe(error)}")
+                kept.append(error_output(output.request_id, failure))
         if self._vitals.engine is not None:
             for request_id in failed:
                 self._vitals.engine.cancel(request_id)

@@ -16,9 +16,7 @@ from typing import Any, TypeGuard
 
 from broker.models.architectures import unknown_architecture
 from broker.policy.events import ModelSpec
-
-# What the worker can run today; others are refused before a process starts.
-SUPPORTED_TYPES = frozenset({"text-gen", "vision", "embeddings", "echo"})
+from broker.wire.kinds import KINDS
 
 _VISION_KEYS = frozenset({"vision_config", "image_token_id", "image_token_index", "video_token_id"})
 _AUDIO_KEYS = frozenset({"audio_config", "codec_config", "sample_rate"})
@@ -207,7 +205,7 @@ def _read_entry(
     if not isinstance(config, dict):
         raise CatalogError("load_failed", f"{folder / 'config.json'} is not a JSON object")
     model_type = override.model_type or _served_type(config, folder, weights)
-    if model_type not in SUPPORTED_TYPES:
+    if KINDS[model_type].engine is None:
         raise CatalogError("load_failed", f"{model_id} is a model of type {model_type}, which this version cannot run")
     unknown = unknown_architecture(config, model_type)
     if unknown is not None:

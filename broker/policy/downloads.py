@@ -22,7 +22,6 @@ from broker.policy.events import (
     GatewayLeft,
     KillRequested,
     KillWorker,
-    LoadFailed,
     LoadRequested,
     ModelMissed,
     ModelPinned,
@@ -35,6 +34,7 @@ from broker.policy.events import (
     UnloadRequested,
     WorkerConnected,
     WorkerExited,
+    WorkerFailedToLoad,
     WorkerProgressed,
     WorkerStarted,
 )
@@ -89,7 +89,7 @@ class Downloads:
             WorkerStarted: self._on_worker_started,
             WorkerConnected: self._on_worker_connected,
             WorkerProgressed: self._on_worker_progressed,
-            LoadFailed: self._on_load_failed,
+            WorkerFailedToLoad: self._on_load_failed,
             WorkerExited: self._on_worker_exited,
             ShutdownRequested: self._on_shutdown_requested,
         }
@@ -199,7 +199,7 @@ class Downloads:
             download.fraction, download.progressed_at = event.fraction, now
             self._announce(download)
 
-    def _on_load_failed(self, event: LoadFailed, now: float) -> None:
+    def _on_load_failed(self, event: WorkerFailedToLoad, now: float) -> None:
         if download := self._of(event.worker_id):
             self._end(download, event.code, event.message, retryable=event.code == "model_unavailable")
 

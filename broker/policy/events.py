@@ -149,7 +149,7 @@ class WorkerBecameReady(Event):
 
 
 @dataclass(slots=True, frozen=True)
-class LoadFailed(Event):
+class WorkerFailedToLoad(Event):
     """The worker says why it cannot load its model; its exit follows. A download too, and with which code."""
 
     worker_id: str

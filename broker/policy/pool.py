@@ -39,7 +39,6 @@ from broker.policy.events import (
     HeartbeatArrived,
     KillRequested,
     KillWorker,
-    LoadFailed,
     LoadRequested,
     ModelPinned,
     ModelSpec,
@@ -57,6 +56,7 @@ from broker.policy.events import (
     WorkerBecameReady,
     WorkerConnected,
     WorkerExited,
+    WorkerFailedToLoad,
     WorkerProgressed,
     WorkerSampled,
     WorkerStarted,
@@ -96,7 +96,7 @@ class Pool:
             WorkerConnected: self._on_worker_connected,
             WorkerProgressed: self._on_worker_progressed,
             WorkerBecameReady: self._on_worker_became_ready,
-            LoadFailed: self._on_load_failed,
+            WorkerFailedToLoad: self._on_load_failed,
             HeartbeatArrived: self._on_heartbeat_arrived,
             WorkerSampled: self._on_worker_sampled,
             WorkerExited: self._on_worker_exited,
@@ -315,7 +315,7 @@ class Pool:
             if request.order < last:
                 request.order = model.waiting[0].order
 
-    def _on_load_failed(self, event: LoadFailed, now: float) -> None:
+    def _on_load_failed(self, event: WorkerFailedToLoad, now: float) -> None:
         worker = self._facts.workers.get(event.worker_id)
         if worker is None or worker.phase is not Phase.LOADING:
             return

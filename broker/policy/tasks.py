@@ -1,22 +1,22 @@
 """Which work a type of model does, so that a request for other work is refused before a process starts. Pure."""
 
 from broker.policy.events import Fail, ModelSpec
-from broker.protocol import NO_REQUEST
+from broker.wire.failure import Code
+from broker.wire.frames import NO_REQUEST
+from broker.wire.kinds import KINDS, Task
 
-# Task of a REQUEST -> the types of model that do it; a type of its own, such as `echo`, generates.
-_ENCODING = frozenset({"embed", "rerank"})
-_ROUTES = {"generate": "/v1/chat/completions or /v1/completions", "embed": "/v1/embeddings", "rerank": "/v1/rerank"}
+_ENCODING = frozenset({Task.EMBED, Task.RERANK})
 
 
 def wrong_task(spec: ModelSpec, task: str) -> Fail | None:
     """Why this model cannot do this task; None if it can."""
-    if task not in _ROUTES:
-        return Fail(NO_REQUEST, "invalid_request", f"there is no task {task!r}")
-    encodes = spec.model_type == "embeddings"
-    if (task in _ENCODING) == encodes:
+    if task not in list(Task):
+        return Fail(NO_REQUEST, Code.INVALID_REQUEST, f"there is no task {task!r}")
+    tasks = KINDS[spec.model_type].tasks
+    if task in tasks:
         return None
-    is_for = "/v1/embeddings or /v1/rerank" if encodes else _ROUTES["generate"]
-    message = f"{spec.model_id} is a model of type {spec.model_type}: it serves {is_for}, not {_ROUTES[task]}"
+    does = " and ".join(sorted(tasks)) or "nothing yet"
+    message = f"{spec.model_id} is a model of type {spec.model_type}: it can {does}, not {task}"
     if task in _ENCODING:  # a conversion may have lost the file that says so
         message += '; if its files mislead, `type = "embeddings"` in the settings says what it is'
-    return Fail(NO_REQUEST, "invalid_request", message, param="model")
+    return Fail(NO_REQUEST, Code.INVALID_REQUEST, message, param="model")

@@ -10,7 +10,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.protocol import Watch
+from broker.wire.from_gateways import Watch
 from gateway.http.inference import State
 from gateway.http.streaming import EventStream
 from gateway.link.call import Item

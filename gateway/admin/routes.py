@@ -7,7 +7,9 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.protocol import Body, Failure, Kill, Load, Status, Unload, Unpin
+from broker.wire.body import Body
+from broker.wire.failure import Code, Failure
+from broker.wire.from_gateways import Kill, Load, Status, Unload, Unpin
 from gateway.http.errors import ApiError, Json
 from gateway.http.inference import State
 from gateway.http.streaming import collect
@@ -48,7 +50,7 @@ async def unload(request: Request[State]) -> Response:
         final = await _ask(request, body)
     except ApiError as error:
         if error.failure.code == "not_loaded":
-            raise ApiError(Failure("not_loaded", f"Model not loaded: {model_id}")) from None
+            raise ApiError(Failure(Code.NOT_LOADED, f"Model not loaded: {model_id}")) from None
         raise
     return Json({"status": "unloaded", "model_id": final["model_id"]})
 
@@ -135,12 +137,12 @@ def _seconds(request: Request[State], name: str) -> float | None:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < float("inf"):
-        raise ApiError(Failure("invalid_request", f"{name} is to be a number of seconds, not {text!r}", name))
+        raise ApiError(Failure(Code.INVALID_REQUEST, f"{name} is to be a number of seconds, not {text!r}", name))
     return seconds
 
 
 def _flag(request: Request[State], name: str) -> bool:
     text = request.query_params.get(name, "false").lower()
     if text not in ("true", "1", "false", "0"):
-        raise ApiError(Failure("invalid_request", f"{name} is to be true or false, not {text!r}", name))
+        raise ApiError(Failure(Code.INVALID_REQUEST, f"{name} is to be true or false, not {text!r}", name))
     return text in ("true", "1")

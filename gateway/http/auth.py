@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from broker.protocol import Failure
+from broker.wire.failure import Code, Failure
 from gateway.http.errors import ApiError
 
 
@@ -23,7 +23,7 @@ class BearerAuth:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises ApiError `invalid_api_key` for a missing or wrong key."""
         if self._key is not None and not hmac.compare_digest(_bearer_key(scope), self._key):
-            raise ApiError(Failure("invalid_api_key", "missing or wrong key: send Authorization: Bearer <key>"))
+            raise ApiError(Failure(Code.INVALID_API_KEY, "missing or wrong key: send Authorization: Bearer <key>"))
         await self._app(scope, receive, send)
 
 
@@ -66,7 +66,7 @@ class SameOrigin:
         headers = dict(scope["headers"])
         origin = headers.get(b"origin")
         if origin is not None and not self._is_ours(origin.decode("latin-1"), headers.get(b"host", b"")):
-            raise ApiError(Failure("foreign_origin", "administration is not for pages of other sites"))
+            raise ApiError(Failure(Code.FOREIGN_ORIGIN, "administration is not for pages of other sites"))
         await self._app(scope, receive, send)
 
     def _is_ours(self, origin: str, host: bytes) -> bool:

@@ -15,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from broker.protocol import Failure, ProtocolError, from_map
+from broker.wire.body import ProtocolError, from_map
+from broker.wire.failure import Code, Failure
 from gateway.link.client import BrokerUnavailableError
 
 # Failure.code -> status, OpenAI's type. docs/protocol.md lists the codes.
@@ -42,7 +43,7 @@ _TABLE = {
 _INTERNAL = (500, "server_error")
 _LINGER_SECONDS = 1.0
 
-INTERNAL_ERROR = Failure("internal_error", "the gateway failed; its log says why")
+INTERNAL_ERROR = Failure(Code.INTERNAL_ERROR, "the gateway failed; its log says why")
 
 
 class ApiError(Exception):
@@ -78,7 +79,7 @@ class LingeringJson(Json):
 
 def invalid(message: str, param: str | None = None) -> ApiError:
     """The client's mistake, in the field `param`."""
-    return ApiError(Failure("invalid_request", message, param))
+    return ApiError(Failure(Code.INVALID_REQUEST, message, param))
 
 
 def failure_of(body: dict[str, Any]) -> Failure:
@@ -86,7 +87,7 @@ def failure_of(body: dict[str, Any]) -> Failure:
     try:
         return from_map(Failure, body)
     except ProtocolError as error:
-        return Failure("internal_error", f"the broker sent an error that cannot be read: {error}")
+        return Failure(Code.INTERNAL_ERROR, f"the broker sent an error that cannot be read: {error}")
 
 
 def error_object(failure: Failure) -> dict[str, Any]:
@@ -133,9 +134,9 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # registered for this class only
     what = f"{request.method} {request.scope['path']}"
     if error.status_code == 405:
-        failure = Failure("method_not_allowed", f"{what}: this path has other methods")
+        failure = Failure(Code.METHOD_NOT_ALLOWED, f"{what}: this path has other methods")
     else:
-        failure = Failure("not_found", f"{what}: there is no such path")
+        failure = Failure(Code.NOT_FOUND, f"{what}: there is no such path")
     response = error_response(request.scope["path"], ApiError(failure))
     response.headers.update(error.headers or {})
     return response

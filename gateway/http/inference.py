@@ -7,8 +7,10 @@ from typing import TypedDict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker import protocol
-from broker.protocol import Failure, Generate
+from broker.wire.failure import Code, Failure
+from broker.wire.from_gateways import InferenceRequest
+from broker.wire.packing import pack
+from broker.wire.work import Generate
 from gateway.http.errors import ApiError, Json, invalid
 from gateway.http.streaming import EventStream, collect, gone, unless
 from gateway.images.loader import ImageLoader
@@ -33,7 +35,7 @@ class State(TypedDict):
 async def read_body(request: Request[State]) -> bytes:
     """The body. Raises ApiError 413 as soon as it is known to be too large."""
     limit = request.state["settings"].max_body_bytes
-    too_large = ApiError(Failure("request_too_large", f"the body has more than {limit} bytes"))
+    too_large = ApiError(Failure(Code.REQUEST_TOO_LARGE, f"the body has more than {limit} bytes"))
     if int(request.headers.get("content-length", "0")) > limit:
         raise too_large
     body = bytearray()
@@ -73,7 +75,7 @@ async def answer(
         is_chat=is_chat,
         choices_per_prompt=wanted.choices_per_prompt,
     )
-    call = await request.state["broker"].call(*(protocol.Request(model, protocol.pack(unit)) for unit in work))
+    call = await request.state["broker"].call(*(InferenceRequest(model, pack(unit)) for unit in work))
     if wanted.stream:
         chunks = Chunks(head, len(work), include_usage=wanted.include_usage)
         return EventStream(call, chunks, request.state["settings"].keepalive_seconds)

@@ -17,7 +17,9 @@ from collections.abc import Iterator
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from broker.protocol import FINAL, Failure, Models
+from broker.wire.failure import Code, Failure
+from broker.wire.from_gateways import Models
+from broker.wire.outputs import FINAL
 from gateway.app import create_app
 from gateway.link.client import BrokerClient, BrokerUnavailableError
 from gateway.settings import Settings
@@ -28,7 +30,7 @@ _GRACEFUL_SECONDS = 3  # for clients that do not read the end of their answers
 _UNSENT_BYTES = 16_384
 _KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections, so that they close first
 _NOTSENT_LOWAT = 0x201 if sys.platform == "darwin" else socket.TCP_NOTSENT_LOWAT  # Python names it on Linux only
-_STOPPING = Failure("broker_unavailable", "the gateway is shutting down", retry_after=1, retryable=True)
+_STOPPING = Failure(Code.BROKER_UNAVAILABLE, "the gateway is shutting down", retry_after=1, retryable=True)
 
 
 class _ChunkedBody:

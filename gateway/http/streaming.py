@@ -13,7 +13,8 @@ from typing import Any, Protocol, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from broker.protocol import ERROR, FINAL, ProtocolError
+from broker.wire.body import ProtocolError
+from broker.wire.outputs import ERROR, FINAL
 from gateway.http.errors import INTERNAL_ERROR, ApiError, failure_of
 from gateway.link.call import Call, CallClosedError, Item
 from gateway.openai.replies import KEEPALIVE, framed_error

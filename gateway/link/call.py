@@ -5,7 +5,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from broker.protocol import PARTIAL, Failure
+from broker.wire.failure import Code, Failure
+from broker.wire.outputs import PARTIAL
 
 log = logging.getLogger(__name__)
 
@@ -15,7 +16,7 @@ Item = tuple[int, int, dict[str, Any]]
 MAX_WAITING_BYTES = 1 << 18  # of outputs that one call holds unread: about a thousand tokens
 _ITEM_BYTES = 256  # what an output occupies beside its text
 
-_SLOW_READER = Failure("cancelled", "the client read too slowly: too much output waited for it")
+_SLOW_READER = Failure(Code.CANCELLED, "the client read too slowly: too much output waited for it")
 
 
 class CallClosedError(Exception):

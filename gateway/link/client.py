@@ -20,29 +20,13 @@ from pathlib import Path
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from broker.protocol import (
-    ERROR,
-    GATEWAY_ID_BYTES,
-    NO_REQUEST,
-    PARTIAL,
-    READ_EVERY,
-    REQUEST_ID_BYTES,
-    Body,
-    Cancel,
-    Failure,
-    Goodbye,
-    Heartbeat,
-    Hello,
-    Outputs,
-    ProtocolError,
-    Read,
-    decode,
-    decode_outputs,
-    encode,
-    receive_frames,
-    send_frames,
-    to_map,
-)
+from broker.wire.body import Body, ProtocolError, to_map
+from broker.wire.codec import decode, encode
+from broker.wire.failure import Code, Failure
+from broker.wire.frames import GATEWAY_ID_BYTES, NO_REQUEST, REQUEST_ID_BYTES, receive_frames, send_frames
+from broker.wire.from_gateways import Cancel, Goodbye
+from broker.wire.from_peers import Ack, Heartbeat, Hello
+from broker.wire.outputs import ACK_EVERY, ERROR, PARTIAL, Outputs, decode_outputs
 from gateway.link.call import Call
 
 log = logging.getLogger(__name__)
@@ -55,9 +39,9 @@ _GOODBYE_LINGER_MS = 200
 _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 _MONITORED = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED
 
-_ABSENT = Failure("broker_unavailable", "the broker is not reachable", retry_after=1, retryable=True)
-_LOST = Failure("broker_unavailable", "the broker has gone", retry_after=1, retryable=True)
-_SILENT = Failure("broker_unavailable", "the broker does not answer", retry_after=5, retryable=True)
+_ABSENT = Failure(Code.BROKER_UNAVAILABLE, "the broker is not reachable", retry_after=1, retryable=True)
+_LOST = Failure(Code.BROKER_UNAVAILABLE, "the broker has gone", retry_after=1, retryable=True)
+_SILENT = Failure(Code.BROKER_UNAVAILABLE, "the broker does not answer", retry_after=5, retryable=True)
 
 
 class BrokerUnavailableError(Exception):
@@ -234,7 +218,7 @@ class BrokerClient:
         body = decode(frames).body
         if isinstance(body, Outputs):
             self._got += 1
-            if self._got - self._confirmed >= READ_EVERY:
+            if self._got - self._confirmed >= ACK_EVERY:
                 self._confirm()
             self._deliver(body)
         elif isinstance(body, Heartbeat):
@@ -245,7 +229,7 @@ class BrokerClient:
 
     def _confirm(self) -> None:
         # While the socket is being read: nothing that arrives meanwhile is overlooked.
-        if self._transmit(Read(self._got)):
+        if self._transmit(Ack(self._got)):
             self._confirmed = self._got
 
     def _deliver(self, outputs: Outputs) -> None:
@@ -253,7 +237,7 @@ class BrokerClient:
             decoded = decode_outputs(outputs)
         except ProtocolError as error:
             # The broker, which reads only the header, takes these for delivered: they must not wait for ever.
-            failure = Failure("internal_error", f"output that cannot be read: {error}")
+            failure = Failure(Code.INTERNAL_ERROR, f"output that cannot be read: {error}")
             for request_id, _kind in outputs.entries:
                 if request_id in self._routes:
                     self.cancel(self._routes[request_id][0], failure)

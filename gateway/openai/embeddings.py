@@ -9,8 +9,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker import protocol
-from broker.protocol import Embed, ProtocolError, Rerank
+from broker.wire.body import ProtocolError
+from broker.wire.from_gateways import InferenceRequest
+from broker.wire.packing import pack
+from broker.wire.work import Embed, Rerank
 from gateway.http.errors import Json
 from gateway.http.inference import State, model_for, read_body
 from gateway.http.streaming import collect
@@ -81,7 +83,7 @@ def _as_base64(packed: bytes) -> str:
 
 
 async def _finish(request: Request[State], model: str, work: Embed | Rerank, task: str) -> dict[str, Any]:
-    call = await request.state["broker"].call(protocol.Request(model, protocol.pack(work), task))
+    call = await request.state["broker"].call(InferenceRequest(model, pack(work), task))
     [final] = await collect(call, request.receive)
     return final
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PlainValidator
 
-from broker.protocol import Embed, Rerank
+from broker.wire.work import Embed, Rerank
 from gateway.core.validation import Body, object_of, prompts_of, refuse_not_yet, validated
 from gateway.http.errors import invalid
 

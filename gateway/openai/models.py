@@ -5,7 +5,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.protocol import Failure, Models
+from broker.wire.failure import Code, Failure
+from broker.wire.from_gateways import Models
 from gateway.http.errors import ApiError, Json
 from gateway.http.inference import State
 from gateway.http.streaming import collect
@@ -22,7 +23,7 @@ async def get_model(request: Request[State]) -> Response:
     for model in await _models(request):
         if model["id"] == wanted:
             return Json(model)
-    raise ApiError(Failure("model_not_found", f"this machine has no model {wanted!r}", "model"))
+    raise ApiError(Failure(Code.MODEL_NOT_FOUND, f"this machine has no model {wanted!r}", "model"))
 
 
 def gib(size: int) -> float:

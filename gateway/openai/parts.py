@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from broker.protocol import ProtocolError
+from broker.wire.body import ProtocolError
 
 
 @dataclass(slots=True)

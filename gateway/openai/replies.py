@@ -6,7 +6,9 @@ from typing import Any
 
 import orjson
 
-from broker.protocol import FINAL, PARTIAL, Failure, ProtocolError
+from broker.wire.body import ProtocolError
+from broker.wire.failure import Failure
+from broker.wire.outputs import FINAL, PARTIAL
 from gateway.http.errors import error_object
 from gateway.openai.fingerprint import SYSTEM_FINGERPRINT
 from gateway.openai.parts import Parts, chat_logprobs, delta, message, text_logprobs

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator
 
-from broker.protocol import Generate
+from broker.wire.work import Generate
 from gateway.core.sampling import MAX_INT, Defaults, SamplingFields
 from gateway.core.validation import Body, NotYet, Whole, object_of, prompts_of, refuse_not_yet, validated
 from gateway.http.errors import invalid

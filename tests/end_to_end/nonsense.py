@@ -10,7 +10,12 @@ from typing import Any
 
 import zmq
 
-from broker.protocol import ERROR, FINAL, PARTIAL, Assign, Generate, Output, Progress, encode, encode_outputs, unpack
+from broker.wire.codec import encode
+from broker.wire.from_workers import Progress
+from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output, encode_outputs
+from broker.wire.packing import unpack
+from broker.wire.to_workers import Assign
+from broker.wire.work import Generate
 from worker.echo.engine import EchoEngine, echoed_text
 from worker.engine import Report
 

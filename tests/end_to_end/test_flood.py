@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import psutil
 
-from broker.protocol import AHEAD
+from broker.wire.outputs import WINDOW
 from tests.conftest import ECHO
 from tests.service import Service, chat_body, free_port, wait_until
 
@@ -91,7 +91,7 @@ def test_a_gateway_that_is_stopped_holds_no_model_for_the_clients_of_another(
         service.start_gateway()
         os.kill(first.pid, signal.SIGSTOP)
         try:
-            tokens = 20 * AHEAD
+            tokens = 20 * WINDOW
             answer = service.chat("flood", "Hi", max_tokens=tokens)
             assert answer.status_code == 200, answer.text
             assert answer.json()["usage"]["completion_tokens"] == tokens

@@ -13,34 +13,16 @@ import msgpack
 import pytest
 import zmq
 
-from broker.protocol import (
-    ERROR,
-    FINAL,
-    GATEWAY_SOCKET,
-    PARTIAL,
-    VERSION,
-    WORKER_SOCKET,
-    Body,
-    Cancel,
-    Generate,
-    Goodbye,
-    Heartbeat,
-    Hello,
-    Load,
-    LoadFailed,
-    Output,
-    Outputs,
-    Progress,
-    Read,
-    Ready,
-    Request,
-    Status,
-    decode,
-    decode_outputs,
-    encode,
-    encode_outputs,
-    pack,
-)
+from broker.wire.body import Body
+from broker.wire.codec import decode, encode
+from broker.wire.frames import VERSION
+from broker.wire.from_gateways import Cancel, Goodbye, InferenceRequest, Load, Status
+from broker.wire.from_peers import Ack, Heartbeat, Hello
+from broker.wire.from_workers import LoadFailed, Progress, Ready
+from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output, Outputs, decode_outputs, encode_outputs
+from broker.wire.packing import pack
+from broker.wire.paths import GATEWAY_SOCKET, WORKER_SOCKET
+from broker.wire.work import Generate
 from tests.conftest import ECHO
 from tests.end_to_end.nonsense import BODIES, STRANGER
 from tests.service import Service, wait_until
@@ -162,8 +144,8 @@ def broker(make_service: Callable[..., Service]) -> Service:
     return service
 
 
-def echo(text: str, model: str = "echo") -> Request:
-    return Request(model, pack(Generate(prompt=text, stream=True)))
+def echo(text: str, model: str = "echo") -> InferenceRequest:
+    return InferenceRequest(model, pack(Generate(prompt=text, stream=True)))
 
 
 def text_of(outputs: Iterator[Output]) -> str:
@@ -221,7 +203,7 @@ def test_a_gateway_cannot_speak_as_a_worker_or_as_another_gateway(
     gateway.say(echo(TEXT, "slow"), twice)
     assert text_of(gateway.outputs(twice)) == TEXT
     for payload in (b"", b"\xc1", pack(Status()), pack(Generate()), LARGE):
-        assert gateway.ask(Request("echo", payload)).kind == ERROR
+        assert gateway.ask(InferenceRequest("echo", payload)).kind == ERROR
     assert gateway.ask(Load("x" * 1_000_000)).body["code"] == "model_not_found"
 
 
@@ -231,7 +213,7 @@ def test_a_gateway_that_was_given_up_is_not_heard_until_it_says_hello(
     gateway = connect(broker)
     assert gateway.ask(Status()).kind == FINAL
     gateway.say(Goodbye())
-    gateway.say(Read(1))  # of what it had been sent before: no reason for a line
+    gateway.say(Ack(1))  # of what it had been sent before: no reason for a line
     gateway.begin(echo("unheard"))
     wait_until(lambda: dropped(broker) == 1, what="a line for what was dropped")
     gateway.say(Hello(os.getpid()))

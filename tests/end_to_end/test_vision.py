@@ -9,7 +9,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from broker.protocol import Assign
+from broker.wire.to_workers import Assign
 from tests.service import Service
 from tests.tiny_models import make_tiny_model
 from tests.tiny_vision import make_tiny_vision, picture
@@ -83,7 +83,10 @@ def test_what_cannot_be_seen_is_named_and_the_model_lives_on(service: Service, c
     for model, parts in (("tiny-vision", [image(picture(1)), image(cut_off)]), ("tiny-text", [text("a"), image(b"x")])):
         with pytest.raises(openai.BadRequestError) as raised:
             client.chat.completions.create(model=model, messages=[user(*parts)])
-        assert (raised.value.code, raised.value.param) == ("invalid_request", "messages[0].content[1].image_url")
+        assert (raised.value.code, raised.value.param) == (
+            "invalid_request",
+            "messages[0].content[1].image_url",
+        )
     answered = client.chat.completions.create(model="tiny-vision", messages=good, max_tokens=3)
     assert answered.choices[0].finish_reason == "length"
     assert [service.model(name)["restarts"] for name in ("tiny-vision", "tiny-text")] == [0, 0]

@@ -8,27 +8,16 @@ from typing import Any, Self, TypeVar
 import zmq
 import zmq.asyncio
 
-from broker.protocol import (
-    ERROR,
-    FINAL,
-    GATEWAY_SOCKET,
-    PARTIAL,
-    Body,
-    Failure,
-    Generate,
-    Heartbeat,
-    Hello,
-    Message,
-    Output,
-    Read,
-    Request,
-    decode,
-    encode,
-    encode_outputs,
-    gateway_of,
-    to_map,
-    unpack,
-)
+from broker.wire.body import Body, to_map
+from broker.wire.codec import Message, decode, encode
+from broker.wire.failure import Failure
+from broker.wire.frames import gateway_of
+from broker.wire.from_gateways import InferenceRequest
+from broker.wire.from_peers import Ack, Heartbeat, Hello
+from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output, encode_outputs
+from broker.wire.packing import unpack
+from broker.wire.paths import GATEWAY_SOCKET
+from broker.wire.work import Generate
 
 T = TypeVar("T", bound=Body)
 
@@ -70,7 +59,7 @@ class PlayedBroker:
             while True:
                 _gateway, *frames = await self._socket.recv_multipart()
                 message = decode(frames)
-                if not isinstance(message.body, Read):
+                if not isinstance(message.body, Ack):
                     return message
                 self.read.append(message.body.total)
 
@@ -82,7 +71,7 @@ class PlayedBroker:
 
     async def expect_work(self) -> tuple[bytes, Generate]:
         """The next message, which has to be a request."""
-        request_id, request = await self.expect(Request)
+        request_id, request = await self.expect(InferenceRequest)
         return request_id, unpack(Generate, request.payload)
 
     async def meet(self) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from broker.protocol import Models
+from broker.wire.from_gateways import Models
 from tests.gateway.played_broker import SECONDS, PlayedBroker
 
 ROOT = Path(__file__).resolve().parents[2]

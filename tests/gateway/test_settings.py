@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.protocol import default_runtime_dir
+from broker.wire.paths import default_runtime_dir
 from gateway.core.sampling import Defaults
 from gateway.settings import Settings, SettingsError, load_settings
 

@@ -4,7 +4,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from broker.protocol import Assign, Output
+from broker.wire.outputs import Output
+from broker.wire.to_workers import Assign
 from worker.engine import Report
 from worker.text.engine import TextEngine
 

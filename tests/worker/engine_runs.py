@@ -5,7 +5,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from broker.protocol import PARTIAL, Assign, Generate, Output, pack
+from broker.wire.outputs import PARTIAL, Output
+from broker.wire.packing import pack
+from broker.wire.to_workers import Assign
+from broker.wire.work import Generate
 from worker.engine import Engine
 from worker.text.continuous_batch import ContinuousBatch
 from worker.text.engine import TextEngine

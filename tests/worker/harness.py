@@ -15,27 +15,17 @@ from typing import Any, TypeVar
 
 import zmq
 
-from broker.protocol import (
-    PARTIAL,
-    WORKER_SOCKET,
-    Assign,
-    Body,
-    Failure,
-    Generate,
-    Heartbeat,
-    Hello,
-    Message,
-    Output,
-    Outputs,
-    Read,
-    Ready,
-    Request,
-    decode,
-    decode_outputs,
-    encode,
-    from_map,
-    pack,
-)
+from broker.wire.body import Body, from_map
+from broker.wire.codec import Message, decode, encode
+from broker.wire.failure import Failure
+from broker.wire.from_gateways import InferenceRequest
+from broker.wire.from_peers import Ack, Heartbeat, Hello
+from broker.wire.from_workers import Ready
+from broker.wire.outputs import PARTIAL, Output, Outputs, decode_outputs
+from broker.wire.packing import pack
+from broker.wire.paths import WORKER_SOCKET
+from broker.wire.to_workers import Assign
+from broker.wire.work import Generate
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,7 +96,7 @@ class WorkerHarness:
             worker.outputs_got += 1
             if worker.is_told:
                 with contextlib.suppress(zmq.ZMQError):  # it may have gone
-                    worker.send(Read(worker.outputs_got))
+                    worker.send(Ack(worker.outputs_got))
         (worker.heartbeats if suffix == b"heartbeat" else worker.inbox).append(message)
 
     def close(self) -> None:
@@ -146,7 +136,7 @@ class Worker:
 
     def request_payload(self, payload: bytes, gateway: bytes = GATEWAY) -> bytes:
         request_id = gateway + next(self._counter).to_bytes(8, "big")
-        self.send(Request("model", payload), request_id)
+        self.send(InferenceRequest("model", payload), request_id)
         return request_id
 
     def next_message(self, timeout: float = PATIENCE) -> Message:

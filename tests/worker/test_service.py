@@ -7,26 +7,14 @@ import sys
 
 import pytest
 
-from broker.protocol import (
-    AHEAD,
-    ERROR,
-    FINAL,
-    PARTIAL,
-    VERSION,
-    Assign,
-    Cancel,
-    Generate,
-    Hello,
-    LoadFailed,
-    Outputs,
-    Progress,
-    Read,
-    Ready,
-    Request,
-    Shutdown,
-    decode_outputs,
-    pack,
-)
+from broker.wire.frames import VERSION
+from broker.wire.from_gateways import Cancel, InferenceRequest
+from broker.wire.from_peers import Ack, Hello
+from broker.wire.from_workers import LoadFailed, Progress, Ready
+from broker.wire.outputs import ERROR, FINAL, PARTIAL, WINDOW, Outputs, decode_outputs
+from broker.wire.packing import pack
+from broker.wire.to_workers import Assign, Shutdown
+from broker.wire.work import Generate
 from tests.worker.harness import GATEWAY, ROOT, Worker, WorkerHarness, text_of
 
 ECHO = "worker.echo.engine:EchoEngine"
@@ -126,7 +114,7 @@ def test_malformed_messages_are_logged_and_dropped(worker: Worker) -> None:
     worker.send_frames([b"XX9", b"CANCEL", b"", b"\x80"])
     worker.send_frames([VERSION, b"NONSENSE", b"", b"\x80"])
     worker.send_frames([VERSION, b"CANCEL", b"", b"\xc1"])
-    worker.send(Request("model", pack(Generate(prompt="no id"))))
+    worker.send(InferenceRequest("model", pack(Generate(prompt="no id"))))
     worker.send(Hello(1))
     assert worker.answer(worker.request(prompt="still here"))["text"] == "still here"
     assert worker.stderr.count("dropped a malformed message") == 5
@@ -149,7 +137,7 @@ def test_cancel_ends_a_request_once(worker: Worker) -> None:
 def test_a_request_id_in_use_is_refused_silently(worker: Worker) -> None:
     request_id = worker.request(prompt="slow " + "x" * 200, stream=True)
     worker.expect(Outputs)
-    worker.send(Request("model", pack(Generate(prompt="twice"))), request_id)
+    worker.send(InferenceRequest("model", pack(Generate(prompt="twice"))), request_id)
     outputs = worker.until_ended(request_id)[request_id]
     assert outputs[-1].kind == FINAL
     assert "twice" not in text_of(outputs)
@@ -304,7 +292,7 @@ def test_heartbeats_tell_work_from_life(worker: Worker) -> None:
 def test_a_worker_waits_for_those_who_read(worker: Worker) -> None:
     """But goes on to take commands, and to live."""
     worker.is_told = False
-    tokens = 3 * AHEAD
+    tokens = 3 * WINDOW
     first = worker.request(prompt="abcd", stream=True, max_tokens=tokens)
 
     def until_it_stands_still(expected: int) -> int:
@@ -320,14 +308,14 @@ def test_a_worker_waits_for_those_who_read(worker: Worker) -> None:
     def outputs() -> int:
         return sum(isinstance(message.body, Outputs) for message in worker.inbox)
 
-    assert until_it_stands_still(AHEAD) == AHEAD
+    assert until_it_stands_still(WINDOW) == WINDOW
     second = worker.request(prompt="abcd", stream=True, max_tokens=1)
     worker.send(Cancel(), second)
-    worker.send(Read(AHEAD // 2))
+    worker.send(Ack(WINDOW // 2))
     # The end of the second took one place of those that were free, and no step.
-    assert until_it_stands_still(AHEAD + AHEAD // 2) == AHEAD + AHEAD // 2
+    assert until_it_stands_still(WINDOW + WINDOW // 2) == WINDOW + WINDOW // 2
     worker.is_told = True
-    worker.send(Read(worker.outputs_got))
+    worker.send(Ack(worker.outputs_got))
     ends = worker.until_ended(first, second)
     assert text_of(ends[first]) == "abcd" * tokens
     assert [output.kind for output in ends[second]] == [ERROR]

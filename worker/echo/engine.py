@@ -8,8 +8,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from broker.protocol import FINAL, PARTIAL, Assign, Generate, Output, unpack
-from worker.engine import MemoryFacts, ModelFacts, Report, RequestError
+from broker.wire.failure import invalid
+from broker.wire.outputs import FINAL, PARTIAL, Output
+from broker.wire.packing import unpack
+from broker.wire.to_workers import Assign
+from broker.wire.work import Generate
+from worker.engine import MemoryFacts, ModelFacts, Report
 from worker.generation.prompt import plain_messages
 
 _TOKEN_CHARACTERS = 4
@@ -51,9 +55,9 @@ class EchoEngine:
         request = unpack(Generate, payload)
         text = echoed_text(request)
         if not text:
-            raise RequestError("there is nothing to echo", param="messages")
+            raise invalid("there is nothing to echo", param="messages")
         if request.max_tokens is not None and request.max_tokens < 1:
-            raise RequestError(f"max_tokens is {request.max_tokens}, at least 1 is expected", param="max_tokens")
+            raise invalid(f"max_tokens is {request.max_tokens}, at least 1 is expected", param="max_tokens")
         tokens = [text[i : i + _TOKEN_CHARACTERS] for i in range(0, len(text), _TOKEN_CHARACTERS)]
         reason = "stop" if request.max_tokens is None else "length"
         self._live[request_id] = _Echo(tokens, request.stream, request.max_tokens or len(tokens), reason)
@@ -79,7 +83,7 @@ class EchoEngine:
 
 
 def echoed_text(request: Generate) -> str:
-    """What a request gets back: the text of its last user message, or its prompt. Raises RequestError."""
+    """What a request gets back: the text of its last user message, or its prompt. Raises FailureError."""
     if request.messages is not None:
         users = [m for m in plain_messages(request.messages) if m["role"] == "user"]
         return str(users[-1]["content"]) if users else ""

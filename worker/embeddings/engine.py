@@ -16,9 +16,14 @@ from typing import Any
 
 import mlx.core as mx
 
-from broker.protocol import ERROR, FINAL, Assign, Embed, Failure, Output, ProtocolError, Rerank, T, to_map, unpack
+from broker.wire.body import ProtocolError, T, to_map
+from broker.wire.failure import Code, Failure, FailureError, invalid
+from broker.wire.outputs import ERROR, FINAL, Output
+from broker.wire.packing import unpack
+from broker.wire.to_workers import Assign
+from broker.wire.work import Embed, Rerank
 from worker.embeddings.encoder import Encoder, Row
-from worker.engine import MemoryFacts, ModelFacts, Report, RequestError
+from worker.engine import MemoryFacts, ModelFacts, Report
 from worker.generation.prompt import checked_ids
 from worker.options import read_options, whole_number
 
@@ -61,7 +66,7 @@ class _Work:
         return len(self.rows) == len(self.sizes)
 
     def read_next(self) -> int:
-        """The size of what was read. Raises RequestError."""
+        """The size of what was read. Raises FailureError."""
         number = len(self.rows)
         self.rows.append(self.read(number))
         if self.is_read:
@@ -100,7 +105,7 @@ class EmbeddingEngine:
             sizes = [self._size(value, number) for number, value in enumerate(embed.inputs)]
             work = _Work(request_id, sizes, lambda number: self._input(embed.inputs[number], number), dimensions)
         if not work.sizes:
-            raise RequestError("there is no input", param="input")
+            raise invalid("there is no input", param="input")
         self._works[request_id] = work
 
     def step(self) -> list[Output]:
@@ -145,13 +150,13 @@ class EmbeddingEngine:
             del self._works[work.request_id]
             try:
                 left -= work.read_next()
-            except RequestError as error:
-                failed.append(_error(work, Failure(error.code, str(error), error.param)))
+            except FailureError as error:
+                failed.append(_error(work, error.failure))
                 continue
             except Exception as error:  # of a tokenizer: it is about this input alone
                 log.exception("a request fails while an input is read")
                 reason = f"an input cannot be read: {type(error).__name__}: {error}"
-                failed.append(_error(work, Failure("internal_error", reason)))
+                failed.append(_error(work, Failure(Code.INTERNAL_ERROR, reason)))
                 continue
             self._works[work.request_id] = work
             if not work.is_read:
@@ -164,7 +169,7 @@ class EmbeddingEngine:
             return self._checked_characters(len(value), where)
         if isinstance(value, list):
             return self._checked_tokens(len(value), where)
-        raise RequestError(f"{where} must be a text or a list of token ids", param=where)
+        raise invalid(f"{where} must be a text or a list of token ids", param=where)
 
     def _input(self, value: str | list[int], number: int) -> Row:
         where = f"input[{number}]"
@@ -177,7 +182,7 @@ class EmbeddingEngine:
         for number, document in enumerate(rerank.documents):
             where = f"documents[{number}]"
             if not isinstance(document, str):
-                raise RequestError(f"{where} must be a text", param=where)
+                raise invalid(f"{where} must be a text", param=where)
             sizes.append(self._checked_characters(len(rerank.query) + len(document), where))
         # Read once, when the first pair is.
         query = cache(lambda: self._encoder.query(rerank.query))
@@ -188,31 +193,31 @@ class EmbeddingEngine:
         return _Work(request_id, sizes, read)
 
     def _checked_characters(self, count: int, where: str) -> int:
-        """Raises RequestError for what must be too long, without reading it."""
+        """Raises FailureError for what must be too long, without reading it."""
         if 0 < self._encoder.most_characters < count:
             context = self._encoder.context_length
             message = f"{where} has {count} characters, the model reads at most {context} tokens"
-            raise RequestError(message, code="context_length_exceeded", param=where)
+            raise FailureError(Failure(Code.CONTEXT_LENGTH_EXCEEDED, message, where))
         return count
 
     def _checked_tokens(self, count: int, where: str) -> int:
-        """Raises RequestError for more than the model reads."""
+        """Raises FailureError for more than the model reads."""
         context = self._encoder.context_length
         if 0 < context < count:
             message = f"{where} has {count} tokens, the model reads at most {context}"
-            raise RequestError(message, code="context_length_exceeded", param=where)
+            raise FailureError(Failure(Code.CONTEXT_LENGTH_EXCEEDED, message, where))
         return count
 
     def _fitting(self, row: Row, where: str) -> Row:
         if not row.tokens:
-            raise RequestError(f"{where} is empty", param=where)
+            raise invalid(f"{where} is empty", param=where)
         self._checked_tokens(len(row.tokens), where)
         return row
 
     def _dimensions(self, asked: int | None) -> int | None:
         if asked is not None and not 1 <= asked <= self._encoder.size:
             message = f"dimensions is {asked}, this model has {self._encoder.size}"
-            raise RequestError(message, param="dimensions")
+            raise invalid(message, param="dimensions")
         return asked
 
     def _final(self, work: _Work) -> dict[str, Any]:
@@ -233,12 +238,12 @@ def _error(work: _Work, failure: Failure) -> Output:
 
 
 def _expect(kind: type[T], payload: bytes, hint: str) -> T:
-    """The payload. Raises RequestError with `hint` if it is the other kind that this file knows."""
+    """The payload. Raises FailureError with `hint` if it is the other kind that this file knows."""
     other: type[Embed | Rerank] = Rerank if kind is Embed else Embed
     try:
         return unpack(kind, payload)
     except ProtocolError:
         with suppress(ProtocolError):
             unpack(other, payload)
-            raise RequestError(hint, param="model") from None
+            raise invalid(hint, param="model") from None
         raise

@@ -6,8 +6,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from broker.protocol import Generate
-from worker.engine import RequestError
+from broker.wire.failure import Code, Failure, FailureError, invalid
+from broker.wire.work import Generate
 from worker.generation.answer import Answer, AnswerFormat
 from worker.generation.constraint import Constraint, Constraints
 from worker.generation.logprobs import TokenTexts
@@ -40,12 +40,12 @@ class Generation:
         self._longest_token = max(map(len, tokenizer.get_vocab()))
 
     def sampling(self, request: Generate) -> tuple[Sampler, list[LogitsProcessor]]:
-        """Its sampler, and what changes the logits before. Raises RequestError."""
+        """Its sampler, and what changes the logits before. Raises FailureError."""
         sampler = request_sampler(request, self._vocabulary, self._kept_by_xtc)
         return sampler, request_processors(request, self._vocabulary)
 
     def check_characters(self, request: Generate) -> None:
-        """Raises RequestError for a prompt that must be too long, without reading it."""
+        """Raises FailureError for a prompt that must be too long, without reading it."""
         size = prompt_characters(request)
         if request.messages is None and isinstance(request.prompt, list):
             self._check_tokens(request, size)
@@ -56,14 +56,14 @@ class Generation:
         """Tokens that may follow a prompt of `prompt` tokens: what was asked, as far as the context goes."""
         asked = request.max_tokens
         if asked is not None and asked < 1:
-            raise RequestError(f"max_tokens is {asked}, at least 1 is expected", param="max_tokens")
+            raise invalid(f"max_tokens is {asked}, at least 1 is expected", param="max_tokens")
         self._check_tokens(request, prompt)
         if not self.context:
             return asked or _DEFAULT_MAX_TOKENS
         return min(asked or self.context, self.context - prompt)
 
     def answer(self, request: Generate, tokens: list[int]) -> tuple[Answer | None, Constraint | None]:
-        """What divides the answer to these tokens into its parts, and what it is bound to. Raises RequestError."""
+        """What divides the answer to these tokens into its parts, and what it is bound to. Raises FailureError."""
         if request.messages is None:
             return None, self._constraints.processor(request, NO_THOUGHTS)
         thoughts = self._thoughts.after(tokens)
@@ -99,12 +99,10 @@ class Generation:
         if self.context and prompt >= self.context:
             raise self._too_long(request, f"{prompt} tokens")
 
-    def _too_long(self, request: Generate, size: str) -> RequestError:
-        return RequestError(
-            f"the prompt has {size}, and the model's context of {self.context} tokens leaves no room for an answer",
-            code="context_length_exceeded",
-            param="prompt" if request.messages is None else "messages",
-        )
+    def _too_long(self, request: Generate, size: str) -> FailureError:
+        why = f"the prompt has {size}, and the model's context of {self.context} tokens leaves no room for an answer"
+        param = "prompt" if request.messages is None else "messages"
+        return FailureError(Failure(Code.CONTEXT_LENGTH_EXCEEDED, why, param))
 
 
 def limit_wired_memory(limit_bytes: int) -> None:

@@ -1,6 +1,6 @@
 """From what a request says to what a model reads: messages, text or token ids -> token ids.
 
-Everything here that a client can get wrong raises RequestError naming the field. Must stay free of mlx, so that an
+Everything here that a client can get wrong raises FailureError naming the field. Must stay free of mlx, so that an
 engine without a model can use it.
 """
 
@@ -9,9 +9,9 @@ from collections.abc import Callable
 from itertools import takewhile
 from typing import Any, Protocol
 
-from broker.protocol import Generate
+from broker.wire.failure import invalid
+from broker.wire.work import Generate
 from worker.cache.prefix_index import common_length, key_of
-from worker.engine import RequestError
 
 # How mlx_lm.server writes a chat for a model whose tokenizer has no template.
 _ROLE_PREFIXES = {"system": "ASSISTANT's RULE: ", "user": "USER: ", "assistant": "ASSISTANT: "}
@@ -33,9 +33,9 @@ class Template(Protocol):
 
 
 def prompt_tokens(request: Generate, tokenizer: Template, vocabulary: int) -> list[int]:
-    """The token ids of the prompt, at least one, each in [0, vocabulary). Raises RequestError."""
+    """The token ids of the prompt, at least one, each in [0, vocabulary). Raises FailureError."""
     if (request.messages is None) == (request.prompt is None):
-        raise RequestError("give either messages or prompt", param="messages")
+        raise invalid("give either messages or prompt", param="messages")
     if request.messages is not None:
         tokens = _chat_tokens(request, request.messages, tokenizer)
         param = "messages"
@@ -47,17 +47,17 @@ def prompt_tokens(request: Generate, tokenizer: Template, vocabulary: int) -> li
         tokens = checked_ids(request.prompt or [], vocabulary, "prompt")
         param = "prompt"
     if not tokens:
-        raise RequestError(f"{param} is empty", param=param)
+        raise invalid(f"{param} is empty", param=param)
     return tokens
 
 
 def checked_ids(ids: list[Any], vocabulary: int, where: str) -> list[int]:
-    """The token ids in the field `where`; vocabulary: tokens, 0 if unknown. Raises RequestError for what is none."""
+    """The token ids in the field `where`; vocabulary: tokens, 0 if unknown. Raises FailureError for what is none."""
     for position, token in enumerate(ids):
         # bool is an int, and an id outside the table reads foreign memory.
         if type(token) is not int or token < 0 or (vocabulary and token >= vocabulary):
             limit = f" to {vocabulary - 1}" if vocabulary else ""
-            raise RequestError(f"{where}[{position}] is {token!r}, a token id from 0{limit} is expected", param=where)
+            raise invalid(f"{where}[{position}] is {token!r}, a token id from 0{limit} is expected", param=where)
     return ids
 
 
@@ -103,36 +103,36 @@ def _shared(request: Generate, messages: list[dict[str, Any]], tokenizer: Templa
 
 
 def text_of(content: Any, where: str) -> str:
-    """A message's content as one string, as most chat templates want it. Raises RequestError naming the part."""
+    """A message's content as one string, as most chat templates want it. Raises FailureError naming the part."""
     if content is None:
         return ""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise RequestError(f"{where} must be a string or a list of parts", param=where)
+        raise invalid(f"{where} must be a string or a list of parts", param=where)
     texts = []
     for index, part in enumerate(content):
         if isinstance(part, dict) and part.get("type") == "image":
             param = f"{where}[{index}].image_url"
-            raise RequestError(f"{param}: this model reads text only, it takes no images", param=param)
+            raise invalid(f"{param}: this model reads text only, it takes no images", param=param)
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise RequestError(f"{where}[{index}] is no text part; this model reads text only", param=where)
+            raise invalid(f"{where}[{index}] is no text part; this model reads text only", param=where)
         texts.append(part["text"])
     return "".join(texts)
 
 
 def plain_messages(messages: list[dict[str, Any]], read: Callable[[Any, str], Any] = text_of) -> list[dict[str, Any]]:
     """The messages as chat templates want them. read: makes of a content and the name of its field what the template
-    gets. Raises RequestError."""
+    gets. Raises FailureError."""
     if not messages:
-        raise RequestError("messages is empty", param="messages")
+        raise invalid("messages is empty", param="messages")
     plain = []
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         if not isinstance(message, dict):
-            raise RequestError(f"{where} must be an object", param=where)
+            raise invalid(f"{where} must be an object", param=where)
         if not isinstance(message.get("role"), str):
-            raise RequestError(f"{where}.role must be a string", param=f"{where}.role")
+            raise invalid(f"{where}.role must be a string", param=f"{where}.role")
         turn = {**message, "content": read(message.get("content"), f"{where}.content")}
         if turn.get("tool_calls"):
             turn["tool_calls"] = _with_arguments(turn["tool_calls"], f"{where}.tool_calls")
@@ -141,7 +141,7 @@ def plain_messages(messages: list[dict[str, Any]], read: Callable[[Any, str], An
 
 
 def render(request: Generate, messages: list[dict[str, Any]], tokenizer: Template, *, tokenize: bool) -> Any:
-    """The chat through the model's template: token ids, or its text. Raises RequestError."""
+    """The chat through the model's template: token ids, or its text. Raises FailureError."""
     kwargs = request.chat_template_kwargs
     _refuse_reserved(kwargs)
     if request.tools:
@@ -150,13 +150,13 @@ def render(request: Generate, messages: list[dict[str, Any]], tokenizer: Templat
         return tokenizer.apply_chat_template(messages, tokenize=tokenize, add_generation_prompt=True, **kwargs)
     except Exception as error:  # the template is the model author's program: it raises what it likes
         text = " ".join(str(error).split())
-        raise RequestError(f"the model's chat template refuses these messages: {text}", param="messages") from error
+        raise invalid(f"the model's chat template refuses these messages: {text}", param="messages") from error
 
 
 def refuse_tools(request: Generate) -> None:
-    """For a model without a template. Raises RequestError for a request with tools."""
+    """For a model without a template. Raises FailureError for a request with tools."""
     if request.tools:
-        raise RequestError("this model has no chat template that could tell it of tools", param="tools")
+        raise invalid("this model has no chat template that could tell it of tools", param="tools")
 
 
 def _chat_tokens(request: Generate, messages: list[dict[str, Any]], tokenizer: Template) -> list[int]:
@@ -172,18 +172,18 @@ def _chat_tokens(request: Generate, messages: list[dict[str, Any]], tokenizer: T
 def _with_arguments(calls: Any, where: str) -> list[dict[str, Any]]:
     """A turn's tool_calls, the arguments as objects: OpenAI sends them as text, templates want to go through them."""
     if not isinstance(calls, list):
-        raise RequestError(f"{where} must be a list", param=where)
+        raise invalid(f"{where} must be a list", param=where)
     plain = []
     for index, call in enumerate(calls):
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict):
-            raise RequestError(f"{where}[{index}].function must be an object", param=f"{where}[{index}].function")
+            raise invalid(f"{where}[{index}].function must be an object", param=f"{where}[{index}].function")
         arguments = function.get("arguments")
         try:
             arguments = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
         except ValueError as error:
             param = f"{where}[{index}].function.arguments"
-            raise RequestError(f"{param} is no JSON: {error}", param=param) from error
+            raise invalid(f"{param} is no JSON: {error}", param=param) from error
         plain.append({**call, "function": {**function, "arguments": arguments}})
     return plain
 
@@ -192,7 +192,7 @@ def _refuse_reserved(kwargs: dict[str, Any]) -> None:
     # `chat_template` would let a client bring a template of its own, `tokenize` would change the result's type.
     for name in kwargs:
         if name in _RESERVED_KWARGS or not name.isidentifier():
-            raise RequestError(f"chat_template_kwargs must not set {name!r}", param="chat_template_kwargs")
+            raise invalid(f"chat_template_kwargs must not set {name!r}", param="chat_template_kwargs")
 
 
 _RESERVED_KWARGS = frozenset(

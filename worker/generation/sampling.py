@@ -14,8 +14,8 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p, apply_xtc, make_logits_processors, make_sampler
 
-from broker.protocol import Generate
-from worker.engine import RequestError
+from broker.wire.failure import invalid
+from broker.wire.work import Generate
 
 # Log-probabilities (rows, vocabulary) -> token ids (rows,).
 Sampler = Callable[[mx.array], mx.array]
@@ -63,7 +63,7 @@ class _Sampling:
 
 
 def request_sampler(request: Generate, vocabulary: int, kept: tuple[int, ...] = ()) -> Sampler:
-    """The sampler that a request asks for. kept: tokens that XTC never removes. Raises RequestError."""
+    """The sampler that a request asks for. kept: tokens that XTC never removes. Raises FailureError."""
     _check_ranges(request)
     temperature = min(float(request.temperature), _MOST_TEMPERATURE)
     if is_greedy(request):
@@ -87,7 +87,7 @@ def is_greedy(request: Generate) -> bool:
 
 
 def request_processors(request: Generate, vocabulary: int) -> list[LogitsProcessor]:
-    """What changes the logits before sampling, empty for most requests. Raises RequestError."""
+    """What changes the logits before sampling, empty for most requests. Raises FailureError."""
     if not (request.logit_bias or request.repetition_penalty or request.presence_penalty or request.frequency_penalty):
         return []
     _check_ranges(request)
@@ -109,16 +109,16 @@ def _check_ranges(request: Generate) -> None:
         if not math.isfinite(value) or not least <= value <= most or (name == "top_p" and value == 0):
             limits = "above 0" if name == "top_p" else f"of at least {least}"
             limits += "" if most == math.inf else f" and at most {most}"
-            raise RequestError(f"{name} is {value}, a number {limits} is expected", param=name)
+            raise invalid(f"{name} is {value}, a number {limits} is expected", param=name)
 
 
 def _bias(given: dict[str, float], vocabulary: int) -> dict[int, float]:
     bias = {}
     for token, value in given.items():
         if not (token.isascii() and token.isdigit() and int(token) < vocabulary):
-            raise RequestError(f"logit_bias: {token!r} is no token id from 0 to {vocabulary - 1}", param="logit_bias")
+            raise invalid(f"logit_bias: {token!r} is no token id from 0 to {vocabulary - 1}", param="logit_bias")
         if type(value) not in (int, float) or not math.isfinite(value):
-            raise RequestError(f"logit_bias: {value!r} is no number", param="logit_bias")
+            raise invalid(f"logit_bias: {value!r} is no number", param="logit_bias")
         bias[int(token)] = float(value)
     return bias
 

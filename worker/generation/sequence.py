@@ -7,8 +7,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from broker.protocol import ERROR, FINAL, PARTIAL, Failure, Output, to_map
-from worker.engine import RequestError
+from broker.wire.failure import Code, Failure, FailureError
+from broker.wire.outputs import FINAL, PARTIAL, Output, error_output
 from worker.generation.answer import Answer, Parts
 from worker.generation.constraint import Constraint
 from worker.generation.logprobs import TokenTexts, token_logprobs
@@ -60,12 +60,12 @@ class Sequence:
         None. reason: why the generator ended the sequence, `stop` for an end-of-text token, which is no text."""
         try:
             return self._advance(token, row, reason)
-        except RequestError as error:
-            return Output(self.request_id, ERROR, to_map(Failure(error.code, str(error), error.param)))
+        except FailureError as error:
+            return error_output(self.request_id, error.failure)
         except Exception as error:
             log.exception("a request fails while its text is made")
-            failure = Failure("internal_error", f"cannot turn tokens into text: {type(error).__name__}: {error}")
-            return Output(self.request_id, ERROR, to_map(failure))
+            failure = Failure(Code.INTERNAL_ERROR, f"cannot turn tokens into text: {type(error).__name__}: {error}")
+            return error_output(self.request_id, failure)
 
     def _advance(self, token: int, row: mx.array | None, reason: str | None) -> Output | None:
         if self._constraint is not None:

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from worker.engine import RequestError
+from broker.wire.failure import invalid
 
 log = logging.getLogger("worker")
 
@@ -54,7 +54,7 @@ def whole_calls(text: str) -> list[Any]:
 
 
 def call_schema(tools: list[dict[str, Any]], names: list[str], *, one_call: bool) -> dict[str, Any]:
-    """The JSON schema of a call of one of these tools, or of a list of calls. Raises RequestError."""
+    """The JSON schema of a call of one of these tools, or of a list of calls. Raises FailureError."""
     choices = []
     shared: dict[str, dict[str, Any]] = {"$defs": {}, "definitions": {}}
     for tool in tools:
@@ -67,7 +67,7 @@ def call_schema(tools: list[dict[str, Any]], names: list[str], *, one_call: bool
             # References start at the root, so that is where definitions have to be.
             for name, definition in (arguments.pop(key, None) or {}).items():
                 if known.setdefault(name, definition) != definition:
-                    raise RequestError(f"two tools have different {key} named {name!r}", param="tools")
+                    raise invalid(f"two tools have different {key} named {name!r}", param="tools")
         choices.append(
             {
                 "type": "object",
@@ -77,7 +77,7 @@ def call_schema(tools: list[dict[str, Any]], names: list[str], *, one_call: bool
             }
         )
     if not choices:
-        raise RequestError("tool_choice names no tool of tools", param="tool_choice")
+        raise invalid("tool_choice names no tool of tools", param="tool_choice")
     call = {"anyOf": choices}
     wanted = call if one_call else {"type": "array", "items": call, "minItems": 1}
     return {**wanted, **{key: known for key, known in shared.items() if known}}

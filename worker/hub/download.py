@@ -27,6 +27,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined] # exported, th
     disable_progress_bars,
 )
 
+from broker.wire.failure import Code, Failure, FailureError
 from worker.engine import Report
 
 _SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken"})
@@ -34,16 +35,9 @@ _SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model", ".ti
 _CHUNK_BYTES = 1 << 20
 
 
-class DownloadError(Exception):
-    """The repository cannot be fetched. code: model_not_found, load_failed or model_unavailable."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
 def download(repository: str, cache_dir: Path, report: Report) -> None:
-    """Fetch what a model needs of `org/name`, resuming what is there. Raises DownloadError.
+    """Fetch what a model needs of `org/name`, resuming what is there. Raises FailureError: model_not_found,
+    load_failed or model_unavailable.
 
     report: called with the fraction of all bytes, at least once a second while any arrive.
     """
@@ -51,24 +45,24 @@ def download(repository: str, cache_dir: Path, report: Report) -> None:
     constants.DOWNLOAD_CHUNK_SIZE = _CHUNK_BYTES
     try:
         _download(repository, cache_dir, report)
-    except DownloadError:
+    except FailureError:
         raise
     except OfflineModeIsEnabled as error:
-        raise DownloadError("model_unavailable", "HF_HUB_OFFLINE forbids to ask the hub") from error
+        raise FailureError(Failure(Code.MODEL_UNAVAILABLE, "HF_HUB_OFFLINE forbids to ask the hub")) from error
     except GatedRepoError as error:
         message = f"the hub wants its conditions accepted on the page of {repository}, and the account's HF_TOKEN"
-        raise DownloadError("model_not_found", message) from error
+        raise FailureError(Failure(Code.MODEL_NOT_FOUND, message)) from error
     except RepositoryNotFoundError as error:
         message = f"{constants.ENDPOINT} has no repository {repository}, or it is private and HF_TOKEN does not open it"
-        raise DownloadError("model_not_found", message) from error
+        raise FailureError(Failure(Code.MODEL_NOT_FOUND, message)) from error
     except HfHubHTTPError as error:
-        raise DownloadError("model_unavailable", f"{constants.ENDPOINT} answered: {_line(error)}") from error
+        raise FailureError(Failure(Code.MODEL_UNAVAILABLE, f"{constants.ENDPOINT} answered: {_line(error)}")) from error
     except OSError as error:
-        raise DownloadError("model_unavailable", _line(error)) from error
+        raise FailureError(Failure(Code.MODEL_UNAVAILABLE, _line(error))) from error
     except Exception as error:
         # Those of the HTTP client, whichever huggingface_hub has.
         message = f"asking {constants.ENDPOINT}: {type(error).__name__}: {_line(error)}"
-        raise DownloadError("model_unavailable", message) from error
+        raise FailureError(Failure(Code.MODEL_UNAVAILABLE, message)) from error
 
 
 def _download(repository: str, cache_dir: Path, report: Report) -> None:
@@ -85,7 +79,7 @@ def _download(repository: str, cache_dir: Path, report: Report) -> None:
     free = shutil.disk_usage(blobs).free
     if missing > free:
         message = f"it takes {missing / 2**30:.2f} GiB more, and {cache_dir} has {free / 2**30:.2f} GiB free"
-        raise DownloadError("model_unavailable", message)
+        raise FailureError(Failure(Code.MODEL_UNAVAILABLE, message))
 
     for file in files:
         if file.lfs is not None:
@@ -98,26 +92,32 @@ def _download(repository: str, cache_dir: Path, report: Report) -> None:
     patterns = [escape(name) for name in names]
     snapshot = Path(snapshot_download(repository, revision=info.sha, cache_dir=cache_dir, allow_patterns=patterns))
     if absent := [name for name in names if not (snapshot / name).exists()]:
-        raise DownloadError("model_unavailable", f"the hub did not give {', '.join(absent)}")
+        raise FailureError(Failure(Code.MODEL_UNAVAILABLE, f"the hub did not give {', '.join(absent)}"))
     _point_main_at(folder, info.sha)
     report("download", 1.0)
 
 
 def _etag(file: RepoSibling) -> str:
-    """The name of this file's content in the cache. Raises DownloadError if it is none."""
+    """The name of this file's content in the cache. Raises FailureError if it is none."""
     etag = file.lfs.sha256 if file.lfs is not None else file.blob_id
     if etag is None or not re.fullmatch("[0-9a-f]{40,64}", etag):
-        raise DownloadError("model_unavailable", f"{constants.ENDPOINT} gives {file.rfilename} the hash {etag!r}")
+        raise FailureError(
+            Failure(Code.MODEL_UNAVAILABLE, f"{constants.ENDPOINT} gives {file.rfilename} the hash {etag!r}")
+        )
     return etag
 
 
 def _needed(repository: str, siblings: list[RepoSibling]) -> list[RepoSibling]:
-    """What a model is loaded from, smallest first. Raises DownloadError if there is none here."""
+    """What a model is loaded from, smallest first. Raises FailureError if there is none here."""
     names = {sibling.rfilename for sibling in siblings}
     if "config.json" not in names:
-        raise DownloadError("load_failed", f"{repository} has no config.json: it is no model that can be loaded")
+        raise FailureError(
+            Failure(Code.LOAD_FAILED, f"{repository} has no config.json: it is no model that can be loaded")
+        )
     if not any(PurePosixPath(name).match("*.safetensors") and "/" not in name for name in names):
-        raise DownloadError("load_failed", f"{repository} has no .safetensors file: only such weights are loaded")
+        raise FailureError(
+            Failure(Code.LOAD_FAILED, f"{repository} has no .safetensors file: only such weights are loaded")
+        )
     has_model = any(name.startswith("model") and name.endswith(".safetensors") for name in names)
 
     def is_needed(name: str) -> bool:
@@ -140,7 +140,7 @@ def _partial(blob: Path) -> Path:
 
 
 def _fetch(url: str, blob: Path, size: int, progress: "_Progress") -> None:
-    """One file into the cache, from where an earlier attempt has ended. Raises DownloadError if it is not what the
+    """One file into the cache, from where an earlier attempt has ended. Raises FailureError if it is not what the
     hub promised."""
     if blob.exists():
         return
@@ -152,7 +152,7 @@ def _fetch(url: str, blob: Path, size: int, progress: "_Progress") -> None:
     if _sha256(partial) != blob.name:
         partial.unlink()
         message = f"{url} is not what the hub announced, or was damaged on this disk. It is removed: load it again"
-        raise DownloadError("model_unavailable", message)
+        raise FailureError(Failure(Code.MODEL_UNAVAILABLE, message))
     partial.replace(blob)
 
 

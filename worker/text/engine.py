@@ -11,7 +11,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from broker.protocol import PARTIAL, Assign, Generate, Output, unpack
+from broker.wire.outputs import PARTIAL, Output
+from broker.wire.packing import unpack
+from broker.wire.to_workers import Assign
+from broker.wire.work import Generate
 from worker.cache.prompt_cache import (
     WORTHWHILE,
     PromptCache,

@@ -13,8 +13,13 @@ from typing import Any
 import mlx.core as mx
 from mlx_vlm.generate.ar import BatchGenerator
 
-from broker.protocol import ERROR, PARTIAL, Assign, Failure, Generate, Output, to_map, unpack
-from worker.engine import MemoryFacts, ModelFacts, Report, RequestError
+from broker.wire.body import to_map
+from broker.wire.failure import Code, Failure, FailureError, invalid
+from broker.wire.outputs import ERROR, PARTIAL, Output
+from broker.wire.packing import unpack
+from broker.wire.to_workers import Assign
+from broker.wire.work import Generate
+from worker.engine import MemoryFacts, ModelFacts, Report
 from worker.generation.generation import Generation, limit_wired_memory
 from worker.generation.sampling import LogitsProcessor, Sampler, is_greedy
 from worker.generation.sequence import Sequence
@@ -108,7 +113,7 @@ class VisionEngine:
         self._generation.check_characters(request)
         prompt, text, pictures = None, "", []
         if request.images and request.messages is None:
-            raise RequestError("images belong in messages", param="messages")
+            raise invalid("images belong in messages", param="messages")
         if request.messages is None or request.prompt is not None:
             prompt = self._model.read_text(request)
         else:
@@ -170,11 +175,11 @@ class VisionEngine:
                 waiting.images.append(waiting.pictures[len(waiting.images)].read())
             else:
                 self._insert(request_id, waiting)
-        except RequestError as error:
-            return Failure(error.code, str(error), error.param)
+        except FailureError as error:
+            return error.failure
         except Exception as error:
             log.exception("a request fails while its prompt is made")
-            return Failure("internal_error", f"the prompt cannot be made: {type(error).__name__}: {error}")
+            return Failure(Code.INTERNAL_ERROR, f"the prompt cannot be made: {type(error).__name__}: {error}")
         return None
 
     def _insert(self, request_id: bytes, waiting: _Waiting) -> None:

@@ -25,8 +25,9 @@ from mlx_vlm.utils import (
 )
 from transformers import dynamic_module_utils
 
-from broker.protocol import Generate
-from worker.engine import Report, RequestError
+from broker.wire.failure import invalid
+from broker.wire.work import Generate
+from worker.engine import Report
 from worker.generation.prompt import plain_messages, prompt_tokens, refuse_tools, render, text_of
 from worker.loading.model_folder import (
     CONTEXT_KEYS,
@@ -106,7 +107,7 @@ class VisionModel:
         return self._processor
 
     def picture_tokens(self, pictures: list[Picture]) -> int:
-        """At least so many tokens, told by the sizes alone where the model's family can. Raises RequestError."""
+        """At least so many tokens, told by the sizes alone where the model's family can. Raises FailureError."""
         count = getattr(getattr(self._processor, "image_processor", None), "num_image_tokens", None)
         if not callable(count):
             return len(pictures)
@@ -116,19 +117,19 @@ class VisionModel:
             try:
                 tokens += int(count(height, width))
             except ValueError as error:
-                raise RequestError(f"{picture.where}: {error}", param=picture.where) from error
+                raise invalid(f"{picture.where}: {error}", param=picture.where) from error
         return tokens
 
     def chat(self, request: Generate, messages: list[dict[str, Any]]) -> tuple[str, list[str]]:
         """The chat as the model's template writes it, with its marks for pictures, and the places of the pictures in
-        the request, in their order. Raises RequestError."""
+        the request, in their order. Raises FailureError."""
         turns = plain_messages(messages, _parts)
         places = _places(turns)
         if len(places) != len(request.images):
-            raise RequestError(f"messages have {len(places)} images, {len(request.images)} came", param="messages")
+            raise invalid(f"messages have {len(places)} images, {len(request.images)} came", param="messages")
         kind, kwargs = self._model.config.model_type, request.chat_template_kwargs
         if places and kind.lower() not in MODEL_CONFIG:
-            raise RequestError(f"{places[0]}: nobody knows how a {kind} model is shown images", param=places[0])
+            raise invalid(f"{places[0]}: nobody knows how a {kind} model is shown images", param=places[0])
         if places:
             self._refuse_marks({"messages": turns, "tools": request.tools, "chat_template_kwargs": kwargs})
         try:
@@ -136,7 +137,7 @@ class VisionModel:
                 self._processor, self._model.config, turns, return_messages=True, num_images=len(places)
             )
         except ValueError as error:
-            raise RequestError(str(error), param="messages") from error
+            raise invalid(str(error), param="messages") from error
         if not self.tokenizer.has_chat_template:
             refuse_tools(request)
             return str(get_chat_template(self._processor, written, add_generation_prompt=True)), places
@@ -147,20 +148,20 @@ class VisionModel:
         return str(render(request, merged, self.tokenizer, tokenize=False)), places
 
     def _refuse_marks(self, said: dict[str, Any]) -> None:
-        """Raises RequestError for a text that has what stands for a picture: processors count these, and some fail
+        """Raises FailureError for a text that has what stands for a picture: processors count these, and some fail
         where there are too many."""
         for where, words in _strings(said):
             if found := self._marks.search(words):
                 message = f"{where} has {found[0]!r}, which beside images the model takes for one of them"
-                raise RequestError(message, param=where)
+                raise invalid(message, param=where)
 
     def read_text(self, request: Generate) -> Prompt:
-        """The prompt of a request without messages. Raises RequestError."""
+        """The prompt of a request without messages. Raises FailureError."""
         tokens = prompt_tokens(request, self.tokenizer, self.vocabulary)
         return Prompt(tokens, {"attention_mask": mx.ones((1, len(tokens)), mx.int32)})
 
     def read_chat(self, text: str, images: list[Any]) -> Prompt:
-        """The prompt of a rendered chat and its decoded images, in their order. Raises RequestError."""
+        """The prompt of a rendered chat and its decoded images, in their order. Raises FailureError."""
         bos = self.tokenizer.bos_token
         writes_marks = should_add_special_tokens(self._model.config.model_type, self._processor)
         with _told():
@@ -177,7 +178,7 @@ class VisionModel:
 
     def see(self, prompt: Prompt) -> dict[str, Any]:
         """What BatchGenerator wants beside the tokens: the embeddings of text and pictures, computed. Raises
-        RequestError."""
+        FailureError."""
         others = dict(prompt.inputs)
         pixels, mask = others.pop("pixel_values", None), others.pop("attention_mask", None)
         with _told():
@@ -204,7 +205,7 @@ def _parts(content: Any, where: str) -> Any:
 
 
 def _places(turns: list[dict[str, Any]]) -> list[str]:
-    """The fields of the images. Raises RequestError where a model cannot have any."""
+    """The fields of the images. Raises FailureError where a model cannot have any."""
     places = []
     for number, turn in enumerate(turns):
         for index, part in enumerate(turn["content"]):
@@ -212,7 +213,7 @@ def _places(turns: list[dict[str, Any]]) -> list[str]:
                 places.append(f"messages[{number}].content[{index}].image_url")
                 if turn["role"] != "user":
                     message = f"{places[-1]}: models take images in messages of the role user only"
-                    raise RequestError(message, param=places[-1])
+                    raise invalid(message, param=places[-1])
     return places
 
 
@@ -247,7 +248,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise RequestError(f"messages: the model cannot read them: {error}", param="messages") from error
+        raise invalid(f"messages: the model cannot read them: {error}", param="messages") from error
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Image files to pixels: only the formats that the service promises, never more pixels than a request may bring.
 
-Whatever is wrong with a file is a RequestError that names the part of the request. Knows no models.
+Whatever is wrong with a file is a FailureError that names the part of the request. Knows no models.
 """
 
 import io
@@ -12,7 +12,7 @@ from typing import Any
 from mlx_vlm.utils import load_image
 from PIL import Image, UnidentifiedImageError
 
-from worker.engine import RequestError
+from broker.wire.failure import FailureError, invalid
 
 # Other decoders of Pillow start programs, or are hardly ever looked at.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
@@ -32,7 +32,7 @@ class Picture:
 
     def read(self) -> Any:
         """The image, upright and in RGB, of `size` or, turned by its camera, the same the other way. Raises
-        RequestError."""
+        FailureError."""
         try:
             self.image.draft("RGB", self.size)  # JPEG can be decoded smaller, which is faster
             is_turned = self.image.getexif().get(_ORIENTATION, 1) > _LAST_UNTURNED
@@ -45,7 +45,7 @@ class Picture:
 
 def open_picture(data: bytes, where: str, most_pixels: int) -> Picture:
     """The picture in an image file, of which only the head is read; with more than `most_pixels` it will be scaled
-    down. Raises RequestError."""
+    down. Raises FailureError."""
     try:
         with warnings.catch_warnings():
             # Far more pixels than any camera has: Pillow only warns up to twice as many.
@@ -58,19 +58,19 @@ def open_picture(data: bytes, where: str, most_pixels: int) -> Picture:
 
 
 def check_pixels(pictures: list[Picture]) -> None:
-    """Raises RequestError for more pixels than one request may bring: as many as Pillow takes for one image."""
+    """Raises FailureError for more pixels than one request may bring: as many as Pillow takes for one image."""
     pixels = 0
     for picture in pictures:
         pixels += picture.image.width * picture.image.height
         if pixels > (most := Image.MAX_IMAGE_PIXELS or 0):
             message = f"{picture.where}: the images have more than {most} pixels together; scale them down"
-            raise RequestError(message, param=picture.where)
+            raise invalid(message, param=picture.where)
 
 
-def _broken(where: str, error: Exception) -> RequestError:
+def _broken(where: str, error: Exception) -> FailureError:
     text = " ".join(str(error).split())[:200]
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return RequestError(f"{where} has too many pixels; scale it down: {text}", param=where)
+        return invalid(f"{where} has too many pixels; scale it down: {text}", param=where)
     if isinstance(error, UnidentifiedImageError):
         text = "the formats are PNG, JPEG, WebP and GIF"
-    return RequestError(f"{where} is no image that can be decoded: {text}", param=where)
+    return invalid(f"{where} is no image that can be decoded: {text}", param=where)

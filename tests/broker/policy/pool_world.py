@@ -23,7 +23,6 @@ from broker.policy.events import (
     HeartbeatArrived,
     KillRequested,
     KillWorker,
-    LoadFailed,
     LoadRequested,
     ModelPinned,
     ModelSpec,
@@ -41,6 +40,7 @@ from broker.policy.events import (
     WorkerBecameReady,
     WorkerConnected,
     WorkerExited,
+    WorkerFailedToLoad,
     WorkerProgressed,
     WorkerSampled,
     WorkerStarted,
@@ -367,7 +367,7 @@ class World:
                 worker.stuck = True
             case 1 if worker.connected and worker.spec is not None and not worker.ready and not worker.stuck:
                 worker.stuck = True  # it says why and dies later
-                self.send(LoadFailed(worker.worker_id, "model.safetensors is broken"))
+                self.send(WorkerFailedToLoad(worker.worker_id, "model.safetensors is broken"))
             case 2 if worker.connected:
                 self.send(WorkerSampled(worker.worker_id, 1, 1 << 40, 1.0))
             case 3:

@@ -18,7 +18,6 @@ from broker.policy.events import (
     GatewayLeft,
     HeartbeatArrived,
     KillRequested,
-    LoadFailed,
     LoadRequested,
     ModelSpec,
     OutputsArrived,
@@ -32,6 +31,7 @@ from broker.policy.events import (
     WorkerBecameReady,
     WorkerConnected,
     WorkerExited,
+    WorkerFailedToLoad,
     WorkerProgressed,
     WorkerSampled,
     WorkerStarted,
@@ -120,7 +120,7 @@ class Script(World):
 
     def load_fails(self, worker_id: str, message: str = "model.safetensors is broken") -> list[Action]:
         """What follows, besides that the worker hears that it may go."""
-        actions = self.send(LoadFailed(worker_id, message))
+        actions = self.send(WorkerFailedToLoad(worker_id, message))
         actions.remove(StopWorker(worker_id, f"load failed: {message}"))
         return actions
 

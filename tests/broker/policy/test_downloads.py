@@ -16,7 +16,6 @@ from broker.policy.events import (
     HeartbeatArrived,
     KillRequested,
     KillWorker,
-    LoadFailed,
     LoadRequested,
     ModelMissed,
     ModelPinned,
@@ -30,6 +29,7 @@ from broker.policy.events import (
     UnloadRequested,
     WorkerConnected,
     WorkerExited,
+    WorkerFailedToLoad,
     WorkerProgressed,
     WorkerSampled,
     WorkerStarted,
@@ -127,7 +127,7 @@ def test_a_failure_is_told_to_everyone_with_its_code() -> None:
     s.miss(load(R1))
     s.miss(chat(R2))
     problem = Fail(b"", "model_not_found", "org/a was not downloaded: no such repository")
-    [killed] = s.send(LoadFailed(D1, "no such repository", "model_not_found"))
+    [killed] = s.send(WorkerFailedToLoad(D1, "no such repository", "model_not_found"))
     assert killed == KillWorker(D1, problem.message)
     assert s.exits(D1, 1) == [
         DownloadEnded(A, problem.message),

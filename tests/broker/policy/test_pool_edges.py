@@ -11,7 +11,6 @@ from broker.policy.events import (
     ForwardOutputs,
     HeartbeatArrived,
     KillWorker,
-    LoadFailed,
     OutputsArrived,
     RequestArrived,
     SavePins,
@@ -21,6 +20,7 @@ from broker.policy.events import (
     TimePassed,
     WorkerBecameReady,
     WorkerConnected,
+    WorkerFailedToLoad,
     WorkerProgressed,
     WorkerSampled,
 )
@@ -181,7 +181,7 @@ def test_outputs_that_cannot_be_are_dropped_as_a_whole(entries: list[tuple[bytes
         WorkerConnected(W1),
         WorkerProgressed(W1, "weights", 0.5),
         WorkerBecameReady(W1, 1, 1),
-        LoadFailed(W1, "too late"),
+        WorkerFailedToLoad(W1, "too late"),
         HeartbeatArrived(W1, 1, 1, 1, 1),
         WorkerSampled(W1, 1 << 50, 1 << 50, 1.0),
     ],
@@ -200,7 +200,7 @@ def test_what_a_worker_says_out_of_turn_changes_nothing() -> None:
     s = Script()
     s.busy("a", R1)
     assert s.send(WorkerConnected(W1)) == []
-    assert s.send(LoadFailed(W1, "after all")) == []
+    assert s.send(WorkerFailedToLoad(W1, "after all")) == []
     assert s.send(WorkerBecameReady(W1, 1, 1)) == []
     assert s.worker("a").context_length == 4096
     assert s.finish(W1, R1) == [ForwardOutputs(W1, [b"frames"])]

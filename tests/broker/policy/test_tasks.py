@@ -2,7 +2,7 @@ import pytest
 
 from broker.policy.events import Fail, ForwardRequest, ModelSpec, RequestArrived
 from broker.policy.tasks import wrong_task
-from broker.protocol import NO_REQUEST
+from broker.wire.frames import NO_REQUEST
 from tests.broker.policy.pool_world import SimRequest
 from tests.broker.policy.script import R1, R2, W1, Script
 
@@ -22,7 +22,7 @@ def test_a_model_does_the_work_of_its_type_only(model_type: str, task: str) -> N
     else:
         assert fail is not None
         assert (fail.code, fail.param) == ("invalid_request", "model")
-        assert fail.message.startswith(f"org/m is a model of type {model_type}: it serves /v1/")
+        assert fail.message.startswith(f"org/m is a model of type {model_type}: it can ")
         assert ('`type = "embeddings"` in the settings' in fail.message) == (task != "generate")
 
 

@@ -16,7 +16,7 @@ import sys
 import threading
 from pathlib import Path
 
-from broker.protocol import Assign
+from broker.wire.to_workers import Assign
 from worker.echo.engine import EchoEngine
 from worker.engine import Report
 

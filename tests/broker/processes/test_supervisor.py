@@ -19,7 +19,9 @@ import zmq
 
 from broker.policy.events import Exit
 from broker.processes.supervisor import TAIL_LINES, Supervisor
-from broker.protocol import Assign, Hello, decode, encode
+from broker.wire.codec import decode, encode
+from broker.wire.from_peers import Hello
+from broker.wire.to_workers import Assign
 from tests.broker.policy.pool_world import MIB
 from tests.service import wait_until
 

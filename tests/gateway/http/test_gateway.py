@@ -12,7 +12,8 @@ import httpx
 import openai
 import pytest
 
-from broker.protocol import Failure, Goodbye, Kill, Load, Models, Status, Unload, Unpin
+from broker.wire.failure import Code, Failure
+from broker.wire.from_gateways import Goodbye, Kill, Load, Models, Status, Unload, Unpin
 from tests.gateway.played_broker import SECONDS, PlayedBroker
 from tests.gateway.running import MODEL, Gateway, chat, connected, gateway_process, running_gateway
 from tests.service import free_port
@@ -151,7 +152,7 @@ async def test_admin_calls_to_the_letter_of_the_contract(runtime_dir: Path) -> N
             "size_gb": 0.5,
             "preloaded": True,
         }
-        for failure in (Failure("model_not_found", "why"), Failure("insufficient_memory", "why", retry_after=3)):
+        for failure in (Failure(Code.MODEL_NOT_FOUND, "why"), Failure(Code.INSUFFICIENT_MEMORY, "why", retry_after=3)):
             response = await post("load/org/tiny", Load("org/tiny"), failure)
             assert (response.status_code, response.json()) == (500, {"detail": "why"})
 
@@ -159,9 +160,9 @@ async def test_admin_calls_to_the_letter_of_the_contract(runtime_dir: Path) -> N
         assert response.json() == {"status": "unloaded", "model_id": "org/tiny"}
         response = await post("unload/a?timeout=0.5&force=true", Unload("a", 0.5, force=True), {"model_id": "a"})
         assert response.status_code == 200
-        response = await post("unload/a/b", Unload("a/b"), Failure("not_loaded", "nothing here"))
+        response = await post("unload/a/b", Unload("a/b"), Failure(Code.NOT_LOADED, "nothing here"))
         assert (response.status_code, response.json()) == (404, {"detail": "Model not loaded: a/b"})
-        response = await post("unload/a", Unload("a"), Failure("drain_timeout", "still busy"))
+        response = await post("unload/a", Unload("a"), Failure(Code.DRAIN_TIMEOUT, "still busy"))
         assert (response.status_code, response.json()) == (409, {"detail": "still busy"})
         for query in ("timeout=soon", "timeout=-1", "timeout=nan", "timeout=inf", "force=perhaps"):
             response = await client.post(f"/admin/models/unload/a?{query}")
@@ -170,7 +171,7 @@ async def test_admin_calls_to_the_letter_of_the_contract(runtime_dir: Path) -> N
 
         response = await post("kill/a", Kill("a"), {"model_id": "a", "pid": 4711})
         assert response.json() == {"status": "killed", "model_id": "a", "pid": 4711}
-        response = await post("kill/a", Kill("a"), Failure("not_loaded", "no process"))
+        response = await post("kill/a", Kill("a"), Failure(Code.NOT_LOADED, "no process"))
         assert (response.status_code, response.json()) == (404, {"detail": "no process"})
         response = await post("unpin/a", Unpin("a"), {"model_id": "a"})
         assert response.json() == {"status": "unpinned", "model_id": "a"}
@@ -282,7 +283,7 @@ async def test_pages_of_chosen_origins_may_call(runtime_dir: Path, allowed: str)
             refused = await client.get(path, headers=page)
             assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (status, allowed)
         asking = asyncio.create_task(client.post("/v1/chat/completions", json=chat(), headers=BEARER | page))
-        failure = Failure("rate_limit_exceeded", "full", retry_after=1, retryable=True)
+        failure = Failure(Code.RATE_LIMIT_EXCEEDED, "full", retry_after=1, retryable=True)
         await broker.error((await broker.expect_work())[0], failure)
         assert (await asking).headers["access-control-expose-headers"] == "retry-after"
 
@@ -335,7 +336,7 @@ async def test_openais_own_client(runtime_dir: Path) -> None:
             assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "One two"
             assert chunks[-1].choices[0].finish_reason == "length"
             asking = asyncio.create_task(client.chat.completions.create(**chat()))
-            await broker.error((await broker.expect_work())[0], Failure("model_not_found", "no such model", "model"))
+            await broker.error((await broker.expect_work())[0], Failure(Code.MODEL_NOT_FOUND, "no such model", "model"))
             with pytest.raises(openai.NotFoundError) as caught:
                 await asking
             assert caught.value.code == "model_not_found"

@@ -11,7 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from broker.protocol import ERROR, PARTIAL, Cancel, Failure, Generate, Output, Request, unpack
+from broker.wire.failure import Code, Failure
+from broker.wire.from_gateways import Cancel, InferenceRequest
+from broker.wire.outputs import ERROR, PARTIAL, Output
+from broker.wire.packing import unpack
+from broker.wire.work import Generate
 from tests.gateway.played_broker import SECONDS, PlayedBroker
 from tests.gateway.running import Gateway, chat, connected, running_gateway
 
@@ -90,9 +94,9 @@ async def test_an_error_before_the_first_output_has_a_status(runtime_dir: Path, 
         http(gateway) as client,
     ):
         for failure, status in (
-            (Failure("model_not_found", "no such model"), 404),
-            (Failure("rate_limit_exceeded", "full", retry_after=1.5, retryable=True), 429),
-            (Failure("worker_died", "SIGKILL", retryable=True), 503),
+            (Failure(Code.MODEL_NOT_FOUND, "no such model"), 404),
+            (Failure(Code.RATE_LIMIT_EXCEEDED, "full", retry_after=1.5, retryable=True), 429),
+            (Failure(Code.WORKER_DIED, "SIGKILL", retryable=True), 503),
         ):
             asking = asyncio.create_task(client.post(CHAT, json=chat(stream=stream)))
             await broker.error((await broker.expect_work())[0], failure)
@@ -130,7 +134,7 @@ async def test_one_failed_choice_ends_the_request_and_cancels_the_others(runtime
     ):
         asking = asyncio.create_task(client.post(CHAT, json=chat(n=2)))
         first, second = [(await broker.expect_work())[0] for _ in range(2)]
-        await broker.error(first, Failure("worker_died", "SIGKILL", retryable=True))
+        await broker.error(first, Failure(Code.WORKER_DIED, "SIGKILL", retryable=True))
         assert (await asking).status_code == 503
         assert (await broker.expect(Cancel))[0] == second
 
@@ -190,7 +194,7 @@ async def test_a_quiet_stream_is_kept_alive_by_comments(runtime_dir: Path) -> No
         await broker.partial(request_id, "One")
         await raw.read_until(b'"One"')
         await raw.read_until(b": keepalive\n\n")
-        await broker.error(request_id, Failure("worker_died", "SIGKILL"))
+        await broker.error(request_id, Failure(Code.WORKER_DIED, "SIGKILL"))
         assert b"worker_died" in await raw.read_until(b"data: [DONE]\n\n")
 
 
@@ -320,7 +324,7 @@ async def test_the_default_model_and_default_max_tokens(runtime_dir: Path) -> No
     ):
         for named in (None, "default_model"):
             asking = asyncio.create_task(client.post(CHAT, json=chat(model=named)))
-            request_id, request = await broker.expect(Request)
+            request_id, request = await broker.expect(InferenceRequest)
             assert (request.model, unpack(Generate, request.payload).max_tokens) == ("org/other", 77)
             await broker.finish(request_id, "ok")
             assert (await asking).json()["model"] == "org/other"
@@ -351,7 +355,7 @@ async def test_default_model_is_a_name_like_others_where_there_is_none(runtime_d
         http(gateway) as client,
     ):
         asking = asyncio.create_task(client.post(CHAT, json=chat(model="default_model")))
-        request_id, request = await broker.expect(Request)
+        request_id, request = await broker.expect(InferenceRequest)
         assert request.model == "default_model"
         await broker.finish(request_id, "ok")
         assert (await asking).status_code == 200

@@ -9,23 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from broker.protocol import (
-    ERROR,
-    FINAL,
-    GATEWAY_SOCKET,
-    PARTIAL,
-    READ_EVERY,
-    VERSION,
-    Cancel,
-    Failure,
-    Goodbye,
-    Heartbeat,
-    Hello,
-    Output,
-    Outputs,
-    Shutdown,
-    Status,
-)
+from broker.wire.failure import Code, Failure
+from broker.wire.frames import VERSION
+from broker.wire.from_gateways import Cancel, Goodbye, Status
+from broker.wire.from_peers import Heartbeat, Hello
+from broker.wire.outputs import ACK_EVERY, ERROR, FINAL, PARTIAL, Output, Outputs
+from broker.wire.paths import GATEWAY_SOCKET
+from broker.wire.to_workers import Shutdown
 from gateway.link import client as broker_client
 from gateway.link.call import MAX_WAITING_BYTES, Call, CallClosedError, Item
 from gateway.link.client import BrokerClient, BrokerUnavailableError
@@ -113,7 +103,7 @@ async def test_a_closed_call_is_cancelled_at_the_broker_and_its_late_outputs_are
             await waiting
         assert (await broker.expect(Cancel))[0] == second
         await broker.partial(second, "late")
-        await broker.error(second, Failure("cancelled", "the client has gone"))
+        await broker.error(second, Failure(Code.CANCELLED, "the client has gone"))
         other = await client.call(Status())
         await broker.final((await broker.expect(Status))[0], {"ok": True})
         assert await take(other) == [(0, FINAL, {"ok": True})]
@@ -255,7 +245,7 @@ async def test_a_stopping_gateway_ends_its_calls_and_takes_no_more(runtime_dir: 
             await broker.meet()
             call = await client.call(Status())
             request_id, _ = await broker.expect(Status)
-            client.refuse(Failure("broker_unavailable", "stopping"))
+            client.refuse(Failure(Code.BROKER_UNAVAILABLE, "stopping"))
             assert [item[2]["message"] for item in await take(call)] == ["stopping"]
             assert (await broker.expect(Cancel))[0] == request_id
             with pytest.raises(BrokerUnavailableError, match="stopping"):
@@ -268,15 +258,15 @@ async def test_what_has_been_read_is_said(runtime_dir: Path) -> None:
         gateway = await broker.meet()
         call = await client.call(Status())
         request_id, _ = await broker.expect(Status)
-        for _ in range(READ_EVERY + 3):
+        for _ in range(ACK_EVERY + 3):
             await broker.partial(request_id, "x")
         for _ in range(2):  # at the second beat there is nothing new to say
             await broker.say_body(gateway, Heartbeat())
         await broker.outputs(Output(request_id, FINAL, {}))
-        await take_all(call, READ_EVERY + 4)
+        await take_all(call, ACK_EVERY + 4)
         await client.call(Status())
         await broker.expect(Status)
-        assert broker.read == [READ_EVERY, READ_EVERY + 3]
+        assert broker.read == [ACK_EVERY, ACK_EVERY + 3]
 
 
 _STOPPED_BROKER = """

@@ -10,7 +10,11 @@ import httpx
 import orjson
 import pytest
 
-from broker.protocol import Embed, Failure, ProtocolError, Request, Rerank, unpack
+from broker.wire.body import ProtocolError
+from broker.wire.failure import Code, Failure
+from broker.wire.from_gateways import InferenceRequest
+from broker.wire.packing import unpack
+from broker.wire.work import Embed, Rerank
 from gateway.http.errors import ApiError
 from gateway.openai.embeddings import floats_of, ranked, scores_of, vectors_of
 from gateway.openai.inputs import MAX_INPUTS, embedding_work, parse_embedding, parse_rerank, rerank_work
@@ -104,8 +108,8 @@ def test_a_final_that_is_none_of_an_embedding(final: dict[str, Any]) -> None:
         scores_of({"scores": final.get("vectors")}, 1)
 
 
-async def expect_embed(broker: PlayedBroker) -> tuple[bytes, Request, Embed]:
-    request_id, request = await broker.expect(Request)
+async def expect_embed(broker: PlayedBroker) -> tuple[bytes, InferenceRequest, Embed]:
+    request_id, request = await broker.expect(InferenceRequest)
     return request_id, request, unpack(Embed, request.payload)
 
 
@@ -143,7 +147,7 @@ async def test_embeddings_over_http(runtime_dir: Path) -> None:
         assert encoded == [packed(0.5, -1), packed(2, 0)]
 
         asking = ask("/v1/rerank", query="q", documents=["a", "b"], top_n=1)
-        request_id, request = await broker.expect(Request)
+        request_id, request = await broker.expect(InferenceRequest)
         assert (request.task, unpack(Rerank, request.payload)) == ("rerank", Rerank("q", ["a", "b"]))
         await broker.final(request_id, {"scores": packed(0.25, 0.75), "prompt_tokens": 9})
         answer = (await asking).json()
@@ -152,7 +156,7 @@ async def test_embeddings_over_http(runtime_dir: Path) -> None:
 
         asking = ask("/v1/embeddings", input="a")
         request_id, _, _ = await expect_embed(broker)
-        await broker.error(request_id, Failure("context_length_exceeded", "9 tokens, at most 8", "input[0]"))
+        await broker.error(request_id, Failure(Code.CONTEXT_LENGTH_EXCEEDED, "9 tokens, at most 8", "input[0]"))
         answer = await asking
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "input[0]")
 

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.protocol import FINAL, PARTIAL, Failure, ProtocolError
+from broker.wire.body import ProtocolError
+from broker.wire.failure import Code, Failure
+from broker.wire.outputs import FINAL, PARTIAL
 from gateway.openai import fingerprint
 from gateway.openai.fingerprint import SYSTEM_FINGERPRINT, _fingerprint
 from gateway.openai.replies import Chunks, Head, ending_of, framed_error, whole
@@ -232,7 +234,7 @@ def test_parts_that_cannot_be_read_are_the_peers_mistake(part: dict[str, Any]) -
 
 
 def test_an_error_within_a_stream_ends_it() -> None:
-    error, done = events(framed_error(Failure("worker_died", "gone", retryable=True)))
+    error, done = events(framed_error(Failure(Code.WORKER_DIED, "gone", retryable=True)))
     assert error == {
         "error": {"message": "gone", "type": "server_error", "param": None, "code": "worker_died", "retryable": True}
     }

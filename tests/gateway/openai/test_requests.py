@@ -3,7 +3,8 @@ from typing import Any
 import orjson
 import pytest
 
-from broker.protocol import Generate, pack, unpack
+from broker.wire.packing import pack, unpack
+from broker.wire.work import Generate
 from gateway.core.sampling import Defaults
 from gateway.http.errors import ApiError
 from gateway.openai.content import Image

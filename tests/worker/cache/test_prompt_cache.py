@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import KVCache
 
-from broker.protocol import ERROR, FINAL
+from broker.wire.outputs import ERROR, FINAL
 from tests.tiny_models import make_tiny_model
 from tests.worker.engine_runs import (
     MOST_STEPS,

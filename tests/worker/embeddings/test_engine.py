@@ -18,11 +18,15 @@ from mlx_vlm.embedding_loader import load_embedding_model
 from mlx_vlm.models import pooling
 from mlx_vlm.reranker_loader import load_sequence_classification_model
 
-from broker.protocol import ERROR, FINAL, Assign, Embed, Generate, Output, ProtocolError, Rerank, pack
+from broker.wire.body import ProtocolError, from_map
+from broker.wire.failure import Failure, FailureError
+from broker.wire.outputs import ERROR, FINAL, Output
+from broker.wire.packing import pack
+from broker.wire.to_workers import Assign
+from broker.wire.work import Embed, Generate, Rerank
 from tests.minilm import make_minilm
 from tests.tiny_encoders import CONTEXT, FAMILIES, make_tiny_encoder, make_tiny_reranker
 from worker.embeddings.engine import EmbeddingEngine
-from worker.engine import RequestError
 
 TEXTS = ["a cat sits on the mat", "a kitten on a rug", "stock prices fell"]
 MIXED = ["x", "a rather long text, as far as sixty tokens allow", "two words", "ünï", "a rather long text", "zz" * 30]
@@ -60,16 +64,16 @@ def scores_of(final: dict[str, Any]) -> list[float]:
     return array("f", final["scores"]).tolist()
 
 
-def refusal(engine: EmbeddingEngine, payload: Any) -> RequestError:
+def refusal(engine: EmbeddingEngine, payload: Any) -> Failure:
     """How the request ends: refused at once, or when its texts are read."""
     try:
         engine.add(b"r", pack(payload))
-    except RequestError as error:
+    except FailureError as error:
         assert not engine.has_work
-        return error
+        return error.failure
     (output,) = steps(engine)
     assert (output.request_id, output.kind) == (b"r", ERROR)
-    return RequestError(output.body["message"], code=output.body["code"], param=output.body["param"])
+    return from_map(Failure, output.body)
 
 
 # ---- real weights -------------------------------------------------------------------------------------------------
@@ -102,8 +106,8 @@ def test_a_text_that_is_too_long_is_refused_with_both_numbers(minilm: EmbeddingE
     embed(minilm, ["cat " * 254])  # and two special tokens
     error = refusal(minilm, Embed(["short", "cat " * 255]))
     assert (error.code, error.param) == ("context_length_exceeded", "input[1]")
-    assert "257" in str(error)
-    assert "256" in str(error)
+    assert "257" in error.message
+    assert "256" in error.message
 
 
 def test_a_pair_is_what_the_tokenizer_makes_of_two_texts(minilm: EmbeddingEngine) -> None:
@@ -190,8 +194,8 @@ def test_dimensions_are_the_leading_ones_scaled_to_length_one(tmp_path: Path) ->
     assert mx.allclose(embed(engine, TEXTS, dimensions=32), whole, atol=1e-6)
     error = refusal(engine, Embed(TEXTS, dimensions=33))
     assert (error.code, error.param) == ("invalid_request", "dimensions")
-    assert "33" in str(error)
-    assert "32" in str(error)
+    assert "33" in error.message
+    assert "32" in error.message
     assert refusal(engine, Embed(TEXTS, dimensions=0)).param == "dimensions"
 
 
@@ -273,11 +277,11 @@ def test_a_bad_input_is_named(tiny: EmbeddingEngine, inputs: list[Any], param: s
 
 
 def test_work_of_another_kind_is_refused(tiny: EmbeddingEngine, tmp_path: Path) -> None:
-    assert "/v1/embeddings" in str(refusal(tiny, Rerank("query", ["document"])))
+    assert "/v1/embeddings" in refusal(tiny, Rerank("query", ["document"])).message
     with pytest.raises(ProtocolError):
         tiny.add(b"r", pack(Generate(prompt="Hi")))
     reranker = load(make_tiny_reranker(tmp_path / "m"))
-    assert "/v1/rerank" in str(refusal(reranker, Embed(["text"])))
+    assert "/v1/rerank" in refusal(reranker, Embed(["text"])).message
     assert refusal(reranker, Rerank("query", ["good", 1])).param == "documents[1]"  # type: ignore[list-item]
     error = refusal(reranker, Rerank("query", ["x" * CONTEXT]))
     assert (error.code, error.param) == ("context_length_exceeded", "documents[0]")
@@ -339,17 +343,17 @@ def test_a_very_long_text_is_refused_unread(is_reranker: bool, tmp_path: Path) -
     long = "cat " * 5_000_000
     engine = load(folder)
     for payload in (Rerank("query", ["x", long]), Rerank(long, ["x"])) if is_reranker else (Embed(["x", long]),):
-        with pytest.raises(RequestError, match=r"has \d+ characters, the model reads at most 64 tokens") as error:
+        with pytest.raises(FailureError, match=r"has \d+ characters, the model reads at most 64 tokens") as error:
             engine.add(b"r", pack(payload))
-        assert error.value.code == "context_length_exceeded"
+        assert error.value.failure.code == "context_length_exceeded"
     assert not engine.has_work
 
 
 def test_a_very_long_list_of_token_ids_is_refused_unread(tiny: EmbeddingEngine) -> None:
     """Whether they are any: looking at 25 million of them takes seconds."""
-    with pytest.raises(RequestError, match=rf"input\[1\] has {CONTEXT + 1} tokens, .* at most {CONTEXT}") as error:
+    with pytest.raises(FailureError, match=rf"input\[1\] has {CONTEXT + 1} tokens, .* at most {CONTEXT}") as error:
         tiny.add(b"r", pack(Embed(["x", [-1] * (CONTEXT + 1)])))
-    assert (error.value.code, error.value.param) == ("context_length_exceeded", "input[1]")
+    assert (error.value.failure.code, error.value.failure.param) == ("context_length_exceeded", "input[1]")
     assert not tiny.has_work
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from broker.protocol import PARTIAL
+from broker.wire.failure import FailureError
+from broker.wire.outputs import PARTIAL
 from tests.scripted_model import make_scripted_model
 from tests.tiny_models import CHAT_TEMPLATE
 from tests.worker.engine_runs import add, answer, assert_empty, joined, load, run
-from worker.engine import RequestError
 from worker.generation.answer import AnswerFormat, Parts
 from worker.generation.reasoning import NO_THOUGHTS
 from worker.text.engine import TextEngine
@@ -218,9 +218,9 @@ def test_tools_and_results_are_in_the_prompt(tmp_path: Path) -> None:
     assert parts(engine, messages=turns)["prompt_tokens"] == len(rendered)
     assert parts(engine, messages=turns, tools=[TIME])["prompt_tokens"] > len(rendered)
     bad = {**call, "function": {"name": "weather", "arguments": "{"}}
-    with pytest.raises(RequestError) as raised:
+    with pytest.raises(FailureError) as raised:
         add(engine, 1, messages=[USER, {"role": "assistant", "tool_calls": [bad]}])
-    assert raised.value.param == "messages[1].tool_calls[0].function.arguments"
+    assert raised.value.failure.param == "messages[1].tool_calls[0].function.arguments"
 
 
 @pytest.fixture(scope="module")

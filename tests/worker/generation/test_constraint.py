@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from broker.protocol import ERROR
+from broker.wire.failure import FailureError
+from broker.wire.outputs import ERROR
 from tests.scripted_model import make_scripted_model
 from tests.worker.engine_runs import add, answer, assert_empty, load, run, without_count
 from tests.worker.generation.test_answer import THINK_TEMPLATE, TIME, USER, WEATHER, parts, scripted
-from worker.engine import RequestError
 from worker.generation.answer import Parts
 from worker.generation.reasoning import NO_THOUGHTS
 from worker.text.engine import TextEngine
@@ -225,7 +225,7 @@ def test_what_grows_over_the_limits_is_an_error_of_its_own(engine: TextEngine) -
     ],
 )
 def test_what_cannot_be_followed_is_refused(engine: TextEngine, fields: dict[str, Any], param: str) -> None:
-    with pytest.raises(RequestError) as raised:
+    with pytest.raises(FailureError) as raised:
         add(engine, 1, messages=[USER], **fields)
-    assert raised.value.param == param
+    assert raised.value.failure.param == param
     assert_empty(engine)

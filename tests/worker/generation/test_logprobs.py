@@ -9,7 +9,7 @@ import pytest
 from mlx_lm.generate import stream_generate
 from mlx_lm.sample_utils import make_sampler
 
-from broker.protocol import FINAL, PARTIAL
+from broker.wire.outputs import FINAL, PARTIAL
 from tests.scripted_model import make_scripted_model
 from tests.worker.engine_runs import add, joined, load, run, steps
 from worker.generation.logprobs import TokenTexts, token_logprobs

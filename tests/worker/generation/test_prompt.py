@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from broker.protocol import Generate
+from broker.wire.work import Generate
 from worker.generation.prompt import checkpoints, prompt_tokens
 
 SYSTEM = {"role": "system", "content": "rules"}

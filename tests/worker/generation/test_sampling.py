@@ -4,8 +4,8 @@ import mlx.core as mx
 import pytest
 from mlx_lm.sample_utils import make_sampler
 
-from broker.protocol import Generate
-from worker.engine import RequestError
+from broker.wire.failure import FailureError
+from broker.wire.work import Generate
 from worker.generation.sampling import Sampler, request_processors, request_sampler
 
 VOCABULARY = 1000
@@ -140,13 +140,13 @@ def test_what_each_penalty_does() -> None:
     ],
 )
 def test_what_would_end_a_step_is_refused_before(field: str, value: float) -> None:
-    with pytest.raises(RequestError, match=field) as raised:
+    with pytest.raises(FailureError, match=field) as raised:
         sampler(**{field: value})
-    assert raised.value.param == field
+    assert raised.value.failure.param == field
 
 
 @pytest.mark.parametrize("bias", [{"4": 1}, {"-1": 1}, {"x": 1}, {"1": "2"}, {"1": float("nan")}, {"1": True}])
 def test_a_bias_for_what_is_no_token_is_refused(bias: dict[str, Any]) -> None:
-    with pytest.raises(RequestError) as raised:
+    with pytest.raises(FailureError) as raised:
         request_processors(Generate(prompt="x", logit_bias=bias), 4)
-    assert raised.value.param == "logit_bias"
+    assert raised.value.failure.param == "logit_bias"

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from worker.engine import RequestError
+from broker.wire.failure import FailureError
 from worker.generation.tools import call_schema, read_calls, whole_calls
 
 
@@ -34,9 +34,9 @@ def test_arguments_are_an_object_whatever_parameters_say() -> None:
 
 def test_definitions_that_contradict_each_other_are_refused() -> None:
     tools = [tool(name, **{"$defs": {"x": {"const": name}}}) for name in ("a", "b")]
-    with pytest.raises(RequestError, match="'x'") as raised:
+    with pytest.raises(FailureError, match="'x'") as raised:
         call_schema(tools, ["a", "b"], one_call=True)
-    assert raised.value.param == "tools"
+    assert raised.value.failure.param == "tools"
     assert call_schema(tools, ["a"], one_call=False)["$defs"] == {"x": {"const": "a"}}
 
 

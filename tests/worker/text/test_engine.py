@@ -16,7 +16,8 @@ from mlx_lm.generate import stream_generate
 from mlx_lm.sample_utils import make_sampler
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
-from broker.protocol import ERROR, FINAL, PARTIAL, Output
+from broker.wire.failure import FailureError
+from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output
 from tests.tiny_models import VOCABULARY, make_tiny_model
 from tests.worker.engine_runs import (
     MOST_STEPS,
@@ -30,7 +31,6 @@ from tests.worker.engine_runs import (
     without_count,
 )
 from tests.worker.harness import text_of
-from worker.engine import RequestError
 from worker.text.continuous_batch import ContinuousBatch
 from worker.text.engine import TextEngine
 
@@ -211,13 +211,13 @@ def test_max_tokens_and_the_context(tmp_path: Path) -> None:
         assert (got["prompt_tokens"], got["completion_tokens"], got["finish_reason"]) == (10, expected, "length")
     assert answer(engine, prompt="x" * 63)["completion_tokens"] == 1
     for length in (64, 200):
-        with pytest.raises(RequestError, match=f"{length} tokens.*64") as raised:
+        with pytest.raises(FailureError, match=f"{length} tokens.*64") as raised:
             add(engine, 1, prompt="x" * length)
-        assert raised.value.code == "context_length_exceeded"
+        assert raised.value.failure.code == "context_length_exceeded"
         # Of token ids that many are refused before anybody looks whether they are any.
-        with pytest.raises(RequestError, match=f"{length} tokens.*64") as raised:
+        with pytest.raises(FailureError, match=f"{length} tokens.*64") as raised:
             add(engine, 1, prompt=[-1] * length)
-        assert (raised.value.code, raised.value.param) == ("context_length_exceeded", "prompt")
+        assert (raised.value.failure.code, raised.value.failure.param) == ("context_length_exceeded", "prompt")
     assert_empty(engine)
 
 
@@ -251,9 +251,9 @@ def test_max_tokens_and_the_context(tmp_path: Path) -> None:
     ],
 )
 def test_bad_requests(engine: TextEngine, fields: dict[str, Any], param: str, message: str) -> None:
-    with pytest.raises(RequestError, match=message) as raised:
+    with pytest.raises(FailureError, match=message) as raised:
         add(engine, 1, **fields)
-    assert (raised.value.code, raised.value.param) == ("invalid_request", param)
+    assert (raised.value.failure.code, raised.value.failure.param) == ("invalid_request", param)
     assert_empty(engine)
 
 
@@ -409,7 +409,7 @@ def test_a_setting_decides_about_the_context(tmp_path: Path) -> None:
     # Which config.json may name without what YaRN makes of it.
     got = answer(load(folder, context_length=100), prompt="x" * 80, temperature=0.0)
     assert (got["prompt_tokens"], got["completion_tokens"]) == (80, 20)
-    with pytest.raises(RequestError, match=r"40 tokens.*32"):
+    with pytest.raises(FailureError, match=r"40 tokens.*32"):
         add(load(folder, context_length=32), 1, prompt="x" * 40)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.protocol import FINAL, PARTIAL
+from broker.wire.outputs import FINAL, PARTIAL
 from tests.tiny_models import EOS
 from tests.worker.engine_runs import add, assert_empty, forwards, joined, load, run, steps
 from worker.text.engine import TextEngine

@@ -12,7 +12,8 @@ import mlx_lm
 import pytest
 from mlx_lm.generate import generate_step, speculative_generate_step
 
-from broker.protocol import FINAL, Generate, Output
+from broker.wire.outputs import FINAL, Output
+from broker.wire.work import Generate
 from tests.tiny_models import VOCABULARY, make_tiny_model
 from tests.worker.engine_runs import MOST_STEPS, add, assert_empty, load, run, steps, without_count
 from tests.worker.harness import text_of

@@ -3,7 +3,11 @@
 import signal
 from pathlib import Path
 
-from broker.protocol import ERROR, FINAL, Assign, Cancel, Hello, LoadFailed, Outputs, Progress, Ready
+from broker.wire.from_gateways import Cancel
+from broker.wire.from_peers import Hello
+from broker.wire.from_workers import LoadFailed, Progress, Ready
+from broker.wire.outputs import ERROR, FINAL, Outputs
+from broker.wire.to_workers import Assign
 from tests.tiny_models import make_tiny_model
 from tests.worker.harness import WorkerHarness, text_of
 

@@ -14,7 +14,10 @@ import pytest
 from PIL import Image
 from transformers import AutoTokenizer
 
-from broker.protocol import ERROR, FINAL, Generate
+from broker.wire.body import to_map
+from broker.wire.failure import FailureError
+from broker.wire.outputs import ERROR, FINAL
+from broker.wire.work import Generate
 from tests.tiny_models import make_tiny_model
 from tests.tiny_vision import CHAT_TEMPLATE, LARGEST_PIXELS, make_tiny_vision, picture
 from tests.worker import engine_runs
@@ -33,7 +36,6 @@ from tests.worker.vision.vision_runs import (
     text,
     user,
 )
-from worker.engine import RequestError
 from worker.vision.engine import VisionEngine
 from worker.vision.model import _marks, no_foreign_code
 
@@ -147,8 +149,8 @@ def failure(engine: VisionEngine, **fields: Any) -> dict[str, Any]:
     """How the request ends: refused at once, or by the step that comes to its fault."""
     try:
         request_id = add(engine, 1, **fields)
-    except RequestError as error:
-        return {"code": error.code, "param": error.param, "message": str(error)}
+    except FailureError as error:
+        return to_map(error.failure)
     (output,) = steps(engine)
     assert (output.request_id, output.kind) == (request_id, ERROR)
     assert_nothing_left(engine)
@@ -191,8 +193,8 @@ def test_a_broken_image_is_named_and_disturbs_nobody(engine: VisionEngine, data:
     broken = {"messages": [TEXT_ONLY["messages"][0], user(text("a"), IMAGE, IMAGE)], "images": [picture(1), data]}
     try:
         bad = add(engine, 8, **broken)
-    except RequestError as error:
-        code, param, said = error.code, error.param or "", str(error)
+    except FailureError as error:
+        code, param, said = error.failure.code, error.failure.param or "", str(error)
         outputs = steps(engine)
     else:
         outputs = steps(engine)

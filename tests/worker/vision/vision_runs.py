@@ -12,7 +12,8 @@ from mlx_vlm.generate import generate_step
 from mlx_vlm.utils import load_processor, prepare_inputs
 from PIL import Image
 
-from broker.protocol import FINAL, Assign, Output
+from broker.wire.outputs import FINAL, Output
+from broker.wire.to_workers import Assign
 from tests.tiny_vision import picture
 from tests.worker.engine_runs import MOST_STEPS, add, joined
 from worker.generation.text_stream import make_detokenizer

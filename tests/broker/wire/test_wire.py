@@ -12,45 +12,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from broker import protocol
-from broker.protocol import (
-    ERROR,
-    FINAL,
-    PARTIAL,
-    VERSION,
-    Body,
-    Cancel,
-    Embed,
-    Failure,
-    Generate,
-    Heartbeat,
-    Kill,
-    Load,
-    Message,
-    Output,
-    Outputs,
-    Progress,
-    ProtocolError,
-    Request,
-    Rerank,
-    Unload,
-    decode,
-    decode_outputs,
-    encode,
-    encode_outputs,
-    from_map,
-    gateway_of,
-    pack,
-    to_map,
-    unpack,
-)
+from broker.wire.body import Body, ProtocolError, from_map, to_map
+from broker.wire.codec import COMMANDS, Message, decode, encode
+from broker.wire.failure import Code, Failure
+from broker.wire.frames import VERSION, gateway_of
+from broker.wire.from_gateways import Cancel, InferenceRequest, Kill, Load, Unload
+from broker.wire.from_peers import Heartbeat
+from broker.wire.from_workers import Progress
+from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output, Outputs, decode_outputs, encode_outputs
+from broker.wire.packing import pack, unpack
+from broker.wire.paths import default_runtime_dir
+from broker.wire.work import Embed, Generate, Rerank
 
 R1 = b"gateway1" + bytes(8)
 R2 = b"gateway1" + bytes(7) + b"\x01"
 FOREIGN = b"gateway2" + bytes(8)
 
-COMMANDS = sorted(protocol._COMMANDS.values(), key=lambda cls: cls.COMMAND)
-BODIES = [cls for cls in COMMANDS if cls is not Outputs]
+MESSAGES = sorted(COMMANDS.values(), key=lambda cls: cls.COMMAND)
+BODIES = [cls for cls in MESSAGES if cls is not Outputs]
 
 T = TypeVar("T", bound=Body)
 
@@ -74,6 +53,7 @@ by_type: dict[Any, st.SearchStrategy[Any]] = {
     int: integers,
     float: floats | integers,
     bool: st.booleans(),
+    Code: st.sampled_from(Code),
     NoneType: st.none(),
     dict[str, Any]: maps,
     dict[str, float]: st.dictionaries(text, floats, max_size=4),
@@ -134,15 +114,15 @@ def test_so_are_outputs_in_their_order(rows: list[tuple[bytes, int, dict[str, An
 
 
 def test_broker_and_gateway_of_one_user_meet_in_the_same_place() -> None:
-    assert protocol.default_runtime_dir().name == f"mlx-broker-{os.getuid()}"
+    assert default_runtime_dir().name == f"mlx-broker-{os.getuid()}"
 
 
 def test_the_payload_of_a_request_travels_unread_in_a_frame_of_its_own() -> None:
-    frames = encode(Request("org/name", b"anything at all", "embed"), R1)
+    frames = encode(InferenceRequest("org/name", b"anything at all", "embed"), R1)
     head = msgpack.packb({"model": "org/name", "task": "embed"})
     assert frames == [VERSION, b"REQUEST", R1, head, b"anything at all"]
     without_task = [*frames[:3], msgpack.packb({"model": "org/name"}), b""]
-    assert decode(without_task).body == Request("org/name", b"", "generate")
+    assert decode(without_task).body == InferenceRequest("org/name", b"", "generate")
 
 
 def test_a_request_id_begins_with_its_gateway() -> None:
@@ -162,7 +142,7 @@ GOOD = encode(Load("a"), R1)
         ([b"MB0", *GOOD[1:]], "version b'MB0', this side speaks b'MB1'"),
         ([VERSION, b"DANCE", *GOOD[2:]], "unknown command b'DANCE'"),
         ([*GOOD, b"more"], "LOAD with 5 frames"),
-        (encode(Request("a", b""), R1)[:4], "REQUEST with 4 frames"),
+        (encode(InferenceRequest("a", b""), R1)[:4], "REQUEST with 4 frames"),
         ([*GOOD[:2], b"short", GOOD[3]], "request id of 5 bytes, 16 expected"),
         ([*GOOD[:3], b"\xc1"], "not msgpack"),
         ([*GOOD[:3], b""], "not msgpack"),
@@ -224,7 +204,7 @@ def decodes_or_says_why(frames: list[bytes]) -> None:
             decode_outputs(message.body)
 
 
-commands = st.sampled_from([cls.COMMAND for cls in COMMANDS]) | st.binary(max_size=8)
+commands = st.sampled_from([cls.COMMAND for cls in MESSAGES]) | st.binary(max_size=8)
 packed = st.binary(max_size=60) | values.map(msgpack.packb) | maps.map(msgpack.packb)
 frame = packed | request_ids | st.sampled_from([b"", VERSION, R1 + b"\x00", R1 + b"\x01" + R2 + b"\x02"])
 

@@ -1,0 +1,61 @@
+"""What went wrong, said in one way by all processes: one dataclass, one exception, one enumeration of codes.
+
+A message names fields of the wire (`json_schema`, `messages[0]`), never a field or route of HTTP: the gateway's dialect
+translates. docs/errors.md says what each code means to a client.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from broker.wire.body import Body
+
+
+class Code(StrEnum):
+    """What kind of failure it is. Clients see the word; the HTTP status follows from it."""
+
+    INVALID_REQUEST = "invalid_request"
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+    INVALID_API_KEY = "invalid_api_key"
+    FOREIGN_ORIGIN = "foreign_origin"
+    NOT_FOUND = "not_found"
+    MODEL_NOT_FOUND = "model_not_found"
+    NOT_LOADED = "not_loaded"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    DRAIN_TIMEOUT = "drain_timeout"
+    REQUEST_TOO_LARGE = "request_too_large"
+    LOAD_FAILED = "load_failed"
+    RATE_LIMIT_EXCEEDED = "rate_limit_exceeded"
+    CANCELLED = "cancelled"
+    INTERNAL_ERROR = "internal_error"
+    INSUFFICIENT_MEMORY = "insufficient_memory"
+    MODEL_UNAVAILABLE = "model_unavailable"
+    BROKER_UNAVAILABLE = "broker_unavailable"
+    WORKER_DIED = "worker_died"
+
+
+@dataclass(slots=True, frozen=True)
+class Failure(Body):
+    """Why a request ends without an answer; the body of an ERROR.
+
+    param: the field of the wire at fault; retry_after: seconds; retryable: whether the same request may succeed later
+    unchanged.
+    """
+
+    code: Code
+    message: str
+    param: str | None = None
+    retry_after: float | None = None
+    retryable: bool = False
+
+
+class FailureError(Exception):
+    """Raised where a request cannot be served; whoever catches it ends the request with `failure`."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def invalid(message: str, param: str | None = None) -> FailureError:
+    """The client's mistake, in the field `param`."""
+    return FailureError(Failure(Code.INVALID_REQUEST, message, param))

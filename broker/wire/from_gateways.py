@@ -1,0 +1,93 @@
+"""What gateways say to the broker: work for models, administration, and how far they have read.
+
+A request goes through the broker to the worker of its model; the payload is read by that worker only (work.py).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from broker.wire.body import Body
+from broker.wire.kinds import Task
+
+
+@dataclass(slots=True, frozen=True)
+class InferenceRequest(Body):
+    """One unit of work for `model`. `payload` travels as a frame of its own and is decoded by the worker only.
+
+    task: generate, embed or rerank; by it the broker refuses work that a model of its type cannot do.
+    """
+
+    COMMAND: ClassVar[bytes] = b"REQUEST"
+    model: str
+    payload: bytes
+    task: str = Task.GENERATE
+
+
+@dataclass(slots=True, frozen=True)
+class Cancel(Body):
+    """The client has gone. The request still ends once, with ERROR `cancelled`."""
+
+    COMMAND: ClassVar[bytes] = b"CANCEL"
+
+
+@dataclass(slots=True, frozen=True)
+class Load(Body):
+    """Load `model` and pin it. FINAL: `{model_id, model_type, size_bytes, pinned}`."""
+
+    COMMAND: ClassVar[bytes] = b"LOAD"
+    model: str
+
+
+@dataclass(slots=True, frozen=True)
+class Unload(Body):
+    """Drain `model`, end its process, remove its pin. `timeout`: seconds, None for the broker's setting."""
+
+    COMMAND: ClassVar[bytes] = b"UNLOAD"
+    model: str
+    timeout: float | None = None
+    force: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class Kill(Body):
+    """SIGKILL the process of `model` now. FINAL when it has exited: `{model_id, pid}`."""
+
+    COMMAND: ClassVar[bytes] = b"KILL"
+    model: str
+
+
+@dataclass(slots=True, frozen=True)
+class Unpin(Body):
+    """Remove the pin of `model`; the process stays until keep_alive or eviction takes it."""
+
+    COMMAND: ClassVar[bytes] = b"UNPIN"
+    model: str
+
+
+@dataclass(slots=True, frozen=True)
+class Status(Body):
+    """FINAL: what runs now, see `docs/protocol.md`. Never counts as a use of any model."""
+
+    COMMAND: ClassVar[bytes] = b"STATUS"
+
+
+@dataclass(slots=True, frozen=True)
+class Models(Body):
+    """FINAL: `{models: [...]}`, every model this machine has, loaded or not."""
+
+    COMMAND: ClassVar[bytes] = b"MODELS"
+
+
+@dataclass(slots=True, frozen=True)
+class Watch(Body):
+    """PARTIAL for every change of state of `model` (of all models if None) until CANCEL."""
+
+    COMMAND: ClassVar[bytes] = b"WATCH"
+    model: str | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Goodbye(Body):
+    """An orderly end of a gateway: its requests are cancelled at once."""
+
+    COMMAND: ClassVar[bytes] = b"GOODBYE"

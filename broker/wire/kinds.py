@@ -1,0 +1,34 @@
+"""What kinds of models and of work there are: one table. A new kind of model is one row here and one folder in worker/.
+
+Settings, catalog, broker and worker read this table; none of them has a list of its own.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Task(StrEnum):
+    """The work that a request asks for; each has a payload of its own (work.py)."""
+
+    GENERATE = "generate"
+    EMBED = "embed"
+    RERANK = "rerank"
+
+
+@dataclass(slots=True, frozen=True)
+class Kind:
+    """One type of model. tasks: the work it does; engine: `module:Class` in the worker, None where no engine exists."""
+
+    name: str
+    tasks: frozenset[Task]
+    engine: str | None
+
+
+_KINDS = (
+    Kind("text-gen", frozenset({Task.GENERATE}), "worker.text.engine:TextEngine"),
+    Kind("vision", frozenset({Task.GENERATE}), "worker.vision.engine:VisionEngine"),
+    Kind("embeddings", frozenset({Task.EMBED, Task.RERANK}), "worker.embeddings.engine:EmbeddingEngine"),
+    Kind("audio", frozenset(), None),  # recognised, so that such a model is refused by name
+    Kind("echo", frozenset({Task.GENERATE}), "worker.echo.engine:EchoEngine"),
+)
+KINDS: dict[str, Kind] = {kind.name: kind for kind in _KINDS}

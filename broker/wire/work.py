@@ -1,0 +1,77 @@
+"""The payloads of requests: what a model is asked to do. A gateway writes them, one worker reads them; the broker
+forwards the bytes unread."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from broker.wire.body import Body
+
+
+@dataclass(slots=True, frozen=True)
+class Generate(Body):
+    """The payload of a REQUEST to a text model.
+
+    Exactly one of `messages` (chat, rendered by the model's template) and `prompt` (text or token ids) is given.
+    images: image files as the client gave them. Where a message has images its content is a list of parts in the
+    client's order, `{type: text, text}` and `{type: image}`; the k-th image part over all messages is images[k].
+    max_tokens None: to the end of the context. stream False: the worker sends no PARTIAL, only a FINAL with all text,
+    so that a request whose worker dies can always be replayed. The sampling fields mean what they mean to mlx-lm, 0 is
+    off; logit_bias: decimal token id -> what is added. logprobs: how many alternatives per token, None for none at all.
+    tools: OpenAI's; required_tools: names, at least one of which has to be called; one_call: the answer ends with the
+    first call. json_schema, grammar (Lark, as llguidance reads it): what the answer must be. At most one of
+    required_tools, json_schema and grammar.
+    PARTIAL: `{text}` and, where there are any, `reasoning`, `tool_calls`, `logprobs`; see docs/protocol.md.
+    FINAL: the same of what no PARTIAL held, and `{finish_reason, prompt_tokens, completion_tokens, cached_tokens}`.
+    """
+
+    messages: list[dict[str, Any]] | None = None
+    images: list[bytes] = field(default_factory=list)
+    prompt: str | list[int] | None = None
+    stream: bool = False
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    repetition_penalty: float = 0.0
+    repetition_context_size: int = 20
+    presence_penalty: float = 0.0
+    presence_context_size: int = 20
+    frequency_penalty: float = 0.0
+    frequency_context_size: int = 20
+    logit_bias: dict[str, float] = field(default_factory=dict)
+    seed: int | None = None
+    stop: list[str] = field(default_factory=list)
+    logprobs: int | None = None
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    required_tools: list[str] = field(default_factory=list)
+    one_call: bool = False
+    json_schema: dict[str, Any] | None = None
+    grammar: str | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Embed(Body):
+    """The payload of a REQUEST with the task embed.
+
+    inputs: texts, or lists of token ids that are taken as they are; each becomes one vector. dimensions: the leading
+    ones of each vector, scaled to length 1 again; None for all.
+    FINAL: `{vectors, size, prompt_tokens}`; `vectors`: little-endian float32, `size` of them for each input in order.
+    """
+
+    inputs: list[Any]
+    dimensions: int | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Rerank(Body):
+    """The payload of a REQUEST with the task rerank: how well each document answers the query.
+
+    FINAL: `{scores, prompt_tokens}`; `scores`: little-endian float32 from 0 to 1, one for each document in order.
+    """
+
+    query: str
+    documents: list[str]
