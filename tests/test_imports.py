@@ -49,7 +49,6 @@ NEVER_LOADS = {
     },
     "broker/wire/": {"zmq", "psutil", "pydantic", "starlette", "asyncio", "subprocess", *COMPUTING},
     "broker/": COMPUTING | {"starlette", "uvicorn", "huggingface_hub"},
-    "gateway/core/": COMPUTING | {"starlette", "uvicorn", "zmq", "psutil", "asyncio"},
     "gateway/": COMPUTING | {"psutil", "huggingface_hub"},
     "worker/service.py": COMPUTING | {"psutil", "pydantic", "asyncio"},
     "worker/engine.py": COMPUTING | {"zmq", "psutil", "pydantic"},
