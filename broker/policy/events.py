@@ -46,10 +46,6 @@ class Event:
     """Something that has happened."""
 
 
-class Action:
-    """Something to be done now, in order."""
-
-
 # ---- events: gateways ---------------------------------------------------------------------------------------------
 
 
@@ -216,7 +212,7 @@ class ShutdownRequested(Event):
 
 
 @dataclass(slots=True, frozen=True)
-class StartWorker(Action):
+class StartWorker:
     """Start a process. spare: it shall import what loading needs and wait; its model is assigned later."""
 
     worker_id: str
@@ -224,7 +220,7 @@ class StartWorker(Action):
 
 
 @dataclass(slots=True, frozen=True)
-class StartDownload(Action):
+class StartDownload:
     """Start a process that fetches this model into the Hugging Face cache."""
 
     worker_id: str
@@ -232,7 +228,7 @@ class StartDownload(Action):
 
 
 @dataclass(slots=True, frozen=True)
-class Readmit(Action):
+class Readmit:
     """Its download has ended: look the model up again, unless there is a problem, and hand the event to the pool.
     cancelled: and after it, that its client has gone."""
 
@@ -242,7 +238,7 @@ class Readmit(Action):
 
 
 @dataclass(slots=True, frozen=True)
-class DownloadEnded(Action):
+class DownloadEnded:
     """No process fetches this model any more. reason: of the failure."""
 
     model_id: str
@@ -250,14 +246,14 @@ class DownloadEnded(Action):
 
 
 @dataclass(slots=True, frozen=True)
-class AssignModel(Action):
+class AssignModel:
     worker_id: str
     spec: ModelSpec
     memory_limit_bytes: int
 
 
 @dataclass(slots=True, frozen=True)
-class ForwardRequest(Action):
+class ForwardRequest:
     worker_id: str
     request_id: bytes
     model_id: str
@@ -265,13 +261,13 @@ class ForwardRequest(Action):
 
 
 @dataclass(slots=True, frozen=True)
-class ForwardCancel(Action):
+class ForwardCancel:
     worker_id: str
     request_id: bytes
 
 
 @dataclass(slots=True, frozen=True)
-class ForwardOutputs(Action):
+class ForwardOutputs:
     """All requests of the frames are known and live: pass them to their gateway unread."""
 
     worker_id: str
@@ -279,13 +275,13 @@ class ForwardOutputs(Action):
 
 
 @dataclass(slots=True, frozen=True)
-class DropOutputs(Action):
+class DropOutputs:
     worker_id: str
     reason: str
 
 
 @dataclass(slots=True, frozen=True)
-class StopWorker(Action):
+class StopWorker:
     """Ask it to exit; nothing is in flight."""
 
     worker_id: str
@@ -293,7 +289,7 @@ class StopWorker(Action):
 
 
 @dataclass(slots=True, frozen=True)
-class KillWorker(Action):
+class KillWorker:
     """SIGKILL to its process group."""
 
     worker_id: str
@@ -301,7 +297,7 @@ class KillWorker(Action):
 
 
 @dataclass(slots=True, frozen=True)
-class Reply(Action):
+class Reply:
     """The FINAL of an administrative request."""
 
     request_id: bytes
@@ -309,7 +305,7 @@ class Reply(Action):
 
 
 @dataclass(slots=True, frozen=True)
-class Fail(Action):
+class Fail:
     """The ERROR of any request; the fields of the wire's Failure."""
 
     request_id: bytes
@@ -321,12 +317,12 @@ class Fail(Action):
 
 
 @dataclass(slots=True, frozen=True)
-class SavePins(Action):
+class SavePins:
     model_ids: list[str]
 
 
 @dataclass(slots=True, frozen=True)
-class AnnounceModel(Action):
+class AnnounceModel:
     """A model's state, reason or loading stage has changed."""
 
     model_id: str
@@ -337,5 +333,26 @@ class AnnounceModel(Action):
 
 
 @dataclass(slots=True, frozen=True)
-class Exited(Action):
+class Exited:
     """Shutdown is complete: no worker is left."""
+
+
+# What the shell must do now, in order. A union, so that the type checker knows when a kind is not performed.
+Action = (
+    StartWorker
+    | StartDownload
+    | Readmit
+    | DownloadEnded
+    | AssignModel
+    | ForwardRequest
+    | ForwardCancel
+    | ForwardOutputs
+    | DropOutputs
+    | StopWorker
+    | KillWorker
+    | Reply
+    | Fail
+    | SavePins
+    | AnnounceModel
+    | Exited
+)
