@@ -10,7 +10,7 @@ ifeq ($(origin PORT),command line)
 export MLX_BROKER_PORT := $(PORT)
 endif
 
-.PHONY: install run test test-slow check bench bench-smol chaos lock
+.PHONY: install run test test-slow check bench bench-smol chaos lock architectures
 
 install: $(STAMP)
 
@@ -69,3 +69,9 @@ lock:
 	$$tools/bin/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --fork-strategy fewest \
 		--generate-hashes --custom-compile-command "make lock" --quiet --output-file requirements.lock && \
 	rm -r $$tools
+
+# Asks the installed mlx-lm and mlx-vlm what they can run. Needed after `make lock` has changed one of them; a test tells.
+TABLE = broker/models/architectures.json
+architectures: install
+	$(BIN)/python -m worker.loading.architectures > $(TABLE).new
+	mv $(TABLE).new $(TABLE)

@@ -24,7 +24,7 @@ OWNERS = {
     "psutil": ("broker/processes/",),
     "mlx": ("worker/", "demo/"),
     "mlx_lm": ("worker/",),
-    "mlx_vlm": ("worker/vision/", "worker/embeddings/"),
+    "mlx_vlm": ("worker/vision/", "worker/embeddings/", "worker/loading/architectures.py"),
     "transformers": ("worker/",),
     "PIL": ("worker/vision/",),
     "httpcore2": ("gateway/images/",),
