@@ -22,41 +22,42 @@ import zmq
 
 from broker.models.catalog import Catalog, CatalogError
 from broker.pins import read_pins, write_pins
-from broker.policy.downloads import Downloads
-from broker.policy.events import (
+from broker.policy.actions import (
     Action,
     AnnounceModel,
     AssignModel,
     DownloadEnded,
     DropOutputs,
-    Event,
-    Exit,
     Exited,
     Fail,
     ForwardCancel,
     ForwardOutputs,
     ForwardRequest,
-    GatewayLeft,
-    HeartbeatArrived,
-    KillRequested,
     KillWorker,
-    LoadRequested,
-    ModelMissed,
-    ModelPinned,
-    ModelSpec,
-    OutputsArrived,
     Readmit,
     Reply,
-    RequestArrived,
-    RequestCancelled,
     SavePins,
-    ShutdownRequested,
     StartDownload,
     StartWorker,
     StopWorker,
+)
+from broker.policy.downloads import Downloads
+from broker.policy.events import (
+    Event,
+    GatewayLeft,
+    HeartbeatArrived,
+    KillRequested,
+    LoadRequested,
+    ModelMissed,
+    ModelPinned,
+    OutputsArrived,
+    RequestArrived,
+    RequestCancelled,
+    ShutdownRequested,
     TimePassed,
     UnloadRequested,
     UnpinRequested,
+    WantsModel,
     WorkerBecameReady,
     WorkerConnected,
     WorkerExited,
@@ -68,6 +69,7 @@ from broker.policy.events import (
 from broker.policy.flow import Flow, Settled
 from broker.policy.pool import Pool
 from broker.policy.snapshot import status
+from broker.policy.specs import Exit, ModelSpec, Shown
 from broker.policy.tasks import wrong_task
 from broker.processes.memory import Sampler, total_bytes
 from broker.processes.supervisor import Supervisor
@@ -76,7 +78,7 @@ from broker.settings import BrokerSettings
 from broker.wire.body import Body, ProtocolError, to_map
 from broker.wire.codec import decode, encode
 from broker.wire.failure import Code, Failure
-from broker.wire.frames import NO_REQUEST, gateway_of, receive_frames, send_frames
+from broker.wire.frames import gateway_of, receive_frames, send_frames
 from broker.wire.from_gateways import (
     Cancel,
     Goodbye,
@@ -92,6 +94,7 @@ from broker.wire.from_gateways import (
 from broker.wire.from_peers import Ack, Heartbeat, Hello
 from broker.wire.from_workers import LoadFailed, Progress, Ready
 from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output, Outputs, encode_outputs
+from broker.wire.states import State
 from broker.wire.to_workers import Assign, Shutdown
 
 logger = logging.getLogger(__name__)
@@ -333,7 +336,7 @@ class Broker:
     def _on_cancel(self, gateway: bytes, request_id: bytes, body: Cancel) -> None:
         if request_id in self._watchers:
             del self._watchers[request_id]
-            self._fail(Fail(request_id, "cancelled", "the client has gone"))
+            self._fail(Fail(request_id, Failure(Code.CANCELLED, "the client has gone")))
         else:
             self._inbox.append(RequestCancelled(request_id))
 
@@ -356,7 +359,7 @@ class Broker:
         self._reply(Reply(request_id, body_))
 
     def _on_models(self, gateway: bytes, request_id: bytes, body: Models) -> None:
-        states = {model.model_id: model.announced[0] for model in self._pool.models}
+        states = {model.model_id: model.announced.state for model in self._pool.models}
         models = [
             {
                 "model_id": entry.spec.model_id,
@@ -365,7 +368,7 @@ class Broker:
                 "quantization": entry.quantization,
                 "context_length": entry.context_length,
                 "created": entry.created,
-                "state": states.get(entry.spec.model_id, "unloaded"),
+                "state": states.get(entry.spec.model_id, State.UNLOADED),
             }
             for entry in self._catalog.entries()
         ]
@@ -374,10 +377,10 @@ class Broker:
     def _on_watch(self, gateway: bytes, request_id: bytes, body: Watch) -> None:
         self._watchers[request_id] = body.model
         present = {m.model_id: m.announced for m in self._pool.models}
-        present |= {d.model_id: ("downloading", d.reason, None, d.fraction) for d in self._downloads.all}
-        for model_id, state in present.items():
+        present |= {d.model_id: d.shown for d in self._downloads.all}
+        for model_id, shown in present.items():
             if body.model in (None, model_id):
-                self._send_output(Output(request_id, PARTIAL, _change(model_id, *state)))
+                self._send_output(Output(request_id, PARTIAL, _change(model_id, shown)))
 
     def _on_read(self, gateway: bytes, request_id: bytes, body: Ack) -> None:
         self._tell(self._flow.read(gateway, body.total, time.monotonic()))
@@ -394,15 +397,15 @@ class Broker:
             self._inbox.append(GatewayLeft(gateway))
             self._tell(self._flow.left(gateway))
 
-    def _look_up(self, model_id: str, task: str | None = None) -> tuple[ModelSpec | None, Fail | None, bool]:
+    def _look_up(self, model_id: str, task: str | None = None) -> tuple[ModelSpec | None, Failure | None, bool]:
         """The model, or the problem; and whether a download may mend that. What runs needs no files."""
         try:
             spec = self._pool.running(model_id) or self._catalog.find(model_id)
         except CatalogError as error:
-            return None, Fail(NO_REQUEST, error.code, str(error)), error.fetchable
+            return None, error.failure, error.fetchable
         return spec, None if task is None else wrong_task(spec, task), False
 
-    def _admit(self, event: RequestArrived | LoadRequested | ModelPinned, fetchable: bool) -> None:
+    def _admit(self, event: WantsModel, fetchable: bool) -> None:
         self._inbox.append(ModelMissed(event) if fetchable else event)
 
     # ---- messages of workers --------------------------------------------------------------------------------------
@@ -452,8 +455,8 @@ class Broker:
     def _download_ended(self, action: DownloadEnded) -> None:
         """What the model is now, so that nobody who watches goes on to see a download."""
         known = {model.model_id: model.announced for model in self._pool.models}
-        state = known.get(action.model_id, ("unloaded", action.reason, None, None))
-        self._announce(AnnounceModel(action.model_id, *state))
+        shown = known.get(action.model_id, Shown(State.UNLOADED, action.reason))
+        self._announce(AnnounceModel(action.model_id, shown))
 
     def _readmit(self, action: Readmit) -> None:
         event, problem = action.waiting, action.problem
@@ -501,21 +504,19 @@ class Broker:
         self._send_output(Output(action.request_id, FINAL, action.body))
 
     def _fail(self, action: Fail) -> None:
-        failure = Failure(
-            Code(action.code), action.message, action.param, retry_after=action.retry_after, retryable=action.retryable
-        )
-        self._send_output(Output(action.request_id, ERROR, to_map(failure)))
+        self._send_output(Output(action.request_id, ERROR, to_map(action.failure)))
 
     def _save_pins(self, action: SavePins) -> None:
         # What the settings preload is theirs to keep: taken out there, it is not to come back from here.
         write_pins(self._pins_path, [pin for pin in action.model_ids if pin not in self._settings.preload_models])
 
     def _announce(self, action: AnnounceModel) -> None:
-        detail = action.reason or (f"{action.stage}" if action.stage else "")
+        shown = action.shown
+        detail = shown.reason or shown.stage
         # The percents of a download are for those who watch; one line says that it goes on.
-        level = logging.DEBUG if action.state == "downloading" and action.fraction is not None else logging.INFO
-        logger.log(level, "%s is %s%s", action.model_id, action.state, f" ({detail})" if detail else "")
-        body = _change(action.model_id, action.state, action.reason, action.stage, action.fraction)
+        level = logging.DEBUG if shown.state is State.DOWNLOADING and shown.fraction is not None else logging.INFO
+        logger.log(level, "%s is %s%s", action.model_id, shown.state, f" ({detail})" if detail else "")
+        body = _change(action.model_id, shown)
         for request_id, model_id in list(self._watchers.items()):
             if model_id in (None, action.model_id):
                 self._send_output(Output(request_id, PARTIAL, body))
@@ -557,13 +558,6 @@ class Broker:
             send_frames(self._worker_socket, [worker_id.encode(), *frames], wait=False)
 
 
-def _change(model_id: str, state: str, reason: str | None, stage: str | None, fraction: float | None) -> dict[str, Any]:
+def _change(model_id: str, shown: Shown) -> dict[str, Any]:
     """The PARTIAL of WATCH. at: Unix seconds."""
-    return {
-        "model_id": model_id,
-        "state": state,
-        "reason": reason,
-        "stage": stage,
-        "fraction": fraction,
-        "at": time.time(),
-    }
+    return {"model_id": model_id, **shown._asdict(), "at": time.time()}

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from broker.models.architectures import unknown_architecture
-from broker.policy.events import ModelSpec
+from broker.policy.specs import ModelSpec
+from broker.wire.failure import Code, Failure, FailureError
 from broker.wire.kinds import KINDS
 
 _VISION_KEYS = frozenset({"vision_config", "image_token_id", "image_token_index", "video_token_id"})
@@ -35,13 +36,12 @@ _EMBEDDING_ARCHITECTURES = ("Bert", "Roberta", "Embedding", "ModernBertModel", "
 logger = logging.getLogger(__name__)
 
 
-class CatalogError(Exception):
-    """There is no such model, or it cannot be used. code: model_not_found or load_failed. fetchable: its name may be a
+class CatalogError(FailureError):
+    """There is no such model (MODEL_NOT_FOUND), or it cannot be used (LOAD_FAILED). fetchable: its name may be a
     repository's, and the Hugging Face cache does not hold all of it."""
 
-    def __init__(self, code: str, message: str, *, fetchable: bool = False) -> None:
-        super().__init__(message)
-        self.code = code
+    def __init__(self, code: Code, message: str, *, fetchable: bool = False) -> None:
+        super().__init__(Failure(code, message))
         self.fetchable = fetchable
 
 
@@ -104,7 +104,7 @@ class Catalog:
         except Exception as error:  # whatever a folder holds, it must not end the broker, and with it every model
             logger.exception("cannot read the files of %r", model_id)
             message = f"{model_id}: its files cannot be read: {type(error).__name__}: {str(error)!a}"
-            raise CatalogError("load_failed", message) from error
+            raise CatalogError(Code.LOAD_FAILED, message) from error
 
     def _look(self, model_id: str) -> Entry:
         override = self._overrides.get(model_id, ModelOverride())
@@ -116,18 +116,18 @@ class Catalog:
             config_stat, folder_stat = (folder / "config.json").stat(), folder.stat()
         except OSError as error:
             message = f"{model_id}: {error.strerror}: {error.filename}"
-            raise CatalogError("model_not_found", message, fetchable=fetchable) from error
+            raise CatalogError(Code.MODEL_NOT_FOUND, message, fetchable=fetchable) from error
         try:
             weights = _weights(folder)
         except OSError as error:
-            raise CatalogError("load_failed", f"{error.filename}: {error.strerror}") from error
+            raise CatalogError(Code.LOAD_FAILED, f"{error.filename}: {error.strerror}") from error
         signature = (folder, folder_stat.st_ino, folder_stat.st_mtime_ns, config_stat.st_mtime_ns, weights)
         known = self._read.get(model_id)
         if known is not None and known[0] == signature:
             return self._with_draft(known[1], override)
         # Not at every use, because resolving takes longer than all the rest: a link turned elsewhere has another inode.
         if not folder.resolve().is_relative_to(root.resolve()):
-            raise CatalogError("model_not_found", f"{model_id} is a link that leaves {root}")
+            raise CatalogError(Code.MODEL_NOT_FOUND, f"{model_id} is a link that leaves {root}")
         sizes = {name: size for name, size, _ in weights}
         entry = _read_entry(model_id, folder, sizes, override, config_stat.st_mtime, fetchable=fetchable)
         self._read[model_id] = (signature, entry)
@@ -143,7 +143,7 @@ class Catalog:
             folder = Path(draft).expanduser().absolute() if is_path else self._folder(draft)[1]
             weight_bytes = sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
         except (CatalogError, OSError, RuntimeError) as error:  # RuntimeError: the home of nobody
-            raise CatalogError("load_failed", f"{spec.model_id}: draft_model: {error}") from error
+            raise CatalogError(Code.LOAD_FAILED, f"{spec.model_id}: draft_model: {error}") from error
         options = {**spec.options, "draft_model": str(folder)}
         return replace(entry, spec=replace(spec, options=options, weight_bytes=spec.weight_bytes + weight_bytes))
 
@@ -151,7 +151,7 @@ class Catalog:
         """Where it was found, and the folder itself, which may still be a link."""
         parts = model_id.split("/")
         if len(parts) > 2 or any(part[:1] in ("", ".") or "\\" in part or "\0" in part for part in parts):
-            raise CatalogError("model_not_found", f"{model_id!r} is not a model name: one is `name` or `org/name`")
+            raise CatalogError(Code.MODEL_NOT_FOUND, f"{model_id!r} is not a model name: one is `name` or `org/name`")
         problem: OSError | None = None
         # The cache is looked into only where the folder has no such model: it may be on a mount that hangs.
         for root, find in ((self._models_dir, self._models_dir.joinpath), (self._hub_dir, self._snapshot)):
@@ -162,11 +162,11 @@ class Catalog:
             except OSError as error:  # a name too long for a file, a disk that has gone: the other may have it
                 problem = problem or error
         if problem is not None:
-            raise CatalogError("model_not_found", f"{model_id}: {problem.strerror}") from problem
+            raise CatalogError(Code.MODEL_NOT_FOUND, f"{model_id}: {problem.strerror}") from problem
         message = f"no model named {model_id!r} in {self._models_dir} or the Hugging Face cache"
         if fetchable := _is_repository(model_id):
             message += "; an administrator's load fetches it if the Hugging Face hub has it"
-        raise CatalogError("model_not_found", message, fetchable=fetchable)
+        raise CatalogError(Code.MODEL_NOT_FOUND, message, fetchable=fetchable)
 
     def _snapshot(self, *parts: str) -> Path | None:
         repository = self._hub_dir / "--".join(("models", *parts))
@@ -201,28 +201,29 @@ def _read_entry(
     try:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise CatalogError("load_failed", f"{folder / 'config.json'} cannot be read: {error}") from error
+        raise CatalogError(Code.LOAD_FAILED, f"{folder / 'config.json'} cannot be read: {error}") from error
     if not isinstance(config, dict):
-        raise CatalogError("load_failed", f"{folder / 'config.json'} is not a JSON object")
+        raise CatalogError(Code.LOAD_FAILED, f"{folder / 'config.json'} is not a JSON object")
     model_type = override.model_type or _served_type(config, folder, weights)
     if KINDS[model_type].engine is None:
-        raise CatalogError("load_failed", f"{model_id} is a model of type {model_type}, which this version cannot run")
+        raise CatalogError(
+            Code.LOAD_FAILED, f"{model_id} is a model of type {model_type}, which this version cannot run"
+        )
     unknown = unknown_architecture(config, model_type)
     if unknown is not None:
-        raise CatalogError(
-            "load_failed", f"{model_id}: config.json names the architecture {unknown!r}, unknown for type {model_type}"
-        )
+        message = f"{model_id}: config.json names the architecture {unknown!r}, unknown for type {model_type}"
+        raise CatalogError(Code.LOAD_FAILED, message)
     if model_type == "text-gen":  # mlx-lm reads no others
         weights = {name: size for name, size in weights.items() if name.startswith("model")}
     if not weights:
         kind = "model*.safetensors" if model_type == "text-gen" else ".safetensors"
-        raise CatalogError("load_failed", f"no {kind} file in {folder}", fetchable=fetchable)
+        raise CatalogError(Code.LOAD_FAILED, f"no {kind} file in {folder}", fetchable=fetchable)
     if absent := _absent_shards(weights):
         message = f"{folder} lacks {len(absent)} of its weight files, such as {absent[0]!r}"
-        raise CatalogError("load_failed", message, fetchable=fetchable)
+        raise CatalogError(Code.LOAD_FAILED, message, fetchable=fetchable)
     # A download writes its files in any order. Of a folder the worker says what is missing.
     if fetchable and not any(True for pattern in _TOKENIZERS for _ in folder.glob(pattern)):
-        raise CatalogError("load_failed", f"{folder} has no tokenizer", fetchable=True)
+        raise CatalogError(Code.LOAD_FAILED, f"{folder} has no tokenizer", fetchable=True)
     spec = _spec(model_id, model_type, folder, sum(weights.values()), override)
     return Entry(spec, _quantization(config), _context_length(config, folder), created)
 

@@ -13,32 +13,29 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from broker.policy.actions import Action, AnnounceModel, DownloadEnded, Fail, KillWorker, Readmit, Reply, StartDownload
 from broker.policy.events import (
-    Action,
-    AnnounceModel,
-    DownloadEnded,
     Event,
-    Fail,
     GatewayLeft,
     KillRequested,
-    KillWorker,
     LoadRequested,
     ModelMissed,
     ModelPinned,
-    Readmit,
-    Reply,
     RequestArrived,
     RequestCancelled,
     ShutdownRequested,
-    StartDownload,
     UnloadRequested,
+    WantsModel,
     WorkerConnected,
     WorkerExited,
     WorkerFailedToLoad,
     WorkerProgressed,
     WorkerStarted,
 )
-from broker.policy.state import PoolLimits
+from broker.policy.records import PoolLimits
+from broker.policy.specs import Shown
+from broker.wire.failure import Code, Failure
+from broker.wire.states import State
 
 # Each takes what the line gives; more of them only end later.
 MAX_DOWNLOADS = 2
@@ -55,14 +52,15 @@ class Download:
     pid: int | None = None
     fraction: float | None = None
     progressed_at: float = 0.0
-    problem: Fail | None = None
-    waiting: list[RequestArrived | LoadRequested | ModelPinned] = field(default_factory=list)
+    problem: Failure | None = None
+    waiting: list[WantsModel] = field(default_factory=list)
     cancelled: set[bytes] = field(default_factory=set)  # loads whose client has gone; what they asked for goes on
     ends: list[UnloadRequested | KillRequested] = field(default_factory=list)
 
     @property
-    def reason(self) -> str | None:
-        return "waits for another download" if self.worker_id is None else None
+    def shown(self) -> Shown:
+        reason = "waits for another download" if self.worker_id is None else None
+        return Shown(State.DOWNLOADING, reason, None, self.fraction)
 
 
 class Downloads:
@@ -115,7 +113,7 @@ class Downloads:
         for download in self._running():
             if now >= self._stalls_at(download):
                 seconds = self._limits.load_stall_timeout
-                self._end(download, "model_unavailable", f"nothing arrived for {seconds:g} s", retryable=True)
+                self._end(download, Code.MODEL_UNAVAILABLE, f"nothing arrived for {seconds:g} s", retryable=True)
         return self._actions
 
     def next_deadline(self) -> float | None:
@@ -139,7 +137,8 @@ class Downloads:
         if not self._stopping and (self._for_requests or isinstance(waiting, LoadRequested)):
             if isinstance(waiting, RequestArrived) and queued >= self._limits.max_queue:
                 why = f"{queued} requests are already waiting for a download, the limit of the queue"
-                self._actions.append(Fail(waiting.request_id, "rate_limit_exceeded", why, 1.0, retryable=True))
+                failure = Failure(Code.RATE_LIMIT_EXCEEDED, why, retry_after=1.0, retryable=True)
+                self._actions.append(Fail(waiting.request_id, failure))
             elif download is None:
                 self._downloads[waiting.model_id] = Download(waiting.model_id, since=now, waiting=[waiting])
                 self._start_next(now)
@@ -148,7 +147,7 @@ class Downloads:
         elif download is not None and isinstance(waiting, RequestArrived):
             done = "" if download.fraction is None else f" ({download.fraction:.0%})"
             why = f"{download.model_id} is being downloaded{done}"
-            problem = Fail(waiting.request_id, "model_unavailable", why, _RETRY_SECONDS, retryable=True)
+            problem = Failure(Code.MODEL_UNAVAILABLE, why, retry_after=_RETRY_SECONDS, retryable=True)
             self._actions.append(Readmit(waiting, problem))
         else:
             self._actions.append(Readmit(waiting, waiting.problem))
@@ -160,7 +159,7 @@ class Downloads:
                     download.cancelled.add(request_id)
                 else:
                     download.waiting.remove(waiting)
-                    self._actions.append(Fail(request_id, "cancelled", "the client has gone"))
+                    self._actions.append(Fail(request_id, Failure(Code.CANCELLED, "the client has gone")))
 
     def _on_gateway_left(self, event: GatewayLeft, now: float) -> None:
         ids = [_id_of(w) for d in self._downloads.values() for w in d.waiting]
@@ -172,14 +171,14 @@ class Downloads:
         download = self._downloads.get(event.model_id)
         if download is not None:
             download.ends.append(event)
-            self._end(download, "model_unavailable", "an administrator ended it")
+            self._end(download, Code.MODEL_UNAVAILABLE, "an administrator ended it")
             if download.worker_id is None:
                 self._finish(download, now)
 
     def _on_shutdown_requested(self, event: ShutdownRequested, now: float) -> None:
         self._stopping = True
         for download in self.all:
-            self._end(download, "model_unavailable", "the broker is shutting down", retryable=True)
+            self._end(download, Code.MODEL_UNAVAILABLE, "the broker is shutting down", retryable=True)
             self._tell(download)
             if download.worker_id is None:
                 del self._downloads[download.model_id]
@@ -201,13 +200,13 @@ class Downloads:
 
     def _on_load_failed(self, event: WorkerFailedToLoad, now: float) -> None:
         if download := self._of(event.worker_id):
-            self._end(download, event.code, event.message, retryable=event.code == "model_unavailable")
+            self._end(download, event.code, event.message, retryable=event.code == Code.MODEL_UNAVAILABLE)
 
     def _on_worker_exited(self, event: WorkerExited, now: float) -> None:
         if download := self._of(event.worker_id):
             download.worker_id = None
             if event.exit.code != 0:
-                self._end(download, "model_unavailable", event.exit.describe(), retryable=True)
+                self._end(download, Code.MODEL_UNAVAILABLE, event.exit.describe(), retryable=True)
             self._finish(download, now)
 
     # ---- what follows ---------------------------------------------------------------------------------------------
@@ -231,13 +230,13 @@ class Downloads:
                 self._actions.append(StartDownload(download.worker_id, download.model_id))
             self._announce(download)
 
-    def _end(self, download: Download, code: str, why: str, *, retryable: bool = False) -> None:
+    def _end(self, download: Download, code: Code, why: str, *, retryable: bool = False) -> None:
         """The first reason counts. Who waits is told when the process has exited: its next one may then start."""
         if download.problem is None:
             message = f"{download.model_id} was not downloaded: {why}"
-            if code == "model_unavailable":
+            if code == Code.MODEL_UNAVAILABLE:
                 message += f"; by hand: hf download {download.model_id} --cache-dir {self._hub_dir}"
-            download.problem = Fail(b"", code, message, retryable=retryable)
+            download.problem = Failure(code, message, retryable=retryable)
             if download.worker_id is not None:
                 self._actions.append(KillWorker(download.worker_id, message))
 
@@ -264,8 +263,8 @@ class Downloads:
         return any(_id_of(w) == request_id for d in self._downloads.values() for w in d.waiting)
 
     def _announce(self, download: Download) -> None:
-        self._actions.append(AnnounceModel(download.model_id, "downloading", download.reason, None, download.fraction))
+        self._actions.append(AnnounceModel(download.model_id, download.shown))
 
 
-def _id_of(waiting: RequestArrived | LoadRequested | ModelPinned) -> bytes | None:
+def _id_of(waiting: WantsModel) -> bytes | None:
     return None if isinstance(waiting, ModelPinned) else waiting.request_id

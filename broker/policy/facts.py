@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from broker.policy import restart
-from broker.policy.events import ModelSpec
 from broker.policy.eviction import Hold, Occupant
-from broker.policy.state import Model, PendingRequest, Phase, PoolLimits, Worker
+from broker.policy.records import Model, PendingRequest, Phase, PoolLimits, Worker
+from broker.policy.specs import ModelSpec
 
 # The spare's imports take a core for a second; a model that has just become ready answers its first clients before.
 SPARE_DELAY_SECONDS = 0.5

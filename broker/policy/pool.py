@@ -20,36 +20,36 @@ What this file does not do: derive (facts.py), choose victims (eviction.py), kno
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from broker.policy import restart
-from broker.policy.events import (
+from broker.policy.actions import (
     Action,
     AnnounceModel,
     AssignModel,
     DropOutputs,
-    Event,
     Exited,
     Fail,
     ForwardCancel,
     ForwardOutputs,
     ForwardRequest,
+    KillWorker,
+    Reply,
+    SavePins,
+    StartWorker,
+    StopWorker,
+)
+from broker.policy.events import (
+    Event,
     GatewayLeft,
     HeartbeatArrived,
     KillRequested,
-    KillWorker,
     LoadRequested,
     ModelPinned,
-    ModelSpec,
     OutputsArrived,
-    Reply,
     RequestArrived,
     RequestCancelled,
-    SavePins,
     ShutdownRequested,
-    StartWorker,
-    StopWorker,
     TimePassed,
     UnloadRequested,
     UnpinRequested,
@@ -63,7 +63,10 @@ from broker.policy.events import (
 )
 from broker.policy.eviction import Verdict, make_room
 from broker.policy.facts import FOREVER, Facts
-from broker.policy.state import AdminWait, Drain, Model, PendingRequest, Phase, PoolLimits, Worker, state_of
+from broker.policy.records import AdminWait, Drain, Model, PendingRequest, Phase, PoolLimits, Worker, state_of
+from broker.policy.specs import ModelSpec, Shown
+from broker.wire.failure import Code, Failure
+from broker.wire.states import State
 
 SAMPLES_OVER_LIMIT = 3
 
@@ -151,20 +154,20 @@ class Pool:
         if event.request_id in self._facts.requests:
             return  # a gateway that uses an id twice; the first one's end is the end
         if self._facts.stopping:
-            self._fail(event.request_id, "model_unavailable", "the broker is shutting down", retryable=True)
+            self._fail(event.request_id, Code.MODEL_UNAVAILABLE, "the broker is shutting down", retryable=True)
         elif model is None or (event.spec is None and worker is None) or (event.spec is not None and event.problem):
             self._refuse(event.request_id, event.problem, event.model_id)
         elif worker is None and model.failure is not None:
-            self._fail(event.request_id, "model_unavailable", f"{model.model_id} has failed: {model.failure}")
+            self._fail(event.request_id, Code.MODEL_UNAVAILABLE, f"{model.model_id} has failed: {model.failure}")
         elif worker is None and model.restart_at > now:
             why = f"{model.model_id} is cooling down after {model.deaths} failures: {model.last_reason}"
-            self._fail(event.request_id, "model_unavailable", why, model.restart_at - now, retryable=True)
+            self._fail(event.request_id, Code.MODEL_UNAVAILABLE, why, model.restart_at - now, retryable=True)
         elif self._facts.load_of(model) >= self.limits.max_requests_per_model:
             why = f"{model.model_id} already has {self._facts.load_of(model)} requests, the limit per model"
-            self._fail(event.request_id, "rate_limit_exceeded", why, 1.0, retryable=True)
+            self._fail(event.request_id, Code.RATE_LIMIT_EXCEEDED, why, 1.0, retryable=True)
         elif not self._serves_at_once(model, worker) and self._facts.queued >= self.limits.max_queue:
             why = f"{self._facts.queued} requests are already waiting for a model, the limit of the queue"
-            self._fail(event.request_id, "rate_limit_exceeded", why, 1.0, retryable=True)
+            self._fail(event.request_id, Code.RATE_LIMIT_EXCEEDED, why, 1.0, retryable=True)
         else:
             order = self._next_order()
             request = PendingRequest(event.request_id, event.model_id, event.payload, order, now)
@@ -188,10 +191,10 @@ class Pool:
                 for waits in (model.loads, model.unloads, model.kills):
                     for wait in [w for w in waits if w.request_id == request_id]:
                         waits.remove(wait)
-                        self._fail(request_id, "cancelled", "the client has gone")
+                        self._fail(request_id, Code.CANCELLED, "the client has gone")
         elif request.worker_id is None:
             self._facts.models[request.model_id].waiting.remove(request)
-            self._end(request, "cancelled", "the client has gone")
+            self._end(request, Code.CANCELLED, "the client has gone")
         elif not request.cancelled:
             request.cancelled = True  # it still holds its place in the worker until that says that it has ended
             self._actions.append(ForwardCancel(request.worker_id, request_id))
@@ -201,7 +204,7 @@ class Pool:
     def _on_load_requested(self, event: LoadRequested, now: float) -> None:
         model = self._known_model(event.model_id, event.spec)
         if self._facts.stopping:
-            self._fail(event.request_id, "model_unavailable", "the broker is shutting down", retryable=True)
+            self._fail(event.request_id, Code.MODEL_UNAVAILABLE, "the broker is shutting down", retryable=True)
         elif model is None or (event.spec is None and model.worker_id is None):
             self._refuse(event.request_id, event.problem, event.model_id)
         else:
@@ -226,9 +229,9 @@ class Pool:
         model = self._facts.models.get(event.model_id)
         worker = self._facts.worker_of(model)
         if model is None or (worker is None and not model.pinned):
-            self._fail(event.request_id, "not_loaded", f"Model not loaded: {event.model_id}")
+            self._fail(event.request_id, Code.NOT_LOADED, f"Model not loaded: {event.model_id}")
             return
-        self._fail_loads(model, "model_unavailable", f"{model.model_id} was unloaded before it was ready")
+        self._fail_loads(model, Code.MODEL_UNAVAILABLE, f"{model.model_id} was unloaded before it was ready")
         if worker is None:
             self._unpin(model)
             self._actions.append(Reply(event.request_id, {"model_id": model.model_id}))
@@ -248,7 +251,7 @@ class Pool:
         model = self._facts.models.get(event.model_id)
         worker = self._facts.worker_of(model)
         if model is None or worker is None:
-            self._fail(event.request_id, "not_loaded", f"Model not loaded: {event.model_id}")
+            self._fail(event.request_id, Code.NOT_LOADED, f"Model not loaded: {event.model_id}")
             return
         model.kills.append(AdminWait(event.request_id, self._order))
         self._kill(worker, "killed by an administrator", now, expected=True)
@@ -256,7 +259,7 @@ class Pool:
     def _on_unpin_requested(self, event: UnpinRequested, now: float) -> None:
         model = self._facts.models.get(event.model_id)
         if model is None or not model.pinned:
-            self._fail(event.request_id, "not_loaded", f"Model not pinned: {event.model_id}")
+            self._fail(event.request_id, Code.NOT_LOADED, f"Model not pinned: {event.model_id}")
             return
         self._unpin(model)
         self._actions.append(Reply(event.request_id, {"model_id": model.model_id}))
@@ -266,11 +269,11 @@ class Pool:
         for model in self._facts.models.values():
             for waits in (model.loads, model.unloads, model.kills):
                 for wait in waits:
-                    self._fail(wait.request_id, "model_unavailable", "the broker is shutting down", retryable=True)
+                    self._fail(wait.request_id, Code.MODEL_UNAVAILABLE, "the broker is shutting down", retryable=True)
                 waits.clear()
             model.waiting.clear()
         for request in list(self._facts.requests.values()):
-            self._end(request, "model_unavailable", "the broker is shutting down", retryable=True)
+            self._end(request, Code.MODEL_UNAVAILABLE, "the broker is shutting down", retryable=True)
         for worker in self._facts.workers.values():
             worker.in_flight.clear()
             if worker.phase is not Phase.STOPPING:
@@ -320,7 +323,7 @@ class Pool:
         if worker is None or worker.phase is not Phase.LOADING:
             return
         model = self._facts.model_of(worker)
-        self._give_up_waiting(model, "load_failed", f"{model.model_id} cannot be loaded: {event.message}")
+        self._give_up_waiting(model, Code.LOAD_FAILED, f"{model.model_id} cannot be loaded: {event.message}")
         if model.drain is not None:
             self._finish_drain(model)
         worker.phase, worker.end_reason = Phase.STOPPING, f"load failed: {event.message}"
@@ -399,7 +402,7 @@ class Pool:
             self._actions.append(Reply(wait.request_id, {"model_id": model.model_id, "pid": worker.pid}))
         model.unloads, model.kills = [], []
         if model.failure is not None:
-            self._give_up_waiting(model, "worker_died", f"{model.model_id} has failed: {model.failure}")
+            self._give_up_waiting(model, Code.WORKER_DIED, f"{model.model_id} has failed: {model.failure}")
 
     def _count_death(self, model: Model, worker: Worker, reason: str, now: float) -> None:
         stable = worker.ready_at is not None and now - worker.ready_at >= restart.STABLE_SECONDS
@@ -414,12 +417,12 @@ class Pool:
                 request.deaths += 1
                 if request.deaths > 1:
                     model.waiting.remove(request)
-                    self._end(request, "worker_died", why, retryable=True)
+                    self._end(request, Code.WORKER_DIED, why, retryable=True)
             for wait in list(model.loads):
                 wait.deaths += 1
                 if wait.deaths > 1:
                     model.loads.remove(wait)
-                    self._fail(wait.request_id, "worker_died", why, retryable=True)
+                    self._fail(wait.request_id, Code.WORKER_DIED, why, retryable=True)
             if model.pinned_by_load and not model.loads:
                 self._unpin(model)
 
@@ -456,7 +459,7 @@ class Pool:
             while model.waiting and now >= self._facts.expiry(model):
                 request = model.waiting.popleft()
                 waited = f"{model.model_id} found no room for {self.limits.queue_timeout:g} s"
-                self._end(request, "model_unavailable", waited, 1.0, retryable=True)
+                self._end(request, Code.MODEL_UNAVAILABLE, waited, 1.0, retryable=True)
 
     def _drain(self, now: float) -> None:
         for model in self._facts.models.values():
@@ -477,7 +480,7 @@ class Pool:
                 why = f"{model.model_id} still has {count} requests; it stays loaded (force=true would kill it)"
                 model.drain = None
                 for wait in model.unloads:
-                    self._fail(wait.request_id, "drain_timeout", why)
+                    self._fail(wait.request_id, Code.DRAIN_TIMEOUT, why)
                 model.unloads = []
 
     def _finish_drain(self, model: Model) -> None:
@@ -497,7 +500,7 @@ class Pool:
             limits = self.limits
             room = make_room(need, limits.max_models, limits.max_memory_bytes, self._facts.occupants(model.order, now))
             if room.verdict is Verdict.NEVER:
-                self._give_up_waiting(model, "insufficient_memory", self._facts.why_never(model, need))
+                self._give_up_waiting(model, Code.INSUFFICIENT_MEMORY, self._facts.why_never(model, need))
             elif head_waits:
                 continue
             elif room.verdict is Verdict.FITS:
@@ -566,13 +569,14 @@ class Pool:
             worker = self._facts.worker_of(model)
             state, reason = state_of(model, worker, now)
             if self._facts.stopping and worker is None:
-                state, reason = "unloaded", "shutdown"  # pinned or not, nothing will be started
+                state, reason = State.UNLOADED, "shutdown"  # pinned or not, nothing will be started
             stage, fraction = (worker.stage, worker.fraction) if worker is not None else (None, None)
-            if (state, reason, stage, fraction) != model.announced:
-                if state != model.announced[0]:
+            shown = Shown(state, reason, stage, fraction)
+            if shown != model.announced:
+                if state != model.announced.state:
                     model.since = now
-                model.announced = (state, reason, stage, fraction)
-                self._actions.append(AnnounceModel(model.model_id, state, reason, stage, fraction))
+                model.announced = shown
+                self._actions.append(AnnounceModel(model.model_id, shown))
 
     # ---- workers --------------------------------------------------------------------------------------------------
 
@@ -622,12 +626,12 @@ class Pool:
         for request in reversed(worker.in_flight.values()):
             request.worker_id = None
             if request.cancelled:
-                self._end(request, "cancelled", "the client has gone")
+                self._end(request, Code.CANCELLED, "the client has gone")
             elif replay and not request.has_output and request.deaths == 0:
                 request.deaths, request.waiting_since = 1, now
                 self._facts.models[request.model_id].waiting.appendleft(request)
             else:
-                self._end(request, "worker_died", why, retryable=True)
+                self._end(request, Code.WORKER_DIED, why, retryable=True)
         worker.in_flight.clear()
 
     # ---- models ---------------------------------------------------------------------------------------------------
@@ -670,7 +674,7 @@ class Pool:
         self._order += 1
         return self._order
 
-    def _give_up_waiting(self, model: Model, code: str, why: str) -> None:
+    def _give_up_waiting(self, model: Model, code: Code, why: str) -> None:
         """Everyone who waits for this model gets the same error. A pin that came with a failed load goes with it; any
         other stays, and the model is `failed` if there is no point in trying again by itself."""
         while model.waiting:
@@ -678,22 +682,22 @@ class Pool:
         self._fail_loads(model, code, why)
         if model.pinned_by_load:
             self._unpin(model)
-        if code == "insufficient_memory" and model.pinned:
+        if code == Code.INSUFFICIENT_MEMORY and model.pinned:
             model.failure = why
 
-    def _fail_loads(self, model: Model, code: str, why: str) -> None:
+    def _fail_loads(self, model: Model, code: Code, why: str) -> None:
         for wait in model.loads:
             self._fail(wait.request_id, code, why)
         model.loads = []
 
-    def _refuse(self, request_id: bytes, problem: Fail | None, model_id: str) -> None:
-        unknown = Fail(request_id, "model_not_found", f"no model named {model_id!r}")
-        self._actions.append(replace(problem, request_id=request_id) if problem else unknown)
+    def _refuse(self, request_id: bytes, problem: Failure | None, model_id: str) -> None:
+        unknown = Failure(Code.MODEL_NOT_FOUND, f"no model named {model_id!r}")
+        self._actions.append(Fail(request_id, problem or unknown))
 
     def _end(
         self,
         request: PendingRequest,
-        code: str,
+        code: Code,
         message: str,
         retry_after: float | None = None,
         *,
@@ -705,10 +709,11 @@ class Pool:
     def _fail(
         self,
         request_id: bytes,
-        code: str,
+        code: Code,
         message: str,
         retry_after: float | None = None,
         *,
         retryable: bool = False,
     ) -> None:
-        self._actions.append(Fail(request_id, code, message, retry_after, retryable))
+        failure = Failure(code, message, retry_after=retry_after, retryable=retryable)
+        self._actions.append(Fail(request_id, failure))

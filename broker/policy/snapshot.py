@@ -8,7 +8,8 @@ from typing import Any
 
 from broker.policy.downloads import Download
 from broker.policy.pool import Pool
-from broker.policy.state import Model, Phase, Worker, state_of
+from broker.policy.records import Model, Phase, Worker, state_of
+from broker.wire.states import State
 
 
 def status(
@@ -23,7 +24,7 @@ def status(
     for model in known.values():
         worker = pool.workers.get(model.worker_id) if model.worker_id else None
         state, reason = state_of(model, worker, now)
-        if worker is not None or state != "unloaded" or model.last_exit is not None:
+        if worker is not None or state is not State.UNLOADED or model.last_exit is not None:
             models.append(_model(model, worker, state, reason, wall_offset))
     return {
         "models": models,
@@ -37,7 +38,7 @@ def status(
     }
 
 
-def _model(model: Model, worker: Worker | None, state: str, reason: str | None, wall_offset: float) -> dict[str, Any]:
+def _model(model: Model, worker: Worker | None, state: State, reason: str | None, wall_offset: float) -> dict[str, Any]:
     exit_ = model.last_exit
     facts = worker or Worker("", None, Phase.WAITING, started_at=0.0)
     return {
@@ -77,7 +78,7 @@ def _model(model: Model, worker: Worker | None, state: str, reason: str | None, 
 
 
 def _downloading(download: Download, model: Model, wall_offset: float) -> dict[str, Any]:
-    entry = _model(model, None, "downloading", download.reason, wall_offset)
+    entry = _model(model, None, download.shown.state, download.shown.reason, wall_offset)
     since = download.since + wall_offset
     waiting = len(download.waiting)
     return entry | {"since": since, "fraction": download.fraction, "pid": download.pid, "queued": waiting}

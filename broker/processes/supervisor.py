@@ -22,7 +22,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from broker.policy.events import Exit
+from broker.policy.specs import Exit
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from broker.wire.body import Body
 from broker.wire.failure import Code, Failure
 from broker.wire.from_gateways import Kill, Load, Status, Unload, Unpin
+from broker.wire.states import LOADED
 from gateway.http.errors import ApiError, Json
 from gateway.http.inference import State
 from gateway.http.streaming import collect
@@ -17,7 +18,6 @@ from gateway.link.client import BrokerUnavailableError
 from gateway.openai.models import gib
 
 _HEALTH_TIMEOUT = 2.0
-_LOADED = ("ready", "draining", "stopping")  # the states in which a process holds the model
 
 
 async def status(request: Request[State]) -> Response:
@@ -88,7 +88,7 @@ class Health(HTTPEndpoint):
 def pool_status(final: dict[str, Any]) -> dict[str, Any]:
     """The broker's STATUS in the form of the contract: sizes in GiB, times in Unix seconds."""
     models = [_entry(model) for model in final["models"]]
-    loaded = [entry for entry in models if entry["state"] in _LOADED]
+    loaded = [entry for entry in models if entry["state"] in LOADED]
     return {
         "loaded_models": loaded,
         "total_models": len(loaded),

@@ -39,4 +39,4 @@ def refusal(catalog: Catalog, model_id: str) -> tuple[str, str]:
     """(code, message) of the error that this name gets."""
     with pytest.raises(CatalogError) as error:
         catalog.find(model_id)
-    return error.value.code, str(error.value)
+    return error.value.failure.code, str(error.value)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from broker.models.catalog import Catalog, CatalogError, ModelOverride
-from broker.policy.events import ModelSpec
+from broker.policy.specs import ModelSpec
 from tests.broker.models.model_folders import LLAMA, make_hub_model, make_model, refusal
 
 # ---- finding ------------------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def test_half_a_model_of_the_cache_may_be_fetched_and_one_of_the_folder_not(
     for name, fetchable in (("org/half", True), ("org/copied", False)):
         with pytest.raises(CatalogError, match=says) as error:
             catalog.find(name)
-        assert (error.value.code, error.value.fetchable) == ("load_failed", fetchable)
+        assert (error.value.failure.code, error.value.fetchable) == ("load_failed", fetchable)
     (cached / one).touch()
     (cached / three).touch()
     assert catalog.find("org/half").weight_bytes == 10
@@ -94,7 +94,7 @@ def test_a_model_of_the_cache_without_a_tokenizer_may_be_fetched(catalog: Catalo
     (snapshot / "tokenizer.json").unlink()
     with pytest.raises(CatalogError, match="has no tokenizer") as error:
         catalog.find("org/half")
-    assert (error.value.code, error.value.fetchable) == ("load_failed", True)
+    assert (error.value.failure.code, error.value.fetchable) == ("load_failed", True)
     for name in ("tokenizer.model", "vocab.json", "qwen.tiktoken", "tekken.json"):
         (snapshot / name).touch()
         assert catalog.find("org/half").model_type == "text-gen"

@@ -7,33 +7,33 @@ It asserts from its own books where it can, not from the pool's.
 import random
 from dataclasses import dataclass, field
 
-from broker.policy.events import (
+from broker.policy.actions import (
     Action,
     AnnounceModel,
     AssignModel,
     DropOutputs,
-    Event,
-    Exit,
     Exited,
     Fail,
     ForwardCancel,
     ForwardOutputs,
     ForwardRequest,
+    KillWorker,
+    Reply,
+    SavePins,
+    StartWorker,
+    StopWorker,
+)
+from broker.policy.events import (
+    Event,
     GatewayLeft,
     HeartbeatArrived,
     KillRequested,
-    KillWorker,
     LoadRequested,
     ModelPinned,
-    ModelSpec,
     OutputsArrived,
-    Reply,
     RequestArrived,
     RequestCancelled,
-    SavePins,
     ShutdownRequested,
-    StartWorker,
-    StopWorker,
     TimePassed,
     UnloadRequested,
     UnpinRequested,
@@ -46,7 +46,9 @@ from broker.policy.events import (
     WorkerStarted,
 )
 from broker.policy.pool import Pool
-from broker.policy.state import Phase, PoolLimits, Worker
+from broker.policy.records import Phase, PoolLimits, Worker
+from broker.policy.specs import Exit, ModelSpec
+from broker.wire.failure import Code, Failure
 
 MIB = 1 << 20
 GATEWAYS = (b"gatewayA", b"gatewayB")
@@ -258,7 +260,7 @@ class World:
     def request(self, model_id: str) -> bytes:
         request_id = self.new_id(model_id)
         spec = self.specs.get(model_id)
-        problem = None if spec else Fail(b"", "model_not_found", "no such model")
+        problem = None if spec else Failure(Code.MODEL_NOT_FOUND, "no such model")
         self.send(RequestArrived(request_id, model_id, request_id, spec, problem))
         return request_id
 
@@ -288,7 +290,7 @@ class World:
     def _administrator(self) -> None:
         model_id = self.random.choice([*self.specs, "unknown"])
         spec = self.specs.get(model_id)
-        problem = None if spec else Fail(b"", "model_not_found", "no such model")
+        problem = None if spec else Failure(Code.MODEL_NOT_FOUND, "no such model")
         request_id = self.new_id(model_id, admin=True)
         match self.random.randrange(4):
             case 0:
@@ -409,5 +411,5 @@ class World:
 
     def restore_pin(self, model_id: str) -> None:
         spec = self.specs.get(model_id)
-        problem = None if spec else Fail(b"", "model_not_found", "no such model")
+        problem = None if spec else Failure(Code.MODEL_NOT_FOUND, "no such model")
         self.send(ModelPinned(model_id, spec, problem))

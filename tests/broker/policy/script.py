@@ -7,24 +7,16 @@ After every event the World's invariants are asserted too, so a script proves mo
 from dataclasses import dataclass
 from typing import Any
 
+from broker.policy.actions import Action, AnnounceModel, AssignModel, Fail, ForwardRequest, Reply, StopWorker
 from broker.policy.events import (
-    Action,
-    AnnounceModel,
-    AssignModel,
     Event,
-    Exit,
-    Fail,
-    ForwardRequest,
     GatewayLeft,
     HeartbeatArrived,
     KillRequested,
     LoadRequested,
-    ModelSpec,
     OutputsArrived,
-    Reply,
     RequestArrived,
     RequestCancelled,
-    StopWorker,
     TimePassed,
     UnloadRequested,
     UnpinRequested,
@@ -36,7 +28,8 @@ from broker.policy.events import (
     WorkerSampled,
     WorkerStarted,
 )
-from broker.policy.state import Model, PoolLimits, Worker, state_of
+from broker.policy.records import Model, PoolLimits, Worker, state_of
+from broker.policy.specs import Exit, ModelSpec
 from tests.broker.policy.pool_world import MIB, SimRequest, World
 
 W1, W2, W3, W4, W5, W6 = (f"w{n}-test" for n in range(1, 7))
@@ -248,10 +241,10 @@ class Failed:
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, Fail)
-            and (other.request_id, other.code) == (self.request_id, self.code)
-            and self.says in other.message
-            and (self.retry_after is None or other.retry_after == self.retry_after)
-            and (self.retryable is None or other.retryable == self.retryable)
+            and (other.request_id, other.failure.code) == (self.request_id, self.code)
+            and self.says in other.failure.message
+            and (self.retry_after is None or other.failure.retry_after == self.retry_after)
+            and (self.retryable is None or other.failure.retryable == self.retryable)
         )
 
 

@@ -4,27 +4,19 @@ from typing import Any
 
 import pytest
 
+from broker.policy.actions import Action, AnnounceModel, DownloadEnded, KillWorker, Readmit, Reply, StartDownload
 from broker.policy.downloads import MAX_DOWNLOADS, Downloads
 from broker.policy.events import (
-    Action,
-    AnnounceModel,
-    DownloadEnded,
     Event,
-    Exit,
-    Fail,
     GatewayLeft,
     HeartbeatArrived,
     KillRequested,
-    KillWorker,
     LoadRequested,
     ModelMissed,
     ModelPinned,
-    Readmit,
-    Reply,
     RequestArrived,
     RequestCancelled,
     ShutdownRequested,
-    StartDownload,
     TimePassed,
     UnloadRequested,
     WorkerConnected,
@@ -35,13 +27,15 @@ from broker.policy.events import (
     WorkerStarted,
 )
 from broker.policy.pool import Pool
+from broker.policy.records import PoolLimits
 from broker.policy.snapshot import status
-from broker.policy.state import PoolLimits
+from broker.policy.specs import Exit
+from broker.wire.failure import Code, Failure
 from tests.broker.policy.script import ELSEWHERE, R1, R2, R3, R4, Failed
 
 A, B, C = "org/a", "org/b", "org/c"
 D1, D2, D3 = (f"d{n}-test" for n in (1, 2, 3))
-ABSENT = Fail(b"", "model_not_found", "no model of this name")
+ABSENT = Failure(Code.MODEL_NOT_FOUND, "no model of this name")
 BY_HAND = "; by hand: hf download org/a --cache-dir /hub"
 
 
@@ -64,7 +58,8 @@ class Script:
 
     def send(self, event: Event) -> list[Action]:
         actions = self.downloads.handle(event, self.now)
-        self.announced += [(a.model_id, a.state, a.reason, a.fraction) for a in actions if isinstance(a, AnnounceModel)]
+        seen = [(a.model_id, a.shown) for a in actions if isinstance(a, AnnounceModel)]
+        self.announced += [(model_id, s.state, s.reason, s.fraction) for model_id, s in seen]
         return [a for a in actions if not isinstance(a, AnnounceModel)]
 
     def miss(self, waiting: LoadRequested | RequestArrived | ModelPinned) -> list[Action]:
@@ -102,7 +97,7 @@ def test_requests_fetch_nothing_unless_the_settings_say_so() -> None:
     s.miss(load(R2))
     [told] = s.miss(chat(R3))
     why = "org/a is being downloaded"
-    assert told == Readmit(chat(R3), Fail(R3, "model_unavailable", why, 10.0, retryable=True))
+    assert told == Readmit(chat(R3), Failure(Code.MODEL_UNAVAILABLE, why, retry_after=10.0, retryable=True))
     s.send(WorkerProgressed(D1, "download", 0.426))
     [told] = s.miss(chat(R3))
     assert isinstance(told, Readmit)
@@ -126,8 +121,8 @@ def test_a_failure_is_told_to_everyone_with_its_code() -> None:
     s = Script(for_requests=True)
     s.miss(load(R1))
     s.miss(chat(R2))
-    problem = Fail(b"", "model_not_found", "org/a was not downloaded: no such repository")
-    [killed] = s.send(WorkerFailedToLoad(D1, "no such repository", "model_not_found"))
+    problem = Failure(Code.MODEL_NOT_FOUND, "org/a was not downloaded: no such repository")
+    [killed] = s.send(WorkerFailedToLoad(D1, "no such repository", Code.MODEL_NOT_FOUND))
     assert killed == KillWorker(D1, problem.message)
     assert s.exits(D1, 1) == [
         DownloadEnded(A, problem.message),
@@ -140,7 +135,7 @@ def test_a_failure_is_told_to_everyone_with_its_code() -> None:
 def test_a_death_is_told_with_the_command_that_helps(code: int | None, signal: str | None, how: str) -> None:
     s = Script()
     s.miss(load(R1))
-    problem = Fail(b"", "model_unavailable", f"org/a was not downloaded: {how}{BY_HAND}", retryable=True)
+    problem = Failure(Code.MODEL_UNAVAILABLE, f"org/a was not downloaded: {how}{BY_HAND}", retryable=True)
     assert s.exits(D1, code, signal) == [DownloadEnded(A, problem.message), Readmit(load(R1), problem)]
     assert s.miss(load(R2)) == [StartDownload(D2, A)]
 
@@ -206,7 +201,7 @@ def test_unload_and_kill_end_a_download_and_are_answered_after_its_exit() -> Non
     assert s.send(KillRequested(R3, A)) == []
     assert s.exits(D1, None, "SIGKILL") == [
         DownloadEnded(A, why),
-        Readmit(load(R1), Fail(b"", "model_unavailable", why)),
+        Readmit(load(R1), Failure(Code.MODEL_UNAVAILABLE, why)),
         Reply(R2, {"model_id": A}),
         Reply(R3, {"model_id": A, "pid": 4711}),
     ]

@@ -3,7 +3,8 @@
 import pytest
 
 from broker.policy import restart
-from broker.policy.events import ModelPinned, SavePins, StartWorker
+from broker.policy.actions import SavePins, StartWorker
+from broker.policy.events import ModelPinned
 from tests.broker.policy.script import R1, R2, R3, R4, R5, W1, W2, W3, W4, Failed, Script
 
 # ---- 8: clients ---------------------------------------------------------------------------------------------------
@@ -108,7 +109,7 @@ def test_a_death_concerns_no_other_model() -> None:
     s.busy("b", R2)
     s.text(W1, R1)
     assert s.dies(W1) == [Failed(R1, "worker_died")]
-    assert [a.model_id for a in s.announced if a.state in ("unloaded", "cooldown")] == ["a"]
+    assert [a.model_id for a in s.announced if a.shown.state in ("unloaded", "cooldown")] == ["a"]
     assert len(s.text(W2, R2)) == 1
 
 

@@ -2,21 +2,22 @@
 
 import pytest
 
-from broker.policy.events import (
+from broker.policy.actions import (
     DropOutputs,
-    Event,
     Exited,
-    Fail,
     ForwardCancel,
     ForwardOutputs,
-    HeartbeatArrived,
     KillWorker,
-    OutputsArrived,
-    RequestArrived,
     SavePins,
-    ShutdownRequested,
     StartWorker,
     StopWorker,
+)
+from broker.policy.events import (
+    Event,
+    HeartbeatArrived,
+    OutputsArrived,
+    RequestArrived,
+    ShutdownRequested,
     TimePassed,
     WorkerBecameReady,
     WorkerConnected,
@@ -24,6 +25,7 @@ from broker.policy.events import (
     WorkerProgressed,
     WorkerSampled,
 )
+from broker.wire.failure import Code, Failure
 from tests.broker.policy.pool_world import SimRequest
 from tests.broker.policy.script import ELSEWHERE, R1, R2, R3, R4, R5, R9, W1, W2, W3, Failed, Script, replied
 
@@ -209,7 +211,7 @@ def test_what_a_worker_says_out_of_turn_changes_nothing() -> None:
 def test_a_folder_that_disappears_hurts_the_next_load_and_not_this_one() -> None:
     s = Script()
     s.idle("a")
-    problem = Fail(b"", "model_not_found", "/models/a: No such file or directory")
+    problem = Failure(Code.MODEL_NOT_FOUND, "/models/a: No such file or directory")
     del s.specs["a"]
     assert s.ask(R1, "a") == [s.forward(W1, "a", R1)]
     assert s.load(R2, "a")[0] == SavePins(["a"])

@@ -1,6 +1,6 @@
 """Rules 1 to 3: one load per model, who may be evicted, and room that is reserved before a load."""
 
-from broker.policy.events import ForwardOutputs, KillWorker, SavePins, StartWorker, StopWorker
+from broker.policy.actions import ForwardOutputs, KillWorker, SavePins, StartWorker, StopWorker
 from tests.broker.policy.pool_world import MIB
 from tests.broker.policy.script import R1, R2, R3, R9, W1, W2, W3, Failed, Script
 
@@ -31,7 +31,7 @@ def test_its_states_as_people_see_them() -> None:
     s.unload(R2, "a")
     s.finish(W2, R1)
     s.exits(W2)
-    seen = [(a.state, a.reason, a.stage, a.fraction) for a in s.announced if a.model_id == "a"]
+    seen = [(a.shown.state, a.shown.reason, a.shown.stage, a.shown.fraction) for a in s.announced if a.model_id == "a"]
     assert seen == [
         ("queued", "waiting for room", None, None),
         ("loading", None, None, None),

@@ -1,6 +1,8 @@
 """Rule 5: a preload pins from the moment of asking. Unpinning, and pins that were there before."""
 
-from broker.policy.events import Fail, ModelPinned, Reply, SavePins, StartWorker, StopWorker
+from broker.policy.actions import Reply, SavePins, StartWorker, StopWorker
+from broker.policy.events import ModelPinned
+from broker.wire.failure import Code, Failure
 from tests.broker.policy.script import R1, R2, R3, R4, W1, W2, W3, W4, Failed, Script, replied
 
 
@@ -132,7 +134,7 @@ def test_a_pin_that_does_not_fit_is_shown_as_failed_until_somebody_loads_it() ->
 
 def test_a_pin_of_a_model_that_is_gone_is_shown_as_failed_until_it_is_back() -> None:
     s = Script()
-    problem = Fail(b"", "model_not_found", "no model named 'gone' in /models")
+    problem = Failure(Code.MODEL_NOT_FOUND, "no model named 'gone' in /models")
     assert s.send(ModelPinned("gone", None, problem)) == []
     assert (s.state("gone"), s.reason("gone")) == ("failed", "no model named 'gone' in /models")
     assert s.load(R1, "gone") == [Failed(R1, "model_not_found")]

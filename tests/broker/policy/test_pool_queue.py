@@ -1,6 +1,6 @@
 """Rule 4: whoever needs room waits in a bounded queue, in order of arrival, and nobody starves."""
 
-from broker.policy.events import ForwardOutputs, StartWorker, StopWorker
+from broker.policy.actions import ForwardOutputs, StartWorker, StopWorker
 from tests.broker.policy.script import R1, R2, R3, R4, R5, R6, W1, W2, W3, W4, Failed, Script
 
 

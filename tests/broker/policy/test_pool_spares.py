@@ -1,6 +1,7 @@
 """Warm spares: processes that have done their imports and wait for a model."""
 
-from broker.policy.events import KillWorker, StartWorker, StopWorker, TimePassed
+from broker.policy.actions import KillWorker, StartWorker, StopWorker
+from broker.policy.events import TimePassed
 from broker.policy.facts import SPARE_DELAY_SECONDS
 from tests.broker.policy.script import R1, R2, R3, W1, W2, W3, W4, Script
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from broker.policy.events import ForwardOutputs, KillWorker, Reply, SavePins, StartWorker, StopWorker
+from broker.policy.actions import ForwardOutputs, KillWorker, Reply, SavePins, StartWorker, StopWorker
 from tests.broker.policy.script import R1, R2, R3, R4, R8, R9, W1, W2, W3, Failed, Script, replied
 
 ADMIN = "killed by an administrator"

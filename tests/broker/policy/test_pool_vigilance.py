@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.policy.events import KillWorker, StartWorker, StopWorker
+from broker.policy.actions import KillWorker, StartWorker, StopWorker
 from broker.policy.snapshot import status
 from tests.broker.policy.pool_world import MIB
 from tests.broker.policy.script import R1, R2, R3, W1, W2, Failed, Script, replied

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from broker.policy.events import Fail, ModelPinned, TimePassed
+from broker.policy.events import ModelPinned, TimePassed
 from broker.policy.snapshot import status
+from broker.wire.failure import Code, Failure
 from tests.broker.policy.pool_world import MIB
 from tests.broker.policy.script import R1, R2, SIZE, START, W1, W2, Script
 
@@ -119,7 +120,7 @@ def test_a_model_that_never_got_a_process_leaves_no_trace() -> None:
 
 def test_a_pin_without_a_model_is_shown() -> None:
     s = Script()
-    s.send(ModelPinned("gone", None, Fail(b"", "model_not_found", "no such folder")))
+    s.send(ModelPinned("gone", None, Failure(Code.MODEL_NOT_FOUND, "no such folder")))
     shown = entry(s, "gone")
     assert (shown["state"], shown["reason"], shown["model_type"]) == ("failed", "no such folder", "text-gen")
 

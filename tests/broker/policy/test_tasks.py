@@ -1,8 +1,10 @@
 import pytest
 
-from broker.policy.events import Fail, ForwardRequest, ModelSpec, RequestArrived
+from broker.policy.actions import Fail, ForwardRequest
+from broker.policy.events import RequestArrived
+from broker.policy.specs import ModelSpec
 from broker.policy.tasks import wrong_task
-from broker.wire.frames import NO_REQUEST
+from broker.wire.failure import Code, Failure
 from tests.broker.policy.pool_world import SimRequest
 from tests.broker.policy.script import R1, R2, W1, Script
 
@@ -35,10 +37,10 @@ def test_an_unknown_task_is_named() -> None:
 def test_the_pool_starts_nothing_for_work_that_a_model_cannot_do() -> None:
     s = Script()
     s.requests[R1] = SimRequest("a")
-    problem = Fail(NO_REQUEST, "invalid_request", "not this", param="model")
+    problem = Failure(Code.INVALID_REQUEST, "not this", param="model")
     wrong = RequestArrived(R1, "a", b"payload", s.specs["a"], problem)
-    assert s.send(wrong) == [Fail(R1, "invalid_request", "not this", param="model")]
+    assert s.send(wrong) == [Fail(R1, Failure(Code.INVALID_REQUEST, "not this", "model"))]
     s.idle("a")
     s.requests[R1] = SimRequest("a")
-    assert s.send(wrong) == [Fail(R1, "invalid_request", "not this", param="model")]
+    assert s.send(wrong) == [Fail(R1, Failure(Code.INVALID_REQUEST, "not this", "model"))]
     assert s.ask(R2, "a") == [ForwardRequest(W1, R2, "a", R2)]

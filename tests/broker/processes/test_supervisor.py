@@ -17,7 +17,7 @@ import psutil
 import pytest
 import zmq
 
-from broker.policy.events import Exit
+from broker.policy.specs import Exit
 from broker.processes.supervisor import TAIL_LINES, Supervisor
 from broker.wire.codec import decode, encode
 from broker.wire.from_peers import Hello

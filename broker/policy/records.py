@@ -8,7 +8,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
-from broker.policy.events import Exit, ModelSpec
+from broker.policy.specs import UNLOADED, Exit, ModelSpec, Shown
+from broker.wire.states import State
 
 
 @dataclass(slots=True, frozen=True)
@@ -151,7 +152,7 @@ class Model:
     measured_bytes: int | None = None
     last_used: float | None = None
     since: float = 0.0
-    announced: tuple[str, str | None, str | None, float | None] = ("unloaded", None, None, None)
+    announced: Shown = UNLOADED
 
     @property
     def wanted(self) -> bool:
@@ -169,18 +170,18 @@ class Model:
         return min(orders)
 
 
-def state_of(model: Model, worker: Worker | None, now: float) -> tuple[str, str | None]:
+def state_of(model: Model, worker: Worker | None, now: float) -> tuple[State, str | None]:
     """The state shown to people and, where there is one, its reason."""
     if worker is not None:
         if worker.phase is Phase.STOPPING:
-            return "stopping", worker.end_reason
+            return State.STOPPING, worker.end_reason
         if worker.phase is Phase.READY:
-            return ("draining", "unload") if model.drain else ("ready", None)
-        return "loading", model.last_reason if model.deaths else None
+            return (State.DRAINING, "unload") if model.drain else (State.READY, None)
+        return State.LOADING, model.last_reason if model.deaths else None
     if model.failure is not None:
-        return "failed", model.failure
+        return State.FAILED, model.failure
     if model.restart_at > now:
-        return "cooldown", model.last_reason
+        return State.COOLDOWN, model.last_reason
     if model.wanted:
-        return "queued", "waiting for room"
-    return "unloaded", model.last_reason
+        return State.QUEUED, "waiting for room"
+    return State.UNLOADED, model.last_reason

@@ -1,0 +1,150 @@
+"""What to do now, in order: the answers of the policies, in the imperative. `Action` is any of them.
+
+An action says what to do, not how; whoever performs it decides nothing about it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from broker.policy.events import WantsModel
+from broker.policy.specs import ModelSpec, Shown
+from broker.wire.failure import Failure
+
+
+@dataclass(slots=True, frozen=True)
+class StartWorker:
+    """Start a process. spare: it shall import what loading needs and wait; its model is assigned later."""
+
+    worker_id: str
+    spare: bool
+
+
+@dataclass(slots=True, frozen=True)
+class StartDownload:
+    """Start a process that fetches this model into the Hugging Face cache."""
+
+    worker_id: str
+    model_id: str
+
+
+@dataclass(slots=True, frozen=True)
+class Readmit:
+    """Its download has ended: look the model up again, unless there is a problem, and hand the event to the pool.
+    cancelled: and after it, that its client has gone."""
+
+    waiting: WantsModel
+    problem: Failure | None
+    cancelled: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class DownloadEnded:
+    """No process fetches this model any more. reason: of the failure."""
+
+    model_id: str
+    reason: str | None
+
+
+@dataclass(slots=True, frozen=True)
+class AssignModel:
+    worker_id: str
+    spec: ModelSpec
+    memory_limit_bytes: int
+
+
+@dataclass(slots=True, frozen=True)
+class ForwardRequest:
+    worker_id: str
+    request_id: bytes
+    model_id: str
+    payload: bytes
+
+
+@dataclass(slots=True, frozen=True)
+class ForwardCancel:
+    worker_id: str
+    request_id: bytes
+
+
+@dataclass(slots=True, frozen=True)
+class ForwardOutputs:
+    """All requests of the frames are known and live: pass them to their gateway unread."""
+
+    worker_id: str
+    frames: list[bytes]
+
+
+@dataclass(slots=True, frozen=True)
+class DropOutputs:
+    worker_id: str
+    reason: str
+
+
+@dataclass(slots=True, frozen=True)
+class StopWorker:
+    """Ask it to exit; nothing is in flight."""
+
+    worker_id: str
+    reason: str
+
+
+@dataclass(slots=True, frozen=True)
+class KillWorker:
+    """SIGKILL to its process group."""
+
+    worker_id: str
+    reason: str
+
+
+@dataclass(slots=True, frozen=True)
+class Reply:
+    """The FINAL of an administrative request."""
+
+    request_id: bytes
+    body: dict[str, Any]
+
+
+@dataclass(slots=True, frozen=True)
+class Fail:
+    """The ERROR of any request."""
+
+    request_id: bytes
+    failure: Failure
+
+
+@dataclass(slots=True, frozen=True)
+class SavePins:
+    model_ids: list[str]
+
+
+@dataclass(slots=True, frozen=True)
+class AnnounceModel:
+    """A model's state, reason or loading stage has changed."""
+
+    model_id: str
+    shown: Shown
+
+
+@dataclass(slots=True, frozen=True)
+class Exited:
+    """Shutdown is complete: no worker is left."""
+
+
+Action = (
+    StartWorker
+    | StartDownload
+    | Readmit
+    | DownloadEnded
+    | AssignModel
+    | ForwardRequest
+    | ForwardCancel
+    | ForwardOutputs
+    | DropOutputs
+    | StopWorker
+    | KillWorker
+    | Reply
+    | Fail
+    | SavePins
+    | AnnounceModel
+    | Exited
+)

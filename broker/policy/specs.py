@@ -1,0 +1,52 @@
+"""What events, actions and records share: a model by its files, what people see of it, how a process ended."""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from broker.wire.states import State
+
+
+@dataclass(slots=True, frozen=True)
+class ModelSpec:
+    """A model as its files and settings describe it, before it is loaded.
+
+    weight_bytes: sum of the weight files. keep_alive_seconds: None for the pool's default, negative for ever.
+    memory_limit_bytes: what its process may take, None to derive it from the estimate.
+    """
+
+    model_id: str
+    model_type: str
+    path: str
+    weight_bytes: int
+    engine: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    keep_alive_seconds: float | None = None
+    memory_limit_bytes: int | None = None
+
+
+class Shown(NamedTuple):
+    """What people see of a model. fraction: of the stage."""
+
+    state: State
+    reason: str | None = None
+    stage: str | None = None
+    fraction: float | None = None
+
+
+UNLOADED = Shown(State.UNLOADED)
+
+
+@dataclass(slots=True, frozen=True)
+class Exit:
+    """How a process ended: code or signal name, wall-clock time (Unix s) and the last lines of its stderr."""
+
+    code: int | None
+    signal: str | None
+    at: float
+    stderr_tail: str
+
+    def describe(self) -> str:
+        """`signal SIGKILL` or `exit code 1`, with the last line of stderr where there is one."""
+        how = f"signal {self.signal}" if self.signal else f"exit code {self.code}"
+        last_line = self.stderr_tail.strip().rpartition("\n")[2]
+        return f"{how}: {last_line}" if last_line else how
