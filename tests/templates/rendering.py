@@ -1,0 +1,76 @@
+"""What becomes of a conversation with one template: what is missing in the prompt, or how the request is refused."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from broker.wire.failure import Failure
+from gateway.core.sampling import Defaults
+from gateway.openai.requests import chat_work, parse_chat
+from tests.templates.shapes import WORD, Shape
+from worker.generation.prompt import prompt_tokens
+
+
+@dataclass(slots=True, frozen=True)
+class Outcome:
+    """vanished: path in the body -> the words that the prompt lacks; refused: the client's mistake; raised: anything
+    else that came."""
+
+    text: str = ""
+    vanished: dict[str, list[str]] = field(default_factory=dict)
+    refused: Failure | None = None
+    raised: str | None = None
+
+    def fault(self, shape: Shape) -> str | None:
+        """What is wrong with it, None if nothing is."""
+        if self.raised is not None:
+            return f"raised {self.raised}"
+        if self.refused is not None:
+            param = self.refused.param or ""
+            wanted = (shape.refused,) if shape.refused else ("tools[",) + ("messages",) * shape.order
+            return None if param.startswith(wanted) else f"refused, naming {param or 'nothing'}: {self.refused.message}"
+        if shape.refused:
+            return f"not refused: {shape.refused}"
+        lost = {path: words for path, words in self.vanished.items() if path != shape.forgets}
+        if lost:
+            return "vanished: " + ", ".join(f"{path} ({' '.join(words)})" for path, words in lost.items())
+        return None
+
+
+def outcome(shape: Shape, tokenizer: Any) -> Outcome:
+    """The way of a body through gateway and worker."""
+    try:
+        (work,) = chat_work(parse_chat(orjson.dumps(shape.body)), [], Defaults())
+        rendered = tokenizer.decode(prompt_tokens(work, tokenizer, 0), skip_special_tokens=False)
+    except Exception as error:  # noqa: BLE001 # which ones come is the question
+        failure = getattr(error, "failure", None)
+        if isinstance(failure, Failure):
+            return Outcome(refused=failure)
+        return Outcome(raised=f"{type(error).__name__}: {error}"[:200])
+    there = set(WORD.findall(rendered))
+    vanished: dict[str, list[str]] = {}
+    for path, word in words_of(shape.body):
+        if word not in there:
+            vanished.setdefault(path, []).append(word)
+    return Outcome(rendered, vanished)
+
+
+def words_of(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Each word of a body with the path to it."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            for word in WORD.findall(name):
+                yield path, word
+            # Of a schema its own path says enough.
+            yield from words_of(inner, path if path.endswith("parameters") else f"{path}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for position, inner in enumerate(value):
+            yield from words_of(inner, path if path.endswith("parameters") else f"{path}[{position}]")
+    elif isinstance(value, str):
+        if path.endswith("arguments") and WORD.search(value):
+            yield from words_of(json.loads(value), path)
+        else:
+            yield from ((path, word) for word in WORD.findall(value))
