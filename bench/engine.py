@@ -69,8 +69,8 @@ def _engine(folder: Path) -> TextEngine:
 
 def _bare(engine: TextEngine) -> Wave:
     generator: Any = BatchGenerator(
-        engine._loaded.model,  # noqa: SLF001 # the same weights
-        stop_tokens=[[token] for token in engine._loaded.tokenizer.eos_token_ids],  # noqa: SLF001
+        engine.loaded.model,  # the same weights
+        stop_tokens=[[token] for token in engine.loaded.tokenizer.eos_token_ids],
         stream=mx.default_stream(mx.default_device()),
     )
 

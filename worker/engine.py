@@ -38,8 +38,22 @@ class MemoryFacts:
     peak_bytes: int = 0
 
 
+@dataclass(slots=True, frozen=True)
+class EngineStats:
+    """What an engine is doing. live: requests that have not ended; waiting, prefilling, decoding: the same by stage;
+    cached_entries, cached_tokens, cached_bytes: of the prompt cache. What an engine does not have is 0."""
+
+    live: int = 0
+    waiting: int = 0
+    prefilling: int = 0
+    decoding: int = 0
+    cached_entries: int = 0
+    cached_tokens: int = 0
+    cached_bytes: int = 0
+
+
 class Engine(Protocol):
-    """One loaded model. All methods but `memory` are called from the thread that made the engine."""
+    """One loaded model. All methods but `memory` and `stats` are called from the thread that made the engine."""
 
     @property
     def facts(self) -> ModelFacts:
@@ -62,6 +76,10 @@ class Engine(Protocol):
 
     def memory(self) -> MemoryFacts:
         """May be called from any thread, also during a step."""
+
+    def stats(self) -> EngineStats:
+        """Cheap. May be called from any thread; during a step each number is right at some moment, and between steps
+        all of them together."""
 
 
 def load_engine(assign: Assign, report: Report) -> Engine:

@@ -1,5 +1,7 @@
 """An engine in the test's own process, and requests to it."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +11,79 @@ from broker.wire.outputs import PARTIAL, Output
 from broker.wire.packing import pack
 from broker.wire.to_workers import Assign
 from broker.wire.work import Generate
+from worker.cache.prefix_index import Key
+from worker.cache.store import Entry, MemoryStore, Store
 from worker.engine import Engine
-from worker.text.continuous_batch import ContinuousBatch
+from worker.loading.model_folder import LoadedModel
+from worker.text.batch import Batch
 from worker.text.engine import TextEngine
+from worker.text.make_batch import MakeBatch, make_batch
+from worker.text.options import TextOptions
 
 # More than any request here can need: every loop over steps has an end.
 MOST_STEPS = 20_000
 
+# Where engines keep their prompt caches; tests of another store replace it.
+default_store: Callable[[], Store] = MemoryStore
 
-def load(folder: Path, **options: Any) -> TextEngine:
-    return TextEngine(Assign(folder.name, str(folder), "text-gen", None, options), lambda _stage, _fraction: None)
+
+def load(
+    folder: Path,
+    *,
+    make_batch: MakeBatch = make_batch,
+    make_store: Callable[[], Store] | None = None,
+    **options: Any,
+) -> TextEngine:
+    """make_store: None for `default_store`."""
+    assign = Assign(folder.name, str(folder), "text-gen", None, options)
+    store = make_store or default_store
+    return TextEngine(assign, lambda _stage, _fraction: None, make_batch=make_batch, make_store=store)
+
+
+def load_with_batch(folder: Path, **options: Any) -> tuple[TextEngine, Batch]:
+    """An engine and the batch that it drives."""
+    made: list[Batch] = []
+
+    def make(loaded: LoadedModel, draft: Any, settings: TextOptions) -> Batch:
+        made.append(make_batch(loaded, draft, settings))
+        return made[0]
+
+    return load(folder, make_batch=make, **options), made[0]
+
+
+def load_recorded(folder: Path, **options: Any) -> tuple[TextEngine, list[tuple[int, int]]]:
+    """An engine and what its model computes: of each call the rows, and the tokens of each row."""
+    models: list[Recorded] = []
+
+    def make(loaded: LoadedModel, draft: Any, settings: TextOptions) -> Batch:
+        models.append(Recorded(loaded.model))
+        return make_batch(replace(loaded, model=models[0]), draft, settings)
+
+    return load(folder, make_batch=make, **options), models[0].calls
+
+
+class WatchedStore:
+    """A `default_store` that tells what it keeps and which entries have been loaded."""
+
+    def __init__(self) -> None:
+        self._store = default_store()
+        self.kept = self._store.entries()
+        self.loads: list[Key] = []
+
+    def entries(self) -> dict[Key, Entry]:
+        return self._store.entries()
+
+    def keep(self, key: Key, entry: Entry, cache: list[Any]) -> None:
+        self._store.keep(key, entry, cache)
+        self.kept[key] = entry
+
+    def load(self, key: Key) -> list[Any] | None:
+        self.loads.append(key)
+        return self._store.load(key)
+
+    def drop(self, key: Key) -> None:
+        self._store.drop(key)
+        del self.kept[key]
 
 
 def add(engine: Engine, number: int, **fields: Any) -> bytes:
@@ -35,8 +100,7 @@ def run(engine: Engine, requests: list[dict[str, Any]]) -> list[list[Output]]:
         outputs[output.request_id].append(output)
     for of_one in outputs.values():
         assert [output.kind == PARTIAL for output in of_one] == [True] * (len(of_one) - 1) + [False]
-    if isinstance(engine, TextEngine):
-        assert_empty(engine)
+    assert_empty(engine)
     return list(outputs.values())
 
 
@@ -68,14 +132,14 @@ def without_count(body: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in body.items() if name != "cached_tokens"}
 
 
-def assert_empty(engine: TextEngine) -> None:
-    assert not engine._sequences
-    assert not engine._uids
-    assert len(engine._generator) == 0
+def assert_empty(engine: Engine) -> None:
+    stats = engine.stats()
+    assert not engine.has_work
+    assert (stats.live, stats.waiting, stats.prefilling, stats.decoding) == (0, 0, 0, 0)
 
 
 class Recorded:
-    """A model that says of each call how many rows it had, and how many tokens of each."""
+    """A model that records of each call the rows, and the tokens of each row."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -88,11 +152,3 @@ class Recorded:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
-
-
-def forwards(engine: TextEngine) -> list[tuple[int, int]]:
-    """What the model of this engine computes from now on, as `Recorded` says it."""
-    generator = engine._generator
-    assert isinstance(generator, ContinuousBatch)
-    generator._model = model = Recorded(generator._model)
-    return model.calls

@@ -13,7 +13,7 @@ from broker.wire.outputs import FINAL, PARTIAL, Output
 from broker.wire.packing import unpack
 from broker.wire.to_workers import Assign
 from broker.wire.work import Generate
-from worker.engine import MemoryFacts, ModelFacts, Report
+from worker.engine import EngineStats, MemoryFacts, ModelFacts, Report
 from worker.generation.prompt import plain_messages
 
 _TOKEN_CHARACTERS = 4
@@ -50,6 +50,9 @@ class EchoEngine:
 
     def memory(self) -> MemoryFacts:
         return MemoryFacts()
+
+    def stats(self) -> EngineStats:
+        return EngineStats(len(self._live), decoding=len(self._live))
 
     def add(self, request_id: bytes, payload: bytes) -> None:
         request = unpack(Generate, payload)

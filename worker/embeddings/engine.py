@@ -23,7 +23,7 @@ from broker.wire.packing import unpack
 from broker.wire.to_workers import Assign
 from broker.wire.work import Embed, Rerank
 from worker.embeddings.encoder import Encoder, Row
-from worker.engine import MemoryFacts, ModelFacts, Report
+from worker.engine import EngineStats, MemoryFacts, ModelFacts, Report
 from worker.generation.prompt import checked_ids
 from worker.options import read_options, whole_number
 
@@ -81,12 +81,12 @@ class EmbeddingEngine:
     def __init__(self, assign: Assign, report: Report) -> None:
         self._batch_tokens = read_options(EmbeddingOptions, assign.options, "embedding").batch_tokens
         mx.set_cache_limit(_CACHE_BYTES)
-        self._encoder = Encoder(Path(assign.path), report)
+        self.encoder = Encoder(Path(assign.path), report)
         self._works: dict[bytes, _Work] = {}
 
     @property
     def facts(self) -> ModelFacts:
-        return ModelFacts(self._encoder.weights_bytes, self._encoder.context_length)
+        return ModelFacts(self.encoder.weights_bytes, self.encoder.context_length)
 
     @property
     def has_work(self) -> bool:
@@ -95,8 +95,13 @@ class EmbeddingEngine:
     def memory(self) -> MemoryFacts:
         return MemoryFacts(mx.get_active_memory(), mx.get_cache_memory(), mx.get_peak_memory())
 
+    def stats(self) -> EngineStats:
+        works = list(self._works.values())
+        waiting = sum(not work.is_read for work in works)
+        return EngineStats(len(works), waiting=waiting, prefilling=len(works) - waiting)
+
     def add(self, request_id: bytes, payload: bytes) -> None:
-        if self._encoder.is_reranker:
+        if self.encoder.is_reranker:
             rerank = _expect(Rerank, payload, "this model scores pairs of texts: use /v1/rerank")
             work = self._pairs(request_id, rerank)
         else:
@@ -113,7 +118,7 @@ class EmbeddingEngine:
         batch = self._next_batch()
         if not batch:
             return outputs
-        results = self._encoder.run([work.rows[number] for work, number in batch])
+        results = self.encoder.run([work.rows[number] for work, number in batch])
         for (work, number), result in zip(batch, results, strict=True):
             work.results[number] = result
             if len(work.results) == len(work.rows):
@@ -174,8 +179,8 @@ class EmbeddingEngine:
     def _input(self, value: str | list[int], number: int) -> Row:
         where = f"input[{number}]"
         if isinstance(value, str):
-            return self._fitting(self._encoder.text(value), where)
-        return self._fitting(Row(checked_ids(value, self._encoder.vocabulary, where)), where)
+            return self._fitting(self.encoder.text(value), where)
+        return self._fitting(Row(checked_ids(value, self.encoder.vocabulary, where)), where)
 
     def _pairs(self, request_id: bytes, rerank: Rerank) -> _Work:
         sizes = []
@@ -185,24 +190,24 @@ class EmbeddingEngine:
                 raise invalid(f"{where} must be a text", param=where)
             sizes.append(self._checked_characters(len(rerank.query) + len(document), where))
         # Read once, when the first pair is.
-        query = cache(lambda: self._encoder.query(rerank.query))
+        query = cache(lambda: self.encoder.query(rerank.query))
 
         def read(number: int) -> Row:
-            return self._fitting(self._encoder.pair(query(), rerank.documents[number]), f"documents[{number}]")
+            return self._fitting(self.encoder.pair(query(), rerank.documents[number]), f"documents[{number}]")
 
         return _Work(request_id, sizes, read)
 
     def _checked_characters(self, count: int, where: str) -> int:
         """Raises FailureError for what must be too long, without reading it."""
-        if 0 < self._encoder.most_characters < count:
-            context = self._encoder.context_length
+        if 0 < self.encoder.most_characters < count:
+            context = self.encoder.context_length
             message = f"{where} has {count} characters, the model reads at most {context} tokens"
             raise FailureError(Failure(Code.CONTEXT_LENGTH_EXCEEDED, message, where))
         return count
 
     def _checked_tokens(self, count: int, where: str) -> int:
         """Raises FailureError for more than the model reads."""
-        context = self._encoder.context_length
+        context = self.encoder.context_length
         if 0 < context < count:
             message = f"{where} has {count} tokens, the model reads at most {context}"
             raise FailureError(Failure(Code.CONTEXT_LENGTH_EXCEEDED, message, where))
@@ -215,8 +220,8 @@ class EmbeddingEngine:
         return row
 
     def _dimensions(self, asked: int | None) -> int | None:
-        if asked is not None and not 1 <= asked <= self._encoder.size:
-            message = f"dimensions is {asked}, this model has {self._encoder.size}"
+        if asked is not None and not 1 <= asked <= self.encoder.size:
+            message = f"dimensions is {asked}, this model has {self.encoder.size}"
             raise invalid(message, param="dimensions")
         return asked
 
@@ -228,7 +233,7 @@ class EmbeddingEngine:
         contiguous: Any = mx.contiguous(results)
         packed = bytes(memoryview(contiguous))
         prompt_tokens = sum(len(row.tokens) for row in work.rows)
-        if self._encoder.is_reranker:
+        if self.encoder.is_reranker:
             return {"scores": packed, "prompt_tokens": prompt_tokens}
         return {"vectors": packed, "size": results.shape[1], "prompt_tokens": prompt_tokens}
 

@@ -55,6 +55,11 @@ class Sequence:
         self._length = 0
         self._waiting: deque[tuple[int, dict[str, Any]]] = deque()
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a token has come."""
+        return self._completion_tokens > 0
+
     def advance(self, token: int, row: mx.array | None, reason: str | None) -> Output | None:
         """Take one token. row: its log-probabilities (vocabulary,), read only where they were asked for, else maybe
         None. reason: why the generator ended the sequence, `stop` for an end-of-text token, which is no text."""

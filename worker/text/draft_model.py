@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from worker.cache.prompt_cache import can_be_shortened
+from worker.cache.kv_caches import can_be_shortened
 from worker.engine import Report
 from worker.loading.model_folder import LoadedModel, blame, load_folder
 

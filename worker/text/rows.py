@@ -1,4 +1,4 @@
-"""Sequences that go through a model together, and their key-value caches. Knows no order of steps and no model."""
+"""Rows of a batch and their key-value caches: join, leave, split. Knows no model and no order of steps."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ from worker.generation.sampling import LogitsProcessor, Sampler
 
 @dataclass(slots=True)
 class Row:
-    """One sequence. unread: the caller's segments of its prompt, as far as they have not been read, none of them empty;
-    tokens: what its caches hold; left: how many tokens may still be handed out; is_ahead: the token that was drawn for
-    it has been handed out already; context: its tokens as processors see them."""
+    """One sequence. segments: the parts of its prompt that are not prefilled yet, none of them empty; tokens: what its
+    caches hold; left: tokens that may still be handed out; is_ahead: its drawn token has been handed out already;
+    context: its tokens as processors see them."""
 
     uid: int
-    unread: deque[list[int]]
+    segments: deque[list[int]]
     tokens: list[int]
     sampler: Sampler
     processors: list[LogitsProcessor]
@@ -28,24 +28,24 @@ class Row:
 
     @property
     def has_last(self) -> bool:
-        """Whether the last token of the prompt is all that is left to read."""
-        return len(self.unread) == 1 and len(self.unread[0]) == 1
+        """Whether only the last token of the prompt is left."""
+        return len(self.segments) == 1 and len(self.segments[0]) == 1
 
     def take(self, most: int) -> tuple[list[int], bool]:
         """The next piece, without the last token of the prompt, and whether the caller's segment ends with it."""
-        segment = self.unread[0]
-        size = min(most, len(segment) - (len(self.unread) == 1))
+        segment = self.segments[0]
+        size = min(most, len(segment) - (len(self.segments) == 1))
         piece, rest = segment[:size], segment[size:]
         if rest:
-            self.unread[0] = rest
+            self.segments[0] = rest
         else:
-            self.unread.popleft()
+            self.segments.popleft()
         return piece, not rest
 
 
 class _Cache(BatchKVCache):  # type: ignore[misc] # mlx-lm is not read by mypy
-    """BatchKVCache with a cheaper mask: its own takes ten operations of every step, where no row is padded for nothing.
-    padding: of each row (rows, 1, 1, 1), None where there is none."""
+    """BatchKVCache with a cheaper mask: its own costs ten operations in every step, even if no row is padded.
+    padding: of each row (rows, 1, 1, 1), None for no padding."""
 
     padding: mx.array | None = None
 
@@ -60,9 +60,8 @@ class _Cache(BatchKVCache):  # type: ignore[misc] # mlx-lm is not read by mypy
 
 @dataclass(slots=True)
 class Group:
-    """Rows that go through the model together, and their caches, one for each layer. Of rows that decode, drawn: the
-    tokens (rows, 1) that the model has not read yet, logprobs: what each was drawn from (vocabulary,), if its sequence
-    wants that."""
+    """Rows that are computed together, and their caches, one for each layer. For rows that decode: drawn, their next
+    input tokens (rows, 1), and logprobs, what each was drawn from (vocabulary,), if its sequence wants that."""
 
     rows: list[Row] = field(default_factory=list)
     caches: list[Any] = field(default_factory=list)
@@ -70,7 +69,7 @@ class Group:
     logprobs: list[mx.array | None] = field(default_factory=list)
 
     def add(self, other: "Group") -> None:
-        """All rows of another group, which is not to be used any more."""
+        """Take all rows of another group, which must not be used any more."""
         if not other.rows:
             return
         if not self.rows:
@@ -85,7 +84,7 @@ class Group:
         self.mark_padding()
 
     def keep(self, indices: list[int]) -> None:
-        """These rows, ascending, and no others."""
+        """Drop all rows but these (ascending)."""
         if len(indices) == len(self.rows):
             return
         if not indices:
@@ -100,7 +99,7 @@ class Group:
         self.mark_padding()
 
     def take(self, indices: list[int]) -> "Group":
-        """These rows, ascending, as a group of their own. Not of a group that decodes."""
+        """Move these rows (ascending) into a group of their own. Only for a group in prefill."""
         if len(indices) == len(self.rows):
             taken = Group(self.rows, self.caches)
             self.rows, self.caches = [], []
@@ -114,7 +113,7 @@ class Group:
         return [cache.extract(index) for cache in self.caches]
 
     def mark_padding(self) -> None:
-        """To be called when the rows or the lengths of what they hold have changed, but for one token each. Every layer
+        """Must be called after the rows, or the lengths of their tokens by more than one, have changed. Every layer
         holds exactly the tokens of the rows."""
         layers = [cache for cache in self.caches if isinstance(cache, _Cache)]
         if layers:

@@ -19,7 +19,7 @@ from broker.wire.outputs import ERROR, PARTIAL, Output
 from broker.wire.packing import unpack
 from broker.wire.to_workers import Assign
 from broker.wire.work import Generate
-from worker.engine import MemoryFacts, ModelFacts, Report
+from worker.engine import EngineStats, MemoryFacts, ModelFacts, Report
 from worker.generation.generation import Generation, limit_wired_memory
 from worker.generation.sampling import LogitsProcessor, Sampler, is_greedy
 from worker.generation.sequence import Sequence
@@ -68,19 +68,21 @@ class _Live:
 
 
 class VisionEngine:
-    """Engine for `vision` models. Mutable state: the requests that wait, in their order, the generator's batch, and
-    the sequences in it by uid and by id."""
+    """Engine for `vision` models. `model`: with its processor.
+
+    Mutable state: the requests that wait, in their order, the generator's batch, and the sequences in it by uid and id.
+    """
 
     def __init__(self, assign: Assign, report: Report) -> None:
         self._options = read_options(VisionOptions, assign.options, "vision")
-        self._model = VisionModel(Path(assign.path), report, self._options.chat_template)
+        self.model = VisionModel(Path(assign.path), report, self._options.chat_template)
         keep_features_in_step()
-        tokenizer = self._model.tokenizer
-        context = self._options.context_length or self._model.context_length
-        self._generation = Generation(tokenizer, self._model.vocabulary, context)
+        tokenizer = self.model.tokenizer
+        context = self._options.context_length or self.model.context_length
+        self.generation = Generation(tokenizer, self.model.vocabulary, context)
         self._generator: Any = BatchGenerator(
-            self._model.language_model,
-            self._model.processor,
+            self.model.language_model,
+            self.model.processor,
             stop_tokens=sorted(tokenizer.eos_token_ids),
             completion_batch_size=self._options.completion_batch_size,
             # The prompts of a batch would have to be of one kind, all with images or all without.
@@ -98,7 +100,7 @@ class VisionEngine:
 
     @property
     def facts(self) -> ModelFacts:
-        return ModelFacts(self._model.weights_bytes, self._generation.context)
+        return ModelFacts(self.model.weights_bytes, self.generation.context)
 
     @property
     def has_work(self) -> bool:
@@ -107,25 +109,30 @@ class VisionEngine:
     def memory(self) -> MemoryFacts:
         return MemoryFacts(mx.get_active_memory(), mx.get_cache_memory(), mx.get_peak_memory())
 
+    def stats(self) -> EngineStats:
+        waiting, sequences = len(self._waiting), [live.sequence for live in list(self._live.values())]
+        decoding = sum(sequence.has_begun for sequence in sequences)
+        return EngineStats(waiting + len(sequences), waiting, len(sequences) - decoding, decoding)
+
     def add(self, request_id: bytes, payload: bytes) -> None:
         request = unpack(Generate, payload)
-        sampler, processors = self._generation.sampling(request)
-        self._generation.check_characters(request)
+        sampler, processors = self.generation.sampling(request)
+        self.generation.check_characters(request)
         prompt, text, pictures = None, "", []
         if request.images and request.messages is None:
             raise invalid("images belong in messages", param="messages")
         if request.messages is None or request.prompt is not None:
-            prompt = self._model.read_text(request)
+            prompt = self.model.read_text(request)
         else:
-            text, places = self._model.chat(request, request.messages)
+            text, places = self.model.chat(request, request.messages)
             most = self._options.max_image_pixels
             pictures = [open_picture(*picture, most) for picture in zip(request.images, places, strict=True)]
             check_pixels(pictures)
             if not pictures:
-                prompt = self._model.read_chat(text, [])
+                prompt = self.model.read_chat(text, [])
         # What is too long already ends here: before anything is decoded, or inserted.
-        known = self._model.picture_tokens(pictures) if prompt is None else len(prompt.tokens)
-        self._generation.max_tokens(request, known)
+        known = self.model.picture_tokens(pictures) if prompt is None else len(prompt.tokens)
+        self.generation.max_tokens(request, known)
         self._waiting[request_id] = _Waiting(request, sampler, processors, prompt, text, pictures)
 
     def step(self) -> list[Output]:
@@ -184,21 +191,21 @@ class VisionEngine:
 
     def _insert(self, request_id: bytes, waiting: _Waiting) -> None:
         request = waiting.request
-        prompt = waiting.prompt or self._model.read_chat(waiting.text, waiting.images)
-        max_tokens = self._generation.max_tokens(request, len(prompt.tokens))
-        answer, constraint = self._generation.answer(request, prompt.tokens)
+        prompt = waiting.prompt or self.model.read_chat(waiting.text, waiting.images)
+        max_tokens = self.generation.max_tokens(request, len(prompt.tokens))
+        answer, constraint = self.generation.answer(request, prompt.tokens)
         processors = list(waiting.processors)
         if constraint is not None:
             processors.append(constraint)
         sampler = None
         if processors or request.logprobs is not None or not is_greedy(request):
             sampler = RowSampler(processors, waiting.sampler, keeps_rows=request.logprobs is not None)
-        sequence = self._generation.sequence(
+        sequence = self.generation.sequence(
             request_id, request, answer, constraint, prompt_tokens=len(prompt.tokens), cached_tokens=0
         )
-        seen = self._model.see(prompt)
+        seen = self.model.see(prompt)
         # The generator itself asks the part that writes only. It reads this when it begins the prompt, the only one.
-        in_pieces = self._model.may_be_read_in_pieces(prompt, seen)
+        in_pieces = self.model.may_be_read_in_pieces(prompt, seen)
         self._generator.prefill_step_size = self._options.prefill_step_size if in_pieces else None
         (uid,) = self._generator.insert(
             [prompt.tokens],

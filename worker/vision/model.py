@@ -57,7 +57,8 @@ class Prompt:
 
 
 class VisionModel:
-    """A loaded model. tokenizer: mlx-lm's wrapper; vocabulary, context_length: tokens, 0 if unknown."""
+    """A loaded model. vlm: as mlx-vlm has it; tokenizer: mlx-lm's wrapper; vocabulary, context_length: tokens, 0 if
+    unknown."""
 
     def __init__(self, folder: Path, report: Report, chat_template: str | None = None) -> None:
         """chat_template: in place of the folder's own, or the path of a file with it."""
@@ -75,12 +76,12 @@ class VisionModel:
                 )
             facts = text_facts(config)
         with blame(folder, "*.safetensors or config.json"):
-            self._model: Any = load_model(folder, lazy=True, **_UNTRUSTED)
-            if is_diffusion_model(self._model) or not hasattr(self._model, "language_model"):
+            self.vlm: Any = load_model(folder, lazy=True, **_UNTRUSTED)
+            if is_diffusion_model(self.vlm) or not hasattr(self.vlm, "language_model"):
                 raise ValueError(f"{config['model_type']} is not written token by token, which is all that is served")
         given = None if chat_template is None else template_text(chat_template)
         with blame(folder, "preprocessor_config.json or the tokenizer's files"), no_foreign_code():
-            self._processor: Any = _load_processor(folder, self._model.config)
+            self._processor: Any = _load_processor(folder, self.vlm.config)
             tokenizer: Any = getattr(self._processor, "tokenizer", self._processor)
             template = given or getattr(self._processor, "chat_template", None) or tokenizer.chat_template
             # mlx-lm's knows how its models mark calls and thoughts.
@@ -91,7 +92,7 @@ class VisionModel:
             )
         report("tokenizer", 1.0)
         with blame(folder, "*.safetensors"):
-            self.weights_bytes = read_weights(self._model, report)
+            self.weights_bytes = read_weights(self.vlm, report)
         self._marks = re.compile("|".join(map(re.escape, sorted(_marks(self._processor, tokenizer)))) or r"(?!)")
         self.vocabulary = first_int(facts, ("vocab_size",)) or len(self.tokenizer)
         self.context_length = first_int(facts, CONTEXT_KEYS)
@@ -99,7 +100,7 @@ class VisionModel:
     @property
     def language_model(self) -> Any:
         """The part that writes, as mlx-vlm's BatchGenerator wants it."""
-        return self._model.language_model
+        return self.vlm.language_model
 
     @property
     def processor(self) -> Any:
@@ -127,14 +128,14 @@ class VisionModel:
         places = _places(turns)
         if len(places) != len(request.images):
             raise invalid(f"messages have {len(places)} images, {len(request.images)} came", param="messages")
-        kind, kwargs = self._model.config.model_type, request.chat_template_kwargs
+        kind, kwargs = self.vlm.config.model_type, request.chat_template_kwargs
         if places and kind.lower() not in MODEL_CONFIG:
             raise invalid(f"{places[0]}: nobody knows how a {kind} model is shown images", param=places[0])
         if places:
             self._refuse_marks({"messages": turns, "tools": request.tools, "chat_template_kwargs": kwargs})
         try:
             written = apply_chat_template(
-                self._processor, self._model.config, turns, return_messages=True, num_images=len(places)
+                self._processor, self.vlm.config, turns, return_messages=True, num_images=len(places)
             )
         except ValueError as error:
             raise invalid(str(error), param="messages") from error
@@ -163,13 +164,13 @@ class VisionModel:
     def read_chat(self, text: str, images: list[Any]) -> Prompt:
         """The prompt of a rendered chat and its decoded images, in their order. Raises FailureError."""
         bos = self.tokenizer.bos_token
-        writes_marks = should_add_special_tokens(self._model.config.model_type, self._processor)
+        writes_marks = should_add_special_tokens(self.vlm.config.model_type, self._processor)
         with _told():
             inputs = prepare_inputs(
                 self._processor,
                 images=images or None,
                 prompts=text,
-                image_token_index=getattr(self._model.config, "image_token_index", None),
+                image_token_index=getattr(self.vlm.config, "image_token_index", None),
                 # Not twice: most templates begin with it.
                 add_special_tokens=writes_marks and not (bos and text.startswith(bos)),
             )
@@ -182,7 +183,7 @@ class VisionModel:
         others = dict(prompt.inputs)
         pixels, mask = others.pop("pixel_values", None), others.pop("attention_mask", None)
         with _told():
-            features = self._model.get_input_embeddings(mx.array([prompt.tokens]), pixels, mask=mask, **others)
+            features = self.vlm.get_input_embeddings(mx.array([prompt.tokens]), pixels, mask=mask, **others)
         known = {name: value for name, value in features.to_dict().items() if value is not None}
         mx.eval([value for value in known.values() if isinstance(value, mx.array)])
         return {**others, **known}
@@ -191,7 +192,7 @@ class VisionModel:
         """Whether it then means the same: some families look at a prompt from both ends. seen: of `see`."""
         tokens = mx.array([prompt.tokens])
         embeds = seen["inputs_embeds"]
-        return bool(_chunked_prefill_enabled(self._model, input_ids=tokens, inputs_embeds=embeds, prefill_kwargs=seen))
+        return bool(_chunked_prefill_enabled(self.vlm, input_ids=tokens, inputs_embeds=embeds, prefill_kwargs=seen))
 
 
 def _parts(content: Any, where: str) -> Any:

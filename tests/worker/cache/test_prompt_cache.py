@@ -1,5 +1,6 @@
-"""Earlier prompts are not read again: counts, equal tokens, bounds."""
+"""Earlier prompts are not computed again: counts, equal tokens, bounds. With every kind of store."""
 
+import itertools
 import string
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,33 @@ from mlx_lm.models.cache import KVCache
 
 from broker.wire.outputs import ERROR, FINAL
 from tests.tiny_models import make_tiny_model
+from tests.worker import engine_runs
+from tests.worker.cache.folder_store import FolderStore
 from tests.worker.engine_runs import (
     MOST_STEPS,
+    WatchedStore,
     add,
     answer,
     assert_empty,
-    forwards,
     load,
+    load_recorded,
+    load_with_batch,
     run,
     steps,
     without_count,
 )
+from worker.cache.kv_caches import shorten
 from worker.cache.prefix_index import length
-from worker.cache.prompt_cache import default_bytes, shorten, worthwhile
+from worker.cache.prompt_cache import default_bytes
+from worker.cache.worthwhile import worthwhile
 from worker.text.engine import TextEngine
+
+
+@pytest.fixture(autouse=True, params=["memory", "folder"])
+def kind_of_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "folder":
+        numbers = itertools.count()
+        monkeypatch.setattr(engine_runs, "default_store", lambda: FolderStore(tmp_path / f"store-{next(numbers)}"))
 
 
 @pytest.fixture(scope="module")
@@ -33,18 +47,18 @@ def without(tiny_model: Path) -> TextEngine:
 
 def letters_only(engine: TextEngine) -> dict[str, float]:
     """A bias that makes the random model answer with text, which reads as the same tokens in the next turn."""
-    encode = engine._loaded.tokenizer.encode
+    encode = engine.loaded.tokenizer.encode
     return {str(token): 100.0 for letter in string.ascii_letters for token in encode(letter)}
 
 
 def test_a_second_turn_reads_only_what_is_new(tiny_model: Path, without: TextEngine) -> None:
-    engine = load(tiny_model)
+    engine, calls = load_recorded(tiny_model)
     fields: dict[str, Any] = {"temperature": 0.0, "max_tokens": 20, "logit_bias": letters_only(engine)}
     chat = [{"role": "user", "content": "why? " * 200}]
     first = run(engine, [{"messages": chat, **fields}])[0][-1].body
     assert first["prompt_tokens"] > 1000
     assert first["cached_tokens"] == 0
-    calls = forwards(engine)
+    calls.clear()
     chat += [{"role": "assistant", "content": first["text"]}, {"role": "user", "content": "and then?"}]
     second = run(engine, [{"messages": chat, **fields}])[0][-1].body
     # The last token of an answer is read by nobody.
@@ -70,7 +84,6 @@ def test_caches_that_cannot_be_shortened_are_kept_at_the_history(tmp_path: Path)
     cancelled = add(engine, 1, messages=[{"role": "user", "content": "gone " * 60}], max_tokens=5)
     engine.step()
     engine.cancel(cancelled)
-    assert not engine._unread
     assert_empty(engine)
 
 
@@ -102,28 +115,30 @@ def test_a_prompt_that_was_stopped_by_a_string_is_kept(tiny_model: Path) -> None
 
 
 def test_it_stays_within_its_tokens(tiny_model: Path) -> None:
-    engine = load(tiny_model, prompt_cache_tokens=500)
+    store = WatchedStore()
+    engine = load(tiny_model, make_store=lambda: store, prompt_cache_tokens=500)
     for number in range(20):
         run(engine, [{"prompt": f"{number} " + "p" * 100, "max_tokens": 3}])
-        assert engine._prompts.tokens <= 500
-        assert engine._prompts.tokens == sum(map(length, engine._prompts._entries))
-    assert engine._prompts.tokens > 300
+        assert engine.stats().cached_tokens <= 500
+        assert engine.stats().cached_tokens == sum(map(length, store.kept))
+    assert engine.stats().cached_tokens > 300
     run(engine, [{"prompt": "p" * 600, "max_tokens": 3}])
-    assert engine._prompts.tokens <= 500
+    assert engine.stats().cached_tokens <= 500
     assert_empty(engine)
 
 
 def test_it_stays_within_its_bytes_and_what_it_drops_is_freed(tiny_model: Path) -> None:
-    engine = load(tiny_model, prompt_cache_bytes=200_000)
+    store = WatchedStore()
+    engine = load(tiny_model, make_store=lambda: store, prompt_cache_bytes=200_000)
     levels = []
     for number in range(30):
         for at_once in range(4):
             add(engine, at_once, prompt=f"{number} {at_once} " + "b" * 200, max_tokens=5)
         steps(engine)
-        assert engine._prompts.nbytes <= 200_000
-        assert engine._prompts.nbytes == sum(entry.nbytes for entry in engine._prompts._entries.values())
+        assert engine.stats().cached_bytes <= 200_000
+        assert engine.stats().cached_bytes == sum(entry.nbytes for entry in store.kept.values())
         levels.append(engine.memory().active_bytes)
-    assert engine._prompts.nbytes > 100_000
+    assert engine.stats().cached_bytes > 100_000
     # The batch holds its last buffers until the next request: the level goes up and down by those.
     assert max(levels[15:]) <= max(levels[:15]) + 200_000
 
@@ -131,17 +146,19 @@ def test_it_stays_within_its_bytes_and_what_it_drops_is_freed(tiny_model: Path) 
 def test_off(without: TextEngine) -> None:
     for _ in range(2):
         assert run(without, [{"prompt": "o" * 50, "max_tokens": 2}])[0][-1].body["cached_tokens"] == 0
-    assert (without._prompts.tokens, without._prompts.nbytes) == (0, 0)
+    stats = without.stats()
+    assert (stats.cached_entries, stats.cached_tokens, stats.cached_bytes) == (0, 0, 0)
 
 
-def test_no_cache_is_taken_out_where_it_is_off(without: TextEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    given, remove = [], without._generator.remove
+def test_no_cache_is_taken_out_where_it_is_off(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without, batch = load_with_batch(tiny_model, prompt_cache_tokens=0)
+    given, remove = [], batch.remove
 
     def removed(uids: list[int], **options: Any) -> Any:
         given.append(remove(uids, **options))
         return given[-1]
 
-    monkeypatch.setattr(without._generator, "remove", removed)
+    monkeypatch.setattr(batch, "remove", removed)
     fields: dict[str, Any] = {"prompt": "o" * 50, "temperature": 0.0, "max_tokens": 20}
     whole = answer(without, **fields)["text"]
     assert answer(without, **fields, stop=[whole[3:5]])["finish_reason"] == "stop"
@@ -192,19 +209,19 @@ def test_a_cancelled_request_leaves_what_it_has_read(
 def test_a_request_that_was_cancelled_before_it_began_leaves_nothing(tiny_model: Path) -> None:
     engine = load(tiny_model, completion_batch_size=1, prefill_batch_size=1)
     run(engine, [{"prompt": "k" * 100, "max_tokens": 3}])
-    before = engine._prompts.tokens
+    before = engine.stats().cached_tokens
     add(engine, 1, prompt="others decode", max_tokens=30)
     engine.step()
     for number, prompt in ((2, "n" * 100), (3, "k" * 50 + "n" * 50)):
         engine.cancel(add(engine, number, prompt=prompt, max_tokens=3))
-    assert engine._prompts.tokens == before
+    assert engine.stats().cached_tokens == before
 
 
-def test_a_request_that_fails_leaves_what_it_has_read(tiny_model: Path) -> None:
+def test_a_request_that_fails_leaves_what_it_has_read(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = load(tiny_model)
-    request_id = add(engine, 1, prompt="f" * 100, max_tokens=30, logprobs=1)
+    add(engine, 1, prompt="f" * 100, max_tokens=30, logprobs=1)
     engine.step()
-    engine._sequences[engine._uids[request_id]]._texts = None  # type: ignore[assignment]
+    monkeypatch.setattr("worker.generation.sequence.token_logprobs", None)  # which raises where it is called
     assert steps(engine)[-1].kind == ERROR
     assert run(engine, [{"prompt": "f" * 100, "max_tokens": 3}])[0][-1].body["cached_tokens"] == 99
 
@@ -238,7 +255,7 @@ def test_what_others_have_read_is_shared_before_they_end(tiny_model: Path, witho
     assert [body["cached_tokens"] for body in again] == [body["prompt_tokens"] - 1 for body in bodies]
     expected = [answer(without, **fields) for fields in requests]
     assert [without_count(body) for body in bodies] == [without_count(body) for body in again] == expected
-    assert len(engine._sequences) == 2
+    assert engine.stats().live == engine.stats().decoding == 2
 
 
 def run_beside(engine: TextEngine, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -253,42 +270,37 @@ def run_beside(engine: TextEngine, requests: list[dict[str, Any]]) -> list[dict[
 
 
 def test_a_copy_of_what_is_shared_takes_no_more_than_that(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = load(tiny_model)
+    engine, batch = load_with_batch(tiny_model)
     add(engine, 1, prompt="s" * 100 + "t" * 3000, max_tokens=200)
     add(engine, 2, prompt="s" * 80, max_tokens=200)
     for _ in range(3):
         engine.step()
     assert add(engine, 3, prompt="s" * 31 + "u" * 99, max_tokens=2)
-    assert engine._prompts.tokens == 0  # not worthwhile
+    assert engine.stats().cached_tokens == 0  # not worthwhile
     add(engine, 4, prompt="s" * 100 + "u", max_tokens=2)
-    assert engine._prompts.tokens == 100  # of the longer one
+    assert engine.stats().cached_tokens == 100  # of the longer one
     bytes_of_a_token = 2 * 2 * 8 * 4  # keys and values, 2 heads of 8 numbers, float32
-    assert engine._prompts.nbytes == 100 * bytes_of_a_token
+    assert engine.stats().cached_bytes == 100 * bytes_of_a_token
     # What one request has had copied, the next ones find.
     with monkeypatch.context() as patch:
-        patch.setattr(engine._generator, "extract_cache", None)
+        patch.setattr(batch, "extract_cache", None)
         add(engine, 5, prompt="s" * 100 + "v", max_tokens=2)
     counts = [output.body["cached_tokens"] for output in steps(engine)]
     assert sorted(counts) == [0, 0, 0, 100, 100]
 
 
-def test_one_copy_is_made_for_a_request(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where something is kept, and a live sequence has read more."""
-    engine = load(tiny_model)
+def test_one_copy_is_made_for_a_request(tiny_model: Path) -> None:
+    """Also where something is kept, and a live sequence holds more."""
+    store = WatchedStore()
+    engine = load(tiny_model, make_store=lambda: store)
     run(engine, [{"prompt": "s" * 50 + "x", "max_tokens": 1}])
     add(engine, 1, prompt="s" * 200, max_tokens=200)
     engine.step()
-    fetched, fetch = [], engine._prompts.fetch
-
-    def counted(tokens: list[int]) -> tuple[list[Any] | None, int]:
-        cache, cached = fetch(tokens)
-        fetched.append(cached)
-        return cache, cached
-
-    monkeypatch.setattr(engine._prompts, "fetch", counted)
-    add(engine, 2, prompt="s" * 150 + "u", max_tokens=2)
-    assert fetched == [150]
-    steps(engine)
+    store.loads.clear()
+    wanted = add(engine, 2, prompt="s" * 150 + "u", max_tokens=2)
+    assert list(map(length, store.loads)) == [150]
+    counts = {output.request_id: output.body.get("cached_tokens") for output in steps(engine)}
+    assert counts[wanted] == 150
 
 
 @pytest.mark.parametrize("bits", [None, 4])
@@ -308,8 +320,9 @@ def test_what_is_cut_off_is_freed(bits: int | None) -> None:
     assert mx.get_active_memory() - before < whole / 10
 
 
-def test_nothing_is_shared_where_it_is_off(without: TextEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(without._generator, "extract_cache", None)
+def test_nothing_is_shared_where_it_is_off(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without, batch = load_with_batch(tiny_model, prompt_cache_tokens=0)
+    monkeypatch.setattr(batch, "extract_cache", None)
     add(without, 1, **ask("one"))
     for _ in range(3):
         without.step()
@@ -322,7 +335,7 @@ def test_system_turns_are_kept_the_longest_where_caches_cannot_be_shortened(tmp_
     for number in range(20):
         system, question = ("rules " * 30, "why? " * 9) if number == 0 else ("", f"{number} other " * 9)
         run(engine, [ask(question, system)])
-    assert engine._prompts.tokens > 700
+    assert engine.stats().cached_tokens > 700
     got = run(engine, [ask("and? " * 9, "rules " * 30)])[0][-1].body
     assert got["cached_tokens"] == len("[system] \n[user] ") + 180
 

@@ -112,7 +112,7 @@ def test_a_text_that_is_too_long_is_refused_with_both_numbers(minilm: EmbeddingE
 
 def test_a_pair_is_what_the_tokenizer_makes_of_two_texts(minilm: EmbeddingEngine) -> None:
     """Special tokens around both, and nothing of the truncation and padding that its tokenizer.json asks for."""
-    encoder, query = minilm._encoder, "which animal sits on the mat, and why?" * 20
+    encoder, query = minilm.encoder, "which animal sits on the mat, and why?" * 20
     read = encoder.query(query)
     for document in (*TEXTS, "cat " * 200):
         whole = encoder._tokenizer(query, document, return_token_type_ids=True)
@@ -129,7 +129,7 @@ def test_a_family_gives_what_the_library_gives_alone_and_in_company(family: str,
     engine = load(folder, batch_tokens=100)
     model = load_embedding_model(folder)
     rows = [list(text.encode()) for text in MIXED]
-    tokens = [engine._encoder.text(text).tokens for text in MIXED]
+    tokens = [engine.encoder.text(text).tokens for text in MIXED]
     assert [len(row) for row in tokens] == [len(row) for row in rows]
     golden = mx.concatenate([model(mx.array([row])).text_embeds for row in tokens])
     for number, text in enumerate(MIXED):
@@ -151,8 +151,8 @@ def test_a_reranker_gives_what_the_library_gives(family: str, tmp_path: Path) ->
     documents = ["x", "something longer than that", "12345"]
     engine.add(b"r", pack(Rerank("query", documents)))
     final = run(engine)[b"r"]
-    query = engine._encoder.query("query")
-    pairs = [engine._encoder.pair(query, document) for document in documents]
+    query = engine.encoder.query("query")
+    pairs = [engine.encoder.pair(query, document) for document in documents]
     assert all(pair.types is not None and {*pair.types} == {0, 1} for pair in pairs)
     for score, pair in zip(scores_of(final), pairs, strict=True):
         types = {} if family == "modernbert" else {"token_type_ids": mx.array([pair.types])}
@@ -376,12 +376,12 @@ def test_texts_are_read_a_few_at_a_time_and_in_turn(tmp_path: Path) -> None:
 def test_an_input_that_cannot_be_read_ends_its_own_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the tokenizer raises."""
     engine = load(make_tiny_encoder(tmp_path / "m"))
-    expected, whole = embed(engine, TEXTS), engine._encoder.text
+    expected, whole = embed(engine, TEXTS), engine.encoder.text
 
     def text(text: str) -> Any:
         return whole(text if text != "bad" else None)  # type: ignore[arg-type] # which it refuses in words of its own
 
-    monkeypatch.setattr(engine._encoder, "text", text)
+    monkeypatch.setattr(engine.encoder, "text", text)
     engine.add(b"bad", pack(Embed(["x", "bad", "y"])))
     engine.add(b"good", pack(Embed(TEXTS)))
     outputs = {output.request_id: output for output in steps(engine)}
@@ -392,13 +392,13 @@ def test_an_input_that_cannot_be_read_ends_its_own_request(tmp_path: Path, monke
 
 def test_a_query_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = load(make_tiny_reranker(tmp_path / "m"))
-    read, whole = [], engine._encoder.query
+    read, whole = [], engine.encoder.query
 
     def query(text: str) -> Any:
         read.append(text)
         return whole(text)
 
-    monkeypatch.setattr(engine._encoder, "query", query)
+    monkeypatch.setattr(engine.encoder, "query", query)
     engine.add(b"r", pack(Rerank("query", ["a", "b", "c"])))
     assert len(scores_of(run(engine)[b"r"])) == 3
     assert read == ["query"]

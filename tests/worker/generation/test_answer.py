@@ -226,7 +226,7 @@ def test_tools_and_results_are_in_the_prompt(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def marked(tmp_path_factory: pytest.TempPathFactory) -> AnswerFormat:
     folder = tmp_path_factory.mktemp("marked")
-    return scripted(folder, "x")._generation._format
+    return AnswerFormat(scripted(folder, "x").loaded.tokenizer)
 
 
 ALPHABET = st.sampled_from([*TAGS, "<", ">", "/", "tool_call", "a", " ", "€", "👍", '{"name": "time"}', "\n"])

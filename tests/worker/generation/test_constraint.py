@@ -11,7 +11,7 @@ from broker.wire.outputs import ERROR
 from tests.scripted_model import make_scripted_model
 from tests.worker.engine_runs import add, answer, assert_empty, load, run, without_count
 from tests.worker.generation.test_answer import THINK_TEMPLATE, TIME, USER, WEATHER, parts, scripted
-from worker.generation.answer import Parts
+from worker.generation.answer import AnswerFormat, Parts
 from worker.generation.reasoning import NO_THOUGHTS
 from worker.text.engine import TextEngine
 
@@ -68,7 +68,7 @@ def test_a_call_can_be_required(engine: TextEngine) -> None:
             one_call=True,
             temperature=0.0,
             max_tokens=400,
-            logit_bias={str(t): 20.0 for t in engine._loaded.tokenizer.encode("}")},
+            logit_bias={str(t): 20.0 for t in engine.loaded.tokenizer.encode("}")},
         )
         (call,) = got["tool_calls"]
         assert call["name"] in names
@@ -91,14 +91,14 @@ def test_a_required_call_has_an_object_of_arguments(engine: TextEngine, is_refer
         one_call=True,
         temperature=0.0,
         max_tokens=200,
-        logit_bias={str(engine._loaded.tokenizer.encode("7")[-1]): 90.0},
+        logit_bias={str(engine.loaded.tokenizer.encode("7")[-1]): 90.0},
     )
     assert [(call["name"], call["arguments"]) for call in got["tool_calls"]] == [("go", '{"at": "x"}')]
 
 
 def test_several_calls_can_be_made_where_one_is_required(engine: TextEngine) -> None:
     """By a model that would rather go on than end: those that were whole when its tokens ended are calls."""
-    tokens = engine._loaded.tokenizer.encode
+    tokens = engine.loaded.tokenizer.encode
     fields: dict[str, Any] = {"messages": [USER], "tools": [WEATHER], "required_tools": ["weather"], "temperature": 0.0}
     more = {str(tokens(",")[-1]): 90.0}
     got = answer(engine, **fields, logit_bias=more, max_tokens=1000)
@@ -135,7 +135,7 @@ def test_a_text_does_not_end_within_its_thoughts(tmp_path: Path) -> None:
     pieces = ("any", " thing", "</think>", "not JSON")
     options: dict[str, Any] = {"tags": ("<think>", "</think>"), "chat_template": THINK_TEMPLATE, "after": "<think>"}
     engine = load(make_scripted_model(tmp_path, pieces, **options))
-    (eos,) = engine._loaded.tokenizer.eos_token_ids
+    (eos,) = engine.loaded.tokenizer.eos_token_ids
     fields: dict[str, Any] = {"messages": [USER], "temperature": 0.0, "max_tokens": 100, "logit_bias": {str(eos): 50.0}}
     got = answer(engine, json_schema={"enum": ["a tag"]}, **fields)
     assert (got["reasoning"], got["text"], got["finish_reason"]) == ("any thing", '"a tag"', "stop")
@@ -159,7 +159,7 @@ def test_thoughts_that_the_model_begins_are_free_too(tmp_path: Path, before: tup
 def test_a_tag_of_several_tokens_that_begins_thoughts(tmp_path: Path) -> None:
     pieces = ("<|channel>", "t", " any", "<channel|>", "not JSON")
     engine = scripted(tmp_path, *pieces, tags=("<|channel>", "<channel|>"))
-    assert len(engine._loaded.tokenizer.think_start_tokens) == len("<|channel>") - 2  # the tag and each letter
+    assert len(engine.loaded.tokenizer.think_start_tokens) == len("<|channel>") - 2  # the tag and each letter
     got = parts(engine, json_schema={"enum": ["a tag"]})
     assert (got["reasoning"], got["text"]) == (" any", '"a tag"')
 
@@ -186,7 +186,7 @@ def test_tags_in_what_is_constrained_are_text(tmp_path: Path) -> None:
     tags = ("<think>", "</think>", "<tool_call>", "</tool_call>")
     engine = load(make_scripted_model(tmp_path, ("x",), tags=tags, tool_parser="json_tools"))
     text, got = '"<think>a</think> <tool_call>b</tool_call>"', Parts()
-    tagged = engine._generation._format.constrained(NO_THOUGHTS, is_call=False)
+    tagged = AnswerFormat(engine.loaded.tokenizer).constrained(NO_THOUGHTS, is_call=False)
     for char in text:
         tagged.push(char, got)
     tagged.finish(got)

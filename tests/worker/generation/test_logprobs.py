@@ -11,7 +11,7 @@ from mlx_lm.sample_utils import make_sampler
 
 from broker.wire.outputs import FINAL, PARTIAL
 from tests.scripted_model import make_scripted_model
-from tests.worker.engine_runs import add, joined, load, run, steps
+from tests.worker.engine_runs import add, joined, load, load_with_batch, run, steps
 from worker.generation.logprobs import TokenTexts, token_logprobs
 from worker.text.engine import TextEngine
 
@@ -22,7 +22,7 @@ def engine(tiny_model: Path) -> TextEngine:
 
 
 def test_they_are_mlx_lms(engine: TextEngine) -> None:
-    model, tokenizer = engine._loaded.model, engine._loaded.tokenizer
+    model, tokenizer = engine.loaded.model, engine.loaded.tokenizer
     prompt = tokenizer.encode("likely")
     direct = list(stream_generate(model, tokenizer, prompt, max_tokens=30, sampler=make_sampler(temp=0.0)))
     fields: dict[str, Any] = {"prompt": prompt, "temperature": 0.0, "max_tokens": 30, "logprobs": 3}
@@ -98,21 +98,23 @@ class Unread:
         raise AssertionError("a row of log-probabilities is read")
 
 
-def test_rows_that_nobody_asked_for_are_not_read(engine: TextEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_no_request_asks_for_are_not_read(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each costs a wait for the device."""
-    asked = engine._uids[add(engine, 1, prompt="asked", max_tokens=20, logprobs=0)]
+    engine, batch = load_with_batch(tiny_model)
+    add(engine, 1, prompt="asked", max_tokens=20, logprobs=0)
+    asked = 0  # uids count from there
     add(engine, 2, prompt="not", max_tokens=20)
     add(engine, 3, prompt="not", max_tokens=20, stream=True, seed=1)
-    original = engine._generator.next
+    original = batch.next
 
     def guarded() -> Any:
-        read, responses = original()
-        for response in responses:
-            if response.uid != asked:
-                response.logprobs = Unread()
-        return read, responses
+        ends, decoded = original()
+        for one in decoded:
+            if one.uid != asked:
+                one.logprobs = Unread()  # type: ignore[assignment]
+        return ends, decoded
 
-    monkeypatch.setattr(engine._generator, "next", guarded)
+    monkeypatch.setattr(batch, "next", guarded)
     ends = [output for output in steps(engine) if output.kind != PARTIAL]
     assert [output.kind for output in ends] == [FINAL] * 3
     assert sum("logprobs" in output.body for output in ends) == 1
@@ -120,12 +122,12 @@ def test_rows_that_nobody_asked_for_are_not_read(engine: TextEngine, monkeypatch
 
 def test_what_is_impossible_is_a_number(engine: TextEngine) -> None:
     row = mx.array([0.0, -math.inf, -math.inf])
-    entry = token_logprobs(row, 1, 20, TokenTexts(engine._loaded.tokenizer))
+    entry = token_logprobs(row, 1, 20, TokenTexts(engine.loaded.tokenizer))
     assert entry["logprob"] == -9999.0
     assert [other["logprob"] for other in entry["top"]] == [0.0, -9999.0, -9999.0]
 
 
 def test_every_byte_is_known(engine: TextEngine) -> None:
-    texts = TokenTexts(engine._loaded.tokenizer)
+    texts = TokenTexts(engine.loaded.tokenizer)
     entries = [texts.entry(token, -1.0) for token in range(256)]
     assert sorted(entry["bytes"] for entry in entries) == [bytes([byte]) for byte in range(256)]

@@ -11,7 +11,7 @@ from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import BatchKVCache
 
 from tests.tiny_models import make_tiny_model
-from tests.worker.engine_runs import MOST_STEPS, add, forwards, load, run, steps
+from tests.worker.engine_runs import MOST_STEPS, add, load, load_recorded, run, steps
 from worker.generation.sampling import GREEDY, LogitsProcessor
 from worker.text.continuous_batch import ContinuousBatch
 from worker.text.engine import TextEngine
@@ -22,7 +22,7 @@ STREAM = mx.default_stream(mx.default_device())
 @pytest.fixture(scope="module", params=[None, 8], ids=["plain", "window"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = make_tiny_model(tmp_path_factory.mktemp("models") / "two", layers=2, sliding_window=request.param)
-    return load(folder)._loaded.model
+    return load(folder).loaded.model
 
 
 def batch(model: Any, **options: int) -> ContinuousBatch:
@@ -82,7 +82,7 @@ def test_random_joins_and_removals_give_what_mlx_lm_gives(model: Any) -> None:
             chosen = rng.choice([(), (), (by_the_last_two,)])
             uid = insert(generator, prompt, rng.choice([1, 2, 9, 30]), breaks=breaks, processors=chosen)
             asked[uid], processors[uid] = prompt, chosen
-        if number < 60 and rng.random() < 0.1 and len(generator):
+        if number < 60 and rng.random() < 0.1 and any(generator.counts()):
             uid = rng.choice(sorted(asked.keys() - held))
             generator.remove([uid])
             held[uid] = []
@@ -92,15 +92,16 @@ def test_random_joins_and_removals_give_what_mlx_lm_gives(model: Any) -> None:
             got.setdefault(response.uid, []).append(response.token)
             if response.finish_reason is not None:
                 assert response.finish_reason == "length"
-                held[response.uid] = list(response.all_tokens)
-                assert {layer.offset for layer in response.prompt_cache} == {len(response.all_tokens)}
-        for group in (generator._reading, generator._decoding):
+                assert response.held is not None
+                held[response.uid] = list(response.held.tokens)
+                assert {layer.offset for layer in response.held.cache} == {len(response.held.tokens)}
+        for group in (generator._prefilling, generator._decoding):
             for layer in group.caches:
                 if isinstance(layer, BatchKVCache):
                     padding = layer.left_padding.tolist()
                     assert padding == [layer.size() - len(row.tokens) for row in group.rows]
                     assert (layer.padding is None) == (not any(padding))
-        if number >= 60 and not len(generator):
+        if number >= 60 and not any(generator.counts()):
             break
     assert len(held) == len(asked) > 20
     for uid, tokens in got.items():
@@ -111,8 +112,7 @@ def test_random_joins_and_removals_give_what_mlx_lm_gives(model: Any) -> None:
 
 def test_what_is_computed(tiny_model: Path) -> None:
     """Of four sequences that begin and end together: no step of its own for their first tokens, none after the last."""
-    engine = load(tiny_model, prompt_cache_tokens=0)
-    calls = forwards(engine)
+    engine, calls = load_recorded(tiny_model, prompt_cache_tokens=0)
     run(engine, [{"prompt": f"{number}abcdef", "temperature": 0.0, "max_tokens": 5} for number in range(4)])
     assert calls == [(4, 6), *[(4, 1)] * 5]
 
@@ -121,7 +121,7 @@ def test_log_probabilities_are_made_for_those_who_want_them(model: Any) -> None:
     generator = batch(model)
     wants, other = insert(generator, [5, 6, 7], 4, logprobs=True), insert(generator, [5, 6, 7], 6)
     rows: dict[int, list[mx.array | None]] = {wants: [], other: []}
-    while len(generator):
+    while any(generator.counts()):
         for response in generator.next()[1]:
             rows[response.uid].append(response.logprobs)
     assert rows[other] == [None] * 6

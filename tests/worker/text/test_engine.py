@@ -24,14 +24,14 @@ from tests.worker.engine_runs import (
     add,
     answer,
     assert_empty,
-    forwards,
     load,
+    load_recorded,
+    load_with_batch,
     run,
     steps,
     without_count,
 )
 from tests.worker.harness import text_of
-from worker.text.continuous_batch import ContinuousBatch
 from worker.text.engine import TextEngine
 
 CHAT = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi é"}]
@@ -44,7 +44,7 @@ def engine(tiny_model: Path) -> TextEngine:
 
 def in_one_process(engine: TextEngine, tokens: list[int], max_tokens: int, **sampling: Any) -> tuple[str, list[int]]:
     """What mlx-lm says, called directly."""
-    model, tokenizer = engine._loaded.model, engine._loaded.tokenizer
+    model, tokenizer = engine.loaded.model, engine.loaded.tokenizer
     responses = list(stream_generate(model, tokenizer, tokens, max_tokens=max_tokens, sampler=make_sampler(**sampling)))
     return "".join(response.text for response in responses), [response.token for response in responses]
 
@@ -105,7 +105,7 @@ def test_company_that_comes_and_goes_changes_nothing(engine: TextEngine) -> None
 
 @pytest.mark.parametrize("prompt", ["hello", "a much longer prompt " * 30, "日本語 👩‍👩‍👧‍👦"])
 def test_greedy_text_is_mlx_lms(engine: TextEngine, prompt: str) -> None:
-    tokens = engine._loaded.tokenizer.encode(prompt)
+    tokens = engine.loaded.tokenizer.encode(prompt)
     text, ids = in_one_process(engine, tokens, 200, temp=0.0)
     got = answer(engine, prompt=prompt, temperature=0.0, max_tokens=200)
     assert got == {
@@ -162,14 +162,20 @@ def test_runs_of_the_process_differ_without_a_seed() -> None:
     assert len(runs) == 3
 
 
-def test_equal_parameters_share_a_sampler(engine: TextEngine) -> None:
+def test_equal_parameters_share_a_sampler(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the batch would sample row by row."""
+    engine, batch = load_with_batch(tiny_model)
+    samplers, insert = [], batch.insert
+
+    def watched(*args: Any, **options: Any) -> int:
+        samplers.append(options["sampler"])
+        return insert(*args, **options)
+
+    monkeypatch.setattr(batch, "insert", watched)
     for number in range(4):
         add(engine, number, prompt="x", temperature=0.8, top_p=0.9, max_tokens=5)
-    generator = engine._generator
-    assert isinstance(generator, ContinuousBatch)
-    assert len({id(row.sampler) for row, _ in generator._waiting}) == 1
-    steps(engine)
+    assert len(samplers) == 4
+    assert len(set(map(id, samplers))) == 1
 
 
 def test_a_stop_string_ends_the_text_before_it(engine: TextEngine) -> None:
@@ -187,7 +193,7 @@ def test_a_stop_string_ends_the_text_before_it(engine: TextEngine) -> None:
 @pytest.fixture
 def ending_model(tmp_path: Path, engine: TextEngine) -> tuple[Path, int]:
     """A model that greedily ends its text after the prompt `end`, and the position of that token, at least 10."""
-    _, ids = in_one_process(engine, engine._loaded.tokenizer.encode("end"), 60, temp=0.0)
+    _, ids = in_one_process(engine, engine.loaded.tokenizer.encode("end"), 60, temp=0.0)
     position = next(i for i in range(10, 60) if ids[i] not in ids[:i])
     return make_tiny_model(tmp_path / "ending", eos_token_id=ids[position]), position
 
@@ -196,7 +202,7 @@ def test_an_end_of_text_token_ends_and_is_never_text(ending_model: tuple[Path, i
     folder, position = ending_model
     engine = load(folder)
     got = answer(engine, prompt="end", temperature=0.0, max_tokens=100)
-    text, _ = in_one_process(engine, engine._loaded.tokenizer.encode("end"), 100, temp=0.0)
+    text, _ = in_one_process(engine, engine.loaded.tokenizer.encode("end"), 100, temp=0.0)
     assert got["text"] == text
     assert (got["finish_reason"], got["completion_tokens"]) == ("stop", position + 1)
     # What is held back because it could become a stop string is text after all.
@@ -266,15 +272,15 @@ def test_a_model_without_a_template_still_chats(tmp_path: Path) -> None:
 
 def test_a_long_prompt_lets_others_go_on(tiny_model: Path) -> None:
     """After each piece of it comes a token for who is there."""
-    engine = load(tiny_model, prefill_step_size=64)
-    always = {str(engine._loaded.tokenizer.encode("b")[-1]): 100.0}
+    engine, calls = load_recorded(tiny_model, prefill_step_size=64)
+    always = {str(engine.loaded.tokenizer.encode("b")[-1]): 100.0}
     first = add(engine, 1, prompt="x", logit_bias=always, temperature=0.0, max_tokens=500, stream=True)
     for _ in range(5):
         engine.step()
     second = add(engine, 2, prompt="long" * 1000, temperature=0.0, max_tokens=1)
-    calls = forwards(engine)
+    calls.clear()
     outputs: list[Output] = []
-    while second in engine._uids:
+    while not any(output.request_id == second for output in outputs):
         outputs += engine.step()
     pieces = [length for _, length in calls if length > 1]
     assert sum(pieces) == 3999  # the last token is read with the first of the answer
@@ -290,10 +296,9 @@ def test_a_long_prompt_lets_others_go_on(tiny_model: Path) -> None:
 def test_no_more_at_once_than_is_set(tmp_path: Path, most: int, together: int, sliding_window: int | None) -> None:
     """Prompts that are read in one step, and such that stop before their last token."""
     folder = make_tiny_model(tmp_path / "model", layers=2, sliding_window=sliding_window)
-    engine = load(folder, completion_batch_size=most, prefill_batch_size=together)
+    engine, calls = load_recorded(folder, completion_batch_size=most, prefill_batch_size=together)
     for number in range(50):
         add(engine, number, prompt=f"{number:02} " + "many " * 8, temperature=0.0, max_tokens=30)
-    calls = forwards(engine)
     steps(engine)
     assert max(rows for rows, length in calls if length == 1) == most
     assert max(rows for rows, length in calls if length > 1) == min(most, together)
@@ -311,7 +316,8 @@ def test_a_cancelled_request_is_gone_before_the_next_step(tiny_model: Path, step
     for request_id in gone:
         engine.cancel(request_id)
         engine.cancel(request_id)
-    assert len(engine._generator) == 1
+    stats = engine.stats()
+    assert (stats.live, stats.waiting + stats.prefilling + stats.decoding) == (1, 1)
     rest = steps(engine)
     assert {output.request_id for output in rest} == {keep}
     assert text_of([output for output in [*outputs, *rest] if output.request_id == keep]) == expected
@@ -346,7 +352,7 @@ def test_a_request_that_fails_in_a_step_fails_alone(tmp_path: Path) -> None:
     """A tokenizer that lacks a token the model produces: a fault that no check at loading finds."""
     folder = make_tiny_model(tmp_path / "hole")
     whole = load(folder)
-    tokenizer = whole._loaded.tokenizer
+    tokenizer = whole.loaded.tokenizer
     good = {"prompt": "good", "temperature": 0.0, "max_tokens": 12}
     expected = answer(whole, **good)["text"]
     _, used = in_one_process(whole, tokenizer.encode("good"), 12, temp=0.0)
@@ -399,7 +405,7 @@ def test_another_chat_template(tiny_model: Path, engine: TextEngine, tmp_path: P
     # A folder's own template may lie in a file of its own.
     folder = make_tiny_model(tmp_path / "other", chat_template=None)
     (folder / "chat_template.jinja").write_text("another")
-    rendered = load(folder, chat_template=template)._loaded.tokenizer.apply_chat_template(CHAT, tokenize=False)
+    rendered = load(folder, chat_template=template).loaded.tokenizer.apply_chat_template(CHAT, tokenize=False)
     assert rendered == "<be brief><hi é>"
 
 

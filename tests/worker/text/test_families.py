@@ -8,8 +8,8 @@ import pytest
 from mlx_lm.generate import generate_step
 
 from tests.tiny_families import FAMILIES, make_tiny_family
-from tests.worker.engine_runs import add, answer, load, run, steps, without_count
-from worker.cache.prompt_cache import PromptCache
+from tests.worker.engine_runs import add, answer, load, load_with_batch, run, steps, without_count
+from worker.text.batch import Batch
 from worker.text.engine import TextEngine
 
 SYSTEM = {"role": "system", "content": "rules " * 30}
@@ -33,8 +33,8 @@ def engine(folder: Path) -> TextEngine:
 
 
 def directly(engine: TextEngine, prompt: str) -> str:
-    tokenizer = engine._loaded.tokenizer
-    drawn = generate_step(mx.array(tokenizer.encode(prompt)), engine._loaded.model, max_tokens=20)
+    tokenizer = engine.loaded.tokenizer
+    drawn = generate_step(mx.array(tokenizer.encode(prompt)), engine.loaded.model, max_tokens=20)
     text: str = tokenizer.decode([token for token, _ in drawn])
     return text
 
@@ -97,19 +97,31 @@ def test_the_same_prompt_again(engine: TextEngine) -> None:
     assert [cached(engine, {"prompt": "p" * 100, **GREEDY}) for _ in range(2)] == [0, 99]
 
 
-def test_short_prompts_are_read_without_a_stop(engine: TextEngine) -> None:
+def segments(batch: Batch, patch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The lengths of the segments of each prompt that this batch gets from now on."""
+    lengths, insert = [], batch.insert
+
+    def watched(segments: list[list[int]], *args: Any, **options: Any) -> int:
+        lengths.append(list(map(len, segments)))
+        return insert(segments, *args, **options)
+
+    patch.setattr(batch, "insert", watched)
+    return lengths
+
+
+def test_short_prompts_prefill_without_a_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for fields in ({"prompt": "s" * 31}, {"messages": [{"role": "user", "content": "s" * 10}]}):
-        request_id = add(engine, 1, **fields, **GREEDY)
-        assert not engine._unread
+        engine, batch = load_with_batch(folder, prefill_step_size=32)
+        lengths = segments(batch, monkeypatch)
+        add(engine, 1, **fields, **GREEDY)
+        assert len(lengths[0]) == 1
         engine.step()
         engine.step()
-        assert engine._prompts.tokens == 0
-        engine.cancel(request_id)
-        engine._prompts = PromptCache(1000, 1_000_000)
+        assert engine.stats().cached_tokens == 0
 
 
-def test_nothing_is_kept_where_it_is_off(without: TextEngine) -> None:
+def test_nothing_is_kept_where_it_is_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without, batch = load_with_batch(folder, prompt_cache_tokens=0)
+    lengths = segments(batch, monkeypatch)
     assert [cached(without, asks("again " * 20)) for _ in range(2)] == [0, 0]
-    add(without, 1, **asks("again " * 20))
-    assert not without._unread
-    steps(without)
+    assert [len(of_one) for of_one in lengths] == [1, 1]

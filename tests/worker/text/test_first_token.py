@@ -6,7 +6,7 @@ import pytest
 
 from broker.wire.outputs import FINAL, PARTIAL
 from tests.tiny_models import EOS
-from tests.worker.engine_runs import add, assert_empty, forwards, joined, load, run, steps
+from tests.worker.engine_runs import add, assert_empty, joined, load, load_recorded, run, steps
 from worker.text.engine import TextEngine
 
 
@@ -31,11 +31,11 @@ def test_a_prompt_and_its_first_token_take_one_step(tiny_model: Path) -> None:
 
 
 def test_a_prompt_that_is_remembered_is_not_read_again(tiny_model: Path) -> None:
-    engine = load(tiny_model)
+    engine, calls = load_recorded(tiny_model)
     whole = {"prompt": "abcdef", "temperature": 0.0, "max_tokens": 3}
     (first,) = run(engine, [whole])
     assert first[-1].body["cached_tokens"] == 0
-    calls = forwards(engine)
+    calls.clear()
     assert steps_to_the_first_text(engine, "abcdef") == 1
     assert calls == [(1, 1)]
     (again,) = run(engine, [whole])

@@ -62,7 +62,7 @@ def requests(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def directly(engine: TextEngine, fields: dict[str, Any]) -> list[tuple[bytes, float]]:
     """The bytes of each token and its log-probability, from mlx-lm alone."""
-    tokenizer = engine._loaded.tokenizer
+    tokenizer = engine.loaded.tokenizer
     mx.random.seed(fields["seed"])
     sampler = make_sampler(
         temp=fields["temperature"],
@@ -74,7 +74,7 @@ def directly(engine: TextEngine, fields: dict[str, Any]) -> list[tuple[bytes, fl
     bias = {int(token): value for token, value in fields.get("logit_bias", {}).items()}
     drawn = generate_step(
         mx.array(tokenizer.encode(fields["prompt"])),
-        engine._loaded.model,
+        engine.loaded.model,
         max_tokens=fields["max_tokens"],
         sampler=sampler,
         logits_processors=make_logits_processors(logit_bias=bias, **penalties),

@@ -8,7 +8,7 @@ import pytest
 from tests.tiny_models import make_tiny_llama4
 from tests.worker.engine_runs import add, answer, assert_empty, load, run
 from tests.worker.harness import text_of
-from tests.worker.text.test_turns import directly
+from tests.worker.text.test_turn_batch import directly
 from worker.text.engine import TextEngine
 
 REQUESTS: list[dict[str, Any]] = [

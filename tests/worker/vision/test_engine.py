@@ -72,7 +72,7 @@ def test_an_image_counts_and_so_does_its_place(engine: VisionEngine) -> None:
 
 def test_a_prompt_of_text_or_tokens(engine: VisionEngine, folder: Path) -> None:
     got = answer(engine, prompt="once upon", temperature=0.0, max_tokens=20)
-    tokens = engine._model.tokenizer.encode("once upon")
+    tokens = engine.model.tokenizer.encode("once upon")
     assert answer(engine, prompt=tokens, temperature=0.0, max_tokens=20) == got
     rendered = "[system] be brief[user] hi é[assistant] "
     direct = answer(engine, prompt=rendered, temperature=0.0, max_tokens=20)
@@ -395,23 +395,25 @@ def test_a_family_that_must_read_a_prompt_as_a_whole(folder: Path) -> None:
         raise AssertionError("it does not come to an end")
 
     assert steps_to_the_end() > 5
-    engine._model._model.no_chunked_prefill = True
+    engine.model.vlm.no_chunked_prefill = True
     assert steps_to_the_end() <= 2
-    engine._model._model.no_chunked_prefill = False
+    engine.model.vlm.no_chunked_prefill = False
     assert steps_to_the_end() > 5
 
 
 def test_while_images_are_read_the_others_go_on(engine: VisionEngine) -> None:
     """Each step gives a token to those that decode, whatever waits."""
-    add(engine, 1, prompt="busy", max_tokens=200)
-    while not engine._generator._generation_batch:
+    always = {str(engine.model.tokenizer.encode("b")[-1]): 100.0}
+    busy = add(engine, 1, prompt="busy", max_tokens=200, stream=True, temperature=0.0, logit_bias=always)
+    while not engine.stats().decoding:
         engine.step()
-    (busy,) = engine._live.values()
     add(engine, 2, **THREE, max_tokens=1)
-    while engine._waiting:
-        before = busy.sequence._completion_tokens
-        engine.step()
-        assert busy.sequence._completion_tokens == before + 1
+    waited = 0
+    while engine.stats().waiting:
+        said = [output.body["text"] for output in engine.step() if output.request_id == busy]
+        assert said == ["b"]
+        waited += 1
+    assert waited == 4  # three images, then the prompt
     steps(engine)
 
 
@@ -469,7 +471,7 @@ THINKING = CHAT_TEMPLATE.replace("[assistant]{{ suffix or '' }} ", "[assistant]<
 def test_a_model_that_thinks(tmp_path: Path) -> None:
     folder = make_tiny_vision(tmp_path / "thinks", more_tokens=("<think>", "</think>"), chat_template=THINKING)
     engine = load(folder)
-    end = engine._model.tokenizer.convert_tokens_to_ids("</think>")
+    end = engine.model.tokenizer.convert_tokens_to_ids("</think>")
     fields: dict[str, Any] = {**ONE, "seed": 3, "max_tokens": 100}
     got = answer(engine, **fields, logit_bias={str(end): 8.0}, logprobs=0)
     tokens = [bytes(entry["bytes"]) for entry in got["logprobs"]]
@@ -551,7 +553,7 @@ def test_another_chat_template(folder: Path) -> None:
     template = "{% for message in messages %}<{{ message['content'][0]['text'] }}>{% endfor %}"
     engine = load(folder, chat_template=template)
     messages = TEXT_ONLY["messages"]
-    assert engine._model.chat(Generate(messages=messages), messages) == ("<be brief><hi é>", [])
+    assert engine.model.chat(Generate(messages=messages), messages) == ("<be brief><hi é>", [])
 
 
 def test_a_model_without_a_template_still_chats(tmp_path: Path) -> None:

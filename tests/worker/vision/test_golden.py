@@ -22,6 +22,7 @@ from tests.worker.vision.vision_runs import (
     text,
     user,
 )
+from worker.generation.logprobs import TokenTexts
 from worker.vision.engine import VisionEngine
 
 
@@ -36,7 +37,7 @@ class Model:
 
     def pieces(self, tokens: list[int]) -> list[Any]:
         """As log-probabilities show them."""
-        return [self.engine._generation._texts.entry(token, 0.0)["bytes"] for token in tokens]
+        return [TokenTexts(self.engine.model.tokenizer).entry(token, 0.0)["bytes"] for token in tokens]
 
 
 # The second has features of its pictures for several layers.

@@ -15,7 +15,7 @@ from PIL import Image
 from broker.wire.outputs import FINAL, Output
 from broker.wire.to_workers import Assign
 from tests.tiny_vision import picture
-from tests.worker.engine_runs import MOST_STEPS, add, joined
+from tests.worker.engine_runs import MOST_STEPS, add, assert_empty, joined
 from worker.generation.text_stream import make_detokenizer
 from worker.vision.engine import VisionEngine
 
@@ -35,10 +35,8 @@ def load(folder: Path, **options: Any) -> VisionEngine:
 
 
 def assert_nothing_left(engine: VisionEngine) -> None:
-    generator = engine._generator
-    assert not engine._waiting
-    assert not engine._live
-    assert not engine._uids
+    assert_empty(engine)
+    generator = engine._generator  # mlx-vlm's, which stats() does not count
     assert not generator.has_work
     assert not generator._generation_batch.prompt_cache
 
@@ -87,7 +85,7 @@ def in_one_process(
 ) -> list[int]:
     """The tokens that mlx-vlm generates, called directly: nothing of the prompt goes through the engine. options: of
     its generate_step."""
-    model = engine._model._model
+    model = engine.model.vlm
     processor: Any = load_processor(folder, trust_remote_code=False)
     rendered = processor.apply_chat_template(fields["messages"], tokenize=False, add_generation_prompt=True)
     images = [Image.open(io.BytesIO(data)) for data in fields.get("images", [])]
@@ -101,7 +99,7 @@ def in_one_process(
 
 
 def spoken(engine: VisionEngine, tokens: list[int]) -> str:
-    detokenizer: Any = make_detokenizer(engine._model.tokenizer)
+    detokenizer: Any = make_detokenizer(engine.model.tokenizer)
     said = ""
     for token in tokens:
         detokenizer.add_token(token)

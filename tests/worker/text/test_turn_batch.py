@@ -15,15 +15,13 @@ from mlx_lm.generate import generate_step, speculative_generate_step
 from broker.wire.outputs import FINAL, Output
 from broker.wire.work import Generate
 from tests.tiny_models import VOCABULARY, make_tiny_model
-from tests.worker.engine_runs import MOST_STEPS, add, assert_empty, load, run, steps, without_count
+from tests.worker.engine_runs import MOST_STEPS, add, assert_empty, load, load_with_batch, run, steps, without_count
 from tests.worker.harness import text_of
-from worker.cache.prompt_cache import PromptCache
 from worker.text.engine import TextEngine
-from worker.text.turns import TurnGenerator
 
 # Heads of 32 numbers, the fewest that share a scale.
 WIDE: dict[str, Any] = {"hidden_size": 128}
-BITS = {"kv_bits": 4, "kv_group_size": 32, "quantized_kv_start": 20}
+BITS: dict[str, Any] = {"kv_bits": 4, "kv_group_size": 32, "quantized_kv_start": 20}
 
 ALL = "".join(map(chr, range(32, 127)))
 
@@ -68,9 +66,7 @@ def plain(model: Path) -> TextEngine:
     return load(model)
 
 
-@pytest.fixture(scope="module", params=["draft", "bits", "both"])
-def engine(request: pytest.FixtureRequest, model: Path, draft: Path) -> TextEngine:
-    return load(model, prefill_step_size=64, **options(request.param, draft))
+KINDS = ("draft", "bits", "both")
 
 
 def options(kind: str, draft: Path) -> dict[str, Any]:
@@ -101,7 +97,7 @@ def test_a_draft_saves_runs_of_the_model(model: Path, draft: Path) -> None:
 
 @pytest.mark.parametrize("start", [0, 20, 5000])
 def test_a_quantised_cache_gives_mlx_lms_tokens(model: Path, start: int) -> None:
-    bits = {**BITS, "quantized_kv_start": start}
+    bits: dict[str, Any] = {**BITS, "quantized_kv_start": start}
     engine = load(model, **bits, prompt_cache_tokens=0, prefill_step_size=64)
     requests = [*REQUESTS[:5], *SAMPLED]
     expected = [directly(engine, prefill_step_size=64, **bits, **fields) for fields in requests]
@@ -115,11 +111,11 @@ def directly(engine: TextEngine, **fields: Any) -> str:
     """What mlx-lm says, called directly for one request; what is no field of a request is an argument of mlx-lm."""
     names = {field.name for field in dataclasses.fields(Generate)}
     request = Generate(**{name: value for name, value in fields.items() if name in names})
-    tokenizer = engine._loaded.tokenizer
-    sampler, processors = engine._generation.sampling(request)
+    tokenizer = engine.loaded.tokenizer
+    sampler, processors = engine.generation.sampling(request)
     drawn = generate_step(
         mx.array(tokenizer.encode(request.prompt)),
-        engine._loaded.model,
+        engine.loaded.model,
         max_tokens=request.max_tokens,
         sampler=sampler,
         logits_processors=processors,
@@ -132,10 +128,11 @@ def directly(engine: TextEngine, **fields: Any) -> str:
     return str(detokenizer.text)
 
 
-def test_alone_and_in_company(engine: TextEngine) -> None:
-    """Greedy, seeded, constrained, with penalties, while others join and are cancelled; caches of prompts apart."""
+@pytest.mark.parametrize("kind", KINDS)
+def test_alone_and_in_company(model: Path, draft: Path, kind: str) -> None:
+    """Greedy, seeded, constrained, with penalties, while others join and are cancelled; without a prompt cache."""
     requests = [*REQUESTS, *SAMPLED]
-    engine._prompts = PromptCache(0, 0)
+    engine = load(model, prefill_step_size=64, prompt_cache_tokens=0, **options(kind, draft))
     alone = [bodies([run(engine, [fields])[0]])[0] for fields in requests]
     ids = [add(engine, number, **fields) for number, fields in enumerate(requests)]
     outputs: dict[bytes, list[Output]] = {request_id: [] for request_id in ids}
@@ -158,20 +155,21 @@ def test_alone_and_in_company(engine: TextEngine) -> None:
     assert bodies(list(outputs.values())) == alone
 
 
-def test_nobody_waits_for_anothers_end(engine: TextEngine) -> None:
-    """While a prompt is read in its pieces of 64 tokens the other goes on, and afterwards both take turns."""
-    engine._prompts = PromptCache(0, 0)
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_sequence_waits_for_the_end_of_another(model: Path, draft: Path, kind: str) -> None:
+    """While one prompt prefills in pieces of 64 tokens the other decodes, and afterwards both take turns."""
+    engine, batch = load_with_batch(model, prefill_step_size=64, prompt_cache_tokens=0, **options(kind, draft))
     ids = [add(engine, 1, prompt="f", seed=1, max_tokens=60)]
-    first = engine._uids[ids[0]]
     turns = []
     for number in range(8):
         if number == 2:
             ids.append(add(engine, 2, prompt="s" * 150, seed=2, max_tokens=60))
-        before = list(engine._generator.held())
-        _, decoded = engine._generator.next()
-        has_read = list(engine._generator.held()) != before
-        turns.append((has_read, [response.uid for response in decoded]))
-    alone, both = [first], [first, first + 1]
+        before = list(batch.held())
+        _, decoded = batch.next()
+        has_prefilled = list(batch.held()) != before
+        turns.append((has_prefilled, [one.uid for one in decoded]))
+    alone = turns[0][1]
+    both = [*alone, alone[0] + 1]
     assert turns == [(False, alone), (False, alone), *[(True, alone)] * 3, *[(False, both)] * 3]
     for request_id in ids:
         engine.cancel(request_id)
@@ -182,18 +180,17 @@ def test_no_more_at_once_than_is_set(model: Path) -> None:
     engine = load(model, **BITS, completion_batch_size=2)
     for number in range(5):
         add(engine, number, prompt="many", seed=number, max_tokens=9)
-    generator, most = engine._generator, 0
-    assert isinstance(generator, TurnGenerator)
+    most = 0
     for _ in range(MOST_STEPS):
         if not engine.has_work:
             break
         engine.step()
-        most = max(most, len(generator._decoding))
+        most = max(most, engine.stats().decoding)
     assert most == 2
     assert_empty(engine)
 
 
-@pytest.mark.parametrize("kind", ["draft", "bits", "both"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_stop_strings(model: Path, draft: Path, kind: str) -> None:
     # Without a prompt cache: the second run would go on from a cache that is quantised from its first token.
     engine = load(model, prompt_cache_tokens=0, **options(kind, draft))
@@ -218,15 +215,17 @@ def test_an_end_of_text_token_ends(model: Path, draft: Path, tmp_path: Path) -> 
 
 
 def ids_of(engine: TextEngine, prompt: str, count: int) -> list[int]:
-    ids = mx.array(engine._loaded.tokenizer.encode(prompt))
-    return [token for token, _ in generate_step(ids, engine._loaded.model, max_tokens=count)]
+    ids = mx.array(engine.loaded.tokenizer.encode(prompt))
+    return [token for token, _ in generate_step(ids, engine.loaded.model, max_tokens=count)]
 
 
-def test_cancels_at_random_moments_leave_nothing(engine: TextEngine) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_cancels_at_random_moments_leave_nothing(model: Path, draft: Path, kind: str) -> None:
+    engine = load(model, prefill_step_size=64, **options(kind, draft))
     chance = random.Random(5)
     for number in range(25):
-        kind: dict[str, Any] = chance.choice([{}, {"seed": 1}, {"logprobs": 2}, {"grammar": "start: /[ab]{9,}/"}])
-        request_id = add(engine, number, prompt="c" * chance.randint(1, 150), max_tokens=50, **kind)
+        extra: dict[str, Any] = chance.choice([{}, {"seed": 1}, {"logprobs": 2}, {"grammar": "start: /[ab]{9,}/"}])
+        request_id = add(engine, number, prompt="c" * chance.randint(1, 150), max_tokens=50, **extra)
         add(engine, 1000 + number, prompt="short", max_tokens=chance.randint(1, 5))
         for _ in range(chance.randint(0, 6)):
             engine.step()
@@ -242,7 +241,7 @@ def test_earlier_prompts_are_not_read_again(model: Path, draft: Path, plain: Tex
         prompt = "again " * 9
         first = {"prompt": prompt, "temperature": 0.0, "max_tokens": length}
         said = ids_of(plain, prompt, length)
-        begin = plain._loaded.tokenizer.encode(prompt)
+        begin = plain.loaded.tokenizer.encode(prompt)
         run(drafted, [first])
         second = {"prompt": [*begin, *said, *range(40, 60)], "temperature": 0.0, "max_tokens": 5}
         got = run(drafted, [second])[0][-1].body
@@ -251,7 +250,7 @@ def test_earlier_prompts_are_not_read_again(model: Path, draft: Path, plain: Tex
         assert got["text"] == run(plain, [second])[0][-1].body["text"]
 
 
-@pytest.mark.parametrize("kind", ["draft", "bits", "both"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_cancelled_request_leaves_what_it_has_read(model: Path, draft: Path, kind: str) -> None:
     """While its prompt is read in pieces of 64, and while it decodes; nothing where it had not begun."""
     engine = load(model, prefill_step_size=64, **options(kind, draft))
@@ -263,20 +262,20 @@ def test_a_cancelled_request_leaves_what_it_has_read(model: Path, draft: Path, k
         engine.cancel(request_id)
         assert_empty(engine)
         assert run(engine, [fields])[0][-1].body["cached_tokens"] == read
-    before = engine._prompts.tokens
+    before = engine.stats().cached_tokens
     engine.cancel(add(engine, 1, prompt="a" * 150, max_tokens=3))
-    assert engine._prompts.tokens == before
+    assert engine.stats().cached_tokens == before
     # Of a prompt that was known but for its last token, what it has said.
     run(engine, [{"prompt": "d" * 150, "temperature": 0.0, "max_tokens": 1}])
-    before = engine._prompts.tokens
+    before = engine.stats().cached_tokens
     request_id = add(engine, 1, prompt="d" * 150, temperature=0.0, max_tokens=30)
     for _ in range(9):
         engine.step()
     engine.cancel(request_id)
-    assert before < engine._prompts.tokens < before + 20
+    assert before < engine.stats().cached_tokens < before + 20
 
 
-@pytest.mark.parametrize("kind", ["draft", "bits", "both"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_others_have_read_is_shared_before_they_end(model: Path, draft: Path, kind: str) -> None:
     """The same text as after their end, at whatever moment of a draft the copy is made."""
     first = {"prompt": "live " * 30 + "one", "temperature": 0.0, "max_tokens": 40}
@@ -286,12 +285,12 @@ def test_what_others_have_read_is_shared_before_they_end(model: Path, draft: Pat
     expected = run(ended, [second])[0][-1].body
     assert expected["cached_tokens"] == 150
     for steps_before in range(3, 12):
-        engine = load(model, prefill_step_size=64, **options(kind, draft))
+        engine, batch = load_with_batch(model, prefill_step_size=64, **options(kind, draft))
         add(engine, 1, **first)
         for _ in range(steps_before):
             engine.step()
-        ((uid, held),) = engine._generator.held()
-        assert engine._generator.extract_cache([uid])[uid][1] == held
+        ((uid, held),) = batch.held()
+        assert batch.extract_cache([uid])[uid].tokens == held
         wanted = add(engine, 2, **second)
         assert [output.body for output in steps(engine) if output.request_id == wanted] == [expected]
 
@@ -300,8 +299,8 @@ def test_a_quantised_prompt_is_not_read_again(model: Path) -> None:
     engine = load(model, **BITS)
     begin = {"prompt": "q" * 100, "temperature": 0.0, "max_tokens": 5}
     run(engine, [begin])
-    nbytes = engine._prompts.nbytes
-    assert nbytes < load_and_run(model, begin)._prompts.nbytes / 2
+    nbytes = engine.stats().cached_bytes
+    assert nbytes < load_and_run(model, begin).stats().cached_bytes / 2
     assert run(engine, [{**begin, "prompt": "q" * 100 + "more"}])[0][-1].body["cached_tokens"] >= 99
 
 
@@ -322,8 +321,8 @@ def test_the_facts_count_both_models(model: Path, draft: Path, plain: TextEngine
         ({"draft_model": "/nowhere/small"}, "draft_model small: .*no such model folder"),
         ({"num_draft_tokens": 0}, "whole number of at least 1"),
         ({"kv_bits": "4"}, "whole number of at least 1"),
-        ({"kv_bits": 7, "kv_group_size": 32}, "kv_bits 7 with kv_group_size 32 is nothing for this model"),
-        ({"kv_bits": 4}, "kv_bits 4 with kv_group_size 64 is nothing for this model"),
+        ({"kv_bits": 7, "kv_group_size": 32}, "kv_bits 7 with kv_group_size 32 does not work with this model"),
+        ({"kv_bits": 4}, "kv_bits 4 with kv_group_size 64 does not work with this model"),
         ({"quantized_kv_start": -1}, "whole number of at least 0"),
     ],
 )

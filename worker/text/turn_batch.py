@@ -1,0 +1,219 @@
+"""Sequences that take turns, for what mlx-lm does for single sequences only: draft models, quantised key-value caches,
+and models whose caches cannot be batched.
+
+Every sequence has an mlx-lm generator of its own. Each step takes one token from each of them and prefills one piece of
+one prompt, so that no sequence waits for the end of another. Knows nothing of requests.
+"""
+
+import copy
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.generate import generate_step, speculative_generate_step
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import maybe_set_recommended_wired_limit
+
+from worker.generation.constraint import Constraint
+from worker.generation.sampling import LogitsProcessor, Sampler
+from worker.text.batch import BatchCounts, Decoded, Held
+from worker.text.quantisation import Quantisation
+
+
+@dataclass(slots=True)
+class _Turn:
+    """One sequence. segments: the prompt that is not prefilled yet; the last segment is its last token. tokens: what
+    the caches hold. caches: of the model, and of the draft model if there is one. left: tokens that may still come.
+    prefilled: tokens of the prompt that all caches hold, 0 before the first piece. steps: mlx-lm's generator."""
+
+    uid: int
+    segments: list[list[int]]
+    tokens: list[int]
+    caches: list[list[Any]]
+    sampler: Sampler
+    processors: list[LogitsProcessor]
+    left: int
+    prefilled: int = 0
+    steps: Any = None
+
+    def copy(self) -> Held:
+        """A copy of the caches with their prompt tokens; once the sequence decodes, the caches hold more."""
+        return Held(copy.deepcopy(self._layers), self.tokens[: self.prefilled])
+
+    def close(self) -> Held:
+        """End the sequence; the caches and the tokens that all of them hold."""
+        if self.steps is not None:
+            self.steps.close()
+        layers = self._layers
+        if len(self.caches) == 1:
+            return Held(layers, self.tokens)
+        # The draft model's may be a token behind. With a draft model all of them can be shortened.
+        held = min(layer.offset for layer in layers)
+        for layer in layers:
+            layer.trim(layer.offset - held)
+        return Held(layers, self.tokens[:held])
+
+    @property
+    def _layers(self) -> list[Any]:
+        return [layer for cache in self.caches for layer in cache]
+
+
+class TurnBatch:
+    """Mutable state: the sequences that wait or prefill, in their order, and those that decode, by uid."""
+
+    def __init__(
+        self,
+        model: Any,
+        draft_model: Any,
+        *,
+        stop_tokens: Iterable[int],
+        completion_batch_size: int,
+        prefill_step_size: int,
+        num_draft_tokens: int,
+        quantisation: Quantisation,
+        stream: mx.Stream,
+    ) -> None:
+        """draft_model: None for none. Raises ValueError where the caches of these models cannot be quantised so."""
+        self._models = [model] if draft_model is None else [model, draft_model]
+        self._stop_tokens = frozenset(stop_tokens)
+        self._most = completion_batch_size
+        self._prefill_step_size = prefill_step_size
+        self._num_draft_tokens = num_draft_tokens
+        self._quantisation = quantisation
+        self._stream = stream
+        self._next_uid = 0
+        self._waiting: deque[_Turn] = deque()
+        self._decoding: dict[int, _Turn] = {}
+        maybe_set_recommended_wired_limit()  # as BatchGenerator does
+        for one in self._models:
+            quantisation.check(one)
+
+    def insert(
+        self,
+        segments: list[list[int]],
+        max_tokens: int,
+        *,
+        cache: list[Any] | None,
+        tokens: list[int],
+        sampler: Sampler,
+        processors: list[LogitsProcessor],
+        wants_logprobs: bool,  # mlx-lm's generators always compute them
+    ) -> int:
+        """As in Batch. cache: the layers of the model, then those of the draft model."""
+        parts = [part for part in segments if part]
+        if not parts or max_tokens < 1:
+            raise ValueError("a sequence needs a prompt and room for a token")
+        *before, last = parts
+        pieces = [*before, last[:-1], last[-1:]] if len(last) > 1 else [*before, last]
+        turn = _Turn(self._next_uid, pieces, list(tokens), self._split(cache), sampler, processors, left=max_tokens)
+        self._waiting.append(turn)
+        self._next_uid += 1
+        return turn.uid
+
+    def next(self) -> tuple[list[int], list[Decoded]]:
+        """A token of every sequence that decodes, and a piece of the first prompt that waits."""
+        with mx.stream(self._stream):
+            while self._waiting and len(self._decoding) < self._most and len(self._waiting[0].segments) == 1:
+                turn = self._waiting.popleft()
+                turn.steps = self._steps(turn)
+                self._decoding[turn.uid] = turn
+            decoded = [self._advance(turn) for turn in list(self._decoding.values())]
+            return self._prefill(), decoded
+
+    def extract_cache(self, uids: Iterable[int]) -> dict[int, Held]:
+        """As in Batch; of the prompts alone."""
+        wanted = set(uids)
+        return {turn.uid: turn.copy() for turn in self._all() if turn.uid in wanted}
+
+    def held(self) -> Iterator[tuple[int, list[int]]]:
+        """As in Batch; of the prompts alone."""
+        for turn in self._all():
+            if turn.prefilled:
+                yield turn.uid, turn.tokens[: turn.prefilled]
+
+    def remove(self, uids: Iterable[int], *, return_prompt_caches: bool = False) -> dict[int, Held]:
+        """As in Batch."""
+        gone = set(uids)
+        removed = [turn for turn in self._all() if turn.uid in gone]
+        self._waiting = deque(turn for turn in self._waiting if turn.uid not in gone)
+        self._decoding = {uid: turn for uid, turn in self._decoding.items() if uid not in gone}
+        left = {turn.uid: turn.close() for turn in removed}
+        return left if return_prompt_caches else {}
+
+    def counts(self) -> BatchCounts:
+        """As in Batch. Of the prompts at most one is in prefill, the first one."""
+        waiting = list(self._waiting)
+        prefilling = sum(turn.prefilled > 0 for turn in waiting)
+        return BatchCounts(len(waiting) - prefilling, prefilling, len(self._decoding))
+
+    def _all(self) -> Iterator[_Turn]:
+        yield from self._waiting
+        yield from self._decoding.values()
+
+    def _split(self, known: list[Any] | None) -> list[list[Any]]:
+        """The caches of each model, new ones for None."""
+        if known is None:
+            return [make_prompt_cache(model) for model in self._models]
+        layers = iter(known)
+        return [[next(layers) for _ in make_prompt_cache(model)] for model in self._models]
+
+    def _prefill(self) -> list[int]:
+        if not self._waiting or len(self._decoding) >= self._most or len(self._waiting[0].segments) == 1:
+            return []
+        turn = self._waiting[0]
+        piece = turn.segments[0][: self._prefill_step_size]
+        turn.segments[0] = turn.segments[0][len(piece) :]
+        tokens = mx.array([piece], mx.uint32)
+        for model, cache in zip(self._models, turn.caches, strict=True):
+            model(tokens, cache=cache)
+            self._quantisation.apply(cache)
+            mx.eval([layer.state for layer in cache])
+        mx.clear_cache()
+        turn.tokens += piece
+        turn.prefilled = len(turn.tokens)
+        if turn.segments[0]:
+            return []
+        del turn.segments[0]
+        return [turn.uid]
+
+    def _advance(self, turn: _Turn) -> Decoded:
+        token, logprobs, *_ = next(turn.steps)
+        turn.tokens.append(token)
+        turn.left -= 1
+        reason = "stop" if token in self._stop_tokens else "length" if not turn.left else None
+        if reason is None:
+            return Decoded(turn.uid, token, logprobs)
+        del self._decoding[turn.uid]
+        return Decoded(turn.uid, token, logprobs, reason, turn.close())
+
+    def _steps(self, turn: _Turn) -> Iterator[tuple[Any, ...]]:
+        """mlx-lm's generator from the last token of the prompt on."""
+        (last,) = turn.segments
+        turn.prefilled = len(turn.tokens)
+        before = mx.array(turn.tokens, mx.uint32)
+        turn.tokens += last
+        arguments: dict[str, Any] = {
+            "max_tokens": turn.left,
+            "sampler": turn.sampler,
+            "logits_processors": [_with_prompt(processor, before) for processor in turn.processors],
+            "kv_bits": self._quantisation.bits,
+            "kv_group_size": self._quantisation.group_size,
+            "quantized_kv_start": self._quantisation.start,
+        }
+        # A constraint follows the tokens one by one and cannot take back a wrong draft.
+        is_drafted = len(self._models) > 1 and not any(isinstance(one, Constraint) for one in turn.processors)
+        prompt, model = mx.array(last, mx.uint32), self._models[0]
+        if not is_drafted:
+            steps: Any = generate_step(prompt, model, self._stream, prompt_cache=turn.caches[0], **arguments)
+        else:
+            layers = [layer for cache in turn.caches for layer in cache]
+            drafts = {"num_draft_tokens": self._num_draft_tokens, "prompt_cache": layers}
+            steps = speculative_generate_step(prompt, *self._models, self._stream, **drafts, **arguments)
+        return steps  # type: ignore[no-any-return] # mlx-lm is not read by mypy
+
+
+def _with_prompt(processor: LogitsProcessor, before: mx.array) -> LogitsProcessor:
+    """mlx-lm's generators show a processor only the tokens that they have taken themselves."""
+    return lambda tokens, logits: processor(mx.concatenate([before, tokens]), logits)
