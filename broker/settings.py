@@ -1,4 +1,4 @@
-"""All settings of the broker, validated at start. Source of the names: docs and README tell users the same table.
+"""All settings of the broker, validated at start. docs/settings.md tells users about each.
 
 Order: environment `MLX_BROKER_*`, then the table `[broker]` of the TOML file (`MLX_BROKER_CONFIG`, else
 `mlx-broker.toml` in the working directory), then the defaults here. `[models."org/name"]` tables are per model,
@@ -80,7 +80,7 @@ def _state_dir() -> Path:
 
 
 class BrokerSettings(BaseSettings):
-    """See the top of this file; every field is documented in README.md."""
+    """See the top of this file; every field is documented in docs/settings.md."""
 
     model_config = SettingsConfigDict(
         env_prefix="MLX_BROKER_", env_ignore_empty=True, extra="forbid", frozen=True, allow_inf_nan=False

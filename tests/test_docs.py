@@ -1,20 +1,29 @@
-"""What a user can set, call or meet is documented where they look for it. Names count only inside code marks."""
+"""What a user can set, call or meet is documented where they look for it, and what the pages name exists.
 
+Names count only inside code marks.
+"""
+
+import ast
 import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from pydantic.fields import FieldInfo
 from starlette.routing import BaseRoute, Mount, Route
 
 from broker.policy.actions import Action
 from broker.policy.events import Event
 from broker.settings import BrokerSettings, ModelSettings
 from broker.wire.codec import COMMANDS
-from broker.wire.failure import Failure
+from broker.wire.failure import Code, Failure, FailureError
 from broker.wire.frames import VERSION
+from broker.wire.kinds import KINDS
+from broker.wire.outputs import FINAL, PARTIAL
+from broker.wire.packing import pack
 from broker.wire.states import State
+from broker.wire.to_workers import Assign
 from broker.wire.work import Embed, Generate, Rerank
 from gateway.app import create_app
 from gateway.http import errors
@@ -23,6 +32,18 @@ from gateway.openai import requests as gateway_openai
 from gateway.settings import PREFIX
 from gateway.settings import Settings as GatewaySettings
 from tests.service import ROOT
+from worker.engine import Engine, load_engine
+
+PAGES = sorted(page.relative_to(ROOT).as_posix() for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+# Of both processes; `models` is the settings file's alone: a table for each model.
+SETTINGS: dict[str, FieldInfo] = {
+    name: field
+    for settings in (BrokerSettings, GatewaySettings)
+    for name, field in settings.model_fields.items()
+    if name != "models"
+}
+_FENCED = re.compile(r"^```.*?^```", flags=re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 def document(name: str) -> str:
@@ -31,16 +52,29 @@ def document(name: str) -> str:
     return path.read_text()
 
 
+def spans_in(text: str) -> list[str]:
+    """What stands between inline code marks; fenced blocks are left out."""
+    return re.findall(r"`([^`\n]+)`", _FENCED.sub("", text))
+
+
 def code_in(text: str) -> str:
     """Everything between code marks: fenced blocks and inline spans, one a line."""
-    blocks = re.findall(r"^```.*?^```", text, flags=re.MULTILINE | re.DOTALL)
-    rest = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    return "\n".join(blocks + re.findall(r"`([^`\n]+)`", rest))
+    return "\n".join(_FENCED.findall(text) + spans_in(text))
 
 
 def missing(names: set[str], text: str) -> list[str]:
     """Those of `names` that are no word of `text`."""
     return sorted(name for name in names if not re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", text))
+
+
+def anchors_of(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub and most others make them."""
+    anchors: set[str] = set()
+    for heading in re.findall(r"^#+ (.+)$", _FENCED.sub("", text), flags=re.MULTILINE):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+        anchor = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+        anchors.add(next(a for n in range(100) if (a := f"{anchor}-{n}" if n else anchor) not in anchors))
+    return anchors
 
 
 def paths_of(routes: list[BaseRoute], prefix: str = "") -> set[str]:
@@ -58,35 +92,71 @@ def _any_parameter(path: str) -> str:
     return re.sub(r"\{[^}\n]*\}", "{}", path)
 
 
-def test_every_setting_is_in_the_readme() -> None:
-    # `models` is the settings file's alone: a table for each model.
-    names = {
-        f"{PREFIX}{name.upper()}" for name in {*BrokerSettings.model_fields, *GatewaySettings.model_fields} - {"models"}
-    }
-    code = code_in(document("README.md"))
-    assert missing(names, code) == []
+def test_every_setting_is_documented() -> None:
+    code = code_in(document("docs/settings.md"))
+    assert missing({f"{PREFIX}{name.upper()}" for name in SETTINGS}, code) == []
     assert missing(set(ModelSettings.model_fields), code) == []
     assert "[models." in code
 
 
-def test_every_field_that_is_refused_is_in_the_readme() -> None:
-    fields = {*gateway_openai._NOT_YET_CHAT, *gateway_openai._NOT_YET_COMPLETION}
-    assert len(fields) > 20
-    assert missing(fields, code_in(document("README.md").partition("does not do yet")[2])) == []
+def test_the_documented_defaults_are_those_of_the_code() -> None:
+    told = dict(re.findall(rf"^\| `{PREFIX}(\w+)` \| ([^|]+) \|", document("docs/settings.md"), flags=re.MULTILINE))
+    plain = {name: field.default for name, field in SETTINGS.items() if field.default_factory is None}
+    assert len(plain) > 25
+    assert {name: told[name.upper()] for name in plain} == {name: _as_told(plain[name]) for name in plain}
 
 
-def test_the_readme_names_no_setting_that_is_gone() -> None:
-    known = {name.upper() for name in {*BrokerSettings.model_fields, *GatewaySettings.model_fields}} | {"CONFIG"}
-    named = set(re.findall(rf"\b{PREFIX}([A-Z_]+[A-Z])\b", document("README.md")))
+def _as_told(default: bool | float | str | None) -> str:
+    if default is None:
+        return "none"
+    return f"{default:g}" if type(default) in (int, float) else str(default).lower()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_page_names_a_setting_that_is_gone(page: str) -> None:
+    known = {name.upper() for name in SETTINGS} | {"CONFIG"}
+    named = set(re.findall(rf"\b{PREFIX}([A-Z_]+[A-Z])\b", document(page)))
     assert named - known == set()
 
 
-def test_every_route_is_in_the_readme() -> None:
+def test_every_option_of_an_engine_is_documented() -> None:
+    options = {
+        item.target.id
+        for path in (ROOT / "worker").rglob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Options")
+        for item in node.body
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+    }
+    assert len(options) > 10
+    assert missing(options, code_in(document("docs/models.md"))) == []
+
+
+def test_every_type_of_model_is_documented() -> None:
+    assert missing(set(KINDS), code_in(document("docs/models.md"))) == []
+
+
+def test_every_field_that_is_refused_is_documented() -> None:
+    refused = {*gateway_openai._NOT_YET_CHAT, *gateway_openai._NOT_YET_COMPLETION}
+    assert len(refused) > 20
+    assert missing(refused, code_in(document("docs/api.md").partition("\n## What is refused\n")[2])) == []
+
+
+def test_every_route_is_documented() -> None:
     app = create_app(GatewaySettings.model_construct(), BrokerClient(Path("unused")))
     paths = paths_of(app.routes)
     assert len(paths) >= 11  # the walk has found the mounts
-    without_host = re.sub(r"https?://[^/\s`]+", " ", document("README.md"))
-    assert missing({_any_parameter(path) for path in paths}, _any_parameter(without_host)) == []
+    pages = {True: document("docs/admin.md"), False: document("docs/api.md")}
+    for path in paths:
+        page = re.sub(r"https?://[^/\s`]+", " ", pages[path.startswith(("/admin", "/health"))])
+        assert missing({_any_parameter(path)}, _any_parameter(page)) == []
+
+
+def test_every_error_code_and_its_status_is_documented() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| `(\w+)` \|", document("docs/errors.md"), flags=re.MULTILINE)
+    assert {code for code, _, _ in rows} == set(Code)
+    for code, status, kind in rows:
+        assert (int(status), kind) == errors._TABLE.get(code, errors._INTERNAL), f"docs/errors.md, {code}"
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
@@ -96,11 +166,10 @@ def test_every_command_and_its_fields_are_in_the_protocol(command: bytes) -> Non
     assert missing({command.decode(), *(f.name for f in fields(body))}, code) == []
 
 
-def test_the_payload_and_the_errors_are_in_the_protocol() -> None:
-    code = code_in(document("docs/protocol.md"))
+def test_the_payload_and_the_failure_are_in_the_protocol() -> None:
     names = {f.name for body in (Generate, Embed, Rerank, Failure) for f in fields(body)}
-    assert missing(names | {"PARTIAL", "FINAL", "ERROR", VERSION.decode()}, code) == []
-    assert missing({*errors._TABLE, errors.INTERNAL_ERROR.code}, code) == []
+    names |= {"PARTIAL", "FINAL", "ERROR", VERSION.decode()}
+    assert missing(names, code_in(document("docs/protocol.md"))) == []
 
 
 def test_every_event_action_and_state_is_in_the_pool() -> None:
@@ -108,6 +177,7 @@ def test_every_event_action_and_state_is_in_the_pool() -> None:
     assert len(names) > 30
     code = code_in(document("docs/pool.md"))
     assert missing(names | set(State), code) == []
+    assert missing(set(State), code_in(document("docs/admin.md"))) == []
 
 
 def test_every_module_is_in_the_architecture() -> None:
@@ -118,3 +188,43 @@ def test_every_module_is_in_the_architecture() -> None:
             if path.name != "__init__.py":
                 named = re.search(rf"\b{package}/\s.*?\b{path.name}|\b{package}/{path.name}", text, flags=re.DOTALL)
                 assert named, f"docs/architecture.md does not name {package}/{path.name}"
+
+
+def test_every_page_is_on_the_map() -> None:
+    linked = {link.partition("#")[0] for link in _LINK.findall(document("docs/index.md"))}
+    assert {Path(page).name for page in PAGES if page.startswith("docs/")} - linked == {"index.md"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page: str) -> None:
+    for link in _LINK.findall(_FENCED.sub("", document(page))):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / name if name else ROOT / page
+        assert target.exists(), f"{page} links to {link}"
+        if anchor:
+            assert anchor in anchors_of(target.read_text()), f"{page} links to {link}, which has no such heading"
+
+
+def test_the_walk_over_links_sees_them() -> None:
+    assert anchors_of("# The `end` of a_stream — really\n## A\n## A") == {"the-end-of-a_stream--really", "a", "a-1"}
+    assert len(_LINK.findall(document("docs/index.md"))) > 10
+
+
+def test_the_engine_that_docs_extending_shows_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = document("docs/extending.md")
+    [example] = re.findall(r"^```python\n(# reversing\.py\n.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "reversing.py").write_text(example)
+    monkeypatch.syspath_prepend(tmp_path)
+    assign = Assign("demo/reversing", "", "echo", engine="reversing:ReversingEngine")
+    engine = load_engine(assign, lambda _stage, _fraction: None)
+    assert [name for name in vars(Engine) if name[0] != "_" and not hasattr(engine, name)] == []
+    engine.add(b"1", pack(Generate(prompt="abc", stream=True)))
+    outputs = []
+    while engine.has_work:
+        outputs += engine.step()
+    assert [output.kind for output in outputs] == [PARTIAL, PARTIAL, FINAL]
+    assert "".join(output.body["text"] for output in outputs) == "cba"
+    with pytest.raises(FailureError):
+        engine.add(b"2", pack(Generate(prompt="")))

@@ -19,7 +19,7 @@ from broker.wire.body import ProtocolError, from_map
 from broker.wire.failure import Code, Failure
 from gateway.link.client import BrokerUnavailableError
 
-# Failure.code -> status, OpenAI's type. docs/protocol.md lists the codes.
+# Failure.code -> status, OpenAI's type. docs/errors.md lists the codes.
 _BAD_REQUEST = "invalid_request_error"
 _TABLE = {
     "invalid_request": (400, _BAD_REQUEST),
