@@ -3,8 +3,10 @@
 import logging
 import sys
 
-from broker.loop import Broker
+from broker.assembly import run_broker
 from broker.processes.autogroup import give_way
+from broker.processes.memory import total_bytes
+from broker.processes.supervisor import Supervisor
 from broker.runtime import RuntimeDir, RuntimeDirError
 from broker.settings import SettingsError, load_settings
 
@@ -23,7 +25,10 @@ def main() -> int:
         return 2
     give_way()
     try:
-        Broker(settings, runtime).run()
+        launcher = Supervisor(
+            runtime.worker_endpoint, settings.heartbeat_interval_seconds, settings.hub_dir, settings.blas_library
+        )
+        run_broker(settings, runtime, launcher, total_bytes())
     finally:
         runtime.close()
     return 0

@@ -19,7 +19,7 @@ MODULES = sorted(path.relative_to(ROOT).as_posix() for package in PACKAGES for p
 
 # Heavy or tricky packages, and the folders or files that may name them.
 OWNERS = {
-    "zmq": ("broker/loop.py", "worker/service.py", "gateway/link/"),
+    "zmq": ("broker/sockets.py", "worker/service.py", "gateway/link/"),
     "msgpack": ("broker/wire/",),
     "psutil": ("broker/processes/",),
     "mlx": ("worker/", "demo/"),
@@ -178,7 +178,8 @@ def test_what_a_place_promises_not_to_load(module: str, place: str) -> None:
 @pytest.mark.parametrize(
     ("module", "needs"),
     [
-        ("broker/loop.py", {"zmq", "psutil", "msgpack"}),
+        ("broker/assembly.py", {"zmq", "msgpack", "pydantic"}),
+        ("broker/processes/supervisor.py", {"psutil"}),
         ("worker/service.py", {"zmq", "msgpack"}),
         ("worker/text/engine.py", {"mlx_lm"}),
         ("gateway/app.py", {"starlette", "zmq"}),

@@ -150,8 +150,10 @@ class WorkerSampled:
 
 @dataclass(slots=True, frozen=True)
 class WorkerStarted:
+    """pid: None if it is not known."""
+
     worker_id: str
-    pid: int
+    pid: int | None
 
 
 @dataclass(slots=True, frozen=True)

@@ -6,18 +6,10 @@ with `proc_pid_rusage`, as Activity Monitor does. Elsewhere the footprint is the
 
 import ctypes
 import sys
-from dataclasses import dataclass
 
 import psutil
 
-
-@dataclass(slots=True, frozen=True)
-class Sample:
-    """Bytes; cpu_percent of one core since the last look at this process."""
-
-    rss_bytes: int
-    footprint_bytes: int
-    cpu_percent: float
+from broker.processes.launcher import Sample
 
 
 class Sampler:

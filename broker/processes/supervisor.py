@@ -13,7 +13,6 @@ no exit notice, because a grandchild may hold it open.
 import contextlib
 import logging
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -22,7 +21,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from broker.policy.actions import StartDownload, StartWorker
 from broker.policy.specs import Exit
+from broker.processes.exits import ExitWatcher
+from broker.processes.launcher import Sample
+from broker.processes.memory import Sampler
 
 logger = logging.getLogger(__name__)
 
@@ -43,20 +46,30 @@ class _Child:
 
 
 class Supervisor:
-    """Worker processes by worker id. `exits_fd` and `output_fds` are to be polled; each says what to call then."""
+    """The Launcher for this machine: worker processes by worker id.
 
-    def __init__(self, endpoint: str, heartbeat_interval: float) -> None:
+    endpoint: the broker's socket for workers. hub_dir: the cache that downloads fill. blas_library: a shared library
+    that workers load before MLX, None for MLX's own.
+    """
+
+    def __init__(
+        self, endpoint: str, heartbeat_interval: float, hub_dir: Path, blas_library: str | None = None
+    ) -> None:
         self._endpoint = endpoint
         self._heartbeat_interval = heartbeat_interval
+        self._hub_dir = hub_dir
+        self._blas_library = blas_library
         self._children: dict[str, _Child] = {}
-        self._exits = _ExitWatcher()
+        self._exits = ExitWatcher()
+        self._sampler = Sampler()
+        if blas_library:
+            logger.info("workers load %s before MLX", blas_library)
 
-    def start(self, worker_id: str, *options: str) -> int:
-        """Start one worker with these options of its command line; its pid. Raises OSError when the system refuses."""
-        command = [sys.executable, "-m", "worker", "--endpoint", self._endpoint, "--worker-id", worker_id]
-        command += ["--parent-pid", str(os.getpid()), "--heartbeat-interval", str(self._heartbeat_interval)]
+    def start(self, what: StartWorker | StartDownload) -> int:
+        """Start one process; its pid. Raises OSError if the system refuses."""
+        worker_id = what.worker_id
         process = subprocess.Popen(
-            [*command, *options],
+            self._command(what),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -77,6 +90,17 @@ class Supervisor:
             raise
         return process.pid
 
+    def _command(self, what: StartWorker | StartDownload) -> list[str]:
+        command = [sys.executable, "-m", "worker", "--endpoint", self._endpoint, "--worker-id", what.worker_id]
+        command += ["--parent-pid", str(os.getpid()), "--heartbeat-interval", str(self._heartbeat_interval)]
+        if isinstance(what, StartDownload):
+            return [*command, f"--download={what.model_id}", f"--cache-dir={self._hub_dir}"]
+        if what.spare:
+            command.append("--spare")
+        if self._blas_library:
+            command.append(f"--blas-library={self._blas_library}")
+        return command
+
     def kill(self, worker_id: str) -> None:
         """SIGKILL to the worker's process group. Does nothing if it has exited already."""
         child = self._children.get(worker_id)
@@ -84,9 +108,15 @@ class Supervisor:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.process.pid, signal.SIGKILL)
 
-    def pids(self) -> dict[str, int]:
-        """The pid of every worker that has not been reported as exited."""
-        return {worker_id: child.process.pid for worker_id, child in self._children.items()}
+    @property
+    def worker_ids(self) -> list[str]:
+        """Every worker that has not been reported as exited."""
+        return list(self._children)
+
+    def sample(self, worker_id: str) -> Sample | None:
+        """What the worker's process takes now; None if it is gone."""
+        child = self._children.get(worker_id)
+        return self._sampler.sample(child.process.pid) if child is not None else None
 
     @property
     def exits_fd(self) -> int:
@@ -109,6 +139,7 @@ class Supervisor:
             self.read_output(child.worker_id)
             _keep(child, child.partial_line)  # last words may lack their end of line
             self._close(child)
+            self._sampler.forget(pid)
             del self._children[child.worker_id]
             exits.append((child.worker_id, _exit_of(code, "\n".join(child.tail))))
         return exits
@@ -166,59 +197,3 @@ def _python_path() -> list[str]:
     """The checkout first, so that `-m worker` finds the package wherever the broker was started."""
     inherited = os.environ.get("PYTHONPATH")
     return [str(_ROOT), *([inherited] if inherited else [])]
-
-
-if sys.platform == "darwin":
-
-    class _ExitWatcher:
-        """A kqueue that becomes readable when a child exits."""
-
-        def __init__(self) -> None:
-            self._kqueue = select.kqueue()
-
-        def fileno(self) -> int:
-            return self._kqueue.fileno()
-
-        def add(self, pid: int) -> None:
-            flags = select.KQ_EV_ADD | select.KQ_EV_ONESHOT
-            try:
-                self._kqueue.control([select.kevent(pid, select.KQ_FILTER_PROC, flags, select.KQ_NOTE_EXIT)], 0)
-            except ProcessLookupError:
-                # Dead already, and a zombie cannot be registered: a timer of 0 ms under the same ident reports it.
-                self._kqueue.control([select.kevent(pid, select.KQ_FILTER_TIMER, flags, 0, 0)], 0)
-
-        def take(self) -> list[int]:
-            return [event.ident for event in self._kqueue.control([], 64, 0)]
-
-        def close(self) -> None:
-            self._kqueue.close()
-
-else:
-
-    class _ExitWatcher:
-        """An epoll set of pidfds: readable when a child exits."""
-
-        def __init__(self) -> None:
-            self._epoll = select.epoll()
-            self._pids: dict[int, int] = {}
-
-        def fileno(self) -> int:
-            return self._epoll.fileno()
-
-        def add(self, pid: int) -> None:
-            pidfd = os.pidfd_open(pid)
-            self._pids[pidfd] = pid
-            self._epoll.register(pidfd, select.EPOLLIN)
-
-        def take(self) -> list[int]:
-            pids = []
-            for pidfd, _ in self._epoll.poll(0):
-                self._epoll.unregister(pidfd)
-                os.close(pidfd)
-                pids.append(self._pids.pop(pidfd))
-            return pids
-
-        def close(self) -> None:
-            for pidfd in self._pids:
-                os.close(pidfd)
-            self._epoll.close()

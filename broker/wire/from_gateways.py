@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from broker.wire.body import Body
+from broker.wire.from_peers import Ack, Hello
 from broker.wire.kinds import Task
 
 
@@ -91,3 +92,7 @@ class Goodbye(Body):
     """An orderly end of a gateway: its requests are cancelled at once."""
 
     COMMAND: ClassVar[bytes] = b"GOODBYE"
+
+
+# Everything that a gateway may send to the broker.
+FromGateway = InferenceRequest | Cancel | Load | Unload | Kill | Unpin | Status | Models | Watch | Hello | Ack | Goodbye

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from broker.wire.body import Body
 from broker.wire.failure import Code
+from broker.wire.from_peers import Heartbeat, Hello
 
 
 @dataclass(slots=True, frozen=True)
@@ -40,3 +41,7 @@ class LoadFailed(Body):
     COMMAND: ClassVar[bytes] = b"LOAD_FAILED"
     message: str
     code: Code = Code.LOAD_FAILED
+
+
+# Everything that a worker may send to the broker, beside its Outputs.
+FromWorker = Heartbeat | Hello | Progress | Ready | LoadFailed

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import zmq
 
+from broker.policy.actions import StartWorker
 from broker.policy.specs import Exit
 from broker.processes.supervisor import TAIL_LINES, Supervisor
 from broker.wire.codec import decode, encode
@@ -38,12 +39,12 @@ class Yard:
         self.socket = self.context.socket(zmq.ROUTER)
         self.socket.linger = 0
         self.socket.bind(self.endpoint)
-        self.supervisor = Supervisor(self.endpoint, 0.5)
+        self.supervisor = Supervisor(self.endpoint, 0.5, directory)
         self.said_hello: set[str] = set()
 
     def start(self, worker_id: str, *, spare: bool = False) -> int:
         """Its pid, once it has connected."""
-        pid = self.supervisor.start(worker_id, *(["--spare"] if spare else []))
+        pid = self.supervisor.start(StartWorker(worker_id, spare))
         deadline = time.monotonic() + SECONDS
         while worker_id not in self.said_hello:
             left = max(0, int((deadline - time.monotonic()) * 1000))
@@ -115,13 +116,14 @@ def has_ended(process: psutil.Process) -> bool:
 @pytest.mark.parametrize("code", [0, 1, 7, 255])
 def test_an_exit_code(yard: Yard, code: int) -> None:
     pid = yard.start("w1")
-    assert yard.supervisor.pids() == {"w1": pid}
+    assert yard.supervisor.worker_ids == ["w1"]
+    assert psutil.pid_exists(pid)
     before = time.time()
     yard.order("w1", exit=code)
     [(worker_id, exit_)] = yard.wait()
     assert (worker_id, exit_.code, exit_.signal) == ("w1", code, None)
     assert before <= exit_.at <= time.time()
-    assert yard.supervisor.pids() == {}
+    assert yard.supervisor.worker_ids == []
     assert not psutil.pid_exists(pid)
 
 
@@ -171,9 +173,9 @@ def test_several_exits_at_once_are_reported_each_once(yard: Yard) -> None:
 
 
 def test_a_kill_after_the_exit_does_nothing(yard: Yard) -> None:
-    yard.start("w1")
+    pid = yard.start("w1")
     yard.order("w1", exit=3)
-    wait_until(lambda: psutil.Process(yard.supervisor.pids()["w1"]).status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     yard.supervisor.kill("w1")
     [(_, exit_)] = yard.wait()
     assert exit_.code == 3
@@ -184,8 +186,8 @@ def test_a_kill_after_the_exit_does_nothing(yard: Yard) -> None:
 def test_what_the_system_refuses_is_raised(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     with pytest.raises(OSError, match="No such file"):
-        yard.supervisor.start("w1")
-    assert yard.supervisor.pids() == {}
+        yard.supervisor.start(StartWorker("w1", spare=False))
+    assert yard.supervisor.worker_ids == []
 
 
 # ---- families -----------------------------------------------------------------------------------------------------
@@ -235,7 +237,7 @@ def test_an_exit_is_reported_once_though_a_grandchild_holds_the_pipe(yard: Yard,
 def test_close_leaves_no_process_and_no_descriptor(yard: Yard) -> None:
     before = psutil.Process().num_fds()
     pids = [yard.start(f"w{n}") for n in range(2)]
-    supervisor, yard.supervisor = yard.supervisor, Supervisor(yard.endpoint, 0.5)
+    supervisor, yard.supervisor = yard.supervisor, Supervisor(yard.endpoint, 0.5, Path())
     supervisor.close()
     assert not any(psutil.pid_exists(pid) for pid in pids)
     yard.socket.poll(100)  # lets zmq notice that its peers have gone
@@ -246,11 +248,11 @@ def test_fifty_processes_leave_no_descriptor(yard: Yard, monkeypatch: pytest.Mon
     true = shutil.which("true")
     assert true is not None
     monkeypatch.setattr(sys, "executable", true)  # fifty processes that end at once
-    yard.supervisor.start("first")
+    yard.supervisor.start(StartWorker("first", spare=False))
     yard.wait()
     before = psutil.Process().num_fds()
     for n in range(50):
-        yard.supervisor.start(f"w{n}")
+        yard.supervisor.start(StartWorker(f"w{n}", spare=False))
         assert yard.wait()[0][1].code == 0
     assert psutil.Process().num_fds() == before
 
@@ -306,7 +308,8 @@ def test_a_worker_that_closes_its_output_is_no_dead_worker(yard: Yard) -> None:
     pid = yard.start("w1")
     yard.order("w1", text="before", mute=True)
     wait_until(lambda: yard.serve(0.05) == [] and not yard.supervisor.output_fds, SECONDS)
-    assert yard.supervisor.pids() == {"w1": pid}
+    assert yard.supervisor.worker_ids == ["w1"]
+    assert psutil.pid_exists(pid)
     yard.supervisor.kill("w1")
     [(_, exit_)] = yard.wait()
     assert exit_.stderr_tail == "before"

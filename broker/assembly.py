@@ -1,0 +1,79 @@
+"""Puts a broker together from its settings and a launcher, and runs it."""
+
+import logging
+import os
+from collections import deque
+
+from broker.gateways import BACKLOG, Gateways
+from broker.lookup import Lookup
+from broker.loop import Loop
+from broker.models.catalog import Catalog
+from broker.performer import Performer
+from broker.pins import read_pins
+from broker.policy.downloads import Downloads
+from broker.policy.events import Event
+from broker.policy.flow import Flow
+from broker.policy.policies import Policies
+from broker.policy.pool import Pool
+from broker.processes.launcher import Launcher
+from broker.runtime import RuntimeDir
+from broker.settings import BrokerSettings
+from broker.signals import Signals
+from broker.sockets import Sockets
+from broker.workers import Workers
+
+logger = logging.getLogger(__name__)
+
+# Errors to clients are in the sockets' queues at the end: how long they may take to leave.
+_LINGER_SECONDS = 0.5
+
+
+def run_broker(settings: BrokerSettings, runtime: RuntimeDir, launcher: Launcher, memory_bytes: int) -> None:
+    """Serve until SIGTERM or SIGINT. runtime: locked by this process. memory_bytes: of the machine with the workers."""
+    limits, run_id = settings.limits(memory_bytes), os.urandom(3).hex()
+    pool = Pool(limits, run_id)
+    downloads = Downloads(limits, run_id, str(settings.hub_dir), for_requests=settings.allow_downloads)
+    flow = Flow()
+    policies = Policies(pool, downloads, flow)
+    overrides = {model_id: model.override() for model_id, model in settings.models.items()}
+    lookup = Lookup(Catalog(settings.models_dir, settings.hub_dir, overrides), policies.running)
+    pins_path = settings.state_dir / "pins.json"
+
+    signals = Signals()
+    sockets = Sockets()
+    try:
+        inbox: deque[Event] = deque(lookup.pins([*settings.preload_models, *read_pins(pins_path)]))
+        workers = Workers(sockets.bind(runtime.worker_endpoint, backlog=0), launcher.sample)
+        gateways = Gateways(
+            sockets.bind(runtime.gateway_endpoint, backlog=BACKLOG),
+            put=inbox.append,
+            lookup=lookup,
+            view=policies,
+            flow=flow,
+            acknowledge=workers.acknowledge,
+        )
+        performer = Performer(
+            launcher=launcher,
+            workers=workers,
+            gateways=gateways,
+            lookup=lookup,
+            put=inbox.append,
+            view=policies,
+            pins_path=pins_path,
+            preloaded=settings.preload_models,
+        )
+        loop = Loop(
+            inbox=inbox,
+            policy=policies,
+            performer=performer,
+            workers=workers,
+            gateways=gateways,
+            launcher=launcher,
+            signals=signals,
+            sample_seconds=settings.memory_sample_seconds,
+        )
+        loop.run()
+    finally:
+        launcher.close()
+        sockets.close(_LINGER_SECONDS)
+        signals.close()

@@ -1,0 +1,226 @@
+"""The gateways' socket: who has said HELLO, who watches, what gateways ask for, and what is sent to them.
+
+Requests become events; STATUS, MODELS and WATCH only look and are answered at once. Decides nothing about models.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, assert_never
+
+from broker.lookup import Lookup
+from broker.policy.actions import AnnounceModel, Fail
+from broker.policy.events import (
+    Event,
+    GatewayLeft,
+    KillRequested,
+    RequestCancelled,
+    UnloadRequested,
+    UnpinRequested,
+)
+from broker.policy.flow import Flow, Settled
+from broker.policy.specs import Shown
+from broker.sockets import Router, Undelivered
+from broker.wire.body import ProtocolError
+from broker.wire.codec import Message, decode, encode
+from broker.wire.failure import Code, Failure
+from broker.wire.frames import gateway_of
+from broker.wire.from_gateways import (
+    Cancel,
+    FromGateway,
+    Goodbye,
+    InferenceRequest,
+    Kill,
+    Load,
+    Models,
+    Status,
+    Unload,
+    Unpin,
+    Watch,
+)
+from broker.wire.from_peers import Ack, Heartbeat, Hello
+from broker.wire.outputs import FINAL, PARTIAL, Output, encode_outputs, error_output
+from broker.wire.states import State
+
+logger = logging.getLogger(__name__)
+
+# Outputs that may wait for one gateway that does not read; past it the gateway counts as gone.
+BACKLOG = 20_000
+
+
+class View(Protocol):
+    """What gateways may see of the policies."""
+
+    def announced(self) -> dict[str, Shown]: ...
+
+    def status(self, now: float, started_at: float, wall_offset: float) -> dict[str, Any]: ...
+
+
+class Gateways:
+    """put: takes the events that follow from messages. acknowledge: tells workers how many outputs have been read."""
+
+    def __init__(
+        self,
+        router: Router,
+        *,
+        put: Callable[[Event], None],
+        lookup: Lookup,
+        view: View,
+        flow: Flow,
+        acknowledge: Callable[[Settled], None],
+    ) -> None:
+        self.router = router
+        self._put = put
+        self._lookup = lookup
+        self._view = view
+        self._flow = flow
+        self._acknowledge = acknowledge
+        self._greeted: set[bytes] = set()
+        self._watchers: dict[bytes, str | None] = {}  # request id -> model id, None for all models
+        self._started_at = time.monotonic()
+
+    def receive(self, limit: int) -> None:
+        """Take up to `limit` messages that are here now."""
+        for gateway, frames in self.router.receive(limit):
+            try:
+                self._take(gateway, decode(frames))
+            except ProtocolError as error:
+                logger.warning("dropped a message of gateway %r: %s", gateway[:32], error)
+
+    def keep_time(self, now: float) -> None:
+        """Call it about once a second."""
+        for gateway in list(self._greeted):
+            self._send(gateway, encode(Heartbeat()))
+        self._acknowledge(self._flow.look(now))
+
+    # ---- messages in ----------------------------------------------------------------------------------------------
+
+    def _take(self, gateway: bytes, message: Message) -> None:
+        request_id, body = message.request_id, message.body
+        if not isinstance(body, FromGateway):
+            raise ProtocolError(f"a gateway does not send {body.COMMAND.decode()}")
+        if request_id and gateway_of(request_id) != gateway:
+            raise ProtocolError("a request id of another gateway")
+        if not request_id and not isinstance(body, Hello | Goodbye | Ack):
+            raise ProtocolError(f"{body.COMMAND.decode()} without a request id")
+        if gateway not in self._greeted and not isinstance(body, Hello):
+            if isinstance(body, Ack):
+                return  # it reads what it was sent before it was given up
+            # Given up, or of a broker before this one: it may have missed ends. Without an answer it ends its calls
+            # and says HELLO.
+            raise ProtocolError(f"{body.COMMAND.decode()} of a gateway that has not said HELLO")
+        match body:
+            case Ack():
+                self._acknowledge(self._flow.read(gateway, body.total, time.monotonic()))
+            case InferenceRequest():
+                self._put(self._lookup.request(request_id, body.model, body.payload, body.task))
+            case Cancel():
+                self._cancel(request_id)
+            case Load():
+                self._put(self._lookup.load(request_id, body.model))
+            case Unload():
+                self._put(UnloadRequested(request_id, body.model, body.timeout, body.force))
+            case Kill():
+                self._put(KillRequested(request_id, body.model))
+            case Unpin():
+                self._put(UnpinRequested(request_id, body.model))
+            case Status():
+                now = time.monotonic()
+                self.reply(request_id, self._view.status(now, self._started_at, time.time() - now))
+            case Models():
+                self.reply(request_id, {"models": self._models()})
+            case Watch():
+                self._watch(request_id, body.model)
+            case Hello():
+                self._leave(gateway, "it starts again")  # and has ended all calls that it had
+                self._greeted.add(gateway)
+                self._flow.greeted(gateway)
+            case Goodbye():
+                self._leave(gateway, "said goodbye")
+            case _:
+                assert_never(body)
+
+    def _cancel(self, request_id: bytes) -> None:
+        if request_id in self._watchers:
+            del self._watchers[request_id]
+            self.fail(Fail(request_id, Failure(Code.CANCELLED, "the client has gone")))
+        else:
+            self._put(RequestCancelled(request_id))
+
+    def _models(self) -> list[dict[str, Any]]:
+        states = {model_id: shown.state for model_id, shown in self._view.announced().items()}
+        return [
+            {
+                "model_id": entry.spec.model_id,
+                "model_type": entry.spec.model_type,
+                "size_bytes": entry.spec.weight_bytes,
+                "quantization": entry.quantization,
+                "context_length": entry.context_length,
+                "created": entry.created,
+                "state": states.get(entry.spec.model_id, State.UNLOADED),
+            }
+            for entry in self._lookup.entries()
+        ]
+
+    def _watch(self, request_id: bytes, watched: str | None) -> None:
+        self._watchers[request_id] = watched
+        for model_id, shown in self._view.announced().items():
+            if watched in (None, model_id):
+                self._send_output(Output(request_id, PARTIAL, _change(model_id, shown)))
+
+    def _leave(self, gateway: bytes, why: str) -> None:
+        if gateway in self._greeted:
+            logger.info("gateway %s has left: %s", gateway.decode(errors="replace"), why)
+            self._greeted.discard(gateway)
+            for request_id in [r for r in self._watchers if r.startswith(gateway)]:
+                del self._watchers[request_id]
+            self._put(GatewayLeft(gateway))
+            self._acknowledge(self._flow.left(gateway))
+
+    # ---- outputs --------------------------------------------------------------------------------------------------
+
+    def forward(self, worker_id: str, frames: list[bytes]) -> None:
+        """Pass a worker's outputs on, unread. Called for every token."""
+        gateway = gateway_of(frames[2])
+        if settled := self._flow.sent(gateway, worker_id, time.monotonic()):
+            self._acknowledge(settled)
+        self._send(gateway, frames)
+
+    def drop(self, worker_id: str) -> None:
+        """Outputs of this worker are passed to no gateway."""
+        self._acknowledge(self._flow.dropped(worker_id))
+
+    def reply(self, request_id: bytes, body: dict[str, Any]) -> None:
+        """The FINAL of an administrative request."""
+        self._send_output(Output(request_id, FINAL, body))
+
+    def fail(self, fail: Fail) -> None:
+        """The ERROR of any request."""
+        self._send_output(error_output(fail.request_id, fail.failure))
+
+    def announce(self, change: AnnounceModel) -> None:
+        """Send this change to those who watch the model."""
+        body = _change(change.model_id, change.shown)
+        for request_id, model_id in list(self._watchers.items()):
+            if model_id in (None, change.model_id):
+                self._send_output(Output(request_id, PARTIAL, body))
+
+    def _send_output(self, output: Output) -> None:
+        try:
+            frames = encode_outputs([output])
+        except (ValueError, TypeError, OverflowError):  # a file name, say, that is not text
+            logger.exception("cannot encode an answer")
+            failure = Failure(Code.INTERNAL_ERROR, "the broker cannot encode its answer")
+            frames = encode_outputs([error_output(output.request_id, failure)])
+        self.forward("", frames)  # "": the broker's own
+
+    def _send(self, gateway: bytes, frames: list[bytes]) -> None:
+        problem = self.router.send(gateway, frames)
+        if problem is not None:
+            full = problem is Undelivered.FULL
+            self._leave(gateway, f"{BACKLOG} messages unread" if full else problem.value)
+
+
+def _change(model_id: str, shown: Shown) -> dict[str, Any]:
+    """The PARTIAL of WATCH. at: Unix seconds."""
+    return {"model_id": model_id, **shown._asdict(), "at": time.time()}

@@ -1,0 +1,93 @@
+"""What a model id stands for now: a model that runs, one in the files of this machine, or a problem.
+
+Turns what people ask for into the events that the policies take. Starts nothing and answers nobody.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from broker.models.catalog import Catalog, CatalogError, Entry
+from broker.policy.actions import Readmit
+from broker.policy.events import (
+    Event,
+    LoadRequested,
+    ModelMissed,
+    ModelPinned,
+    RequestArrived,
+    RequestCancelled,
+    WantsModel,
+)
+from broker.policy.specs import ModelSpec
+from broker.policy.tasks import wrong_task
+from broker.wire.failure import Failure
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, frozen=True)
+class _Found:
+    """The model, or the problem, or a model with a problem. fetchable: a download may solve it."""
+
+    spec: ModelSpec | None
+    problem: Failure | None = None
+    fetchable: bool = False
+
+
+class Lookup:
+    """running: the model as its process has it, None if no process serves it."""
+
+    def __init__(self, catalog: Catalog, running: Callable[[str], ModelSpec | None]) -> None:
+        self._catalog = catalog
+        self._running = running
+
+    def request(self, request_id: bytes, model_id: str, payload: bytes, task: str) -> Event:
+        found = self._find(model_id, task)
+        return _event(RequestArrived(request_id, model_id, payload, found.spec, found.problem, task), found)
+
+    def load(self, request_id: bytes, model_id: str) -> Event:
+        found = self._find(model_id)
+        return _event(LoadRequested(request_id, model_id, found.spec, found.problem), found)
+
+    def pins(self, model_ids: Iterable[str]) -> list[Event]:
+        """Models that are pinned from the start."""
+        events = []
+        for model_id in sorted(set(model_ids)):
+            found = self._find(model_id)
+            if found.problem is not None:
+                logger.error("cannot preload %s: %s", model_id, found.problem.message)
+            events.append(_event(ModelPinned(model_id, found.spec, found.problem), found))
+        return events
+
+    def again(self, readmit: Readmit) -> list[Event]:
+        """What has waited for a download that has ended now."""
+        event = readmit.waiting
+        found = _Found(None, readmit.problem)
+        if readmit.problem is None:
+            found = self._find(event.model_id, event.task if isinstance(event, RequestArrived) else None)
+        events: list[Event] = [replace(event, spec=found.spec, problem=found.problem)]
+        if readmit.cancelled and isinstance(event, LoadRequested):
+            events.append(RequestCancelled(event.request_id))
+        return events
+
+    def newest(self, spec: ModelSpec) -> ModelSpec:
+        """The model as its files are now: the policies keep what it was when it was asked for."""
+        with contextlib.suppress(CatalogError):
+            return self._catalog.find(spec.model_id)
+        return spec
+
+    def entries(self) -> list[Entry]:
+        """Every usable model of this machine."""
+        return self._catalog.entries()
+
+    def _find(self, model_id: str, task: str | None = None) -> _Found:
+        try:
+            spec = self._running(model_id) or self._catalog.find(model_id)  # a model that runs needs no files
+        except CatalogError as error:
+            return _Found(None, error.failure, error.fetchable)
+        return _Found(spec, None if task is None else wrong_task(spec, task))
+
+
+def _event(event: WantsModel, found: _Found) -> Event:
+    return ModelMissed(event) if found.fetchable else event

@@ -1,0 +1,137 @@
+"""Performs the actions of the policies, each by one call. Logs them; decides nothing."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import assert_never
+
+from broker.gateways import Gateways, View
+from broker.lookup import Lookup
+from broker.pins import write_pins
+from broker.policy.actions import (
+    Action,
+    AnnounceModel,
+    AssignModel,
+    DownloadEnded,
+    DropOutputs,
+    Exited,
+    Fail,
+    ForwardCancel,
+    ForwardOutputs,
+    ForwardRequest,
+    KillWorker,
+    Readmit,
+    Reply,
+    SavePins,
+    StartDownload,
+    StartWorker,
+    StopWorker,
+)
+from broker.policy.events import Event, WorkerExited, WorkerStarted
+from broker.policy.specs import Exit, Shown
+from broker.processes.launcher import Launcher
+from broker.wire.from_gateways import Cancel, InferenceRequest
+from broker.wire.states import State
+from broker.wire.to_workers import Assign, Shutdown
+from broker.workers import Workers
+
+logger = logging.getLogger(__name__)
+
+
+class Performer:
+    """put: takes the events that follow from actions. view: what the policies have announced. preloaded: models that
+    the settings pin."""
+
+    def __init__(
+        self,
+        *,
+        launcher: Launcher,
+        workers: Workers,
+        gateways: Gateways,
+        lookup: Lookup,
+        put: Callable[[Event], None],
+        view: View,
+        pins_path: Path,
+        preloaded: Sequence[str],
+    ) -> None:
+        self._launcher = launcher
+        self._workers = workers
+        self._gateways = gateways
+        self._lookup = lookup
+        self._put = put
+        self._view = view
+        self._pins_path = pins_path
+        self._preloaded = preloaded
+        self.is_finished = False
+
+    def perform(self, action: Action) -> None:
+        match action:
+            case ForwardOutputs():  # first, because it comes for every token
+                self._gateways.forward(action.worker_id, action.frames)
+            case ForwardRequest():
+                self._workers.send(
+                    action.worker_id, InferenceRequest(action.model_id, action.payload), action.request_id
+                )
+            case ForwardCancel():
+                self._workers.send(action.worker_id, Cancel(), action.request_id)
+            case DropOutputs():
+                logger.warning("dropped outputs of %s: %s", action.worker_id, action.reason)
+                self._gateways.drop(action.worker_id)
+            case Reply():
+                self._gateways.reply(action.request_id, action.body)
+            case Fail():
+                self._gateways.fail(action)
+            case StartWorker():
+                self._start(action, "a spare" if action.spare else "")
+            case StartDownload():
+                self._start(action, f"downloads {action.model_id}")
+            case AssignModel():
+                self._assign(action)
+            case StopWorker():
+                logger.info("stop %s: %s", action.worker_id, action.reason)
+                self._workers.send(action.worker_id, Shutdown())
+            case KillWorker():
+                logger.warning("kill %s: %s", action.worker_id, action.reason)
+                self._launcher.kill(action.worker_id)
+            case Readmit():
+                for event in self._lookup.again(action):
+                    self._put(event)
+            case DownloadEnded():
+                # What the model is now, so that those who watch do not go on to see a download.
+                shown = self._view.announced().get(action.model_id, Shown(State.UNLOADED, action.reason))
+                self._announce(AnnounceModel(action.model_id, shown))
+            case AnnounceModel():
+                self._announce(action)
+            case SavePins():
+                # The settings keep what they preload: a model taken out there must not come back from here.
+                write_pins(self._pins_path, [pin for pin in action.model_ids if pin not in self._preloaded])
+            case Exited():
+                self.is_finished = True
+            case _:
+                assert_never(action)
+
+    def _start(self, action: StartWorker | StartDownload, purpose: str) -> None:
+        try:
+            pid = self._launcher.start(action)
+        except OSError as error:
+            logger.error("cannot start a worker: %s", error)
+            self._put(WorkerExited(action.worker_id, Exit(127, None, time.time(), str(error))))
+            return
+        logger.info("%s started, pid %s%s", action.worker_id, pid or "unknown", f", {purpose}" if purpose else "")
+        self._put(WorkerStarted(action.worker_id, pid))
+
+    def _assign(self, action: AssignModel) -> None:
+        spec = self._lookup.newest(action.spec)
+        logger.info("%s loads %s", action.worker_id, spec.model_id)
+        limit = action.memory_limit_bytes
+        body = Assign(spec.model_id, spec.path, spec.model_type, spec.engine, spec.options, limit)
+        self._workers.send(action.worker_id, body)
+
+    def _announce(self, action: AnnounceModel) -> None:
+        shown = action.shown
+        detail = shown.reason or shown.stage
+        # The progress of a download is for those who watch; one line says that it has begun.
+        level = logging.DEBUG if shown.state is State.DOWNLOADING and shown.fraction is not None else logging.INFO
+        logger.log(level, "%s is %s%s", action.model_id, shown.state, f" ({detail})" if detail else "")
+        self._gateways.announce(action)

@@ -1,0 +1,79 @@
+"""The workers' socket: what workers send becomes events, and what the broker has for them is sent. Decides nothing."""
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import assert_never
+
+from broker.policy.events import (
+    Event,
+    HeartbeatArrived,
+    OutputsArrived,
+    WorkerBecameReady,
+    WorkerConnected,
+    WorkerFailedToLoad,
+    WorkerProgressed,
+)
+from broker.policy.flow import Settled
+from broker.processes.launcher import Sample
+from broker.sockets import Router
+from broker.wire.body import Body, ProtocolError
+from broker.wire.codec import decode, encode
+from broker.wire.frames import NO_REQUEST
+from broker.wire.from_peers import Ack, Heartbeat, Hello
+from broker.wire.from_workers import FromWorker, LoadFailed, Progress, Ready
+from broker.wire.outputs import PARTIAL, Outputs
+
+logger = logging.getLogger(__name__)
+
+
+class Workers:
+    """sample: what the process of a worker takes now, None if that is not known."""
+
+    def __init__(self, router: Router, sample: Callable[[str], Sample | None]) -> None:
+        self.router = router
+        self._sample = sample
+
+    def receive(self, limit: int) -> Iterator[Event]:
+        """The events of up to `limit` messages that are here now."""
+        for identity, frames in self.router.receive(limit):
+            try:
+                event = self._event(identity, frames)
+            except ProtocolError as error:
+                logger.warning("dropped a message of worker %r: %s", identity[:32], error)
+            else:
+                yield event
+
+    def send(self, worker_id: str, body: Body, request_id: bytes = NO_REQUEST) -> None:
+        """A worker that cannot be reached has died: all that follows comes with its exit."""
+        self.router.send(worker_id.encode(), encode(body, request_id))
+
+    def acknowledge(self, settled: Settled) -> None:
+        """Tell workers how many of their outputs have been read."""
+        for worker_id, total in settled.items():
+            self.send(worker_id, Ack(total))
+
+    def _event(self, identity: bytes, frames: list[bytes]) -> Event:
+        body = decode(frames).body
+        # The heartbeat thread has a socket of its own: `<worker id>/heartbeat`.
+        worker_id = identity.decode(errors="replace").partition("/")[0]
+        if isinstance(body, Outputs):  # nearly every message: asking the union first would cost as much as the rest
+            entries = [(request_id, kind != PARTIAL) for request_id, kind in body.entries]
+            return OutputsArrived(worker_id, entries, frames)
+        if not isinstance(body, FromWorker):
+            raise ProtocolError(f"a worker does not send {body.COMMAND.decode()}")
+        match body:
+            case Heartbeat():
+                memory = (body.mlx_active_bytes, body.mlx_cache_bytes, body.mlx_peak_bytes)
+                return HeartbeatArrived(worker_id, body.steps, *memory)
+            case Hello():
+                return WorkerConnected(worker_id)
+            case Progress():
+                return WorkerProgressed(worker_id, body.stage, body.fraction)
+            case Ready():
+                sample = self._sample(worker_id)
+                measured = max(body.mlx_active_bytes, sample.footprint_bytes if sample is not None else 0)
+                return WorkerBecameReady(worker_id, measured, body.context_length)
+            case LoadFailed():
+                return WorkerFailedToLoad(worker_id, body.message, body.code)
+            case _:
+                assert_never(body)
