@@ -6,7 +6,6 @@ whatever the engine does; it knows nothing about models and must never import ml
 """
 
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -117,7 +116,7 @@ class Service:
         self._live: set[bytes] = set()
         self._arrived: dict[bytes, bytes] = {}
         self._sent = self._read = 0
-        self._send(Hello(pid=os.getpid()))
+        self._send(Hello())
 
     def run(self, spare: bool) -> int:
         """The exit code of the process: 0 after SHUTDOWN, 1 when the engine cannot load or breaks."""
@@ -173,7 +172,7 @@ class Service:
         self._vitals.engine = engine
         facts = engine.facts
         active = engine.memory().active_bytes
-        self._send(Ready(assign.model_type, facts.weights_bytes, active, facts.context_length))
+        self._send(Ready(active, facts.context_length))
         return engine
 
     def _report(self, stage: str, fraction: float | None) -> None:

@@ -517,7 +517,7 @@ class Pool:
         worker = spare or self._start_worker(now, spare=False)
         worker.model_id, worker.phase = model.model_id, Phase.LOADING
         worker.stage, worker.fraction = None, None
-        worker.loading_since = worker.progressed_at = now
+        worker.progressed_at = now
         worker.reserved_bytes = need
         assert model.spec is not None  # nothing wants a model that has never had a spec
         worker.memory_limit_bytes = model.spec.memory_limit_bytes or int(

@@ -94,7 +94,6 @@ class Worker:
     imported: bool = False
     stage: str | None = None
     fraction: float | None = None
-    loading_since: float = 0.0
     ready_at: float | None = None
     reserved_bytes: int = 0
     context_length: int = 0

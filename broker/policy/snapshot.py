@@ -43,7 +43,7 @@ def _model(model: Model, worker: Worker | None, state: State, reason: str | None
     facts = worker or Worker("", None, Phase.WAITING, started_at=0.0)
     return {
         "model_id": model.model_id,
-        "model_type": model.spec.model_type if model.spec is not None else "text-gen",
+        "model_type": model.spec.model_type if model.spec is not None else None,
         "state": state,
         "reason": reason,
         "pinned": model.pinned,

@@ -11,7 +11,6 @@ class Hello(Body):
     """The first message of a gateway or worker: its socket is connected."""
 
     COMMAND: ClassVar[bytes] = b"HELLO"
-    pid: int
 
 
 @dataclass(slots=True, frozen=True)

@@ -22,11 +22,9 @@ class Progress(Body):
 
 @dataclass(slots=True, frozen=True)
 class Ready(Body):
-    """The assigned model is loaded. weights_bytes: its parameters in memory; context_length: tokens, 0 if unknown."""
+    """The assigned model is loaded. context_length: tokens, 0 if unknown."""
 
     COMMAND: ClassVar[bytes] = b"READY"
-    model_type: str
-    weights_bytes: int
     mlx_active_bytes: int
     context_length: int = 0
 

@@ -46,12 +46,7 @@ async def unload(request: Request[State]) -> Response:
     """Drain a model and end its process; ?timeout= seconds for the draining, ?force=true kills after that."""
     model_id = request.path_params["model_id"]
     body = Unload(model_id, timeout=_seconds(request, "timeout"), force=_flag(request, "force"))
-    try:
-        final = await _ask(request, body)
-    except ApiError as error:
-        if error.failure.code == "not_loaded":
-            raise ApiError(Failure(Code.NOT_LOADED, f"Model not loaded: {model_id}")) from None
-        raise
+    final = await _ask(request, body)
     return Json({"status": "unloaded", "model_id": final["model_id"]})
 
 

@@ -13,7 +13,6 @@ HTTP.
 import asyncio
 import contextlib
 import logging
-import os
 import secrets
 from pathlib import Path
 
@@ -180,7 +179,7 @@ class BrokerClient:
 
     def _greet(self) -> None:
         self._got = self._confirmed = 0
-        self._send(Hello(os.getpid()))
+        self._send(Hello())
 
     def _on_readable(self) -> None:
         if self._read_again is not None:

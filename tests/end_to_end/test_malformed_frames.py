@@ -59,7 +59,7 @@ GARBAGE: list[list[bytes]] = [
     [VERSION, b"LOAD", REQUEST_ID, msgpack.packb({1: 2})],
     [VERSION, b"LOAD", REQUEST_ID, b"\x91" * 100_000],
     [VERSION, b"LOAD", REQUEST_ID, b"\xdf\xff\xff\xff\xff"],  # a map of 4 billion entries, it says
-    [VERSION, b"HELLO", b"", msgpack.packb({"pid": True})],
+    [VERSION, b"ACK", b"", msgpack.packb({"total": True})],
     [VERSION, b"HEARTBEAT", b"", msgpack.packb({"steps": 1.5})],
     [VERSION, b"OUTPUTS", b"", b"\x90"],
     [VERSION, b"OUTPUTS", REQUEST_ID, b"\x90"],
@@ -128,7 +128,7 @@ def connect() -> Iterator[Callable[..., Peer]]:
         peer = Peer(context, service, name, identity or secrets.token_hex(4).encode())
         peers.append(peer)
         if name == GATEWAY_SOCKET:
-            peer.say(Hello(os.getpid()))
+            peer.say(Hello())
         return peer
 
     yield make
@@ -190,7 +190,7 @@ def test_a_gateway_cannot_speak_as_a_worker_or_as_another_gateway(
     thief.say(Load("echo"), stream)
     thief.say(Load("echo"))  # without a request id
     thief.send(*encode_outputs([Output(stream, FINAL, {"text": "forged"})]))
-    thief.say(Ready("text-gen", 1, 1))
+    thief.say(Ready(1))
     thief.say(Heartbeat())
     thief.say(Cancel(), thief.identity + bytes(8))  # its own, but no such request: nothing to do, nothing to log
     wait_until(lambda: dropped(broker) == 7, what="7 lines")
@@ -216,7 +216,7 @@ def test_a_gateway_that_was_given_up_is_not_heard_until_it_says_hello(
     gateway.say(Ack(1))  # of what it had been sent before: no reason for a line
     gateway.begin(echo("unheard"))
     wait_until(lambda: dropped(broker) == 1, what="a line for what was dropped")
-    gateway.say(Hello(os.getpid()))
+    gateway.say(Hello())
     assert text_of(gateway.outputs(gateway.begin(echo("heard")))) == "heard"
 
 
@@ -232,7 +232,7 @@ def test_a_gateway_that_says_hello_once_more_has_asked_for_nothing(
 
     gateway.begin(echo(TEXT * 1000, "slow"))
     wait_until(lambda: in_flight() == 1, what="its request")
-    gateway.say(Hello(os.getpid()))
+    gateway.say(Hello())
     wait_until(lambda: in_flight() == 0, what="the end of its request")
 
 
@@ -265,9 +265,9 @@ def test_a_peer_cannot_speak_as_a_worker(broker: Service, connect: Callable[...,
     other = connect(broker, WORKER_SOCKET, f"{worker_of(broker, 'other')}/x".encode())
     for peer in (twin, nobody, not_utf8, other):
         for body in (
-            Hello(os.getpid()),
+            Hello(),
             Progress("weights", 0.5),
-            Ready("text-gen", 1, 1),
+            Ready(1),
             LoadFailed("no"),
             Load("a"),
         ):

@@ -31,10 +31,10 @@ def worker(harness: WorkerHarness) -> Worker:
 def test_the_first_messages_of_a_worker(harness: WorkerHarness) -> None:
     worker = harness.start()
     hello = worker.next_message().body
-    assert hello == Hello(worker.process.pid)
+    assert hello == Hello()
     worker.send(Assign("echo", "/nowhere", "echo"))
     assert worker.next_message().body == Progress("weights", 1.0)
-    assert worker.next_message().body == Ready("echo", weights_bytes=0, mlx_active_bytes=0, context_length=0)
+    assert worker.next_message().body == Ready(mlx_active_bytes=0, context_length=0)
 
 
 def test_streamed_and_whole_answers(worker: Worker) -> None:
@@ -115,7 +115,7 @@ def test_malformed_messages_are_logged_and_dropped(worker: Worker) -> None:
     worker.send_frames([VERSION, b"NONSENSE", b"", b"\x80"])
     worker.send_frames([VERSION, b"CANCEL", b"", b"\xc1"])
     worker.send(InferenceRequest("model", pack(Generate(prompt="no id"))))
-    worker.send(Hello(1))
+    worker.send(Hello())
     assert worker.answer(worker.request(prompt="still here"))["text"] == "still here"
     assert worker.stderr.count("dropped a malformed message") == 5
     assert "id that is empty" in worker.stderr

@@ -122,7 +122,7 @@ def test_a_pin_without_a_model_is_shown() -> None:
     s = Script()
     s.send(ModelPinned("gone", None, Failure(Code.MODEL_NOT_FOUND, "no such folder")))
     shown = entry(s, "gone")
-    assert (shown["state"], shown["reason"], shown["model_type"]) == ("failed", "no such folder", "text-gen")
+    assert (shown["state"], shown["reason"], shown["model_type"]) == ("failed", "no such folder", None)
 
 
 def test_spares_are_counted_apart() -> None:

@@ -153,7 +153,7 @@ GOOD = encode(Load("a"), R1)
         ([*GOOD[:3], msgpack.packb({"model": None})], "Load.model is a NoneType"),
         ([*GOOD[:3], msgpack.packb({"model": "a", "speed": 1})], "Load has no field 'speed'"),
         ([*GOOD[:3], b"\x81" * 2000], "not msgpack"),
-        ([VERSION, b"HELLO", b"", msgpack.packb({"pid": True})], "Hello.pid is a bool"),
+        ([VERSION, b"ACK", b"", msgpack.packb({"total": True})], "Ack.total is a bool"),
         ([VERSION, b"UNLOAD", R1, msgpack.packb({"model": "a", "timeout": "1"})], "Unload.timeout is a str"),
         ([VERSION, b"OUTPUTS", b"", b""], "header of 0 bytes"),
         ([VERSION, b"OUTPUTS", R1, b""], "header of 16 bytes, a multiple of 17 expected"),

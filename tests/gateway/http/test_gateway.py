@@ -160,7 +160,7 @@ async def test_admin_calls_to_the_letter_of_the_contract(runtime_dir: Path) -> N
         assert response.json() == {"status": "unloaded", "model_id": "org/tiny"}
         response = await post("unload/a?timeout=0.5&force=true", Unload("a", 0.5, force=True), {"model_id": "a"})
         assert response.status_code == 200
-        response = await post("unload/a/b", Unload("a/b"), Failure(Code.NOT_LOADED, "nothing here"))
+        response = await post("unload/a/b", Unload("a/b"), Failure(Code.NOT_LOADED, "Model not loaded: a/b"))
         assert (response.status_code, response.json()) == (404, {"detail": "Model not loaded: a/b"})
         response = await post("unload/a", Unload("a"), Failure(Code.DRAIN_TIMEOUT, "still busy"))
         assert (response.status_code, response.json()) == (409, {"detail": "still busy"})

@@ -15,9 +15,8 @@ from tests.worker.harness import WorkerHarness, text_of
 def test_from_a_new_process_to_text(harness: WorkerHarness, tiny_model: Path) -> None:
     worker = harness.start()
     ready = worker.serve(None, tiny_model)
-    assert ready.model_type == "text-gen"
     assert ready.context_length == 8192
-    assert ready.mlx_active_bytes >= ready.weights_bytes > 90_000
+    assert ready.mlx_active_bytes > 90_000
     messages = [{"role": "user", "content": "hello"}]
     streamed = worker.request(messages=messages, temperature=0.0, max_tokens=30, stream=True)
     whole = worker.request(messages=messages, temperature=0.0, max_tokens=30)
