@@ -92,7 +92,8 @@ def comparison(by_streams: dict[str, dict[str, dict[str, Any]]]) -> str:
             total = _number(sum(cpu.values())) if cpu else ""
             if name == OURS:
                 total += f", outside the worker {row['cpu_outside_worker']:.3f}"
-            ratio = "" if name == OURS else f"{row['ours_to_this']:.2f}"
+            lowest, highest = row["ours_to_this_range"]
+            ratio = "" if name == OURS else f"{row['ours_to_this']:.2f} ({lowest:.2f} to {highest:.2f})"
             rate = f"{row['tokens_per_second']:,.0f}"
             rows.append(f"| {streams} | {name} | {rate} | {ratio} | {times[0]} | {times[1]} | {total} |")
     return "\n".join(rows) if by_streams else ""

@@ -151,11 +151,16 @@ async def compare(
     result = {name: cell.summary() for name, cell in cells.items()}
     our_rates = cells[OURS].rates
     for name, cell in cells.items():
-        result[name]["ours_to_this"] = median(our / its for our, its in zip(our_rates, cell.rates, strict=True))
+        result[name] |= _ratios(our_rates, cell.rates)
     if len(limits) == 1:
-        ratio = median(our / its for our, its in zip(our_rates, bare, strict=True))
-        result["limit"] = {"tokens_per_second": median(bare), "ours_to_this": ratio}
+        result["limit"] = {"tokens_per_second": median(bare)} | _ratios(our_rates, bare)
     return result
+
+
+def _ratios(our_rates: list[float], its_rates: list[float]) -> dict[str, Any]:
+    """The median of the turns' ratios, and the lowest and the highest: where these are far apart, nothing is shown."""
+    ratios = [our / its for our, its in zip(our_rates, its_rates, strict=True)]
+    return {"ours_to_this": median(ratios), "ours_to_this_range": (min(ratios), max(ratios))}
 
 
 async def echo(server: Server, rounds: int) -> dict[int, dict[str, Any]]:
