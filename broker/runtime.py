@@ -4,10 +4,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from broker.wire.paths import GATEWAY_SOCKET, WORKER_SOCKET
-
-# sockaddr_un holds 104 bytes on macOS and 108 on Linux, the terminating zero included.
-_MAX_SOCKET_PATH_BYTES = 103
+from broker.wire.paths import GATEWAY_SOCKET, MAX_SOCKET_PATH_BYTES, WORKER_SOCKET
 
 
 class RuntimeDirError(Exception):
@@ -19,7 +16,7 @@ class RuntimeDir:
 
     def __init__(self, path: Path) -> None:
         longest = max(len(os.fsencode(path / name)) for name in (GATEWAY_SOCKET, WORKER_SOCKET))
-        if longest > _MAX_SOCKET_PATH_BYTES:
+        if longest > MAX_SOCKET_PATH_BYTES:
             raise RuntimeDirError(f"runtime_dir {path} is too long for sockets: choose a shorter one")
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)

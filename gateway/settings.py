@@ -21,13 +21,12 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from broker.wire.paths import GATEWAY_SOCKET, default_runtime_dir
+from broker.wire.paths import GATEWAY_SOCKET, MAX_SOCKET_PATH_BYTES, default_runtime_dir
 from gateway.core.sampling import Defaults
 
 PREFIX = "MLX_BROKER_"
 _DEFAULT_FILE = "mlx-broker.toml"
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\sA-Z]+")
-_IPC_PATH_BYTES = 103  # what macOS allows; Linux has four more
 
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"],
@@ -87,8 +86,10 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _socket_path_fits(self) -> Self:
         path = os.fsencode(self.broker_socket)
-        if len(path) > _IPC_PATH_BYTES:
-            raise ValueError(f"runtime_dir is too long: {len(path)} bytes with the socket, {_IPC_PATH_BYTES} at most")
+        if len(path) > MAX_SOCKET_PATH_BYTES:
+            raise ValueError(
+                f"runtime_dir is too long: {len(path)} bytes with the socket, {MAX_SOCKET_PATH_BYTES} at most"
+            )
         return self
 
     @property

@@ -19,7 +19,7 @@ import zmq
 
 from broker.wire.body import Body, ProtocolError
 from broker.wire.codec import Message, decode, encode
-from broker.wire.failure import Code, Failure, FailureError
+from broker.wire.failure import Code, Failure, FailureError, named_line, one_line
 from broker.wire.frames import gateway_of, receive_frames, send_frames
 from broker.wire.from_gateways import Cancel, InferenceRequest
 from broker.wire.from_peers import Ack, Heartbeat, Hello
@@ -309,5 +309,5 @@ class Service:
 
 def _describe(error: Exception) -> str:
     """One line for people. A ValueError says what is wrong; anything else is named too."""
-    text = " ".join(str(error).split())[:500]
-    return text if text and isinstance(error, ValueError) else f"{type(error).__name__}: {text}".rstrip(": ")
+    text = one_line(error)
+    return text if text and isinstance(error, ValueError) else named_line(error)

@@ -59,3 +59,13 @@ class FailureError(Exception):
 def invalid(message: str, param: str | None = None) -> FailureError:
     """The client's mistake, in the field `param`."""
     return FailureError(Failure(Code.INVALID_REQUEST, message, param))
+
+
+def one_line(error: object, limit: int = 500) -> str:
+    """An error's text as one line of at most `limit` characters."""
+    return " ".join(str(error).split())[:limit]
+
+
+def named_line(error: Exception) -> str:
+    """The same, after the name of the error's class: for errors whose text alone says too little."""
+    return f"{type(error).__name__}: {one_line(error)}".rstrip(": ")

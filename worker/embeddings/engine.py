@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 
 from broker.wire.body import ProtocolError, T, to_map
-from broker.wire.failure import Code, Failure, FailureError, invalid
+from broker.wire.failure import Code, Failure, FailureError, invalid, named_line
 from broker.wire.outputs import ERROR, FINAL, Output
 from broker.wire.packing import unpack
 from broker.wire.to_workers import Assign
@@ -160,7 +160,7 @@ class EmbeddingEngine:
                 continue
             except Exception as error:  # of a tokenizer: it is about this input alone
                 log.exception("a request fails while an input is read")
-                reason = f"an input cannot be read: {type(error).__name__}: {error}"
+                reason = f"an input cannot be read: {named_line(error)}"
                 failed.append(_error(work, Failure(Code.INTERNAL_ERROR, reason)))
                 continue
             self._works[work.request_id] = work

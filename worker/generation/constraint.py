@@ -11,7 +11,7 @@ import llguidance
 import llguidance.hf
 import mlx.core as mx
 
-from broker.wire.failure import invalid
+from broker.wire.failure import invalid, one_line
 from broker.wire.work import Generate
 from worker.generation.reasoning import Thoughts
 from worker.generation.tools import call_schema
@@ -45,7 +45,7 @@ class Constraints:
             return None
         matcher = llguidance.LLMatcher(self._load_guide(), grammar)
         if matcher.is_error():
-            raise invalid(f"{param}: {_one_line(matcher.get_error())}", param=param)
+            raise invalid(f"{param}: {one_line(matcher.get_error())}", param=param)
         return Constraint(matcher, sorted(self._tokenizer.eos_token_ids), thoughts, param)
 
     def _load_guide(self) -> llguidance.LLTokenizer:
@@ -56,7 +56,7 @@ class Constraints:
             try:
                 self._guide = llguidance.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=eos)
             except ValueError as error:
-                raise invalid(f"this model's tokenizer cannot be constrained: {_one_line(str(error))}") from error
+                raise invalid(f"this model's tokenizer cannot be constrained: {one_line(error)}") from error
         return self._guide
 
 
@@ -97,7 +97,7 @@ class Constraint:
         """Raises FailureError once the grammar has grown over llguidance's limits: a step that raises would end the
         whole batch, so there only the end of the text is left possible."""
         if self._matcher.is_error():
-            reason = _one_line(self._matcher.get_error().partition("\n")[0])
+            reason = one_line(self._matcher.get_error().partition("\n")[0])
             raise invalid(f"{self._param}: the answer cannot follow it any further: {reason}", param=self._param)
 
     def _take(self, token: int) -> None:
@@ -147,8 +147,4 @@ def _json_grammar(schema: dict[str, Any], param: str) -> str:
     try:
         return llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=_JSON_OPTIONS)
     except (ValueError, RecursionError) as error:
-        raise invalid(f"{param}: {_one_line(str(error))}", param=param) from error
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:500]
+        raise invalid(f"{param}: {one_line(error)}", param=param) from error

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from itertools import takewhile
 from typing import Any, Protocol
 
-from broker.wire.failure import invalid
+from broker.wire.failure import invalid, one_line
 from broker.wire.work import Generate
 from worker.cache.prefix_index import common_length, key_of
 
@@ -149,8 +149,8 @@ def render(request: Generate, messages: list[dict[str, Any]], tokenizer: Templat
     try:
         return tokenizer.apply_chat_template(messages, tokenize=tokenize, add_generation_prompt=True, **kwargs)
     except Exception as error:  # the template is the model author's program: it raises what it likes
-        text = " ".join(str(error).split())
-        raise invalid(f"the model's chat template refuses these messages: {text}", param="messages") from error
+        message = f"the model's chat template refuses these messages: {one_line(error)}"
+        raise invalid(message, param="messages") from error
 
 
 def refuse_tools(request: Generate) -> None:

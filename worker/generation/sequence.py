@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from broker.wire.failure import Code, Failure, FailureError
+from broker.wire.failure import Code, Failure, FailureError, named_line
 from broker.wire.outputs import FINAL, PARTIAL, Output, error_output
 from worker.generation.answer import Answer, Parts
 from worker.generation.constraint import Constraint
@@ -69,7 +69,7 @@ class Sequence:
             return error_output(self.request_id, error.failure)
         except Exception as error:
             log.exception("a request fails while its text is made")
-            failure = Failure(Code.INTERNAL_ERROR, f"cannot turn tokens into text: {type(error).__name__}: {error}")
+            failure = Failure(Code.INTERNAL_ERROR, f"cannot turn tokens into text: {named_line(error)}")
             return error_output(self.request_id, failure)
 
     def _advance(self, token: int, row: mx.array | None, reason: str | None) -> Output | None:

@@ -27,7 +27,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined] # exported, th
     disable_progress_bars,
 )
 
-from broker.wire.failure import Code, Failure, FailureError
+from broker.wire.failure import Code, Failure, FailureError, named_line, one_line
 from worker.engine import Report
 
 _SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken"})
@@ -56,12 +56,14 @@ def download(repository: str, cache_dir: Path, report: Report) -> None:
         message = f"{constants.ENDPOINT} has no repository {repository}, or it is private and HF_TOKEN does not open it"
         raise FailureError(Failure(Code.MODEL_NOT_FOUND, message)) from error
     except HfHubHTTPError as error:
-        raise FailureError(Failure(Code.MODEL_UNAVAILABLE, f"{constants.ENDPOINT} answered: {_line(error)}")) from error
+        raise FailureError(
+            Failure(Code.MODEL_UNAVAILABLE, f"{constants.ENDPOINT} answered: {one_line(error)}")
+        ) from error
     except OSError as error:
-        raise FailureError(Failure(Code.MODEL_UNAVAILABLE, _line(error))) from error
+        raise FailureError(Failure(Code.MODEL_UNAVAILABLE, one_line(error))) from error
     except Exception as error:
         # Those of the HTTP client, whichever huggingface_hub has.
-        message = f"asking {constants.ENDPOINT}: {type(error).__name__}: {_line(error)}"
+        message = f"asking {constants.ENDPOINT}: {named_line(error)}"
         raise FailureError(Failure(Code.MODEL_UNAVAILABLE, message)) from error
 
 
@@ -206,7 +208,3 @@ def _point_main_at(folder: Path, revision: str) -> None:
     fresh = ref.with_name(f"main.{revision}")
     fresh.write_text(revision)
     fresh.replace(ref)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -15,6 +15,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_config, load_model, load_tokenizer
 
+from broker.wire.failure import one_line
 from worker.engine import Report
 
 # Weights are read in pieces of this size, so that progress shows on a slow disk.
@@ -96,7 +97,7 @@ def blame(folder: Path, files: str) -> Iterator[None]:
         raise ValueError(f"{files}: missing") from error
     except Exception as error:
         # One line, and without the path: this goes to clients.
-        text = " ".join(str(error).split()).replace(str(folder), folder.name)
+        text = one_line(error).replace(str(folder), folder.name)
         named = text if isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: {text}"
         raise ValueError(f"{files}: {named}") from error
 

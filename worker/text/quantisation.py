@@ -7,6 +7,8 @@ import mlx.core as mx
 from mlx_lm.generate import maybe_quantize_kv_cache
 from mlx_lm.models.cache import make_prompt_cache
 
+from broker.wire.failure import one_line
+
 
 @dataclass(slots=True, frozen=True)
 class Quantisation:
@@ -30,7 +32,7 @@ class Quantisation:
             maybe_quantize_kv_cache(cache, 0, self.group_size, self.bits)
             mx.eval(model(mx.array([[0, 0]]), cache=cache))
         except Exception as error:  # mlx and mlx-lm raise many kinds
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error) or type(error).__name__
             raise ValueError(
                 f"kv_bits {self.bits} with kv_group_size {self.group_size} does not work with this model: {reason}"
             ) from error

@@ -14,7 +14,7 @@ import mlx.core as mx
 from mlx_vlm.generate.ar import BatchGenerator
 
 from broker.wire.body import to_map
-from broker.wire.failure import Code, Failure, FailureError, invalid
+from broker.wire.failure import Code, Failure, FailureError, invalid, named_line
 from broker.wire.outputs import ERROR, PARTIAL, Output
 from broker.wire.packing import unpack
 from broker.wire.to_workers import Assign
@@ -186,7 +186,7 @@ class VisionEngine:
             return error.failure
         except Exception as error:
             log.exception("a request fails while its prompt is made")
-            return Failure(Code.INTERNAL_ERROR, f"the prompt cannot be made: {type(error).__name__}: {error}")
+            return Failure(Code.INTERNAL_ERROR, f"the prompt cannot be made: {named_line(error)}")
         return None
 
     def _insert(self, request_id: bytes, waiting: _Waiting) -> None:

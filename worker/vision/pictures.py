@@ -12,7 +12,7 @@ from typing import Any
 from mlx_vlm.utils import load_image
 from PIL import Image, UnidentifiedImageError
 
-from broker.wire.failure import FailureError, invalid
+from broker.wire.failure import FailureError, invalid, one_line
 
 # Other decoders of Pillow start programs, or are hardly ever looked at.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
@@ -68,7 +68,7 @@ def check_pixels(pictures: list[Picture]) -> None:
 
 
 def _broken(where: str, error: Exception) -> FailureError:
-    text = " ".join(str(error).split())[:200]
+    text = one_line(error, 200)
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return invalid(f"{where} has too many pixels; scale it down: {text}", param=where)
     if isinstance(error, UnidentifiedImageError):
