@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from broker.models.catalog import Catalog, CatalogError, Entry
 from broker.policy.actions import Readmit
+from broker.policy.admission import wrong_task
 from broker.policy.events import (
     Event,
     LoadRequested,
@@ -20,7 +21,6 @@ from broker.policy.events import (
     WantsModel,
 )
 from broker.policy.specs import ModelSpec
-from broker.policy.tasks import wrong_task
 from broker.wire.failure import Failure
 
 logger = logging.getLogger(__name__)

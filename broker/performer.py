@@ -124,8 +124,8 @@ class Performer:
     def _assign(self, action: AssignModel) -> None:
         spec = self._lookup.newest(action.spec)
         logger.info("%s loads %s", action.worker_id, spec.model_id)
-        limit = action.memory_limit_bytes
-        body = Assign(spec.model_id, spec.path, spec.model_type, spec.engine, spec.options, limit)
+        limits = (action.memory_limit_bytes, action.rank, action.ranks)
+        body = Assign(spec.model_id, spec.path, spec.model_type, spec.engine, spec.options, *limits)
         self._workers.send(action.worker_id, body)
 
     def _announce(self, action: AnnounceModel) -> None:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from broker.models.catalog import ModelOverride
-from broker.policy.records import PoolLimits
+from broker.policy.limits import PoolLimits
 from broker.wire.kinds import KINDS
 from broker.wire.packing import pack
 from broker.wire.paths import default_runtime_dir

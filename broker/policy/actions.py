@@ -47,9 +47,13 @@ class DownloadEnded:
 
 @dataclass(slots=True, frozen=True)
 class AssignModel:
+    """Make this process load its part of a model: that of `rank` out of `ranks`."""
+
     worker_id: str
     spec: ModelSpec
     memory_limit_bytes: int
+    rank: int = 0
+    ranks: int = 1
 
 
 @dataclass(slots=True, frozen=True)

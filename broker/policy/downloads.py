@@ -32,7 +32,7 @@ from broker.policy.events import (
     WorkerProgressed,
     WorkerStarted,
 )
-from broker.policy.records import PoolLimits
+from broker.policy.limits import PoolLimits
 from broker.policy.specs import Shown
 from broker.wire.failure import Code, Failure
 from broker.wire.states import State

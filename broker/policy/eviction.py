@@ -18,9 +18,9 @@ class Hold(Enum):
 
 @dataclass(slots=True, frozen=True)
 class Occupant:
-    """One process that holds memory. last_used: orders victims, the smallest leaves first."""
+    """One instance of a model, which holds memory. last_used: orders victims, the smallest leaves first."""
 
-    worker_id: str
+    name: str
     size_bytes: int
     hold: Hold
     last_used: float
@@ -67,7 +67,7 @@ def make_room(need_bytes: int, max_models: int, max_bytes: int, occupants: list[
             victims.remove(victim)
             staying.append(victim)
 
-    names = tuple(v.worker_id for v in victims)
+    names = tuple(v.name for v in victims)
     if names and all(v.hold is Hold.IDLE for v in victims):
         return Room(Verdict.EVICT, names)
     return Room(Verdict.WAIT, names)

@@ -8,47 +8,72 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from broker.policy import restart
+from broker.policy.actions import Action
 from broker.policy.eviction import Hold, Occupant
-from broker.policy.records import Model, PendingRequest, Phase, PoolLimits, Worker
+from broker.policy.limits import PoolLimits
+from broker.policy.records import Instance, Model, PendingRequest, Phase, Worker
 from broker.policy.specs import ModelSpec
 
 # The spare's imports take a core for a second; a model that has just become ready answers its first clients before.
 SPARE_DELAY_SECONDS = 0.5
+SAMPLES_OVER_LIMIT = 3
 FOREVER = float("inf")
 
 
 @dataclass(slots=True)
 class Facts:
-    """All mutable state of the pool. Changed by pool.py alone."""
+    """All mutable state of the pool. run_id: makes worker ids unique among all starts of the broker.
+
+    actions: what the event that is being handled has led to so far. order, started: the last numbers given to a request
+    and to a worker. claimed: instances that get no new work because the head of the queue needs their room.
+    claim_order: the place of that head.
+    """
 
     limits: PoolLimits
+    run_id: str
     models: dict[str, Model] = field(default_factory=dict)
     workers: dict[str, Worker] = field(default_factory=dict)
     requests: dict[bytes, PendingRequest] = field(default_factory=dict)
+    actions: list[Action] = field(default_factory=list)
+    order: int = 0
+    started: int = 0
+    claimed: tuple[str, ...] = ()
+    claim_order: int = 0
     spare_deaths: int = 0
     spare_restart_at: float = 0.0
     stopping: bool = False
+
+    def next_order(self) -> int:
+        self.order += 1
+        return self.order
+
+    # ---- models, instances, processes -----------------------------------------------------------------------------
 
     @property
     def queued(self) -> int:
         """Requests that wait in the broker, in no worker yet."""
         return sum(len(m.waiting) for m in self.models.values())
 
-    def model_of(self, worker: Worker) -> Model:
-        assert worker.model_id is not None
-        return self.models[worker.model_id]
+    @property
+    def serving(self) -> list[tuple[Model, Instance]]:
+        """Every model that has an instance, with it."""
+        return [(m, m.serving) for m in self.models.values() if m.serving is not None]
 
-    def worker_of(self, model: Model | None) -> Worker | None:
-        return self.workers[model.worker_id] if model is not None and model.worker_id is not None else None
-
-    def spare(self) -> Worker | None:
-        """The spare that is furthest with its imports."""
-        spares = [w for w in self.workers.values() if w.phase is Phase.WAITING]
-        return max(spares, key=lambda w: (w.imported, -w.started_at), default=None)
+    @property
+    def spares(self) -> list[Worker]:
+        """Those that are furthest with their imports first."""
+        return sorted((w for w in self.workers.values() if w.is_spare), key=lambda w: (not w.imported, w.started_at))
 
     def load_of(self, model: Model) -> int:
-        worker = self.worker_of(model)
-        return len(model.waiting) + (len(worker.in_flight) if worker is not None else 0)
+        """Requests that wait or run."""
+        return len(model.waiting) + (len(model.serving.in_flight) if model.serving is not None else 0)
+
+    def serves_at_once(self, model: Model) -> bool:
+        instance = model.serving
+        ready = instance is not None and instance.phase is Phase.READY and instance.name not in self.claimed
+        return ready and model.drain is None
+
+    # ---- memory ---------------------------------------------------------------------------------------------------
 
     def estimate(self, spec: ModelSpec) -> int:
         return int(spec.weight_bytes * self.limits.estimate_factor)
@@ -58,8 +83,14 @@ class Facts:
         assert model.spec is not None
         return self.estimate(model.spec) if model.measured_bytes is None else model.measured_bytes
 
+    def memory_limit(self, spec: ModelSpec) -> int:
+        """Bytes that each process of this model may take."""
+        limits = self.limits
+        derived = self.estimate(spec) / spec.ranks * limits.memory_limit_factor + limits.memory_limit_floor_bytes
+        return spec.memory_limit_bytes or int(derived)
+
     def why_never(self, model: Model, need: int) -> str:
-        pinned = sorted(m.model_id for m in self.models.values() if m.pinned and m.worker_id is not None)
+        pinned = sorted(m.model_id for m in self.models.values() if m.pinned and m.serving is not None)
         limits = self.limits
         return (
             f"{model.model_id} needs {need / 2**30:.2f} GiB and one place; the limits are "
@@ -69,65 +100,67 @@ class Facts:
 
     def occupants(self, order: int, now: float) -> list[Occupant]:
         """Everything that holds memory, as seen by a model whose place in the queue is `order`: requests before it
-        will be dispatched first, so they make a worker busy, and used now, already."""
+        will be dispatched first, so they make an instance busy, and used now, already."""
         occupants = []
-        for worker in self.workers.values():
-            if worker.model_id is None:
-                continue
-            model = self.model_of(worker)
+        for model, instance in self.serving:
             older_wait = bool(model.waiting) and model.waiting[0].order < order
-            if worker.phase is Phase.STOPPING or model.drain is not None:
+            if instance.phase is Phase.STOPPING or model.drain is not None:
                 hold = Hold.LEAVING
             elif model.pinned:
                 hold = Hold.PINNED
-            elif worker.phase is Phase.LOADING or worker.busy or older_wait:
+            elif instance.phase is Phase.LOADING or instance.busy or older_wait:
                 hold = Hold.BUSY
             else:
                 hold = Hold.IDLE
-            last_used = now if older_wait and worker.phase is Phase.READY else worker.last_used
-            occupants.append(Occupant(worker.worker_id, worker.reserved_bytes, hold, last_used))
+            last_used = now if older_wait and instance.phase is Phase.READY else instance.last_used
+            occupants.append(Occupant(instance.name, instance.reserved_bytes, hold, last_used))
         return occupants
 
+    # ---- when something becomes due -------------------------------------------------------------------------------
+
     def ends(self, worker: Worker) -> Iterator[tuple[float, str]]:
-        """When this worker will be killed unless it shows a sign of life, and why."""
-        limits = self.limits
-        if worker.phase is Phase.STOPPING:
-            if not worker.killed and worker.stop_deadline is not None:
-                yield worker.stop_deadline, "did not exit when asked"
+        """When this process will be killed unless it shows a sign of life, and why."""
+        limits, instance = self.limits, worker.instance
+        if worker.killed:
             return
+        if worker.stop_deadline is not None:
+            yield worker.stop_deadline, "did not exit when asked"
+            return
+        if worker.samples_over_limit >= SAMPLES_OVER_LIMIT:
+            taken, limit = worker.footprint_bytes / 2**30, worker.memory_limit_bytes / 2**30
+            yield 0.0, f"memory_limit: took {taken:.2f} GiB, limit {limit:.2f} GiB"
         if worker.connected:
             yield worker.last_seen + limits.heartbeat_timeout, f"no heartbeat for {limits.heartbeat_timeout:g} s"
-        if worker.phase is Phase.LOADING or not worker.connected:
+        if not worker.connected or (instance is not None and worker.measured_bytes is None):
             yield worker.progressed_at + limits.load_stall_timeout, f"load stalled for {limits.load_stall_timeout:g} s"
-        elif worker.busy:
+        elif instance is not None and instance.busy:
             yield worker.progressed_at + limits.stall_timeout, f"hung: no progress for {limits.stall_timeout:g} s"
 
     def expiry(self, model: Model) -> float:
         """When the longest waiting request of this model gives up; a load in progress is waited for."""
-        worker = self.worker_of(model)
-        if worker is not None and worker.phase is Phase.LOADING:
+        if model.serving is not None and model.serving.phase is Phase.LOADING:
             return FOREVER
         return model.waiting[0].waiting_since + self.limits.queue_timeout
 
-    def idle_until(self, worker: Worker) -> float:
+    def idle_until(self, model: Model) -> float:
         """When an idle unpinned model leaves; never while it has anything to do."""
-        if worker.phase is not Phase.READY or worker.busy:
+        instance = model.serving
+        if instance is None or instance.phase is not Phase.READY or instance.busy:
             return FOREVER
-        model = self.model_of(worker)
         assert model.spec is not None
         keep = self.limits.keep_alive if model.spec.keep_alive_seconds is None else model.spec.keep_alive_seconds
         if model.pinned or model.waiting or model.drain is not None or keep < 0:
             return FOREVER
-        return worker.last_completed + keep
+        return instance.last_completed + keep
 
     def spare_due(self) -> float:
         """When to start a spare: after loads, so that it never competes with one for the processor."""
-        spares = sum(w.phase is Phase.WAITING for w in self.workers.values())
-        if spares >= self.limits.warm_spares or restart.gives_up(self.spare_deaths):
+        if len(self.spares) >= self.limits.warm_spares or restart.gives_up(self.spare_deaths):
             return FOREVER
-        if any(w.phase is Phase.LOADING for w in self.workers.values()):
+        instances = [instance for _, instance in self.serving]
+        if any(instance.phase is Phase.LOADING for instance in instances):
             return FOREVER
-        ready = [w.ready_at + SPARE_DELAY_SECONDS for w in self.workers.values() if w.ready_at is not None]
+        ready = [i.ready_at + SPARE_DELAY_SECONDS for i in instances if i.ready_at is not None]
         return max([self.spare_restart_at, *ready])
 
     def deadlines(self, now: float) -> Iterator[float]:
@@ -136,15 +169,14 @@ class Facts:
                 yield deadline
         if self.stopping:
             return
-        for worker in self.workers.values():
-            if (idle_until := self.idle_until(worker)) < FOREVER:
-                yield idle_until
         for model in self.models.values():
+            if (idle_until := self.idle_until(model)) < FOREVER:
+                yield idle_until
             if model.drain is not None:
                 yield model.drain.deadline
             if model.waiting and (expiry := self.expiry(model)) < FOREVER:
                 yield expiry
-            if model.worker_id is None and model.restart_at > now:
+            if model.serving is None and model.restart_at > now:
                 yield model.restart_at
         if (spare_due := self.spare_due()) < FOREVER:
             yield spare_due

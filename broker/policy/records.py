@@ -1,5 +1,5 @@
-"""What the pool remembers: models, worker processes, requests. Only facts; whatever can be derived from them is a
-property. The pool alone changes them.
+"""What the pool remembers: models, their instances, processes and requests. Only facts; whatever can be derived from
+them is a property. The modules that pool.py names change them.
 
 Times are seconds of the caller's monotonic clock (`now`), never read here.
 """
@@ -12,36 +12,9 @@ from broker.policy.specs import UNLOADED, Exit, ModelSpec, Shown
 from broker.wire.states import State
 
 
-@dataclass(slots=True, frozen=True)
-class PoolLimits:
-    """The settings that the pool obeys. Bytes and seconds.
-
-    estimate_factor: bytes a model needs per byte of its weight files, before it has been measured.
-    memory_limit_factor: a worker may take this many times its estimate, plus memory_limit_floor_bytes, before it is
-    killed, where the settings name no limit for its model.
-    """
-
-    max_models: int
-    max_memory_bytes: int
-    max_queue: int = 512
-    max_requests_per_model: int = 256
-    queue_timeout: float = 300.0
-    drain_timeout: float = 30.0
-    stop_grace: float = 2.0
-    keep_alive: float = 1800.0
-    heartbeat_timeout: float = 10.0
-    stall_timeout: float = 120.0
-    load_stall_timeout: float = 120.0
-    estimate_factor: float = 1.25
-    memory_limit_factor: float = 3.0
-    memory_limit_floor_bytes: int = 2 << 30
-    warm_spares: int = 1
-
-
 class Phase(Enum):
-    """The life of a worker process. A warm spare is WAITING until it gets a model."""
+    """The life of an instance, from the moment it gets its processes."""
 
-    WAITING = "waiting"
     LOADING = "loading"
     READY = "ready"
     STOPPING = "stopping"
@@ -81,34 +54,33 @@ class Drain:
     force: bool
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Worker:
-    """One process. model_id None: the warm spare. reserved_bytes: what counts against the budget."""
+    """One process: a rank of an instance, or a spare (instance None).
+
+    measured_bytes: what it takes, known when its part of the model is loaded. stop_deadline: it was asked to exit, and
+    is killed then.
+    """
 
     worker_id: str
-    model_id: str | None
-    phase: Phase
     started_at: float
+    instance: "Instance | None" = field(default=None, repr=False)
+    rank: int = 0
     pid: int | None = None
     connected: bool = False
     imported: bool = False
+    assigned: bool = False
     stage: str | None = None
     fraction: float | None = None
-    ready_at: float | None = None
-    reserved_bytes: int = 0
-    context_length: int = 0
+    measured_bytes: int | None = None
     memory_limit_bytes: int = 0
     samples_over_limit: int = 0
-    in_flight: dict[bytes, PendingRequest] = field(default_factory=dict)
     last_seen: float = 0.0
     progressed_at: float = 0.0
     steps: int = 0
-    last_dispatched: float = 0.0
-    last_completed: float = 0.0
     stop_deadline: float | None = None
     killed: bool = False
-    end_reason: str | None = None  # why we end it; None when it ends by itself
-    end_expected: bool = False  # somebody asked for this end: no death in the sense of the restart policy
+    exited: bool = False
     rss_bytes: int = 0
     footprint_bytes: int = 0
     cpu_percent: float = 0.0
@@ -117,25 +89,77 @@ class Worker:
     mlx_peak_bytes: int = 0
 
     @property
+    def is_spare(self) -> bool:
+        """Whether a load may take it."""
+        return self.instance is None and not self.killed and self.stop_deadline is None
+
+
+@dataclass(slots=True, eq=False)
+class Instance:
+    """One copy of a model in memory: one process, or several ranks that live and die together.
+
+    ranks: all of them, exited ones too; rank 0 alone gets requests. reserved_bytes: what counts against the budget.
+    end_reason: why it is being ended, None as long as it lives. end_expected: the end was asked for, so it is no death
+    in the sense of the restart policy. first_exit: of the rank that exited first.
+    """
+
+    model_id: str
+    ranks: list[Worker]
+    reserved_bytes: int
+    ready_at: float | None = None
+    context_length: int = 0
+    in_flight: dict[bytes, PendingRequest] = field(default_factory=dict)
+    last_dispatched: float = 0.0
+    last_completed: float = 0.0
+    end_reason: str | None = None
+    end_expected: bool = False
+    first_exit: Exit | None = None
+
+    @property
+    def phase(self) -> Phase:
+        if self.end_reason is not None:
+            return Phase.STOPPING
+        return Phase.LOADING if self.ready_at is None else Phase.READY
+
+    @property
+    def head(self) -> Worker:
+        """Rank 0."""
+        return self.ranks[0]
+
+    @property
+    def name(self) -> str:
+        """Unique among all instances of all models."""
+        return self.head.worker_id
+
+    @property
+    def living(self) -> list[Worker]:
+        return [worker for worker in self.ranks if not worker.exited]
+
+    @property
     def busy(self) -> bool:
         return bool(self.in_flight)
 
     @property
+    def progress(self) -> tuple[str | None, float | None]:
+        """Stage and fraction of the first rank that has not loaded its part."""
+        return next(((w.stage, w.fraction) for w in self.ranks if w.measured_bytes is None), (None, None))
+
+    @property
     def last_used(self) -> float:
-        """Orders victims: a busy worker by its last new work (which stands still once it gets none), an idle one by
+        """Orders victims: a busy instance by its last new work (which stands still once it gets none), an idle one by
         its last completion."""
-        return self.last_dispatched if self.busy else max(self.last_completed, self.ready_at or self.started_at)
+        return self.last_dispatched if self.busy else max(self.last_completed, self.ready_at or self.head.started_at)
 
 
 @dataclass(slots=True)
 class Model:
-    """One model that somebody has asked for. worker_id: its process, until that has exited."""
+    """One model that somebody has asked for. serving: what runs it, until the last of its processes has exited."""
 
     model_id: str
     spec: ModelSpec | None = None
     pinned: bool = False
     pin_order: int = 0
-    worker_id: str | None = None
+    serving: Instance | None = None
     waiting: deque[PendingRequest] = field(default_factory=deque)
     loads: list[AdminWait] = field(default_factory=list)
     unloads: list[AdminWait] = field(default_factory=list)
@@ -169,18 +193,22 @@ class Model:
         return min(orders)
 
 
-def state_of(model: Model, worker: Worker | None, now: float) -> tuple[State, str | None]:
-    """The state shown to people and, where there is one, its reason."""
-    if worker is not None:
-        if worker.phase is Phase.STOPPING:
-            return State.STOPPING, worker.end_reason
-        if worker.phase is Phase.READY:
-            return (State.DRAINING, "unload") if model.drain else (State.READY, None)
-        return State.LOADING, model.last_reason if model.deaths else None
-    if model.failure is not None:
-        return State.FAILED, model.failure
-    if model.restart_at > now:
-        return State.COOLDOWN, model.last_reason
-    if model.wanted:
-        return State.QUEUED, "waiting for room"
-    return State.UNLOADED, model.last_reason
+def shown(model: Model, now: float) -> Shown:
+    """What people see of this model."""
+    instance = model.serving
+    if instance is None:
+        if model.failure is not None:
+            return Shown(State.FAILED, model.failure)
+        if model.restart_at > now:
+            return Shown(State.COOLDOWN, model.last_reason)
+        if model.wanted:
+            return Shown(State.QUEUED, "waiting for room")
+        return Shown(State.UNLOADED, model.last_reason)
+    stage, fraction = instance.progress
+    match instance.phase:
+        case Phase.STOPPING:
+            return Shown(State.STOPPING, instance.end_reason, stage, fraction)
+        case Phase.READY:
+            return Shown(State.DRAINING, "unload") if model.drain else Shown(State.READY)
+        case Phase.LOADING:
+            return Shown(State.LOADING, model.last_reason if model.deaths else None, stage, fraction)

@@ -8,7 +8,8 @@ from typing import Any
 
 from broker.policy.downloads import Download
 from broker.policy.pool import Pool
-from broker.policy.records import Model, Phase, Worker, state_of
+from broker.policy.records import Instance, Model, Worker, shown
+from broker.policy.specs import Shown
 from broker.wire.states import State
 
 
@@ -18,51 +19,49 @@ def status(
     """The FINAL of STATUS; fields in docs/protocol.md. Models that nobody has asked for, or that left without a
     trace, are not in it."""
     known = {model.model_id: model for model in pool.models}
-    models = [_downloading(d, known.get(d.model_id, Model(d.model_id)), wall_offset) for d in downloads]
-    for download in downloads:
-        known.pop(download.model_id, None)
+    models = [_downloading(d, known.pop(d.model_id, Model(d.model_id)), wall_offset) for d in downloads]
     for model in known.values():
-        worker = pool.workers.get(model.worker_id) if model.worker_id else None
-        state, reason = state_of(model, worker, now)
-        if worker is not None or state is not State.UNLOADED or model.last_exit is not None:
-            models.append(_model(model, worker, state, reason, wall_offset))
+        seen = shown(model, now)
+        if model.serving is not None or seen.state is not State.UNLOADED or model.last_exit is not None:
+            models.append(_model(model, seen, wall_offset))
     return {
         "models": models,
-        "spares": [_spare(w) for w in pool.workers.values() if w.phase is Phase.WAITING],
+        "spares": [_spare(w) for w in pool.workers.values() if w.is_spare],
         "workers": len(pool.workers),
         "queued": pool.queued,
         "uptime_seconds": now - started_at,
         "max_models": pool.limits.max_models,
         "max_memory_bytes": pool.limits.max_memory_bytes,
-        "reserved_bytes": sum(w.reserved_bytes for w in pool.workers.values()),
+        "reserved_bytes": sum(m.serving.reserved_bytes for m in pool.models if m.serving is not None),
     }
 
 
-def _model(model: Model, worker: Worker | None, state: State, reason: str | None, wall_offset: float) -> dict[str, Any]:
+def _model(model: Model, seen: Shown, wall_offset: float) -> dict[str, Any]:
     exit_ = model.last_exit
-    facts = worker or Worker("", None, Phase.WAITING, started_at=0.0)
+    instance = model.serving or Instance(model.model_id, [Worker("", started_at=0.0)], 0)
+    ranks = instance.ranks
     return {
         "model_id": model.model_id,
         "model_type": model.spec.model_type if model.spec is not None else None,
-        "state": state,
-        "reason": reason,
+        "state": seen.state,
+        "reason": seen.reason,
         "pinned": model.pinned,
         "since": model.since + wall_offset,
-        "size_bytes": facts.reserved_bytes,
-        "context_length": facts.context_length,
-        "stage": facts.stage,
-        "fraction": facts.fraction,
-        "loaded_at": _wall(facts.ready_at, wall_offset),
+        "size_bytes": instance.reserved_bytes,
+        "context_length": instance.context_length,
+        "stage": seen.stage,
+        "fraction": seen.fraction,
+        "loaded_at": _wall(instance.ready_at, wall_offset),
         "last_used": _wall(model.last_used, wall_offset),
-        "pid": facts.pid,
-        "rss_bytes": facts.rss_bytes,
-        "footprint_bytes": facts.footprint_bytes,
-        "memory_limit_bytes": facts.memory_limit_bytes,
-        "mlx_active_bytes": facts.mlx_active_bytes,
-        "mlx_cache_bytes": facts.mlx_cache_bytes,
-        "mlx_peak_bytes": facts.mlx_peak_bytes,
-        "cpu_percent": facts.cpu_percent,
-        "in_flight": len(facts.in_flight),
+        "pid": instance.head.pid,
+        "rss_bytes": sum(w.rss_bytes for w in ranks),
+        "footprint_bytes": sum(w.footprint_bytes for w in ranks),
+        "memory_limit_bytes": sum(w.memory_limit_bytes for w in ranks),
+        "mlx_active_bytes": sum(w.mlx_active_bytes for w in ranks),
+        "mlx_cache_bytes": sum(w.mlx_cache_bytes for w in ranks),
+        "mlx_peak_bytes": sum(w.mlx_peak_bytes for w in ranks),
+        "cpu_percent": sum(w.cpu_percent for w in ranks),
+        "in_flight": len(instance.in_flight),
         "queued": len(model.waiting),
         "restarts": model.restarts,
         "last_exit": None
@@ -78,10 +77,10 @@ def _model(model: Model, worker: Worker | None, state: State, reason: str | None
 
 
 def _downloading(download: Download, model: Model, wall_offset: float) -> dict[str, Any]:
-    entry = _model(model, None, download.shown.state, download.shown.reason, wall_offset)
+    entry = _model(model, download.shown, wall_offset)
     since = download.since + wall_offset
     waiting = len(download.waiting)
-    return entry | {"since": since, "fraction": download.fraction, "pid": download.pid, "queued": waiting}
+    return entry | {"since": since, "pid": download.pid, "queued": waiting}
 
 
 def _spare(worker: Worker) -> dict[str, Any]:

@@ -11,7 +11,8 @@ class ModelSpec:
     """A model as its files and settings describe it, before it is loaded.
 
     weight_bytes: sum of the weight files. keep_alive_seconds: None for the pool's default, negative for ever.
-    memory_limit_bytes: what its process may take, None to derive it from the estimate.
+    memory_limit_bytes: what each of its processes may take, None to derive it from the estimate. ranks: how many
+    processes run it together.
     """
 
     model_id: str
@@ -22,6 +23,7 @@ class ModelSpec:
     options: dict[str, Any] = field(default_factory=dict)
     keep_alive_seconds: float | None = None
     memory_limit_bytes: int | None = None
+    ranks: int = 1
 
 
 class Shown(NamedTuple):

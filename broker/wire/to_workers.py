@@ -11,7 +11,8 @@ class Assign(Body):
     """Load this model. Sent once in a worker's life; answered by PROGRESS, then READY or LOAD_FAILED.
 
     model_type: a name in kinds.py. engine: `module:Class` when the settings name one, else None.
-    memory_limit_bytes: what the wired limit of the process follows, 0 for none.
+    memory_limit_bytes: what the wired limit of the process follows, 0 for none. rank, ranks: which part of the model
+    this process loads, out of how many; rank 0 alone gets requests.
     """
 
     COMMAND: ClassVar[bytes] = b"ASSIGN"
@@ -21,6 +22,8 @@ class Assign(Body):
     engine: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     memory_limit_bytes: int = 0
+    rank: int = 0
+    ranks: int = 1
 
 
 @dataclass(slots=True, frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.policy.records import PoolLimits
+from broker.policy.limits import PoolLimits
 from broker.settings import GIB, BrokerSettings, SettingsError, load_settings
 from tests.service import ROOT
 

@@ -4,6 +4,7 @@ The world performs the pool's actions on simulated processes and, after every ev
 It asserts from its own books where it can, not from the pool's.
 """
 
+import copy
 import random
 from dataclasses import dataclass, field
 
@@ -45,8 +46,9 @@ from broker.policy.events import (
     WorkerSampled,
     WorkerStarted,
 )
+from broker.policy.limits import PoolLimits
 from broker.policy.pool import Pool
-from broker.policy.records import Phase, PoolLimits, Worker
+from broker.policy.records import Instance, Phase
 from broker.policy.specs import Exit, ModelSpec
 from broker.wire.failure import Code, Failure
 
@@ -62,6 +64,8 @@ class SimWorker:
     spare: bool
     connected: bool = False
     spec: ModelSpec | None = None
+    rank: int = 0
+    measured: int | None = None
     ready: bool = False
     asked_to_stop: bool = False
     killed: bool = False
@@ -97,11 +101,14 @@ class World:
                 f"/models/m{i}",
                 weight_bytes=self.random.choice([10, 100, 300, 700, 2000]) * MIB,
                 keep_alive_seconds=self.random.choice([None, None, 0.0, 5.0, -1.0]),
+                ranks=self.random.choice([1, 1, 2]),
             )
             for i in range(models)
         }
         self.pins: list[str] = []
+        self.measured: dict[str, int] = {}  # bytes by model, from when it was last ready
         self.counter = 0
+        self.events = 0
         self.exited = False
         self.log: list[str] = []
 
@@ -123,7 +130,7 @@ class World:
     def send(self, event: Event) -> list[Action]:
         """Hand one event to the pool, perform the actions, check everything."""
         self.log.append(f"{self.now:.2f} {event}")
-        loading_before = {w.worker_id for w in self.pool.workers.values() if w.phase is Phase.LOADING}
+        loading_before = {i.name for i in self.instances() if i.phase is Phase.LOADING}
         if isinstance(event, ModelPinned):  # comes from where pins are kept, so it is not written there again
             self.pins = [*self.pins, event.model_id]
         actions = self.pool.handle(event, self.now)
@@ -138,17 +145,21 @@ class World:
             case StartWorker(worker_id, spare):
                 assert worker_id not in self.workers
                 self.workers[worker_id] = SimWorker(worker_id, spare)
-            case AssignModel(worker_id, spec, _):
+            case AssignModel(worker_id, spec, _, rank, ranks):
                 worker = self.workers[worker_id]
                 assert worker.connected
                 assert worker.spec is None
-                worker.spec = spec
+                assert ranks == spec.ranks
+                assert rank not in [w.rank for w in self.ranks_of(spec.model_id)]
+                worker.spec, worker.rank = spec, rank
             case ForwardRequest(worker_id, request_id, model_id, payload):
                 worker, request = self.workers[worker_id], self.requests[request_id]
-                assert worker.ready
-                assert not worker.asked_to_stop
-                assert not worker.killed
                 assert worker.spec is not None
+                assert worker.rank == 0, "a request to another rank than 0"
+                ranks_ = self.ranks_of(model_id)
+                assert len(ranks_) == worker.spec.ranks
+                assert all(rank.ready for rank in ranks_)
+                assert not any(rank.asked_to_stop or rank.killed for rank in ranks_)
                 assert worker.spec.model_id == model_id == request.model_id
                 assert request.ends == 0
                 assert request.outputs == 0, "replayed after output"
@@ -185,22 +196,42 @@ class World:
     def _check(self, loading_before: set[str]) -> None:
         for request_id, request in self.requests.items():
             assert request.ends <= 1, f"{request_id!r} ended {request.ends} times"
-        holding = [w for w in self.pool.workers.values() if w.model_id is not None]
-        model_ids = [w.model_id for w in holding]
-        assert len(set(model_ids)) == len(model_ids), "two processes of one model"
+        holding = self.instances()
         assert len(holding) <= self.limits.max_models, "more models than max_models"
-        for worker in holding:
-            if worker.phase is Phase.LOADING and worker.worker_id not in loading_before:
-                reserved = sum(w.reserved_bytes for w in holding)
+        for instance in holding:
+            if instance.phase is Phase.LOADING and instance.name not in loading_before:
+                reserved = sum(self._size(i.model_id) for i in holding)
                 assert reserved <= self.limits.max_memory_bytes, "a load was started beyond the budget"
+            self._check_ranks(instance)
         assert set(self.pool.workers) == set(self.workers)
-        spares = sum(w.phase is Phase.WAITING for w in self.pool.workers.values())
+        spares = sum(w.is_spare for w in self.pool.workers.values())
         assert spares <= self.limits.warm_spares, "too many spares"
         deadline = self.pool.next_deadline()
         assert deadline is None or deadline > self.now, "a deadline in the past makes the loop spin"
+        self._check_awake_in_time()
         assert sorted(m.model_id for m in self.pool.models if m.pinned) == sorted(set(self.pins)), "pins not saved"
         assert [a for a in self.pool.handle(TimePassed(), self.now) if not isinstance(a, Exited)] == []
         self._check_nobody_waits_for_nothing()
+
+    def _check_ranks(self, instance: Instance) -> None:
+        """One failure domain: as many processes as the model has ranks, and when one goes, all go."""
+        living = [self.workers[w.worker_id] for w in instance.living]
+        if instance.phase is Phase.STOPPING:
+            assert all(w.killed or w.asked_to_stop for w in living), "a rank was left behind"
+            assert living, "an instance without a process"
+        else:
+            assert len(living) == len(instance.ranks), "a rank has gone and the others stay"
+            assert not any(w.killed or w.asked_to_stop for w in living)
+
+    def _check_awake_in_time(self) -> None:
+        """Just before the next deadline there is nothing to do."""
+        self.events += 1
+        if self.exited or self.events % 10:  # copying the whole pool is slow: not after every event
+            return
+        deadline = self.pool.next_deadline()
+        before = (self.now + 10_000.0 if deadline is None else deadline) - 1e-6
+        overslept = copy.deepcopy(self.pool).handle(TimePassed(), before)
+        assert overslept == [], f"asleep until {deadline} it would have missed {overslept}"
 
     def _check_nobody_waits_for_nothing(self) -> None:
         """The head of the queue waits only if its room cannot be made now, by the simplest reckoning there is."""
@@ -209,34 +240,41 @@ class World:
         heads = [
             m
             for m in self.pool.models
-            if m.wanted and m.worker_id is None and m.restart_at <= self.now and m.spec is not None
+            if m.wanted and m.serving is None and m.restart_at <= self.now and m.spec is not None
         ]
         if not heads:
             return
         head = min(heads, key=lambda m: m.order)
-        staying = [
-            w
-            for w in self.pool.workers.values()
-            if w.model_id is not None and w.phase is not Phase.STOPPING and not self._draining(w.model_id)
-        ]
+        staying = [i for i in self.instances() if i.phase is not Phase.STOPPING and not self._draining(i.model_id)]
         idle = [
-            w
-            for w in staying
-            if w.phase is Phase.READY
-            and not w.in_flight
-            and not self._model_pinned(str(w.model_id))
-            and not self._older_wait(str(w.model_id), head.order)
+            i
+            for i in staying
+            if i.phase is Phase.READY
+            and not i.in_flight
+            and not self._model_pinned(i.model_id)
+            and not self._older_wait(i.model_id, head.order)
         ]
-        assert head.spec is not None
-        need = head.measured_bytes or int(head.spec.weight_bytes * self.limits.estimate_factor)
 
-        def fits(others: list[Worker]) -> bool:
-            total = need + sum(w.reserved_bytes for w in others)
+        def fits(others: list[Instance]) -> bool:
+            total = self._size(head.model_id) + sum(self._size(i.model_id) for i in others)
             return len(others) < self.limits.max_models and total <= self.limits.max_memory_bytes
 
         # What is leaving already may be waited for; beyond that, idle models must make room at once.
-        could = fits([w for w in staying if w not in idle])
+        assert not fits(self.instances()), f"{head.model_id} waits although there is room"
+        could = fits([i for i in staying if i not in idle])
         assert fits(staying) or not could, f"{head.model_id} waits although room can be made"
+
+    def _size(self, model_id: str) -> int:
+        """Bytes that a model counts, by the world's own books."""
+        estimate = int(self.specs[model_id].weight_bytes * self.limits.estimate_factor)
+        return self.measured.get(model_id, estimate)
+
+    def instances(self) -> list[Instance]:
+        return [m.serving for m in self.pool.models if m.serving is not None]
+
+    def ranks_of(self, model_id: str) -> list[SimWorker]:
+        """The processes that have been told to load a part of this model."""
+        return [w for w in self.workers.values() if w.spec is not None and w.spec.model_id == model_id]
 
     def _model_pinned(self, model_id: str) -> bool:
         return any(m.pinned for m in self.pool.models if m.model_id == model_id)
@@ -344,9 +382,21 @@ class World:
             self.send(WorkerProgressed(worker.worker_id, "weights", self.random.random()))
             return
         assert worker.spec is not None
-        worker.ready = True
         factor = self.random.choice([0.9, 1.0, 1.0, 1.3])
-        self.send(WorkerBecameReady(worker.worker_id, int(worker.spec.weight_bytes * factor), 4096))
+        taken = int(worker.spec.weight_bytes * factor) // worker.spec.ranks
+        worker.ready = True
+        self.took(worker.worker_id, taken)
+        self.send(WorkerBecameReady(worker.worker_id, taken, 4096))
+
+    def took(self, worker_id: str, measured_bytes: int) -> None:
+        """Into the world's books: what this process takes now that its part of the model is loaded."""
+        worker = self.workers[worker_id]
+        worker.measured = measured_bytes
+        if worker.spec is None:
+            return
+        parts = [rank.measured for rank in self.ranks_of(worker.spec.model_id) if rank.measured is not None]
+        if len(parts) == worker.spec.ranks:
+            self.measured[worker.spec.model_id] = sum(parts)
 
     def _output(self, worker: SimWorker) -> None:
         entries = []

@@ -28,7 +28,8 @@ from broker.policy.events import (
     WorkerSampled,
     WorkerStarted,
 )
-from broker.policy.records import Model, PoolLimits, Worker, state_of
+from broker.policy.limits import PoolLimits
+from broker.policy.records import Instance, Model, Worker, shown
 from broker.policy.specs import Exit, ModelSpec
 from tests.broker.policy.pool_world import MIB, SimRequest, World
 
@@ -108,7 +109,10 @@ class Script(World):
     def ready(self, worker_id: str, measured: int | None = None) -> list[Action]:
         """Its model is loaded and the process takes this many MiB, or exactly what was reserved for it."""
         self.workers[worker_id].ready = True
-        taken = self.pool.workers[worker_id].reserved_bytes if measured is None else measured * MIB
+        worker = self.pool.workers[worker_id]
+        reserved = worker.instance.reserved_bytes // len(worker.instance.ranks) if worker.instance else 0
+        taken = reserved if measured is None else measured * MIB
+        self.took(worker_id, taken)
         return self.send(WorkerBecameReady(worker_id, taken, 4096))
 
     def load_fails(self, worker_id: str, message: str = "model.safetensors is broken") -> list[Action]:
@@ -199,18 +203,19 @@ class Script(World):
     def model(self, model_id: str) -> Model:
         return next(m for m in self.pool.models if m.model_id == model_id)
 
+    def instance(self, model_id: str) -> Instance:
+        instance = self.model(model_id).serving
+        assert instance is not None
+        return instance
+
     def worker(self, model_id: str) -> Worker:
-        return self.pool.workers[str(self.model(model_id).worker_id)]
+        return self.instance(model_id).head
 
     def state(self, model_id: str) -> str:
-        return self._state(model_id)[0]
+        return shown(self.model(model_id), self.now).state
 
     def reason(self, model_id: str) -> str | None:
-        return self._state(model_id)[1]
-
-    def _state(self, model_id: str) -> tuple[str, str | None]:
-        model = self.model(model_id)
-        return state_of(model, self.pool.workers.get(model.worker_id or ""), self.now)
+        return shown(self.model(model_id), self.now).reason
 
     def forward(self, worker_id: str, model_id: str, request_id: bytes) -> ForwardRequest:
         """The action that hands this request to this worker."""
@@ -218,7 +223,8 @@ class Script(World):
 
     def assign(self, worker_id: str, model_id: str) -> AssignModel:
         """The action that makes this worker load this model."""
-        return AssignModel(worker_id, self.specs[model_id], self.pool.workers[worker_id].memory_limit_bytes)
+        worker, spec = self.pool.workers[worker_id], self.specs[model_id]
+        return AssignModel(worker_id, spec, worker.memory_limit_bytes, worker.rank, spec.ranks)
 
     def loaded(self, request_id: bytes, model_id: str) -> Reply:
         """The answer to an administrator whose load has succeeded."""

@@ -26,8 +26,8 @@ from broker.policy.events import (
     WorkerSampled,
     WorkerStarted,
 )
+from broker.policy.limits import PoolLimits
 from broker.policy.pool import Pool
-from broker.policy.records import PoolLimits
 from broker.policy.snapshot import status
 from broker.policy.specs import Exit
 from broker.wire.failure import Code, Failure

@@ -87,7 +87,7 @@ def test_never_if_and_only_if_the_pinned_alone_leave_no_room(case: Case) -> None
 def test_only_idle_ones_are_evicted_and_pinned_ones_are_never_named(
     case: Case,
 ) -> None:
-    everybody = {o.worker_id: o for o in case[3]}
+    everybody = {o.name: o for o in case[3]}
     room = make_room(*case)
     holds = {everybody[name].hold for name in room.victims}
     assert holds <= {IDLE, BUSY}
@@ -102,7 +102,7 @@ def test_when_the_victims_and_the_leaving_are_gone_it_fits(case: Case) -> None:
     everybody = case[3]
     room = make_room(*case)
     if room.verdict in (Verdict.EVICT, Verdict.WAIT):
-        staying = [o for o in everybody if o.hold is not LEAVING and o.worker_id not in room.victims]
+        staying = [o for o in everybody if o.hold is not LEAVING and o.name not in room.victims]
         assert fits(case, staying)
 
 
@@ -111,9 +111,9 @@ def test_when_the_victims_and_the_leaving_are_gone_it_fits(case: Case) -> None:
 def test_no_victim_leaves_in_vain(case: Case) -> None:
     everybody = case[3]
     room = make_room(*case)
-    staying = [o for o in everybody if o.hold is not LEAVING and o.worker_id not in room.victims]
+    staying = [o for o in everybody if o.hold is not LEAVING and o.name not in room.victims]
     for victim in everybody:
-        if victim.worker_id in room.victims:
+        if victim.name in room.victims:
             assert not fits(case, [*staying, victim])
 
 
@@ -124,7 +124,7 @@ def test_a_busy_one_is_waited_for_only_if_the_idle_ones_are_not_enough(
 ) -> None:
     everybody = case[3]
     room = make_room(*case)
-    busy_victims = [o for o in everybody if o.worker_id in room.victims and o.hold is BUSY]
+    busy_victims = [o for o in everybody if o.name in room.victims and o.hold is BUSY]
     if busy_victims:
         assert not fits(case, [o for o in everybody if o.hold not in (LEAVING, IDLE)])
 
@@ -132,5 +132,5 @@ def test_a_busy_one_is_waited_for_only_if_the_idle_ones_are_not_enough(
 @settings(deadline=None)
 @given(cases)
 def test_the_answer_depends_on_the_facts_and_not_on_their_order(case: Case) -> None:
-    aged = [Occupant(o.worker_id, o.size_bytes, o.hold, float(n)) for n, o in enumerate(case[3])]
+    aged = [Occupant(o.name, o.size_bytes, o.hold, float(n)) for n, o in enumerate(case[3])]
     assert make_room(*case[:3], aged) == make_room(*case[:3], aged[::-1])

@@ -204,7 +204,7 @@ def test_what_a_worker_says_out_of_turn_changes_nothing() -> None:
     assert s.send(WorkerConnected(W1)) == []
     assert s.send(WorkerFailedToLoad(W1, "after all")) == []
     assert s.send(WorkerBecameReady(W1, 1, 1)) == []
-    assert s.worker("a").context_length == 4096
+    assert s.instance("a").context_length == 4096
     assert s.finish(W1, R1) == [ForwardOutputs(W1, [b"frames"])]
 
 

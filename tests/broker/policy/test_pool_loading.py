@@ -239,9 +239,9 @@ def test_a_stopping_model_holds_its_memory() -> None:
 def test_the_measured_size_counts_from_then_on_and_for_the_next_load() -> None:
     s = Script(memory=1000)
     s.loading("a", R1)
-    assert s.worker("a").reserved_bytes == 100 * MIB
+    assert s.instance("a").reserved_bytes == 100 * MIB
     s.ready(W1, measured=700)
-    assert s.worker("a").reserved_bytes == 700 * MIB
+    assert s.instance("a").reserved_bytes == 700 * MIB
     s.finish(W1, R1)
     s.unload(R9, "a")
     s.exits(W1)
@@ -252,7 +252,7 @@ def test_the_measured_size_counts_from_then_on_and_for_the_next_load() -> None:
     assert s.state("a") == "queued"
     assert s.finish(W2, R2)[1:] == [StopWorker(W2, "evicted for a")]
     s.exits(W2)
-    assert s.worker("a").reserved_bytes == 700 * MIB
+    assert s.instance("a").reserved_bytes == 700 * MIB
 
 
 def test_the_estimate_is_a_factor_over_the_weight_files() -> None:
@@ -260,4 +260,4 @@ def test_the_estimate_is_a_factor_over_the_weight_files() -> None:
     s.add_model("x", 50)
     s.ask(R1, "x")
     assert s.specs["x"].weight_bytes == 25 * MIB
-    assert s.worker("x").reserved_bytes == 50 * MIB
+    assert s.instance("x").reserved_bytes == 50 * MIB

@@ -1,9 +1,9 @@
 import pytest
 
 from broker.policy.actions import Fail, ForwardRequest
+from broker.policy.admission import wrong_task
 from broker.policy.events import RequestArrived
 from broker.policy.specs import ModelSpec
-from broker.policy.tasks import wrong_task
 from broker.wire.failure import Code, Failure
 from tests.broker.policy.pool_world import SimRequest
 from tests.broker.policy.script import R1, R2, W1, Script

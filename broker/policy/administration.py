@@ -1,0 +1,96 @@
+"""What administrators ask for: loads, unloads, kills and pins; and the shutdown.
+
+Each is noted, and answered at once where that is possible; scheduling.py and deaths.py do what was asked.
+"""
+
+from broker.policy.actions import Reply
+from broker.policy.admission import known_model
+from broker.policy.answers import SHUTTING_DOWN, end, fail, fail_loads, pin, refuse, unpin
+from broker.policy.events import KillRequested, LoadRequested, ModelPinned, UnloadRequested, UnpinRequested
+from broker.policy.facts import Facts
+from broker.policy.records import AdminWait, Drain, Model, Phase
+from broker.wire.failure import Code, Failure
+
+
+def on_load_requested(facts: Facts, event: LoadRequested, now: float) -> None:
+    model = known_model(facts, event.model_id, event.spec)
+    if facts.stopping:
+        fail(facts, event.request_id, SHUTTING_DOWN)
+    elif model is None or (event.spec is None and model.serving is None):
+        refuse(facts, event.request_id, event.problem, event.model_id)
+    else:
+        order = facts.next_order()
+        model.failure, model.deaths, model.restart_at = None, 0, now
+        if not model.pinned:
+            model.pinned_by_load = True
+            pin(facts, model, order)
+        model.loads.append(AdminWait(event.request_id, order))
+
+
+def on_model_pinned(facts: Facts, event: ModelPinned) -> None:
+    known = known_model(facts, event.model_id, event.spec)
+    model = known or facts.models.setdefault(event.model_id, Model(event.model_id))
+    if not model.pinned:
+        # Not saved: it comes from where pins are kept, and its neighbours there are not here yet.
+        model.pinned, model.pin_order = True, facts.next_order()
+    if event.spec is None and event.problem is not None:
+        model.failure = event.problem.message
+
+
+def on_unload_requested(facts: Facts, event: UnloadRequested, now: float) -> None:
+    model = facts.models.get(event.model_id)
+    if model is None or (model.serving is None and not model.pinned):
+        _not_loaded(facts, event.request_id, event.model_id)
+        return
+    why = f"{model.model_id} was unloaded before it was ready"
+    fail_loads(facts, model, Failure(Code.MODEL_UNAVAILABLE, why))
+    if model.serving is None:
+        unpin(facts, model)
+        facts.actions.append(Reply(event.request_id, {"model_id": model.model_id}))
+        return
+    model.unloads.append(AdminWait(event.request_id, facts.order))
+    if model.serving.phase is Phase.STOPPING:
+        unpin(facts, model)
+        return
+    timeout = facts.limits.drain_timeout if event.timeout is None else event.timeout
+    if model.drain is None:
+        model.drain = Drain(facts.next_order(), now + timeout, event.force)
+    else:
+        model.drain.deadline = min(model.drain.deadline, now + timeout)
+        model.drain.force |= event.force
+
+
+def on_kill_requested(facts: Facts, event: KillRequested) -> None:
+    model = facts.models.get(event.model_id)
+    if model is None or model.serving is None:
+        _not_loaded(facts, event.request_id, event.model_id)
+    else:
+        model.kills.append(AdminWait(event.request_id, facts.order))
+
+
+def on_unpin_requested(facts: Facts, event: UnpinRequested) -> None:
+    model = facts.models.get(event.model_id)
+    if model is None or not model.pinned:
+        fail(facts, event.request_id, Failure(Code.NOT_LOADED, f"Model not pinned: {event.model_id}"))
+    else:
+        unpin(facts, model)
+        facts.actions.append(Reply(event.request_id, {"model_id": model.model_id}))
+
+
+def on_shutdown_requested(facts: Facts) -> None:
+    """Everyone is told now; running work is not waited for."""
+    facts.stopping = True
+    for model in facts.models.values():
+        for waits in (model.loads, model.unloads, model.kills):
+            for wait in waits:
+                fail(facts, wait.request_id, SHUTTING_DOWN)
+            waits.clear()
+        model.waiting.clear()
+        if model.serving is not None:
+            model.serving.in_flight.clear()
+    for request in list(facts.requests.values()):
+        end(facts, request, SHUTTING_DOWN)
+
+
+def _not_loaded(facts: Facts, request_id: bytes, model_id: str) -> None:
+    fail(facts, request_id, Failure(Code.NOT_LOADED, f"Model not loaded: {model_id}"))

@@ -1,0 +1,99 @@
+"""Inference requests come, are refused or wait for their model, and are cancelled."""
+
+from broker.policy.actions import ForwardCancel
+from broker.policy.answers import CANCELLED, SHUTTING_DOWN, end, fail, refuse
+from broker.policy.events import GatewayLeft, RequestArrived
+from broker.policy.facts import Facts
+from broker.policy.records import Model, PendingRequest
+from broker.policy.specs import ModelSpec
+from broker.wire.failure import Code, Failure
+from broker.wire.kinds import KINDS, Task
+
+_ENCODING = frozenset({Task.EMBED, Task.RERANK})
+
+
+def wrong_task(spec: ModelSpec, task: str) -> Failure | None:
+    """Why this model cannot do this task, so that it is refused before a process starts; None if it can."""
+    if task not in list(Task):
+        return Failure(Code.INVALID_REQUEST, f"there is no task {task!r}")
+    tasks = KINDS[spec.model_type].tasks
+    if task in tasks:
+        return None
+    does = " and ".join(sorted(tasks)) or "nothing yet"
+    message = f"{spec.model_id} is a model of type {spec.model_type}: it can {does}, not {task}"
+    if task in _ENCODING:  # a conversion may have lost the file that says so
+        message += '; if its files mislead, `type = "embeddings"` in the settings says what it is'
+    return Failure(Code.INVALID_REQUEST, message, param="model")
+
+
+def known_model(facts: Facts, model_id: str, spec: ModelSpec | None) -> Model | None:
+    """The record of this model, made if the catalog knows it; a fresh spec replaces the old one."""
+    model = facts.models.get(model_id)
+    if spec is None:
+        return model
+    if model is None:
+        model = facts.models[model_id] = Model(model_id)
+    model.spec = spec
+    return model
+
+
+def on_request_arrived(facts: Facts, event: RequestArrived, now: float) -> None:
+    if event.request_id in facts.requests:
+        return  # a gateway that uses an id twice; the first one's end is the end
+    model = known_model(facts, event.model_id, event.spec)
+    if facts.stopping:
+        fail(facts, event.request_id, SHUTTING_DOWN)
+    elif model is None or (event.spec is None and model.serving is None) or (event.spec is not None and event.problem):
+        refuse(facts, event.request_id, event.problem, event.model_id)
+    elif (failure := _unavailable(model, now) or _too_many(facts, model)) is not None:
+        fail(facts, event.request_id, failure)
+    else:
+        request = PendingRequest(event.request_id, event.model_id, event.payload, facts.next_order(), now)
+        facts.requests[event.request_id] = request
+        model.waiting.append(request)
+
+
+def _unavailable(model: Model, now: float) -> Failure | None:
+    if model.serving is not None:
+        return None
+    if model.failure is not None:
+        return Failure(Code.MODEL_UNAVAILABLE, f"{model.model_id} has failed: {model.failure}")
+    if model.restart_at > now:
+        why = f"{model.model_id} is cooling down after {model.deaths} failures: {model.last_reason}"
+        return Failure(Code.MODEL_UNAVAILABLE, why, retry_after=model.restart_at - now, retryable=True)
+    return None
+
+
+def _too_many(facts: Facts, model: Model) -> Failure | None:
+    load, queued = facts.load_of(model), facts.queued
+    if load >= facts.limits.max_requests_per_model:
+        why = f"{model.model_id} already has {load} requests, the limit per model"
+    elif not facts.serves_at_once(model) and queued >= facts.limits.max_queue:
+        why = f"{queued} requests are already waiting for a model, the limit of the queue"
+    else:
+        return None
+    return Failure(Code.RATE_LIMIT_EXCEEDED, why, retry_after=1.0, retryable=True)
+
+
+def on_gateway_left(facts: Facts, event: GatewayLeft) -> None:
+    admin_ids = [w.request_id for m in facts.models.values() for w in (*m.loads, *m.unloads, *m.kills)]
+    for request_id in [*facts.requests, *admin_ids]:
+        if request_id.startswith(event.gateway_id):
+            cancel(facts, request_id)
+
+
+def cancel(facts: Facts, request_id: bytes) -> None:
+    request = facts.requests.get(request_id)
+    if request is None:
+        # Administration goes on without whoever asked: a load belongs to nobody.
+        for model in facts.models.values():
+            for waits in (model.loads, model.unloads, model.kills):
+                for wait in [w for w in waits if w.request_id == request_id]:
+                    waits.remove(wait)
+                    fail(facts, request_id, CANCELLED)
+    elif request.worker_id is None:
+        facts.models[request.model_id].waiting.remove(request)
+        end(facts, request, CANCELLED)
+    elif not request.cancelled:
+        request.cancelled = True  # it still holds its place in the worker until that says that it has ended
+        facts.actions.append(ForwardCancel(request.worker_id, request_id))

@@ -1,0 +1,168 @@
+"""How processes end, from the first sign to the last consequence: the whole of it is in this file.
+
+An end begins in one of four ways: the process is asked to exit (`stop`), killed (`kill`: by an administrator, or by
+`watch` when it has stopped living), says that it cannot load, or exits by itself. The ranks of an instance are one
+failure domain: any of them takes all others with it. The clients are told when the end begins, because reaping a
+process of many gigabytes can take a while; deaths are counted, and administrators answered, when the last rank has
+exited. The numbers of the restart policy are in restart.py.
+"""
+
+from broker.policy import restart
+from broker.policy.actions import KillWorker, Reply, StopWorker
+from broker.policy.answers import CANCELLED, end, fail, finish_drain, give_up_waiting, restart_waiting, unpin
+from broker.policy.events import WorkerExited, WorkerFailedToLoad
+from broker.policy.facts import Facts
+from broker.policy.records import Instance, Model, PendingRequest, Worker
+from broker.policy.workers import loading
+from broker.wire.failure import Code, Failure
+
+# ---- an end begins ------------------------------------------------------------------------------------------------
+
+
+def stop(facts: Facts, instance: Instance, reason: str, now: float, *, expected: bool = True) -> None:
+    """Ask an instance that has nothing in flight to exit."""
+    instance.end_reason, instance.end_expected = reason, expected
+    for worker in instance.living:
+        ask_to_exit(facts, worker, reason, now)
+
+
+def ask_to_exit(facts: Facts, worker: Worker, reason: str, now: float) -> None:
+    worker.stop_deadline = now + facts.limits.stop_grace
+    if worker.connected:
+        facts.actions.append(StopWorker(worker.worker_id, reason))
+    else:
+        _kill_process(facts, worker, reason)
+
+
+def kill(
+    facts: Facts, instance: Instance, reason: str, now: float, *, expected: bool = False, replay: bool = True
+) -> None:
+    """SIGKILL to every rank. expected: somebody asked for it; replay: requests without output are tried once more."""
+    why = f"the process of {instance.model_id} was ended: {reason}"
+    _take_down(facts, instance, reason, why, now, expected=expected, replay=replay)
+
+
+def watch(facts: Facts, now: float) -> None:
+    """Kill what has stopped living (no heartbeat, no progress, no exit), takes too much memory, or was to be killed."""
+    for model, instance in facts.serving:
+        if model.kills and not (instance.end_expected and all(worker.killed for worker in instance.living)):
+            kill(facts, instance, "killed by an administrator", now, expected=True)
+    for worker in list(facts.workers.values()):
+        reason = next((reason for due, reason in facts.ends(worker) if now >= due), None)
+        if reason is not None and worker.instance is None:
+            _kill_process(facts, worker, reason)
+        elif reason is not None and worker.instance is not None:
+            kill(facts, worker.instance, reason, now)
+
+
+def on_worker_failed_to_load(facts: Facts, event: WorkerFailedToLoad, now: float) -> None:
+    found = loading(facts, event.worker_id)
+    if found is None:
+        return
+    _, instance = found
+    model = facts.models[instance.model_id]
+    why = f"{model.model_id} cannot be loaded: {event.message}"
+    give_up_waiting(facts, model, Failure(Code.LOAD_FAILED, why))
+    if model.drain is not None:
+        finish_drain(facts, model)
+    stop(facts, instance, f"load failed: {event.message}", now, expected=False)  # the process waits to be heard
+
+
+def _kill_process(facts: Facts, worker: Worker, reason: str) -> None:
+    if not worker.killed:
+        worker.killed = True
+        facts.actions.append(KillWorker(worker.worker_id, reason))
+
+
+def _take_down(
+    facts: Facts, instance: Instance, reason: str, why: str, now: float, *, expected: bool, replay: bool
+) -> None:
+    for worker in instance.living:
+        _kill_process(facts, worker, reason)
+    instance.end_reason = instance.end_reason or reason
+    instance.end_expected = instance.end_expected or expected
+    model = facts.models[instance.model_id]
+    restart_waiting(model, now)
+    for request in reversed(instance.in_flight.values()):
+        _lose(facts, model, request, why, now, replay=replay)
+    instance.in_flight.clear()
+    if model.drain is not None:
+        finish_drain(facts, model)
+
+
+def _lose(facts: Facts, model: Model, request: PendingRequest, why: str, now: float, *, replay: bool) -> None:
+    """A request in flight on a worker that is gone: what has shown no output is tried once more."""
+    request.worker_id = None
+    if request.cancelled:
+        end(facts, request, CANCELLED)
+    elif replay and not request.has_output and request.deaths == 0:
+        request.deaths, request.waiting_since = 1, now
+        model.waiting.appendleft(request)
+    else:
+        end(facts, request, Failure(Code.WORKER_DIED, why, retryable=True))
+
+
+# ---- and is complete ----------------------------------------------------------------------------------------------
+
+
+def on_worker_exited(facts: Facts, event: WorkerExited, now: float) -> None:
+    worker = facts.workers.pop(event.worker_id)
+    worker.exited = True
+    instance = worker.instance
+    if instance is None:
+        facts.spare_deaths += 1
+        facts.spare_restart_at = now + restart.delay_seconds(facts.spare_deaths)
+        return
+    if instance.end_reason is None:
+        how = event.exit.describe()
+        why = f"the process of {instance.model_id} died ({how})"
+        _take_down(facts, instance, how, why, now, expected=False, replay=True)
+    instance.first_exit = instance.first_exit or event.exit
+    if not instance.living:
+        _bury(facts, facts.models[instance.model_id], instance, now)
+
+
+def _bury(facts: Facts, model: Model, instance: Instance, now: float) -> None:
+    """The last rank has exited."""
+    model.serving = None
+    model.last_exit, model.last_reason = instance.first_exit, instance.end_reason
+    if instance.end_expected:
+        model.restart_at = now
+    else:
+        _count_death(facts, model, instance, now)
+    restart_waiting(model, now)
+    if model.drain is not None:  # of a shutdown
+        finish_drain(facts, model)
+    for wait in model.unloads:
+        facts.actions.append(Reply(wait.request_id, {"model_id": model.model_id}))
+    for wait in model.kills:
+        facts.actions.append(Reply(wait.request_id, {"model_id": model.model_id, "pid": instance.head.pid}))
+    model.unloads, model.kills = [], []
+    if model.failure is not None:
+        why = f"{model.model_id} has failed: {model.failure}"
+        give_up_waiting(facts, model, Failure(Code.WORKER_DIED, why))
+
+
+def _count_death(facts: Facts, model: Model, instance: Instance, now: float) -> None:
+    stable = instance.ready_at is not None and now - instance.ready_at >= restart.STABLE_SECONDS
+    model.deaths = 1 if stable else model.deaths + 1
+    model.restart_at = now + restart.delay_seconds(model.deaths)
+    if restart.gives_up(model.deaths):
+        model.failure = f"{model.deaths} deaths in a row, the last: {instance.end_reason}"
+    if instance.ready_at is not None:
+        return
+    # Whoever joined the load that died has seen one death more; the second is one too many.
+    why = f"the process of {model.model_id} died while loading ({instance.end_reason})"
+    failure = Failure(Code.WORKER_DIED, why, retryable=True)
+    for request in list(model.waiting):
+        request.deaths += 1
+        if request.deaths > 1:
+            model.waiting.remove(request)
+            end(facts, request, failure)
+    for wait in list(model.loads):
+        wait.deaths += 1
+        if wait.deaths > 1:
+            model.loads.remove(wait)
+            fail(facts, wait.request_id, failure)
+    if model.pinned_by_load and not model.loads:
+        unpin(facts, model)

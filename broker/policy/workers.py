@@ -1,0 +1,113 @@
+"""What worker processes tell, and what is seen of them, as long as they live. Their ends are in deaths.py."""
+
+from broker.policy.actions import DropOutputs, ForwardOutputs
+from broker.policy.events import (
+    HeartbeatArrived,
+    OutputsArrived,
+    WorkerBecameReady,
+    WorkerConnected,
+    WorkerProgressed,
+    WorkerSampled,
+)
+from broker.policy.facts import FOREVER, Facts
+from broker.policy.records import Instance, Phase, Worker
+
+
+def on_worker_connected(facts: Facts, event: WorkerConnected, now: float) -> None:
+    worker = facts.workers.get(event.worker_id)
+    if worker is not None and not worker.connected:
+        worker.connected = True
+        worker.last_seen = worker.progressed_at = now
+
+
+def on_worker_progressed(facts: Facts, event: WorkerProgressed, now: float) -> None:
+    worker = facts.workers.get(event.worker_id)
+    if worker is not None:
+        worker.last_seen = worker.progressed_at = now
+        worker.stage, worker.fraction = event.stage, event.fraction
+        if worker.is_spare:
+            worker.imported, facts.spare_deaths = True, 0
+
+
+def loading(facts: Facts, worker_id: str) -> tuple[Worker, Instance] | None:
+    """This process and its instance, if it is about to load its part."""
+    worker = facts.workers.get(worker_id)
+    if worker is None or worker.instance is None or worker.measured_bytes is not None:
+        return None
+    return (worker, worker.instance) if worker.instance.phase is Phase.LOADING else None
+
+
+def on_worker_became_ready(facts: Facts, event: WorkerBecameReady, now: float) -> None:
+    found = loading(facts, event.worker_id)
+    if found is None:
+        return
+    worker, instance = found
+    worker.last_seen = worker.progressed_at = now
+    worker.measured_bytes, worker.stage, worker.fraction = event.measured_bytes, None, None
+    if worker is instance.head:
+        instance.context_length = event.context_length
+    measured = [rank.measured_bytes for rank in instance.ranks if rank.measured_bytes is not None]
+    if len(measured) == len(instance.ranks):
+        _became_ready(facts, instance, sum(measured), now)
+
+
+def _became_ready(facts: Facts, instance: Instance, measured_bytes: int, now: float) -> None:
+    model = facts.models[instance.model_id]
+    instance.ready_at = instance.last_completed = now
+    instance.reserved_bytes = model.measured_bytes = measured_bytes
+    # Those who waited for this load are one group and are served together: A B A B becomes AA BB. Who came after an
+    # unload waits for the next load.
+    last = model.drain.order if model.drain is not None else FOREVER
+    for request in model.waiting:
+        request.waiting_since = now
+        if request.order < last:
+            request.order = model.waiting[0].order
+
+
+def on_outputs_arrived(facts: Facts, event: OutputsArrived, now: float) -> bool:
+    """Whether a request has ended. The hot path: outputs that end nothing free nothing, so there is nothing to
+    decide."""
+    worker = facts.workers.get(event.worker_id)
+    if worker is None:
+        facts.actions.append(DropOutputs(event.worker_id, "the worker has ended"))
+        return False
+    instance = worker.instance
+    in_flight = instance.in_flight if instance is not None and worker.rank == 0 else {}
+    ended = [request_id for request_id, end in event.entries if end]
+    if not all(request_id in in_flight for request_id, _ in event.entries) or len(set(ended)) != len(ended):
+        facts.actions.append(DropOutputs(event.worker_id, "outputs of a request that is not in flight there"))
+        return False
+    worker.last_seen = worker.progressed_at = now
+    for request_id, _ in event.entries:
+        request = in_flight[request_id]
+        if not request.has_output:
+            request.has_output, request.payload = True, b""  # from here on it is never replayed
+    facts.actions.append(ForwardOutputs(event.worker_id, event.frames))
+    if not ended or instance is None:
+        return False
+    for request_id in ended:
+        del in_flight[request_id], facts.requests[request_id]
+    instance.last_completed = facts.models[instance.model_id].last_used = now
+    return True
+
+
+def on_heartbeat_arrived(facts: Facts, event: HeartbeatArrived, now: float) -> None:
+    worker = facts.workers.get(event.worker_id)
+    if worker is None:
+        return
+    worker.last_seen = now
+    if event.steps != worker.steps:
+        worker.steps, worker.progressed_at = event.steps, now
+    worker.mlx_active_bytes = event.mlx_active_bytes
+    worker.mlx_cache_bytes = event.mlx_cache_bytes
+    worker.mlx_peak_bytes = event.mlx_peak_bytes
+
+
+def on_worker_sampled(facts: Facts, event: WorkerSampled) -> None:
+    worker = facts.workers.get(event.worker_id)
+    if worker is None:
+        return
+    worker.rss_bytes, worker.footprint_bytes = event.rss_bytes, event.footprint_bytes
+    worker.cpu_percent = event.cpu_percent
+    over = 0 < worker.memory_limit_bytes < event.footprint_bytes
+    worker.samples_over_limit = worker.samples_over_limit + 1 if over else 0
