@@ -8,7 +8,8 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from broker.models.catalog import Catalog, CatalogError, Entry
+from broker.models.catalog import Catalog
+from broker.models.entry import CatalogEntry, CatalogError
 from broker.policy.actions import Readmit
 from broker.policy.admission import wrong_task
 from broker.policy.events import (
@@ -77,7 +78,7 @@ class Lookup:
             return self._catalog.find(spec.model_id)
         return spec
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[CatalogEntry]:
         """Every usable model of this machine."""
         return self._catalog.entries()
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from broker.models.catalog import ModelOverride
+from broker.models.entry import ModelOverride
 from broker.policy.limits import PoolLimits
 from broker.wire.kinds import KINDS
 from broker.wire.packing import pack

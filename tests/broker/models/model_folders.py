@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.models.catalog import Catalog, CatalogError
+from broker.models.catalog import Catalog
+from broker.models.entry import CatalogError
 
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 2048}
 

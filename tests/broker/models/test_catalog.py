@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.models.catalog import Catalog, CatalogError, ModelOverride
+from broker.models.catalog import Catalog
+from broker.models.entry import CatalogError, ModelOverride
 from broker.policy.specs import ModelSpec
 from tests.broker.models.model_folders import LLAMA, make_hub_model, make_model, refusal
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from broker.models.catalog import Catalog, ModelOverride, detect_type
+from broker.models.catalog import Catalog
+from broker.models.entry import ModelOverride
+from broker.models.facts import detect_type
 from tests.broker.models.model_folders import LLAMA, make_hub_model, make_model, refusal
 
 
@@ -77,7 +79,7 @@ def test_whatever_a_folder_holds_is_a_refusal(
         raise RecursionError("café")
 
     make_model(models / "odd")
-    monkeypatch.setattr("broker.models.catalog.unknown_architecture", endless)
+    monkeypatch.setattr("broker.models.facts.unknown_architecture", endless)
     code, message = refusal(catalog, "odd")
     assert code == "load_failed"
     assert message == "odd: its files cannot be read: RecursionError: 'caf\\xe9'"

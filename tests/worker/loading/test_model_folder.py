@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from broker.models import catalog
+from broker.models import facts
 from tests.tiny_models import make_tiny_model
 from worker.loading.model_folder import CONTEXT_KEYS, load_folder
 
@@ -91,4 +91,4 @@ def test_progress_and_facts(tmp_path: Path) -> None:
 
 def test_broker_and_worker_read_the_length_of_a_context_from_the_same_keys() -> None:
     """Each has a list of its own, because a worker imports nothing of the broker but the wire."""
-    assert CONTEXT_KEYS == catalog.CONTEXT_KEYS
+    assert CONTEXT_KEYS == facts.CONTEXT_KEYS

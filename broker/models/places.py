@@ -1,0 +1,88 @@
+"""The two places where models are found, and the names that they have there. Never opens a model's own files.
+
+A model id is a name, never a path: `name` or `org/name` is a folder under the models directory, `org/name` also a
+repository in the Hugging Face cache. No name leads out of its place; the catalog checks where links lead.
+"""
+
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from broker.models.entry import CatalogError
+from broker.wire.failure import Code
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, frozen=True)
+class Place:
+    """Where a model was found. root: the models directory or the Hugging Face cache; folder: may still be a link;
+    fetchable: whether a download could complete it."""
+
+    root: Path
+    folder: Path
+    fetchable: bool
+
+
+class Places:
+    """The models directory comes first: the Hugging Face cache may be on a mount that hangs."""
+
+    def __init__(self, models_dir: Path, hub_dir: Path) -> None:
+        self._models_dir = models_dir
+        self._hub_dir = hub_dir
+
+    def find(self, model_id: str) -> Place:
+        """The place of this model. Raises CatalogError."""
+        parts = model_id.split("/")
+        if len(parts) > 2 or any(part[:1] in ("", ".") or "\\" in part or "\0" in part for part in parts):
+            raise CatalogError(Code.MODEL_NOT_FOUND, f"{model_id!r} is not a model name: one is `name` or `org/name`")
+        is_repository = _is_repository(model_id)
+        problem: OSError | None = None
+        for root, find in ((self._models_dir, self._models_dir.joinpath), (self._hub_dir, self._snapshot)):
+            try:
+                folder = find(*parts)
+                if folder is not None and folder.is_dir():
+                    return Place(root, folder, fetchable=is_repository and root == self._hub_dir)
+            except OSError as error:  # a name too long for a file, or a disk that is gone: try the other place
+                problem = problem or error
+        if problem is not None:
+            raise CatalogError(Code.MODEL_NOT_FOUND, f"{model_id}: {problem.strerror}") from problem
+        message = f"no model named {model_id!r} in {self._models_dir} or the Hugging Face cache"
+        if is_repository:
+            message += "; an administrator's load fetches it if the Hugging Face hub has it"
+        raise CatalogError(Code.MODEL_NOT_FOUND, message, fetchable=is_repository)
+
+    def names(self) -> Iterator[str]:
+        """The name of every folder that may be a model, in any order."""
+        for folder in _matches(self._models_dir, "[!.]*"):
+            for pattern in ("config.json", "[!.]*/config.json"):
+                for config in _matches(folder, pattern):
+                    yield config.parent.relative_to(self._models_dir).as_posix()
+        for repository in _matches(self._hub_dir, "models--*"):
+            yield "/".join(repository.name.split("--")[1:])
+
+    def _snapshot(self, *parts: str) -> Path | None:
+        """The folder of the revision that `main` points to."""
+        repository = self._hub_dir / "--".join(("models", *parts))
+        try:
+            revision = (repository / "refs" / "main").read_text().strip()
+        except (OSError, UnicodeDecodeError):
+            return None
+        return repository / "snapshots" / revision
+
+
+def _is_repository(model_id: str) -> bool:
+    """Whether this can be the name of a repository on the Hugging Face hub."""
+    return _REPOSITORY.fullmatch(model_id) is not None and "--" not in model_id and ".." not in model_id
+
+
+def _matches(directory: Path, pattern: str) -> Iterator[Path]:
+    """The paths that match, as far as they can be read: a disk that is gone must not hide the other models."""
+    try:
+        yield from directory.glob(pattern)
+    except OSError as error:
+        logger.warning("cannot look for models in %s: %s", directory, error.strerror)
