@@ -86,7 +86,6 @@ DIALECTS = ("gateway/openai/",)
 # Class names that stand in two files, and why.
 DOUBLES = {
     "Body": "the wire's messages, and the gateway's bodies of requests",
-    "Entry": "of the catalog of models, and of a store of prompts",
     "ModelSettings": "broker and gateway read different halves of [models.NAME] and share only the wire",
     "Parts": "the parts of an answer, on the worker's and on the gateway's side of the wire",
     "Row": "of a text batch, and of a batch of embeddings",
