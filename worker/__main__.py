@@ -1,7 +1,7 @@
 """`python -m worker`: one process for one model. Started by the broker only.
 
-Only the order matters here: the lifeline first, before any import that takes time, so that no worker outlives its
-broker whatever the import does. Must stay cheap to import.
+Only the order matters here: the lifeline comes before any import that takes time, so that no worker outlives its
+broker, whatever the import does. Must stay cheap to import.
 """
 
 import argparse
@@ -18,12 +18,12 @@ from worker.process.lifeline import hold_lifeline
 def main(arguments: argparse.Namespace) -> int:
     """The exit code of the process."""
     hold_lifeline(arguments.parent_pid)
-    # Ctrl-C in a terminal is for the broker, which then tells its workers.
+    # Ctrl-C in a terminal is for the broker, which shuts its workers down.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A worker loads from folders and never asks a hub, unless it is there for that alone.
+    # A worker loads from folders. Only a process that downloads asks the hub.
     if arguments.download is None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    # The last line of stderr is kept for `last_exit`: no adverts.
+    # The last line of stderr becomes `last_exit`: no advertisements there.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     if arguments.blas_library:
@@ -49,7 +49,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--download", metavar="ORG/NAME", help="fetch this repository instead of running a model")
     parser.add_argument("--cache-dir", type=Path, help="the Hugging Face cache to fetch it into")
     parser.add_argument("--heartbeat-interval", type=float, default=0.5, metavar="SECONDS")
-    parser.add_argument("--blas-library", metavar="NAME", help="a BLAS to be loaded before MLX, Linux only")
+    parser.add_argument("--blas-library", metavar="NAME", help="a BLAS to load before MLX, Linux only")
     return parser.parse_args()
 
 
@@ -62,5 +62,5 @@ if __name__ == "__main__":
         logging.getLogger("worker").exception("the worker fails")
     finally:
         sys.stderr.flush()
-        # Taking the interpreter and MLX apart takes time and serves nobody.
+        # A regular exit would tear down the interpreter and MLX, which takes time for nothing.
         os._exit(code)

@@ -1,10 +1,10 @@
-"""What a worker needs of an engine, and nothing of how one model family or another works.
+"""The interface of an engine, and where engines are found. Knows no model family.
 
 An engine owns one loaded model. The service (worker/service.py) calls it from one thread only, because MLX streams
-belong to a thread: `add` a request, `step` while there is work, `cancel` when the client has gone. An engine never
+belong to a thread: `add` a request, `step` while there is work, `cancel` when the client has left. An engine never
 sees sockets, gateways or the broker.
 
-This file must stay free of mlx: a worker that runs an engine without a model pays for no import.
+Must stay free of mlx: an engine without a model must not pay for its import.
 """
 
 from collections.abc import Callable
@@ -16,14 +16,17 @@ from broker.wire.kinds import KINDS
 from broker.wire.outputs import Output
 from broker.wire.to_workers import Assign
 
-# Called while loading: the stage ("weights", "tokenizer", ...) and the fraction of it done, None if unknown. Each call
-# also counts as progress for the stall timeout, so call it at least every few seconds of work.
+# Called while loading: the stage ("weights", "tokenizer", ...) and its fraction done, None if unknown. Each call counts
+# as progress for the stall timeout, so an engine must call it at least every few seconds.
 Report = Callable[[str, float | None], None]
+
+# The kind of model whose engine a spare imports: that takes most of the time from a new process to a loaded model.
+_SPARE_KIND = "text-gen"
 
 
 @dataclass(slots=True, frozen=True)
 class ModelFacts:
-    """What is known of a model once it is loaded. Bytes of its parameters; tokens of its context, 0 if unknown."""
+    """Facts about a loaded model: bytes of its parameters; tokens of its context, 0 if unknown."""
 
     weights_bytes: int
     context_length: int = 0
@@ -31,7 +34,7 @@ class ModelFacts:
 
 @dataclass(slots=True, frozen=True)
 class MemoryFacts:
-    """Bytes as the engine's library counts them in this process."""
+    """Bytes in this process, as the engine's library counts them."""
 
     active_bytes: int = 0
     cache_bytes: int = 0
@@ -61,18 +64,18 @@ class Engine(Protocol):
 
     @property
     def has_work(self) -> bool:
-        """Whether `step` would do something now."""
+        """Whether `step` has something to do."""
 
     def add(self, request_id: bytes, payload: bytes) -> None:
-        """Take one request; `payload` is what the gateway sent, still packed. Raises FailureError (or ProtocolError
-        from decoding the payload) when it cannot be served."""
+        """Take one request; payload: packed, as the gateway sent it. Raises FailureError if it cannot be served, or
+        ProtocolError from decoding the payload."""
 
     def step(self) -> list[Output]:
         """One bounded unit of work for all requests together; their outputs. Exactly one of the outputs of a request
         is FINAL or ERROR, and it is the last."""
 
     def cancel(self, request_id: bytes) -> None:
-        """Drop a request before the next step; an unknown id is ignored. The service sends its ERROR, not this."""
+        """Drop a request before the next step; an unknown id is ignored. The service sends the ERROR."""
 
     def memory(self) -> MemoryFacts:
         """May be called from any thread, also during a step."""
@@ -83,15 +86,20 @@ class Engine(Protocol):
 
 
 def load_engine(assign: Assign, report: Report) -> Engine:
-    """The engine for an assigned model, loaded. Whatever goes wrong while loading is raised as it is.
+    """The engine for an assigned model, loaded. Any error while loading is raised unchanged.
 
     An engine is `module:Class`; the class is called with (assign, report). Only the settings of this machine can name
-    one, a model's own files never can.
+    one, never a model's own files.
     """
     module_name, _, class_name = (assign.engine or _engine_of(assign.model_type)).partition(":")
     engine_class: Any = getattr(import_module(module_name), class_name)
     engine: Engine = engine_class(assign, report)
     return engine
+
+
+def import_for_spare() -> None:
+    """Import what most models need, before one is assigned."""
+    import_module(_engine_of(_SPARE_KIND).partition(":")[0])
 
 
 def _engine_of(model_type: str) -> str:

@@ -1,6 +1,6 @@
-"""The options of an engine, from the settings file: names that it knows, each with a value of its kind.
+"""The options of an engine, from the settings file: checks their names and types.
 
-Must stay free of mlx. What a value means is the engine's matter.
+Must stay free of mlx. Only the engine knows what a value means.
 """
 
 from dataclasses import field, fields
@@ -20,8 +20,8 @@ def folder_path() -> Any:
 
 
 def template() -> Any:
-    """A field for a chat template or the path of a file with one, None by default."""
-    return _text("a chat template or the path of a file with one")
+    """A field for a chat template or the path of its file, None by default."""
+    return _text("a chat template or the path of its file")
 
 
 def _text(what: str) -> Any:
@@ -29,8 +29,7 @@ def _text(what: str) -> Any:
 
 
 def read_options(kind: type[T], given: dict[str, Any], engine: str) -> T:
-    """A dataclass of the fields above, as the settings have it. Raises ValueError for what it cannot have; engine: its
-    name for people."""
+    """An instance of a dataclass of the fields above. engine: its name in messages. Raises ValueError."""
     known = {option.name: option.metadata for option in fields(kind)}  # type: ignore[arg-type] # a dataclass
     for name, value in given.items():
         if name not in known:
@@ -38,7 +37,7 @@ def read_options(kind: type[T], given: dict[str, Any], engine: str) -> T:
         least = known[name]["least"]
         if least is None:
             if not isinstance(value, str):
-                raise ValueError(f"option {name!r} is {value!r}, {known[name]['what']} is expected")
+                raise ValueError(f"option {name!r} must be {known[name]['what']}, not {value!r}")
         elif type(value) is not int or value < least:
-            raise ValueError(f"option {name!r} is {value!r}, a whole number of at least {least} is expected")
+            raise ValueError(f"option {name!r} must be a whole number of at least {least}, not {value!r}")
     return kind(**given)

@@ -1,8 +1,8 @@
-"""The worker's loop: commands from the broker into the engine, outputs of the engine to the broker.
+"""The worker's loop: commands of the broker into the engine, outputs of the engine to the broker.
 
-One thread, the main one, owns the engine and this socket. A heartbeat thread has a socket of its own, so that a long
-step does not look like a dead process. The service keeps the promise of exactly one FINAL or ERROR per REQUEST,
-whatever the engine does; it knows nothing about models and must never import mlx.
+The main thread owns the engine and this socket. A heartbeat thread has its own socket, so that a long step does not
+look like a dead process. The service guarantees exactly one FINAL or ERROR for each REQUEST, whatever the engine does.
+Knows nothing about models and must never import mlx.
 """
 
 import logging
@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from time import monotonic, sleep
@@ -26,29 +25,26 @@ from broker.wire.from_peers import Ack, Heartbeat, Hello
 from broker.wire.from_workers import LoadFailed, Progress, Ready
 from broker.wire.outputs import PARTIAL, WINDOW, Output, encode_outputs, error_output
 from broker.wire.to_workers import Assign, Shutdown
-from worker.engine import Engine, MemoryFacts, load_engine
-from worker.process.priority import give_way
+from worker.engine import Engine, MemoryFacts, import_for_spare, load_engine
+from worker.process.priority import lower_priority
 
 log = logging.getLogger("worker")
 
-# How long the last messages may take to leave a process that ends.
+# How long the last messages of a process may take to leave it.
 _FLUSH_MILLISECONDS = 1000
 
 # How long a process that has failed waits for the broker to end it.
-_HEARD_MILLISECONDS = 5000
+_FAREWELL_MILLISECONDS = 5000
 
-# How long the engine is given new requests before it goes on with those it has: enough for about ten.
+# How long new requests are added before the next step: enough for about ten.
 _ADDING_SECONDS = 0.002
 
 _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 
-# What a spare imports while it waits: nearly all of the time from a new process to a loaded model.
-_SPARE_IMPORTS = "worker.text.engine"
-
 
 @dataclass(slots=True)
 class Vitals:
-    """What the heartbeat thread reads. Written by the main thread only; each field changes in one piece."""
+    """State for the heartbeat thread. Only the main thread writes; each field changes atomically."""
 
     steps: int = 0
     engine: Engine | None = None
@@ -63,14 +59,14 @@ def run(
     download: str | None = None,
     cache_dir: Path | None = None,
 ) -> int:
-    """Serve until the broker says SHUTDOWN or the engine fails, or fetch a repository into a cache and end. Returns the
-    exit code of the process."""
+    """Serve until the broker sends SHUTDOWN or the engine fails, or download a repository into a cache and end. Returns
+    the exit code of the process."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = _connect(context, endpoint, worker_id)
     vitals = Vitals()
     heart = (endpoint, f"{worker_id}/heartbeat", vitals, heartbeat_interval)
     Thread(target=_beat, args=heart, name="heartbeat", daemon=True).start()
-    give_way()  # this thread and what the engine starts, not the threads of sockets and heartbeat
+    lower_priority()  # of this thread and those of the engine, not of sockets and heartbeat
     try:
         service = Service(socket, vitals)
         if download is not None and cache_dir is not None:
@@ -90,13 +86,13 @@ def _connect(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str, identity:
 
 
 def _beat(endpoint: str, identity: str, vitals: Vitals, interval: float) -> None:
-    # A context of its own, so that the main thread can end its own without waiting for this one.
+    # Its own context: the main thread can end its context without waiting for this thread.
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = _connect(context, endpoint, identity)
     while True:
         memory = vitals.engine.memory() if vitals.engine else MemoryFacts()
         beat = Heartbeat(vitals.steps, memory.active_bytes, memory.cache_bytes, memory.peak_bytes)
-        # A broker that takes nothing at present misses nothing: the next beat says as much as this one.
+        # If the broker is busy, this beat is not needed: the next one says as much.
         with suppress(zmq.Again):
             send_frames(socket, encode(beat), wait=False)
         sleep(interval)
@@ -105,9 +101,8 @@ def _beat(endpoint: str, identity: str, vitals: Vitals, interval: float) -> None
 class Service:
     """One model's life: wait for ASSIGN, load, then commands in and outputs out.
 
-    Mutable state: `_live`, the ids of the requests that have not ended; `_arrived`, those of them that the engine does
-    not have yet, with their payloads; `_sent` and `_read`, how many OUTPUTS have left and how many of these wait for no
-    gateway any more.
+    Mutable state: `_live`, the ids of the requests that have not ended; `_arrived`, those that the engine does not have
+    yet, with their payloads; `_sent` and `_acked`, how many OUTPUTS have been sent, and acknowledged by gateways.
     """
 
     def __init__(self, socket: "zmq.Socket[bytes]", vitals: Vitals) -> None:
@@ -115,13 +110,13 @@ class Service:
         self._vitals = vitals
         self._live: set[bytes] = set()
         self._arrived: dict[bytes, bytes] = {}
-        self._sent = self._read = 0
+        self._sent = self._acked = 0
         self._send(Hello())
 
     def run(self, spare: bool) -> int:
-        """The exit code of the process: 0 after SHUTDOWN, 1 when the engine cannot load or breaks."""
+        """The exit code of the process: 0 after SHUTDOWN, 1 if the engine cannot load or fails."""
         if spare:
-            import_module(_SPARE_IMPORTS)
+            import_for_spare()
             self._report("imported", None)
         assign = self._wait_for_assignment()
         if assign is None:
@@ -134,15 +129,15 @@ class Service:
         try:
             self._serve(engine)
         except Exception as error:
-            # Its state is unknown now. The broker starts the model again in a fresh process.
+            # The engine's state is unknown now. The broker starts the model again in a fresh process.
             log.exception("the engine of %s fails", assign.model)
             self._fail(list(self._live), f"the engine failed: {_describe(error)}")
             return 1
         return 0
 
     def download(self, repository: str, cache_dir: Path) -> int:
-        """The exit code of a process that fetches a repository and serves nothing."""
-        from worker.hub import download  # noqa: PLC0415 # it takes a third of a second, and only here it is needed
+        """The exit code of a process that downloads a repository and serves no model."""
+        from worker.hub import download  # noqa: PLC0415 # takes a third of a second, and only this needs it
 
         try:
             download.download(repository, cache_dir, self._report)
@@ -151,9 +146,9 @@ class Service:
         return 0
 
     def _end_with(self, last_words: LoadFailed) -> int:
-        """The exit code, once the broker has heard why: an exit is noticed sooner than a message is read."""
+        """The exit code. Waits for the broker: it would notice the exit before it reads the message."""
         self._send(last_words)
-        self._socket.poll(_HEARD_MILLISECONDS)  # SHUTDOWN, if no kill
+        self._socket.poll(_FAREWELL_MILLISECONDS)  # SHUTDOWN, if it does not kill
         return 1
 
     def _wait_for_assignment(self) -> Assign | None:
@@ -181,22 +176,22 @@ class Service:
 
     def _serve(self, engine: Engine) -> None:
         while True:
-            for message in self._receive(wait=not (engine.has_work or self._arrived) or self._is_ahead):
+            for message in self._receive(wait=not (engine.has_work or self._arrived) or self._window_is_full):
                 match message.body:
                     case Ack(total=total):
-                        self._read = total
+                        self._acked = total
                     case InferenceRequest(payload=payload):
                         self._take(message.request_id, payload)
                     case Cancel():
                         self._cancel(engine, message.request_id)
                     case Shutdown():
-                        while self._arrived:  # what is refused is told so
+                        while self._arrived:  # a refusal must still be sent
                             self._add_arrived(engine)
                         return
                     case body:
-                        log.warning("%s is nothing for a loaded worker", body.COMMAND.decode())
+                        log.warning("%s to a loaded worker is dropped", body.COMMAND.decode())
             self._add_arrived(engine)
-            if engine.has_work and not self._is_ahead:
+            if engine.has_work and not self._window_is_full:
                 outputs = engine.step()
                 self._vitals.steps += 1
                 self._send_outputs(outputs)
@@ -204,9 +199,9 @@ class Service:
                 self._fail(list(self._live - self._arrived.keys()), "the engine lost this request")
 
     @property
-    def _is_ahead(self) -> bool:
-        """Whether more would only wait, in the way of other models' outputs: it is faster than who reads."""
-        return self._sent - self._read >= WINDOW
+    def _window_is_full(self) -> bool:
+        """Whether gateways are slower than the engine: more outputs would only queue, before those of other models."""
+        return self._sent - self._acked >= WINDOW
 
     def _take(self, request_id: bytes, payload: bytes) -> None:
         if not request_id or request_id in self._live:
@@ -216,7 +211,7 @@ class Service:
         self._arrived[request_id] = payload
 
     def _add_arrived(self, engine: Engine) -> None:
-        """Those that have come, in their order, but not all of very many: what is there is to go on."""
+        """Add new requests in their order, for a bounded time: live requests must go on."""
         until = monotonic() + _ADDING_SECONDS
         while self._arrived:
             request_id = next(iter(self._arrived))
@@ -236,7 +231,7 @@ class Service:
             self._fail([request_id], f"the engine cannot take this request: {_describe(error)}")
 
     def _cancel(self, engine: Engine, request_id: bytes) -> None:
-        # An unknown id is no mistake: the request's FINAL and the CANCEL have crossed.
+        # An unknown id is not an error: the request's FINAL and the CANCEL have crossed.
         if request_id in self._live:
             if self._arrived.pop(request_id, None) is None:
                 engine.cancel(request_id)
@@ -266,15 +261,15 @@ class Service:
             log.exception("an output of the engine cannot be encoded")
             self._send_outputs(self._encodable(outputs))
             return
-        # Not before: what cannot be encoded has not ended anything.
+        # Only now: an output that cannot be encoded ends nothing.
         self._live -= ended
         for frames in messages:
             send_frames(self._socket, frames)
         self._sent += len(messages)
 
     def _encodable(self, outputs: list[Output]) -> list[Output]:
-        """The outputs, but an ERROR for each request from the first one on that cannot be encoded. These requests are
-        over in the engine too."""
+        """The outputs, with an ERROR in place of the first one of a request that cannot be encoded; its later ones are
+        dropped. Such requests end in the engine too."""
         kept: list[Output] = []
         failed: set[bytes] = set()
         for output in outputs:
@@ -283,7 +278,7 @@ class Service:
             try:
                 encode_outputs([output])
                 kept.append(output)
-            except Exception as error:  # noqa: BLE001 # logged by the caller; it is about this request alone
+            except Exception as error:  # noqa: BLE001 # logged by the caller; concerns this request alone
                 failed.add(output.request_id)
                 failure = Failure(Code.INTERNAL_ERROR, f"the answer cannot be sent: {_describe(error)}")
                 kept.append(error_output(output.request_id, failure))
@@ -296,9 +291,9 @@ class Service:
         send_frames(self._socket, encode(body))
 
     def _receive(self, *, wait: bool) -> Iterator[Message]:
-        """All messages that have arrived, the rest staying in the socket if the caller stops; with `wait`, at least
-        one set of frames is waited for."""
-        # Asked directly: poll() makes a poller for every call, and this is looked at after every step.
+        """All messages that have arrived; if the caller stops, the rest stay in the socket. wait: block for at least
+        one set of frames."""
+        # Asked directly after every step: poll() would make a poller for every call.
         while wait or int(self._socket.get(_EVENTS)) & _POLLIN:
             wait = False
             try:
@@ -308,6 +303,6 @@ class Service:
 
 
 def _describe(error: Exception) -> str:
-    """One line for people. A ValueError says what is wrong; anything else is named too."""
+    """One line for people. The message of a ValueError is enough; any other error is named too."""
     text = one_line(error)
     return text if text and isinstance(error, ValueError) else named_line(error)

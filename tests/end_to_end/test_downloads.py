@@ -151,7 +151,7 @@ def test_what_was_damaged_meanwhile_is_fetched_anew(serve: Callable[..., Service
     damaged = service.directory / "hub" / "models--org--tiny" / "blobs" / f"{name}.incomplete"
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(bytes(MIB))
-    assert "model.safetensors is not what the hub announced" in why(service.load(MODEL))
+    assert "model.safetensors has a wrong hash" in why(service.load(MODEL))
     assert hub.ranges() == [f"bytes={MIB}-"]
     assert service.load(MODEL).status_code == 200
 
@@ -162,10 +162,10 @@ def test_what_cannot_be_fetched_is_said_clearly(
     service = serve()
     assert why(service.load("org/nobody")) == (
         f"org/nobody was not downloaded: {hub.url} has no repository org/nobody, "
-        "or it is private and HF_TOKEN does not open it"
+        "or it is private and HF_TOKEN does not give access"
     )
     hub.refusals["org/gated"] = (403, "GatedRepo")
-    assert "wants its conditions accepted on the page of org/gated" in why(service.load("org/gated"))
+    assert "org/gated is gated: accept its conditions on its page" in why(service.load("org/gated"))
     hub.refusals["org/broken"] = (503, "")
     assert "answered: Server error '503" in why(service.load("org/broken"))
 
@@ -174,7 +174,7 @@ def test_what_cannot_be_fetched_is_said_clearly(
     assert "org/no-config has no config.json" in why(service.load("org/no-config"))
     assert "org/pickled has no .safetensors file" in why(service.load("org/pickled"))
     hub.sizes["model.safetensors"] = 1 << 60
-    assert "it takes 1073741824.00 GiB more, and" in why(service.load(MODEL))
+    assert "it needs 1073741824.00 GiB more, but" in why(service.load(MODEL))
     assert not [path for _, path, _ in hub.requests if "resolve" in path]  # nothing was fetched for that
 
     hub.close()
@@ -188,7 +188,7 @@ def test_what_cannot_be_fetched_is_said_clearly(
 
 def test_the_offline_mode_of_the_hub_is_respected(serve: Callable[..., Service], hub: Hub) -> None:
     service = serve({"HF_HUB_OFFLINE": "1"})
-    assert "HF_HUB_OFFLINE forbids to ask the hub; by hand: hf download org/tiny" in why(service.load(MODEL))
+    assert "HF_HUB_OFFLINE is set: the hub must not be asked; by hand: hf download org/tiny" in why(service.load(MODEL))
     assert hub.requests == []
 
 

@@ -1,7 +1,7 @@
-"""An engine without a model: gives the prompt back, four characters to a token, one token per request and step.
+"""An engine without a model: repeats the prompt, four characters to a token, one token per request and step.
 
-For tests, demos and benchmarks of everything around an engine. Must stay lean, because its speed is the ceiling of
-what they measure, and must never import mlx.
+For tests, demos and benchmarks of everything around an engine. Must stay fast, because its speed limits what they
+measure, and must never import mlx.
 """
 
 import time
@@ -29,10 +29,10 @@ class _Echo:
 
 
 class EchoEngine:
-    """Engine for the type `echo`. Without max_tokens the prompt comes back once (`stop`); with it, exactly that many
-    tokens, from the beginning again if the prompt is shorter (`length`).
+    """Engine for the type `echo`. Without max_tokens it returns the prompt once (`stop`); with max_tokens exactly that
+    many tokens, starting over if the prompt is shorter (`length`).
 
-    The option `delay_seconds` is the length of every step, 0 by default.
+    The option `delay_seconds` is the duration of every step, 0 by default.
     """
 
     def __init__(self, assign: Assign, report: Report) -> None:
@@ -60,7 +60,7 @@ class EchoEngine:
         if not text:
             raise invalid("there is nothing to echo", param="messages")
         if request.max_tokens is not None and request.max_tokens < 1:
-            raise invalid(f"max_tokens is {request.max_tokens}, at least 1 is expected", param="max_tokens")
+            raise invalid(f"max_tokens must be at least 1, not {request.max_tokens}", param="max_tokens")
         tokens = [text[i : i + _TOKEN_CHARACTERS] for i in range(0, len(text), _TOKEN_CHARACTERS)]
         reason = "stop" if request.max_tokens is None else "length"
         self._live[request_id] = _Echo(tokens, request.stream, request.max_tokens or len(tokens), reason)
@@ -86,7 +86,7 @@ class EchoEngine:
 
 
 def echoed_text(request: Generate) -> str:
-    """What a request gets back: the text of its last user message, or its prompt. Raises FailureError."""
+    """The text to repeat: that of the last user message, or the prompt. Raises FailureError."""
     if request.messages is not None:
         users = [m for m in plain_messages(request.messages) if m["role"] == "user"]
         return str(users[-1]["content"]) if users else ""

@@ -1,7 +1,7 @@
-"""Loads a model that makes one vector of a text, or a score of a pair of texts, and runs it over a padded batch.
+"""Loads an embedding model or a reranker and runs it over a padded batch: a vector for a text, a score for a pair.
 
-mlx-vlm computes; this file reads what sentence-transformers wrote beside the weights (modules.json, the pooling, the
-longest text) and keeps to it. What it cannot keep to is a ValueError that names the file. Knows no requests.
+mlx-vlm computes. This file follows what sentence-transformers wrote beside the weights (modules.json, pooling, longest
+text); settings that it cannot follow are a ValueError that names the file. Knows no requests.
 """
 
 import json
@@ -18,14 +18,14 @@ from transformers import AutoTokenizer
 from worker.engine import Report
 from worker.loading.model_folder import CONTEXT_KEYS, blame, first_int, read_weights, text_facts
 
-# Tokenizers without a limit say so by a huge number.
+# Tokenizers without a limit give a huge number.
 _NO_LIMIT = 1 << 40
 
-# So many characters are read in 20 ms, whatever becomes of them: some tokenizers drop spaces or take a very long word
-# for one token.
-_READ_ANYWAY = 65_536
+# A text of this many characters is always tokenised, which takes 20 ms: some tokenizers drop spaces or make one token
+# of a very long word.
+_TOKENISE_ANYWAY = 65_536
 
-# mlx-vlm computes these families as if the fields had these values.
+# mlx-vlm ignores these fields of these families and assumes these values.
 _FIXED_FAMILIES = ("bert", "xlm-roberta", "xlm_roberta")
 _FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute"}
 _MODERNBERT_THETAS = {"full_attention": 160_000.0, "sliding_attention": 10_000.0}
@@ -33,8 +33,7 @@ _MODERNBERT_THETAS = {"full_attention": 160_000.0, "sliding_attention": 10_000.0
 
 @dataclass(slots=True, frozen=True)
 class Row:
-    """One input as the model reads it. types: 0 and 1 for the first and second text of a pair, where it tells them
-    apart."""
+    """One input of the model. types: 0 and 1 for the first and second text of a pair, if the model uses types."""
 
     tokens: list[int]
     types: list[int] | None = None
@@ -42,7 +41,7 @@ class Row:
 
 class Encoder:
     """A loaded model. size: of a vector, 1 for a reranker. context_length: tokens of an input, 0 if unknown;
-    most_characters: a text with more is too long unread, 0 if there is no telling; vocabulary: tokens, 0 if unknown."""
+    most_characters: a longer text is too long, 0 if unknown; vocabulary: tokens, 0 if unknown."""
 
     def __init__(self, folder: Path, report: Report) -> None:
         if not folder.is_dir():
@@ -65,17 +64,17 @@ class Encoder:
         with blame(folder, "*.safetensors"):
             self.weights_bytes = read_weights(self._model, report)
         self.vocabulary = first_int(facts, ("vocab_size",))
-        self._tells_texts_apart = first_int(facts, ("type_vocab_size",)) > 1
+        self._uses_types = first_int(facts, ("type_vocab_size",)) > 1
         self._padding = first_int(facts, ("pad_token_id",)) or self._tokenizer.pad_token_id or 0
         with blame(folder, "sentence_bert_config.json"):
             self.context_length = _context_length(folder, facts, self._tokenizer)
         longest_token = max(map(len, self._tokenizer.get_vocab()))
-        self.most_characters = max(self.context_length * longest_token, _READ_ANYWAY) if self.context_length else 0
+        self.most_characters = max(self.context_length * longest_token, _TOKENISE_ANYWAY) if self.context_length else 0
         with blame(folder, "1_Pooling/config.json or modules.json"):
             self.size = self._probe()
 
     def text(self, text: str) -> Row:
-        """A text with the special tokens that the model wants around it."""
+        """A text with the special tokens of the model around it."""
         return Row(list(self._tokenizer.encode(text)))
 
     def query(self, text: str) -> Any:
@@ -83,13 +82,13 @@ class Encoder:
         return self._bare(text)
 
     def pair(self, query: Any, document: str) -> Row:
-        """A query and a document as a reranker reads them."""
+        """A query and a document, joined for a reranker."""
         encoded = self._tokenizer.backend_tokenizer.post_process(query, self._bare(document))
-        return Row(encoded.ids, encoded.type_ids if self._tells_texts_apart else None)
+        return Row(encoded.ids, encoded.type_ids if self._uses_types else None)
 
     def _bare(self, text: str) -> Any:
         tokenizer = self._tokenizer.backend_tokenizer
-        # Which files of sentence-transformers ask for.
+        # Files of sentence-transformers turn both on.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer.encode(text, add_special_tokens=False)
@@ -97,7 +96,7 @@ class Encoder:
     def run(self, rows: list[Row]) -> mx.array:
         """Vectors, or scores from 0 to 1, of all rows together: (rows, size), float32, computed."""
         longest = max(len(row.tokens) for row in rows)
-        # Padding follows the text: so it changes no position, and causal models never see it.
+        # Padding follows the text, so it shifts no position, and causal models never attend to it.
         padding = [[0] * (longest - len(row.tokens)) for row in rows]
         mask = mx.array([[1] * len(row.tokens) + rest for row, rest in zip(rows, padding, strict=True)])
         tokens = mx.array([row.tokens + [self._padding] * len(rest) for row, rest in zip(rows, padding, strict=True)])
@@ -118,28 +117,28 @@ class Encoder:
     def _probe(self) -> int:
         result = self.run([Row([0])])
         if result.ndim != 2:
-            raise ValueError("the model makes several vectors of a text; only one is served")
+            raise ValueError("the model makes several vectors for a text; only one is supported")
         return result.shape[1]
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     config = json.loads((folder / "config.json").read_bytes())
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise ValueError("names no model_type")
+        raise ValueError("model_type is missing")
     if config["model_type"] in _FIXED_FAMILIES:
         for name, value in _FIXED.items():
             if config.get(name, value) != value:
-                raise ValueError(f"{name} is {config[name]!r}, only {value!r} can be computed")
+                raise ValueError(f"{name} must be {value!r}, not {config[name]!r}")
     if config["model_type"] == "modernbert" and "rope_parameters" in config:
-        # The newer form, which mlx-vlm does not read: it takes these for granted.
+        # The newer form, which mlx-vlm does not read: it assumes these.
         thetas = {name: rope.get("rope_theta") for name, rope in config["rope_parameters"].items()}
         if thetas != _MODERNBERT_THETAS:
-            raise ValueError(f"rope_parameters have {thetas}, only {_MODERNBERT_THETAS} can be computed")
+            raise ValueError(f"rope_parameters must have {_MODERNBERT_THETAS}, not {thetas}")
     return config
 
 
 def _normalizes(folder: Path) -> bool:
-    """Whether vectors are scaled to length 1: as modules.json says; without it, as usual, they are."""
+    """Whether vectors are scaled to length 1: as modules.json says, and without it yes."""
     try:
         modules = json.loads((folder / "modules.json").read_bytes())
     except FileNotFoundError:
@@ -147,16 +146,16 @@ def _normalizes(folder: Path) -> bool:
     kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
     others = set(kinds) - {"Transformer", "Pooling", "Dense", "Normalize"}
     if others:
-        raise ValueError(f"a module of type {min(others)} cannot be run")
+        raise ValueError(f"a module of type {min(others)} is not supported")
     if "Pooling" in kinds and not (folder / "1_Pooling" / "config.json").exists():
-        raise ValueError("names a pooling module, and 1_Pooling/config.json is missing")
+        raise ValueError("has a pooling module, but 1_Pooling/config.json is missing")
     return "Normalize" in kinds or "Pooling" not in kinds
 
 
 def _context_length(folder: Path, config: dict[str, Any], tokenizer: Any) -> int:
     positions = first_int(config, CONTEXT_KEYS)
     if positions and "roberta" in config["model_type"]:
-        positions -= config.get("pad_token_id", 1) + 1  # positions are counted from there
+        positions -= config.get("pad_token_id", 1) + 1  # the number of the first position
     limit = tokenizer.model_max_length
     lengths = [positions, limit if isinstance(limit, int) and limit < _NO_LIMIT else 0]
     trained = folder / "sentence_bert_config.json"

@@ -1,8 +1,8 @@
-"""Embeddings and reranking: inputs of all live requests, padded into batches that grow no larger than a setting.
+"""Embeddings and reranking: inputs of all live requests, padded into batches of a bounded size.
 
-One step turns some texts into tokens and runs one batch. Requests take turns in both, input by input, so that a request
-with thousands of texts does not hold up one with a single text. The vectors of an input do not depend on what else is
-in its batch.
+One step tokenises some texts and runs one batch. Requests take turns in both, input by input, so that a request with
+thousands of texts does not delay one with a single text. The vector of an input does not depend on the rest of its
+batch.
 """
 
 import logging
@@ -29,14 +29,14 @@ from worker.options import read_options, whole_number
 
 log = logging.getLogger("worker")
 
-# Tokens of a batch, padding included: bounds the time of a step and the memory it takes. On a CPU large batches are no
-# faster, and a step of many seconds looks like one that hangs.
+# Tokens of a batch, padding included: bounds the time and memory of a step. On a CPU large batches are no faster, and a
+# step of many seconds looks hung.
 _BATCH_TOKENS = 8192 if mx.metal.is_available() else 512
 
-# Characters that a step turns into tokens: about 15 ms. A text with more is a step of its own.
+# Characters that one step tokenises: about 15 ms. A longer text takes a step of its own.
 _STEP_CHARACTERS = 32_768
 
-# What freed arrays may keep: batches differ in shape, and a cache without a bound would hold all the shapes there are.
+# Memory that freed arrays may keep. Batches differ in shape: an unbounded cache would hold arrays of every shape.
 _CACHE_BYTES = 256 * 2**20
 
 
@@ -49,34 +49,36 @@ class EmbeddingOptions:
 
 @dataclass(slots=True)
 class _Work:
-    """One request. sizes: of its inputs, in characters or tokens; read: makes a row of the input with this number;
-    waiting: numbers of the rows still to be run, the shortest first, none before all are read; results: by number of
-    the row."""
+    """One request. sizes: of its inputs, in characters or tokens; tokenise: number of an input -> row; waiting: numbers
+    of rows that must still run, the shortest first, empty until all are tokenised; results: by number of the row."""
 
     request_id: bytes
     sizes: list[int]
-    read: Callable[[int], Row]
+    tokenise: Callable[[int], Row]
     dimensions: int | None = None
     rows: list[Row] = field(default_factory=list)
     waiting: list[int] = field(default_factory=list)
     results: dict[int, mx.array] = field(default_factory=dict)
 
     @property
-    def is_read(self) -> bool:
+    def is_tokenised(self) -> bool:
         return len(self.rows) == len(self.sizes)
 
-    def read_next(self) -> int:
-        """The size of what was read. Raises FailureError."""
+    def tokenise_next(self) -> int:
+        """Tokenise one input; its size. Raises FailureError."""
         number = len(self.rows)
-        self.rows.append(self.read(number))
-        if self.is_read:
-            # Neighbours of a batch are about as long as each other: little padding.
+        self.rows.append(self.tokenise(number))
+        if self.is_tokenised:
+            # Neighbours in a batch have about the same length, so that there is little padding.
             self.waiting = sorted(range(len(self.rows)), key=lambda number: len(self.rows[number].tokens))
         return self.sizes[number]
 
 
 class EmbeddingEngine:
-    """Engine for `embeddings` models, cross-encoders included. Mutable state: `_works`, the requests by id."""
+    """Engine for `embeddings` models, cross-encoders included. `encoder`: the model.
+
+    Mutable state: `_works`, the requests by id, in the order of their turns.
+    """
 
     def __init__(self, assign: Assign, report: Report) -> None:
         self._batch_tokens = read_options(EmbeddingOptions, assign.options, "embedding").batch_tokens
@@ -97,7 +99,7 @@ class EmbeddingEngine:
 
     def stats(self) -> EngineStats:
         works = list(self._works.values())
-        waiting = sum(not work.is_read for work in works)
+        waiting = sum(not work.is_tokenised for work in works)
         return EngineStats(len(works), waiting=waiting, prefilling=len(works) - waiting)
 
     def add(self, request_id: bytes, payload: bytes) -> None:
@@ -114,7 +116,7 @@ class EmbeddingEngine:
         self._works[request_id] = work
 
     def step(self) -> list[Output]:
-        outputs = self._read()
+        outputs = self._tokenise()
         batch = self._next_batch()
         if not batch:
             return outputs
@@ -144,27 +146,27 @@ class EmbeddingEngine:
                 turns.append(work)
         return batch
 
-    def _read(self) -> list[Output]:
-        """Turn texts into tokens, one of each request in turn; the errors of those that cannot be read."""
+    def _tokenise(self) -> list[Output]:
+        """Tokenise inputs, one of each request in turn; the errors of those that fail."""
         failed = []
         left = _STEP_CHARACTERS
-        turns = deque(work for work in self._works.values() if not work.is_read)
+        turns = deque(work for work in self._works.values() if not work.is_tokenised)
         while turns and left > 0:
             work = turns.popleft()
-            # Behind the others, in the next step too.
+            # Goes behind the others, in the next step too.
             del self._works[work.request_id]
             try:
-                left -= work.read_next()
+                left -= work.tokenise_next()
             except FailureError as error:
                 failed.append(_error(work, error.failure))
                 continue
-            except Exception as error:  # of a tokenizer: it is about this input alone
-                log.exception("a request fails while an input is read")
-                reason = f"an input cannot be read: {named_line(error)}"
+            except Exception as error:  # of the tokenizer: concerns this input alone
+                log.exception("a request fails while an input is tokenised")
+                reason = f"an input cannot be tokenised: {named_line(error)}"
                 failed.append(_error(work, Failure(Code.INTERNAL_ERROR, reason)))
                 continue
             self._works[work.request_id] = work
-            if not work.is_read:
+            if not work.is_tokenised:
                 turns.append(work)
         return failed
 
@@ -174,7 +176,7 @@ class EmbeddingEngine:
             return self._checked_characters(len(value), where)
         if isinstance(value, list):
             return self._checked_tokens(len(value), where)
-        raise invalid(f"{where} must be a text or a list of token ids", param=where)
+        raise invalid(f"{where} must be a string or a list of token ids", param=where)
 
     def _input(self, value: str | list[int], number: int) -> Row:
         where = f"input[{number}]"
@@ -187,29 +189,29 @@ class EmbeddingEngine:
         for number, document in enumerate(rerank.documents):
             where = f"documents[{number}]"
             if not isinstance(document, str):
-                raise invalid(f"{where} must be a text", param=where)
+                raise invalid(f"{where} must be a string", param=where)
             sizes.append(self._checked_characters(len(rerank.query) + len(document), where))
-        # Read once, when the first pair is.
+        # Tokenised once, with the first pair.
         query = cache(lambda: self.encoder.query(rerank.query))
 
-        def read(number: int) -> Row:
+        def tokenise(number: int) -> Row:
             return self._fitting(self.encoder.pair(query(), rerank.documents[number]), f"documents[{number}]")
 
-        return _Work(request_id, sizes, read)
+        return _Work(request_id, sizes, tokenise)
 
     def _checked_characters(self, count: int, where: str) -> int:
-        """Raises FailureError for what must be too long, without reading it."""
+        """Raises FailureError for a text that must be too long, without tokenising it."""
         if 0 < self.encoder.most_characters < count:
             context = self.encoder.context_length
-            message = f"{where} has {count} characters, the model reads at most {context} tokens"
+            message = f"{where} has {count} characters, the model takes at most {context} tokens"
             raise FailureError(Failure(Code.CONTEXT_LENGTH_EXCEEDED, message, where))
         return count
 
     def _checked_tokens(self, count: int, where: str) -> int:
-        """Raises FailureError for more than the model reads."""
+        """Raises FailureError for more tokens than the model takes."""
         context = self.encoder.context_length
         if 0 < context < count:
-            message = f"{where} has {count} tokens, the model reads at most {context}"
+            message = f"{where} has {count} tokens, the model takes at most {context}"
             raise FailureError(Failure(Code.CONTEXT_LENGTH_EXCEEDED, message, where))
         return count
 
@@ -221,7 +223,7 @@ class EmbeddingEngine:
 
     def _dimensions(self, asked: int | None) -> int | None:
         if asked is not None and not 1 <= asked <= self.encoder.size:
-            message = f"dimensions is {asked}, this model has {self.encoder.size}"
+            message = f"dimensions must be from 1 to {self.encoder.size}, not {asked}"
             raise invalid(message, param="dimensions")
         return asked
 
@@ -243,7 +245,7 @@ def _error(work: _Work, failure: Failure) -> Output:
 
 
 def _expect(kind: type[T], payload: bytes, hint: str) -> T:
-    """The payload. Raises FailureError with `hint` if it is the other kind that this file knows."""
+    """The payload. Raises FailureError with `hint` if it is of the other kind."""
     other: type[Embed | Rerank] = Rerank if kind is Embed else Embed
     try:
         return unpack(kind, payload)

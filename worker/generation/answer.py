@@ -1,7 +1,7 @@
-"""The parts of a chat model's answer: what it thinks, what it says, and the tools it calls. Text in, parts out.
+"""The parts of a chat model's answer: reasoning, text and tool calls. Text in, parts out.
 
-mlx-lm knows from the tokenizer which tags a model writes around its thoughts and its calls; its TextStateMachine finds
-them, also where they come in pieces. What looks like a call and cannot be read is text. Knows nothing of tokens.
+mlx-lm knows from the tokenizer which tags a model writes around its reasoning and its calls; its TextStateMachine finds
+them, even if they arrive in pieces. A malformed call is returned as text. Knows nothing of tokens.
 """
 
 from collections.abc import Callable
@@ -10,13 +10,13 @@ from typing import Any
 
 from mlx_lm.generate import TextStateMachine, make_text_state_machine
 
-from worker.generation.reasoning import Thoughts
+from worker.generation.reasoning import Reasoning
 from worker.generation.tools import read_calls, whole_calls
 
 
 @dataclass(slots=True)
 class Parts:
-    """Some of an answer. text, reasoning: pieces to be joined; tool_calls, logprobs: as on the wire."""
+    """A piece of an answer. text, reasoning: pieces to join; tool_calls, logprobs: as on the wire."""
 
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
@@ -24,7 +24,7 @@ class Parts:
     logprobs: list[dict[str, Any]] = field(default_factory=list)
 
     def body(self) -> dict[str, Any]:
-        """As it goes to the wire: `text` in any case, the others where there are any."""
+        """The wire's form: always `text`, the others only if there are any."""
         body: dict[str, Any] = {"text": "".join(self.text)}
         if self.reasoning:
             body["reasoning"] = "".join(self.reasoning)
@@ -48,11 +48,11 @@ class AnswerFormat:
             or tokenizer.response_transitions
         )
 
-    def answer(self, thoughts: Thoughts, tools: list[dict[str, Any]], *, one_call: bool = False) -> "Answer | None":
-        """For one request; None for a model that marks nothing. one_call: it is over with its first call."""
+    def answer(self, reasoning: Reasoning, tools: list[dict[str, Any]], *, one_call: bool = False) -> "Answer | None":
+        """For one request; None for a model that marks nothing. one_call: the answer ends with its first call."""
         if not self._has_marks:
             return None
-        initial = self._tokenizer.response_initial_state or ("reasoning" if thoughts.are_open else "normal")
+        initial = self._tokenizer.response_initial_state or ("reasoning" if reasoning.is_open else "normal")
         start, end = self._tokenizer.tool_call_start or "", self._tokenizer.tool_call_end or ""
         parse = self._tokenizer.tool_parser
 
@@ -61,15 +61,15 @@ class AnswerFormat:
 
         return Answer(self._machine.make_state(initial), read, start, end, one_call=one_call)
 
-    def constrained(self, thoughts: Thoughts, *, is_call: bool) -> "Answer":
-        """For a request whose answer must follow a grammar, which has no marks of its own but those of the thoughts
-        before it. is_call: that of `tools.call_schema`."""
-        # In a required call what is said is the call.
+    def constrained(self, reasoning: Reasoning, *, is_call: bool) -> "Answer":
+        """For a request whose answer must follow a grammar: only the reasoning before it is marked. is_call: the
+        grammar is that of `tools.call_schema`."""
+        # The whole answer is the call.
         said = "tool" if is_call else "normal"
         ends = [(self._tokenizer.think_end, said)] if self._tokenizer.has_thinking else []
         machine = TextStateMachine({"reasoning": ends, said: []})
-        opening = (self._tokenizer.think_start, machine.make_state("reasoning")) if thoughts.openings else None
-        state = machine.make_state("reasoning" if thoughts.are_open else said)
+        opening = (self._tokenizer.think_start, machine.make_state("reasoning")) if reasoning.openings else None
+        state = machine.make_state("reasoning" if reasoning.is_open else said)
         return Answer(state, lambda text: read_calls(lambda: whole_calls(text)), "", "", opening=opening)
 
 
@@ -86,7 +86,7 @@ class Answer:
         one_call: bool = False,
         opening: tuple[str, Any] | None = None,
     ) -> None:
-        """opening: a tag that counts at the very beginning only, blanks before it apart, and the state it leads to."""
+        """opening: a tag that counts only at the very beginning, apart from blanks, and the state that it leads to."""
         self.has_called = False
         self._one_call = one_call
         self._state = state
@@ -102,7 +102,7 @@ class Answer:
         return self._one_call and self.has_called
 
     def push(self, text: str, parts: Parts) -> None:
-        """Add what is certain by now to `parts`."""
+        """Take some text; add what is certain by now to `parts`."""
         if self._opening is not None:
             text = self._without_opening(text, *self._opening)
         if text:
@@ -111,7 +111,7 @@ class Answer:
                 self._take(name, segment, parts)
 
     def finish(self, parts: Parts) -> None:
-        """Add the rest to `parts`, once no text will follow."""
+        """Add the rest to `parts`: no more text will come."""
         self._opening = None
         self.push(self._held, parts)
         self._state, held, name = TextStateMachine.flush(self._state)
@@ -120,7 +120,7 @@ class Answer:
             self._end_call(parts, end="")
 
     def _without_opening(self, text: str, tag: str, state: Any) -> str:
-        """What is certain of the text so far and the tag no part of."""
+        """The part of the text so far that is certain, without the opening tag."""
         text, self._held = self._held + text, ""
         begun = text.lstrip()
         if len(begun) < len(tag) and tag.startswith(begun):
@@ -140,7 +140,7 @@ class Answer:
         if name == "tool":
             self._call = self._call or []
             self._call.append(text)
-        elif text and name in ("normal", "reasoning"):  # there are also states for headers
+        elif text and name in ("normal", "reasoning"):  # other states are headers
             (parts.text if name == "normal" else parts.reasoning).append(text)
 
     def _end_call(self, parts: Parts, end: str) -> None:

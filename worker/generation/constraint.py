@@ -1,7 +1,7 @@
 """Answers that must follow a JSON schema or a grammar: llguidance says which tokens may come next.
 
-A constraint is a logits processor of its own request inside the batch. It has to know each token before the next one
-is computed, so while there is one, a step begins only when the step before has ended.
+A constraint is a logits processor of one request inside the batch. It must know each token before the next one is
+computed, so while a batch has one, every step waits for the step before.
 """
 
 import json
@@ -13,10 +13,10 @@ import mlx.core as mx
 
 from broker.wire.failure import invalid, one_line
 from broker.wire.work import Generate
-from worker.generation.reasoning import Thoughts
+from worker.generation.reasoning import Reasoning
 from worker.generation.tools import call_schema
 
-# Enough to indent with. Without a limit a weak model goes on with blanks until its tokens are used up.
+# Enough for indentation. Without a limit a weak model writes blanks until it has used up its tokens.
 _JSON_OPTIONS: Any = {"whitespace_pattern": r"[ \n\t]{0,16}"}
 
 
@@ -26,11 +26,11 @@ class Constraints:
     def __init__(self, tokenizer: Any, vocabulary: int) -> None:
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
-        # Made when it is needed first: it takes about a second for a large vocabulary.
+        # Made on first use: that takes about a second for a large vocabulary.
         self._guide: llguidance.LLTokenizer | None = None
 
-    def processor(self, request: Generate, thoughts: Thoughts) -> "Constraint | None":
-        """None for a request without. thoughts: they are free. Raises FailureError."""
+    def processor(self, request: Generate, reasoning: Reasoning) -> "Constraint | None":
+        """None for a request without a constraint. reasoning: is not constrained. Raises FailureError."""
         if request.required_tools:
             schema = call_schema(request.tools, request.required_tools, one_call=request.one_call)
             grammar = _json_grammar(schema, "tools")
@@ -46,7 +46,7 @@ class Constraints:
         matcher = llguidance.LLMatcher(self._load_guide(), grammar)
         if matcher.is_error():
             raise invalid(f"{param}: {one_line(matcher.get_error())}", param=param)
-        return Constraint(matcher, sorted(self._tokenizer.eos_token_ids), thoughts, param)
+        return Constraint(matcher, sorted(self._tokenizer.eos_token_ids), reasoning, param)
 
     def _load_guide(self) -> llguidance.LLTokenizer:
         if self._guide is None:
@@ -61,23 +61,22 @@ class Constraints:
 
 
 class Constraint:
-    """A logits processor for one sequence: makes impossible what the grammar does not allow, thoughts before it apart,
-    which may say anything but not end the text.
+    """A logits processor for one sequence: excludes all tokens that the grammar does not allow. Reasoning before the
+    answer is not constrained, but it may not end the text.
 
-    Mutable state: of each way to open thoughts what has still to come, nothing once that is decided, and whether the
-    grammar allows what has come of it; whether thoughts are open, their last tokens, and, once that is needed, which
-    tokens may be among them.
+    Mutable state: the rest of each possible opening of the reasoning, empty once that is decided, and whether the
+    grammar allows the tokens so far too; whether the reasoning is open, its last tokens, and its allowed tokens.
     """
 
-    def __init__(self, matcher: llguidance.LLMatcher, eos: list[int], thoughts: Thoughts, param: str) -> None:
-        """param: the request's field that asks for it."""
+    def __init__(self, matcher: llguidance.LLMatcher, eos: list[int], reasoning: Reasoning, param: str) -> None:
+        """param: the field of the request that asks for it."""
         self._param = param
         self._matcher = matcher
         self._eos = eos
-        self._openings = list(thoughts.openings)
-        self._is_thinking = thoughts.are_open
-        self._end = thoughts.end
-        self._thought: tuple[int, ...] = ()
+        self._openings = list(reasoning.openings)
+        self._is_reasoning = reasoning.is_open
+        self._end = reasoning.end
+        self._last: tuple[int, ...] = ()
         self._goes_on: mx.array | None = None
         self._follows = True
         self._is_first = True
@@ -87,36 +86,36 @@ class Constraint:
             self._is_first = False
         else:
             last: Any = tokens[-1].item()
-            if last not in self._eos:  # which ends the sequence: nobody need know
+            if last not in self._eos:  # the sequence has ended anyway
                 self._take(last)
         width = logits.shape[-1]
-        allowed = self._thinkable(width) if self._is_thinking else self._allowed(width)
+        allowed = self._unconstrained(width) if self._is_reasoning else self._allowed(width)
         return mx.where(allowed, logits, -mx.inf)
 
     def check(self) -> None:
-        """Raises FailureError once the grammar has grown over llguidance's limits: a step that raises would end the
-        whole batch, so there only the end of the text is left possible."""
+        """Raises FailureError once the grammar has exceeded llguidance's limits. The step itself must not raise,
+        because that would end the whole batch: there, only the end of the text stays possible."""
         if self._matcher.is_error():
             reason = one_line(self._matcher.get_error().partition("\n")[0])
             raise invalid(f"{self._param}: the answer cannot follow it any further: {reason}", param=self._param)
 
     def _take(self, token: int) -> None:
-        if self._is_thinking:
-            self._thought = (*self._thought, token)[-len(self._end) :]
-            self._is_thinking = self._thought != self._end
+        if self._is_reasoning:
+            self._last = (*self._last, token)[-len(self._end) :]
+            self._is_reasoning = self._last != self._end
             return
         self._openings = [rest[1:] for rest in self._openings if rest[0] == token]
         if () in self._openings:
             self._openings = []
-            self._is_thinking = True
-            self._matcher.reset()  # it may have taken blanks
+            self._is_reasoning = True
+            self._matcher.reset()  # it may have consumed blanks
         elif self._openings:
             self._follows = self._follows and self._matcher.try_consume_tokens([token]) == 1
         else:
             self._matcher.consume_token(token)
 
-    def _thinkable(self, width: int) -> mx.array:
-        """Anything but the end of the text: the answer has still to come."""
+    def _unconstrained(self, width: int) -> mx.array:
+        """Anything but the end of the text: the answer must still come."""
         if self._goes_on is None:
             self._goes_on = mx.logical_not(_among(self._eos, width))
         return self._goes_on
@@ -129,7 +128,7 @@ class Constraint:
 
     def _following(self, width: int) -> mx.array:
         if self._matcher.is_stopped():
-            # Nothing may follow, or the matcher has given up.
+            # The grammar is complete, or the matcher has failed.
             return _among(self._eos, width)
         flags: Any = memoryview(self._matcher.compute_logit_bias())  # a byte per token
         bias = mx.array(flags) > 0
@@ -137,7 +136,7 @@ class Constraint:
 
 
 def _among(tokens: list[int], width: int) -> mx.array:
-    """Which ids below `width` are among these tokens."""
+    """For each id below `width` (width,), whether it is one of these tokens."""
     ids: Any = mx.arange(width)
     among: mx.array = (ids[:, None] == mx.array(tokens)).any(axis=1)
     return among

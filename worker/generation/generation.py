@@ -1,5 +1,5 @@
-"""What a request to generate means for one model, whichever library computes: how it samples, how long it may become,
-what divides and binds its answer, and its way from tokens to outputs. Knows no batch and no weights.
+"""What a Generate request means for one model, whichever library computes: sampling, length, the format and constraint
+of the answer, and the way from tokens to outputs. Knows no batch and no weights.
 """
 
 from typing import Any
@@ -12,12 +12,12 @@ from worker.generation.answer import Answer, AnswerFormat
 from worker.generation.constraint import Constraint, Constraints
 from worker.generation.logprobs import TokenTexts
 from worker.generation.prompt import prompt_characters
-from worker.generation.reasoning import NO_THOUGHTS, ThoughtFormat
+from worker.generation.reasoning import NO_REASONING, ReasoningFormat
 from worker.generation.sampling import LogitsProcessor, Sampler, request_processors, request_sampler
 from worker.generation.sequence import Sequence
 from worker.generation.text_stream import TextStream, make_detokenizer
 
-# What a request without max_tokens may generate where the model does not tell the length of its context.
+# The default of max_tokens for a model that does not state the length of its context.
 _DEFAULT_MAX_TOKENS = 4096
 
 
@@ -29,23 +29,23 @@ class Generation:
         self.context = context
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
-        self._thoughts = ThoughtFormat(tokenizer)
+        self._reasoning = ReasoningFormat(tokenizer)
         self._format = AnswerFormat(tokenizer)
         self._constraints = Constraints(tokenizer, vocabulary)
         self._texts = TokenTexts(tokenizer)
-        # As mlx_lm.server has it: XTC may remove neither the end of a line nor that of the text.
+        # As in mlx_lm.server: XTC must not remove the end of a line or of the text.
         self._kept_by_xtc = (*tokenizer.encode("\n"), *sorted(tokenizer.eos_token_ids))
-        # No prompt can have more characters per token: what must be too long is refused unread, because reading
-        # millions of characters would stop every other request of this model for many seconds.
+        # No prompt can have more characters per token. A prompt that must be too long is refused before it is
+        # tokenised: tokenising millions of characters would stall the model's other requests for many seconds.
         self._longest_token = max(map(len, tokenizer.get_vocab()))
 
     def sampling(self, request: Generate) -> tuple[Sampler, list[LogitsProcessor]]:
-        """Its sampler, and what changes the logits before. Raises FailureError."""
+        """Its sampler, and the processors that change the logits before. Raises FailureError."""
         sampler = request_sampler(request, self._vocabulary, self._kept_by_xtc)
         return sampler, request_processors(request, self._vocabulary)
 
     def check_characters(self, request: Generate) -> None:
-        """Raises FailureError for a prompt that must be too long, without reading it."""
+        """Raises FailureError for a prompt that must be too long, without tokenising it."""
         size = prompt_characters(request)
         if request.messages is None and isinstance(request.prompt, list):
             self._check_tokens(request, size)
@@ -53,24 +53,24 @@ class Generation:
             raise self._too_long(request, f"{size} characters")
 
     def max_tokens(self, request: Generate, prompt: int) -> int:
-        """Tokens that may follow a prompt of `prompt` tokens: what was asked, as far as the context goes."""
+        """How many tokens may follow a prompt of `prompt` tokens: as asked, limited by the context."""
         asked = request.max_tokens
         if asked is not None and asked < 1:
-            raise invalid(f"max_tokens is {asked}, at least 1 is expected", param="max_tokens")
+            raise invalid(f"max_tokens must be at least 1, not {asked}", param="max_tokens")
         self._check_tokens(request, prompt)
         if not self.context:
             return asked or _DEFAULT_MAX_TOKENS
         return min(asked or self.context, self.context - prompt)
 
     def answer(self, request: Generate, tokens: list[int]) -> tuple[Answer | None, Constraint | None]:
-        """What divides the answer to these tokens into its parts, and what it is bound to. Raises FailureError."""
+        """The format of the answer to these tokens, None for plain text, and its constraint. Raises FailureError."""
         if request.messages is None:
-            return None, self._constraints.processor(request, NO_THOUGHTS)
-        thoughts = self._thoughts.after(tokens)
-        constraint = self._constraints.processor(request, thoughts)
+            return None, self._constraints.processor(request, NO_REASONING)
+        reasoning = self._reasoning.after(tokens)
+        constraint = self._constraints.processor(request, reasoning)
         if constraint is not None:
-            return self._format.constrained(thoughts, is_call=bool(request.required_tools)), constraint
-        return self._format.answer(thoughts, request.tools, one_call=request.one_call), None
+            return self._format.constrained(reasoning, is_call=bool(request.required_tools)), constraint
+        return self._format.answer(reasoning, request.tools, one_call=request.one_call), None
 
     def sequence(
         self,
@@ -82,7 +82,7 @@ class Generation:
         prompt_tokens: int,
         cached_tokens: int,
     ) -> Sequence:
-        """The request as it goes through the batch."""
+        """The state of the request while it is in the batch."""
         return Sequence(
             request_id,
             TextStream(make_detokenizer(self._tokenizer, continues=request.messages is None), request.stop),
@@ -106,7 +106,7 @@ class Generation:
 
 
 def limit_wired_memory(limit_bytes: int) -> None:
-    """Wire no more than the worker's own share, where memory is wired at all. 0: no limit."""
+    """Wire at most the worker's own share of memory, on Metal. 0: no limit."""
     if limit_bytes > 0 and mx.metal.is_available():
         recommended = int(mx.device_info()["max_recommended_working_set_size"])
         mx.set_wired_limit(min(limit_bytes, recommended))

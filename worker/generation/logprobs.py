@@ -1,22 +1,22 @@
-"""How likely tokens were, in words: reading it from the device costs time, so this is for requests that ask."""
+"""Log-probabilities of tokens, as the wire has them. Only for requests that ask: reading them waits for the device."""
 
 from typing import Any
 
 import mlx.core as mx
 from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer
 
-# What OpenAI shows where the logarithm of zero would stand, which JSON has no number for.
+# OpenAI's value for the logarithm of zero, for which JSON has no number.
 _LEAST = -9999.0
 
 
-# Byte-level vocabularies write a byte that is no printable character of Latin-1 as a character from 256 on.
+# Byte-level vocabularies write a byte that is not a printable character of Latin-1 as a character from 256 on.
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 _BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + n): byte for n, byte in enumerate(_OTHERS)}
 
 
 class TokenTexts:
-    """Token ids as text and bytes. Remembers what it was asked: models repeat themselves."""
+    """Token ids as text and bytes. Caches them, because models repeat tokens."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -24,7 +24,8 @@ class TokenTexts:
         self._known: dict[int, tuple[str, bytes]] = {}
 
     def entry(self, token: int, logprob: float) -> dict[str, Any]:
-        """`{token, bytes, logprob}`; a token that is only a part of a character has a replacement character."""
+        """`{token, bytes, logprob}`; in a token that is only part of a character, `token` has a replacement
+        character."""
         text, data = self._known.get(token) or self._learn(token)
         return {"token": text, "bytes": data, "logprob": max(logprob, _LEAST)}
 
@@ -48,7 +49,7 @@ class TokenTexts:
 
 
 def token_logprobs(row: mx.array, token: int, top: int, texts: TokenTexts) -> dict[str, Any]:
-    """The wire's entry for one token. row: log-probabilities (vocabulary,); top: how many of the likeliest to add."""
+    """The wire's entry for one token. row: log-probabilities (vocabulary,); top: how many alternatives to add."""
     logprob: Any = row[token].item()
     entry = texts.entry(token, logprob)
     entry["top"] = []

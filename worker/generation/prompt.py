@@ -1,7 +1,7 @@
-"""From what a request says to what a model reads: messages, text or token ids -> token ids.
+"""The prompt of a request: messages, text or token ids -> token ids.
 
-Everything here that a client can get wrong raises FailureError naming the field. Must stay free of mlx, so that an
-engine without a model can use it.
+Every mistake that a client can make raises FailureError naming the field. Must stay free of mlx, so that an engine
+without a model can use it.
 """
 
 import json
@@ -16,17 +16,17 @@ from worker.cache.prefix_index import common_length, key_of
 # How mlx_lm.server writes a chat for a model whose tokenizer has no template.
 _ROLE_PREFIXES = {"system": "ASSISTANT's RULE: ", "user": "USER: ", "assistant": "ASSISTANT: "}
 
-# Roles of the turns that a chat begins with and that others begin with as well.
+# Roles of the leading turns, which other chats may share.
 _INSTRUCTING = ("system", "developer")
 
 
 class Template(Protocol):
-    """The part of mlx-lm's TokenizerWrapper that is used here."""
+    """The part of mlx-lm's TokenizerWrapper that this file uses."""
 
     has_chat_template: bool
 
     def encode(self, text: str, /) -> list[int]:
-        """Token ids, with the special tokens that the model wants around a text."""
+        """Token ids, with the special tokens of the model around the text."""
 
     def apply_chat_template(self, messages: list[dict[str, Any]], /, **kwargs: Any) -> Any:
         """Token ids of a rendered chat; its text with `tokenize=False`."""
@@ -40,7 +40,7 @@ def prompt_tokens(request: Generate, tokenizer: Template, vocabulary: int) -> li
         tokens = _chat_tokens(request, request.messages, tokenizer)
         param = "messages"
     elif isinstance(request.prompt, str):
-        # Not "no tokens": a tokenizer that adds a start token makes one of nothing.
+        # Check the text, not the tokens: some tokenizers add a start token to an empty text.
         tokens = tokenizer.encode(request.prompt) if request.prompt else []
         param = "prompt"
     else:
@@ -52,21 +52,21 @@ def prompt_tokens(request: Generate, tokenizer: Template, vocabulary: int) -> li
 
 
 def checked_ids(ids: list[Any], vocabulary: int, where: str) -> list[int]:
-    """The token ids in the field `where`; vocabulary: tokens, 0 if unknown. Raises FailureError for what is none."""
+    """The token ids in the field `where`; vocabulary: tokens, 0 if unknown. Raises FailureError for any other value."""
     for position, token in enumerate(ids):
-        # bool is an int, and an id outside the table reads foreign memory.
+        # bool is an int, and an id outside of the table reads foreign memory.
         if type(token) is not int or token < 0 or (vocabulary and token >= vocabulary):
             limit = f" to {vocabulary - 1}" if vocabulary else ""
-            raise invalid(f"{where}[{position}] is {token!r}, a token id from 0{limit} is expected", param=where)
+            raise invalid(f"{where}[{position}] must be a token id from 0{limit}, not {token!r}", param=where)
     return ids
 
 
 def prompt_characters(request: Generate) -> int:
-    """The least number of characters (or token ids) that the prompt can come to, without reading it."""
+    """A lower bound of the characters (or token ids) of the prompt, without rendering it."""
     if request.messages is None:
         return len(request.prompt or "")
     characters = 0
-    messages: list[Any] = request.messages  # the wire checks that it is a list, not of what
+    messages: list[Any] = request.messages  # the wire checks that it is a list, not its elements
     for message in messages:
         content = message.get("content") if isinstance(message, dict) else None
         parts = content if isinstance(content, list) else [{"text": content}]
@@ -76,10 +76,10 @@ def prompt_characters(request: Generate) -> int:
 
 
 def checkpoints(request: Generate, tokenizer: Template, tokens: list[int]) -> list[tuple[int, str]]:
-    """How many of the prompt's `tokens` others will begin with, as (count, kind), in ascending order: `system` for
-    chats with the same system turns and tools; `user` for the next turn of this chat, which takes all but what asks
-    for an answer. Where nobody can tell, `user` is for the same prompt once more."""
-    again = len(tokens) - 1  # something must be left to read
+    """The prefixes of `tokens` that other prompts will share, as (count, kind), ascending: `system` for chats with the
+    same system turns and tools, `user` for the next turn of this chat. If rendering cannot tell, `user` is for the same
+    prompt again."""
+    again = len(tokens) - 1  # one token must be left
     if request.messages is None or not tokenizer.has_chat_template:
         return [(again, "user")]
     counts = []
@@ -93,17 +93,17 @@ def checkpoints(request: Generate, tokenizer: Template, tokens: list[int]) -> li
 
 
 def _shared(request: Generate, messages: list[dict[str, Any]], tokenizer: Template, tokens: list[int]) -> int:
-    """With how many of `tokens` these messages begin, before an answer is asked for; 0 where nobody can tell."""
+    """How many of `tokens` these messages share, without the prompt for an answer; 0 if rendering cannot tell."""
     kwargs = {**request.chat_template_kwargs, **({"tools": request.tools} if request.tools else {})}
     try:
         rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=False, **kwargs)
-    except Exception:  # noqa: BLE001 # some templates want a question last; the prompt itself was fine
+    except Exception:  # noqa: BLE001 # some templates demand a user turn at the end; the prompt itself was fine
         return 0
     return common_length(key_of(rendered), key_of(tokens))
 
 
 def text_of(content: Any, where: str) -> str:
-    """A message's content as one string, as most chat templates want it. Raises FailureError naming the part."""
+    """A message's content as one string, the form of most chat templates. Raises FailureError naming the part."""
     if content is None:
         return ""
     if isinstance(content, str):
@@ -116,14 +116,14 @@ def text_of(content: Any, where: str) -> str:
             param = f"{where}[{index}].image_url"
             raise invalid(f"{param}: this model reads text only, it takes no images", param=param)
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise invalid(f"{where}[{index}] is no text part; this model reads text only", param=where)
+            raise invalid(f"{where}[{index}] is not a text part; this model reads text only", param=where)
         texts.append(part["text"])
     return "".join(texts)
 
 
 def plain_messages(messages: list[dict[str, Any]], read: Callable[[Any, str], Any] = text_of) -> list[dict[str, Any]]:
-    """The messages as chat templates want them. read: makes of a content and the name of its field what the template
-    gets. Raises FailureError."""
+    """The messages in the form of chat templates. read: (content, name of its field) -> content for the template.
+    Raises FailureError."""
     if not messages:
         raise invalid("messages is empty", param="messages")
     plain = []
@@ -148,15 +148,15 @@ def render(request: Generate, messages: list[dict[str, Any]], tokenizer: Templat
         kwargs = {**kwargs, "tools": request.tools}
     try:
         return tokenizer.apply_chat_template(messages, tokenize=tokenize, add_generation_prompt=True, **kwargs)
-    except Exception as error:  # the template is the model author's program: it raises what it likes
+    except Exception as error:  # a template is the model author's program and may raise anything
         message = f"the model's chat template refuses these messages: {one_line(error)}"
         raise invalid(message, param="messages") from error
 
 
 def refuse_tools(request: Generate) -> None:
-    """For a model without a template. Raises FailureError for a request with tools."""
+    """Raises FailureError for a request with tools to a model without a template."""
     if request.tools:
-        raise invalid("this model has no chat template that could tell it of tools", param="tools")
+        raise invalid("this model has no chat template, which tools need", param="tools")
 
 
 def _chat_tokens(request: Generate, messages: list[dict[str, Any]], tokenizer: Template) -> list[int]:
@@ -170,7 +170,7 @@ def _chat_tokens(request: Generate, messages: list[dict[str, Any]], tokenizer: T
 
 
 def _with_arguments(calls: Any, where: str) -> list[dict[str, Any]]:
-    """A turn's tool_calls, the arguments as objects: OpenAI sends them as text, templates want to go through them."""
+    """A turn's tool_calls with arguments as objects: clients send JSON text, templates iterate over objects."""
     if not isinstance(calls, list):
         raise invalid(f"{where} must be a list", param=where)
     plain = []
@@ -183,7 +183,7 @@ def _with_arguments(calls: Any, where: str) -> list[dict[str, Any]]:
             arguments = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
         except ValueError as error:
             param = f"{where}[{index}].function.arguments"
-            raise invalid(f"{param} is no JSON: {error}", param=param) from error
+            raise invalid(f"{param} is not JSON: {error}", param=param) from error
         plain.append({**call, "function": {**function, "arguments": arguments}})
     return plain
 

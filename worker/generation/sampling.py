@@ -1,8 +1,8 @@
-"""Which token comes next: one sampler per kind of request, as worker/text/continuous_batch.py takes them.
+"""Samplers and logits processors of requests.
 
-Requests of equal parameters share one sampler object, because the batch then samples all rows in one call. A seeded
-request has a sampler of its own with its own chain of random keys: it gives the same tokens alone and in company.
-Whatever mlx-lm would refuse in the middle of a step, where it would end the whole batch, is refused here.
+Requests with equal parameters share one sampler object, so that a batch samples all their rows in one call. A seeded
+request has its own sampler with its own chain of random keys: it gives the same tokens alone and in company. Values
+that mlx-lm would refuse in the middle of a step, which would end the whole batch, are refused here.
 """
 
 import math
@@ -23,14 +23,14 @@ Sampler = Callable[[mx.array], mx.array]
 # (the tokens so far, logits of one row (1, vocabulary)) -> logits.
 LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 
-# The most likely token; logits do as well, whatever has been subtracted from a row.
+# The most likely token. Logits give the same result as log-probabilities.
 GREEDY: Sampler = partial(mx.argmax, axis=-1)
 
 # Below this the most likely token always wins, and dividing by it overflows.
 _GREEDY_BELOW = 1e-5
 
-# Here all tokens are as likely as each other, to 1 %. Beyond it the factor becomes 0 in float16 and, far beyond, in
-# float32: what a filter or a constraint has made impossible would be NaN.
+# At this temperature all tokens are equally likely, to 1 %. A higher one makes the factor 0 in float16 and, far beyond,
+# in float32: tokens that a filter or constraint has excluded would become NaN.
 _MOST_TEMPERATURE = 10_000.0
 
 # field -> its least and its greatest value.
@@ -52,7 +52,7 @@ _RANGES = {
 
 @dataclass(slots=True, frozen=True)
 class _Sampling:
-    """Parameters of a sampler; 0 is off, but for top_p, where 1 is."""
+    """Parameters of a sampler; 0 is off, for top_p 1 is."""
 
     temperature: float
     top_p: float
@@ -87,7 +87,7 @@ def is_greedy(request: Generate) -> bool:
 
 
 def request_processors(request: Generate, vocabulary: int) -> list[LogitsProcessor]:
-    """What changes the logits before sampling, empty for most requests. Raises FailureError."""
+    """The processors that change the logits before sampling, none for most requests. Raises FailureError."""
     if not (request.logit_bias or request.repetition_penalty or request.presence_penalty or request.frequency_penalty):
         return []
     _check_ranges(request)
@@ -109,16 +109,16 @@ def _check_ranges(request: Generate) -> None:
         if not math.isfinite(value) or not least <= value <= most or (name == "top_p" and value == 0):
             limits = "above 0" if name == "top_p" else f"of at least {least}"
             limits += "" if most == math.inf else f" and at most {most}"
-            raise invalid(f"{name} is {value}, a number {limits} is expected", param=name)
+            raise invalid(f"{name} must be a number {limits}, not {value}", param=name)
 
 
 def _bias(given: dict[str, float], vocabulary: int) -> dict[int, float]:
     bias = {}
     for token, value in given.items():
         if not (token.isascii() and token.isdigit() and int(token) < vocabulary):
-            raise invalid(f"logit_bias: {token!r} is no token id from 0 to {vocabulary - 1}", param="logit_bias")
+            raise invalid(f"logit_bias: {token!r} is not a token id from 0 to {vocabulary - 1}", param="logit_bias")
         if type(value) not in (int, float) or not math.isfinite(value):
-            raise invalid(f"logit_bias: {value!r} is no number", param="logit_bias")
+            raise invalid(f"logit_bias: {value!r} is not a number", param="logit_bias")
         bias[int(token)] = float(value)
     return bias
 
@@ -138,8 +138,8 @@ def _shared_sampler(sampling: _Sampling, kept: tuple[int, ...]) -> Sampler:
 
 
 def _seeded_sampler(sampling: _Sampling, kept: tuple[int, ...], seed: int) -> Sampler:
-    # As make_sampler does it, in its order, but every random number comes from this request's own keys: the same that
-    # mlx-lm draws after mx.random.seed, where nobody else draws.
+    # The steps of make_sampler, in its order, but every random number comes from this request's own keys: the same
+    # numbers that mlx-lm draws after mx.random.seed if nothing else draws.
     key = mx.random.key(seed % 2**64)
 
     def draw() -> mx.array:
@@ -153,7 +153,7 @@ def _seeded_sampler(sampling: _Sampling, kept: tuple[int, ...], seed: int) -> Sa
         if sampling.min_p > 0:
             logprobs = apply_min_p(logprobs, sampling.min_p)
         if sampling.xtc_probability > 0:
-            # With a probability of 1 it draws nothing that matters.
+            # With a probability of 1 its own random number has no effect.
             without_top = apply_xtc(logprobs, 1.0, sampling.xtc_threshold, list(kept))
             is_spared = mx.random.uniform(key=draw()) > sampling.xtc_probability
             logprobs = mx.where(is_spared, logprobs, without_top)

@@ -1,4 +1,4 @@
-"""One request on its way through the batch: a token in, what its client may have by then out. Knows no batch."""
+"""One request in the batch: a token in, the output that its client may have by now out. Knows no batch."""
 
 import logging
 from collections import deque
@@ -18,9 +18,9 @@ log = logging.getLogger("worker")
 
 
 class Sequence:
-    """The state of one request. Mutable: its text, the parts that wait, the count of its tokens; for logprobs also the
-    length of the text so far, and the entries whose text waits, each with the place in the text where its token begins.
-    """
+    """The state of one request. Mutable: its text, the parts not sent yet, the count of its tokens; for logprobs also
+    the length of the text so far, and the entries whose text is held back, each with the offset of its token in the
+    text."""
 
     __slots__ = (
         *("request_id", "_text", "_answer", "_constraint", "_stream", "_logprobs", "_texts", "_parts"),
@@ -40,7 +40,7 @@ class Sequence:
         logprobs: int | None,
         texts: TokenTexts,
     ) -> None:
-        """answer: None where all is text. logprobs: how many alternatives for each token, None for no logprobs."""
+        """answer: None if all is text. logprobs: alternatives for each token, None for no logprobs."""
         self.request_id = request_id
         self._text = text
         self._answer = answer
@@ -61,14 +61,14 @@ class Sequence:
         return self._completion_tokens > 0
 
     def advance(self, token: int, row: mx.array | None, reason: str | None) -> Output | None:
-        """Take one token. row: its log-probabilities (vocabulary,), read only where they were asked for, else maybe
-        None. reason: why the generator ended the sequence, `stop` for an end-of-text token, which is no text."""
+        """Take one token. row: its log-probabilities (vocabulary,), read only if asked for, else it may be None.
+        reason: why the batch has ended the sequence; `stop`: the token is end-of-text and is not text."""
         try:
             return self._advance(token, row, reason)
         except FailureError as error:
             return error_output(self.request_id, error.failure)
         except Exception as error:
-            log.exception("a request fails while its text is made")
+            log.exception("a request fails while its text is decoded")
             failure = Failure(Code.INTERNAL_ERROR, f"cannot turn tokens into text: {named_line(error)}")
             return error_output(self.request_id, failure)
 
@@ -109,8 +109,8 @@ class Sequence:
         return None
 
     def _certain_logprobs(self, *, is_whole: bool) -> Iterator[dict[str, Any]]:
-        """Those of tokens whose text has begun to come; all of them once the text is whole. What a stop string cuts off
-        never comes."""
+        """The entries of tokens whose text is certain; all of them once the text is whole. Entries of text that a stop
+        string cuts off are never sent."""
         while self._waiting and (is_whole or self._waiting[0][0] < self._length):
             yield self._waiting.popleft()[1]
 

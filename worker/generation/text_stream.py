@@ -1,7 +1,7 @@
-"""From token ids to the text that a client may see, one token at a time, for one request.
+"""Token ids to the text that a client may see, one token at a time, for one request.
 
-Text is held back while it ends in half a character or could be the beginning of a stop string; a stop string and what
-follows it never leaves. Knows nothing of batches and models.
+Text is held back while it ends in part of a character or may be the beginning of a stop string; a stop string and the
+text after it are never sent. Knows nothing of batches and models.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,23 +20,23 @@ class Detokenizer(Protocol):
         """Take one token id."""
 
     def finalize(self) -> None:
-        """Let go of text that waits for more tokens."""
+        """Release text that is held back for more tokens."""
 
     @property
     def last_segment(self) -> str:
-        """The text since this was read last."""
+        """The text since the last call."""
 
 
 class WindowDetokenizer:
-    """For tokenizers that mlx-lm has only its general detokenizer for, which decodes the whole line for every token.
+    """For tokenizers for which mlx-lm has only its general detokenizer, which decodes the whole line for every token.
 
-    Decodes a window of a few tokens with and without the new ones: what the new ones add is their text, in context.
+    Decodes a window of a few tokens with and without the new ones; the difference is the new text.
     """
 
     def __init__(self, decode: Callable[[list[int]], str], before: Sequence[int] = ()) -> None:
-        """before: tokens that the text follows and that are no part of it."""
+        """before: tokens that precede the text and are not part of it."""
         self._decode = decode
-        # tokens[:shown] have given their text; those before are kept because they may change how the next ones read.
+        # The text of tokens[:shown] has been given; they are kept because they may change how the next ones decode.
         self._tokens: list[int] = list(before)
         self._shown = len(before)
         self._segment = ""
@@ -62,18 +62,18 @@ class WindowDetokenizer:
         self._shown = len(self._tokens)
 
 
-# Tokens. A character takes four bytes at most: what is no character by then never becomes one.
+# Tokens. A character takes at most four bytes: an incomplete one of this length never becomes complete.
 _LONGEST_HOLD = 8
 
 
-# Any text will do: detokenizers drop a space that nothing stands before.
+# Any text will do: detokenizers drop a space at the very beginning.
 _BEFORE = "a"
 
 
 def make_detokenizer(tokenizer: Any, *, continues: bool = False) -> Detokenizer:
-    """A fresh detokenizer for one request; `tokenizer` is mlx-lm's TokenizerWrapper. continues: the text goes on where
-    a prompt ends, so a space at its beginning counts."""
-    # The wrapper builds one prototype while loading, which can take 50 ms, and hands out copies.
+    """A fresh detokenizer for one request; `tokenizer` is mlx-lm's TokenizerWrapper. continues: the text
+    continues a prompt, so a space at its beginning counts."""
+    # The wrapper builds one prototype while loading, which can take 50 ms, and returns copies.
     detokenizer = tokenizer.detokenizer
     if isinstance(detokenizer, NaiveStreamingDetokenizer):
         before = tokenizer.encode(_BEFORE, add_special_tokens=False) if continues else ()
@@ -85,7 +85,7 @@ def make_detokenizer(tokenizer: Any, *, continues: bool = False) -> Detokenizer:
 
 
 class TextStream:
-    """The text of one request. `stopped`: a stop string is complete, and no more text will come."""
+    """The text of one request. `stopped`: a stop string is complete, no more text will come."""
 
     def __init__(self, detokenizer: Detokenizer, stop: list[str]) -> None:
         self.stopped = False
@@ -97,7 +97,7 @@ class TextStream:
 
     @property
     def held(self) -> int:
-        """Characters that wait because they could be the beginning of a stop string."""
+        """Characters that are held back because they may be the beginning of a stop string."""
         return 0 if self._stops is None or self.stopped else len(self._stops[3])
 
     def push(self, token: int) -> str:
@@ -106,7 +106,7 @@ class TextStream:
         return self._before_stop(self._detokenizer.last_segment)
 
     def finish(self) -> str:
-        """The rest, once no token will follow."""
+        """The rest: no more tokens will come."""
         self._detokenizer.finalize()
         text = self._before_stop(self._detokenizer.last_segment)
         if self._stops is not None and not self.stopped:

@@ -1,6 +1,6 @@
-"""Calls of tools: what a model's parser makes of its text, and the grammar that makes a model call one.
+"""Tool calls: from the result of a model's parser to the wire, and the grammar that forces a call.
 
-A call on the wire is `{id, name, arguments}`, arguments being JSON text, as OpenAI has it. Must stay free of mlx.
+A call on the wire is `{id, name, arguments}`, and `arguments` is JSON text. Must stay free of mlx.
 """
 
 import json
@@ -15,12 +15,12 @@ log = logging.getLogger("worker")
 
 
 def read_calls(parse: Callable[[], Any]) -> list[dict[str, Any]] | None:
-    """The calls that `parse` gives, one or a list of `{name, arguments}`; None where it finds no proper call."""
+    """The calls that `parse` returns, one or a list of `{name, arguments}`; None if there is no well-formed call."""
     try:
         parsed = parse()
         calls = [_call_of(call) for call in (parsed if isinstance(parsed, list) else [parsed])]
-    except Exception as error:  # noqa: BLE001 # a parser reads what a model made up, and raises what it likes
-        log.info("what looks like a call of a tool is none: %s", type(error).__name__)
+    except Exception as error:  # noqa: BLE001 # the input is model output: a parser may raise anything
+        log.info("a tool call is malformed: %s", type(error).__name__)
         return None
     return calls or None
 
@@ -30,17 +30,17 @@ def _call_of(call: Any) -> dict[str, Any]:
     if isinstance(arguments, str):
         arguments = json.loads(arguments)
     if not isinstance(name, str) or not name or not isinstance(arguments, dict):
-        raise ValueError("a call needs a name and an object of arguments")
+        raise ValueError("a call must have a name and an object of arguments")
     given = call.get("id")
     call_id = given if isinstance(given, str) and given else f"call_{secrets.token_hex(12)}"
     text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
-    # Raises for half a surrogate pair, which JSON can spell and nobody can send.
+    # Raises for half a surrogate pair, which JSON can spell and UTF-8 cannot encode.
     f"{call_id}{name}{text}".encode()
     return {"id": call_id, "name": name, "arguments": text}
 
 
 def whole_calls(text: str) -> list[Any]:
-    """The calls in an answer that follows `call_schema`. One that was cut short is none."""
+    """The calls in an answer that follows `call_schema`, without one that was cut short."""
     read = json.JSONDecoder().raw_decode
     calls, begin = [], text.find("{")
     while begin >= 0:
@@ -61,10 +61,10 @@ def call_schema(tools: list[dict[str, Any]], names: list[str], *, one_call: bool
         function = tool.get("function")
         if not isinstance(function, dict) or function.get("name") not in names:
             continue
-        # Whatever else `parameters` says: arguments that are no object are no call.
+        # Whatever else `parameters` says: arguments must be an object.
         arguments = {**(function.get("parameters") or {}), "type": "object"}
         for key, known in shared.items():
-            # References start at the root, so that is where definitions have to be.
+            # References start at the root, so definitions must be there.
             for name, definition in (arguments.pop(key, None) or {}).items():
                 if known.setdefault(name, definition) != definition:
                     raise invalid(f"two tools have different {key} named {name!r}", param="tools")

@@ -1,11 +1,11 @@
-"""Fetches one repository of the Hugging Face hub into the normal cache, in a process that does nothing else.
+"""Downloads one repository of the Hugging Face hub into the normal cache, in a process that does nothing else.
 
-huggingface_hub does the work, but for one thing: it throws away what a download that was cut short has left. So the
-weights (what the hub keeps in LFS) are fetched with its `http_get` into `blobs/<etag>.incomplete`, where the next
-attempt finds them and asks for the rest. After that `snapshot_download` finds them in the cache, and fetches what is
-small. `refs/main`, by which a model is found, is written last: half a model is never taken for a whole one.
+huggingface_hub does the work, except that it discards the remains of an interrupted download. So the weights (files in
+LFS) are fetched with its `http_get` into `blobs/<etag>.incomplete`, where the next attempt resumes them. Afterwards
+`snapshot_download` finds them in the cache and fetches the small files. `refs/main`, by which a model is found, is
+written last: an incomplete model is never taken for a complete one.
 
-The only file that imports huggingface_hub. Fetches no code and no pickles, and runs nothing of what it fetches.
+The only file that imports huggingface_hub. Fetches no code and no pickles, and runs nothing that it fetches.
 """
 
 import hashlib
@@ -31,12 +31,12 @@ from broker.wire.failure import Code, Failure, FailureError, named_line, one_lin
 from worker.engine import Report
 
 _SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken"})
-# What a kill loses at most, and how often progress is seen; huggingface_hub's own 10 MiB take long on a slow line.
+# The most that a kill loses, and the step of progress; huggingface_hub's own 10 MiB take long on a slow line.
 _CHUNK_BYTES = 1 << 20
 
 
 def download(repository: str, cache_dir: Path, report: Report) -> None:
-    """Fetch what a model needs of `org/name`, resuming what is there. Raises FailureError: model_not_found,
+    """Fetch the files of `org/name` that a model needs, and resume partial ones. Raises FailureError: model_not_found,
     load_failed or model_unavailable.
 
     report: called with the fraction of all bytes, at least once a second while any arrive.
@@ -48,12 +48,16 @@ def download(repository: str, cache_dir: Path, report: Report) -> None:
     except FailureError:
         raise
     except OfflineModeIsEnabled as error:
-        raise FailureError(Failure(Code.MODEL_UNAVAILABLE, "HF_HUB_OFFLINE forbids to ask the hub")) from error
+        raise FailureError(
+            Failure(Code.MODEL_UNAVAILABLE, "HF_HUB_OFFLINE is set: the hub must not be asked")
+        ) from error
     except GatedRepoError as error:
-        message = f"the hub wants its conditions accepted on the page of {repository}, and the account's HF_TOKEN"
+        message = f"{repository} is gated: accept its conditions on its page, and set HF_TOKEN of that account"
         raise FailureError(Failure(Code.MODEL_NOT_FOUND, message)) from error
     except RepositoryNotFoundError as error:
-        message = f"{constants.ENDPOINT} has no repository {repository}, or it is private and HF_TOKEN does not open it"
+        message = (
+            f"{constants.ENDPOINT} has no repository {repository}, or it is private and HF_TOKEN does not give access"
+        )
         raise FailureError(Failure(Code.MODEL_NOT_FOUND, message)) from error
     except HfHubHTTPError as error:
         raise FailureError(
@@ -62,7 +66,7 @@ def download(repository: str, cache_dir: Path, report: Report) -> None:
     except OSError as error:
         raise FailureError(Failure(Code.MODEL_UNAVAILABLE, one_line(error))) from error
     except Exception as error:
-        # Those of the HTTP client, whichever huggingface_hub has.
+        # Exceptions of huggingface_hub's HTTP client, whichever it is.
         message = f"asking {constants.ENDPOINT}: {named_line(error)}"
         raise FailureError(Failure(Code.MODEL_UNAVAILABLE, message)) from error
 
@@ -80,7 +84,7 @@ def _download(repository: str, cache_dir: Path, report: Report) -> None:
     missing = progress.total - sum(_bytes_of(blobs, file) for file in files)
     free = shutil.disk_usage(blobs).free
     if missing > free:
-        message = f"it takes {missing / 2**30:.2f} GiB more, and {cache_dir} has {free / 2**30:.2f} GiB free"
+        message = f"it needs {missing / 2**30:.2f} GiB more, but {cache_dir} has {free / 2**30:.2f} GiB free"
         raise FailureError(Failure(Code.MODEL_UNAVAILABLE, message))
 
     for file in files:
@@ -94,13 +98,13 @@ def _download(repository: str, cache_dir: Path, report: Report) -> None:
     patterns = [escape(name) for name in names]
     snapshot = Path(snapshot_download(repository, revision=info.sha, cache_dir=cache_dir, allow_patterns=patterns))
     if absent := [name for name in names if not (snapshot / name).exists()]:
-        raise FailureError(Failure(Code.MODEL_UNAVAILABLE, f"the hub did not give {', '.join(absent)}"))
+        raise FailureError(Failure(Code.MODEL_UNAVAILABLE, f"the hub did not send {', '.join(absent)}"))
     _point_main_at(folder, info.sha)
     report("download", 1.0)
 
 
 def _etag(file: RepoSibling) -> str:
-    """The name of this file's content in the cache. Raises FailureError if it is none."""
+    """The name of this file's content in the cache. Raises FailureError for an invalid one."""
     etag = file.lfs.sha256 if file.lfs is not None else file.blob_id
     if etag is None or not re.fullmatch("[0-9a-f]{40,64}", etag):
         raise FailureError(
@@ -110,11 +114,11 @@ def _etag(file: RepoSibling) -> str:
 
 
 def _needed(repository: str, siblings: list[RepoSibling]) -> list[RepoSibling]:
-    """What a model is loaded from, smallest first. Raises FailureError if there is none here."""
+    """The files from which a model is loaded, smallest first. Raises FailureError if this is not a model."""
     names = {sibling.rfilename for sibling in siblings}
     if "config.json" not in names:
         raise FailureError(
-            Failure(Code.LOAD_FAILED, f"{repository} has no config.json: it is no model that can be loaded")
+            Failure(Code.LOAD_FAILED, f"{repository} has no config.json: it is not a model that can be loaded")
         )
     if not any(PurePosixPath(name).match("*.safetensors") and "/" not in name for name in names):
         raise FailureError(
@@ -123,7 +127,7 @@ def _needed(repository: str, siblings: list[RepoSibling]) -> list[RepoSibling]:
     has_model = any(name.startswith("model") and name.endswith(".safetensors") for name in names)
 
     def is_needed(name: str) -> bool:
-        # Some repositories hold the same weights a second time, in the form of those who trained them.
+        # Some repositories hold the same weights a second time, in their trainer's format.
         second = name.startswith("original/") or (has_model and name.startswith("consolidated"))
         return PurePosixPath(name).suffix in _SUFFIXES and not second
 
@@ -142,8 +146,7 @@ def _partial(blob: Path) -> Path:
 
 
 def _fetch(url: str, blob: Path, size: int, progress: "_Progress") -> None:
-    """One file into the cache, from where an earlier attempt has ended. Raises FailureError if it is not what the
-    hub promised."""
+    """Fetch one file into the cache, and resume an earlier attempt. Raises FailureError if its hash is wrong."""
     if blob.exists():
         return
     partial = _partial(blob)
@@ -153,13 +156,15 @@ def _fetch(url: str, blob: Path, size: int, progress: "_Progress") -> None:
         http_get(url, file, resume_size=file.tell(), headers=build_hf_headers(), expected_size=size)
     if _sha256(partial) != blob.name:
         partial.unlink()
-        message = f"{url} is not what the hub announced, or was damaged on this disk. It is removed: load it again"
+        message = (
+            f"{url} has a wrong hash: it differs from the hub's, or this disk is damaged. It is removed: load it again"
+        )
         raise FailureError(Failure(Code.MODEL_UNAVAILABLE, message))
     partial.replace(blob)
 
 
 class _Appended(io.BufferedWriter):
-    """Appends to a file, and tells after every write how long it is."""
+    """Appends to a file, and reports its size after every write."""
 
     def __init__(self, path: Path, tell: Callable[[int], None]) -> None:
         super().__init__(io.FileIO(path, "ab"))
@@ -172,7 +177,7 @@ class _Appended(io.BufferedWriter):
 
 
 class _Progress:
-    """Bytes of all files together, told as a fraction: at every percent, and every second in which anything arrives."""
+    """Reports the fraction of all bytes: at every percent, and every second in which bytes arrive."""
 
     def __init__(self, total: int, report: Report) -> None:
         self.total = total
@@ -181,13 +186,13 @@ class _Progress:
         self._tell(0.0)
 
     def at(self, size: int) -> None:
-        """So much of the present file is there."""
+        """The current file has `size` bytes."""
         fraction = min((self._finished + size) / max(self.total, 1), 1.0)
         if fraction >= self._told + 0.01 or monotonic() >= self._told_at + 1.0:
             self._tell(fraction)
 
     def finish(self, size: int) -> None:
-        """The present file is whole, and the next one begins."""
+        """The current file is complete, the next one begins."""
         self._finished += size
         self.at(0)
 
@@ -202,7 +207,7 @@ def _sha256(path: Path) -> str:
 
 
 def _point_main_at(folder: Path, revision: str) -> None:
-    """As huggingface_hub does, in one piece: whoever reads sees the old revision or the new one."""
+    """As huggingface_hub does, but atomically: a reader sees the old revision or the new one."""
     ref = folder / "refs" / "main"
     ref.parent.mkdir(exist_ok=True)
     fresh = ref.with_name(f"main.{revision}")

@@ -1,7 +1,7 @@
 """Loads an MLX model folder: config.json, *.safetensors, the tokenizer's files.
 
-Whatever is wrong with a folder is a ValueError that begins with the file at fault, so that its owner knows where to
-look. Never downloads, and never runs code that comes with a model.
+Every defect of a folder is a ValueError that begins with the file at fault. Never downloads, and never runs code that
+comes with a model.
 """
 
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ from mlx_lm.utils import load_config, load_model, load_tokenizer
 from broker.wire.failure import one_line
 from worker.engine import Report
 
-# Weights are read in pieces of this size, so that progress shows on a slow disk.
+# Weights are read in pieces of this size, so that a slow disk shows progress.
 _CHUNK_BYTES = 256 * 2**20
 
-# Where the families of mlx-lm keep the length of their context, most common first.
+# The fields for the context length in the families of mlx-lm, most common first.
 CONTEXT_KEYS = ("max_position_embeddings", "model_max_length", "max_seq_len", "n_positions", "max_sequence_length")
 
 
@@ -39,17 +39,17 @@ class LoadedModel:
 def load_folder(
     folder: Path, report: Report, adapter_path: str | None = None, chat_template: str | None = None
 ) -> LoadedModel:
-    """The model in `folder`, its weights in memory; with the LoRA adapter of another folder and another chat template
-    than its own, if they are given. Raises ValueError naming the file at fault."""
+    """The model in `folder`, its weights in memory. adapter_path: the folder of a LoRA adapter; chat_template: replaces
+    the model's own. Raises ValueError naming the file at fault."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such model folder")
     with blame(folder, "config.json"):
         config = load_config(folder)
         if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-            raise ValueError("names no model_type")
+            raise ValueError("model_type is missing")
         facts = text_facts(config)
     for file in sorted(folder.glob("model*.safetensors")):
-        # Reads the header only, and compares it with the size of the file.
+        # Reads only the header, and compares it with the size of the file.
         with blame(folder, file.name):
             mx.load(str(file))
     with blame(folder, "model*.safetensors or config.json"):
@@ -75,7 +75,8 @@ def load_folder(
 
 
 def template_text(given: str) -> str:
-    """A chat template: the text itself, or that of the file with this path, which has no braces. Raises ValueError."""
+    """A chat template: the text itself, or if it has no brace, the text of the file with this path. Raises
+    ValueError."""
     if "{" in given:
         return given
     file = Path(given).expanduser()
@@ -84,13 +85,13 @@ def template_text(given: str) -> str:
 
 
 def tokenizer_settings(chat_template: str | None) -> dict[str, Any]:
-    """What mlx-lm is to load a tokenizer with. None: the template of its folder."""
+    """The settings with which mlx-lm loads a tokenizer. None: with the template of its folder."""
     return {"trust_remote_code": False} | ({} if chat_template is None else {"chat_template": chat_template})
 
 
 @contextmanager
 def blame(folder: Path, files: str) -> Iterator[None]:
-    """Whatever is raised within becomes a ValueError of one line that begins with the names of these files."""
+    """Turns any exception within into a ValueError of one line that begins with the names of these files."""
     try:
         yield
     except FileNotFoundError as error:
@@ -122,14 +123,14 @@ def read_weights(model: Any, report: Report) -> int:
 
 
 def text_facts(config: dict[str, Any]) -> dict[str, Any]:
-    """What a config.json says of the part that reads text: multimodal folders keep that one level down. Raises
+    """The facts of the language model in a config.json: multimodal folders keep them one level down. Raises
     ValueError."""
     text = config.get("text_config") or {}
     if not isinstance(text, dict):
-        raise ValueError("text_config is no object")
+        raise ValueError("text_config must be an object")
     return {**config, **text}
 
 
 def first_int(config: dict[str, Any], keys: tuple[str, ...]) -> int:
-    """The first of these fields that is a positive whole number, else 0."""
+    """The first of these fields with a positive whole number, else 0."""
     return next((value for key in keys if type(value := config.get(key)) is int and value > 0), 0)

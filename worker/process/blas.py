@@ -1,7 +1,7 @@
-"""Another BLAS than the one that MLX brings along. Linux only, and only where a setting asks for it.
+"""Replaces the BLAS that MLX brings along. Linux only, and only if a setting asks for it.
 
 MLX's wheels for Linux compute float32 matrix products on the CPU with the reference BLAS, which is slow by design. Its
-names are looked up in the whole process, so a library that was loaded before is found first. Must not import MLX.
+symbols are looked up in the whole process, so a library that was loaded earlier wins. Must not import MLX.
 """
 
 import ctypes
@@ -10,14 +10,14 @@ import os
 
 log = logging.getLogger("worker")
 
-# What MLX calls.
+# The function that MLX calls.
 _SYMBOL = "cblas_sgemm"
 
 
 def load_blas(library: str) -> bool:
-    """Load a library by its name or path, before MLX is imported; whether MLX will use it. If not, the log says why,
-    and MLX computes with its own."""
-    # Workers share the machine, and OpenBLAS would take all cores for each of them.
+    """Load a library by its name or path, before MLX is imported; whether MLX will use it. If not, the log says why and
+    MLX uses its own."""
+    # Workers share the machine: by default each OpenBLAS would use all cores.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         loaded = ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)

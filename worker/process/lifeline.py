@@ -1,9 +1,9 @@
 """Ends this process when its broker dies, however it dies, and whatever this process is doing.
 
-Two independent means. The broker holds the other end of stdin and never writes: end of file means that it is gone, on
-every system. On Linux the kernel also sends SIGKILL, which works even when this process can run no Python.
+Two independent means. The broker holds the other end of stdin and never writes: on every system, end of file means
+that the broker is dead. On Linux the kernel also sends SIGKILL, which works even if this process can run no Python.
 
-Must be called before heavy imports, and never tries to finish anything: the broker that would want it is dead.
+Must be called before heavy imports. Never finishes any work: no broker is left to receive it.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ def hold_lifeline(parent_pid: int) -> None:
     """Tie this process to its parent, and exit at once if that is no longer `parent_pid`."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # The broker may have died before prctl took effect: then no signal is coming.
+    # The broker may have died before prctl took effect: then no signal comes.
     if os.getppid() != parent_pid:
         os._exit(1)
     Thread(target=_exit_at_end_of_stdin, name="lifeline", daemon=True).start()

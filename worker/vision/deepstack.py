@@ -1,8 +1,8 @@
-"""Prompts that mlx-vlm's BatchGenerator reads in pieces, for models whose later layers are shown pictures as well
-(`deepstack`: Qwen3-VL and its kin).
+"""Prefill in pieces with mlx-vlm's BatchGenerator, for models that feed images to later layers too (`deepstack`, as in
+Qwen3-VL).
 
-With each piece the generator drops the part of `visual_pos_masks` that has been read, but not the features that belong
-to it: the pictures of a second piece would get those of the first. Here both go together.
+After each piece the generator drops its part of `visual_pos_masks`, but not the features that belong to it: the images
+of the second piece would get the features of the first. This file drops both.
 """
 
 from importlib import import_module
@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_vlm.generate.ar import PromptProcessingBatch
 
-# Features of the pictures, (picture tokens, size) for each layer; other families have them as long as the prompt.
+# Features of the images, (image tokens, size) for each layer; in other families as long as the prompt.
 _FEATURES, _MASK = "deepstack_visual_embeds", "visual_pos_masks"
 
 
@@ -21,7 +21,7 @@ class _PromptBatch(PromptProcessingBatch):  # type: ignore[misc] # mlx-vlm is no
         features: Any = kwargs.get(_FEATURES)
         mask: Any = kwargs.get(_MASK)
         read = int(super().prompt_step())
-        # A release of mlx-vlm that drops them itself leaves other ones.
+        # A release of mlx-vlm that drops them itself would have replaced them.
         if read and mask is not None and kwargs.get(_FEATURES) is features and isinstance(features, list):
             shown: Any = mx.sum(mask[:, :read]).item()
             kwargs[_FEATURES] = [of_layer[shown:] for of_layer in features]
@@ -29,7 +29,7 @@ class _PromptBatch(PromptProcessingBatch):  # type: ignore[misc] # mlx-vlm is no
 
 
 def keep_features_in_step() -> None:
-    """In this process, for every BatchGenerator: it looks its class of prompts up in this module."""
-    # Not by attributes: `mlx_vlm.generate` is a function there.
+    """Patch mlx-vlm in this process: every BatchGenerator looks its class of prompts up in the module."""
+    # As an attribute of the package, `mlx_vlm.generate` is a function.
     module: Any = import_module("mlx_vlm.generate")
     module.PromptProcessingBatch = _PromptBatch

@@ -1,8 +1,8 @@
-"""Text generation about images with mlx-vlm: every live request decodes in one batch.
+"""Text generation about images with mlx-vlm: all live requests decode in one batch.
 
-mlx-vlm's BatchGenerator owns the batch. This file gives it one prompt at a time, first come, first served, and one
-piece of work at a time: each step decodes a token for all and before that reads one image file, or shows one prompt's
-images to the model, or reads a piece of a prompt. What one image costs the others is one such pause.
+mlx-vlm's BatchGenerator owns the batch. This file gives it one prompt at a time, first come, first served. Each step
+decodes a token for all sequences; before that it decodes one image file, encodes the images of one prompt, or prefills
+a piece of a prompt. So an image delays the other sequences by one such piece of work.
 """
 
 import logging
@@ -31,14 +31,14 @@ from worker.vision.row_sampler import RowSampler
 
 log = logging.getLogger("worker")
 
-# For the sequences whose log-probabilities nobody reads.
+# For sequences whose log-probabilities are not read.
 _NO_ROW = mx.zeros(0)
 
 
 @dataclass(slots=True, frozen=True)
 class VisionOptions:
-    """Sequences that decode together, prompt tokens per step, the context in tokens (0 for the model's own), how many
-    pixels of an image the model is shown: a larger one is scaled down; and a chat template or its file."""
+    """completion_batch_size: sequences that decode together; prefill_step_size: prompt tokens per step; context_length:
+    tokens, 0 for the model's own; max_image_pixels: a larger image is scaled down; chat_template: its text or file."""
 
     completion_batch_size: int = whole_number(32)
     prefill_step_size: int = whole_number(2048)
@@ -49,8 +49,8 @@ class VisionOptions:
 
 @dataclass(slots=True)
 class _Waiting:
-    """A request before its place in the batch. prompt: once it is known; text: the chat to be read with its images;
-    images: those of `pictures` that have been decoded."""
+    """A request that is not in the batch yet. prompt: once it is known; text: the rendered chat; images: the `pictures`
+    that have been decoded."""
 
     request: Generate
     sampler: Sampler
@@ -85,14 +85,14 @@ class VisionEngine:
             self.model.processor,
             stop_tokens=sorted(tokenizer.eos_token_ids),
             completion_batch_size=self._options.completion_batch_size,
-            # The prompts of a batch would have to be of one kind, all with images or all without.
+            # The prompts of one prefill batch must be of one kind, all with images or all without.
             prefill_batch_size=1,
             prefill_step_size=self._options.prefill_step_size,
             compute_logprobs=False,
-            # Sequences are also removed between steps: all on one stream, nothing to synchronise.
+            # Sequences are also removed between steps: one stream for everything needs no synchronisation.
             stream=mx.default_stream(mx.default_device()),
         )
-        # After the generator's constructor, which wires as much as the machine recommends.
+        # After the generator has been made, which wires as much as the machine recommends.
         limit_wired_memory(assign.memory_limit_bytes)
         self._waiting: dict[bytes, _Waiting] = {}
         self._live: dict[int, _Live] = {}
@@ -130,7 +130,7 @@ class VisionEngine:
             check_pixels(pictures)
             if not pictures:
                 prompt = self.model.read_chat(text, [])
-        # What is too long already ends here: before anything is decoded, or inserted.
+        # A prompt that is too long is refused before any image is decoded.
         known = self.model.picture_tokens(pictures) if prompt is None else len(prompt.tokens)
         self.generation.max_tokens(request, known)
         self._waiting[request_id] = _Waiting(request, sampler, processors, prompt, text, pictures)
@@ -149,7 +149,8 @@ class VisionEngine:
             outputs.append(output)
             if output.kind != PARTIAL:
                 del self._live[uid], self._uids[output.request_id]
-                # A sequence with a reason has left the batch by itself; a stop string or a failure is our finding.
+                # A sequence with a reason has left the batch already. One that ends by a stop string or a failure
+                # has not.
                 if reason is None:
                     stopped.append(uid)
         for uid in stopped:
@@ -164,7 +165,7 @@ class VisionEngine:
             self._generator.remove(uid)
 
     def _prepare(self) -> list[Output]:
-        """One piece of work for the request that has waited longest; the error it ends with, if it does."""
+        """One piece of work for the request that has waited longest; its error, if it fails."""
         if not self._waiting or self._generator.has_pending_prompts:
             return []
         if len(self._live) >= self._options.completion_batch_size:
@@ -176,7 +177,7 @@ class VisionEngine:
         return [] if failure is None else [Output(request_id, ERROR, to_map(failure))]
 
     def _advance(self, request_id: bytes, waiting: _Waiting) -> Failure | None:
-        """Why the request ends here, if it does."""
+        """Why the request fails here, if it does."""
         try:
             if len(waiting.images) < len(waiting.pictures):
                 waiting.images.append(waiting.pictures[len(waiting.images)].read())
@@ -204,7 +205,7 @@ class VisionEngine:
             request_id, request, answer, constraint, prompt_tokens=len(prompt.tokens), cached_tokens=0
         )
         seen = self.model.see(prompt)
-        # The generator itself asks the part that writes only. It reads this when it begins the prompt, the only one.
+        # The generator asks only the language model. It reads this setting when it begins the prompt, the only one.
         in_pieces = self.model.may_be_read_in_pieces(prompt, seen)
         self._generator.prefill_step_size = self._options.prefill_step_size if in_pieces else None
         (uid,) = self._generator.insert(

@@ -1,4 +1,4 @@
-"""A model that sees: loads its folder with mlx-vlm, writes a chat as it wants it, makes a prompt of text and pictures.
+"""A vision model: loads its folder with mlx-vlm, renders chats, and makes prompts of text and images.
 
 Never downloads, and never runs code that comes with a model. Knows no batch.
 """
@@ -44,13 +44,13 @@ _MARK = re.compile("image|img|video|vision|audio", re.IGNORECASE)
 
 _UNTRUSTED = {"trust_remote_code": False}
 
-# Shows pictures to several layers in a form that mlx-vlm's batch takes for several prompts: any image ends the batch.
+# Feeds images to several layers in a form that mlx-vlm's batch mistakes for several prompts: any image ends the batch.
 _NOT_IN_BATCHES = ("granite4_vision",)
 
 
 @dataclass(slots=True, frozen=True)
 class Prompt:
-    """What the model reads. tokens: those of the pictures too; inputs: of mlx-vlm, beside the tokens."""
+    """tokens: including those of the images; inputs: of mlx-vlm, beside the tokens."""
 
     tokens: list[int]
     inputs: dict[str, Any]
@@ -61,30 +61,28 @@ class VisionModel:
     unknown."""
 
     def __init__(self, folder: Path, report: Report, chat_template: str | None = None) -> None:
-        """chat_template: in place of the folder's own, or the path of a file with it."""
+        """chat_template: replaces the folder's own; its text or the path of its file."""
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such model folder")
         with blame(folder, "config.json"):
             config = load_config(folder)
             if not isinstance(config.get("model_type"), str):
-                raise ValueError("names no model_type")
+                raise ValueError("model_type is missing")
             if "model_file" in config:
-                raise ValueError("names a model_file, and code that comes with a model is never run")
+                raise ValueError("model_file is not allowed: code that comes with a model is never run")
             if config["model_type"] in _NOT_IN_BATCHES:
-                raise ValueError(
-                    f"{config['model_type']} cannot be read in a batch by mlx-vlm, which is what serves here"
-                )
+                raise ValueError(f"{config['model_type']} is not supported: mlx-vlm cannot batch it")
             facts = text_facts(config)
         with blame(folder, "*.safetensors or config.json"):
             self.vlm: Any = load_model(folder, lazy=True, **_UNTRUSTED)
             if is_diffusion_model(self.vlm) or not hasattr(self.vlm, "language_model"):
-                raise ValueError(f"{config['model_type']} is not written token by token, which is all that is served")
+                raise ValueError(f"{config['model_type']} is not supported: it does not generate token by token")
         given = None if chat_template is None else template_text(chat_template)
         with blame(folder, "preprocessor_config.json or the tokenizer's files"), no_foreign_code():
             self._processor: Any = _load_processor(folder, self.vlm.config)
             tokenizer: Any = getattr(self._processor, "tokenizer", self._processor)
             template = given or getattr(self._processor, "chat_template", None) or tokenizer.chat_template
-            # mlx-lm's knows how its models mark calls and thoughts.
+            # mlx-lm's wrapper knows how models mark tool calls and reasoning.
             self.tokenizer: Any = load_tokenizer(
                 folder,
                 tokenizer_settings(template),
@@ -99,7 +97,7 @@ class VisionModel:
 
     @property
     def language_model(self) -> Any:
-        """The part that writes, as mlx-vlm's BatchGenerator wants it."""
+        """The language model, for mlx-vlm's BatchGenerator."""
         return self.vlm.language_model
 
     @property
@@ -108,7 +106,7 @@ class VisionModel:
         return self._processor
 
     def picture_tokens(self, pictures: list[Picture]) -> int:
-        """At least so many tokens, told by the sizes alone where the model's family can. Raises FailureError."""
+        """A lower bound of their tokens, from the sizes alone if the model's family can tell. Raises FailureError."""
         count = getattr(getattr(self._processor, "image_processor", None), "num_image_tokens", None)
         if not callable(count):
             return len(pictures)
@@ -122,15 +120,15 @@ class VisionModel:
         return tokens
 
     def chat(self, request: Generate, messages: list[dict[str, Any]]) -> tuple[str, list[str]]:
-        """The chat as the model's template writes it, with its marks for pictures, and the places of the pictures in
-        the request, in their order. Raises FailureError."""
+        """The chat rendered by the model's template, with its marks for images, and the fields of the images in the
+        request, in their order. Raises FailureError."""
         turns = plain_messages(messages, _parts)
         places = _places(turns)
         if len(places) != len(request.images):
-            raise invalid(f"messages have {len(places)} images, {len(request.images)} came", param="messages")
+            raise invalid(f"messages have {len(places)} images, but {len(request.images)} came", param="messages")
         kind, kwargs = self.vlm.config.model_type, request.chat_template_kwargs
         if places and kind.lower() not in MODEL_CONFIG:
-            raise invalid(f"{places[0]}: nobody knows how a {kind} model is shown images", param=places[0])
+            raise invalid(f"{places[0]}: mlx-vlm does not know how a {kind} model takes images", param=places[0])
         if places:
             self._refuse_marks({"messages": turns, "tools": request.tools, "chat_template_kwargs": kwargs})
         try:
@@ -142,18 +140,18 @@ class VisionModel:
         if not self.tokenizer.has_chat_template:
             refuse_tools(request)
             return str(get_chat_template(self._processor, written, add_generation_prompt=True)), places
-        # mlx-vlm's turns have a role and a content only.
+        # mlx-vlm's turns have only a role and a content.
         merged = [
             {**turn, **form} if isinstance(form, dict) else form for turn, form in zip(turns, written, strict=True)
         ]
         return str(render(request, merged, self.tokenizer, tokenize=False)), places
 
     def _refuse_marks(self, said: dict[str, Any]) -> None:
-        """Raises FailureError for a text that has what stands for a picture: processors count these, and some fail
-        where there are too many."""
+        """Raises FailureError for a text that contains the mark of an image: processors count these marks, and some
+        fail if there are too many."""
         for where, words in _strings(said):
             if found := self._marks.search(words):
-                message = f"{where} has {found[0]!r}, which beside images the model takes for one of them"
+                message = f"{where} must not contain {found[0]!r}: with images, the model takes it for one of them"
                 raise invalid(message, param=where)
 
     def read_text(self, request: Generate) -> Prompt:
@@ -162,10 +160,10 @@ class VisionModel:
         return Prompt(tokens, {"attention_mask": mx.ones((1, len(tokens)), mx.int32)})
 
     def read_chat(self, text: str, images: list[Any]) -> Prompt:
-        """The prompt of a rendered chat and its decoded images, in their order. Raises FailureError."""
+        """The prompt of a rendered chat and its decoded images, in order. Raises FailureError."""
         bos = self.tokenizer.bos_token
         writes_marks = should_add_special_tokens(self.vlm.config.model_type, self._processor)
-        with _told():
+        with _client_mistakes():
             inputs = prepare_inputs(
                 self._processor,
                 images=images or None,
@@ -178,25 +176,26 @@ class VisionModel:
         return Prompt(tokens, inputs)
 
     def see(self, prompt: Prompt) -> dict[str, Any]:
-        """What BatchGenerator wants beside the tokens: the embeddings of text and pictures, computed. Raises
+        """What BatchGenerator takes beside the tokens: the embeddings of text and images, computed. Raises
         FailureError."""
         others = dict(prompt.inputs)
         pixels, mask = others.pop("pixel_values", None), others.pop("attention_mask", None)
-        with _told():
+        with _client_mistakes():
             features = self.vlm.get_input_embeddings(mx.array([prompt.tokens]), pixels, mask=mask, **others)
         known = {name: value for name, value in features.to_dict().items() if value is not None}
         mx.eval([value for value in known.values() if isinstance(value, mx.array)])
         return {**others, **known}
 
     def may_be_read_in_pieces(self, prompt: Prompt, seen: dict[str, Any]) -> bool:
-        """Whether it then means the same: some families look at a prompt from both ends. seen: of `see`."""
+        """Whether prefill in pieces gives the same: some families attend to a prompt in both directions. seen: of
+        `see`."""
         tokens = mx.array([prompt.tokens])
         embeds = seen["inputs_embeds"]
         return bool(_chunked_prefill_enabled(self.vlm, input_ids=tokens, inputs_embeds=embeds, prefill_kwargs=seen))
 
 
 def _parts(content: Any, where: str) -> Any:
-    """A message's content as mlx-vlm takes it: a string, or parts in their order where images are among them."""
+    """A message's content for mlx-vlm: a string, or parts in their order if there are images among them."""
     if not isinstance(content, list) or not any(_is_image(part) for part in content):
         return text_of(content, where)
     for index, part in enumerate(content):
@@ -206,14 +205,14 @@ def _parts(content: Any, where: str) -> Any:
 
 
 def _places(turns: list[dict[str, Any]]) -> list[str]:
-    """The fields of the images. Raises FailureError where a model cannot have any."""
+    """The fields of the images. Raises FailureError for an image in a role that cannot have any."""
     places = []
     for number, turn in enumerate(turns):
         for index, part in enumerate(turn["content"]):
             if _is_image(part):
                 places.append(f"messages[{number}].content[{index}].image_url")
                 if turn["role"] != "user":
-                    message = f"{places[-1]}: models take images in messages of the role user only"
+                    message = f"{places[-1]}: images are allowed in messages of the role user only"
                     raise invalid(message, param=places[-1])
     return places
 
@@ -236,26 +235,26 @@ def _strings(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _marks(processor: Any, tokenizer: Any) -> set[str]:
-    """What the model's family writes for pictures, videos and sounds, and around them."""
+    """The marks of the model's family for images, videos and audio, and around them."""
     names = (getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio"))
     marks = {name for name in names if isinstance(name, str) and name}
     return marks | {name for name in tokenizer.get_added_vocab() if _MARK.search(name)}
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """A ValueError of mlx-vlm is about what the client sent: a picture too long and narrow, a mark for pictures in a
+def _client_mistakes() -> Iterator[None]:
+    """A ValueError of mlx-vlm is the client's mistake: an image that is too long and narrow, an image's mark in a
     text."""
     try:
         yield
     except ValueError as error:
-        raise invalid(f"messages: the model cannot read them: {error}", param="messages") from error
+        raise invalid(f"messages: the model cannot take them: {error}", param="messages") from error
 
 
 @contextmanager
 def no_foreign_code() -> Iterator[None]:
-    """Within, transformers runs no code that comes with a model: some of mlx-vlm's processors ask it to, whatever they
-    are told (`trust_remote_code=True`)."""
+    """Keeps transformers from running code that comes with a model: some of mlx-vlm's processors ask for it regardless
+    of their arguments (`trust_remote_code=True`)."""
 
     def refuse(_folder: Any, file: str, *_: Any, **__: Any) -> None:
         raise ValueError(f"{file} is code that comes with the model, which is never run")

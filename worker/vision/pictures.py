@@ -1,6 +1,6 @@
-"""Image files to pixels: only the formats that the service promises, never more pixels than a request may bring.
+"""Image files to pixels: only the documented formats, and at most as many pixels as a request may have.
 
-Whatever is wrong with a file is a FailureError that names the part of the request. Knows no models.
+Every defect of a file is a FailureError that names the part of the request. Knows no models.
 """
 
 import io
@@ -14,24 +14,24 @@ from PIL import Image, UnidentifiedImageError
 
 from broker.wire.failure import FailureError, invalid, one_line
 
-# Other decoders of Pillow start programs, or are hardly ever looked at.
+# Pillow's other decoders start programs, or are hardly reviewed.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 
-# The field of EXIF that says how a camera was held: above 4, width and height change places.
+# The EXIF field for the orientation of the camera: above 4, width and height are swapped.
 _ORIENTATION, _LAST_UNTURNED = 0x0112, 4
 
 
 @dataclass(slots=True, frozen=True)
 class Picture:
-    """A file whose head has been read. where: its place in the request; size: width and height it will have, at most
-    those of the file."""
+    """An image file whose header has been read. where: its field in the request; size: width and height after scaling
+    down."""
 
     image: Any
     where: str
     size: tuple[int, int]
 
     def read(self) -> Any:
-        """The image, upright and in RGB, of `size` or, turned by its camera, the same the other way. Raises
+        """The image, upright and in RGB, with `size`, or with width and height swapped if the camera was turned. Raises
         FailureError."""
         try:
             self.image.draft("RGB", self.size)  # JPEG can be decoded smaller, which is faster
@@ -39,16 +39,16 @@ class Picture:
             image = load_image(self.image)
             size = self.size[::-1] if is_turned else self.size
             return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
-        except Exception as error:  # a decoder raises what it likes
+        except Exception as error:  # a decoder may raise anything
             raise _broken(self.where, error) from error
 
 
 def open_picture(data: bytes, where: str, most_pixels: int) -> Picture:
-    """The picture in an image file, of which only the head is read; with more than `most_pixels` it will be scaled
-    down. Raises FailureError."""
+    """The picture of an image file; reads only its header. An image of more than `most_pixels` will be scaled down.
+    Raises FailureError."""
     try:
         with warnings.catch_warnings():
-            # Far more pixels than any camera has: Pillow only warns up to twice as many.
+            # Up to twice its limit, Pillow only warns.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except Exception as error:  # as above
@@ -58,7 +58,7 @@ def open_picture(data: bytes, where: str, most_pixels: int) -> Picture:
 
 
 def check_pixels(pictures: list[Picture]) -> None:
-    """Raises FailureError for more pixels than one request may bring: as many as Pillow takes for one image."""
+    """Raises FailureError for more pixels than one request may have: Pillow's limit for one image."""
     pixels = 0
     for picture in pictures:
         pixels += picture.image.width * picture.image.height
@@ -73,4 +73,4 @@ def _broken(where: str, error: Exception) -> FailureError:
         return invalid(f"{where} has too many pixels; scale it down: {text}", param=where)
     if isinstance(error, UnidentifiedImageError):
         text = "the formats are PNG, JPEG, WebP and GIF"
-    return invalid(f"{where} is no image that can be decoded: {text}", param=where)
+    return invalid(f"{where} is not an image that can be decoded: {text}", param=where)

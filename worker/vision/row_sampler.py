@@ -1,8 +1,8 @@
-"""A request's own sampling inside a batch that has one sampler for all, as that of mlx-vlm.
+"""A request's own sampling inside mlx-vlm's batch, which has one sampler for all rows.
 
-That batch takes the likeliest token of every row. What stands here is a logits processor: it samples as the request
-asks for and leaves only the sampled token possible, so the batch takes that one. Each row is sampled by itself, and
-the next token begins only when this one is known.
+That batch takes the likeliest token of every row. This logits processor samples as the request asks and excludes all
+other tokens, so that the batch takes the sampled one. Each row is sampled separately, and the next step waits for the
+token.
 """
 
 from collections import deque
@@ -13,28 +13,28 @@ from worker.generation.sampling import LogitsProcessor, Sampler
 
 
 class RowSampler:
-    """For one request. Mutable: the tokens so far, if a processor reads them, and the rows that wait to be read."""
+    """For one request. Mutable: the tokens so far, if a processor needs them, and the rows that have not been taken."""
 
     def __init__(self, processors: list[LogitsProcessor], sampler: Sampler, *, keeps_rows: bool) -> None:
-        """keeps_rows: whether log-probabilities are asked for."""
+        """keeps_rows: whether the request asks for log-probabilities."""
         self._processors = processors
         self._sampler = sampler
         self._rows: deque[mx.array] | None = deque() if keeps_rows else None
         self._tokens: mx.array | None = None
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
-        """The first token. tokens: the prompt; logits: (1, vocabulary), as is what comes back."""
+        """The first token. tokens: the prompt; logits, and the result: (1, vocabulary)."""
         self._tokens = tokens if self._processors else None
         return self._sample(logits)
 
     def process_last_token(self, token: int, logits: mx.array) -> mx.array:
-        """Any further one, after `token`; mlx-vlm calls this where it is there, and then copies no whole context."""
+        """Any later token, after `token`. With this method mlx-vlm does not copy the whole context for every token."""
         if self._tokens is not None:
             self._tokens = mx.concatenate([self._tokens, mx.array([token], self._tokens.dtype)])
         return self._sample(logits)
 
     def take_row(self) -> mx.array | None:
-        """The log-probabilities (vocabulary,) of the next token that leaves the batch; None if nobody asked."""
+        """The log-probabilities (vocabulary,) of the next token that leaves the batch; None if not asked for."""
         return self._rows.popleft() if self._rows is not None else None
 
     def _sample(self, logits: mx.array) -> mx.array:

@@ -211,10 +211,14 @@ def test_dimensions_are_the_leading_ones_scaled_to_length_one(tmp_path: Path) ->
         ("modules.json", {"type": 1}, r"^modules\.json: "),
         ("modules.json", [{"type": "x.Pooling"}], r"^modules\.json: .*1_Pooling/config\.json is missing"),
         ("1_Pooling/config.json", {"pooling_mode": "weightedmean"}, r"^1_Pooling/config\.json .*weightedmean"),
-        ("config.json", {}, r"^config\.json: names no model_type"),
-        ("config.json", {"model_type": "bert", "text_config": [1]}, r"^config\.json: text_config is no object"),
+        ("config.json", {}, r"^config\.json: model_type is missing"),
+        ("config.json", {"model_type": "bert", "text_config": [1]}, r"^config\.json: text_config must be an object"),
         ("config.json", {"model_type": "zork"}, r"config\.json: .*zork"),
-        ("config.json", {"model_type": "bert", "hidden_act": "relu"}, r"^config\.json: hidden_act is 'relu'"),
+        (
+            "config.json",
+            {"model_type": "bert", "hidden_act": "relu"},
+            r"^config\.json: hidden_act must be 'gelu', not 'relu'",
+        ),
         ("model.safetensors", None, r"^\*\.safetensors or config\.json: "),
         ("tokenizer.json", "no JSON", r"^tokenizer\.json or tokenizer_config\.json: "),
     ],
@@ -239,7 +243,7 @@ def test_a_modernbert_of_the_newer_form(tmp_path: Path) -> None:
     assert embed(load(folder), ["text"]).shape == (1, 32)
     other = usual | {"full_attention": {"rope_theta": 80000.0}}
     (folder / "config.json").write_text(json.dumps(config | {"rope_parameters": other}))
-    with pytest.raises(ValueError, match=r"^config\.json: rope_parameters have .*80000"):
+    with pytest.raises(ValueError, match=r"^config\.json: rope_parameters must have .*80000"):
         load(folder)
 
 
@@ -303,7 +307,7 @@ def test_a_large_request_does_not_hold_up_a_small_one(tiny: EmbeddingEngine) -> 
 def test_no_batch_is_larger_than_the_setting(tiny: EmbeddingEngine) -> None:
     for number in range(5):
         tiny.add(b"%d" % number, pack(Embed(MIXED)))
-    assert not tiny._read()
+    assert not tiny._tokenise()
     while tiny.has_work:
         batch = tiny._next_batch()
         rows = [work.rows[number].tokens for work, number in batch]
@@ -348,7 +352,7 @@ def test_a_very_long_text_is_refused_unread(is_reranker: bool, tmp_path: Path) -
     long = "cat " * 5_000_000
     engine = load(folder)
     for payload in (Rerank("query", ["x", long]), Rerank(long, ["x"])) if is_reranker else (Embed(["x", long]),):
-        with pytest.raises(FailureError, match=r"has \d+ characters, the model reads at most 64 tokens") as error:
+        with pytest.raises(FailureError, match=r"has \d+ characters, the model takes at most 64 tokens") as error:
             engine.add(b"r", pack(payload))
         assert error.value.failure.code == "context_length_exceeded"
     assert not engine.has_work
@@ -370,7 +374,7 @@ def test_texts_are_read_a_few_at_a_time_and_in_turn(tmp_path: Path) -> None:
     assert 0 < read * 60 <= 32_768 + 60
     tiny.add(b"small", pack(Embed(["x"])))
     assert [output.request_id for output in tiny.step()] == [b"small"]
-    assert not tiny._works[b"large"].is_read
+    assert not tiny._works[b"large"].is_tokenised
     # One that is too long ends alone.
     tiny.add(b"long", pack(Embed(["x", "x" * 65])))
     assert [(output.request_id, output.kind) for output in tiny.step()] == [(b"long", ERROR)]
@@ -391,7 +395,7 @@ def test_an_input_that_cannot_be_read_ends_its_own_request(tmp_path: Path, monke
     engine.add(b"good", pack(Embed(TEXTS)))
     outputs = {output.request_id: output for output in steps(engine)}
     assert (outputs[b"bad"].kind, outputs[b"bad"].body["code"]) == (ERROR, "internal_error")
-    assert outputs[b"bad"].body["message"].startswith("an input cannot be read: ")
+    assert outputs[b"bad"].body["message"].startswith("an input cannot be tokenised: ")
     assert mx.abs(vectors_of(outputs[b"good"].body) - expected).max() < 1e-5
 
 

@@ -15,7 +15,7 @@ from tests.scripted_model import make_scripted_model
 from tests.tiny_models import CHAT_TEMPLATE
 from tests.worker.engine_runs import add, answer, assert_empty, joined, load, run
 from worker.generation.answer import AnswerFormat, Parts
-from worker.generation.reasoning import NO_THOUGHTS
+from worker.generation.reasoning import NO_REASONING
 from worker.text.engine import TextEngine
 
 USER = {"role": "user", "content": "Weather in Paris?"}
@@ -238,7 +238,7 @@ def test_pieces_of_any_size_make_the_same_parts(marked: AnswerFormat, words: lis
     text = "".join(words)
 
     def divided(pieces: list[str]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-        tagged, parts = marked.answer(NO_THOUGHTS, [TIME]), Parts()
+        tagged, parts = marked.answer(NO_REASONING, [TIME]), Parts()
         assert tagged is not None
         for piece in pieces:
             tagged.push(piece, parts)

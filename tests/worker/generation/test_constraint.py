@@ -12,7 +12,7 @@ from tests.scripted_model import make_scripted_model
 from tests.worker.engine_runs import add, answer, assert_empty, load, run, without_count
 from tests.worker.generation.test_answer import THINK_TEMPLATE, TIME, USER, WEATHER, parts, scripted
 from worker.generation.answer import AnswerFormat, Parts
-from worker.generation.reasoning import NO_THOUGHTS
+from worker.generation.reasoning import NO_REASONING
 from worker.text.engine import TextEngine
 
 SCHEMA = {
@@ -186,7 +186,7 @@ def test_tags_in_what_is_constrained_are_text(tmp_path: Path) -> None:
     tags = ("<think>", "</think>", "<tool_call>", "</tool_call>")
     engine = load(make_scripted_model(tmp_path, ("x",), tags=tags, tool_parser="json_tools"))
     text, got = '"<think>a</think> <tool_call>b</tool_call>"', Parts()
-    tagged = AnswerFormat(engine.loaded.tokenizer).constrained(NO_THOUGHTS, is_call=False)
+    tagged = AnswerFormat(engine.loaded.tokenizer).constrained(NO_REASONING, is_call=False)
     for char in text:
         tagged.push(char, got)
     tagged.finish(got)

@@ -21,11 +21,11 @@ BROKEN: dict[str, tuple[str, bytes | int | None, str]] = {
     "config missing": ("config.json", None, r"^config\.json: missing"),
     "config no json": ("config.json", b"{", r"^config\.json: "),
     "config a list": ("config.json", b"[]", r"^config\.json: "),
-    "config empty": ("config.json", b"{}", r"^config\.json: names no model_type"),
+    "config empty": ("config.json", b"{}", r"^config\.json: model_type is missing"),
     "text_config a list": (
         "config.json",
         b'{"model_type": "x", "text_config": [1]}',
-        r"^config\.json: text_config is no",
+        r"^config\.json: text_config must be",
     ),
     "architecture unknown": ("config.json", b'{"model_type": "zork"}', r"config\.json: Model type zork not supported"),
     "config incomplete": ("config.json", b'{"model_type": "llama"}', r"config\.json: .*hidden_size"),

@@ -175,9 +175,9 @@ BROKEN = {
     "nothing": (b"", "formats are PNG"),
     "no image": (b"<svg/>" * 20, "formats are PNG"),
     "another format": (bitmap(), "formats are PNG"),
-    "cut off": (picture(1, width=64, height=64)[:100], "no image that can be decoded"),
-    "half a JPEG": (picture(1, width=64, height=64, format_="JPEG")[:-300], "no image that can be decoded"),
-    "bad data": (picture(1)[:60] + b"\0" * 40, "no image that can be decoded"),
+    "cut off": (picture(1, width=64, height=64)[:100], "not an image that can be decoded"),
+    "half a JPEG": (picture(1, width=64, height=64, format_="JPEG")[:-300], "not an image that can be decoded"),
+    "bad data": (picture(1)[:60] + b"\0" * 40, "not an image that can be decoded"),
     "a bomb": (bomb(20_000, 20_000), "too many pixels"),
     "a small bomb": (bomb(10_000, 10_000), "too many pixels"),
     "a line": (picture(1, width=4000, height=2), "aspect ratio"),
@@ -220,11 +220,11 @@ def test_all_images_of_a_request_together_have_a_limit(engine: VisionEngine) -> 
         ({}, "messages", "either"),
         ({**ONE, "prompt": "x"}, "messages", "either"),
         ({"messages": []}, "messages", "empty"),
-        ({"messages": ONE["messages"]}, "messages", "1 images, 0 came"),
-        ({"messages": TEXT_ONLY["messages"], "images": ONE["images"]}, "messages", "0 images, 1 came"),
+        ({"messages": ONE["messages"]}, "messages", "1 images, but 0 came"),
+        ({"messages": TEXT_ONLY["messages"], "images": ONE["images"]}, "messages", "0 images, but 1 came"),
         ({"prompt": "x", "images": ONE["images"]}, "messages", "images belong in messages"),
-        ({"messages": [user({"type": "audio"})]}, "messages[0].content", "no text part"),
-        ({"messages": [user(IMAGE, {"type": "audio"})]}, "messages[0].content[1]", "no text part"),
+        ({"messages": [user({"type": "audio"})]}, "messages[0].content", "not a text part"),
+        ({"messages": [user(IMAGE, {"type": "audio"})]}, "messages[0].content[1]", "not a text part"),
         (
             {"messages": [{"role": "system", "content": [IMAGE]}], "images": ONE["images"]},
             "messages[0].content[0].image_url",
@@ -236,7 +236,7 @@ def test_all_images_of_a_request_together_have_a_limit(engine: VisionEngine) -> 
         ({**ONE, "temperature": -1.0}, "temperature", "at least 0"),
         ({**ONE, "grammar": "start: ("}, "grammar", "grammar"),
         # Its processor takes this for a picture too.
-        ({"messages": [user(IMAGE, text("<|placeholder|>"))], "images": ONE["images"]}, "messages", "cannot read"),
+        ({"messages": [user(IMAGE, text("<|placeholder|>"))], "images": ONE["images"]}, "messages", "cannot take"),
     ],
 )
 def test_bad_requests(engine: VisionEngine, fields: dict[str, Any], param: str, message: str) -> None:
@@ -267,7 +267,7 @@ VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
 def test_marks_for_pictures_in_what_the_client_says(engine: VisionEngine, fields: dict[str, Any], param: str) -> None:
     got = failure(engine, images=ONE["images"], **fields)
     assert (got["code"], got["param"]) == ("invalid_request", param)
-    assert "takes for one" in got["message"]
+    assert "takes it for one" in got["message"]
     # Where there is no image, they are words.
     assert answer(engine, messages=[user(text(VIDEO))], max_tokens=2)["completion_tokens"] == 2
 
@@ -517,13 +517,13 @@ def test_folders_that_cannot_be_loaded(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="no such model folder"):
         load(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"config.json: names a model_file, and code .* never run"):
+    with pytest.raises(ValueError, match=r"config.json: model_file is not allowed: code .* never run"):
         load(broken("code", model_file="model.py"))
     with pytest.raises(ValueError, match=r"config.json: .*zork"):
         load(broken("strange", model_type="zork"))
-    with pytest.raises(ValueError, match=r"config.json: granite4_vision cannot be read in a batch"):
+    with pytest.raises(ValueError, match=r"config.json: granite4_vision is not supported: mlx-vlm cannot batch it"):
         load(broken("alone", model_type="granite4_vision"))
-    with pytest.raises(ValueError, match=r"^config.json: text_config is no object"):
+    with pytest.raises(ValueError, match=r"^config.json: text_config must be an object"):
         load(broken("listed", text_config=[1]))
     weightless = broken("weightless")
     (weightless / "model.safetensors").unlink()
