@@ -8,7 +8,8 @@ from broker.processes.autogroup import give_way
 from broker.processes.memory import total_bytes
 from broker.processes.supervisor import Supervisor
 from broker.runtime import RuntimeDir, RuntimeDirError
-from broker.settings import SettingsError, load_settings
+from broker.settings import load_settings
+from broker.wire.settings_file import SettingsError
 
 
 def main() -> int:

@@ -1,14 +1,11 @@
 """All settings of the broker, validated at start. docs/settings.md tells users about each.
 
-Order: environment `MLX_BROKER_*`, then the table `[broker]` of the TOML file (`MLX_BROKER_CONFIG`, else
-`mlx-broker.toml` in the working directory), then the defaults here. `[models."org/name"]` tables are per model,
-`[gateway]` belongs to the gateway, and `runtime_dir` stands above the tables because both need it.
+Order: environment `MLX_BROKER_<NAME>`, then the table [broker] of the settings file (broker/wire/settings_file.py),
+then the defaults here. The file has a table [models."org/name"] for each model.
 """
 
 import os
 import sys
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,15 +17,12 @@ from broker.policy.limits import PoolLimits
 from broker.wire.kinds import KINDS
 from broker.wire.packing import pack
 from broker.wire.paths import default_runtime_dir
+from broker.wire.settings_file import PREFIX, mistakes, read_settings_file
 from broker.wire.to_workers import Assign
 
 GIB = 1 << 30
 
 Seconds = Annotated[float, Field(gt=0)]
-
-
-class SettingsError(Exception):
-    """One line per mistake, for the person who wrote the settings."""
 
 
 class ModelSettings(BaseModel):
@@ -56,7 +50,7 @@ class ModelSettings(BaseModel):
         try:
             pack(Assign(model="", path="", model_type="", options=options))
         except (TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"holds what no worker can be sent, such as a date or a huge number: {error}") from None
+            raise ValueError(f"must be values that can be sent to a worker, no date or huge number: {error}") from None
         return options
 
     def override(self) -> ModelOverride:
@@ -83,7 +77,7 @@ class BrokerSettings(BaseSettings):
     """See the top of this file; every field is documented in docs/settings.md."""
 
     model_config = SettingsConfigDict(
-        env_prefix="MLX_BROKER_", env_ignore_empty=True, extra="forbid", frozen=True, allow_inf_nan=False
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, allow_inf_nan=False
     )
 
     runtime_dir: Path = Field(default_factory=default_runtime_dir)
@@ -116,14 +110,14 @@ class BrokerSettings(BaseSettings):
     @classmethod
     def _is_text(cls, path: Path) -> Path:
         if not str(path).isprintable():  # neither a message nor a log line could name it
-            raise ValueError("is to be printable text")
+            raise ValueError("must be printable text")
         return path.absolute()
 
     @field_validator("blas_library")
     @classmethod
     def _is_for_linux(cls, library: str | None) -> str | None:
         if library is not None and sys.platform != "linux":
-            raise ValueError("is for Linux only: elsewhere MLX uses what the system has")
+            raise ValueError("must not be set: only Linux has a choice of BLAS")
         return library
 
     @field_validator("log_level", mode="before")
@@ -139,10 +133,10 @@ class BrokerSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _beats_are_seen_in_time(self) -> Self:
-        """Progress is seen with heartbeats: a timeout of less than two of them would end the healthy."""
+        """Progress is seen with heartbeats: a timeout of less than two of them would end healthy workers."""
         for name in ("heartbeat_timeout_seconds", "stall_timeout_seconds", "load_stall_timeout_seconds"):
             if getattr(self, name) < 2 * self.heartbeat_interval_seconds:
-                raise ValueError(f"{name} is to be at least twice heartbeat_interval_seconds")
+                raise ValueError(f"{name} must be at least twice heartbeat_interval_seconds")
         return self
 
     @classmethod
@@ -154,10 +148,11 @@ class BrokerSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return env_settings, InitSettingsSource(settings_cls, _from_file())
+        """Environment, then file."""
+        return init_settings, env_settings, InitSettingsSource(settings_cls, read_settings_file("broker"))
 
     def limits(self, total_bytes: int) -> PoolLimits:
-        """What the pool obeys, on a machine with this much memory."""
+        """The limits for the pool, on a machine with this much memory."""
         quarter = min(max(total_bytes // 4, 4 * GIB), 8 * GIB)
         budget = int(self.max_memory_gb * GIB) or max(total_bytes - quarter, GIB)
         return PoolLimits(
@@ -182,33 +177,4 @@ def load_settings() -> BrokerSettings:
     try:
         return BrokerSettings()
     except ValidationError as error:
-        raise SettingsError("\n".join(map(_line, error.errors()))) from error
-
-
-def _line(mistake: Mapping[str, Any]) -> str:
-    name = ".".join(map(str, mistake["loc"])) or "settings"
-    message = "unknown name" if mistake["type"] == "extra_forbidden" else mistake["msg"]
-    return f"{name}: {message.removeprefix('Value error, ')}"
-
-
-def _from_file() -> dict[str, Any]:
-    """The broker's part of the TOML file as one flat map."""
-    named = os.environ.get("MLX_BROKER_CONFIG")
-    path = Path(named or "mlx-broker.toml")
-    if not named and not path.exists():
-        return {}
-    try:
-        content = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"{path}: {error}") from error
-    unknown = content.keys() - {"broker", "gateway", "models", "runtime_dir"}
-    if unknown:
-        lines = [f"{path}: unknown name {name}; tables are broker, gateway, models" for name in sorted(unknown)]
-        raise SettingsError("\n".join(lines))
-    values = content.get("broker", {})
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path}: broker is to be a table, [broker]")
-    misplaced = [f"{path}: {name} belongs outside of [broker]" for name in ("models", "runtime_dir") if name in values]
-    if misplaced:
-        raise SettingsError("\n".join(misplaced))
-    return values | {name: content[name] for name in ("models", "runtime_dir") if name in content}
+        raise mistakes("broker", error.errors()) from None

@@ -13,6 +13,7 @@ from broker.wire.frames import receive_frames, send_frames
 
 # As plain integers, which are joined much faster than pyzmq's own.
 _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
+_NOBLOCK_SNDMORE = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
 
 
 class Undelivered(Enum):
@@ -32,17 +33,18 @@ class Router:
         """Up to `limit` messages that are here now: (identity, frames). The limit gives other sockets their turn."""
         for _ in range(limit):
             try:
-                identity, *frames = receive_frames(self.socket, wait=False)
+                frames = receive_frames(self.socket, wait=False)
             except zmq.Again:
                 return
-            yield identity, frames
+            yield frames.pop(0), frames
             if not int(self.socket.get(_EVENTS)) & _POLLIN:  # less work than the exception
                 return
 
     def send(self, identity: bytes, frames: list[bytes]) -> Undelivered | None:
         """Send without waiting; None if the message is on its way."""
         try:
-            send_frames(self.socket, [identity, *frames], wait=False)
+            self.socket.send(identity, _NOBLOCK_SNDMORE)
+            send_frames(self.socket, frames, wait=False)
         except zmq.Again:
             return Undelivered.FULL
         except zmq.ZMQError as error:

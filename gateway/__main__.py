@@ -6,8 +6,9 @@ import logging
 import resource
 import sys
 
+from broker.wire.settings_file import SettingsError
 from gateway.http.server import Server
-from gateway.settings import SettingsError, load_settings
+from gateway.settings import load_settings
 
 _OPEN_FILES = 10240  # the most that macOS grants; one per client
 

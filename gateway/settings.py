@@ -1,16 +1,13 @@
-"""All settings of the gateway, validated at start: environment first, then the settings file.
+"""All settings of the gateway, validated at start. docs/settings.md tells users about each.
 
-`MLX_BROKER_<NAME>` in the environment wins over `<name>` in the table [gateway] of the TOML file, which
-`MLX_BROKER_CONFIG` names (./mlx-broker.toml if it does not). `runtime_dir` stands at the top of the file, because the
-broker reads it too. Of a table [models."org/name"] the gateway reads `defaults`. All else is the broker's, which also
-checks the names.
+Order: environment `MLX_BROKER_<NAME>`, then the table [gateway] of the settings file (broker/wire/settings_file.py),
+then the defaults here. Of a table [models."org/name"] the gateway reads `defaults`; the broker checks the rest.
 """
 
 import os
 import re
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -22,10 +19,9 @@ from pydantic_settings import (
 )
 
 from broker.wire.paths import GATEWAY_SOCKET, MAX_SOCKET_PATH_BYTES, default_runtime_dir
+from broker.wire.settings_file import PREFIX, mistakes, read_settings_file
 from gateway.core.sampling import Defaults
 
-PREFIX = "MLX_BROKER_"
-_DEFAULT_FILE = "mlx-broker.toml"
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\sA-Z]+")
 
 LogLevel = Annotated[
@@ -35,11 +31,7 @@ LogLevel = Annotated[
 Key = Annotated[SecretStr, Field(min_length=1)]
 
 
-class SettingsError(Exception):
-    """The gateway cannot start with these settings; `args` are the mistakes, one line each."""
-
-
-class ModelSettings(BaseModel):
+class ModelDefaults(BaseModel):
     """The gateway's part of the table `[models."org/name"]`."""
 
     defaults: Defaults = Field(default_factory=Defaults)
@@ -58,7 +50,7 @@ class Settings(BaseSettings):
     allowed_origins: Annotated[list[str], NoDecode] = Field(default_factory=list)
     default_model: Annotated[str, Field(min_length=1)] | None = None
     default_max_tokens: Annotated[int, Field(ge=1)] = 4096
-    models: Annotated[dict[str, ModelSettings], NoDecode] = Field(default_factory=dict)
+    models: Annotated[dict[str, ModelDefaults], NoDecode] = Field(default_factory=dict)
     max_body_mb: Annotated[float, Field(gt=0)] = 50
     max_images: Annotated[int, Field(ge=0)] = 64
     image_max_mb: Annotated[float, Field(gt=0)] = 20
@@ -80,7 +72,7 @@ class Settings(BaseSettings):
         """As browsers send them: another spelling would match none, without a word."""
         for origin in origins:
             if not _ORIGIN.fullmatch(origin):
-                raise ValueError(f"{origin!r} is no origin: * or scheme://host:port, in lower case and without a path")
+                raise ValueError(f"{origin!r} is not an origin: must be * or scheme://host:port, lower case, no path")
         return origins
 
     @model_validator(mode="after")
@@ -117,7 +109,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment, then file."""
-        return init_settings, env_settings, InitSettingsSource(settings_cls, _file_values())
+        return init_settings, env_settings, InitSettingsSource(settings_cls, read_settings_file("gateway"))
 
 
 def load_settings() -> Settings:
@@ -125,39 +117,4 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        raise SettingsError(
-            *(_mistake(detail["loc"], detail["type"], detail["msg"]) for detail in error.errors())
-        ) from None
-
-
-def _file_values() -> dict[str, Any]:
-    named = os.environ.get(f"{PREFIX}CONFIG")
-    path = Path(named or _DEFAULT_FILE)
-    if not named and not path.exists():
-        return {}
-    try:
-        with path.open("rb") as file:
-            document = tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise SettingsError(f"{path}: {reason}") from None
-    table = document.get("gateway", {})
-    if not isinstance(table, dict):
-        raise SettingsError(f"{path}: gateway is to be a table, [gateway]")
-    if "runtime_dir" in table:
-        raise SettingsError(f"{path}: runtime_dir belongs above all tables, the broker reads it too")
-    if "models" in table:
-        raise SettingsError(f"{path}: models belongs outside of [gateway]")
-    return table | {name: document[name] for name in ("runtime_dir", "models") if name in document}
-
-
-def _mistake(location: tuple[int | str, ...], kind: str, message: str) -> str:
-    told = "there is no such setting" if kind == "extra_forbidden" else message.removeprefix("Value error, ")
-    if not location:
-        return told
-    name = str(location[0])
-    if name == "models":
-        return f"{'.'.join(map(str, location))}: {told}"
-    if kind == "extra_forbidden":
-        return f"[gateway] {name}: {told}"
-    return f"{PREFIX}{name.upper()} (or {name} in the settings file): {told}"
+        raise mistakes("gateway", error.errors()) from None

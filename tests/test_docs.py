@@ -22,6 +22,7 @@ from broker.wire.frames import VERSION
 from broker.wire.kinds import KINDS
 from broker.wire.outputs import FINAL, PARTIAL
 from broker.wire.packing import pack
+from broker.wire.settings_file import PREFIX
 from broker.wire.states import State
 from broker.wire.to_workers import Assign
 from broker.wire.work import Embed, Generate, Rerank
@@ -29,7 +30,6 @@ from gateway.app import create_app
 from gateway.http import errors
 from gateway.link.client import BrokerClient
 from gateway.openai import requests as gateway_openai
-from gateway.settings import PREFIX
 from gateway.settings import Settings as GatewaySettings
 from tests.service import ROOT
 from worker.engine import Engine, load_engine

@@ -86,11 +86,9 @@ DIALECTS = ("gateway/openai/",)
 # Class names that stand in two files, and why.
 DOUBLES = {
     "Body": "the wire's messages, and the gateway's bodies of requests",
-    "ModelSettings": "broker and gateway read different halves of [models.NAME] and share only the wire",
     "Parts": "the parts of an answer, on the worker's and on the gateway's side of the wire",
     "Row": "of a text batch, and of a batch of embeddings",
     "State": "of a model, as people see it, and of the gateway's application",
-    "SettingsError": "broker and gateway read their settings for themselves and share only the wire",
 }
 
 

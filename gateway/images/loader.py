@@ -14,10 +14,11 @@ from functools import cached_property
 import httpcore2
 import httpx2
 
+from broker.wire.settings_file import PREFIX
 from gateway.http.errors import invalid
 from gateway.images.addresses import CheckedNetwork, NotPublicError
 from gateway.openai.content import Image
-from gateway.settings import PREFIX, Settings
+from gateway.settings import Settings
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _HEADERS = [(b"user-agent", b"mlx-broker"), (b"accept", b"image/*"), (b"accept-encoding", b"identity")]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from broker.policy.limits import PoolLimits
-from broker.settings import GIB, BrokerSettings, SettingsError, load_settings
+from broker.settings import GIB, BrokerSettings, load_settings
+from broker.wire.settings_file import SettingsError
 from tests.service import ROOT
 
 
@@ -184,7 +185,8 @@ def test_an_impossible_value_is_one_line_that_names_the_setting(
 ) -> None:
     set_variables(monkeypatch, **{variable: value})
     [line] = mistakes()
-    assert line.startswith(f"{variable.lower()}: ")
+    place = "models" if variable == "MODELS" else f"[broker] {variable.lower()} (MLX_BROKER_{variable})"
+    assert line.startswith(f"{place}: ")
 
 
 def test_every_mistake_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +195,8 @@ def test_every_mistake_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
     )
     set_variables(monkeypatch, MAX_MODELS="0")
     names = {line.partition(": ")[0] for line in mistakes()}
-    expected = {"max_models", "max_modles", "max_queue"}
+    expected = {"[broker] max_modles", "[broker] max_models (MLX_BROKER_MAX_MODELS)"}
+    expected |= {"[broker] max_queue (MLX_BROKER_MAX_QUEUE)"}
     assert names == expected | {"models.org/a.engine", "models.org/a.type", "models.org/a.colour"}
 
 
@@ -201,7 +204,7 @@ def test_every_mistake_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
 def test_options_that_no_worker_can_be_sent_are_one_line(value: str) -> None:
     Path("mlx-broker.toml").write_text(f"[models.a.options]\nkey = [{{inner = {value}}}]\n")
     [line] = mistakes()
-    assert line.startswith("models.a.options: holds what no worker can be sent")
+    assert line.startswith("models.a.options: must be values that can be sent to a worker")
 
 
 @pytest.mark.parametrize(
@@ -249,7 +252,11 @@ def test_mistakes_stop_the_start_with_exit_code_2_and_a_line_each(tmp_path: Path
     assert result.returncode == 2
     assert result.stdout == ""
     names = [line.removeprefix("broker: ").partition(": ")[0] for line in result.stderr.splitlines()]
-    assert sorted(names) == ["max_models", "max_queue", "speed"]
+    assert sorted(names) == [
+        "[broker] max_models (MLX_BROKER_MAX_MODELS)",
+        "[broker] max_queue (MLX_BROKER_MAX_QUEUE)",
+        "[broker] speed",
+    ]
 
 
 def test_so_does_a_runtime_directory_that_cannot_be_used(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from broker.wire.paths import default_runtime_dir
+from broker.wire.settings_file import SettingsError
 from gateway.core.sampling import Defaults
-from gateway.settings import Settings, SettingsError, load_settings
+from gateway.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,7 +75,7 @@ def test_origins_in_both_places(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().allowed_origins == ["http://a", "http://b"]
     for wrong in ("a.example", "http://A.example", "http://a/b", "http://a b"):
         monkeypatch.setenv("MLX_BROKER_ALLOWED_ORIGINS", wrong)
-        assert "is no origin" in mistakes()[0]
+        assert "is not an origin" in mistakes()[0]
 
 
 def test_defaults_of_a_model() -> None:
@@ -103,16 +104,17 @@ def test_the_file_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ("text", "expected"),
     [
         ("[gateway]\nprot = 1\n", "[gateway] prot: there is no such setting"),
-        ("[gateway]\nport = 70000\n", "MLX_BROKER_PORT (or port in the settings file): "),
-        ('[gateway]\napi_key = ""\n', "MLX_BROKER_API_KEY (or api_key in the settings file): "),
+        ("[gateway]\nport = 70000\n", "[gateway] port (MLX_BROKER_PORT): "),
+        ('[gateway]\napi_key = ""\n', "[gateway] api_key (MLX_BROKER_API_KEY): "),
         (
             '[gateway]\nallowed_origins = ["http://a/"]\n',
-            "MLX_BROKER_ALLOWED_ORIGINS (or allowed_origins in the settings file): 'http://a/' is no origin",
+            "[gateway] allowed_origins (MLX_BROKER_ALLOWED_ORIGINS): 'http://a/' is not an origin",
         ),
-        ("gateway = 1\n", "mlx-broker.toml: gateway is to be a table"),
-        ('[gateway]\nruntime_dir = "/x"\n', "mlx-broker.toml: runtime_dir belongs above all tables"),
+        ("gateway = 1\n", "mlx-broker.toml: gateway must be a table"),
+        ('[gateway]\nruntime_dir = "/x"\n', "mlx-broker.toml: runtime_dir must stand outside of [gateway]"),
+        ("[brokre]\n", "mlx-broker.toml: brokre is not a table or name of this file"),
         ("[gateway\n", "mlx-broker.toml: "),
-        ("[gateway.models.a]\n", "mlx-broker.toml: models belongs outside of [gateway]"),
+        ("[gateway.models.a]\n", "mlx-broker.toml: models must stand outside of [gateway]"),
         ('[models."o/n".defaults]\ntop_q = 1\n', "models.o/n.defaults.top_q: there is no such setting"),
         ('[models."o/n".defaults]\ntop_p = 2\n', "models.o/n.defaults.top_p: Input should be less than"),
         ('[models."o/n".defaults]\ntemperature = nan\n', "models.o/n.defaults.temperature: Input should be"),
