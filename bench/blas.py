@@ -1,8 +1,8 @@
-"""What another BLAS brings on Linux: `python -m bench.blas LIBRARY [--rounds N]`, such as `libopenblas.so.0`.
+"""Compares another BLAS with the default on Linux: `python -m bench.blas LIBRARY [--rounds N]`.
 
-The demo model (float32) in processes with and without the library, which take turns: reading a prompt and decoding
-after it. Prints medians and whether the tokens are the same; CPU time shows what other work on the machine hides from
-the rates. Threads: OPENBLAS_NUM_THREADS, 1 without it.
+LIBRARY is for example `libopenblas.so.0`. The demo model (float32) runs in processes with and without it, which take
+turns: prefill, then decode. Prints medians and whether the tokens are the same; CPU time shows what other work on the
+machine hides from the rates. Threads: OPENBLAS_NUM_THREADS, else 1.
 """
 
 import argparse
@@ -22,7 +22,7 @@ _TOKENS = 16
 
 def main(library: str, rounds: int) -> None:
     """Print the table."""
-    from demo import model as demo_model  # noqa: PLC0415 # brings MLX, which must not be there before the library
+    from demo import model as demo_model  # noqa: PLC0415 # loads MLX, which must come after the library
 
     model = demo_model.prepare(demo_model.models_dir())
     runs: dict[str, list[dict[str, float]]] = {"MLX's own": [], library: []}
@@ -51,7 +51,7 @@ def measure(library: str, model: Path) -> None:
 
     loaded, tokenizer, *_ = load(str(model))
     prompt = mx.array(tokenizer.encode("The history of the world, in short: " * 20)[:_PROMPT_TOKENS])
-    list(generate_step(prompt[:4], loaded, max_tokens=2))  # pages in the weights
+    list(generate_step(prompt[:4], loaded, max_tokens=2))  # reads the weights into memory
     began, cpu_began = time.perf_counter(), time.process_time()
     tokens, times, cpu = [], [], []
     for token, _ in generate_step(prompt, loaded, max_tokens=_TOKENS):

@@ -1,4 +1,4 @@
-"""Whether the machine is free: figures taken beside other work say nothing."""
+"""Waits until the machine is idle: figures measured beside other work mean nothing."""
 
 import time
 
@@ -8,12 +8,12 @@ _FREE_PERCENT = 12.0  # of all cores
 _LOOK_SECONDS = 0.5
 _PATIENCE_SECONDS = 10.0
 
-# How often a measurement began although the machine was not free; written beside the results.
+# How often a measurement began although the machine was busy; saved with the results.
 began_busy = 0
 
 
 def wait_until_calm() -> None:
-    """Return when nobody else computes, or after ten seconds all the same. Blocks: for between two measurements."""
+    """Return when the machine is idle, or after ten seconds in any case. Blocks: call it between measurements."""
     global began_busy  # noqa: PLW0603 # one counter for the run
     deadline = time.monotonic() + _PATIENCE_SECONDS
     psutil.cpu_percent()

@@ -1,7 +1,7 @@
-"""The client of the benchmarks: HTTP on plain asyncio, as cheap per piece as can be.
+"""The client of the benchmarks: HTTP on plain asyncio, as cheap per chunk as possible.
 
-While an answer arrives, each piece of it is only stored with its time; what it says is read when it has ended, outside
-of what is measured. Knows nothing of what is measured.
+While an answer arrives, each chunk is only stored with its time. It is parsed after the end, outside of the
+measurement. This file does not know what is measured.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _ANSWER_SECONDS = 120.0
 
 
 class Answer(asyncio.Protocol):
-    """One request over a connection of its own, and what came back. Times are monotonic seconds."""
+    """One request over its own connection, and its answer. Times are monotonic seconds."""
 
     def __init__(self, request: bytes) -> None:
         self.sent_at = 0.0
@@ -34,7 +34,7 @@ class Answer(asyncio.Protocol):
     # ---- asyncio's side -------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's class does not inherit it
 
     def data_received(self, data: bytes) -> None:
         self.times.append(time.monotonic())
@@ -43,13 +43,13 @@ class Answer(asyncio.Protocol):
             self._reached.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self._ended.done():  # as it is when nobody waits any more
+        if not self._ended.done():  # cancelled, if its waiter was
             self._ended.set_result(None)
 
     # ---- the benchmark's side -------------------------------------------------------------------------------------
 
     def send(self) -> "Answer":
-        """Once the connection is there."""
+        """Send the request over the connection."""
         self.sent_at = time.monotonic()
         self._transport.write(self._request)
         return self
@@ -67,7 +67,7 @@ class Answer(asyncio.Protocol):
         return self
 
     def leave(self) -> None:
-        """Close the connection, whatever has come."""
+        """Close the connection at once."""
         self._transport.abort()
 
     # ---- what it says ---------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ class Answer(asyncio.Protocol):
 
 
 class Repeated(asyncio.Protocol):
-    """Asks the same over one connection, one request after the other, until `leave`. count: answers so far.
+    """Repeats one request over one connection until `leave`. count: answers so far.
 
     A status other than 200 ends the connection, and `leave` raises AssertionError.
     """
@@ -108,7 +108,7 @@ class Repeated(asyncio.Protocol):
 
     @classmethod
     async def connect(cls, port: int, model: str, content: str) -> "Repeated":
-        """For one token of a chat, not streamed."""
+        """Connect and ask for one token of a chat, not streamed."""
         body = orjson.dumps(chat(model, content, 1, stream=False))
         client = cls(_head(port, "POST", "/v1/chat/completions", len(body), "keep-alive") + body)
         await asyncio.get_running_loop().create_connection(lambda: client, "127.0.0.1", port)
@@ -137,7 +137,7 @@ class Repeated(asyncio.Protocol):
 
 
 class Events:
-    """Texts and their times, and how the stream ended."""
+    """Texts, their times, and the end of the stream."""
 
     def __init__(self, pieces: Sequence[bytes], times: Sequence[float]) -> None:
         raw = b"".join(pieces)
@@ -175,7 +175,7 @@ class Events:
         return [later - earlier for earlier, later in pairwise(self.times)]
 
     def gaps_between(self, begin: float, end: float) -> list[float]:
-        """Those that overlap this span of time."""
+        """The gaps that overlap this span of time."""
         return [later - earlier for earlier, later in pairwise(self.times) if later > begin and earlier < end]
 
 
@@ -220,7 +220,7 @@ def chat(model: str, content: str, max_tokens: int, *, stream: bool = True) -> d
 
 
 async def prepared_stream(port: int, model: str, content: str, max_tokens: int) -> Answer:
-    """A chat completion, to be streamed: connected, not sent."""
+    """A streamed chat completion: connected, not sent."""
     return await prepared(port, "POST", "/v1/chat/completions", chat(model, content, max_tokens))
 
 

@@ -1,8 +1,8 @@
-"""The limit: mlx-lm's BatchGenerator alone in a process, no logprob read, no text made, nothing around it.
+"""The upper limit: mlx-lm's BatchGenerator alone in a process, without logprobs, without detokenization.
 
 `python -m bench.limit MODEL` reads one JSON line per measurement, `{"waves": [[content, ...], ...], "tokens": n}`, and
 answers with one: the tokens per second of each wave (all its requests at once, from the first token to the last) and
-the texts of its requests. Between two lines it costs nothing, so that it can take turns with the servers.
+the texts of its requests. It is idle between two lines, so that it can take turns with the servers.
 """
 
 import json

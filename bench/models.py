@@ -1,4 +1,4 @@
-"""The models of the benchmarks, in a folder that is theirs: tiny random ones, and the demo model where asked for."""
+"""The models of the benchmarks in a temporary folder: tiny random models, and on request the demo model."""
 
 import contextlib
 import os
@@ -18,17 +18,17 @@ SMOL = demo_model.MODEL_ID
 # Tokens of the tiny vocabulary that are printable ASCII, `!` to `~`.
 _PRINTABLE = 94
 
-# Streams of the tiny model that outlast whatever happens beside them.
+# Tokens of a tiny model's stream that outlasts any other measurement.
 _CONTEXT_LENGTH = 65536
 
 
 @contextlib.contextmanager
 def bench_models(*names: str, with_smol: bool) -> Iterator[Path]:
-    """A folder with a tiny model per name: one layer, hidden 32, each its own weights. Every token of theirs is text:
-    bytes that wait for the rest of a character would look like gaps."""
+    """A folder with one tiny model per name: one layer, hidden size 32, different weights. Every token is printable
+    text: incomplete characters would look like gaps in a stream."""
     home = demo_model.models_dir()
     home.mkdir(parents=True, exist_ok=True)
-    # Beside the demo model: its weights are linked, not copied.
+    # On the demo model's filesystem, because its weights are linked, not copied.
     with tempfile.TemporaryDirectory(dir=home.parent, prefix="bench-") as directory:
         models = Path(directory)
         for seed, name in enumerate(names):
@@ -43,7 +43,7 @@ def _only_printable(folder: Path) -> None:
     weights = mx.load(path)
     assert isinstance(weights, dict)
     head = weights["lm_head.weight"]
-    # The other logits are spread wide around 0, so the greatest is never one of these.
+    # The other logits spread wide around 0, so these are never the greatest.
     weights["lm_head.weight"] = mx.concatenate([head[:_PRINTABLE], mx.zeros_like(head[_PRINTABLE:])])
     mx.eval(weights)
     mx.save_safetensors(path, weights, metadata={"format": "mlx"})

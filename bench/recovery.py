@@ -1,7 +1,7 @@
-"""What a death, a load and supervision cost: `python -m bench.recovery [--repeats N] [NAME ...]`.
+"""Measures what a death, a load and supervision cost: `python -m bench.recovery [--repeats N] [NAME ...]`.
 
-Runs the real broker and gateway (the kit of the tests) with tiny models, measures as a client sees it, prints a table
-and writes bench/results/recovery.json. Times are milliseconds. See docs/benchmarks.md.
+Runs the real broker and gateway (the tests' kit) with tiny models, measures from a client's side, prints a table and
+writes bench/results/recovery.json. Times are milliseconds. See docs/benchmarks.md.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from bench.models import ECHO, SMOL, bench_models
 from bench.results import save
 from tests.service import ROOT, Service
 
-# Milliseconds per repetition, by what was measured.
+# Name of a measurement -> milliseconds of each repetition.
 Times = dict[str, list[float]]
 
 _SECONDS_OF_SAMPLING = 10.0
@@ -43,14 +43,14 @@ def service(models: Path, spares: int, tables: dict[str, Any] | None = None, **b
 
 
 class Pool:
-    """What the benchmarks ask of one service's administration."""
+    """The admin API of one service, as the benchmarks use it."""
 
     def __init__(self, port: int, spares: int) -> None:
         self.port = port
         self.spares = spares
 
     async def load(self, model: str) -> int:
-        """Loaded, its deaths forgotten and not pinned; the pid of its process."""
+        """Load the model, reset its deaths, unpin it; return the pid of its process."""
         await ask(self.port, "POST", f"/admin/models/load/{model}")
         await ask(self.port, "POST", f"/admin/models/unpin/{model}")
         models = (await self._status())["models"]
@@ -60,7 +60,7 @@ class Pool:
         await ask(self.port, "POST", f"/admin/models/unload/{model}")
 
     async def spares_ready(self) -> None:
-        """Wait until every spare has done its imports."""
+        """Wait until every spare has finished its imports."""
         while True:
             spares = (await self._status())["spares"]
             if [spare["state"] for spare in spares] == ["imported"] * self.spares:
@@ -68,7 +68,7 @@ class Pool:
             await asyncio.sleep(0.05)
 
     async def rest(self) -> None:
-        """Wait until the pool has nothing to do and nobody else computes: for before a measurement."""
+        """Wait until the pool and the machine are idle; call it before a measurement."""
         await self.spares_ready()
         wait_until_calm()
 
@@ -86,7 +86,7 @@ async def first_answer(pool: Pool, model: str, since: float) -> float:
 
 
 async def deaths(pool: Pool, repeats: int) -> Times:
-    """A worker is killed in mid-stream, and at once somebody asks again."""
+    """A worker is killed in mid-stream, and a client asks again at once."""
     times: Times = {"error": [], "again": []}
     for _ in range(repeats):
         pid = await pool.load("a")
@@ -104,7 +104,7 @@ async def deaths(pool: Pool, repeats: int) -> Times:
 
 
 async def loads(pool: Pool, repeats: int, model: str = "c") -> Times:
-    """Somebody asks a model that is not loaded."""
+    """A client asks a model that is not loaded."""
     times: Times = {"first": []}
     for _ in range(repeats):
         await pool.rest()
@@ -114,7 +114,7 @@ async def loads(pool: Pool, repeats: int, model: str = "c") -> Times:
 
 
 async def neighbour(pool: Pool, repeats: int) -> Times:
-    """What the client of B sees while A dies and comes back, and while C is loaded: its longest gap between texts."""
+    """The longest gap in a stream of B while A dies and comes back, and while C is loaded."""
     times: Times = {"median": [], "quiet": [], "death": [], "load": []}
     await pool.load("b")
     for _ in range(repeats):
@@ -145,7 +145,7 @@ async def neighbour(pool: Pool, repeats: int) -> Times:
 
 
 async def smol(pool: Pool, repeats: int, models: Path) -> Times:
-    """The first text and the whole answer of a real model that is not loaded, against the least it can take."""
+    """First text and whole answer of a real model that is not loaded, compared with mlx-lm alone."""
     content, tokens = "What is the capital of France?", 8
     times: Times = {"first": [], "whole": [], "least_first": [], "least_whole": []}
     for _ in range(repeats):
@@ -172,7 +172,7 @@ async def _reference(folder: Path, content: str, tokens: int) -> dict[str, Any]:
 
 
 def sampling(models: Path, repeats: int) -> Times:
-    """Percent of a core that the broker takes with 8 idle workers, with memory samples and without."""
+    """CPU of the broker in percent of a core, with 8 idle workers, with memory samples and without."""
     names = [f"echo-{n}" for n in range(8)]
     tables = {"models": dict.fromkeys(names, ECHO)}
     shares: Times = {"with": [], "without": []}
@@ -224,5 +224,5 @@ if __name__ == "__main__":
     parser.add_argument("names", nargs="*", help="which to run: deaths, loads, neighbour, smol, sampling; all if none")
     parser.add_argument("--repeats", type=int, default=10)
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # what was started ends too
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # so that started processes end too
     main(options.names, options.repeats)

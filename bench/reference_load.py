@@ -1,4 +1,4 @@
-"""What a model's first answer costs at least: `python -m bench.reference_load MODEL CONTENT TOKENS` loads the model and
+"""The lower limit of a model's first answer: `python -m bench.reference_load MODEL CONTENT TOKENS` loads the model and
 answers once with mlx-lm alone, in a process whose imports are done. Prints the seconds and the text as JSON."""
 
 import json

@@ -1,6 +1,6 @@
 """Results -> docs/benchmarks.md (its tables, between marks) and docs/benchmarks.svg. `python -m bench.report`.
 
-The prose of the document is written by hand and stays; this measures and judges nothing.
+The prose of the document is written by hand and stays. This file measures nothing and judges nothing.
 """
 
 import re
@@ -50,7 +50,7 @@ def main() -> None:
         "profile": profile_table(read("profile")["figures"]),
     }
     for name, table in tables.items():
-        if table:  # what was not measured this time stays as it was
+        if table:  # a table without new figures stays as it was
             pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
             filled = rf"\g<1>{table}\n\g<2>"
             document, found = re.subn(pattern, filled, document, flags=re.DOTALL)
@@ -80,7 +80,7 @@ def recovery_table(figures: dict[str, Any]) -> str:
 
 
 def comparison(by_streams: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """One row per number of streams and server; empty if there is nothing."""
+    """One row per number of streams and server; empty without figures."""
     rows = [
         "| streams | | tok/s | ours / its | TTFT p50 / p99, ms | gap p50 / p99, ms | CPU s per 1,000 tokens |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -165,7 +165,7 @@ def chart(by_streams: dict[str, dict[str, dict[str, Any]]]) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits that matter."""
+    """Three significant digits."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 

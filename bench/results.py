@@ -1,4 +1,4 @@
-"""Where results go: bench/results/<name>.json, with the machine they come from in general terms."""
+"""Saves results in bench/results/<name>.json, with a general description of the machine."""
 
 import os
 import platform
@@ -27,7 +27,7 @@ def save(name: str, figures: dict[str, Any]) -> Path:
 
 
 def read(name: str) -> dict[str, Any]:
-    """What `save` wrote. Raises FileNotFoundError before the first run."""
+    """The figures that `save` wrote. Raises FileNotFoundError before the first run."""
     content: dict[str, Any] = orjson.loads((FOLDER / f"{name}.json").read_bytes())
     return content
 

@@ -1,4 +1,4 @@
-"""Starts what is compared, each as its users start it, and reads what its processes take. Measures nothing itself."""
+"""Starts the compared servers, each as its users start it, and reads CPU time and memory of their processes."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ _STOP_SECONDS = 10.0
 
 @dataclass(slots=True)
 class Server:
-    """One server with all its processes. Names of models on the wire are `prefix` and the folder's name."""
+    """One server with all its processes. A model's name in requests is `prefix` and the folder's name."""
 
     name: str
     port: int
@@ -42,7 +42,7 @@ class Server:
         return seconds
 
     def rss(self) -> dict[str, int]:
-        """Bytes of each process that is no worker, by role."""
+        """Bytes of each process except workers, by role."""
         processes = [self.process, *self.process.children(recursive=True)]
         return {self._role(p): p.memory_info().rss for p in processes if self._role(p) != "worker"}
 
@@ -58,9 +58,9 @@ OURS = "mlx-broker"
 
 @contextlib.contextmanager
 def ours(models: Path) -> Iterator[Server]:
-    """This project through honcho, its settings as shipped; besides the models of the folder it has `echo`."""
+    """This project through honcho with default settings; it has the models of the folder and `echo`."""
     port = free_port()
-    # A short path of its own: sockets live in it.
+    # A short path, because it contains sockets.
     directory = Path(tempfile.mkdtemp(prefix="mlxb-"))
     config = directory / "settings.toml"
     config.write_text(
@@ -83,7 +83,7 @@ def ours(models: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def theirs(module: str, model: Path) -> Iterator[Server]:
-    """`mlx_lm.server` or `mlx_vlm.server` with this model, its settings as shipped."""
+    """`mlx_lm.server` or `mlx_vlm.server` with this model and default settings."""
     port = free_port()
     command = [sys.executable, "-m", module, "--model", str(model), "--host", "127.0.0.1", "--port", str(port)]
     with _started(module, command, port, "/v1/models", {**os.environ, "HF_HUB_OFFLINE": "1"}) as server:
@@ -92,7 +92,7 @@ def theirs(module: str, model: Path) -> Iterator[Server]:
 
 
 class Limit:
-    """bench/limit.py in a process of its own."""
+    """bench/limit.py in its own process."""
 
     def __init__(self, model: Path) -> None:
         self._process = subprocess.Popen(

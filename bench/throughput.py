@@ -1,10 +1,10 @@
-"""What isolation costs: `python -m bench.throughput [--smol] [--rounds N]`.
+"""Measures what isolation costs: `python -m bench.throughput [--smol] [--rounds N]`.
 
 The limit, mlx_lm.server, mlx_vlm.server and this project serve the same tiny model and take turns within one run, so
-that a machine that drifts does so for all of them; ratios are medians over the turns. Also two models at once, and the
-echo engine, which shows what gateway and broker can relay. Every text is compared with what the limit says, that of the
-echo engine with what it says when nobody else asks. Prints tables, writes bench/results/throughput.json; see
-docs/benchmarks.md.
+that a drift of the machine affects all of them; ratios are medians over the turns. Also measures two models at once,
+and the echo engine, which shows how much gateway and broker can relay. Every text is compared with the limit's text;
+the echo engine's texts are compared with its texts for a single client. Prints tables, writes
+bench/results/throughput.json; see docs/benchmarks.md.
 """
 
 import argparse
@@ -29,10 +29,10 @@ from bench.results import save
 from bench.servers import OURS, Limit, Server, ours, theirs
 
 _TOKENS = 128
-# Clients -> how often each asks in a turn.
+# Clients -> requests of each client in a turn.
 _REPEATS = {1: 16, 8: 12, 32: 8}
 _ECHO_STREAMS = (1, 8, 32, 64, 128, 256)
-_ECHO_TOKENS = 512  # long enough for all streams to be there at once, the engine being much faster than a model
+_ECHO_TOKENS = 512  # long enough for all streams to overlap, because this engine is much faster than a model
 _IDLE_CLIENTS = 1000
 
 
@@ -58,13 +58,13 @@ class Cell:
         }
 
 
-# Per client its requests, one after the other: (model, content).
+# The requests of each client in order: (model, content).
 Plan = list[list[tuple[str, str]]]
 Texts = dict[tuple[str, str], str]
 
 
 def plan(models: list[str], clients: int, repeats: int, turn: str) -> Plan:
-    """The models go round. No content comes twice, because servers remember prompts."""
+    """Models take turns. No content occurs twice, because servers cache prompts."""
     return [
         [(models[client % len(models)], f"Hello {clients}, {turn}, {client}, {repeat}") for repeat in range(repeats)]
         for client in range(clients)
@@ -72,7 +72,7 @@ def plan(models: list[str], clients: int, repeats: int, turn: str) -> Plan:
 
 
 async def alone(server: Server, plans: Plan, tokens: int) -> Texts:
-    """What this server says to each request when nobody else asks."""
+    """The texts of this server for each request, sent one at a time."""
     texts = {}
     for model, content in chain.from_iterable(plans):
         (answer,) = await _ask_all(server, [(model, content)], tokens)
@@ -83,7 +83,7 @@ async def alone(server: Server, plans: Plan, tokens: int) -> Texts:
 async def turn(
     server: Server, plans: Plan, tokens: int, texts: Texts, cell: Cell, *, is_connected: bool = False
 ) -> None:
-    """All clients at once, each one request after the other. is_connected: over connections that are made before."""
+    """All clients at once, each sends its requests one by one. is_connected: connect before the clock starts."""
 
     work: Iterable[Coroutine[Any, Any, list[Answer]]] = (_ask_all(server, asks, tokens) for asks in plans)
     if is_connected:
@@ -116,7 +116,7 @@ async def _send_all(answers: list[Answer]) -> list[Answer]:
 
 
 def _addressed(server: Server, ask: tuple[str, str]) -> tuple[int, str, str]:
-    """Port, model as this server names it, content."""
+    """Port, this server's name of the model, content."""
     model, content = ask
     return server.port, server.prefix + model, content
 
@@ -131,8 +131,8 @@ async def compare(
     tokens: int = _TOKENS,
     is_connected: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Turns of all, `rounds` times; by name, with the ratios to this project. limits: by model; the limit of a single
-    one is compared, that of several only gives the texts."""
+    """Let all servers take turns, `rounds` times; figures by name, with ratios to this project. limits: by model; a
+    single limit is compared too, several limits only give the texts."""
     cells = {server.name: Cell() for server in servers}
     bare: list[float] = []
     for number in range(rounds):
@@ -158,13 +158,13 @@ async def compare(
 
 
 def _ratios(our_rates: list[float], its_rates: list[float]) -> dict[str, Any]:
-    """The median of the turns' ratios, and the lowest and the highest: where these are far apart, nothing is shown."""
+    """Median, lowest and highest ratio of the turns: a wide spread proves nothing."""
     ratios = [our / its for our, its in zip(our_rates, its_rates, strict=True)]
     return {"ours_to_this": median(ratios), "ours_to_this_range": (min(ratios), max(ratios))}
 
 
 async def echo(server: Server, rounds: int) -> dict[int, dict[str, Any]]:
-    """Tokens per second, and whole requests per second over connections that stay, by number of streams."""
+    """Tokens per second, and requests per second over persistent connections, by number of streams."""
     cells = {streams: Cell() for streams in _ECHO_STREAMS}
     requests: dict[int, list[float]] = {streams: [] for streams in _ECHO_STREAMS}
     for number in range(rounds):
@@ -189,7 +189,7 @@ async def _requests_per_second(port: int, connections: int, seconds: float = 1.0
 
 
 async def idle_clients(server: Server) -> dict[str, float]:
-    """MiB that broker and gateway grow by for 1,000 clients that listen to events."""
+    """Growth of broker and gateway in MiB with 1,000 clients that listen to events."""
     before = server.rss()
     clients = [await send(server.port, "GET", "/admin/events") for _ in range(_IDLE_CLIENTS)]
     for client in clients:
@@ -201,7 +201,7 @@ async def idle_clients(server: Server) -> dict[str, float]:
 
 
 async def run(models: Path, rounds: int, *, with_smol: bool) -> dict[str, Any]:
-    """Everything, in the order of the tables; what has been measured is shown at once."""
+    """Measure everything in the order of the tables, and print each table at once."""
     results: dict[str, Any] = {"tiny": {}, "connected": {}, "two_models": {}, "smol": {}}
     with contextlib.ExitStack() as stack:
         us = stack.enter_context(ours(models))
@@ -220,8 +220,8 @@ async def run(models: Path, rounds: int, *, with_smol: bool) -> dict[str, Any]:
             limit = {"a": limits["a"]}
             results["tiny"][streams] = await compare(limit, [lm, vlm, us], streams, repeats, rounds)
             show(f"tiny model, {streams} streams", results["tiny"][streams])
-            # mlx_lm.server takes so few connections at a time that some of many wait a second for the system to try
-            # again: here nobody does.
+            # mlx_lm.server accepts few connections at a time, so that some of many clients wait a second for the system
+            # to retry. Connecting before the clock starts leaves that out.
             connected = await compare(limit, [lm, us], streams, repeats, rounds, is_connected=True)
             results["connected"][streams] = connected
             show(f"tiny model, {streams} streams, connected before", connected)
@@ -275,6 +275,6 @@ if __name__ == "__main__":
     parser.add_argument("--smol", action="store_true", help="the demo model too; slow")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # what was started ends too
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # so that started processes end too
     with bench_models("a", "b", with_smol=options.smol) as folder:
         print(save("throughput", uvloop.run(run(folder, options.rounds, with_smol=options.smol))))

@@ -1,4 +1,4 @@
-"""Fixtures for tests against real processes. No test may leave a process behind: see `no_process_left`."""
+"""Fixtures for tests against real processes. No test may leave a process behind, see `no_process_left`."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from tests.tiny_models import make_tiny_model
 
 ECHO = {"engine": "worker.echo.engine:EchoEngine", "type": "echo"}
 MISBEHAVING = {"engine": "tests.engines:Misbehaving", "type": "echo"}
-# Its streams last: unpaced, thousands of tokens are over in a moment, or flood whoever does not read.
+# Paced, so that streams last: thousands of tokens would end in a moment, or flood a client that does not read.
 PACED = {"delay_seconds": 0.05}
 
 
@@ -38,8 +38,8 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_process_left() -> Iterator[None]:
-    """Fails the test that leaves a child, and ends what it left, for the sake of the others. A service looks for its
-    own grandchildren and orphans when it stops."""
+    """Fails a test that leaves a child process, and kills the child, so that later tests are not affected. A service
+    checks for its own grandchildren and orphans when it stops."""
     me = psutil.Process()
     before = {child.pid for child in me.children()}
 
@@ -58,7 +58,7 @@ def no_process_left() -> Iterator[None]:
 
 @pytest.fixture
 def make_service(models_dir: Path) -> Iterator[Callable[..., Service]]:
-    """`make_service(broker={...}, models={...}, gateway={...})`: a started service, ended after the test."""
+    """`make_service(broker={...}, models={...}, gateway={...})`: a started service, stopped after the test."""
     services: list[Service] = []
 
     def make(*, start: bool = True, models_path: Path = models_dir, **settings: dict[str, Any]) -> Service:
@@ -84,7 +84,7 @@ def gateway_url(service: Service) -> str:
 
 @pytest.fixture
 def running_broker(make_service: Callable[..., Service]) -> Service:
-    """A broker alone, without a gateway, for tests that speak its protocol."""
+    """A broker without a gateway, for tests that speak its protocol."""
     service = make_service(start=False)
     service.start_broker()
     return service

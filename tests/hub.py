@@ -1,7 +1,7 @@
 """A small look-alike of the Hugging Face hub on loopback: a real HTTP server with the part of the hub's API that a
-download uses, and with manners that a test can spoil.
+download uses. A test can make it misbehave.
 
-Repositories are folders. Files of LFS_BYTES and more are served as the hub serves LFS files: by sha256, with ranges.
+Repositories are folders. Files of LFS_BYTES or more are served as the hub serves LFS files: by sha256, with ranges.
 """
 
 import hashlib
@@ -20,9 +20,8 @@ _PIECE = 1 << 20
 
 
 class Hub:
-    """repositories: `org/name` -> folder. refusals: `org/name` -> status and error code. sizes: what is said of a file
-    against the truth. requests: (method, path, Range). keys: every Authorization
-    that was sent for one of them."""
+    """repositories: `org/name` -> folder. refusals: `org/name` -> status and error code. sizes: file -> a wrong size to
+    report. requests: (method, path, Range). keys: every Authorization header of these requests."""
 
     def __init__(self, repositories: dict[str, Path]) -> None:
         self.repositories = repositories
@@ -30,7 +29,7 @@ class Hub:
         self.sizes: dict[str, int] = {}
         self.keys: set[str | None] = set()
         self.requests: list[tuple[str, str, str | None]] = []
-        # Weights stop after so many bytes until `go_on` is set; None: they never stop.
+        # A download of weights pauses after this many bytes until `go_on` is set; None: never.
         self.stops_after: int | None = None
         self.go_on = threading.Event()
         self.stopped = threading.Event()
@@ -48,7 +47,7 @@ class Hub:
         self._thread.join(10)
 
     def ranges(self) -> list[str]:
-        """The ranges that were asked for, in order."""
+        """The requested ranges in order."""
         return [asked for method, _path, asked in self.requests if method == "GET" and asked]
 
 
@@ -83,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
         if folder is not None:
             self.hub.keys.add(self.headers.get("Authorization"))
         if name in self.hub.refusals or folder is None:
-            # The hub does not tell strangers what exists: 401 for both.
+            # The hub hides from strangers what exists: 401 in both cases.
             status, code = self.hub.refusals.get(name, (401, "RepoNotFound"))
             self._send(status, b"{}", {"X-Error-Code": code, "X-Error-Message": "refused"}, body=body)
         elif is_api and "tree" in parts:
@@ -127,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
                     self.hub.stopped.set()
                     self.hub.go_on.wait(60)
                 self.wfile.write(content[start : start + _PIECE])
-        except OSError:  # the client has gone
+        except OSError:  # the client has disconnected
             self.close_connection = True
 
 

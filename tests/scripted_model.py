@@ -1,8 +1,8 @@
-"""Makes tiny MLX models that answer what a test has written, token by token: for tags, calls and thoughts.
+"""Makes tiny MLX models that answer with a given script, token by token: for tags, tool calls and reasoning.
 
-A Llama whose attention and MLP add nothing, so that each token alone decides about the next one: the last character of
-the prompt leads to the first piece, each piece to the next, the last one to the end of the text. The vocabulary is
-bytes, the pieces, and as tokens of their own the pieces that look like `<tags>`, in prompts too.
+A Llama whose attention and MLP add nothing, so that each token alone decides the next one: the last character of the
+prompt leads to the first piece, each piece to the next, the last piece to the end of the text. The vocabulary is bytes
+and the pieces; pieces that look like `<tags>` are single tokens in prompts too.
 """
 
 import json
@@ -30,8 +30,7 @@ def make_scripted_model(
 ) -> Path:
     """Write a model that answers with `pieces`, no two alike, and return `folder`.
 
-    tags: tokens that the vocabulary has beside those of the answer. after: the last character of a rendered prompt, or
-    the tag at its end.
+    tags: further tokens of the vocabulary. after: the last character of a rendered prompt, or the tag at its end.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer(pieces, tags)
@@ -79,7 +78,7 @@ def make_scripted_model(
 
 def _tokenizer(pieces: Sequence[str], tags: Sequence[str]) -> Tokenizer:
     words = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(_byte_level(p) for p in pieces if not _is_tag(p))]
-    # A piece of one character has its token already.
+    # A piece of one character is a token already.
     vocabulary = {word: index for index, word in enumerate(dict.fromkeys(words))}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

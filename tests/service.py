@@ -1,8 +1,8 @@
-"""The test kit's service: the real broker and gateway as processes of their own, on a free port, in a directory of
-their own, with a client that a test can read easily.
+"""The test kit's service: the real broker and gateway as processes, on a free port and in their own directory, with a
+client that keeps tests short.
 
-Every process that descends from a service carries its token in the environment, so that a test can prove that nothing
-of it is left, orphans included.
+Every process that descends from a service has the service's token in its environment, so that a test can prove that
+none is left, orphans included.
 """
 
 import contextlib
@@ -32,9 +32,9 @@ START_SECONDS = 40.0
 def wait_until(
     condition: Callable[[], Any], seconds: float = 20.0, what: str | Callable[[], str] = "the condition"
 ) -> Any:
-    """The first truthy value of `condition`, looked at every few milliseconds; AssertionError after `seconds`.
+    """The first truthy value of `condition`, checked every few milliseconds; AssertionError after `seconds`.
 
-    what: what was waited for; a callable where that is known only afterwards, such as a log.
+    what: names the condition in the error; a callable where the text is known only later, such as a log.
     """
     deadline = time.monotonic() + seconds
     pause = threading.Event()
@@ -55,18 +55,18 @@ def free_port() -> int:
 
 
 def assert_below(limit: float, measure: Callable[[], float], tries: int = 3) -> None:
-    """That what `measure` returns is below `limit`, in the best of so many tries: a machine can stall for as long. What
-    else it asserts has to hold in each."""
+    """Assert that `measure()` is below `limit` in one of so many tries: the machine itself can stall. Assertions inside
+    `measure` must hold in every try."""
     measured: list[float] = []
     while len(measured) < tries:
         measured.append(measure())
         if measured[-1] < limit:
             return
-    raise AssertionError(f"{measured}, below {limit:g} is expected of one")
+    raise AssertionError(f"{measured}, one of them must be below {limit:g}")
 
 
 def processes_with(token: str) -> list[psutil.Process]:
-    """Every live process whose environment carries this token."""
+    """Every live process whose environment has this token."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -125,7 +125,7 @@ class Service:
         )
 
     def second_client(self) -> httpx.Client:
-        """A client of whatever gateway listens on `port` now."""
+        """A client of the gateway that listens on `port` now."""
         return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60.0)
 
     def healthy(self) -> bool:
@@ -134,7 +134,7 @@ class Service:
         return False
 
     def stop(self) -> None:
-        """SIGTERM to what runs, then SIGKILL to whatever carries the token; removes the directory."""
+        """SIGTERM to both processes, then SIGKILL to every process with the token; removes the directory."""
         self.client.close()
         for process in (self.gateway, self.broker):
             if process is not None and process.poll() is None:
@@ -154,7 +154,7 @@ class Service:
         assert not left, f"left behind: {left}\n{logs}"
 
     def left_behind(self) -> list[psutil.Process]:
-        """What is still alive of this service after a moment of grace; empty if all is well."""
+        """The processes of this service that are still alive after a grace period; none if all is well."""
         with contextlib.suppress(AssertionError):
             wait_until(lambda: not processes_with(self.token), 10.0)
         return processes_with(self.token)
@@ -198,7 +198,7 @@ class Service:
 
     @contextlib.contextmanager
     def stream(self, model_id: str, content: str = "Hello", **fields: Any) -> Iterator["Stream"]:
-        """A streamed chat; reading it is up to the test."""
+        """A streamed chat; the test reads it."""
         body = chat_body(model_id, content, stream=True, **fields)
         with self.client.stream("POST", "/v1/chat/completions", json=body) as response:
             yield Stream(response)
@@ -222,7 +222,7 @@ def chat_body(model_id: str, content: str, **fields: Any) -> dict[str, Any]:
 
 
 class Stream:
-    """Server-sent events as they come."""
+    """Server-sent events as they arrive."""
 
     def __init__(self, response: httpx.Response) -> None:
         self.response = response
@@ -235,7 +235,7 @@ class Stream:
         self._events = self._read()
 
     def next_text(self) -> str:
-        """The next piece of text; AssertionError if the stream ends before it."""
+        """The next piece of text; AssertionError if the stream ends first."""
         for event in self._events:
             if event.get("choices") and (text := event["choices"][0]["delta"].get("content")):
                 return str(text)

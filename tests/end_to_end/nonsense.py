@@ -1,4 +1,4 @@
-"""A worker that cannot be trusted: an engine whose outputs are no outputs, and which also speaks to the broker itself.
+"""A worker that cannot be trusted: its engine sends invalid outputs, and also speaks to the broker itself.
 
 The prompt chooses the nonsense; anything else is echoed. In settings: `tests.end_to_end.nonsense:Nonsense`.
 """
@@ -84,7 +84,7 @@ def _argument(name: str) -> str:
 
 
 class Flooding(EchoEngine):
-    """Reports progress as fast as it can from its first request on, in a thread with a socket of its own."""
+    """From its first request on, reports progress as fast as it can, from a thread with its own socket."""
 
     def __init__(self, assign: Assign, report: Report) -> None:
         super().__init__(assign, report)

@@ -1,4 +1,4 @@
-"""The contract of the admin endpoints to the letter, and what it means on the machine: processes and their memory."""
+"""The exact contract of the admin endpoints, and its effect on the machine: processes and their memory."""
 
 import time
 from collections.abc import Callable
@@ -99,7 +99,7 @@ def test_preload_pins_and_starts_one_process_and_unload_ends_it(service: Service
     assert memory["active_gb"] > 0
     assert memory["peak_gb"] >= memory["active_gb"]
 
-    assert service.load("tiny-a").json()["size_gb"] == answer["size_gb"]  # a second preload is no second process
+    assert service.load("tiny-a").json()["size_gb"] == answer["size_gb"]  # a second preload starts no second process
     assert pids(service) - idle == {entry["pid"]}
     assert service.chat("tiny-a").status_code == 200
     assert service.model("tiny-a")["last_used"] > entry["last_used"]
@@ -116,7 +116,7 @@ def test_preload_pins_and_starts_one_process_and_unload_ends_it(service: Service
     assert (again.status_code, again.json()) == (404, {"detail": "Model not loaded: tiny-a"})
 
 
-def test_health_is_honest(service: Service) -> None:
+def test_health_reports_the_broker(service: Service) -> None:
     healthy = service.client.get("/admin/health")
     assert (healthy.status_code, healthy.json()) == (200, {"status": "healthy"})
     assert service.broker is not None

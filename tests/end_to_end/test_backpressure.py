@@ -1,4 +1,4 @@
-"""Clients that never read: what waits for them is bounded, their work ends, and nobody beside them notices."""
+"""Clients that never read: their queues are bounded, their work ends, and other clients do not notice."""
 
 import contextlib
 import json
@@ -17,13 +17,13 @@ from tests.service import Service, chat_body, wait_until
 DEAF = 50
 READERS = 8
 TOKENS = 200
-# A step of a model, so that what is measured is not how fast this machine can be.
+# The time of one step, so that the test does not measure the speed of this machine.
 STEP_SECONDS = 0.005
 PACED = ECHO | {"options": {"delay_seconds": STEP_SECONDS}}
 
 
 def deaf_client(service: Service) -> socket.socket:
-    """Asks for more than anybody would hold for it, and never reads."""
+    """Asks for more output than any buffer on the way holds, and never reads."""
     body = json.dumps(chat_body("paced", "Hello", max_tokens=1_000_000, stream=True)).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     connection = socket.create_connection(("127.0.0.1", service.port), 10)
@@ -32,7 +32,7 @@ def deaf_client(service: Service) -> socket.socket:
 
 
 def tokens_per_second(service: Service, pool: ThreadPoolExecutor) -> float:
-    """Of the readers together, each of which gets its whole answer."""
+    """Seconds until all readers together have their whole answers."""
     began = time.monotonic()
 
     def read(_: int) -> None:

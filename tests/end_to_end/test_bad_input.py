@@ -1,5 +1,4 @@
-"""What clients get wrong, and models that are broken: a clear refusal that names the field or the file, and nobody else
-notices anything."""
+"""Invalid requests and broken models: a clear refusal names the field or the file, and no other client notices."""
 
 import http.client
 import json
@@ -26,7 +25,7 @@ def picture(url: str) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-# Fields of a chat that is otherwise right -> the parameter that the refusal names.
+# Fields of an otherwise valid chat -> the parameter that the refusal names.
 WRONG_CHATS: list[tuple[dict[str, Any], str]] = [
     ({"model": None}, "model"),
     ({"model": ""}, "model"),
@@ -58,7 +57,7 @@ WRONG_CHATS: list[tuple[dict[str, Any], str]] = [
     ({"n": 0}, "n"),
     ({"tools": [{"type": "function"}]}, "tools"),
     ({"chat_template_kwargs": []}, "chat_template_kwargs"),
-    # These three only the worker can know.
+    # Only the worker can know these three.
     (
         {"messages": [{"role": "user", "content": [picture("data:image/png;base64,aaaa")]}]},
         "messages[0].content[0].image_url",
@@ -80,7 +79,7 @@ NOT_OBJECTS = [b"", b"{", b"\xff\xfe", b"[]", b'"text"', b"null", b"NaN", b"{'mo
 
 NO_NAMES = ["..", "../tiny-a", "tiny-a/..", "tiny-a/../tiny-a", "/etc/passwd", "a/b/c", "tiny-a/", "./tiny-a", "x\0y"]
 NO_NAMES += ["tiny-a\\..", ".hidden", "x" * 300, "x" * 100_000, "escape", "\u202etiny-a", "tiny-a\n"]
-# The same in paths, as they stand in the request line.
+# The same as paths, exactly as in the request line.
 NO_PATHS = [
     "..",
     "../tiny-a",
@@ -96,7 +95,7 @@ NO_PATHS += ["tiny-a%2F..", "%252e%252e", "..%5ctiny-a", "x%00y", "%ff%fe", "", 
 
 @contextmanager
 def healthy_stream(service: Service, model_id: str) -> Iterator[None]:
-    """Streams of `model_id` one after the other in the background; each must give what the model gives undisturbed."""
+    """Streams from `model_id` one after the other in the background; each must give the undisturbed text."""
     expected = service.chat(model_id, max_tokens=200).json()["choices"][0]["message"]["content"]
     stop = threading.Event()
     texts: list[str] = []
@@ -121,7 +120,7 @@ def healthy_stream(service: Service, model_id: str) -> Iterator[None]:
 
 
 def as_it_is(service: Service, method: str, target: str) -> tuple[int, dict[str, Any]]:
-    """Status and body of a request whose target no client library has tidied up."""
+    """Status and body of a request whose target is sent as it is, not normalised by a client library."""
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
     try:
         connection.request(method, target)
@@ -195,8 +194,8 @@ def test_a_body_over_the_limit(make_service: Callable[..., Service]) -> None:
             assert refused.json()["error"]["code"] == "request_too_large"
             assert str(limit) in refused.json()["error"]["message"]
 
-        # A length that is only claimed is refused without waiting for the body; a client that leaves in the middle of
-        # its body is forgotten.
+        # Too large a Content-Length is refused before the body arrives. A client that disconnects in the middle of its
+        # body leaves nothing behind.
         for claimed, answer in ((10**12, b"HTTP/1.1 413"), (100, b"")):
             with socket.create_connection(("127.0.0.1", service.port), 10) as client:
                 head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {claimed}\r\n\r\n"
@@ -223,7 +222,7 @@ def change_config(folder: Path, **fields: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-# Name of a broken model -> how it is broken, and what the refusal names. Found by the broker from the folder alone:
+# Name of a broken model -> how it is broken, and what the refusal names. The broker finds these in the folder:
 BROKEN_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no-weights": (lambda folder: (folder / "model.safetensors").unlink(), ".safetensors"),
     "no-json": (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
@@ -232,7 +231,7 @@ BROKEN_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "long-name": (lambda folder: change_config(folder, model_type="a" * 300), "a" * 300),
     "clip": (lambda folder: change_config(folder, model_type="clip", architectures=["CLIPModel"]), "clip"),
 }
-# Found by a worker while it loads (tests/worker has more of these):
+# A worker finds these while it loads (tests/worker has more of them):
 BROKEN_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut": (lambda folder: truncate(folder / "model.safetensors"), "model.safetensors"),
     "other-shape": (lambda folder: change_config(folder, hidden_size=64), "config.json"),
@@ -240,7 +239,9 @@ BROKEN_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-def test_broken_models_name_their_file_and_disturb_nobody(make_service: Callable[..., Service], tmp_path: Path) -> None:
+def test_a_broken_model_is_refused_by_file_and_disturbs_no_other(
+    make_service: Callable[..., Service], tmp_path: Path
+) -> None:
     make_tiny_model(tmp_path / "good", seed=1)
     for name, (break_it, _) in (BROKEN_FOLDERS | BROKEN_MODELS).items():
         shutil.copytree(tmp_path / "good", tmp_path / name)
@@ -277,7 +278,7 @@ def test_broken_models_name_their_file_and_disturb_nobody(make_service: Callable
             wait_until(no_pid(service, name), what=f"the end of {name}'s worker")
             assert service.model(name)["preloaded"] is False
 
-        # Mended, it loads: nothing of the failure is remembered.
+        # Once repaired it loads: the failure is not remembered.
         shutil.copy(tmp_path / "good" / "model.safetensors", tmp_path / "cut")
         assert service.chat("cut").status_code == 200
     assert service.chat("good").json()["choices"] == before
@@ -285,7 +286,7 @@ def test_broken_models_name_their_file_and_disturb_nobody(make_service: Callable
     assert service.status()["total_models"] == 3
 
 
-def test_a_folder_whose_name_is_no_text_is_not_listed(make_service: Callable[..., Service], tmp_path: Path) -> None:
+def test_a_folder_with_an_undecodable_name_is_not_listed(make_service: Callable[..., Service], tmp_path: Path) -> None:
     good = make_tiny_model(tmp_path / "good", seed=1)
     try:
         shutil.copytree(good, tmp_path / os.fsdecode(b"caf\xe9"))
@@ -299,7 +300,7 @@ def test_a_folder_whose_name_is_no_text_is_not_listed(make_service: Callable[...
     assert [(model["id"], model["context_length"]) for model in listed] == [("good", 8192), ("odd", None)]
 
 
-def test_a_prompt_that_must_be_too_long_is_refused_unread(service: Service) -> None:
+def test_a_prompt_far_too_long_is_refused_before_tokenization(service: Service) -> None:
     service.load("tiny-a")
     pid = service.model("tiny-a")["pid"]
     with service.stream("tiny-a", max_tokens=3000) as other:
@@ -308,7 +309,7 @@ def test_a_prompt_that_must_be_too_long_is_refused_unread(service: Service) -> N
         with service.second_client() as client:
             body = {"model": "tiny-a", "prompt": "x" * 20_000_000, "max_tokens": 1}
             refused = client.post("/v1/completions", json=body)
-        assert time.monotonic() - began < 25  # reading it takes minutes
+        assert time.monotonic() - began < 25  # tokenizing it takes minutes
         other.finish()
     assert refused.status_code == 400
     assert refused.json()["error"]["code"] == "context_length_exceeded"

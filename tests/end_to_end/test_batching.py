@@ -1,4 +1,4 @@
-"""Requests decode together, and nobody's answer depends on whom it shared the batch with."""
+"""Requests decode together, and no answer depends on the other requests in its batch."""
 
 import math
 import threading
@@ -20,7 +20,7 @@ def text_of(service: Service, **fields: Any) -> str:
 
 
 def together(service: Service, requests: list[dict[str, Any]]) -> list[Stream]:
-    """These requests, streamed, all sent at the same moment and read to their ends."""
+    """Send all these requests at the same moment, streamed, and read each stream to its end."""
     start = threading.Barrier(len(requests))
 
     def read(fields: dict[str, Any]) -> Stream:
@@ -34,7 +34,7 @@ def together(service: Service, requests: list[dict[str, Any]]) -> list[Stream]:
     return streams
 
 
-def test_eight_decode_together_and_each_gets_what_it_gets_alone(service: Service) -> None:
+def test_eight_decode_together_with_the_same_answers_as_alone(service: Service) -> None:
     greedy = [{"content": f"{number} " * (1 + number), "max_tokens": TOKENS} for number in range(STREAMS)]
     text_of(service, content="warm up")
     started_at = time.monotonic()
@@ -43,7 +43,7 @@ def test_eight_decode_together_and_each_gets_what_it_gets_alone(service: Service
     assert len(set(alone)) == STREAMS
 
     def share() -> float:
-        """Of the time that they take one by one; more than all of it if one had ended before another began."""
+        """Share of the time that the requests take one by one; infinite if one ended before another began."""
         started_at = time.monotonic()
         streams = together(service, greedy)
         at_once = time.monotonic() - started_at
@@ -54,16 +54,16 @@ def test_eight_decode_together_and_each_gets_what_it_gets_alone(service: Service
 
     assert_below(0.6, share)
 
-    # Those that join and leave a running batch leave it as it was.
+    # Requests that join and leave a running batch do not change the other answers.
     lengths = [TOKENS, 1, 7, 50, 50, 120, 3, 200]
     ragged = together(service, [fields | {"max_tokens": n} for fields, n in zip(greedy, lengths, strict=True)])
     assert ragged[0].text == alone[0]
     for stream, whole in zip(ragged, alone, strict=True):
-        # A cut can fall into the middle of a character.
+        # The limit can cut a character in half.
         assert whole.startswith(stream.text.rstrip("\ufffd"))
 
 
-def test_a_seed_gives_the_same_alone_and_in_company(service: Service) -> None:
+def test_a_seed_gives_the_same_text_alone_and_in_a_batch(service: Service) -> None:
     def drawn(seed: int) -> dict[str, Any]:
         return {"content": "Hello", "max_tokens": 100, "temperature": 0.9, "top_p": 0.95, "seed": seed}
 

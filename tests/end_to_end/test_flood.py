@@ -1,4 +1,4 @@
-"""A model that is faster than the gateway: it is slowed down, nothing piles up, and nobody beside it notices."""
+"""A model that is faster than the gateway: it is slowed down, no queue grows, and other clients do not notice."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ TOKENS = 300
 
 
 class Flood:
-    """A streamed chat without end from a model that takes no time, read as fast as a client can, until `stop`."""
+    """An endless streamed chat from an instant model, read as fast as a client can, until `stop`."""
 
     def __init__(self, service: Service) -> None:
         self.bytes = 0
@@ -54,7 +54,7 @@ def flooding(service: Service) -> Iterator[Flood]:
 
 
 def read_paced(service: Service) -> float:
-    """Seconds that a whole stream takes."""
+    """Seconds from the request to the end of the stream."""
     began = time.monotonic()
     with service.stream("paced", "Hi", max_tokens=TOKENS) as stream:
         assert stream.finish().done
@@ -62,7 +62,7 @@ def read_paced(service: Service) -> float:
     return time.monotonic() - began
 
 
-def test_a_flood_fills_no_queue_and_stands_in_nobodys_way(make_service: Callable[..., Service]) -> None:
+def test_a_flood_fills_no_queue_and_delays_no_other_client(make_service: Callable[..., Service]) -> None:
     service = make_service(models={"flood": ECHO, "paced": PACED})
     assert service.load("paced").status_code == 200
     assert service.broker is not None
@@ -78,7 +78,7 @@ def test_a_flood_fills_no_queue_and_stands_in_nobodys_way(make_service: Callable
     assert "has gone" not in service.log("broker")
 
 
-def test_a_gateway_that_is_stopped_holds_no_model_for_the_clients_of_another(
+def test_a_stopped_gateway_blocks_no_model_for_the_clients_of_another(
     make_service: Callable[..., Service],
 ) -> None:
     service = make_service(models={"flood": ECHO})

@@ -1,4 +1,4 @@
-"""`honcho start` with the project's own Procfile, as `make run` calls it: everything ends with it, however it ends."""
+"""`honcho start` with the project's own Procfile, as `make run` calls it: its end, of any kind, ends every process."""
 
 import contextlib
 import os
@@ -13,17 +13,17 @@ import pytest
 
 from tests.service import ROOT, START_SECONDS, Service, processes_with, wait_until
 
-# What honcho gives its processes before it kills them.
+# Seconds between honcho's SIGTERM and its SIGKILL.
 KILL_WAIT_SECONDS = 5.0
 
 
 @contextlib.contextmanager
 def honcho_start(service: Service) -> Iterator[subprocess.Popen[bytes]]:
-    """honcho with the settings of this service, once the service is healthy."""
+    """Start honcho with the settings of this service and wait until the service is healthy."""
     bin_directory = Path(sys.executable).parent
     environment = {**service.environment, "PATH": os.pathsep.join((str(bin_directory), os.environ["PATH"]))}
     command = [sys.executable, "-m", "honcho", "--procfile", str(ROOT / "Procfile"), "--app-root", str(ROOT)]
-    command += ["--env", os.devnull, "start"]  # a developer's .env is no part of the test
+    command += ["--env", os.devnull, "start"]  # a developer's .env must not change the test
     with (service.directory / "honcho.log").open("ab") as log:
         honcho = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -40,7 +40,7 @@ def honcho_start(service: Service) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def the(service: Service, module: str) -> psutil.Process:
-    """The one process of this service that runs `python -m <module>`."""
+    """The only process of this service that runs `python -m <module>`."""
     [process] = [p for p in processes_with(service.token) if p.cmdline()[1:3] == ["-m", module]]
     return process
 
@@ -79,7 +79,7 @@ def test_sigkill_of_the_broker_leaves_no_worker_and_the_next_start_works(make_se
             stream.finish()
         assert stream.done
         assert stream.error is not None
-        # honcho ends the others when one ends; it would wait for ever for an orphan that holds its pipe.
+        # honcho ends the others when one ends; an orphan that holds its pipe would keep it waiting for ever.
         assert honcho.wait(KILL_WAIT_SECONDS) == -signal.SIGKILL % 256
         assert processes_with(service.token) == []
 
@@ -93,7 +93,7 @@ def test_sigkill_of_the_broker_leaves_no_worker_and_the_next_start_works(make_se
 
 
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this system does not share cores by session")
-def test_broker_and_workers_give_way_to_the_gateway(make_service: Callable[..., Service]) -> None:
+def test_broker_and_workers_have_a_lower_priority_than_the_gateway(make_service: Callable[..., Service]) -> None:
     service = make_service(start=False, broker={"warm_spares": 0})
     with honcho_start(service) as honcho:
         assert service.load("tiny-a").status_code == 200
@@ -109,11 +109,11 @@ def test_broker_and_workers_give_way_to_the_gateway(make_service: Callable[..., 
 
 
 def test_the_environment_is_enough(make_service: Callable[..., Service], models_dir: Path) -> None:
-    """No settings file: port, folders and the default model by their names."""
+    """No settings file: environment variables set the port, the folders and the default model."""
     service = make_service(start=False)
     del service.environment["MLX_BROKER_CONFIG"]
     service.environment |= {
-        "PORT": "1",  # honcho's own, which says nothing here
+        "PORT": "1",  # honcho sets it for its own use; it must not matter here
         "MLX_BROKER_PORT": str(service.port),
         "MLX_BROKER_RUNTIME_DIR": str(service.directory / "run"),
         "MLX_BROKER_STATE_DIR": str(service.directory / "state"),

@@ -1,4 +1,4 @@
-"""What the service itself costs while nobody asks for anything: gateway and broker without the models' processes."""
+"""CPU time of gateway and broker while no client asks for anything."""
 
 import threading
 
@@ -16,7 +16,7 @@ def cpu_seconds(processes: list[psutil.Process]) -> float:
 
 
 def test_gateway_and_broker_cost_next_to_nothing_when_idle(service: Service) -> None:
-    # With loaded models, whose heartbeats and memory the broker follows, and connections that are kept alive.
+    # With loaded models, whose heartbeats and memory the broker watches, and with keep-alive connections.
     for model_id in ("tiny-a", "echo"):
         assert service.load(model_id).status_code == 200
         assert service.chat(model_id).status_code == 200
@@ -26,7 +26,7 @@ def test_gateway_and_broker_cost_next_to_nothing_when_idle(service: Service) -> 
 
     def used() -> float:
         before = cpu_seconds(processes)
-        threading.Event().wait(MEASURED_SECONDS)  # the quantity itself is per time: nothing else to wait for
+        threading.Event().wait(MEASURED_SECONDS)  # the figure is per second: there is no condition to wait for
         return (cpu_seconds(processes) - before) / MEASURED_SECONDS
 
     assert_below(MAX_CPU_FRACTION, used)

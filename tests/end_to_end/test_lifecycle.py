@@ -1,4 +1,4 @@
-"""The pool's rules on real processes: hangs, leaks, keep-alive, spares, pins, gateways that come and go."""
+"""The pool's rules on real processes: hangs, leaks, keep_alive, spares, pins, gateways that come and go."""
 
 import json
 import os
@@ -34,10 +34,10 @@ def test_a_hung_step_is_ended_and_the_model_serves_again(make_service: MakeServi
 
 
 def test_a_frozen_process_is_found_by_its_silence(make_service: MakeService) -> None:
-    # More than what a process that imports may be silent for where nothing is in the system's cache yet.
+    # Longer than a process may miss heartbeats while it imports from a cold disk cache.
     service = make_service(models={"bad": MISBEHAVING}, broker={"heartbeat_timeout_seconds": 3.0})
     with service.stream("bad", "slow", max_tokens=1000) as stream:
-        stream.next_text()  # one that freezes itself may keep what it said last, and the request would be replayed
+        stream.next_text()  # a process that freezes itself may hold its last output back, and cause a replay
         os.kill(service.model("bad")["pid"], signal.SIGSTOP)
         stream.finish()
     assert stream.done
@@ -46,8 +46,8 @@ def test_a_frozen_process_is_found_by_its_silence(make_service: MakeService) -> 
     assert service.chat("bad").status_code == 200
 
 
-def test_a_long_prefill_is_no_hang(make_service: MakeService, tmp_path: Path) -> None:
-    # Thousands of small chunks: the whole takes several stall timeouts, each chunk a small part of one.
+def test_a_long_prefill_is_not_taken_for_a_hang(make_service: MakeService, tmp_path: Path) -> None:
+    # Thousands of small chunks: the prefill takes several stall timeouts, each chunk a small part of one.
     make_tiny_model(tmp_path / "long", seed=5, context_length=40_000)
     service = make_service(
         models_path=tmp_path,
@@ -64,9 +64,9 @@ def test_a_long_prefill_is_no_hang(make_service: MakeService, tmp_path: Path) ->
     assert service.model("long")["pid"] == pid
 
 
-def test_a_load_that_stands_still_is_ended(make_service: MakeService) -> None:
+def test_a_stalled_load_is_ended(make_service: MakeService) -> None:
     stuck = MISBEHAVING | {"options": {"on_load": "hang"}}
-    # The start of a process is a load too, and takes a second on a busy machine.
+    # Starting the process is part of the load, and takes a second on a busy machine.
     service = make_service(models={"stuck": stuck, "echo": ECHO}, broker={"load_stall_timeout_seconds": 5.0})
     response = service.load("stuck")
     assert response.status_code == 500
@@ -88,12 +88,12 @@ def test_only_the_process_over_its_memory_limit_is_ended(make_service: MakeServi
     assert service.model("echo")["pid"] == bystander
 
 
-def test_an_idle_model_leaves_after_its_keep_alive_and_looking_does_not_count(make_service: MakeService) -> None:
+def test_an_idle_model_is_unloaded_after_keep_alive_and_status_is_no_use(make_service: MakeService) -> None:
     short = ECHO | {"keep_alive_seconds": 1.0}
     service = make_service(models={"short": short, "echo": ECHO})
     service.chat("short")
     service.chat("echo")
-    service.wait_state("short", "unloaded")  # asks for the status all the time
+    service.wait_state("short", "unloaded")  # this asks for the status all the time
     assert service.model("short")["reason"] == "keep_alive"
     assert service.model("echo")["state"] == "ready"
 
@@ -140,7 +140,7 @@ def test_a_corrupt_state_file_is_set_aside(make_service: MakeService) -> None:
     assert json.loads((state / "pins.json").read_text()) == {"pinned": ["tiny-b"]}
 
 
-def test_a_state_file_that_cannot_be_written_stops_nothing(make_service: MakeService) -> None:
+def test_an_unwritable_state_file_stops_nothing(make_service: MakeService) -> None:
     service = make_service(start=False)
     (service.directory / "state").write_text("a file where the directory should be")
     service.start()
@@ -149,7 +149,7 @@ def test_a_state_file_that_cannot_be_written_stops_nothing(make_service: MakeSer
     assert "pins will not survive a restart" in service.log("broker")
 
 
-def test_a_model_whose_folder_disappears_goes_on_until_its_reload(make_service: MakeService, tmp_path: Path) -> None:
+def test_a_model_whose_folder_disappears_serves_until_its_reload(make_service: MakeService, tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path / "fleeting", seed=6)
     service = make_service(models_path=tmp_path)
     service.load("fleeting")
@@ -160,14 +160,14 @@ def test_a_model_whose_folder_disappears_goes_on_until_its_reload(make_service: 
     assert str(folder) in entry["reason"], entry
 
 
-def test_eviction_waits_for_the_busy_and_takes_the_idle(make_service: MakeService) -> None:
+def test_eviction_takes_idle_models_and_waits_for_busy_ones(make_service: MakeService) -> None:
     service = make_service(models={"e1": ECHO, "e2": ECHO, "bad": MISBEHAVING}, broker={"max_models": 2})
     service.chat("e1")
     service.chat("e2")
     with service.stream("bad", "slow", max_tokens=100) as stream:
         stream.next_text()
-        assert service.model("e1")["state"] == "unloaded"  # the least recently used left
-        service.chat("e1")  # takes the place of the idle e2, never that of the busy one
+        assert service.model("e1")["state"] == "unloaded"  # the least recently used was evicted
+        service.chat("e1")  # evicts the idle e2, never the busy model
         assert service.model("e2")["state"] == "unloaded"
         stream.finish()
     assert stream.error is None
@@ -202,9 +202,7 @@ def test_a_full_queue_is_429_before_any_stream_begins(make_service: MakeService)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_gateway_that_goes_disturbs_no_other_and_leaves_no_work_behind(
-    service: Service, number: signal.Signals
-) -> None:
+def test_a_killed_gateway_disturbs_no_other_and_leaves_no_work_behind(service: Service, number: signal.Signals) -> None:
     first, first_url = service.gateway, service.port
     service.port = free_port()
     service.environment["MLX_BROKER_PORT"] = str(service.port)
@@ -274,7 +272,7 @@ def test_kill_ends_the_process_now_in_any_phase(make_service: MakeService, phase
     assert response.json() == {"status": "killed", "model_id": "bad", "pid": pid}
     assert not psutil.pid_exists(pid)
     if phase == "loading":
-        # The preload goes on with a new process, which hangs as well: unload ends that one.
+        # The preload continues with a new process, which hangs as well: unload ends that one.
         wait_until(lambda: service.model("bad")["pid"] not in (None, pid), what="the next try")
         assert service.unload("bad").status_code == 200
     thread.join(10)

@@ -1,4 +1,4 @@
-"""Peers that send nonsense, on either of the broker's sockets: logged, dropped, and the service goes on."""
+"""Peers that send nonsense to either of the broker's sockets: it is logged and dropped, and the service goes on."""
 
 import os
 import re
@@ -33,7 +33,7 @@ TEXT = "".join(f"{number:04}" for number in range(50))  # 50 tokens to the echo 
 REQUEST_ID = b"R" * 16
 LARGE = bytes(64 * 2**20)
 
-# Frames that are wrong from whomever they come.
+# Frames that are wrong from any peer.
 GARBAGE: list[list[bytes]] = [
     [b""],
     [b"GET / HTTP/1.1\r\n\r\n"],
@@ -58,7 +58,7 @@ GARBAGE: list[list[bytes]] = [
     [VERSION, b"LOAD", REQUEST_ID, msgpack.packb({"model": "echo", "extra": 1})],
     [VERSION, b"LOAD", REQUEST_ID, msgpack.packb({1: 2})],
     [VERSION, b"LOAD", REQUEST_ID, b"\x91" * 100_000],
-    [VERSION, b"LOAD", REQUEST_ID, b"\xdf\xff\xff\xff\xff"],  # a map of 4 billion entries, it says
+    [VERSION, b"LOAD", REQUEST_ID, b"\xdf\xff\xff\xff\xff"],  # claims to be a map of 4 billion entries
     [VERSION, b"ACK", b"", msgpack.packb({"total": True})],
     [VERSION, b"HEARTBEAT", b"", msgpack.packb({"steps": 1.5})],
     [VERSION, b"OUTPUTS", b"", b"\x90"],
@@ -94,14 +94,14 @@ class Peer:
         self.send(*encode(body, request_id))
 
     def begin(self, body: Body) -> bytes:
-        """Send it under a fresh request id, which is returned."""
+        """Send it under a new request id and return the id."""
         self._count += 1
         request_id = self.identity + self._count.to_bytes(8, "big")
         self.say(body, request_id)
         return request_id
 
     def outputs(self, request_id: bytes) -> Iterator[Output]:
-        """The outputs of one request up to its end; whatever else comes must be a heartbeat."""
+        """The outputs of one request up to its end; any other message must be a heartbeat."""
         while True:
             body = decode(self._socket.recv_multipart()).body
             if isinstance(body, Heartbeat):
@@ -192,7 +192,7 @@ def test_a_gateway_cannot_speak_as_a_worker_or_as_another_gateway(
     thief.send(*encode_outputs([Output(stream, FINAL, {"text": "forged"})]))
     thief.say(Ready(1))
     thief.say(Heartbeat())
-    thief.say(Cancel(), thief.identity + bytes(8))  # its own, but no such request: nothing to do, nothing to log
+    thief.say(Cancel(), thief.identity + bytes(8))  # its own id, but no such request: nothing to do or to log
     wait_until(lambda: dropped(broker) == 7, what="7 lines")
     assert thief.ask(echo("honest")).kind == FINAL
     assert TEXT[4:] == text_of(outputs)
@@ -207,23 +207,21 @@ def test_a_gateway_cannot_speak_as_a_worker_or_as_another_gateway(
     assert gateway.ask(Load("x" * 1_000_000)).body["code"] == "model_not_found"
 
 
-def test_a_gateway_that_was_given_up_is_not_heard_until_it_says_hello(
+def test_a_gateway_that_was_dropped_is_ignored_until_its_next_hello(
     broker: Service, connect: Callable[..., Peer]
 ) -> None:
     gateway = connect(broker)
     assert gateway.ask(Status()).kind == FINAL
     gateway.say(Goodbye())
-    gateway.say(Ack(1))  # of what it had been sent before: no reason for a line
+    gateway.say(Ack(1))  # for messages from before: not worth a log line
     gateway.begin(echo("unheard"))
     wait_until(lambda: dropped(broker) == 1, what="a line for what was dropped")
     gateway.say(Hello())
     assert text_of(gateway.outputs(gateway.begin(echo("heard")))) == "heard"
 
 
-def test_a_gateway_that_says_hello_once_more_has_asked_for_nothing(
-    broker: Service, connect: Callable[..., Peer]
-) -> None:
-    """As after a connection that was lost and is back: nobody waits for what it had asked for."""
+def test_a_second_hello_cancels_what_the_gateway_had_asked_for(broker: Service, connect: Callable[..., Peer]) -> None:
+    """As after a reconnect: no client waits for the earlier requests any more."""
     gateway, other = connect(broker), connect(broker)
 
     def in_flight() -> int:
@@ -236,7 +234,7 @@ def test_a_gateway_that_says_hello_once_more_has_asked_for_nothing(
     wait_until(lambda: in_flight() == 0, what="the end of its request")
 
 
-def test_a_worker_that_floods_the_broker_keeps_no_exit_from_being_seen(
+def test_a_worker_that_floods_the_broker_hides_no_exit(
     make_service: Callable[..., Service],
 ) -> None:
     flood = {"engine": "tests.end_to_end.nonsense:Flooding", "type": "echo"}
@@ -261,7 +259,9 @@ def test_a_peer_cannot_speak_as_a_worker(broker: Service, connect: Callable[...,
     forged = encode_outputs([Output(stream, FINAL, {"text": "forged"})])
     nobody = connect(broker, WORKER_SOCKET, b"w99-nobody")
     not_utf8 = connect(broker, WORKER_SOCKET, b"\xff\xfe\xfd")
-    twin = connect(broker, WORKER_SOCKET, worker_of(broker, "slow").encode())  # ZeroMQ lets the first one be the one
+    twin = connect(
+        broker, WORKER_SOCKET, worker_of(broker, "slow").encode()
+    )  # for two peers with one identity, ZeroMQ keeps the first
     other = connect(broker, WORKER_SOCKET, f"{worker_of(broker, 'other')}/x".encode())
     for peer in (twin, nobody, not_utf8, other):
         for body in (
@@ -274,7 +274,7 @@ def test_a_peer_cannot_speak_as_a_worker(broker: Service, connect: Callable[...,
             peer.say(body)
         peer.send(*forged)
         peer.send(*encode_outputs([Output(STRANGER, FINAL, {"text": "for a stranger"})]))
-    # Of each: LOAD, which no worker sends, and both outputs.
+    # Three lines from each: LOAD, which no worker sends, and both outputs.
     wait_until(lambda: dropped(broker) == 9, what="9 lines")
     assert TEXT[4:] == text_of(outputs)
     assert text_of(gateway.outputs(gateway.begin(echo("hello", "other")))) == "hello"
@@ -284,7 +284,7 @@ def test_a_peer_cannot_speak_as_a_worker(broker: Service, connect: Callable[...,
 
 @contextmanager
 def healthy_stream(service: Service) -> Iterator[None]:
-    """A stream of `slow` meanwhile, which comes out whole."""
+    """Meanwhile a stream from `slow`, which must arrive complete."""
     streams: list[Any] = []
 
     def read() -> None:
@@ -305,7 +305,7 @@ def healthy_stream(service: Service) -> Iterator[None]:
 
 
 def test_a_worker_that_talks_nonsense_harms_its_own_requests_only(make_service: Callable[..., Service]) -> None:
-    # Paced: what goes on until its CANCEL comes is no flood.
+    # Paced, so that the request does not flood the broker until its CANCEL arrives.
     nonsense = {
         "engine": "tests.end_to_end.nonsense:Nonsense",
         "type": "echo",

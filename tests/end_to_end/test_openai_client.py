@@ -1,4 +1,4 @@
-"""OpenAI's own Python client against the gateway, as most programs will use it: answers, streams and exceptions."""
+"""OpenAI's own Python client against the gateway, as most programs use it: answers, streams and exceptions."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ def client_of(service: Service, **options: Any) -> OpenAI:
 
 
 def totals(usage: Any) -> tuple[int, int, int]:
-    """Without the tokens from the prompt cache: whoever asks again finds more of them there."""
+    """Without the cached tokens: a repeated request has more cache hits."""
     return usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
 
 
@@ -86,7 +86,7 @@ def test_completions(client: OpenAI) -> None:
     assert whole.object == "text_completion"
     assert whole.choices[0].finish_reason == "length"
     assert whole.usage is not None
-    assert whole.usage.prompt_tokens == len("Once upon")  # a byte is a token to this model
+    assert whole.usage.prompt_tokens == len("Once upon")  # this model has one token per byte
 
     chunks = list(
         client.completions.create(**GREEDY, prompt="Once upon", stream=True, stream_options={"include_usage": True})
@@ -163,8 +163,8 @@ def test_errors_are_the_clients_exceptions(make_service: Callable[..., Service])
             chat("fail")
         assert (failed.value.status_code, failed.value.code) == (500, "internal_error")
 
-        # One that kills itself may take along what it said last, and the request would be replayed: one death more, and
-        # a pause after it. So it dies when its output is here.
+        # A process that kills itself may lose its last output, and the request would be replayed: one more death and
+        # one more pause. So the test kills it once its output is here.
         chunks = iter(chat("slow", model="mortal", stream=True, max_tokens=1000))
         assert any(chunk.choices[0].delta.content for chunk in chunks)
         os.kill(service.model("mortal")["pid"], signal.SIGSEGV)
@@ -182,7 +182,7 @@ def test_errors_are_the_clients_exceptions(make_service: Callable[..., Service])
                 chat("hi", model="mortal")
             except openai.InternalServerError as error:
                 return error
-            # That was after the pause; the next death makes the next one longer.
+            # That was after the pause; the next death makes the next pause longer.
             os.kill(service.model("mortal")["pid"], signal.SIGSEGV)
             service.wait_state("mortal", "cooldown")
             return None
@@ -202,7 +202,7 @@ def test_errors_are_the_clients_exceptions(make_service: Callable[..., Service])
         patient = client.with_options(max_retries=3)
         with chat("slow", stream=True, max_tokens=10) as stream:
             next(iter(stream))
-            # The client itself waits for as long as Retry-After says, and tries again.
+            # The client itself waits as long as Retry-After says, and tries again.
             assert patient.completions.create(model="bad", prompt="abcd", max_tokens=1).choices[0].text == "abcd"
 
 

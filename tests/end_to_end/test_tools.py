@@ -1,4 +1,4 @@
-"""Calls of tools and answers of a given form through gateway, broker and worker, as OpenAI's own client has them."""
+"""Tool calls and structured outputs through gateway, broker and worker, as OpenAI's own client parses them."""
 
 import json
 import tempfile
@@ -14,7 +14,7 @@ from tests.service import Service
 from tests.tiny_models import make_tiny_model
 from tests.worker.generation.test_answer import CALL, TAGS, TIME, TOOL_TEMPLATE, USER, WEATHER
 
-# No token comes twice in a script: the second pair of tags is written out.
+# No token may occur twice in a script, so the second pair of tags is spelled in characters.
 SCRIPT = ("<think>", "hm", "</think>", "Well", *CALL, "<tool_", 'call>{"name": "time"}', "</tool", "_call>")
 CALLS = [("weather", {"city": "Paris"}), ("time", {})]
 ASKED: dict[str, Any] = {"model": "calls", "messages": [USER], "tools": [WEATHER, TIME], "temperature": 0}
@@ -40,7 +40,7 @@ def calls_of(message: Any) -> list[tuple[str, Any]]:
     return [(call.function.name, json.loads(call.function.arguments)) for call in message.tool_calls]
 
 
-def test_several_calls_after_thoughts_and_text(client: OpenAI) -> None:
+def test_several_calls_after_reasoning_and_text(client: OpenAI) -> None:
     whole = client.chat.completions.create(**ASKED)
     # The client joins the deltas itself, by the index of each call.
     with client.chat.completions.stream(**ASKED) as stream:
@@ -71,7 +71,7 @@ def test_without_parallel_calls_the_answer_ends_with_the_first(client: OpenAI) -
 
 
 @pytest.mark.parametrize("wanted", ["required", {"type": "function", "function": {"name": "weather"}}])
-def test_a_call_by_a_model_whose_own_words_are_noise(client: OpenAI, wanted: Any) -> None:
+def test_required_forces_a_call_from_a_random_model(client: OpenAI, wanted: Any) -> None:
     ends = {str(ord(mark) - ord("!")): 90 for mark in "]}"}  # tokens of the tiny models
     asked = {**ASKED, "model": "tiny", "tools": [WEATHER], "tool_choice": wanted, "logit_bias": ends}
     [choice] = client.chat.completions.create(**asked, max_tokens=400).choices
@@ -79,7 +79,7 @@ def test_a_call_by_a_model_whose_own_words_are_noise(client: OpenAI, wanted: Any
     assert (name, set(arguments), choice.finish_reason) == ("weather", {"city"}, "tool_calls")
 
 
-def test_an_answer_of_a_given_form(client: OpenAI) -> None:
+def test_an_answer_that_follows_a_schema(client: OpenAI) -> None:
     form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["a", 3]}}}
     said = client.chat.completions.create(model="tiny", messages=[USER], response_format=form)  # type: ignore[list-item]
     assert json.loads(said.choices[0].message.content or "") in ("a", 3)

@@ -18,8 +18,8 @@ import pytest
 from tests.service import START_SECONDS, Service, chat_body, free_port, wait_until
 
 REQUESTS = 24
-# A request that interrupts other work waits for a core once in their process and once in each of our three: what else
-# the machine does counts more for us. So the quietest of a few rounds decides, with this much allowed for noise.
+# On a busy machine a request waits for a core once in their process and once in each of our three, so other work costs
+# us more. The quietest of a few rounds decides, with this much allowed for noise.
 ROUNDS = 5
 NOISE = 1.25
 
@@ -28,7 +28,7 @@ FIRST_TEXT = re.compile(rb'"content": ?"[^"]')
 
 @contextlib.contextmanager
 def mlx_lm_server(model: Path, log: Path, environment: dict[str, str]) -> Iterator[int]:
-    """mlx-lm's own server for this model; its port."""
+    """Start mlx-lm's own server for this model and yield its port."""
     port = free_port()
     command = [sys.executable, "-m", "mlx_lm.server", "--model", str(model), "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as output:
@@ -50,13 +50,13 @@ def mlx_lm_server(model: Path, log: Path, environment: dict[str, str]) -> Iterat
 
 
 def first_token_is_text(service: Service, prompt: str) -> bool:
-    """Whether the answer begins with a character of one token: of others both servers hold the beginning back."""
+    """Whether the answer begins with a character of one token: both servers hold incomplete characters back."""
     first = service.chat("tiny-a", prompt, max_tokens=1).json()["choices"][0]["message"]["content"]
     return first.isascii() and first.isprintable() and first not in {"", '"', "\\"}
 
 
 def milliseconds_to_first_text(port: int, model_id: str, prompt: str) -> float:
-    """From before the connection is made; the rest of the stream is read, so that nothing of it goes on."""
+    """Seconds from before the connection to the first token; reads the rest of the stream, so that no work goes on."""
     body = json.dumps(chat_body(model_id, prompt, max_tokens=8, stream=True)).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
     started_at = time.perf_counter()
@@ -73,11 +73,13 @@ def milliseconds_to_first_text(port: int, model_id: str, prompt: str) -> float:
     return elapsed * 1000
 
 
-@pytest.mark.slow  # beside other tests it measures them
+@pytest.mark.slow  # beside other tests it would measure those
 @pytest.mark.timeout(120)
-def test_no_longer_than_mlx_lms_server(make_service: Callable[..., Service], models_dir: Path, tmp_path: Path) -> None:
+def test_the_first_token_comes_as_soon_as_from_mlx_lms_server(
+    make_service: Callable[..., Service], models_dir: Path, tmp_path: Path
+) -> None:
     service = make_service()
-    # Never the same one twice, because mlx_lm.server remembers prompts.
+    # Never the same prompt twice: mlx_lm.server caches prompts.
     prompts = (n for n in map(str, itertools.count()) if first_token_is_text(service, n))
     medians = []
     with mlx_lm_server(models_dir / "tiny-a", tmp_path / "log", service.environment) as port:

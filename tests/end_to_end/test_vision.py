@@ -56,7 +56,7 @@ def test_images_and_text_through_openais_client(service: Service, client: OpenAI
         user(image(second, "webp"), text("and this?")),
     ]
     got = client.chat.completions.create(**asked, messages=chat)
-    # The same model, asked without a service.
+    # The same model without the service.
     engine = VisionEngine(Assign("tiny-vision", str(models / "tiny-vision"), "vision"), lambda _stage, _fraction: None)
     plain = [
         user(text("what is "), {"type": "image"}, text("?")),
@@ -77,7 +77,7 @@ def test_images_and_text_through_openais_client(service: Service, client: OpenAI
     assert status["mlx_active_bytes"] > 0
 
 
-def test_what_cannot_be_seen_is_named_and_the_model_lives_on(service: Service, client: OpenAI) -> None:
+def test_an_unusable_image_is_named_and_the_model_keeps_serving(service: Service, client: OpenAI) -> None:
     good = [user(image(picture(1)))]
     cut_off = picture(1, width=64, height=64)[:100]
     for model, parts in (("tiny-vision", [image(picture(1)), image(cut_off)]), ("tiny-text", [text("a"), image(b"x")])):

@@ -1,4 +1,4 @@
-"""Thoughts, tools, constraints, logprobs and the prompt cache through every process, read by OpenAI's own client."""
+"""Reasoning, tools, constraints, logprobs and the prompt cache through every process, read by OpenAI's own client."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -53,7 +53,7 @@ def test_whole_answers(client: openai.OpenAI) -> None:
     assert again.usage.prompt_tokens_details is not None
     assert again.usage.prompt_tokens_details.cached_tokens
 
-    # The random model says what it must, and says how likely it was.
+    # The constraint forces the random model's text; the logprobs say how likely each token was.
     noise: dict[str, Any] = {"model": "noise", "messages": [USER], "max_tokens": 400, "seed": 1}
     schema = {"enum": ["red", "green", 7]}
     form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}

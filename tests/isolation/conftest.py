@@ -1,4 +1,4 @@
-"""Models and a service for the isolation suite. A is the model that dies, B the one that must not notice."""
+"""Models and a service for the isolation suite. A is the model that dies, B the model that must not notice."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,9 +8,9 @@ import pytest
 from tests.service import Service
 from tests.tiny_models import make_tiny_model
 
-# What is held while it reads a long prompt is held in every chunk.
+# A held model pauses in every chunk of its prefill.
 SMALL_CHUNKS = {"prefill_step_size": 32}
-# Of one that computes at a lower priority, beside whatever else the machine does: more than it is ever kept waiting.
+# Seconds: longer than a healthy worker, whose compute threads have a low priority, is kept waiting on a busy machine.
 HEARTBEAT_TIMEOUT = 4.0
 
 
@@ -19,7 +19,7 @@ def isolation_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`a`, `b`, `c`, `loading`: tiny models."""
     directory = tmp_path_factory.mktemp("isolation-models")
     make_tiny_model(directory / "a", seed=1)
-    # Layers enough to speak for some seconds without keeping a client in Python busy.
+    # Enough layers to stream for some seconds without keeping a Python client busy.
     make_tiny_model(directory / "b", seed=2, layers=4)
     make_tiny_model(directory / "c", seed=3)
     make_tiny_model(directory / "loading", seed=4)
@@ -28,7 +28,7 @@ def isolation_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def hold(isolation_models: Path) -> Path:
-    """While this file exists, A takes its time, so that no phase of its life is over before the signal comes."""
+    """While this file exists, A pauses, so that no phase of its life ends before the signal comes."""
     return isolation_models / "hold"
 
 

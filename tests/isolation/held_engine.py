@@ -1,4 +1,4 @@
-"""A real model that takes as long as a test wants. In settings: `tests.isolation.held_engine:HeldEngine`."""
+"""A real model that pauses as long as a test wants. In settings: `tests.isolation.held_engine:HeldEngine`."""
 
 import time
 from dataclasses import replace
@@ -13,9 +13,8 @@ STEP_SECONDS = 0.05
 
 
 class HeldEngine(TextEngine):
-    """The text engine. While the file exists that the option `hold` names, a load does not end, though its weights are
-    there, and a step takes 50 ms longer. folder: of the model, because one whose engine is named in settings has none.
-    """
+    """The text engine. While the file of the option `hold` exists, a load does not end, although the weights are
+    loaded, and a step takes 50 ms longer. folder: of the model; a model with an engine in the settings has none."""
 
     def __init__(self, assign: Assign, report: Report) -> None:
         options = dict(assign.options)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.isolation.chaos import chaos_service, run_chaos
 
-# What a process may grow between a quarter of the run and its end, MiB: allocator noise, no leak.
+# How much a process may grow between a quarter of the run and its end, MiB: allocator noise, not a leak.
 GROWTH_MIB = 8.0
 
 

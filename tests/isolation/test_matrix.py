@@ -25,17 +25,17 @@ SIGNALS = [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signa
 PHASES = ["loading", "prefill", "decode", "idle", "draining"]
 
 LONG_PROMPT = "tell me more " * 500
-# How much B says meanwhile: for longer than the cell takes, where A is stopped also than it takes to find that.
+# Tokens of B's stream: it must outlast the cell, and with a stopped A also the heartbeat timeout.
 TOKENS, TOKENS_BESIDE_SILENCE = 1800, 3500
-# Seconds until A's client has its end; where that is a replayed answer, beyond what the answer takes undisturbed.
+# Seconds until A's client has its end; for a replayed answer, on top of the time that it takes undisturbed.
 IN_TIME = 1.0
-# A stopped process is found by its silence: the timeout, and two intervals.
+# A stopped process is found by its missing heartbeats: the timeout and two intervals.
 SILENCE = HEARTBEAT_TIMEOUT + 0.2
 
 
 @dataclass
 class Client:
-    """One request in a thread of its own. `ended_at`: when its last byte came."""
+    """One request in its own thread. ended_at: when its last byte came."""
 
     run: Callable[["Client"], None]
     response: httpx.Response | None = None
@@ -90,14 +90,14 @@ def asking(service: Service, model: str, content: str, **fields: object) -> Clie
 
 @pytest.fixture(scope="module")
 def alone(isolated: Service) -> dict[int, str]:
-    """What B says when nothing else happens, by number of tokens."""
+    """B's text when nothing else happens, by number of tokens."""
     answers = {n: isolated.chat("b", max_tokens=n).json() for n in (TOKENS, TOKENS_BESIDE_SILENCE)}
     return {n: answer["choices"][0]["message"]["content"] for n, answer in answers.items()}
 
 
 @pytest.fixture(scope="module")
 def undisturbed(isolated: Service) -> dict[str, float]:
-    """Seconds that A's answer takes when nobody dies, by phase; none where the end is an error."""
+    """Seconds that A's answer takes when no process dies, by phase; 0 where the end is an error."""
 
     def seconds(ask: Callable[[], httpx.Response]) -> float:
         began = time.monotonic()
@@ -133,7 +133,7 @@ def _hit(
 ) -> float:
     """Seconds that A's client waited for its end after the signal."""
     model = "loading" if phase == "loading" else "a"
-    service.load(model).raise_for_status()  # also forgets the deaths of the cells before
+    service.load(model).raise_for_status()  # also resets the count of deaths
     if phase == "loading":
         service.unload(model).raise_for_status()
     _wait_for_spares(service)
@@ -145,7 +145,7 @@ def _hit(
     hold.touch()
     try:
         a, unload, a_pid = _bring_into(service, phase, model, unread)
-        assert not b.is_done, "B ended before A's end; the cell shows nothing"
+        assert not b.is_done, "B ended before the signal; the cell proves nothing"
         hit_at = time.monotonic()
         os.kill(a_pid, number)
     finally:
@@ -180,11 +180,11 @@ def _wait_for_spares(service: Service) -> None:
 def _bring_into(service: Service, phase: str, model: str, unread: str) -> tuple[Client | None, Client | None, int]:
     """A's client (if it asks before the signal), the pending unload (if any), and A's pid, once A is in this phase.
 
-    unread: a long prompt that A has never read.
+    unread: a long prompt that is not in A's prompt cache.
     """
     if phase == "loading":
         a = asking(service, model, "Hello")
-        # One look: state, stage and pid of the same moment.
+        # One status request, so that state, stage and pid are of the same moment.
         entry = wait_until(lambda: (m := service.model(model)).get("stage") == "held" and m, what="A's load")
         assert entry["state"] == "loading"
         return a, None, entry["pid"]
@@ -218,6 +218,6 @@ def _check_a(phase: str, a: Client, number: signal.Signals) -> None:
         cause = "no heartbeat" if number == signal.SIGSTOP else number.name
         assert cause in a.stream.error["message"]
     else:
-        # Nothing had been sent: the request was replayed on the next process.
+        # No output had been sent, so the request was replayed on the next process.
         assert a.response is not None
         assert a.response.status_code == 200, a.response.text
