@@ -4,8 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-# A variable given to make reaches every process through the environment: `make run MLX_BROKER_PORT=9000`.
-# PORT is short for that one. Found in the environment it is somebody else's, and honcho sets one of its own.
+# A variable on make's command line reaches every process through the environment: `make run MLX_BROKER_PORT=9000`.
+# PORT=9000 is short for that. A PORT in the environment is ignored: honcho sets one, and so do other tools.
 ifeq ($(origin PORT),command line)
 export MLX_BROKER_PORT := $(PORT)
 endif
@@ -14,9 +14,9 @@ endif
 
 install: $(STAMP)
 
-# --clear: what is installed is what the lock says, also after a package left it. --no-compile: half a minute of work for
-# files of which few are ever imported. --no-deps: the lock is complete, and older pips resolve anew what a dependency
-# names with an extra, to a newer release than the lock's as soon as there is one.
+# --clear: installs exactly the lock, also after a package has left it. --no-compile: compiling takes half a minute, and
+# few of the files are ever imported. --no-deps: the lock is complete, and older pips would resolve a dependency with an
+# extra to a newer release than the lock's.
 $(STAMP): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, see make PYTHON=...")'
 	$(PYTHON) -m venv --clear .venv
@@ -24,18 +24,18 @@ $(STAMP): requirements.lock
 	$(BIN)/pip check
 	@touch $@
 
-# honcho reads .env, so the demo model is prepared under it too. exec: a signal to make's child reaches honcho itself.
+# honcho reads .env, so the demo model is prepared under honcho too. exec: signals to make's child reach honcho itself.
 VENV = env PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONUNBUFFERED=1
 
 run: install
 	@exec $(VENV) $(BIN)/honcho run python -m demo --if-needed
 	@exec $(VENV) $(BIN)/honcho start
 
-# Two at a time: most of a test is waiting for a process to start.
+# Two at a time: a test mostly waits for a process to start.
 test: install
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-# What takes longer than its subject changes: leaks over thousands of requests, the demo model in every form.
+# Tests that take too long for every change: leaks over thousands of requests, the demo model in every form.
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 
@@ -45,14 +45,14 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin broker demo gateway worker
 
-# Takes some minutes, and both cores for itself; docs/benchmarks.md explains what it measures and holds what it found.
+# Takes twenty minutes and needs the machine for itself; docs/benchmarks.md has the method and the results.
 bench: install
 	$(BIN)/python -m bench.recovery
 	$(BIN)/python -m bench.throughput
 	$(BIN)/python -m bench.profile
 	$(BIN)/python -m bench.report
 
-# The same with the demo model beside the tiny one, which takes a few minutes more.
+# The same, and the demo model; takes a few minutes more.
 bench-smol: install
 	$(BIN)/python -m bench.recovery
 	$(BIN)/python -m bench.throughput --smol
@@ -63,7 +63,7 @@ bench-smol: install
 chaos: install
 	$(BIN)/python -m tests.isolation.chaos 600 1
 
-# Keeps every pin that still fits; remove requirements.lock first to take the newest releases of everything.
+# Keeps every pin that still fits. To take the newest releases of everything, remove requirements.lock first.
 lock:
 	tools=$$(mktemp -d) && $(PYTHON) -m venv $$tools && $$tools/bin/pip install --quiet uv==0.13.9 && \
 	$$tools/bin/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --fork-strategy fewest \

@@ -5,6 +5,7 @@ Names count only inside code marks.
 
 import ast
 import re
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
@@ -42,6 +43,7 @@ SETTINGS: dict[str, FieldInfo] = {
     for name, field in settings.model_fields.items()
     if name != "models"
 }
+PACKAGES = tuple(sorted(p.parent.name for p in ROOT.glob("*/__init__.py") if p.parent.name not in ("bench", "tests")))
 _FENCED = re.compile(r"^```.*?^```", flags=re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -190,9 +192,32 @@ def test_every_module_is_in_the_architecture() -> None:
                 assert named, f"docs/architecture.md does not name {package}/{path.name}"
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])
+def test_every_engine_that_a_page_names_exists(page: str) -> None:
+    for module, name in re.findall(r"\b((?:worker|tests)(?:\.\w+)+):(\w+)", code_in(document(page))):
+        source = (ROOT / f"{module.replace('.', '/')}.py").read_text()
+        assert re.search(rf"^class {name}\b", source, flags=re.MULTILINE), f"{page} names {module}:{name}"
+
+
+def test_every_library_that_is_needed_has_its_row() -> None:
+    dependencies = tomllib.loads(document("pyproject.toml"))["project"]["dependencies"]
+    needed = {re.split(r"[\[>=;]", dependency)[0] for dependency in dependencies}
+    _, _, table = document("docs/architecture.md").partition("## Libraries")
+    told = [
+        name for row in re.findall(r"^\| ([a-z][\w, -]+) \|", table, flags=re.MULTILINE) for name in row.split(", ")
+    ]
+    assert sorted(told) == sorted({*needed, "library"})
+
+
+def test_every_command_of_make_is_in_contributing() -> None:
+    [targets] = re.findall(r"^\.PHONY: (.+)$", document("Makefile"), flags=re.MULTILINE)
+    assert missing({f"make {target}" for target in targets.split()}, code_in(document("CONTRIBUTING.md"))) == []
+
+
 def test_every_page_is_on_the_map() -> None:
     linked = {link.partition("#")[0] for link in _LINK.findall(document("docs/index.md"))}
-    assert {Path(page).name for page in PAGES if page.startswith("docs/")} - linked == {"index.md"}
+    pages = {Path(page).name for page in PAGES if page.startswith("docs/")} - {"index.md"}
+    assert sorted(pages - linked) == [], "docs/index.md has no row for these"
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -217,7 +242,7 @@ def test_the_engine_that_docs_extending_shows_works(tmp_path: Path, monkeypatch:
     [example] = re.findall(r"^```python\n(# reversing\.py\n.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
     (tmp_path / "reversing.py").write_text(example)
     monkeypatch.syspath_prepend(tmp_path)
-    assign = Assign("demo/reversing", "", "echo", engine="reversing:ReversingEngine")
+    assign = Assign("example/reversing", "", "echo", engine="reversing:ReversingEngine")
     engine = load_engine(assign, lambda _stage, _fraction: None)
     assert [name for name in vars(Engine) if name[0] != "_" and not hasattr(engine, name)] == []
     engine.add(b"1", pack(Generate(prompt="abc", stream=True)))
