@@ -1,0 +1,240 @@
+"""Contracts of mlx-vlm, and of transformers beneath it: see docs/upstream.md."""
+
+import io
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx_vlm.embedding_loader import EMBEDDING_MODEL_REMAPPING, load_embedding_model
+from mlx_vlm.generate.ar import BatchGenerator, PromptProcessingBatch
+from mlx_vlm.generate.common import _chunked_prefill_enabled
+from mlx_vlm.generate.diffusion import is_diffusion_model
+from mlx_vlm.models.pooling import EmbeddingOutput, pool_by_config, read_pooling_config
+from mlx_vlm.prompt_utils import MODEL_CONFIG, apply_chat_template, get_chat_template
+from mlx_vlm.reranker_loader import is_sequence_classifier_config, load_sequence_classification_model
+from mlx_vlm.utils import (
+    MODEL_REMAPPING,
+    get_model_and_args,
+    load_config,
+    load_image,
+    load_image_processor,
+    load_model,
+    load_processor,
+    prepare_inputs,
+    should_add_special_tokens,
+)
+from PIL import Image
+from transformers import AutoTokenizer, dynamic_module_utils
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+from tests.tiny_encoders import make_tiny_encoder, make_tiny_reranker
+from tests.tiny_vision import IMAGE_TOKEN, make_tiny_vision, picture
+
+CHAT = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what?"}]}]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_vision(tmp_path_factory.mktemp("models") / "tiny", family="qwen3_vl")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Any:
+    return load_model(folder, trust_remote_code=False)
+
+
+@pytest.fixture(scope="module")
+def processor(folder: Path) -> Any:
+    return load_processor(folder, True, eos_token_ids=None, trust_remote_code=False)
+
+
+def prompt_of(model: Any, processor: Any) -> tuple[list[int], dict[str, Any]]:
+    """The tokens of a chat with a picture, and what the model makes of them."""
+    text = processor.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
+    inputs: Any = prepare_inputs(
+        processor,
+        images=[Image.open(io.BytesIO(picture()))],
+        prompts=text,
+        image_token_index=None,
+        add_special_tokens=False,
+    )
+    tokens: list[int] = inputs.pop("input_ids")[0].tolist()
+    mask, pixels = inputs.pop("attention_mask"), inputs.pop("pixel_values")
+    features = model.get_input_embeddings(mx.array([tokens]), pixels, mask=mask, **inputs)
+    return tokens, {**inputs, **{name: value for name, value in features.to_dict().items() if value is not None}}
+
+
+def generator_of(model: Any, processor: Any, **options: Any) -> Any:
+    stream = mx.default_stream(mx.default_device())
+    return BatchGenerator(
+        model.language_model,
+        processor,
+        stop_tokens=[0],
+        completion_batch_size=4,
+        prefill_batch_size=1,
+        compute_logprobs=False,
+        stream=stream,
+        **options,
+    )
+
+
+def test_mlx_vlm_loading(folder: Path, model: Any, processor: Any) -> None:
+    assert load_config(folder)["model_type"] == model.config.model_type == "qwen3_vl"
+    assert hasattr(model, "language_model")
+    assert not is_diffusion_model(model)
+    assert load_image_processor(folder, trust_remote_code=False) is None
+    assert processor.tokenizer.stopping_criteria.eos_token_ids
+    assert "qwen3_vl" in MODEL_CONFIG
+    turns = apply_chat_template(processor, model.config, CHAT, return_messages=True, num_images=1)
+    assert turns[0]["role"] == "user"
+    assert "what?" in get_chat_template(processor, turns, add_generation_prompt=True)
+    assert isinstance(should_add_special_tokens("qwen3_vl", processor), bool)
+    tokens, seen = prompt_of(model, processor)
+    assert IMAGE_TOKEN in tokens
+    assert seen["inputs_embeds"].shape[:2] == (1, len(tokens))
+
+
+def test_mlx_vlm_architectures() -> None:
+    assert MODEL_REMAPPING["llava-qwen2"] == "llava_bunny"
+    assert EMBEDDING_MODEL_REMAPPING["xlm-roberta"] == "xlm_roberta"
+    module, name = get_model_and_args({"model_type": "BERT"})
+    assert (module.__name__, name) == ("mlx_vlm.models.bert", "bert")
+    assert any(value is EmbeddingOutput for value in module.Model.__call__.__globals__.values())
+    with pytest.raises(ValueError, match="zork"):
+        get_model_and_args({"model_type": "zork"})
+
+
+def test_mlx_vlm_chunked_prefill(model: Any, processor: Any) -> None:
+    tokens, seen = prompt_of(model, processor)
+    options = {"input_ids": mx.array([tokens]), "inputs_embeds": seen["inputs_embeds"], "prefill_kwargs": seen}
+    assert _chunked_prefill_enabled(model, **options) in (True, False)
+
+
+def test_mlx_vlm_batch_generator(model: Any, processor: Any) -> None:
+    """One prompt at a time; a processor with `process_last_token` gets every token but the first; `remove` by uid."""
+    tokens, seen = prompt_of(model, processor)
+    calls: list[tuple[str, Any]] = []
+
+    class Only:
+        """Leaves one token possible: first 5, then 6, 7 and so on."""
+
+        def __call__(self, context: mx.array, logits: mx.array) -> mx.array:
+            calls.append(("first", context.size))
+            return self.only(5, logits)
+
+        def process_last_token(self, token: int, logits: mx.array) -> mx.array:
+            calls.append(("last", token))
+            return self.only(token + 1, logits)
+
+        def only(self, token: int, logits: mx.array) -> mx.array:
+            return mx.where(mx.arange(logits.shape[-1]) != token, -mx.inf, mx.zeros_like(logits))
+
+    generator = generator_of(model, processor)
+    generator.prefill_step_size = None
+    (uid,) = generator.insert([tokens], [3], prompt_kwargs=[seen], logits_processors=[[Only()]])
+    assert generator.has_pending_prompts
+    responses = []
+    for _ in range(10):
+        responses += generator.next()[1]
+    assert not generator.has_pending_prompts
+    assert [(r.uid, r.token, r.finish_reason) for r in responses] == [
+        (uid, 5, None),
+        (uid, 6, None),
+        (uid, 7, "length"),
+    ]
+    assert calls[:3] == [("first", len(tokens)), ("last", 5), ("last", 6)]
+    (other,) = generator.insert([tokens], [50], prompt_kwargs=[seen], logits_processors=[None])
+    generator.next()
+    assert generator.remove(other)
+    assert generator.next()[1] == []
+
+
+def test_mlx_vlm_prompt_batch(model: Any, processor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The generator takes its class of prompts from `mlx_vlm.generate`; `_prompt_kwargs` has the features of pictures
+    and the mask of what is left of the prompt; `prompt_step` gives the tokens that it has prefilled."""
+    tokens, seen = prompt_of(model, processor)
+    assert isinstance(seen["deepstack_visual_embeds"], list)
+    steps: list[tuple[int, int]] = []
+
+    class Batch(PromptProcessingBatch):  # type: ignore[misc] # mlx-vlm is not read by mypy
+        def prompt_step(self) -> int:
+            features = self._prompt_kwargs["deepstack_visual_embeds"]
+            before = self._prompt_kwargs["visual_pos_masks"]
+            count = int(super().prompt_step())
+            if count:
+                steps.append((count, before.shape[1]))
+                shown: Any = mx.sum(before[:, :count]).item()
+                if self._prompt_kwargs["deepstack_visual_embeds"] is features:
+                    self._prompt_kwargs["deepstack_visual_embeds"] = [of_layer[shown:] for of_layer in features]
+            return count
+
+    # `mlx_vlm.generate` is a function too, so the module comes from here.
+    monkeypatch.setattr(import_module("mlx_vlm.generate"), "PromptProcessingBatch", Batch)
+    generator = generator_of(model, processor, prefill_step_size=4)
+    generator.insert([tokens], [1], prompt_kwargs=[seen], logits_processors=[None])
+    for _ in range(len(tokens)):
+        generator.next()
+    assert steps[0] == (4, len(tokens))
+    assert steps[1][1] == len(tokens) - 4
+    assert sum(count for count, _ in steps) == len(tokens) - 1
+
+
+def test_mlx_vlm_load_image() -> None:
+    """A picture of Pillow becomes an upright one in RGB."""
+    image = Image.new("L", (4, 2))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    image.save(file, "JPEG", exif=exif)
+    loaded = load_image(Image.open(file))
+    assert (loaded.mode, loaded.size) == ("RGB", (2, 4))
+
+
+def test_mlx_vlm_encoders(tmp_path: Path) -> None:
+    folder = make_tiny_encoder(tmp_path / "encoder")
+    assert read_pooling_config(folder) is None
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    model: Any = load_embedding_model(folder, lazy=True)
+    config = read_pooling_config(folder)
+    model.pooling_config = config
+    mask = mx.array([[1, 1, 1]])
+    out = model(mx.array([[1, 2, 3]]), attention_mask=mask)
+    assert out.text_embeds.shape == pool_by_config(out.last_hidden_state, mask, config).shape
+    assert out.text_embeds.ndim == 2
+    assert is_sequence_classifier_config({"architectures": ["BertForSequenceClassification"]})
+    assert not is_sequence_classifier_config({"architectures": ["BertModel"]})
+    reranker: Any = load_sequence_classification_model(make_tiny_reranker(tmp_path / "reranker"), lazy=True)
+    pair = reranker(mx.array([[1, 2, 3]]), attention_mask=mask, token_type_ids=mx.array([[0, 0, 1]]))
+    assert pair.logits.shape == (1, 1)
+
+
+def test_transformers_backend_tokenizer(tmp_path: Path) -> None:
+    """The tokenizer beneath puts special tokens around texts that were tokenized one by one."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(make_tiny_encoder(tmp_path / "encoder"), local_files_only=True)
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    one, two = (backend.encode(text, add_special_tokens=False) for text in ("ab", "c"))
+    pair = backend.post_process(one, two)
+    whole = tokenizer("ab", "c", return_token_type_ids=True)
+    assert (pair.ids, pair.type_ids) == (whole["input_ids"], whole["token_type_ids"])
+
+
+def test_transformers_foreign_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever loads code that comes with a model asks `get_cached_module_file`, by its name in the module, first."""
+    (tmp_path / "evil.py").write_text("import sys; sys.evil = True\nclass Evil: pass\n")
+    asked: list[str] = []
+
+    def refuse(_folder: Any, file: str, *_: Any, **__: Any) -> None:
+        asked.append(file)
+        raise ValueError(file)
+
+    monkeypatch.setattr(dynamic_module_utils, "get_cached_module_file", refuse)
+    with pytest.raises(ValueError, match=r"evil\.py"):
+        get_class_from_dynamic_module("evil.Evil", str(tmp_path))
+    assert asked == ["evil.py"]
+    assert not hasattr(sys, "evil")
