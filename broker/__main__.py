@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from contextlib import closing
 
 from broker.assembly import run_broker
 from broker.processes.autogroup import give_way
@@ -9,6 +10,7 @@ from broker.processes.memory import total_bytes
 from broker.processes.supervisor import Supervisor
 from broker.runtime import RuntimeDir, RuntimeDirError
 from broker.settings import load_settings
+from broker.signals import Signals
 from broker.wire.settings_file import SettingsError
 
 
@@ -25,13 +27,11 @@ def main() -> int:
             print(f"broker: {line}", file=sys.stderr)
         return 2
     give_way()
-    try:
+    with closing(runtime), closing(Signals()) as signals:
         launcher = Supervisor(
             runtime.worker_endpoint, settings.heartbeat_interval_seconds, settings.hub_dir, settings.blas_library
         )
-        run_broker(settings, runtime, launcher, total_bytes())
-    finally:
-        runtime.close()
+        run_broker(settings, runtime, launcher, signals, total_bytes())
     return 0
 
 

@@ -6,7 +6,7 @@ from collections import deque
 
 from broker.gateways import BACKLOG, Gateways
 from broker.lookup import Lookup
-from broker.loop import Loop
+from broker.loop import Loop, Stop
 from broker.models.catalog import Catalog
 from broker.performer import Performer
 from broker.pins import read_pins
@@ -18,7 +18,6 @@ from broker.policy.pool import Pool
 from broker.processes.launcher import Launcher
 from broker.runtime import RuntimeDir
 from broker.settings import BrokerSettings
-from broker.signals import Signals
 from broker.sockets import Sockets
 from broker.workers import Workers
 
@@ -28,8 +27,11 @@ logger = logging.getLogger(__name__)
 _LINGER_SECONDS = 0.5
 
 
-def run_broker(settings: BrokerSettings, runtime: RuntimeDir, launcher: Launcher, memory_bytes: int) -> None:
-    """Serve until SIGTERM or SIGINT. runtime: locked by this process. memory_bytes: of the machine with the workers."""
+def run_broker(
+    settings: BrokerSettings, runtime: RuntimeDir, launcher: Launcher, stop: Stop, memory_bytes: int
+) -> None:
+    """Serve until `stop` is readable; closes the launcher. runtime: locked by this process. memory_bytes: of the
+    machine with the workers."""
     limits, run_id = settings.limits(memory_bytes), os.urandom(3).hex()
     pool = Pool(limits, run_id)
     downloads = Downloads(limits, run_id, str(settings.hub_dir), for_requests=settings.allow_downloads)
@@ -39,7 +41,6 @@ def run_broker(settings: BrokerSettings, runtime: RuntimeDir, launcher: Launcher
     lookup = Lookup(Catalog(settings.models_dir, settings.hub_dir, overrides), policies.running)
     pins_path = settings.state_dir / "pins.json"
 
-    signals = Signals()
     sockets = Sockets()
     try:
         inbox: deque[Event] = deque(lookup.pins([*settings.preload_models, *read_pins(pins_path)]))
@@ -69,11 +70,10 @@ def run_broker(settings: BrokerSettings, runtime: RuntimeDir, launcher: Launcher
             workers=workers,
             gateways=gateways,
             launcher=launcher,
-            signals=signals,
+            stop=stop,
             sample_seconds=settings.memory_sample_seconds,
         )
         loop.run()
     finally:
         launcher.close()
         sockets.close(_LINGER_SECONDS)
-        signals.close()

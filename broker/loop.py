@@ -21,7 +21,6 @@ from broker.policy.events import (
     WorkerSampled,
 )
 from broker.processes.launcher import Launcher
-from broker.signals import Signals
 from broker.sockets import PollSet, Router
 
 logger = logging.getLogger(__name__)
@@ -65,8 +64,16 @@ class FromGateways(Protocol):
     def keep_time(self, now: float) -> None: ...
 
 
+class Stop(Protocol):
+    """Readable when the broker must end: call `take`."""
+
+    def fileno(self) -> int: ...
+
+    def take(self) -> None: ...
+
+
 class Loop:
-    """inbox: events of all kinds, handled in order. signals: readable when this process must end."""
+    """inbox: events of all kinds, handled in order. stop: readable when the broker must end."""
 
     def __init__(
         self,
@@ -77,7 +84,7 @@ class Loop:
         workers: FromWorkers,
         gateways: FromGateways,
         launcher: Launcher,
-        signals: Signals,
+        stop: Stop,
         sample_seconds: float,
     ) -> None:
         self._inbox = inbox
@@ -86,13 +93,13 @@ class Loop:
         self._workers = workers
         self._gateways = gateways
         self._launcher = launcher
-        self._signals = signals
+        self._stop = stop
         self._sample_seconds = sample_seconds
         self._next_gateway_turn = self._next_sample = time.monotonic()
         self._polled_outputs: dict[int, str] | None = None
 
     def run(self) -> None:
-        """Serve until a signal has come and nothing is left to do."""
+        """Serve until `stop` is readable and nothing is left to do."""
         self._step(TimePassed())
         while not self._performer.is_finished:
             self._wait()
@@ -124,7 +131,7 @@ class Loop:
                 **{fd: partial(self._launcher.read_output, worker_id) for fd, worker_id in outputs.items()},
                 self._launcher.exits_fd: self._take_exits,
                 self._gateways.router: partial(self._gateways.receive, _BURST),
-                self._signals.fileno(): self._take_signals,
+                self._stop.fileno(): self._take_stop,
             }
         )
 
@@ -140,8 +147,8 @@ class Loop:
             logger.info("%s exited: %s", worker_id, exit_.describe())
             self._inbox.append(WorkerExited(worker_id, exit_))
 
-    def _take_signals(self) -> None:
-        self._signals.take()
+    def _take_stop(self) -> None:
+        self._stop.take()
         self._inbox.append(ShutdownRequested())
 
     def _keep_time(self) -> None:
