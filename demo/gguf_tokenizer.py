@@ -1,6 +1,6 @@
-"""The tokenizer that a GGUF file carries in its metadata, as the two files that MLX model folders have.
+"""Writes the tokenizer in the metadata of a GGUF file as the two files of MLX model folders.
 
-For the `smollm` kind only: single digits, then byte-level BPE as in GPT-2. It reads metadata and writes JSON; it knows
+For the `smollm` kind only: single digits, then byte-level BPE as in GPT-2. Reads metadata and writes JSON. Knows
 nothing of weights.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
-# GGUF's type of a token that steers the model and is never found in plain text, such as <|im_end|>.
+# GGUF's type of a control token, such as <|im_end|>.
 _CONTROL = 3
 
 
@@ -20,7 +20,7 @@ def write_tokenizer(metadata: dict[str, Any], folder: Path) -> None:
     tokens: list[str] = metadata["tokenizer.ggml.tokens"]
     _build(tokens, metadata).save(str(folder / "tokenizer.json"))
     config = {
-        # Any other class would replace the splitting rules of tokenizer.json by its own.
+        # Any other class would replace the splitting rules of tokenizer.json with its own.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": tokens[metadata["tokenizer.ggml.bos_token_id"].item()],
         "eos_token": tokens[metadata["tokenizer.ggml.eos_token_id"].item()],

