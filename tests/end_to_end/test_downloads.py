@@ -156,9 +156,7 @@ def test_a_damaged_partial_file_is_downloaded_again(serve: Callable[..., Service
     assert service.load(MODEL).status_code == 200
 
 
-def test_a_failed_download_says_why(
-    serve: Callable[..., Service], hub: Hub, repository: Path, tmp_path: Path
-) -> None:
+def test_a_failed_download_says_why(serve: Callable[..., Service], hub: Hub, repository: Path, tmp_path: Path) -> None:
     service = serve()
     assert why(service.load("org/nobody")) == (
         f"org/nobody was not downloaded: {hub.url} has no repository org/nobody, "
@@ -192,9 +190,7 @@ def test_the_offline_mode_of_the_hub_is_respected(serve: Callable[..., Service],
     assert hub.requests == []
 
 
-def test_a_stalled_download_is_ended(
-    serve: Callable[..., Service], hub: Hub, pool: ThreadPoolExecutor
-) -> None:
+def test_a_stalled_download_is_ended(serve: Callable[..., Service], hub: Hub, pool: ThreadPoolExecutor) -> None:
     service = serve(load_stall_timeout_seconds=8.0)  # its imports take seconds on a busy machine
     detail = why(stopped_load(service, hub, pool).result(25))
     assert "org/tiny was not downloaded: nothing arrived for 8 s" in detail

