@@ -28,20 +28,12 @@ def fetch(requirement: str, file: str, sha256: str, *options: str) -> Path:
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as fresh:
-            # pip runs the build script of a source archive to read its metadata. A hash among the requirements is checked
-            # before that.
+            # pip runs the build script of a source archive to read its metadata, but checks a required hash before.
             wanted = Path(fresh) / "requirements.txt"
             wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n")
-            arguments = [
-                "--quiet",
-                "--no-deps",
-                "--no-cache-dir",
-                "--no-input",
-                "--disable-pip-version-check",
-                *options,
-            ]
-            source = ["--dest", fresh, "--requirement", str(wanted)]
-            subprocess.run([sys.executable, "-m", "pip", "download", *arguments, *source], check=True)
+            quiet = ("--quiet", "--no-input", "--disable-pip-version-check", "--no-cache-dir")
+            source = ("--no-deps", "--dest", fresh, "--requirement", str(wanted))
+            subprocess.run([sys.executable, "-m", "pip", "download", *quiet, *options, *source], check=True)
             (Path(fresh) / file).rename(target)
     with target.open("rb") as content:
         assert hashlib.file_digest(content, "sha256").hexdigest() == sha256, f"{target} is damaged: remove it"
