@@ -50,7 +50,7 @@ def main(rounds: int) -> int:
 
 
 def _turn(waves: tuple[Wave, Wave], sequences: int, repeats: int, number: int) -> list[float]:
-    """Tokens per second of each; prompts that nobody has seen, the same for both."""
+    """Tokens per second of each; fresh prompts, the same for both."""
     rates = []
     for wave in waves:
         seconds = 0.0

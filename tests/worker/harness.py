@@ -182,7 +182,7 @@ class Worker:
         waiting = set(request_ids)
         while waiting:
             for output in decode_outputs(self.expect(Outputs, deadline - monotonic())):
-                assert output.request_id in waiting, f"an output after the end, or of nobody: {output}"
+                assert output.request_id in waiting, f"an output after the end, or of an unknown request: {output}"
                 outputs[output.request_id].append(output)
                 if output.kind != PARTIAL:
                     waiting.remove(output.request_id)

@@ -98,7 +98,7 @@ def test_a_cancel_waits_for_no_request_before_it(worker: Worker) -> None:
         (pack(Generate(prompt="refuse")), "prompt", "refused"),
     ],
 )
-def test_a_bad_request_harms_nobody_else(worker: Worker, payload: bytes, param: str | None, message: str) -> None:
+def test_a_bad_request_does_not_harm_others(worker: Worker, payload: bytes, param: str | None, message: str) -> None:
     good = worker.request(prompt="x" * 400, stream=True)
     bad = worker.request_payload(payload)
     outputs = worker.until_ended(good, bad)
@@ -297,7 +297,7 @@ def test_a_worker_waits_for_those_who_read(worker: Worker) -> None:
 
     def until_it_stands_still(expected: int) -> int:
         """How many outputs it has sent. Not before those that are expected: a few beats can also be alike because its
-        main thread, which gives way to everybody, has not had its turn."""
+        main thread, which has a lower priority, has not run yet."""
         while outputs() < expected:
             worker.next_heartbeat()
         steps = worker.next_heartbeat().steps

@@ -61,7 +61,7 @@ def test_a_second_turn_reads_only_what_is_new(tiny_model: Path, without: TextEng
     calls.clear()
     chat += [{"role": "assistant", "content": first["text"]}, {"role": "user", "content": "and then?"}]
     second = run(engine, [{"messages": chat, **fields}])[0][-1].body
-    # The last token of an answer is read by nobody.
+    # The last token of an answer is never an input of the model.
     assert second["cached_tokens"] == first["prompt_tokens"] + first["completion_tokens"] - 1
     new = second["prompt_tokens"] - second["cached_tokens"]
     assert new == 1 + len("\n[user] and then?\n[assistant] ")
@@ -168,7 +168,7 @@ def test_no_cache_is_taken_out_where_it_is_off(tiny_model: Path, monkeypatch: py
     assert given == [{}, {}]
 
 
-def test_what_it_takes_where_nobody_says() -> None:
+def test_the_default_size() -> None:
     gib = 2**30
     assert default_bytes(0, 5 * gib) == gib // 2
     assert default_bytes(8 * gib, 4 * gib) == gib
@@ -199,7 +199,7 @@ def test_a_cancelled_request_leaves_what_it_has_read(
         engine.step()
     engine.cancel(request_id)
     assert_empty(engine)
-    # Whoever sees what it has said, can go on from there.
+    # A prompt that continues its answer starts from its cache.
     more = {**fields, "prompt": prompt + expected["text"]}
     got = run(engine, [more])[0][-1].body
     assert got["cached_tokens"] == read

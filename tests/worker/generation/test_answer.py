@@ -1,4 +1,4 @@
-"""Thoughts, tools and what is said, by models that answer what is written here."""
+"""Reasoning, tool calls and text, from models with scripted answers."""
 
 import json
 from itertools import pairwise
@@ -65,7 +65,7 @@ def parts(engine: TextEngine, **fields: Any) -> dict[str, Any]:
     return first
 
 
-def test_thoughts_are_apart(tmp_path: Path) -> None:
+def test_reasoning_is_apart(tmp_path: Path) -> None:
     engine = scripted(tmp_path, "<think>", "I", " wonder", "</think>", "It", " is", " €", "!")
     got = parts(engine)
     assert (got["reasoning"], got["text"], got["finish_reason"]) == ("I wonder", "It is €!", "stop")
@@ -75,13 +75,13 @@ def test_thoughts_are_apart(tmp_path: Path) -> None:
     assert [body["text"] for body in partials if body["text"]] == ["It", " is", " €"] + ["!"] * (len(partials) > 5)
 
 
-def test_thoughts_that_the_prompt_began(tmp_path: Path) -> None:
+def test_reasoning_that_the_prompt_has_opened(tmp_path: Path) -> None:
     engine = scripted(tmp_path, "I", " wonder", "</think>", "Sunny", chat_template=THINK_TEMPLATE, after="<think>")
     got = parts(engine)
     assert (got["reasoning"], got["text"]) == ("I wonder", "Sunny")
 
 
-def test_tags_in_a_message_begin_no_thoughts(tmp_path: Path) -> None:
+def test_tags_in_a_message_open_no_reasoning(tmp_path: Path) -> None:
     engine = scripted(tmp_path, "plain", " words")
     for content in ("what is <think> ?", "<think>"):
         chat = [{"role": "user", "content": content}]
@@ -93,14 +93,14 @@ def test_tags_in_a_message_begin_no_thoughts(tmp_path: Path) -> None:
         assert got["tool_calls"] == [("weather", {"city": "Paris"})]
 
 
-def test_tags_in_a_message_end_no_thoughts(tmp_path: Path) -> None:
+def test_tags_in_a_message_close_no_reasoning(tmp_path: Path) -> None:
     template = THINK_TEMPLATE.replace("[assistant]<think>", "[assistant]<think>\n\n")
     engine = scripted(tmp_path, "I", " wonder", "</think>", "Sunny", chat_template=template, after="\n")
     got = parts(engine, messages=[{"role": "user", "content": "what is </think> ?"}])
     assert (got["reasoning"], got["text"]) == ("I wonder", "Sunny")
 
 
-def test_thoughts_cut_short(tmp_path: Path) -> None:
+def test_reasoning_cut_short(tmp_path: Path) -> None:
     engine = scripted(tmp_path, "<think>", "I", " wonder", "</think>", "x")
     got = parts(engine, max_tokens=3)
     assert (got["reasoning"], got["text"], got["finish_reason"]) == ("I wonder", "", "length")
@@ -111,7 +111,7 @@ def test_a_text_completion_is_raw(tmp_path: Path) -> None:
     assert answer(engine, prompt="say ", temperature=0.0)["text"] == "<think>I</think>It"
 
 
-def test_a_stop_string_counts_in_thoughts_too(tmp_path: Path) -> None:
+def test_a_stop_string_counts_in_reasoning_too(tmp_path: Path) -> None:
     engine = scripted(tmp_path, "<think>", "I", " wonder", " why", "</think>", "It")
     got = parts(engine, stop=["er w"])
     assert (got["reasoning"], got["text"], got["finish_reason"]) == ("I wond", "", "stop")
@@ -133,7 +133,7 @@ def test_tags_that_come_in_pieces(tmp_path: Path) -> None:
     assert got["text"] == "a  b"
 
 
-def test_several_calls_after_thoughts(tmp_path: Path) -> None:
+def test_several_calls_after_reasoning(tmp_path: Path) -> None:
     # No token comes twice in a script: the second pair of tags is written out.
     second = ("\n<tool_", 'call>{"name": "time"}', "</tool", "_call>")
     engine = scripted(tmp_path, "<think>", "hm", "</think>", *CALL, *second)

@@ -80,7 +80,7 @@ def test_a_call_can_be_required(engine: TextEngine) -> None:
 
 @pytest.mark.parametrize("is_reference", [False, True])
 def test_a_required_call_has_an_object_of_arguments(engine: TextEngine, is_reference: bool) -> None:
-    """By a model that would rather say a number, and parameters that do not say what they are."""
+    """By a model that prefers a number, and with parameters without a type."""
     place = {"properties": {"at": {"enum": ["x"]}}, "required": ["at"], "additionalProperties": False}
     parameters = {"$ref": "#/$defs/p", "$defs": {"p": place}} if is_reference else place
     got = answer(
@@ -120,7 +120,7 @@ def test_a_required_call_cut_short_is_text(engine: TextEngine) -> None:
     assert got["finish_reason"] == "length"
 
 
-def test_thoughts_are_free_and_the_answer_is_not(tmp_path: Path) -> None:
+def test_reasoning_is_not_constrained_and_the_answer_is(tmp_path: Path) -> None:
     pieces = ("any", " thing", "</think>", "not JSON")
     options: dict[str, Any] = {"tags": ("<think>", "</think>"), "chat_template": THINK_TEMPLATE, "after": "<think>"}
     engine = load(make_scripted_model(tmp_path, pieces, **options))
@@ -130,7 +130,7 @@ def test_thoughts_are_free_and_the_answer_is_not(tmp_path: Path) -> None:
     assert (got["reasoning"], got["tool_calls"][0]["name"]) == ("any thing", "weather")
 
 
-def test_a_text_does_not_end_within_its_thoughts(tmp_path: Path) -> None:
+def test_a_text_does_not_end_inside_its_reasoning(tmp_path: Path) -> None:
     """Where an answer has to follow them, by a model that would rather end."""
     pieces = ("any", " thing", "</think>", "not JSON")
     options: dict[str, Any] = {"tags": ("<think>", "</think>"), "chat_template": THINK_TEMPLATE, "after": "<think>"}
@@ -145,7 +145,7 @@ def test_a_text_does_not_end_within_its_thoughts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("before", [(), ("\n",), (" ",)])
-def test_thoughts_that_the_model_begins_are_free_too(tmp_path: Path, before: tuple[str, ...]) -> None:
+def test_reasoning_that_the_model_opens_is_not_constrained_either(tmp_path: Path, before: tuple[str, ...]) -> None:
     engine = scripted(tmp_path, *before, "<think>", "any", " thing", "</think>", "not JSON")
     got = parts(engine, json_schema={"enum": ["a tag"]})
     assert (got["reasoning"], got["text"], got["finish_reason"]) == ("any thing", '"a tag"', "stop")
@@ -156,7 +156,7 @@ def test_thoughts_that_the_model_begins_are_free_too(tmp_path: Path, before: tup
     assert (got["reasoning"], got["text"], got["finish_reason"]) == ("any", "", "length")
 
 
-def test_a_tag_of_several_tokens_that_begins_thoughts(tmp_path: Path) -> None:
+def test_a_tag_of_several_tokens_that_opens_reasoning(tmp_path: Path) -> None:
     pieces = ("<|channel>", "t", " any", "<channel|>", "not JSON")
     engine = scripted(tmp_path, *pieces, tags=("<|channel>", "<channel|>"))
     assert len(engine.loaded.tokenizer.think_start_tokens) == len("<|channel>") - 2  # the tag and each letter
@@ -164,18 +164,18 @@ def test_a_tag_of_several_tokens_that_begins_thoughts(tmp_path: Path) -> None:
     assert (got["reasoning"], got["text"]) == (" any", '"a tag"')
 
 
-def test_blanks_belong_to_the_thoughts_or_to_the_answer(tmp_path: Path) -> None:
+def test_blanks_belong_to_the_reasoning_or_to_the_answer(tmp_path: Path) -> None:
     grammar = r"start: /\s?yes/"
     got = parts(scripted(tmp_path / "a", "\n", "<think>", "any", "</think>", "\nyes"), grammar=grammar)
     assert (got["reasoning"], got["text"]) == ("any", "\nyes")
     got = parts(scripted(tmp_path / "b", "\n", "yes"), grammar=grammar)
     assert (got["text"], "reasoning" in got) == ("\nyes", False)
-    # Where the grammar has none, nothing but thoughts may follow them.
+    # If the grammar allows no blanks, only reasoning may follow them.
     got = parts(scripted(tmp_path / "c", "\n", "yes"), grammar='start: "yes"', max_tokens=3)
     assert (got["text"], "reasoning" in got) == ("", False)
 
 
-def test_thoughts_that_the_prompt_has_ended_do_not_begin_again(tmp_path: Path) -> None:
+def test_reasoning_that_the_prompt_has_closed_does_not_open_again(tmp_path: Path) -> None:
     template = THINK_TEMPLATE.replace("<think>", "<think>\n\n</think>\n\n")
     engine = scripted(tmp_path, "<think>", "any", "</think>", chat_template=template, after="\n")
     got = parts(engine, json_schema={"enum": ["a tag"]})

@@ -60,7 +60,7 @@ def test_checkpoints(fields: dict[str, Any], expected: list[tuple[str, str]]) ->
     assert found(Generate(**fields), Characters()) == sorted(expected, key=lambda pair: len(pair[0]))
 
 
-def test_where_nobody_can_tell_the_same_prompt_may_come_again() -> None:
+def test_if_rendering_cannot_tell_the_same_prompt_is_kept() -> None:
     request = Generate(messages=[SYSTEM, USER])
     assert found(request, Characters(refuses=True))[-1] == ("[system]rules[user]hi[assistant", "user")
     lines = "ASSISTANT's RULE: rules\nUSER: hi\nASSISTANT:"

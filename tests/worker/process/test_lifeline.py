@@ -39,7 +39,7 @@ def test_a_worker_whose_parent_is_another_exits_at_once(harness: WorkerHarness) 
 
 
 # Starts a worker as the broker does, tells when it runs, and waits to be killed. Its own stdin: what the worker gets
-# as stdin, where that is to be something else than a pipe of the parent.
+# as stdin, if that must not be a pipe of the parent.
 _PARENT = """
 import os, subprocess, sys
 own_pipe, *command = sys.argv[1:]

@@ -1,4 +1,4 @@
-"""What computes in a worker gives way to what carries words."""
+"""Compute threads of a worker run at a lower priority than its I/O threads."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The batch by itself: the same tokens as mlx-lm's BatchGenerator, and nothing computed that nobody reads."""
+"""The batch by itself: the same tokens as mlx-lm's BatchGenerator, and no unused computation."""
 
 import random
 from itertools import pairwise
@@ -131,7 +131,7 @@ def test_log_probabilities_are_made_for_those_who_want_them(model: Any) -> None:
         assert mx.exp(row).sum().item() == pytest.approx(1, abs=1e-5)
 
 
-def test_prompts_that_keep_coming_hold_nobody_up_for_long(model: Any) -> None:
+def test_prompts_that_keep_coming_do_not_starve_decode(model: Any) -> None:
     """Prompts that end with their first token never fill the batch: they could come first for ever."""
     generator = batch(model, prefill_step_size=4096)
     insert(generator, [5, 6, 7], 100)

@@ -220,7 +220,7 @@ def test_max_tokens_and_the_context(tmp_path: Path) -> None:
         with pytest.raises(FailureError, match=f"{length} tokens.*64") as raised:
             add(engine, 1, prompt="x" * length)
         assert raised.value.failure.code == "context_length_exceeded"
-        # Of token ids that many are refused before anybody looks whether they are any.
+        # So many token ids are refused before they are checked.
         with pytest.raises(FailureError, match=f"{length} tokens.*64") as raised:
             add(engine, 1, prompt=[-1] * length)
         assert (raised.value.failure.code, raised.value.failure.param) == ("context_length_exceeded", "prompt")
@@ -275,7 +275,7 @@ def test_a_model_without_a_template_still_chats(tmp_path: Path) -> None:
 
 
 def test_a_long_prompt_lets_others_go_on(tiny_model: Path) -> None:
-    """After each piece of it comes a token for who is there."""
+    """After each piece of its prefill, the others get a token."""
     engine, calls = load_recorded(tiny_model, prefill_step_size=64)
     always = {str(engine.loaded.tokenizer.encode("b")[-1]): 100.0}
     first = add(engine, 1, prompt="x", logit_bias=always, temperature=0.0, max_tokens=500, stream=True)

@@ -36,7 +36,7 @@ def test_the_tokens_are_mlx_lms(without: TextEngine) -> None:
     assert [text_of(outputs) for outputs in run(without, REQUESTS)] == expected
 
 
-def test_a_request_that_leaves_harms_nobody(without: TextEngine) -> None:
+def test_a_request_that_leaves_does_not_harm_others(without: TextEngine) -> None:
     expected = answer(without, **REQUESTS[0])
     gone = add(without, 1, prompt="g" * 100, max_tokens=500)
     for _ in range(5):

@@ -265,7 +265,7 @@ def test_a_cancelled_request_leaves_what_it_has_read(model: Path, draft: Path, k
     before = engine.stats().cached_tokens
     engine.cancel(add(engine, 1, prompt="a" * 150, max_tokens=3))
     assert engine.stats().cached_tokens == before
-    # Of a prompt that was known but for its last token, what it has said.
+    # A prompt that was cached except for its last token leaves the tokens of its answer.
     run(engine, [{"prompt": "d" * 150, "temperature": 0.0, "max_tokens": 1}])
     before = engine.stats().cached_tokens
     request_id = add(engine, 1, prompt="d" * 150, temperature=0.0, max_tokens=30)

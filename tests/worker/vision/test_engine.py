@@ -185,7 +185,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("data", "message"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_image_is_named_and_disturbs_nobody(engine: VisionEngine, data: bytes, message: str) -> None:
+def test_a_broken_image_is_named_and_does_not_disturb_others(engine: VisionEngine, data: bytes, message: str) -> None:
     fields: dict[str, Any] = {**TWO_TURNS, "temperature": 0.0, "max_tokens": 30}
     expected = answer(engine, **fields)
     neighbour = add(engine, 7, **fields)
@@ -479,13 +479,13 @@ def test_a_model_that_thinks(tmp_path: Path) -> None:
     assert 0 < first < 99
     assert got["reasoning"] == b"".join(tokens[:first]).decode(errors="replace")
     assert "</think>" not in got["reasoning"]
-    # Thoughts are free, what follows them is bound.
+    # Reasoning is not constrained, the answer after it is.
     bound = {"json_schema": {"type": "boolean"}, "logit_bias": {str(end): 8.0}}
     got = answer(engine, **fields, **bound)
     assert got["reasoning"]
     assert json.loads(got["text"]) in (True, False)
     assert got["finish_reason"] == "stop"
-    # Without an image as well, and where the template does not begin a thought there is none.
+    # Also without an image; and without reasoning if the template does not open it.
     assert answer(engine, **TEXT_ONLY, seed=3, max_tokens=10)["reasoning"]
     calm = load(make_tiny_vision(tmp_path / "calm", more_tokens=("<think>", "</think>")))
     assert "reasoning" not in answer(calm, **fields)

@@ -92,7 +92,7 @@ def test_sampled_and_bound_tokens_are_mlx_vlms(model: Model) -> None:
     """Each alone, then all in one batch that others join and leave."""
     expected = [mlx_vlms(model, fields, 40) for fields in SAMPLED]
     assert len({tuple(tokens) for tokens in expected}) == len(SAMPLED)
-    # Who asks for log-probabilities, goes another way through the batch.
+    # A request for log-probabilities takes another path through the batch.
     requests = [{**fields, "max_tokens": 40, "logprobs": 0} for fields in SAMPLED]
     for fields, tokens in zip(requests, expected, strict=True):
         got = answer(model.engine, **fields)
