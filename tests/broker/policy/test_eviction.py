@@ -27,6 +27,11 @@ def test_a_small_model_stays_where_a_large_one_has_to_go_anyway() -> None:
     assert make_room(9, 9, 10, rows) == Room(Verdict.EVICT, ("large",))
 
 
+def test_of_two_small_models_the_most_recently_used_stays() -> None:
+    rows = occupants(("old", 10, IDLE), ("new", 10, IDLE), ("large", 50, IDLE))
+    assert make_room(55, 9, 70, rows) == Room(Verdict.EVICT, ("old", "large"))
+
+
 def test_idle_ones_leave_before_busy_ones_are_waited_for() -> None:
     rows = occupants(("old", 5, BUSY), ("new", 5, IDLE))
     assert make_room(5, 2, 100, rows) == Room(Verdict.EVICT, ("new",))

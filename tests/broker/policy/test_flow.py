@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.policy.flow import STUCK_SECONDS, Flow, Settled
+from broker.policy.flow import Flow, Settled
 
 G1, G2 = b"gateway1", b"gateway2"
 
@@ -66,8 +66,8 @@ def test_a_gateway_that_reads_nothing_holds_nobody_until_it_reads_again() -> Non
     flow = new_flow()
     send(flow, G1, "w1", "w2", now=5.0)
     send(flow, G2, "w1", now=5.5)
-    assert flow.look(5.0 + STUCK_SECONDS - 0.01) == {}
-    assert flow.look(5.0 + STUCK_SECONDS) == {"w1": 1, "w2": 1}  # not what the other gateway may still read
+    assert flow.look(5.99) == {}
+    assert flow.look(6.0) == {"w1": 1, "w2": 1}  # not what the other gateway may still read
     assert flow.sent(G1, "w1", 6.1) == {"w1": 2}
     assert flow.read(G1, 1, 6.2) == {}
     send(flow, G1, "w1", now=6.3)
@@ -83,11 +83,31 @@ def test_a_gateway_without_anything_to_read_is_not_stuck() -> None:
     assert flow.look(100.5) == {}
 
 
+def test_the_oldest_unread_message_counts_and_reading_some_starts_anew() -> None:
+    flow = new_flow()
+    send(flow, G1, "w1", now=0.0)
+    send(flow, G1, "w1", "w1", now=0.9)
+    assert flow.look(0.99) == {}
+    assert flow.read(G1, 1, 0.99) == {"w1": 1}
+    assert flow.look(1.5) == {}
+    assert flow.look(1.99) == {"w1": 3}
+
+
+def test_a_gateway_that_reads_again_settles_only_what_it_has_read() -> None:
+    flow = new_flow()
+    send(flow, G1, "w1", "w1", "w1")
+    assert flow.look(1.0) == {"w1": 3}
+    assert flow.read(G1, 1, 1.1) == {}
+    send(flow, G1, "w1", "w1", now=1.2)
+    assert flow.read(G1, 4, 1.3) == {"w1": 4}
+    assert flow.read(G1, 5, 1.4) == {"w1": 5}
+
+
 def test_two_stuck_gateways_make_one_count() -> None:
     flow = new_flow()
     send(flow, G1, "w1")
     send(flow, G2, "w1", "w1")
-    assert flow.look(STUCK_SECONDS) == {"w1": 3}
+    assert flow.look(1.0) == {"w1": 3}
 
 
 def test_a_gateway_that_counts_what_it_got_before_its_hello_is_followed() -> None:
