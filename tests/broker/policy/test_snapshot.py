@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from broker.policy.downloads import Download
 from broker.policy.events import ModelPinned, TimePassed
 from broker.policy.snapshot import status
 from broker.wire.failure import Code, Failure
@@ -138,3 +139,13 @@ def test_spares_are_counted_apart() -> None:
     ]
     assert snapshot(s)["workers"] == 2
     assert W2 in s.workers
+    s.ask(R1, "a")  # takes the first spare
+    assert [spare["state"] for spare in snapshot(s)["spares"]] == ["starting"]
+
+
+def test_a_download_is_shown_with_its_times() -> None:
+    s = Script()
+    download = Download("org/m", since=START + 2, fraction=0.25)
+    [shown] = status(s.pool, s.now, START, WALL, [download])["models"]
+    assert (shown["state"], shown["reason"]) == ("downloading", "waits for another download")
+    assert (shown["since"], shown["fraction"], shown["queued"]) == (WALL + START + 2, 0.25, 0)

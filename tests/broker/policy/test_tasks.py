@@ -28,6 +28,14 @@ def test_a_model_does_the_work_of_its_type_only(model_type: str, task: str) -> N
         assert ('`type = "embeddings"` in the settings' in fail.message) == (task != "generate")
 
 
+def test_a_refusal_says_what_the_type_can_do() -> None:
+    embeddings, audio = (wrong_task(spec_of(name), "generate") for name in ("embeddings", "audio"))
+    assert embeddings is not None
+    assert "it can embed and rerank, not generate" in embeddings.message
+    assert audio is not None
+    assert "it can nothing yet, not generate" in audio.message
+
+
 def test_an_unknown_task_is_named() -> None:
     fail = wrong_task(spec_of("text-gen"), "dance")
     assert fail is not None
