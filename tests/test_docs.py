@@ -182,14 +182,26 @@ def test_every_event_action_and_state_is_in_the_pool() -> None:
     assert missing(set(State), code_in(document("docs/admin.md"))) == []
 
 
-def test_every_module_is_in_the_architecture() -> None:
-    """As `broker/policy/pool.py`, or as `pool.py` in a section or tree of its package."""
-    text = document("docs/architecture.md")
-    for package in ("broker", "worker", "gateway"):
-        for path in (ROOT / package).glob("*.py"):
-            if path.name != "__init__.py":
-                named = re.search(rf"\b{package}/\s.*?\b{path.name}|\b{package}/{path.name}", text, flags=re.DOTALL)
-                assert named, f"docs/architecture.md does not name {package}/{path.name}"
+def test_the_architecture_has_one_row_for_every_module_and_no_other() -> None:
+    modules = {
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    rows = re.findall(r"^\| (?:\*\*)?`([\w./]+)`(?:\*\*)? \|", document("docs/architecture.md"), flags=re.MULTILINE)
+    named = [row for row in rows if row.endswith(".py")]
+    assert sorted(modules - {*named}) == [], "docs/architecture.md has no row for these"
+    assert sorted({*named} - modules) == [], "docs/architecture.md has rows for these, which do not exist"
+    assert len(named) == len(modules), "docs/architecture.md has a row twice"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])
+def test_every_path_that_a_page_names_exists(page: str) -> None:
+    """A changelog tells of files that are gone; a bench makes bench/results/."""
+    path = re.compile(rf"(?<![\w./-])(?:{'|'.join((*PACKAGES, 'bench', 'tests', 'docs'))})/[\w./]*")
+    named = {name for span in spans_in(document(page)) for name in path.findall(span)} - {"bench/results/"}
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])
