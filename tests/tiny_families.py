@@ -37,10 +37,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 def make_tiny_family(folder: Path, family: str) -> Path:
     """Write a model of this family into `folder` (made if missing) and return it."""
-    folder.mkdir(parents=True, exist_ok=True)
     config = {"model_type": family, **FAMILIES[family]}
     module = import_module(f"mlx_lm.models.{family}")
-    model = module.Model(module.ModelArgs.from_dict(dict(config)))
+    return write_model(folder, config, module.Model(module.ModelArgs.from_dict(dict(config))))
+
+
+def write_model(folder: Path, config: dict[str, Any], model: Any) -> Path:
+    """Write this model with random weights into `folder` (made if missing) and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
     keys = iter(mx.random.split(mx.random.key(0), len(tree_flatten(model.parameters()))))
     weights = tree_map_with_path(lambda path, weight: _random_weight(path, weight, next(keys)), model.parameters())
     mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(weights)), metadata={"format": "mlx"})
@@ -50,7 +54,7 @@ def make_tiny_family(folder: Path, family: str) -> Path:
 
 
 def _random_weight(path: str, weight: mx.array, key: mx.array) -> mx.array:
-    if weight.ndim == 1:
+    if weight.ndim < 2:
         return mx.zeros_like(weight) if path.endswith("bias") else weight
     random = mx.random.normal(weight.shape, scale=float(weight.shape[-1]) ** -0.5, key=key)
     if "embed" in path or "lm_head" in path:
