@@ -64,7 +64,7 @@ def asks(tokens: list[int]) -> dict[str, Any]:
 def directly(engine: TextEngine, tokens: list[int]) -> list[float]:
     """The log-probabilities of the tokens that mlx-lm draws."""
     found = []
-    for token, logprobs in generate_step(mx.array(tokens), engine._loaded.model, max_tokens=TOKENS):
+    for token, logprobs in generate_step(mx.array(tokens), engine.loaded.model, max_tokens=TOKENS):
         if token == EOS:
             break
         found.append(float(logprobs[token].item()))
