@@ -5,7 +5,7 @@ import sys
 from contextlib import closing
 
 from broker.assembly import run_broker
-from broker.processes.autogroup import give_way
+from broker.processes.autogroup import lower_autogroup
 from broker.processes.memory import total_bytes
 from broker.processes.supervisor import Supervisor
 from broker.runtime import RuntimeDir, RuntimeDirError
@@ -26,7 +26,7 @@ def main() -> int:
         for line in str(error).splitlines():
             print(f"broker: {line}", file=sys.stderr)
         return 2
-    give_way()
+    lower_autogroup()
     with closing(runtime), closing(Signals()) as signals:
         launcher = Supervisor(
             runtime.worker_endpoint, settings.heartbeat_interval_seconds, settings.hub_dir, settings.blas_library

@@ -1,7 +1,7 @@
 """The pins that survive a restart of the broker: one small JSON file, written atomically.
 
-Losing it loses convenience, never service: what cannot be read is set aside and reported, what cannot be written is
-reported, and the broker goes on.
+The broker serves without it: a file that cannot be parsed is moved aside and reported, a file that cannot be written is
+reported.
 """
 
 import json
@@ -14,21 +14,21 @@ logger = logging.getLogger(__name__)
 
 
 def read_pins(path: Path) -> list[str]:
-    """The model ids in the file; none if there is no file or it is not one of ours (which is then set aside)."""
+    """The model ids in the file; none if there is no file, or it is not a file of pins and is moved aside."""
     try:
         content = json.loads(path.read_bytes())
         pins = content["pinned"]
         if not isinstance(pins, list) or not all(isinstance(pin, str) for pin in pins):
-            raise ValueError("`pinned` is not a list of model ids")
+            raise ValueError("`pinned` must be a list of model ids")
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError) as error:
         aside = path.with_suffix(".corrupt")
-        logger.error("%s cannot be understood (%s): set aside as %s, starting without its pins", path, error, aside)
+        logger.error("%s is not a file of pins (%s): set aside as %s, starting without pins", path, error, aside)
         _try(lambda: path.replace(aside), path)
         return []
     except OSError as error:
-        logger.error("%s cannot be read: %s; starting without its pins", path, error)
+        logger.error("%s cannot be read: %s; starting without pins", path, error)
         return []
     return pins
 

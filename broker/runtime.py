@@ -1,4 +1,4 @@
-"""The runtime directory: where the sockets are, and the proof that only one broker uses it."""
+"""The runtime directory: it holds the sockets, and its lock lets one broker use it at a time."""
 
 import fcntl
 import os
@@ -8,7 +8,7 @@ from broker.wire.paths import GATEWAY_SOCKET, MAX_SOCKET_PATH_BYTES, WORKER_SOCK
 
 
 class RuntimeDirError(Exception):
-    """The directory cannot be used; the message says what to change."""
+    """The directory cannot be used. The message says what to change."""
 
 
 class RuntimeDir:

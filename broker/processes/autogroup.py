@@ -1,8 +1,8 @@
-"""Lets the broker's session give way to others: to gateways, and to clients on the same machine.
+"""Runs broker and workers at a lower priority than gateways and clients, where Linux shares its cores by session.
 
-Linux may share its cores between sessions before it looks at the niceness inside of them (sched_autogroup). Broker and
-workers are one session, a gateway another one. With equal shares a worker that only imports, however nice inside of its
-session, held up the gateway and with it every client for 0.2 to 0.4 s; with this, for 10 ms (docs/benchmarks.md).
+With sched_autogroup, niceness counts only within a session. Broker and workers are one session, a gateway is another.
+With equal shares, a worker that was importing delayed the gateway, and so every client, by 0.2 to 0.4 s; with this, by
+10 ms (docs/benchmarks.md).
 """
 
 import contextlib
@@ -13,9 +13,9 @@ from pathlib import Path
 _NICENESS = 10
 
 
-def give_way() -> None:
-    """Where there is such a thing, and where this process leads its session; it is nobody else's to change."""
+def lower_autogroup() -> None:
+    """Does nothing on other systems, or if another process leads this session."""
     if sys.platform == "linux" and os.getsid(0) == os.getpid():
-        # Not there, hidden, or changed by somebody a tenth of a second ago: then all is as it would be without.
+        # The file may be missing or hidden, or Linux refuses a change so soon after another: then nothing changes.
         with contextlib.suppress(OSError):
             Path("/proc/self/autogroup").write_text(str(_NICENESS))

@@ -1,7 +1,7 @@
-"""The interface behind which processes start and end. The loop and the performer know nothing else of processes.
+"""The interface through which the broker starts and ends processes: all that loop and performer know of them.
 
-supervisor.py is the one for this machine. Another one may run its processes elsewhere: a pid is for people to read,
-nothing here is looked up by it, and a start that fails late is an exit like any other.
+supervisor.py implements it for this machine. Another launcher may run processes elsewhere: a pid is for display only,
+and a start that fails late is reported as an exit.
 """
 
 from collections.abc import Collection, Mapping
@@ -25,31 +25,31 @@ class Launcher(Protocol):
     """Processes by worker id. Nothing here blocks; each exit is reported once, by `take_exits`."""
 
     def start(self, what: StartWorker | StartDownload) -> int | None:
-        """Start this process; its pid if that is known already. Raises OSError if it is known that it cannot start."""
+        """Start a process; its pid if that is known. Raises OSError if the start fails at once."""
 
     def kill(self, worker_id: str) -> None:
-        """End it at once, with its children. Does nothing if it has exited already."""
+        """End a process and its children at once. Does nothing if it has exited."""
 
     @property
     def worker_ids(self) -> Collection[str]:
-        """The processes that were started and whose exits have not been taken."""
+        """The processes whose exits have not been taken."""
 
     def sample(self, worker_id: str) -> Sample | None:
-        """What this process takes now; None if that is not known."""
+        """What this process takes now; None if unknown."""
 
     @property
     def exits_fd(self) -> int:
         """Readable when a process has exited: call `take_exits`."""
 
     def take_exits(self) -> list[tuple[str, Exit]]:
-        """(worker id, how it ended) of the processes that have exited."""
+        """(worker id, exit) of the processes that have exited, each once."""
 
     @property
     def output_fds(self) -> Mapping[int, str]:
-        """Descriptor -> worker id; readable when this process has printed something: call `read_output`."""
+        """Descriptor -> worker id; readable when this process has output: call `read_output`."""
 
     def read_output(self, worker_id: str) -> None:
-        """Log what the process has printed."""
+        """Log the output of this process."""
 
     def close(self) -> None:
-        """End whatever is left, and wait for it."""
+        """End the processes that are left, and wait for them."""

@@ -1,6 +1,6 @@
-"""What each process really takes, from the operating system. One cheap look per call; no thread, no history.
+"""Memory and processor time of a process, from the operating system. No thread, no history.
 
-On macOS resident size misses what Metal holds (reports of 33 MB against 49.8 GB), so the physical footprint is read
+On macOS the resident size misses Metal's memory (reports of 33 MB against 49.8 GB), so the physical footprint is read
 with `proc_pid_rusage`, as Activity Monitor does. Elsewhere the footprint is the resident size.
 """
 
@@ -13,13 +13,13 @@ from broker.processes.launcher import Sample
 
 
 class Sampler:
-    """Looks at processes by pid. Forgets a pid when told, because pids are used again."""
+    """Samples processes by pid. `forget` a pid when its process has exited, because pids are used again."""
 
     def __init__(self) -> None:
         self._processes: dict[int, psutil.Process] = {}
 
     def sample(self, pid: int) -> Sample | None:
-        """What this process takes now, None if it is gone."""
+        """What this process takes now; None if it has exited."""
         try:
             process = self._processes.get(pid)
             if process is None:

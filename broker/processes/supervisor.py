@@ -1,13 +1,13 @@
-"""Starts and kills worker processes, reads what they print, and reports each exit once. Decides nothing.
+"""The launcher for this machine: starts and kills worker processes, reads their output, reports each exit once. Decides
+nothing.
 
-Every worker leads a process group of its own: a kill takes its children along, and a terminal's Ctrl-C does not reach
-it. No session of its own: Linux may share out processor time by session, and then the I/O threads of a worker would pay
-for its compute threads (worker/process/priority.py). Its stdin is a pipe that is never written: end of file there tells
-the worker that the broker has died. Its stdout and stderr are one pipe, read here, so that no orphan can
-hold a pipe of whoever started the broker.
+Every worker leads its own process group: a kill ends its children too, and Ctrl-C in a terminal does not reach it. It
+has no session of its own: Linux may share processor time by session, and then a worker's I/O threads would pay for its
+compute threads (worker/process/priority.py). Its stdin is a pipe that is never written: end of file tells the worker
+that the broker has died. Its stdout and stderr are one pipe, read here, so that no orphan holds a pipe of the process
+that started the broker.
 
-Exits come from the kernel (a pidfd in an epoll set, or a kqueue), never from polling; reading to the end of the pipe is
-no exit notice, because a grandchild may hold it open.
+Exits come from the kernel (exits.py). The end of the output pipe is not an exit: a grandchild may hold the pipe open.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ class _Child:
 
 
 class Supervisor:
-    """The Launcher for this machine: worker processes by worker id.
+    """Worker processes by worker id.
 
     endpoint: the broker's socket for workers. hub_dir: the cache that downloads fill. blas_library: a shared library
     that workers load before MLX, None for MLX's own.
@@ -82,7 +82,7 @@ class Supervisor:
         child = self._children[worker_id] = _Child(worker_id, process, output_fd)
         try:
             self._exits.add(process.pid)
-        except OSError:  # no descriptor is left for it: what cannot be watched must not run
+        except OSError:  # no descriptor is left: a process that cannot be watched must not run
             self.kill(worker_id)
             process.wait()
             self._close(child)
@@ -110,11 +110,11 @@ class Supervisor:
 
     @property
     def worker_ids(self) -> list[str]:
-        """Every worker that has not been reported as exited."""
+        """The workers whose exits have not been reported."""
         return list(self._children)
 
     def sample(self, worker_id: str) -> Sample | None:
-        """What the worker's process takes now; None if it is gone."""
+        """What the process takes now; None if it has exited."""
         child = self._children.get(worker_id)
         return self._sampler.sample(child.process.pid) if child is not None else None
 
@@ -133,11 +133,11 @@ class Supervisor:
         exits = []
         for pid in self._exits.take():
             child = next(c for c in self._children.values() if c.process.pid == pid)
-            # While the leader is a zombie its group id cannot be taken by a stranger; afterwards it can.
+            # While the leader is a zombie, no other process can get its group id; afterwards one can.
             self.kill(child.worker_id)
             code = child.process.wait()
             self.read_output(child.worker_id)
-            _keep(child, child.partial_line)  # last words may lack their end of line
+            _keep(child, child.partial_line)  # the last line may lack its line break
             self._close(child)
             self._sampler.forget(pid)
             del self._children[child.worker_id]
@@ -145,7 +145,7 @@ class Supervisor:
         return exits
 
     def read_output(self, worker_id: str) -> None:
-        """Log what the worker has printed and keep the last lines."""
+        """Log the worker's output and keep its last lines."""
         child = self._children[worker_id]
         try:
             data = os.read(child.output_fd, _READ_BYTES)
@@ -153,13 +153,13 @@ class Supervisor:
             return
         child.output_open = bool(data)
         *lines, partial_line = (child.partial_line + data).split(b"\n")
-        # A progress bar is one line without end: of that the last part is enough.
+        # A progress bar is one endless line: its last part is enough.
         child.partial_line = partial_line[-_TAIL_LINE_CHARS:]
         for line in lines:
             _keep(child, line)
 
     def close(self) -> None:
-        """Kill and reap whatever is left."""
+        """Kill and reap all workers that are left."""
         for child in self._children.values():
             self.kill(child.worker_id)
             child.process.wait()

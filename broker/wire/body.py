@@ -1,7 +1,7 @@
-"""The base of everything that travels: a dataclass whose fields are the keys of a msgpack map.
+"""The base of all messages: a dataclass whose fields are the keys of a msgpack map.
 
-`from_map` checks what arrives against the annotations of the class and raises ProtocolError, which names the field at
-fault. packing.py makes bytes of it.
+`from_map` checks values against the annotations of the class and raises ProtocolError, which names the field at fault.
+packing.py turns messages into bytes.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
 
 
 class ProtocolError(Exception):
-    """The peer sent something that is not this protocol; the message says what. The receiver logs and drops it."""
+    """A peer has sent a malformed message. The receiver logs and drops it."""
 
 
 class Body:

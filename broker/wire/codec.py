@@ -1,5 +1,5 @@
-"""Messages to frames and back. `decode` returns a typed message or raises ProtocolError, which names what the peer did
-wrong. docs/protocol.md describes the wire."""
+"""Messages to frames and back. `decode` returns a typed message or raises ProtocolError, which says what is wrong.
+docs/protocol.md describes the wire."""
 
 from dataclasses import dataclass
 

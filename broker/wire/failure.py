@@ -1,4 +1,4 @@
-"""What went wrong, said in one way by all processes: one dataclass, one exception, one enumeration of codes.
+"""Failures of requests: one dataclass, one exception, one enumeration of codes for all processes.
 
 A message names fields of the wire (`json_schema`, `messages[0]`), never a field or route of HTTP: the gateway's dialect
 translates. docs/errors.md says what each code means to a client.
@@ -11,7 +11,7 @@ from broker.wire.body import Body
 
 
 class Code(StrEnum):
-    """What kind of failure it is. Clients see the word; the HTTP status follows from it."""
+    """The kinds of failure. Clients see this word; the HTTP status follows from it."""
 
     INVALID_REQUEST = "invalid_request"
     CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
@@ -49,7 +49,7 @@ class Failure(Body):
 
 
 class FailureError(Exception):
-    """Raised where a request cannot be served; whoever catches it ends the request with `failure`."""
+    """Raised where a request cannot be served; the request ends with `failure`."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)

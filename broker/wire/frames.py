@@ -1,4 +1,4 @@
-"""Frames: how a message lies on a socket, and how whose request it is can be read from its id.
+"""The frames of a message, and the ids of requests.
 
 After the identity frame that a ROUTER adds or strips, a message is one of
 
@@ -6,8 +6,8 @@ After the identity frame that a ROUTER adds or strips, a message is one of
     [VERSION, REQUEST, request_id, body, payload]    payload: packed `Generate`, `Embed` or `Rerank`, forwarded unread
     [VERSION, OUTPUTS, header, bodies]               see outputs.py
 
-A request id is 16 bytes: the 8-byte identity of the gateway that asked, then a counter. So a worker can group outputs
-by gateway, the broker can tell whose request it is, and no gateway can touch another's.
+A request id is 16 bytes: the 8-byte identity of the gateway that asked, then a counter. So workers can group outputs by
+gateway, the broker knows the gateway of every request, and no gateway can touch another's requests.
 """
 
 from typing import Any
@@ -27,8 +27,9 @@ def gateway_of(request_id: bytes) -> bytes:
 
 
 def receive_frames(socket: Any, *, wait: bool = True) -> list[bytes]:
-    """What pyzmq's recv_multipart does, in a third of its time: a frame knows whether more follow, and the socket is
-    not asked through an enumeration. socket: a zmq.Socket. Raises zmq.Again where nothing is there and not waited for.
+    """pyzmq's recv_multipart in a third of its time: asks the frame whether more follow, not the socket.
+
+    socket: a zmq.Socket. Raises zmq.Again if there is no message and `wait` is false.
     """
     flags = 0 if wait else _NOBLOCK
     frame = socket.recv(flags, copy=False)
@@ -40,7 +41,7 @@ def receive_frames(socket: Any, *, wait: bool = True) -> list[bytes]:
 
 
 def send_frames(socket: Any, frames: list[bytes], *, wait: bool = True) -> None:
-    """What pyzmq's send_multipart does, in less than half of its time: that joins flags anew for every frame."""
+    """pyzmq's send_multipart in less than half of its time: it joins flags for every frame."""
     flags = 0 if wait else _NOBLOCK
     for frame in frames[:-1]:
         socket.send(frame, flags | _SNDMORE)

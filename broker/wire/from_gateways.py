@@ -1,6 +1,6 @@
-"""What gateways say to the broker: work for models, administration, and how far they have read.
+"""Messages from gateways to the broker: work for models, and administration.
 
-A request goes through the broker to the worker of its model; the payload is read by that worker only (work.py).
+The broker forwards a request to a worker of its model; only that worker reads the payload (work.py).
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from broker.wire.kinds import Task
 class InferenceRequest(Body):
     """One unit of work for `model`. `payload` travels as a frame of its own and is decoded by the worker only.
 
-    task: generate, embed or rerank; by it the broker refuses work that a model of its type cannot do.
+    task: generate, embed or rerank; the broker refuses a task that this type of model cannot do.
     """
 
     COMMAND: ClassVar[bytes] = b"REQUEST"
@@ -67,7 +67,7 @@ class Unpin(Body):
 
 @dataclass(slots=True, frozen=True)
 class Status(Body):
-    """FINAL: what runs now, see `docs/protocol.md`. Never counts as a use of any model."""
+    """FINAL: what runs now, see docs/protocol.md. Does not count as a use of a model."""
 
     COMMAND: ClassVar[bytes] = b"STATUS"
 
@@ -89,7 +89,7 @@ class Watch(Body):
 
 @dataclass(slots=True, frozen=True)
 class Goodbye(Body):
-    """An orderly end of a gateway: its requests are cancelled at once."""
+    """The gateway ends: its requests are cancelled at once."""
 
     COMMAND: ClassVar[bytes] = b"GOODBYE"
 

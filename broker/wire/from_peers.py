@@ -1,4 +1,4 @@
-"""What more than one side says: that it is there, that it is alive, how many outputs have been read."""
+"""Messages that more than one side sends: HELLO, HEARTBEAT and ACK."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,7 +15,7 @@ class Hello(Body):
 
 @dataclass(slots=True, frozen=True)
 class Heartbeat(Body):
-    """Alive. From a worker with its progress; from the broker to a gateway with nothing to say.
+    """Alive. From a worker, with its progress; from the broker to a gateway, without fields.
 
     steps: grows with every unit of work done (decode step, prefill chunk, loaded tensor); what the stall timeout
     watches. mlx_*: bytes as MLX counts them in that process (`mlx.core.get_active_memory` and friends).
@@ -30,10 +30,10 @@ class Heartbeat(Body):
 
 @dataclass(slots=True, frozen=True)
 class Ack(Body):
-    """How many OUTPUTS have been read, in order, so that a worker does not run ahead.
+    """How many OUTPUTS have been read, in order; it moves a worker's window (outputs.py).
 
-    From a gateway: of those since its HELLO; said after ACK_EVERY of them, and for the rest at the broker's heartbeat.
-    From the broker to a worker: of those it has sent, how many a gateway has read, or nobody will.
+    From a gateway: OUTPUTS read since its HELLO; sent after every ACK_EVERY of them, and for the rest at the broker's
+    heartbeat. From the broker to a worker: how many of its OUTPUTS a gateway has read or no gateway will read.
     """
 
     COMMAND: ClassVar[bytes] = b"ACK"

@@ -1,4 +1,4 @@
-"""What a worker says to the broker, beside its outputs: how far it is, and how loading ended."""
+"""Messages from workers to the broker, beside outputs: the progress and the end of loading."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""What kinds of models and of work there are: one table. A new kind of model is one row here and one folder in worker/.
+"""The kinds of models and of work: one table. A new kind of model is one row here and one folder in worker/.
 
 Settings, catalog, broker and worker read this table; none of them has a list of its own.
 """
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Task(StrEnum):
-    """The work that a request asks for; each has a payload of its own (work.py)."""
+    """The work that a request asks for; each has its own payload (work.py)."""
 
     GENERATE = "generate"
     EMBED = "embed"

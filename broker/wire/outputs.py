@@ -1,9 +1,9 @@
-"""Outputs: what workers answer, on the way through the broker to the gateway that asked.
+"""Outputs: the answers of workers, which the broker forwards to the gateway that asked.
 
     [VERSION, OUTPUTS, header, bodies]    the outputs of one decode step for one gateway
 
-The header holds 17 bytes per output: request id and kind (PARTIAL, FINAL or ERROR). The broker learns from it who has
-output and who is done without reading a body; `bodies` is one msgpack list in the same order.
+The header holds 17 bytes per output: request id and kind (PARTIAL, FINAL or ERROR). From it the broker knows which
+requests have output and which end, without reading a body; `bodies` is one msgpack list in the same order.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from broker.wire.failure import Failure
 from broker.wire.frames import GATEWAY_ID_BYTES, REQUEST_ID_BYTES, VERSION, gateway_of
 from broker.wire.packing import unpack_any
 
-# OUTPUTS that a worker may send beyond what gateways have acknowledged, and after how many a gateway acknowledges.
-# A worker that serves 17 gateways at once never waits for a count that none of them has reached.
+# The window: OUTPUTS that a worker may send beyond the last ACK. A gateway sends an ACK after every ACK_EVERY of them:
+# with up to 17 gateways (17 * 15 < 256), a worker with a full window always has an ACK on its way.
 WINDOW = 256
 ACK_EVERY = 16
 
@@ -48,18 +48,18 @@ class Outputs(Body):
     bodies: bytes
 
 
-# packb would make a packer with a buffer of its own for every step. It works in one piece while it holds the
-# interpreter's lock, so threads may share it; its buffer stays as large as the largest outputs were.
+# packb would make a packer and its buffer for every step. Packing holds the interpreter's lock throughout, so threads
+# may share this one; its buffer stays as large as the largest outputs.
 _pack_bodies = msgpack.Packer().pack
 
 
 def encode_outputs(outputs: list[Output]) -> list[bytes]:
     """The frames of OUTPUTS for one gateway; all request ids must begin with that gateway's identity.
-    Raises ValueError for a kind that there is not, and whatever msgpack does for a body that it cannot write."""
+    Raises ValueError for an unknown kind, and msgpack's errors for a body that it cannot pack."""
     try:
         header = b"".join([o.request_id + _KIND_BYTES[o.kind] for o in outputs])
     except KeyError as error:
-        raise ValueError(f"{error} is no kind of output") from None
+        raise ValueError(f"{error} is not a kind of output") from None
     return [VERSION, Outputs.COMMAND, header, _pack_bodies([o.body for o in outputs])]
 
 

@@ -1,4 +1,4 @@
-"""Where the processes of one user meet: the runtime directory and the sockets in it."""
+"""The runtime directory of one user, and the sockets in it."""
 
 import os
 import tempfile
@@ -13,5 +13,5 @@ MAX_SOCKET_PATH_BYTES = 103
 
 
 def default_runtime_dir() -> Path:
-    """Where broker and gateways of one user meet unless the settings say otherwise; short, as ipc paths must be."""
+    """The runtime directory if the settings name none; short, because socket paths are limited."""
     return Path(tempfile.gettempdir()) / f"mlx-broker-{os.getuid()}"

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """One for each model at any time; docs/pool.md says what leads from one to another."""
+    """One for each model at any time; docs/pool.md says how it changes."""
 
     UNLOADED = "unloaded"
     DOWNLOADING = "downloading"

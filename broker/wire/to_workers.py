@@ -1,4 +1,4 @@
-"""What the broker says to a worker, beside the requests and cancels that it forwards."""
+"""Messages from the broker to workers, beside the requests and cancels that it forwards."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar

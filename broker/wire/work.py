@@ -1,5 +1,4 @@
-"""The payloads of requests: what a model is asked to do. A gateway writes them, one worker reads them; the broker
-forwards the bytes unread."""
+"""The payloads of requests. A gateway writes them, one worker reads them; the broker forwards the bytes unread."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,4 +1,4 @@
-"""Broker and workers give way to gateways as a session, where the system shares its cores between sessions."""
+"""The session of broker and workers has a lower priority than others, where the system shares its cores by session."""
 
 import subprocess
 import sys
@@ -8,12 +8,16 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 SHOWN = Path("/proc/self/autogroup")
-CODE = "from broker.processes.autogroup import give_way; give_way(); print(open('/proc/self/autogroup').read())"
+CODE = """
+from broker.processes.autogroup import lower_autogroup
+lower_autogroup()
+print(open("/proc/self/autogroup").read())
+"""
 
 
 @pytest.mark.skipif(not SHOWN.exists(), reason="this system does not share its cores between sessions")
 @pytest.mark.parametrize("leads", [True, False])
-def test_a_session_is_lowered_by_who_leads_it(leads: bool) -> None:
+def test_only_the_leader_lowers_its_session(leads: bool) -> None:
     before = SHOWN.read_text()
     command = [sys.executable, "-c", CODE]
     run = subprocess.run(
