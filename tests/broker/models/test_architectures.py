@@ -27,33 +27,33 @@ from tests.service import ROOT
         {"model_type": 3},
     ],
 )
-def test_text_that_can_be_generated(config: dict[str, Any]) -> None:
+def test_an_architecture_that_generates_text(config: dict[str, Any]) -> None:
     assert unknown_architecture(config, "text-gen") is None
 
 
 # cache is a file beside the models; olmo ends the process that imports it.
 @pytest.mark.parametrize("name", ["zork", "../models/llama", "llama.py", "", "bert", "Llama", "cache", "olmo"])
-def test_text_that_cannot(name: str) -> None:
+def test_an_architecture_that_does_not_generate_text(name: str) -> None:
     assert unknown_architecture({"model_type": name, "architectures": [None]}, "text-gen") == name
 
 
 @pytest.mark.parametrize(
     "name", ["bert", "xlm-roberta", "xlm_roberta", "modernbert", "qwen3", "gemma3_text", "lfm2", "llama_bidirec"]
 )
-def test_vectors_that_can_be_made(name: str) -> None:
+def test_an_architecture_for_embeddings(name: str) -> None:
     assert unknown_architecture({"model_type": name}, "embeddings") is None
 
 
 # qwen2 is there, but as a text model only; pooling is a file beside the models.
 @pytest.mark.parametrize("name", ["zork", "nomic_bert", "distilbert", "qwen2", "llama", "pooling", "."])
-def test_vectors_that_cannot(name: str) -> None:
+def test_an_architecture_that_is_not_for_embeddings(name: str) -> None:
     assert unknown_architecture({"model_type": name}, "embeddings") == name
 
 
 @pytest.mark.parametrize(
     "name", ["qwen2_vl", "qwen2_5_vl", "gemma3", "smolvlm", "solar_open", "llava-qwen2", "Bunny-Llama"]
 )
-def test_what_can_see(name: str) -> None:
+def test_an_architecture_for_vision(name: str) -> None:
     assert unknown_architecture({"model_type": name}, "vision") is None
 
 
@@ -62,7 +62,7 @@ def test_what_can_see(name: str) -> None:
     "name",
     ["zork", "yolo11", "dinov2_with_registers", "qwen_image", "base", "cache", "__pycache__", "../models/qwen2_vl", ""],
 )
-def test_what_cannot(name: str) -> None:
+def test_an_architecture_that_is_not_for_vision(name: str) -> None:
     assert unknown_architecture({"model_type": name}, "vision") == name
 
 

@@ -41,7 +41,7 @@ def test_a_cache_without_the_snapshot_that_it_names(catalog: Catalog, hub: Path)
     assert refusal(catalog, "org/tiny")[0] == "model_not_found"
 
 
-def test_an_unknown_name_says_where_was_looked(catalog: Catalog, models: Path) -> None:
+def test_an_unknown_name_says_which_places_were_searched(catalog: Catalog, models: Path) -> None:
     says = f"no model named 'nobody' in {models} or the Hugging Face cache"
     assert refusal(catalog, "nobody") == ("model_not_found", says)
 
@@ -59,7 +59,7 @@ def test_an_unknown_name_says_where_was_looked(catalog: Catalog, models: Path) -
         ("org/../gone", False),
     ],
 )
-def test_what_is_not_there_may_be_fetched_if_its_name_is_a_repositorys(
+def test_a_missing_model_may_be_fetched_if_its_name_can_be_a_repository(
     catalog: Catalog, name: str, fetchable: bool
 ) -> None:
     with pytest.raises(CatalogError) as error:
@@ -68,7 +68,7 @@ def test_what_is_not_there_may_be_fetched_if_its_name_is_a_repositorys(
     assert ("an administrator's load fetches it" in str(error.value)) is fetchable
 
 
-def test_half_a_model_of_the_cache_may_be_fetched_and_one_of_the_folder_not(
+def test_an_incomplete_model_may_be_fetched_in_the_cache_but_not_in_the_models_directory(
     catalog: Catalog, models: Path, hub: Path
 ) -> None:
     one, two, three = (f"model-{n:05d}-of-00003.safetensors" for n in (1, 2, 3))
@@ -155,7 +155,7 @@ def test_a_model_that_has_been_found_may_disappear(catalog: Catalog, models: Pat
     assert str(folder / "config.json") in message
 
 
-# ---- names that are none ------------------------------------------------------------------------------------------
+# ---- names that are refused -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_a_name_is_never_a_path(catalog: Catalog, models: Path, name: str) -> No
 @pytest.mark.parametrize(
     "name", ["x" * 300, "org/" + "x" * 300, "x" * 5000 + "/" + "y" * 5000, "a\nb", "~", "~root", "C:"]
 )
-def test_a_strange_name_is_unknown_and_nothing_worse(catalog: Catalog, name: str) -> None:
+def test_a_strange_name_is_only_unknown(catalog: Catalog, name: str) -> None:
     assert refusal(catalog, name)[0] == "model_not_found"
 
 
@@ -209,7 +209,7 @@ def test_the_models_directory_itself_may_be_a_link(tmp_path: Path, hub: Path) ->
     assert Catalog(tmp_path / "link", hub, {}).find("tiny").weight_bytes == 1000
 
 
-def test_links_in_circles_and_into_nowhere(catalog: Catalog, models: Path) -> None:
+def test_circular_and_dangling_links(catalog: Catalog, models: Path) -> None:
     (models / "circle").symlink_to("circle")
     (models / "nowhere").symlink_to("gone")
     assert refusal(catalog, "circle")[0] == "model_not_found"
@@ -217,9 +217,7 @@ def test_links_in_circles_and_into_nowhere(catalog: Catalog, models: Path) -> No
     assert catalog.entries() == []
 
 
-def test_a_directory_that_the_system_cannot_show_hides_no_other(
-    models: Path, hub: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unreadable_directory_hides_no_other(models: Path, hub: Path, caplog: pytest.LogCaptureFixture) -> None:
     """As one on a disk that has been taken out; here its name is longer than any may be."""
     make_model(models / "mine")
     make_hub_model(hub, "org/cached")
@@ -262,13 +260,13 @@ def test_a_broken_config_names_the_file(catalog: Catalog, models: Path, config: 
     assert message.startswith(f"{folder}/{says}")
 
 
-def test_a_config_that_is_no_text(catalog: Catalog, models: Path) -> None:
+def test_a_config_that_is_not_text(catalog: Catalog, models: Path) -> None:
     folder = make_model(models / "broken")
     (folder / "config.json").write_bytes(b"\xff\xfe\x00\x01\x02")
     assert refusal(catalog, "broken")[0] == "load_failed"
 
 
-def test_a_folder_without_config_is_no_model(catalog: Catalog, models: Path) -> None:
+def test_a_folder_without_config_is_not_a_model(catalog: Catalog, models: Path) -> None:
     folder = make_model(models / "empty")
     (folder / "config.json").unlink()
     assert refusal(catalog, "empty")[0] == "model_not_found"
@@ -290,7 +288,7 @@ def test_weights_that_the_library_does_not_read(catalog: Catalog, models: Path, 
     assert catalog.find("sees").weight_bytes == (15 if name == "weights.safetensors" else 5)
 
 
-def test_weights_that_lead_into_nowhere(catalog: Catalog, hub: Path) -> None:
+def test_weights_that_are_dangling_links(catalog: Catalog, hub: Path) -> None:
     snapshot = make_hub_model(hub, "org/tiny")
     (snapshot / "model.safetensors").resolve().unlink()
     code, message = refusal(catalog, "org/tiny")

@@ -49,7 +49,7 @@ def test_sentence_transformers_say_so_in_a_file(catalog: Catalog, models: Path) 
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"max_seq_length": "long"}'])
-def test_what_cannot_be_read_beside_the_config_says_nothing(catalog: Catalog, models: Path, content: str) -> None:
+def test_unreadable_files_beside_the_config_are_ignored(catalog: Catalog, models: Path, content: str) -> None:
     folder = make_model(models / "tiny")
     (folder / "sentence_bert_config.json").write_text(content)
     assert catalog.entries()[0].context_length == 2048
@@ -69,7 +69,7 @@ def test_an_unknown_architecture_is_refused_with_its_name(catalog: Catalog, mode
     assert catalog.entries() == []
 
 
-def test_whatever_a_folder_holds_is_a_refusal(
+def test_any_error_in_a_folder_is_a_refusal(
     catalog: Catalog, models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_model(models / "long", LLAMA | {"model_type": "a" * 300})
@@ -94,7 +94,7 @@ def write_header(path: Path, header: bytes, size: int | None = None) -> None:
     path.write_bytes((len(header) if size is None else size).to_bytes(8, "little") + header)
 
 
-def test_a_checkpoint_without_a_tensor_that_sees_is_text(catalog: Catalog, models: Path) -> None:
+def test_a_checkpoint_without_tensors_for_pictures_is_text(catalog: Catalog, models: Path) -> None:
     text = {"__metadata__": {"format": "mlx"}, "language_model.model.embed_tokens.weight": {}}
     folder = make_model(models / "gemma", GEMMA)
     write_header(folder / "model.safetensors", json.dumps(text).encode())
@@ -104,7 +104,7 @@ def test_a_checkpoint_without_a_tensor_that_sees_is_text(catalog: Catalog, model
     assert catalog.find("gemma").model_type == "vision"
 
 
-def test_weights_written_anew_in_their_place_are_read_anew(catalog: Catalog, models: Path) -> None:
+def test_weights_that_are_replaced_are_read_again(catalog: Catalog, models: Path) -> None:
     folder = make_model(models / "gemma", GEMMA)
     weights = folder / "model.safetensors"
     write_header(weights, json.dumps({"language_model.norm.weight": {}}).encode())
@@ -139,7 +139,7 @@ def test_what_only_mlx_vlm_can_run_is_run_by_it(
 
 
 @pytest.mark.parametrize(("header", "size"), [(b"", None), (b"[1]", None), (b"{}", None), (b"{", None), (b"{}", 2**60)])
-def test_weights_that_tell_nothing_change_nothing(
+def test_weights_without_readable_headers_change_nothing(
     catalog: Catalog, models: Path, header: bytes, size: int | None
 ) -> None:
     write_header(make_model(models / "gemma", GEMMA) / "model.safetensors", header, size)
@@ -220,7 +220,7 @@ def test_the_list_has_every_usable_model_once_and_leaves_the_others_out(
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take no such name")
-def test_a_name_that_is_no_text_cannot_be_asked_for(catalog: Catalog, models: Path) -> None:
+def test_a_name_that_is_not_text_is_not_listed(catalog: Catalog, models: Path) -> None:
     make_model(models / os.fsdecode(b"\xff"))
     assert catalog.entries() == []
 
