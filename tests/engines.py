@@ -14,6 +14,8 @@ While serving, by what the last user message (or the prompt) says, `VERB [NUMBER
     fail             this request alone ends in ERROR
     refuse           `add` raises FailureError for the field `prompt`
     dawdle           `add` takes 20 ms
+    poison           SIGSEGV in `add`, as native code does that a request breaks
+    clog             `add` never comes back
     lose             this request is forgotten without an end
     repeat           its FINAL is sent twice
     garble           an output that cannot be encoded: a PARTIAL if it is streamed, else its FINAL
@@ -44,7 +46,7 @@ from worker.echo.engine import EchoEngine, echoed_text
 from worker.engine import Report
 
 _ORDER = re.compile(
-    r"\b(?P<verb>crash|abort|exit|hang|freeze|raise|fail|refuse|dawdle|lose|repeat|garble|invent|slow|leak"
+    r"\b(?P<verb>crash|abort|exit|hang|freeze|raise|fail|refuse|dawdle|poison|clog|lose|repeat|garble|invent|slow|leak"
     r"|ignore sigterm)\b"
     r"(?: (?P<number>\d+))?(?:.*?\bafter (?P<after>\d+) tokens)?"
 )
@@ -86,6 +88,10 @@ class Misbehaving(EchoEngine):
             raise invalid("refused on request", param="prompt")
         if order and order["verb"] == "dawdle":
             time.sleep(0.02)
+        if order and order["verb"] == "poison":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if order and order["verb"] == "clog":
+            _hang()
         super().add(request_id, payload)
         if order:
             self._orders[request_id] = _Order(order["verb"], int(order["number"] or 0), int(order["after"] or 0))

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from worker.process.blas import load_blas
+from worker.process.intake import open_mark
 from worker.process.lifeline import hold_lifeline
 
 
@@ -25,6 +26,8 @@ def main(arguments: argparse.Namespace) -> int:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     # The last line of stderr becomes `last_exit`: no advertisements there.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    if arguments.intake_fd is not None:
+        open_mark(arguments.intake_fd)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     if arguments.blas_library:
         load_blas(arguments.blas_library)
@@ -49,6 +52,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--download", metavar="ORG/NAME", help="fetch this repository instead of running a model")
     parser.add_argument("--cache-dir", type=Path, help="the Hugging Face cache to fetch it into")
     parser.add_argument("--heartbeat-interval", type=float, default=0.5, metavar="SECONDS")
+    parser.add_argument("--intake-fd", type=int, metavar="FD", help="the file that says which request is taken in")
     parser.add_argument("--blas-library", metavar="NAME", help="a BLAS to load before MLX, Linux only")
     return parser.parse_args()
 

@@ -26,6 +26,7 @@ from broker.wire.from_workers import LoadFailed, Progress, Ready
 from broker.wire.outputs import PARTIAL, WINDOW, Output, encode_outputs, error_output
 from broker.wire.to_workers import Assign, Shutdown
 from worker.engine import Engine, MemoryFacts, import_for_spare, load_engine
+from worker.process.intake import taking_in
 from worker.process.priority import lower_priority
 
 log = logging.getLogger("worker")
@@ -221,7 +222,8 @@ class Service:
 
     def _add(self, engine: Engine, request_id: bytes, payload: bytes) -> None:
         try:
-            engine.add(request_id, payload)
+            with taking_in(request_id):
+                engine.add(request_id, payload)
         except FailureError as error:
             self._end(request_id, error.failure)
         except ProtocolError as error:

@@ -3,6 +3,8 @@
 Everything here answers whoever asked. It starts, stops and kills nothing.
 """
 
+from hashlib import sha256
+
 from broker.policy.actions import Fail, SavePins
 from broker.policy.facts import Facts
 from broker.policy.records import Model, PendingRequest
@@ -10,6 +12,16 @@ from broker.wire.failure import Code, Failure
 
 CANCELLED = Failure(Code.CANCELLED, "the client has gone")
 SHUTTING_DOWN = Failure(Code.MODEL_UNAVAILABLE, "the broker is shutting down", retryable=True)
+
+
+def ended_its_process(model_id: str, how: str) -> Failure:
+    """Of a request that ended its process while it was taken in. Not to be tried again: it would end the next one."""
+    return Failure(Code.WORKER_DIED, f"this request ended the process of {model_id} while it was taken in ({how})")
+
+
+def digest_of(payload: bytes) -> bytes:
+    """By this a request is known again: 32 bytes."""
+    return sha256(payload).digest()
 
 
 def fail(facts: Facts, request_id: bytes, failure: Failure) -> None:

@@ -4,12 +4,23 @@ An end begins in one of four ways: the process is asked to exit (`stop`), killed
 `watch` when it has stopped living), says that it cannot load, or exits by itself. The ranks of an instance are one
 failure domain: any of them takes all others with it. The clients are told when the end begins, because reaping a
 process of many gigabytes can take a while; deaths are counted, and administrators answered, when the last rank has
-exited. The numbers of the restart policy are in restart.py.
+exited. A request that ends its process while it is taken in is blamed alone. The numbers of the restart policy are in
+restart.py.
 """
 
 from broker.policy import restart
 from broker.policy.actions import KillWorker, Reply, StopWorker
-from broker.policy.answers import CANCELLED, end, fail, finish_drain, give_up_waiting, restart_waiting, unpin
+from broker.policy.answers import (
+    CANCELLED,
+    digest_of,
+    end,
+    ended_its_process,
+    fail,
+    finish_drain,
+    give_up_waiting,
+    restart_waiting,
+    unpin,
+)
 from broker.policy.events import WorkerExited, WorkerFailedToLoad
 from broker.policy.facts import Facts
 from broker.policy.records import Instance, Model, PendingRequest, Worker
@@ -48,11 +59,12 @@ def watch(facts: Facts, now: float) -> None:
         if model.kills and not (instance.end_expected and all(worker.killed for worker in instance.living)):
             kill(facts, instance, "killed by an administrator", now, expected=True)
     for worker in list(facts.workers.values()):
-        reason = next((reason for due, reason in facts.ends(worker) if now >= due), None)
-        if reason is not None and worker.instance is None:
-            _kill_process(facts, worker, reason)
-        elif reason is not None and worker.instance is not None:
-            kill(facts, worker.instance, reason, now)
+        due = next((coming for coming in facts.ends(worker) if now >= coming.due), None)
+        if due is not None and worker.instance is None:
+            _kill_process(facts, worker, due.reason)
+        elif due is not None and worker.instance is not None:
+            worker.instance.has_stalled = due.has_stalled and worker.instance.end_reason is None
+            kill(facts, worker.instance, due.reason, now)
 
 
 def on_worker_failed_to_load(facts: Facts, event: WorkerFailedToLoad, now: float) -> None:
@@ -83,6 +95,7 @@ def _take_down(
     instance.end_expected = instance.end_expected or expected
     model = facts.models[instance.model_id]
     restart_waiting(model, now)
+    instance.lost |= {request_id: r.payload for request_id, r in instance.in_flight.items() if not r.has_output}
     for request in reversed(instance.in_flight.values()):
         _lose(facts, model, request, why, now, replay=replay)
     instance.in_flight.clear()
@@ -113,20 +126,45 @@ def on_worker_exited(facts: Facts, event: WorkerExited, now: float) -> None:
         facts.spare_deaths += 1
         facts.spare_restart_at = now + restart.delay_seconds(facts.spare_deaths)
         return
+    how = event.exit.describe()
     if instance.end_reason is None:
-        how = event.exit.describe()
+        _blame(facts, instance, event.exit.intake, how, now)
         why = f"the process of {instance.model_id} died ({how})"
         _take_down(facts, instance, how, why, now, expected=False, replay=True)
+    elif instance.has_stalled:
+        _blame(facts, instance, event.exit.intake, instance.end_reason, now)
     instance.first_exit = instance.first_exit or event.exit
     if not instance.living:
         _bury(facts, facts.models[instance.model_id], instance, now)
+
+
+def _blame(facts: Facts, instance: Instance, intake: bytes | None, how: str, now: float) -> None:
+    """The request that ended its process, or stalled it, while it was taken in, is refused, and refused again for a
+    while; the model is not at fault. Unless two different requests in a row did that: then the model is broken, and its
+    deaths count. intake: the request that was being taken in."""
+    request = instance.in_flight.get(intake or b"")
+    payload = instance.lost.get(intake or b"") if request is None else request.payload
+    if intake is None or payload is None:
+        return
+    model, digest = facts.models[instance.model_id], digest_of(payload)
+    is_first, model.last_intake = model.last_intake in (None, digest), digest
+    if not is_first:
+        return
+    instance.blamed = True
+    model.refused = {known: until for known, until in model.refused.items() if until > now}
+    model.refused[digest] = now + restart.REFUSED_SECONDS
+    request = facts.requests.get(intake)
+    if request is not None and not request.cancelled:
+        if instance.in_flight.pop(intake, None) is None:
+            model.waiting.remove(request)
+        end(facts, request, ended_its_process(model.model_id, how))
 
 
 def _bury(facts: Facts, model: Model, instance: Instance, now: float) -> None:
     """The last rank has exited."""
     model.serving = None
     model.last_exit, model.last_reason = instance.first_exit, instance.end_reason
-    if instance.end_expected:
+    if instance.end_expected or instance.blamed:
         model.restart_at = now
     else:
         _count_death(facts, model, instance, now)

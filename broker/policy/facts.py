@@ -6,6 +6,7 @@ the same question to act (`now >= due`) and to say when to be woken, so the two 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from broker.policy import restart
 from broker.policy.actions import Action
@@ -18,6 +19,14 @@ from broker.policy.specs import ModelSpec
 SPARE_DELAY_SECONDS = 0.5
 SAMPLES_OVER_LIMIT = 3
 FOREVER = float("inf")
+
+
+class End(NamedTuple):
+    """When a process will be killed, and why. has_stalled: because it makes no progress."""
+
+    due: float
+    reason: str
+    has_stalled: bool = False
 
 
 @dataclass(slots=True)
@@ -118,23 +127,26 @@ class Facts:
 
     # ---- when something becomes due -------------------------------------------------------------------------------
 
-    def ends(self, worker: Worker) -> Iterator[tuple[float, str]]:
+    def ends(self, worker: Worker) -> Iterator[End]:
         """When this process will be killed unless it shows a sign of life, and why."""
         limits, instance = self.limits, worker.instance
         if worker.killed:
             return
         if worker.stop_deadline is not None:
-            yield worker.stop_deadline, "did not exit when asked"
+            yield End(worker.stop_deadline, "did not exit when asked")
             return
         if worker.samples_over_limit >= SAMPLES_OVER_LIMIT:
             taken, limit = worker.footprint_bytes / 2**30, worker.memory_limit_bytes / 2**30
-            yield 0.0, f"memory_limit: took {taken:.2f} GiB, limit {limit:.2f} GiB"
+            yield End(0.0, f"memory_limit: took {taken:.2f} GiB, limit {limit:.2f} GiB")
         if worker.connected:
-            yield worker.last_seen + limits.heartbeat_timeout, f"no heartbeat for {limits.heartbeat_timeout:g} s"
+            silent = f"no heartbeat for {limits.heartbeat_timeout:g} s"
+            yield End(worker.last_seen + limits.heartbeat_timeout, silent, has_stalled=True)
         if not worker.connected or (instance is not None and worker.measured_bytes is None):
-            yield worker.progressed_at + limits.load_stall_timeout, f"load stalled for {limits.load_stall_timeout:g} s"
+            stalled = f"load stalled for {limits.load_stall_timeout:g} s"
+            yield End(worker.progressed_at + limits.load_stall_timeout, stalled, has_stalled=True)
         elif instance is not None and instance.busy:
-            yield worker.progressed_at + limits.stall_timeout, f"hung: no progress for {limits.stall_timeout:g} s"
+            hung = f"hung: no progress for {limits.stall_timeout:g} s"
+            yield End(worker.progressed_at + limits.stall_timeout, hung, has_stalled=True)
 
     def expiry(self, model: Model) -> float:
         """When the longest waiting request of this model gives up; a load in progress is waited for."""
@@ -165,8 +177,8 @@ class Facts:
 
     def deadlines(self, now: float) -> Iterator[float]:
         for worker in self.workers.values():
-            for deadline, _ in self.ends(worker):
-                yield deadline
+            for coming in self.ends(worker):
+                yield coming.due
         if self.stopping:
             return
         for model in self.models.values():

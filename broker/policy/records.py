@@ -100,7 +100,9 @@ class Instance:
 
     ranks: all of them, exited ones too; rank 0 alone gets requests. reserved_bytes: what counts against the budget.
     end_reason: why it is being ended, None as long as it lives. end_expected: the end was asked for, so it is no death
-    in the sense of the restart policy. first_exit: of the rank that exited first.
+    in the sense of the restart policy. has_stalled: it is ended because it makes no progress. lost: the payloads of
+    requests without output that were in flight when the end began. blamed: a request has ended it, which is no death
+    of the model either. first_exit: of the rank that exited first.
     """
 
     model_id: str
@@ -113,6 +115,9 @@ class Instance:
     last_completed: float = 0.0
     end_reason: str | None = None
     end_expected: bool = False
+    has_stalled: bool = False
+    lost: dict[bytes, bytes] = field(default_factory=dict)
+    blamed: bool = False
     first_exit: Exit | None = None
 
     @property
@@ -153,7 +158,11 @@ class Instance:
 
 @dataclass(slots=True)
 class Model:
-    """One model that somebody has asked for. serving: what runs it, until the last of its processes has exited."""
+    """One model that somebody has asked for. serving: what runs it, until the last of its processes has exited.
+
+    last_intake: digest of the request that last ended a process while it was taken in, None once the model has given an
+    output since. refused: digest of each request that ended one -> until when it is refused.
+    """
 
     model_id: str
     spec: ModelSpec | None = None
@@ -174,6 +183,8 @@ class Model:
     last_reason: str | None = None
     measured_bytes: int | None = None
     last_used: float | None = None
+    last_intake: bytes | None = None
+    refused: dict[bytes, float] = field(default_factory=dict)
     since: float = 0.0
     announced: Shown = UNLOADED
 

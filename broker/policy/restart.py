@@ -8,6 +8,9 @@ MAX_DELAY_SECONDS = 30.0
 STABLE_SECONDS = 10.0
 MAX_DEATHS = 5
 
+# How long a request is refused that ended a process while it was taken in.
+REFUSED_SECONDS = 600.0
+
 
 def delay_seconds(deaths: int) -> float:
     """Seconds to wait before the next start: none after the first death, then 0.5, 1, 2 ... 30."""

@@ -40,12 +40,14 @@ UNLOADED = Shown(State.UNLOADED)
 
 @dataclass(slots=True, frozen=True)
 class Exit:
-    """How a process ended: code or signal name, wall-clock time (Unix s) and the last lines of its stderr."""
+    """How a process ended: code or signal name, wall-clock time (Unix s), the last lines of its stderr, and the request
+    that it was taking in when it ended, None if there was none."""
 
     code: int | None
     signal: str | None
     at: float
     stderr_tail: str
+    intake: bytes | None = None
 
     def describe(self) -> str:
         """`signal SIGKILL` or `exit code 1`, with the last line of stderr where there is one."""

@@ -82,6 +82,7 @@ def on_outputs_arrived(facts: Facts, event: OutputsArrived, now: float) -> bool:
         request = in_flight[request_id]
         if not request.has_output:
             request.has_output, request.payload = True, b""  # from here on it is never replayed
+            facts.models[request.model_id].last_intake = None  # it does take requests in
     facts.actions.append(ForwardOutputs(event.worker_id, event.frames))
     if not ended or instance is None:
         return False

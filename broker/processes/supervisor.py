@@ -26,6 +26,7 @@ from broker.policy.specs import Exit
 from broker.processes.exits import ExitWatcher
 from broker.processes.launcher import Sample
 from broker.processes.memory import Sampler
+from broker.wire.intake import IntakeMark, intake_file
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class _Child:
     worker_id: str
     process: subprocess.Popen[bytes]
     output_fd: int
+    intake: IntakeMark
     partial_line: bytes = b""
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
     output_open: bool = True
@@ -68,18 +70,21 @@ class Supervisor:
     def start(self, what: StartWorker | StartDownload) -> int:
         """Start one process; its pid. Raises OSError if the system refuses."""
         worker_id = what.worker_id
-        process = subprocess.Popen(
-            self._command(what),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            process_group=0,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(_python_path()), "PYTHONUNBUFFERED": "1"},
-        )
+        with intake_file() as intake_fd:
+            process = subprocess.Popen(
+                [*self._command(what), f"--intake-fd={intake_fd}"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+                pass_fds=(intake_fd,),
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(_python_path()), "PYTHONUNBUFFERED": "1"},
+            )
+            intake = IntakeMark(intake_fd)
         assert process.stdout is not None
         output_fd = process.stdout.fileno()
         os.set_blocking(output_fd, False)
-        child = self._children[worker_id] = _Child(worker_id, process, output_fd)
+        child = self._children[worker_id] = _Child(worker_id, process, output_fd, intake)
         try:
             self._exits.add(process.pid)
         except OSError:  # no descriptor is left: a process that cannot be watched must not run
@@ -138,10 +143,11 @@ class Supervisor:
             code = child.process.wait()
             self.read_output(child.worker_id)
             _keep(child, child.partial_line)  # the last line may lack its line break
+            how = _exit_of(code, "\n".join(child.tail), child.intake.request_id)
             self._close(child)
             self._sampler.forget(pid)
             del self._children[child.worker_id]
-            exits.append((child.worker_id, _exit_of(code, "\n".join(child.tail))))
+            exits.append((child.worker_id, how))
         return exits
 
     def read_output(self, worker_id: str) -> None:
@@ -169,6 +175,7 @@ class Supervisor:
 
     @staticmethod
     def _close(child: _Child) -> None:
+        child.intake.close()
         for pipe in (child.process.stdin, child.process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -182,15 +189,15 @@ def _keep(child: _Child, line: bytes) -> None:
         logger.info("%s: %s", child.worker_id, text)
 
 
-def _exit_of(code: int, tail: str) -> Exit:
-    """Popen's return code as code or signal name."""
+def _exit_of(code: int, tail: str, intake: bytes | None) -> Exit:
+    """Popen's return code as code or signal name. intake: the request that was being taken in."""
     if code >= 0:
-        return Exit(code, None, time.time(), tail)
+        return Exit(code, None, time.time(), tail, intake)
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"SIG{-code}"
-    return Exit(None, name, time.time(), tail)
+    return Exit(None, name, time.time(), tail, intake)
 
 
 def _python_path() -> list[str]:

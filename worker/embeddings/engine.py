@@ -26,6 +26,7 @@ from worker.embeddings.encoder import Encoder, Row
 from worker.engine import EngineStats, MemoryFacts, ModelFacts, Report
 from worker.generation.prompt import checked_ids
 from worker.options import read_options, whole_number
+from worker.process.intake import taking_in
 
 log = logging.getLogger("worker")
 
@@ -156,7 +157,8 @@ class EmbeddingEngine:
             # Goes behind the others, in the next step too.
             del self._works[work.request_id]
             try:
-                left -= work.tokenise_next()
+                with taking_in(work.request_id):
+                    left -= work.tokenise_next()
             except FailureError as error:
                 failed.append(_error(work, error.failure))
                 continue

@@ -24,6 +24,7 @@ from worker.generation.generation import Generation, limit_wired_memory
 from worker.generation.sampling import LogitsProcessor, Sampler, is_greedy
 from worker.generation.sequence import Sequence
 from worker.options import read_options, template, whole_number
+from worker.process.intake import taking_in
 from worker.vision.deepstack import keep_features_in_step
 from worker.vision.model import Prompt, VisionModel
 from worker.vision.pictures import Picture, check_pixels, open_picture
@@ -179,10 +180,11 @@ class VisionEngine:
     def _advance(self, request_id: bytes, waiting: _Waiting) -> Failure | None:
         """Why the request fails here, if it does."""
         try:
-            if len(waiting.images) < len(waiting.pictures):
-                waiting.images.append(waiting.pictures[len(waiting.images)].read())
-            else:
-                self._insert(request_id, waiting)
+            with taking_in(request_id):
+                if len(waiting.images) < len(waiting.pictures):
+                    waiting.images.append(waiting.pictures[len(waiting.images)].read())
+                else:
+                    self._insert(request_id, waiting)
         except FailureError as error:
             return error.failure
         except Exception as error:

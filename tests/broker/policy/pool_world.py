@@ -431,7 +431,9 @@ class World:
         """The process ends; its requests are lost as far as it is concerned."""
         del self.workers[worker.worker_id]
         signal = "SIGKILL" if code is None else None
-        self.send(WorkerExited(worker.worker_id, Exit(code, signal, 0.0, "last words")))
+        unheard = sorted(request_id for request_id in worker.in_flight if self.requests[request_id].outputs == 0)
+        intake = self.random.choice(unheard) if unheard and self.random.random() < 0.3 else None
+        self.send(WorkerExited(worker.worker_id, Exit(code, signal, 0.0, "last words", intake)))
 
     # ---- the end of a history -------------------------------------------------------------------------------------
 

@@ -65,10 +65,15 @@ class Script(World):
 
     # ---- clients and administrators -------------------------------------------------------------------------------
 
-    def ask(self, request_id: bytes, model_id: str) -> list[Action]:
-        """A request that asks for this model."""
+    def ask(self, request_id: bytes, model_id: str, payload: bytes | None = None) -> list[Action]:
+        """A request that asks for this model. payload: None for one of its own."""
         self.requests.setdefault(request_id, SimRequest(model_id))
-        return self.send(RequestArrived(request_id, model_id, request_id, self.specs.get(model_id)))
+        body = self.payload(request_id) if payload is None else payload
+        return self.send(RequestArrived(request_id, model_id, body, self.specs.get(model_id)))
+
+    def payload(self, request_id: bytes) -> bytes:
+        """What this request says, if it says nothing else."""
+        return request_id
 
     def cancel(self, request_id: bytes) -> list[Action]:
         return self.send(RequestCancelled(request_id))
@@ -145,10 +150,17 @@ class Script(World):
         return self.send(WorkerSampled(worker_id, footprint * MIB, footprint * MIB, 12.5))
 
     def dies(
-        self, worker_id: str, signal: str | None = "SIGKILL", code: int | None = None, tail: str = ""
+        self,
+        worker_id: str,
+        signal: str | None = "SIGKILL",
+        code: int | None = None,
+        tail: str = "",
+        intake: bytes | None = None,
     ) -> list[Action]:
+        """intake: the request that it was taking in."""
         del self.workers[worker_id]
-        return self.send(WorkerExited(worker_id, Exit(code, None if code is not None else signal, 77.0, tail)))
+        how = Exit(code, None if code is not None else signal, 77.0, tail, intake)
+        return self.send(WorkerExited(worker_id, how))
 
     def exits(self, worker_id: str) -> list[Action]:
         """In good order, with code 0."""
@@ -217,9 +229,9 @@ class Script(World):
     def reason(self, model_id: str) -> str | None:
         return shown(self.model(model_id), self.now).reason
 
-    def forward(self, worker_id: str, model_id: str, request_id: bytes) -> ForwardRequest:
+    def forward(self, worker_id: str, model_id: str, request_id: bytes, payload: bytes | None = None) -> ForwardRequest:
         """The action that hands this request to this worker."""
-        return ForwardRequest(worker_id, request_id, model_id, request_id)
+        return ForwardRequest(worker_id, request_id, model_id, request_id if payload is None else payload)
 
     def assign(self, worker_id: str, model_id: str) -> AssignModel:
         """The action that makes this worker load this model."""

@@ -1,0 +1,52 @@
+"""A request that ends its process while it is taken in: it is refused alone, and its model goes on."""
+
+from collections.abc import Callable
+
+from tests.conftest import MISBEHAVING
+from tests.service import Service, wait_until
+
+
+def test_a_poison_request_is_refused_and_never_replayed(service: Service) -> None:
+    """SIGSEGV in native code, five times and more: the model is never `failed`."""
+    assert service.chat("bad", "Hello").status_code == 200
+    for number in range(7):
+        response = service.chat("bad", f"poison {number}")
+        assert response.status_code == 503
+        error = response.json()["error"]
+        assert (error["code"], error["retryable"]) == ("worker_died", False)
+        assert "this request ended the process" in error["message"]
+        assert "SIGSEGV" in error["message"]
+        assert service.chat("bad", "Hello").status_code == 200
+    assert service.model("bad")["restarts"] == 0
+    assert service.model("bad")["last_exit"]["signal"] == "SIGSEGV"
+
+
+def test_the_same_request_reaches_no_process_again(service: Service) -> None:
+    assert service.chat("bad", "poison").status_code == 503
+    assert service.chat("bad", "Hello").status_code == 200
+    pid = service.model("bad")["pid"]
+    assert service.chat("bad", "poison").json()["error"]["code"] == "worker_died"
+    assert service.model("bad")["pid"] == pid
+
+
+def test_others_that_had_no_output_are_answered_by_the_next_process(service: Service) -> None:
+    service.load("bad").raise_for_status()
+    with service.stream("bad", "slow " * 50) as slow:
+        slow.next_text()
+        assert service.chat("bad", "poison").status_code == 503
+        slow.finish()
+        assert slow.error is not None
+        assert (slow.error["code"], slow.error["retryable"]) == ("worker_died", True)
+    assert service.chat("bad", "Hello").status_code == 200
+
+
+def test_a_request_that_clogs_its_process_is_refused_once_it_has_stalled(
+    make_service: Callable[..., Service],
+) -> None:
+    service = make_service(broker={"stall_timeout_seconds": 2.0}, models={"bad": MISBEHAVING})
+    service.load("bad").raise_for_status()
+    error = service.chat("bad", "clog").json()["error"]
+    assert (error["code"], error["retryable"]) == ("worker_died", False)
+    assert "hung" in error["message"]
+    wait_until(lambda: service.chat("bad", "Hello").status_code == 200, 20.0)
+    assert service.model("bad")["restarts"] == 0
