@@ -79,6 +79,7 @@ class SimWorker:
 class SimRequest:
     model_id: str
     admin: bool = False
+    payload: bytes = b""  # empty: the request's id
     ends: int = 0
     outputs: int = 0
     forwards: int = 0
@@ -163,7 +164,7 @@ class World:
                 assert worker.spec.model_id == model_id == request.model_id
                 assert request.ends == 0
                 assert request.outputs == 0, "replayed after output"
-                assert payload == request_id, "payload lost"
+                assert payload == (request.payload or request_id), "payload lost"
                 request.forwards += 1
                 assert request.forwards <= 2, "replayed more than once"
                 worker.in_flight.add(request_id)

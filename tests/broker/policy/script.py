@@ -65,15 +65,10 @@ class Script(World):
 
     # ---- clients and administrators -------------------------------------------------------------------------------
 
-    def ask(self, request_id: bytes, model_id: str, payload: bytes | None = None) -> list[Action]:
-        """A request that asks for this model. payload: None for one of its own."""
-        self.requests.setdefault(request_id, SimRequest(model_id))
-        body = self.payload(request_id) if payload is None else payload
-        return self.send(RequestArrived(request_id, model_id, body, self.specs.get(model_id)))
-
-    def payload(self, request_id: bytes) -> bytes:
-        """What this request says, if it says nothing else."""
-        return request_id
+    def ask(self, request_id: bytes, model_id: str, payload: bytes = b"") -> list[Action]:
+        """A request that asks for this model. payload: of an earlier request (its id), or empty for one of its own."""
+        self.requests.setdefault(request_id, SimRequest(model_id, payload=payload))
+        return self.send(RequestArrived(request_id, model_id, payload or request_id, self.specs.get(model_id)))
 
     def cancel(self, request_id: bytes) -> list[Action]:
         return self.send(RequestCancelled(request_id))
@@ -229,9 +224,9 @@ class Script(World):
     def reason(self, model_id: str) -> str | None:
         return shown(self.model(model_id), self.now).reason
 
-    def forward(self, worker_id: str, model_id: str, request_id: bytes, payload: bytes | None = None) -> ForwardRequest:
+    def forward(self, worker_id: str, model_id: str, request_id: bytes, payload: bytes = b"") -> ForwardRequest:
         """The action that hands this request to this worker."""
-        return ForwardRequest(worker_id, request_id, model_id, request_id if payload is None else payload)
+        return ForwardRequest(worker_id, request_id, model_id, payload or request_id)
 
     def assign(self, worker_id: str, model_id: str) -> AssignModel:
         """The action that makes this worker load this model."""
