@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections import deque
 
 from broker.gateways import BACKLOG, Gateways
@@ -11,7 +12,7 @@ from broker.models.catalog import Catalog
 from broker.performer import Performer
 from broker.pins import read_pins
 from broker.policy.downloads import Downloads
-from broker.policy.events import Event
+from broker.policy.events import Event, FlowEvent
 from broker.policy.flow import Flow
 from broker.policy.policies import Policies
 from broker.policy.pool import Pool
@@ -35,11 +36,14 @@ def run_broker(
     limits, run_id = settings.limits(memory_bytes), os.urandom(3).hex()
     pool = Pool(limits, run_id)
     downloads = Downloads(limits, run_id, str(settings.hub_dir), for_requests=settings.allow_downloads)
-    flow = Flow()
-    policies = Policies(pool, downloads, flow)
+    policies = Policies(pool, downloads, Flow())
     overrides = {model_id: model.override() for model_id, model in settings.models.items()}
     lookup = Lookup(Catalog(settings.models_dir, settings.hub_dir, overrides), policies.running)
     pins_path = settings.state_dir / "pins.json"
+
+    def tell(event: FlowEvent) -> None:
+        for action in policies.handle(event, time.monotonic()):
+            performer.perform(action)
 
     sockets = Sockets()
     try:
@@ -50,8 +54,7 @@ def run_broker(
             put=inbox.append,
             lookup=lookup,
             view=policies,
-            flow=flow,
-            acknowledge=workers.acknowledge,
+            tell=tell,
         )
         performer = Performer(
             launcher=launcher,

@@ -12,13 +12,17 @@ from broker.lookup import Lookup
 from broker.policy.actions import AnnounceModel, Fail
 from broker.policy.events import (
     Event,
+    FlowEvent,
     GatewayLeft,
     KillRequested,
+    LinkClosed,
+    LinkOpened,
+    OutputsRead,
+    OutputsSent,
     RequestCancelled,
     UnloadRequested,
     UnpinRequested,
 )
-from broker.policy.flow import Flow, Settled
 from broker.policy.specs import Shown
 from broker.sockets import Router, Undelivered
 from broker.wire.body import ProtocolError
@@ -57,7 +61,7 @@ class View(Protocol):
 
 
 class Gateways:
-    """put: takes the events that follow from messages. acknowledge: tells workers how many outputs have been read."""
+    """put: takes the events that follow from messages. tell: takes those about what gateways read, and acts at once."""
 
     def __init__(
         self,
@@ -66,15 +70,13 @@ class Gateways:
         put: Callable[[Event], None],
         lookup: Lookup,
         view: View,
-        flow: Flow,
-        acknowledge: Callable[[Settled], None],
+        tell: Callable[[FlowEvent], None],
     ) -> None:
         self.router = router
         self._put = put
         self._lookup = lookup
         self._view = view
-        self._flow = flow
-        self._acknowledge = acknowledge
+        self._tell = tell
         self._greeted: set[bytes] = set()
         self._watchers: dict[bytes, str | None] = {}  # request id -> model id, None for all models
         self._started_at = time.monotonic()
@@ -91,7 +93,6 @@ class Gateways:
         """Call it about once a second."""
         for gateway in list(self._greeted):
             self._send(gateway, encode(Heartbeat()))
-        self._acknowledge(self._flow.look(now))
 
     # ---- messages in ----------------------------------------------------------------------------------------------
 
@@ -111,7 +112,7 @@ class Gateways:
             raise ProtocolError(f"{body.COMMAND.decode()} of a gateway that has not said HELLO")
         match body:
             case Ack():
-                self._acknowledge(self._flow.read(gateway, body.total, time.monotonic()))
+                self._tell(OutputsRead(gateway, body.total))
             case InferenceRequest():
                 self._put(self._lookup.request(request_id, body.model, body.payload, body.task))
             case Cancel():
@@ -134,7 +135,7 @@ class Gateways:
             case Hello():
                 self._leave(gateway, "it starts again")  # and has ended all calls that it had
                 self._greeted.add(gateway)
-                self._flow.greeted(gateway)
+                self._tell(LinkOpened(gateway))
             case Goodbye():
                 self._leave(gateway, "said goodbye")
             case _:
@@ -175,20 +176,13 @@ class Gateways:
             for request_id in [r for r in self._watchers if r.startswith(gateway)]:
                 del self._watchers[request_id]
             self._put(GatewayLeft(gateway))
-            self._acknowledge(self._flow.left(gateway))
+            self._tell(LinkClosed(gateway))
 
     # ---- outputs --------------------------------------------------------------------------------------------------
 
-    def forward(self, worker_id: str, frames: list[bytes]) -> None:
+    def forward(self, frames: list[bytes]) -> None:
         """Pass a worker's outputs on, unread. Called for every token."""
-        gateway = gateway_of(frames[2])
-        if settled := self._flow.sent(gateway, worker_id, time.monotonic()):
-            self._acknowledge(settled)
-        self._send(gateway, frames)
-
-    def drop(self, worker_id: str) -> None:
-        """Outputs of this worker are passed to no gateway."""
-        self._acknowledge(self._flow.dropped(worker_id))
+        self._send(gateway_of(frames[2]), frames)
 
     def reply(self, request_id: bytes, body: dict[str, Any]) -> None:
         """The FINAL of an administrative request."""
@@ -212,7 +206,8 @@ class Gateways:
             logger.exception("cannot encode an answer")
             failure = Failure(Code.INTERNAL_ERROR, "the broker cannot encode its answer")
             frames = encode_outputs([error_output(output.request_id, failure)])
-        self.forward("", frames)  # "": the broker's own
+        self._tell(OutputsSent(gateway_of(output.request_id)))
+        self.forward(frames)
 
     def _send(self, gateway: bytes, frames: list[bytes]) -> None:
         problem = self.router.send(gateway, frames)

@@ -10,6 +10,7 @@ from broker.gateways import Gateways, View
 from broker.lookup import Lookup
 from broker.pins import write_pins
 from broker.policy.actions import (
+    Acknowledge,
     Action,
     AnnounceModel,
     AssignModel,
@@ -32,6 +33,7 @@ from broker.policy.events import Event, WorkerExited, WorkerStarted
 from broker.policy.specs import Exit, Shown
 from broker.processes.launcher import Launcher
 from broker.wire.from_gateways import Cancel, InferenceRequest
+from broker.wire.from_peers import Ack
 from broker.wire.states import State
 from broker.wire.to_workers import Assign, Shutdown
 from broker.workers import Workers
@@ -68,16 +70,17 @@ class Performer:
     def perform(self, action: Action) -> None:
         match action:
             case ForwardOutputs():  # first, because it comes for every token
-                self._gateways.forward(action.worker_id, action.frames)
+                self._gateways.forward(action.frames)
             case ForwardRequest():
                 self._workers.send(
                     action.worker_id, InferenceRequest(action.model_id, action.payload), action.request_id
                 )
+            case Acknowledge():
+                self._workers.send(action.worker_id, Ack(action.total))
             case ForwardCancel():
                 self._workers.send(action.worker_id, Cancel(), action.request_id)
             case DropOutputs():
                 logger.warning("dropped outputs of %s: %s", action.worker_id, action.reason)
-                self._gateways.drop(action.worker_id)
             case Reply():
                 self._gateways.reply(action.request_id, action.body)
             case Fail():

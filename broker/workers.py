@@ -13,13 +13,12 @@ from broker.policy.events import (
     WorkerFailedToLoad,
     WorkerProgressed,
 )
-from broker.policy.flow import Settled
 from broker.processes.launcher import Sample
 from broker.sockets import Router
 from broker.wire.body import Body, ProtocolError
 from broker.wire.codec import decode, encode
 from broker.wire.frames import NO_REQUEST
-from broker.wire.from_peers import Ack, Heartbeat, Hello
+from broker.wire.from_peers import Heartbeat, Hello
 from broker.wire.from_workers import FromWorker, LoadFailed, Progress, Ready
 from broker.wire.outputs import PARTIAL, Outputs
 
@@ -46,11 +45,6 @@ class Workers:
     def send(self, worker_id: str, body: Body, request_id: bytes = NO_REQUEST) -> None:
         """A worker that cannot be reached has died: all that follows comes with its exit."""
         self.router.send(worker_id.encode(), encode(body, request_id))
-
-    def acknowledge(self, settled: Settled) -> None:
-        """Tell workers how many of their outputs have been read."""
-        for worker_id, total in settled.items():
-            self.send(worker_id, Ack(total))
 
     def _event(self, identity: bytes, frames: list[bytes]) -> Event:
         body = decode(frames).body

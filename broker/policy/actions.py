@@ -85,6 +85,14 @@ class DropOutputs:
 
 
 @dataclass(slots=True, frozen=True)
+class Acknowledge:
+    """Tell this worker how many of its OUTPUTS, since its start, are read or never will be."""
+
+    worker_id: str
+    total: int
+
+
+@dataclass(slots=True, frozen=True)
 class StopWorker:
     """Ask it to exit; nothing is in flight."""
 
@@ -144,6 +152,7 @@ Action = (
     | ForwardCancel
     | ForwardOutputs
     | DropOutputs
+    | Acknowledge
     | StopWorker
     | KillWorker
     | Reply

@@ -9,9 +9,8 @@ the pool, with the model or with the reason why there is none: the pool knows no
 models (catalog.py), or talk to processes (supervisor.py).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import assert_never
 
 from broker.policy.actions import Action, AnnounceModel, DownloadEnded, Fail, KillWorker, Readmit, Reply, StartDownload
 from broker.policy.events import (
@@ -40,6 +39,8 @@ from broker.wire.states import State
 # Each takes what the line gives; more of them only end later.
 MAX_DOWNLOADS = 2
 _RETRY_SECONDS = 10.0
+
+ProcessEvent = WorkerStarted | WorkerConnected | WorkerProgressed | WorkerFailedToLoad | WorkerExited
 
 
 @dataclass(slots=True)
@@ -78,19 +79,6 @@ class Downloads:
         self._started = 0
         self._stopping = False
         self._actions: list[Action] = []
-        self._handlers: dict[type[Event], Callable[[Any, float], None]] = {
-            ModelMissed: self._on_model_missed,
-            RequestCancelled: lambda event, now: self._cancel(event.request_id),
-            GatewayLeft: self._on_gateway_left,
-            UnloadRequested: self._on_end_requested,
-            KillRequested: self._on_end_requested,
-            WorkerStarted: self._on_worker_started,
-            WorkerConnected: self._on_worker_connected,
-            WorkerProgressed: self._on_worker_progressed,
-            WorkerFailedToLoad: self._on_load_failed,
-            WorkerExited: self._on_worker_exited,
-            ShutdownRequested: self._on_shutdown_requested,
-        }
 
     def takes(self, event: Event) -> bool:
         """Whether this event is for a download, and none for the pool."""
@@ -108,13 +96,30 @@ class Downloads:
     def handle(self, event: Event, now: float) -> list[Action]:
         """What to do now that `event` has happened; events of the pool alone are ignored. now: seconds, monotonic."""
         self._actions = []
-        if handler := self._handlers.get(type(event)):
-            handler(event, now)
+        self._note(event, now)
         for download in self._running():
             if now >= self._stalls_at(download):
                 seconds = self._limits.load_stall_timeout
                 self._end(download, Code.MODEL_UNAVAILABLE, f"nothing arrived for {seconds:g} s", retryable=True)
         return self._actions
+
+    def _note(self, event: Event, now: float) -> None:
+        match event:
+            case ModelMissed():
+                self._on_model_missed(event, now)
+            case RequestCancelled():
+                self._cancel(event.request_id)
+            case GatewayLeft():
+                self._on_gateway_left(event)
+            case UnloadRequested() | KillRequested():
+                self._on_end_requested(event, now)
+            case ShutdownRequested():
+                self._on_shutdown_requested()
+            case WorkerStarted() | WorkerConnected() | WorkerProgressed() | WorkerFailedToLoad() | WorkerExited():
+                if download := self._of(event.worker_id):
+                    self._on_process(download, event, now)
+            case _:  # all others are the pool's
+                pass
 
     def next_deadline(self) -> float | None:
         """When to call `handle(TimePassed(), now)` at the latest; None: only when something happens."""
@@ -161,7 +166,7 @@ class Downloads:
                     download.waiting.remove(waiting)
                     self._actions.append(Fail(request_id, Failure(Code.CANCELLED, "the client has gone")))
 
-    def _on_gateway_left(self, event: GatewayLeft, now: float) -> None:
+    def _on_gateway_left(self, event: GatewayLeft) -> None:
         ids = [_id_of(w) for d in self._downloads.values() for w in d.waiting]
         for request_id in ids:
             if request_id is not None and request_id.startswith(event.gateway_id):
@@ -175,7 +180,7 @@ class Downloads:
             if download.worker_id is None:
                 self._finish(download, now)
 
-    def _on_shutdown_requested(self, event: ShutdownRequested, now: float) -> None:
+    def _on_shutdown_requested(self) -> None:
         self._stopping = True
         for download in self.all:
             self._end(download, Code.MODEL_UNAVAILABLE, "the broker is shutting down", retryable=True)
@@ -185,29 +190,24 @@ class Downloads:
 
     # ---- events from the processes --------------------------------------------------------------------------------
 
-    def _on_worker_started(self, event: WorkerStarted, now: float) -> None:
-        if download := self._of(event.worker_id):
-            download.pid = event.pid
-
-    def _on_worker_connected(self, event: WorkerConnected, now: float) -> None:
-        if download := self._of(event.worker_id):
-            download.progressed_at = now
-
-    def _on_worker_progressed(self, event: WorkerProgressed, now: float) -> None:
-        if download := self._of(event.worker_id):
-            download.fraction, download.progressed_at = event.fraction, now
-            self._announce(download)
-
-    def _on_load_failed(self, event: WorkerFailedToLoad, now: float) -> None:
-        if download := self._of(event.worker_id):
-            self._end(download, event.code, event.message, retryable=event.code == Code.MODEL_UNAVAILABLE)
-
-    def _on_worker_exited(self, event: WorkerExited, now: float) -> None:
-        if download := self._of(event.worker_id):
-            download.worker_id = None
-            if event.exit.code != 0:
-                self._end(download, Code.MODEL_UNAVAILABLE, event.exit.describe(), retryable=True)
-            self._finish(download, now)
+    def _on_process(self, download: Download, event: ProcessEvent, now: float) -> None:
+        match event:
+            case WorkerStarted():
+                download.pid = event.pid
+            case WorkerConnected():
+                download.progressed_at = now
+            case WorkerProgressed():
+                download.fraction, download.progressed_at = event.fraction, now
+                self._announce(download)
+            case WorkerFailedToLoad():
+                self._end(download, event.code, event.message, retryable=event.code is Code.MODEL_UNAVAILABLE)
+            case WorkerExited():
+                download.worker_id = None
+                if event.exit.code != 0:
+                    self._end(download, Code.MODEL_UNAVAILABLE, event.exit.describe(), retryable=True)
+                self._finish(download, now)
+            case _:
+                assert_never(event)
 
     # ---- what follows ---------------------------------------------------------------------------------------------
 

@@ -164,6 +164,39 @@ class WorkerExited:
     exit: Exit
 
 
+# ---- events: what gateways read ------------------------------------------------------------------------------------
+# These are told at once, in the order of sending; GatewayLeft takes its turn with the requests that it cancels.
+
+
+@dataclass(slots=True, frozen=True)
+class LinkOpened:
+    """A gateway counts what it reads from here on. A link that is open was closed before."""
+
+    gateway_id: bytes
+
+
+@dataclass(slots=True, frozen=True)
+class LinkClosed:
+    """What was sent to this gateway will not be read."""
+
+    gateway_id: bytes
+
+
+@dataclass(slots=True, frozen=True)
+class OutputsSent:
+    """A message of the broker's own is on its way to this gateway."""
+
+    gateway_id: bytes
+
+
+@dataclass(slots=True, frozen=True)
+class OutputsRead:
+    """The gateway has read so many messages since its link was opened."""
+
+    gateway_id: bytes
+    total: int
+
+
 # ---- events: the rest ---------------------------------------------------------------------------------------------
 
 
@@ -177,8 +210,10 @@ class ShutdownRequested:
     """End everything: requests with an error, workers within the stop grace."""
 
 
+FlowEvent = LinkOpened | LinkClosed | OutputsSent | OutputsRead
 Event = (
-    RequestArrived
+    FlowEvent
+    | RequestArrived
     | RequestCancelled
     | LoadRequested
     | UnloadRequested

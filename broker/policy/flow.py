@@ -1,58 +1,90 @@
 """How far workers are ahead of the gateways that read their outputs: pure, no clock.
 
-A worker stops stepping while too many of its OUTPUTS are read by nobody (worker/service.py), so that a model faster
-than a gateway fills no queue: neither this process's memory nor the way of other models' tokens. Gateways say how many
-messages they have read, in order; what is kept here is whose each message was, so that it can be told on.
+A worker stops stepping while too many of its OUTPUTS are unread (worker/service.py), so that a model faster than a
+gateway fills no queue: neither this process's memory nor the way of other models' tokens. Gateways acknowledge messages
+by count, in order; this file keeps whose each message was, so that the acknowledgement can be passed back.
 
-A gateway that reads nothing for a while is no reason to hold a model for the clients of others: its messages then count
-as read when they are sent, until it reads again. Of a gateway whose process is stopped the socket bounds what that
-leaves unread.
+A gateway that reads nothing for a while must not hold a model for the clients of others: its messages then count as
+read when they are sent, until it reads again. If its process is stopped, the socket bounds what remains unread.
+
+`handle(event, now) -> actions` and `next_deadline()`, as all policies. `sent` and `dropped` are called once for each
+message of a worker: no event is made for them.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-STUCK_SECONDS = 1.0
+from broker.policy.actions import Acknowledge
+from broker.policy.events import (
+    Event,
+    LinkClosed,
+    LinkOpened,
+    OutputsRead,
+    OutputsSent,
+    TimePassed,
+    WorkerExited,
+    WorkerStarted,
+)
 
-# Worker id -> how many OUTPUTS of it, since its start, are read or never will be.
-Settled = dict[str, int]
+# A gateway acknowledges at the latest when it gets the next heartbeat, which is sent every second.
+STUCK_SECONDS = 1.5
 
-_NOTHING: Settled = {}
+_BROKER = ""  # in place of a worker id: a message of the broker's own
+_NOTHING: Sequence[Acknowledge] = ()
 
 
 @dataclass(slots=True)
 class _Gateway:
-    """settled: messages since its HELLO that are no longer waited for. unread: whose those after them are, oldest
-    first; "" for the broker's own. read_at: when it last said that it has read some, or got the first of those that
-    wait."""
+    """settled: messages since its link was opened that are no longer waited for. unread: the workers of those after
+    them, oldest first. read_at: when it last acknowledged, or was sent the first of the unread ones."""
 
     settled: int = 0
     unread: deque[str] = field(default_factory=deque)
     read_at: float = 0.0
     is_stuck: bool = False
 
+    @property
+    def stuck_at(self) -> float:
+        return self.read_at + STUCK_SECONDS
+
 
 class Flow:
-    """Every method returns the workers that have to be told, with their new counts."""
+    """See the top of this file."""
 
     def __init__(self) -> None:
         self._gateways: dict[bytes, _Gateway] = {}
-        self._settled: Settled = {}
+        self._settled: dict[str, int] = {}
 
-    def started(self, worker_id: str) -> None:
-        self._settled[worker_id] = 0
+    def handle(self, event: Event, now: float) -> Sequence[Acknowledge]:
+        """What to do now that `event` has happened. now: seconds, monotonic."""
+        match event:
+            case OutputsSent():
+                return self.sent(event.gateway_id, _BROKER, now)
+            case OutputsRead():
+                return self._read(event, now)
+            case LinkOpened():
+                self._gateways[event.gateway_id] = _Gateway()
+            case LinkClosed():
+                gateway = self._gateways.pop(event.gateway_id, None)
+                return self._settle_all(gateway) if gateway is not None else _NOTHING
+            case WorkerStarted():
+                self._settled[event.worker_id] = 0
+            case WorkerExited():
+                # It cannot be told any more; its messages may still wait in gateways.
+                self._settled.pop(event.worker_id, None)
+            case TimePassed():
+                return self._find_stuck(now)
+            case _:  # all others change nothing that is read
+                pass
+        return _NOTHING
 
-    def exited(self, worker_id: str) -> None:
-        """There is nobody to tell; its messages may still wait in gateways."""
-        self._settled.pop(worker_id, None)
+    def next_deadline(self) -> float | None:
+        """When to call `handle(TimePassed(), now)` at the latest; None: only when something happens."""
+        return min((g.stuck_at for g in self._gateways.values() if g.unread), default=None)
 
-    def greeted(self, gateway_id: bytes) -> None:
-        """It counts from here on. One that is known has to have left before."""
-        self._gateways[gateway_id] = _Gateway()
-
-    def sent(self, gateway_id: bytes, worker_id: str, now: float) -> Settled:
-        """A message of this worker, or of the broker (""), is on its way to this gateway."""
+    def sent(self, gateway_id: bytes, worker_id: str, now: float) -> Sequence[Acknowledge]:
+        """A message of this worker is on its way to this gateway."""
         gateway = self._gateways.get(gateway_id)
         if gateway is None:
             return self.dropped(worker_id)
@@ -61,46 +93,39 @@ class Flow:
         gateway.unread.append(worker_id)
         return self._settle_all(gateway) if gateway.is_stuck else _NOTHING
 
-    def dropped(self, worker_id: str) -> Settled:
-        """A message of this worker goes to nobody."""
-        return self._tell([worker_id])
+    def dropped(self, worker_id: str) -> Sequence[Acknowledge]:
+        """A message of this worker is sent to no gateway."""
+        return self._acknowledge([worker_id])
 
-    def read(self, gateway_id: bytes, total: int, now: float) -> Settled:
-        """The gateway says that it has read so many messages since its HELLO."""
-        gateway = self._gateways.get(gateway_id)
+    def _read(self, event: OutputsRead, now: float) -> Sequence[Acknowledge]:
+        gateway = self._gateways.get(event.gateway_id)
         if gateway is None:
             return _NOTHING
         gateway.read_at, gateway.is_stuck = now, False
-        told = self._settle(gateway, total - gateway.settled)
-        # Given up and back, it may count what it had been sent before: both go on from its number.
-        gateway.settled = max(gateway.settled, total)
+        told = self._settle(gateway, event.total - gateway.settled)
+        # A gateway that was given up and is back may count what it was sent before: both go on from its number.
+        gateway.settled = max(gateway.settled, event.total)
         return told
 
-    def left(self, gateway_id: bytes) -> Settled:
-        gateway = self._gateways.pop(gateway_id, None)
-        return self._settle_all(gateway) if gateway is not None else _NOTHING
+    def _find_stuck(self, now: float) -> Sequence[Acknowledge]:
+        stuck = [g for g in self._gateways.values() if g.unread and now >= g.stuck_at]
+        for gateway in stuck:
+            gateway.is_stuck = True
+        latest = {a.worker_id: a for gateway in stuck for a in self._settle_all(gateway)}
+        return list(latest.values())
 
-    def look(self, now: float) -> Settled:
-        """Find the gateways that are stuck; call it about once in STUCK_SECONDS."""
-        told: Settled = {}
-        for gateway in self._gateways.values():
-            if gateway.unread and now - gateway.read_at >= STUCK_SECONDS:
-                gateway.is_stuck = True
-                told.update(self._settle_all(gateway))
-        return told
-
-    def _settle_all(self, gateway: _Gateway) -> Settled:
+    def _settle_all(self, gateway: _Gateway) -> Sequence[Acknowledge]:
         return self._settle(gateway, len(gateway.unread))
 
-    def _settle(self, gateway: _Gateway, count: int) -> Settled:
-        """The oldest of the unread, as many as there are at most."""
+    def _settle(self, gateway: _Gateway, count: int) -> Sequence[Acknowledge]:
+        """The oldest of the unread messages, as many as there are at most."""
         settled = [gateway.unread.popleft() for _ in range(min(count, len(gateway.unread)))]
         gateway.settled += len(settled)
-        return self._tell(settled)
+        return self._acknowledge(settled)
 
-    def _tell(self, worker_ids: Iterable[str]) -> Settled:
-        told: Settled = {}
+    def _acknowledge(self, worker_ids: Iterable[str]) -> Sequence[Acknowledge]:
+        told: dict[str, int] = {}
         for worker_id in worker_ids:
             if worker_id in self._settled:
                 told[worker_id] = self._settled[worker_id] = self._settled[worker_id] + 1
-        return told
+        return [Acknowledge(worker_id, total) for worker_id, total in told.items()]

@@ -2,18 +2,14 @@
 
 from typing import Any
 
-from broker.policy.actions import Action
+from broker.policy.actions import Action, ForwardOutputs
 from broker.policy.downloads import Downloads
-from broker.policy.events import (
-    Event,
-    OutputsArrived,
-    WorkerExited,
-    WorkerStarted,
-)
+from broker.policy.events import Event, FlowEvent, OutputsArrived
 from broker.policy.flow import Flow
 from broker.policy.pool import Pool
 from broker.policy.snapshot import status
 from broker.policy.specs import ModelSpec, Shown
+from broker.wire.frames import gateway_of
 
 
 class Policies:
@@ -26,19 +22,26 @@ class Policies:
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """What to do now that `event` has happened. now: seconds, monotonic."""
-        if isinstance(event, OutputsArrived):  # nearly every event is one of these, and no download has any
-            return self._pool.handle(event, now)
-        if isinstance(event, WorkerStarted):
-            self._flow.started(event.worker_id)
-        elif isinstance(event, WorkerExited):
-            self._flow.exited(event.worker_id)
+        if isinstance(event, OutputsArrived):
+            return self._outputs_arrived(event, now)
+        if isinstance(event, FlowEvent):
+            return [*self._flow.handle(event, now)]
         actions = [] if self._downloads.takes(event) else self._pool.handle(event, now)
-        return [*actions, *self._downloads.handle(event, now)]
+        return [*actions, *self._downloads.handle(event, now), *self._flow.handle(event, now)]
+
+    def _outputs_arrived(self, event: OutputsArrived, now: float) -> list[Action]:
+        """The hot path: nearly every event is one of these, and no download has any."""
+        actions = self._pool.handle(event, now)
+        if isinstance(actions[0], ForwardOutputs):
+            read = self._flow.sent(gateway_of(event.entries[0][0]), event.worker_id, now)
+        else:
+            read = self._flow.dropped(event.worker_id)
+        return [*actions, *read] if read else actions
 
     def next_deadline(self) -> float | None:
         """When to call `handle(TimePassed(), now)` at the latest; None: only when something happens."""
-        deadlines = (self._pool.next_deadline(), self._downloads.next_deadline())
-        return min((d for d in deadlines if d is not None), default=None)
+        policies = (self._pool, self._downloads, self._flow)
+        return min((d for policy in policies if (d := policy.next_deadline()) is not None), default=None)
 
     def running(self, model_id: str) -> ModelSpec | None:
         """The model as it was when its process was started, if it has one that goes on."""

@@ -42,10 +42,14 @@ from broker.policy.events import (
     GatewayLeft,
     HeartbeatArrived,
     KillRequested,
+    LinkClosed,
+    LinkOpened,
     LoadRequested,
     ModelMissed,
     ModelPinned,
     OutputsArrived,
+    OutputsRead,
+    OutputsSent,
     RequestArrived,
     RequestCancelled,
     ShutdownRequested,
@@ -133,8 +137,10 @@ class Pool:
                 on_worker_exited(facts, event, now)
             case ShutdownRequested():
                 on_shutdown_requested(facts)
-            case TimePassed() | OutputsArrived() | ModelMissed():
-                pass  # a deadline alone changes no fact; outputs have their own way; downloads are not the pool's
+            case TimePassed() | OutputsArrived():
+                pass  # a deadline alone changes no fact; outputs have their own way
+            case ModelMissed() | LinkOpened() | LinkClosed() | OutputsSent() | OutputsRead():
+                pass  # for downloads.py and flow.py
             case _:
                 assert_never(event)
 

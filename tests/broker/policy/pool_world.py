@@ -6,12 +6,15 @@ It asserts from its own books where it can, not from the pool's.
 
 import copy
 import random
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from dataclasses import dataclass, field, replace
 
 from broker.policy.actions import (
+    Acknowledge,
     Action,
     AnnounceModel,
     AssignModel,
+    DownloadEnded,
     DropOutputs,
     Exited,
     Fail,
@@ -19,25 +22,34 @@ from broker.policy.actions import (
     ForwardOutputs,
     ForwardRequest,
     KillWorker,
+    Readmit,
     Reply,
     SavePins,
+    StartDownload,
     StartWorker,
     StopWorker,
 )
+from broker.policy.downloads import MAX_DOWNLOADS, Downloads
 from broker.policy.events import (
     Event,
     GatewayLeft,
     HeartbeatArrived,
     KillRequested,
+    LinkClosed,
+    LinkOpened,
     LoadRequested,
+    ModelMissed,
     ModelPinned,
     OutputsArrived,
+    OutputsRead,
+    OutputsSent,
     RequestArrived,
     RequestCancelled,
     ShutdownRequested,
     TimePassed,
     UnloadRequested,
     UnpinRequested,
+    WantsModel,
     WorkerBecameReady,
     WorkerConnected,
     WorkerExited,
@@ -46,7 +58,9 @@ from broker.policy.events import (
     WorkerSampled,
     WorkerStarted,
 )
+from broker.policy.flow import Flow
 from broker.policy.limits import PoolLimits
+from broker.policy.policies import Policies
 from broker.policy.pool import Pool
 from broker.policy.records import Instance, Phase
 from broker.policy.specs import Exit, ModelSpec
@@ -76,6 +90,23 @@ class SimWorker:
 
 
 @dataclass
+class SimDownload:
+    """A process that fetches a model."""
+
+    worker_id: str
+    model_id: str
+    killed: bool = False
+
+
+@dataclass
+class SimLink:
+    """What a gateway has got since its link was opened, and how much of it it has read."""
+
+    got: int = 0
+    read: int = 0
+
+
+@dataclass
 class SimRequest:
     model_id: str
     admin: bool = False
@@ -92,6 +123,8 @@ class World:
         self.random = random.Random(seed)
         self.limits = limits or self._random_limits()
         self.pool = Pool(self.limits, run_id="test")
+        self.downloads = Downloads(self.limits, "test", "/hub", for_requests=self.random.random() < 0.5)
+        self.driven: Pool | Policies = Policies(self.pool, self.downloads, Flow())
         self.now = 1000.0
         self.workers: dict[str, SimWorker] = {}
         self.requests: dict[bytes, SimRequest] = {}
@@ -106,12 +139,20 @@ class World:
             )
             for i in range(models)
         }
+        self.absent = {} if not models else {"org/far": self._far("org/far"), "org/new": self._far("org/new")}
+        self.fetching: dict[str, SimDownload] = {}
+        self.inbox: deque[Event] = deque()
+        self.links = {gateway: SimLink() for gateway in GATEWAYS}
+        self.sent: Counter[str] = Counter()  # outputs by worker, since its start
+        self.read: dict[str, int] = {}  # of these, how many it has been told are read
         self.pins: list[str] = []
         self.measured: dict[str, int] = {}  # bytes by model, from when it was last ready
         self.counter = 0
         self.events = 0
         self.exited = False
         self.log: list[str] = []
+        for gateway in GATEWAYS:
+            self.driven.handle(LinkOpened(gateway), self.now)
 
     def _random_limits(self) -> PoolLimits:
         pick = self.random.choice
@@ -134,18 +175,23 @@ class World:
         loading_before = {i.name for i in self.instances() if i.phase is Phase.LOADING}
         if isinstance(event, ModelPinned):  # comes from where pins are kept, so it is not written there again
             self.pins = [*self.pins, event.model_id]
-        actions = self.pool.handle(event, self.now)
+        actions = self.driven.handle(event, self.now)
         for action in actions:
             self.log.append(f"    -> {action}")
             self._perform(action)
         self._check(loading_before)
+        self._check_nothing_is_left(self.driven if isinstance(event, TimePassed) else self.pool)
+        if isinstance(event, TimePassed):
+            self._check_awake_in_time()
+        while self.inbox:
+            self.send(self.inbox.popleft())
         return actions
 
     def _perform(self, action: Action) -> None:
         match action:
             case StartWorker(worker_id, spare):
                 assert worker_id not in self.workers
-                self.workers[worker_id] = SimWorker(worker_id, spare)
+                self._start(worker_id, spare=spare)
             case AssignModel(worker_id, spec, _, rank, ranks):
                 worker = self.workers[worker_id]
                 assert worker.connected
@@ -170,7 +216,7 @@ class World:
                 worker.in_flight.add(request_id)
             case ForwardCancel(worker_id, request_id):
                 self.workers[worker_id].cancelled.add(request_id)
-            case ForwardOutputs() | DropOutputs() | AnnounceModel():
+            case ForwardOutputs() | DropOutputs() | AnnounceModel() | DownloadEnded():
                 pass
             case StopWorker(worker_id, reason):
                 worker = self.workers[worker_id]
@@ -180,17 +226,50 @@ class World:
                     assert worker.spec is not None
                     assert not self._model_pinned(worker.spec.model_id), "evicted a pinned model"
                 worker.asked_to_stop = True
-            case KillWorker(worker_id, _):
+            case KillWorker(worker_id, _) if worker_id in self.workers:
                 self.workers[worker_id].killed = True
             case Reply(request_id, _) | Fail(request_id):
                 self.requests[request_id].ends += 1
+                self._deliver(request_id[:8], "")
             case SavePins(model_ids):
                 self.pins = model_ids
             case Exited():
                 assert not self.workers
                 self.exited = True
             case _:
+                self._perform_other(action)
+
+    def _start(self, worker_id: str, *, spare: bool) -> None:
+        self.workers[worker_id] = SimWorker(worker_id, spare)
+        if self.driven is not self.pool:
+            self.inbox.append(WorkerStarted(worker_id, 4000 + len(self.workers)))
+
+    def _perform_other(self, action: Action) -> None:
+        """Those of downloads and flow."""
+        match action:
+            case Acknowledge(worker_id, total):
+                assert self.read.get(worker_id, 0) < total <= self.sent[worker_id], "told of what is unread"
+                self.read[worker_id] = total
+            case StartDownload(worker_id, model_id):
+                assert model_id not in [d.model_id for d in self.fetching.values()], "fetched twice at once"
+                assert len(self.fetching) < MAX_DOWNLOADS
+                self.fetching[worker_id] = SimDownload(worker_id, model_id)
+            case Readmit(waiting, problem, cancelled):
+                found = None if problem else self.specs.get(waiting.model_id)
+                self.inbox.append(replace(waiting, spec=found, problem=problem or self._problem(waiting.model_id)))
+                if cancelled and isinstance(waiting, LoadRequested):
+                    self.inbox.append(RequestCancelled(waiting.request_id))
+            case KillWorker(worker_id, _) if worker_id in self.fetching:
+                self.fetching[worker_id].killed = True
+            case _:
                 raise AssertionError(f"unknown action {action}")
+
+    def _deliver(self, gateway: bytes, worker_id: str) -> None:
+        """One message is on its way to this gateway."""
+        self.links[gateway].got += 1
+        if not worker_id and isinstance(self.driven, Policies):
+            for action in self.driven.handle(OutputsSent(gateway), self.now):
+                self._perform(action)
 
     # ---- what must always hold ------------------------------------------------------------------------------------
 
@@ -207,12 +286,14 @@ class World:
         assert set(self.pool.workers) == set(self.workers)
         spares = sum(w.is_spare for w in self.pool.workers.values())
         assert spares <= self.limits.warm_spares, "too many spares"
-        deadline = self.pool.next_deadline()
-        assert deadline is None or deadline > self.now, "a deadline in the past makes the loop spin"
-        self._check_awake_in_time()
         assert sorted(m.model_id for m in self.pool.models if m.pinned) == sorted(set(self.pins)), "pins not saved"
-        assert [a for a in self.pool.handle(TimePassed(), self.now) if not isinstance(a, Exited)] == []
         self._check_nobody_waits_for_nothing()
+
+    def _check_nothing_is_left(self, policy: Pool | Policies) -> None:
+        """All that is due has been done. Flow looks for gateways that read nothing only when time passes."""
+        deadline = policy.next_deadline()
+        assert deadline is None or deadline > self.now, "a deadline in the past makes the loop spin"
+        assert [a for a in policy.handle(TimePassed(), self.now) if not isinstance(a, Exited)] == []
 
     def _check_ranks(self, instance: Instance) -> None:
         """One failure domain: as many processes as the model has ranks, and when one goes, all go."""
@@ -227,11 +308,11 @@ class World:
     def _check_awake_in_time(self) -> None:
         """Just before the next deadline there is nothing to do."""
         self.events += 1
-        if self.exited or self.events % 10:  # copying the whole pool is slow: not after every event
+        if self.exited or self.events % 3:  # copying all policies is slow: not every time
             return
-        deadline = self.pool.next_deadline()
+        deadline = self.driven.next_deadline()
         before = (self.now + 10_000.0 if deadline is None else deadline) - 1e-6
-        overslept = copy.deepcopy(self.pool).handle(TimePassed(), before)
+        overslept = copy.deepcopy(self.driven).handle(TimePassed(), before)
         assert overslept == [], f"asleep until {deadline} it would have missed {overslept}"
 
     def _check_nobody_waits_for_nothing(self) -> None:
@@ -298,10 +379,44 @@ class World:
 
     def request(self, model_id: str) -> bytes:
         request_id = self.new_id(model_id)
-        spec = self.specs.get(model_id)
-        problem = None if spec else Failure(Code.MODEL_NOT_FOUND, "no such model")
-        self.send(RequestArrived(request_id, model_id, request_id, spec, problem))
+        spec, problem = self.specs.get(model_id), self._problem(model_id)
+        self._ask(RequestArrived(request_id, model_id, request_id, spec, problem))
         return request_id
+
+    def _far(self, model_id: str) -> ModelSpec:
+        return ModelSpec(model_id, "text-gen", f"/hub/{model_id}", weight_bytes=100 * MIB)
+
+    def _problem(self, model_id: str) -> Failure | None:
+        return None if model_id in self.specs else Failure(Code.MODEL_NOT_FOUND, "no such model")
+
+    def _ask(self, event: WantsModel) -> None:
+        """As the broker asks: for files that are absent, but could be fetched."""
+        missed = event.model_id in self.absent and self.pool.running(event.model_id) is None
+        self.send(ModelMissed(event) if missed else event)
+
+    def _gateway(self) -> None:
+        """A gateway reads some of what it got."""
+        gateway, link = self.random.choice(list(self.links.items()))
+        if link.read < link.got:
+            link.read = self.random.randint(link.read + 1, link.got)
+            self.send(OutputsRead(gateway, link.read))
+
+    def _download(self, download: SimDownload, trouble: float) -> None:
+        choice = self.random.random()
+        if download.killed or choice < trouble:
+            self._fetched(download, None)
+        elif choice < 0.5:
+            self.send(WorkerProgressed(download.worker_id, "download", choice))
+        elif choice < 0.6:
+            self.send(WorkerFailedToLoad(download.worker_id, "no such repository", Code.MODEL_NOT_FOUND))
+        else:
+            self._fetched(download, 0)
+
+    def _fetched(self, download: SimDownload, code: int | None) -> None:
+        del self.fetching[download.worker_id]
+        if code == 0 and download.model_id in self.absent:
+            self.specs[download.model_id] = self.absent.pop(download.model_id)
+        self.send(WorkerExited(download.worker_id, Exit(code, None if code == 0 else "SIGKILL", 0.0, "")))
 
     def step(self) -> None:
         """One random thing happens."""
@@ -312,6 +427,10 @@ class World:
             self._administrator()
         elif choice < 0.46:
             self._time()
+        elif choice < 0.52:
+            self._gateway()
+        elif self.fetching and choice < 0.60:
+            self._download(self.random.choice(list(self.fetching.values())), trouble=0.1)
         elif self.workers:
             self._worker(self.random.choice(list(self.workers.values())), trouble=0.06)
 
@@ -319,21 +438,23 @@ class World:
         choice = self.random.random()
         open_ids = [r for r, q in self.requests.items() if q.ends == 0]
         if choice < 0.8 or not open_ids:
-            self.request(self.random.choice([*self.specs, "unknown"]))
+            self.request(self.random.choice([*self.specs, *self.absent, "unknown"]))
         elif choice < 0.98:
             self.send(RequestCancelled(self.random.choice(open_ids)))
         else:
             gateway = self.random.choice(GATEWAYS)
+            self.send(LinkClosed(gateway))
             self.send(GatewayLeft(gateway))
+            self.links[gateway] = SimLink()
+            self.send(LinkOpened(gateway))
 
     def _administrator(self) -> None:
-        model_id = self.random.choice([*self.specs, "unknown"])
-        spec = self.specs.get(model_id)
-        problem = None if spec else Failure(Code.MODEL_NOT_FOUND, "no such model")
+        model_id = self.random.choice([*self.specs, *self.absent, "unknown"])
+        spec, problem = self.specs.get(model_id), self._problem(model_id)
         request_id = self.new_id(model_id, admin=True)
         match self.random.randrange(4):
             case 0:
-                self.send(LoadRequested(request_id, model_id, spec, problem))
+                self._ask(LoadRequested(request_id, model_id, spec, problem))
             case 1:
                 timeout = self.random.choice([None, 0.0, 2.0])
                 self.send(UnloadRequested(request_id, model_id, timeout, self.random.random() < 0.3))
@@ -344,7 +465,7 @@ class World:
 
     def _time(self) -> None:
         """Time passes: a little, or exactly to the deadline. Live workers beat, stuck ones do not."""
-        deadline = self.pool.next_deadline()
+        deadline = self.driven.next_deadline()
         jump = self.random.choice([0.01, 0.3, 1.0, 4.0])
         if deadline is not None and self.random.random() < 0.3 and deadline - self.now < 40:
             self.now = deadline
@@ -373,8 +494,6 @@ class World:
             self._output(worker)
 
     def _connect(self, worker: SimWorker) -> None:
-        if self.random.random() < 0.5:
-            self.send(WorkerStarted(worker.worker_id, 4000 + len(self.workers)))
         worker.connected = True
         self.send(WorkerConnected(worker.worker_id))
 
@@ -400,8 +519,9 @@ class World:
             self.measured[worker.spec.model_id] = sum(parts)
 
     def _output(self, worker: SimWorker) -> None:
+        gateway = self.random.choice(GATEWAYS)
         entries = []
-        for request_id in sorted(worker.in_flight):
+        for request_id in sorted(r for r in worker.in_flight if r.startswith(gateway)):
             end = request_id in worker.cancelled or self.random.random() < 0.3
             if not end and self.random.random() < 0.4:
                 continue
@@ -412,6 +532,8 @@ class World:
                 request.ends += 1
                 worker.in_flight.discard(request_id)
         if entries:
+            self.sent[worker.worker_id] += 1
+            self._deliver(gateway, worker.worker_id)
             self.send(OutputsArrived(worker.worker_id, entries, [b"frames"]))
 
     def _trouble(self, worker: SimWorker) -> None:
@@ -424,6 +546,7 @@ class World:
             case 2 if worker.connected:
                 self.send(WorkerSampled(worker.worker_id, 1, 1 << 40, 1.0))
             case 3:
+                self.sent[worker.worker_id] += 1
                 self.send(OutputsArrived(worker.worker_id, [(b"gatewayA-unknown", True)], [b"frames"]))
             case _:
                 self.exit(worker, None)
@@ -448,9 +571,18 @@ class World:
                     self.exit(worker, None if worker.killed else 0)
                 elif worker.worker_id in self.workers:
                     self._worker(worker, trouble=0.0)
+            for download in list(self.fetching.values()):
+                self._download(download, trouble=0.0)
             self._time()
         waiting = [(r, q) for r, q in self.requests.items() if not q.ends]
         raise AssertionError(f"nobody may wait for ever: {waiting[:5]}")
+
+    def close_links(self) -> None:
+        """All gateways go: nothing that a worker has sent is waited for any more."""
+        for gateway in GATEWAYS:
+            self.send(LinkClosed(gateway))
+        unread = {w: n for w, n in self.sent.items() if w in self.workers and self.read.get(w, 0) != n}
+        assert not unread, f"never told: {unread}"
 
     def shut_down(self) -> None:
         self.send(ShutdownRequested())
@@ -459,10 +591,10 @@ class World:
                 return
             for worker in list(self.workers.values()):
                 self._worker(worker, trouble=0.2)
+            for download in list(self.fetching.values()):
+                self._download(download, trouble=0.2)
             self._time()
         raise AssertionError("the broker does not end")
 
     def restore_pin(self, model_id: str) -> None:
-        spec = self.specs.get(model_id)
-        problem = None if spec else Failure(Code.MODEL_NOT_FOUND, "no such model")
-        self.send(ModelPinned(model_id, spec, problem))
+        self._ask(ModelPinned(model_id, self.specs.get(model_id), self._problem(model_id)))

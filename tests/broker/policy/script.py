@@ -49,6 +49,7 @@ class Script(World):
         defaults = {"warm_spares": 0, "keep_alive": -1.0}
         super().__init__(0, PoolLimits(max_models, memory * MIB, **defaults | limits), models=0)
         self.now = START
+        self.driven = self.pool  # alone: what the pool does shows best without the others
         self.announced: list[AnnounceModel] = []
         for model_id in "abcd":
             self.add_model(model_id, 100)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from broker.policy.events import TimePassed
 from tests.broker.policy.pool_world import World
 
 
@@ -10,11 +11,13 @@ def test_random_histories_keep_every_promise(block: int) -> None:
     for seed in range(block * 25, block * 25 + 25):
         world = World(seed)
         try:
+            world.send(TimePassed())  # as the broker begins
             if seed % 3 == 0:
-                world.restore_pin(world.random.choice([*world.specs, "gone"]))
+                world.restore_pin(world.random.choice([*world.specs, *world.absent, "gone"]))
             for _ in range(400):
                 world.step()
             world.settle()
+            world.close_links()
             world.shut_down()
             assert all(r.ends == 1 for r in world.requests.values())
         except AssertionError as error:
