@@ -123,7 +123,7 @@ class Downloads:
 
     def next_deadline(self) -> float | None:
         """When to call `handle(TimePassed(), now)` at the latest; None: only when something happens."""
-        return min((self._stalls_at(d) for d in self._running()), default=None)
+        return min([self._stalls_at(d) for d in self._running()], default=None)
 
     @property
     def all(self) -> list[Download]:

@@ -81,7 +81,8 @@ class Flow:
 
     def next_deadline(self) -> float | None:
         """When to call `handle(TimePassed(), now)` at the latest; None: only when something happens."""
-        return min((g.stuck_at for g in self._gateways.values() if g.unread), default=None)
+        read_at = [gateway.read_at for gateway in self._gateways.values() if gateway.unread]
+        return min(read_at) + STUCK_SECONDS if read_at else None
 
     def sent(self, gateway_id: bytes, worker_id: str, now: float) -> Sequence[Acknowledge]:
         """A message of this worker is on its way to this gateway."""

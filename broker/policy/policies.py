@@ -40,8 +40,8 @@ class Policies:
 
     def next_deadline(self) -> float | None:
         """When to call `handle(TimePassed(), now)` at the latest; None: only when something happens."""
-        policies = (self._pool, self._downloads, self._flow)
-        return min((d for policy in policies if (d := policy.next_deadline()) is not None), default=None)
+        deadlines = (self._pool.next_deadline(), self._downloads.next_deadline(), self._flow.next_deadline())
+        return min([d for d in deadlines if d is not None], default=None)
 
     def running(self, model_id: str) -> ModelSpec | None:
         """The model as it was when its process was started, if it has one that goes on."""
