@@ -114,7 +114,7 @@ class Loop:
 
     def _wait(self) -> None:
         """Sleep until something happens or a deadline comes; put what happened into the inbox."""
-        outputs = dict(self._launcher.output_fds)
+        outputs = self._launcher.output_fds
         if outputs != self._polled_outputs:  # seldom, and a poll set takes as long to make as to ask
             self._polled_outputs, self._poll_set = outputs, self._make_poll_set(outputs)
         deadline = self._policy.next_deadline()

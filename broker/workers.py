@@ -49,7 +49,7 @@ class Workers:
     def _event(self, identity: bytes, frames: list[bytes]) -> Event:
         body = decode(frames).body
         # The heartbeat thread has a socket of its own: `<worker id>/heartbeat`.
-        worker_id = identity.decode(errors="replace").partition("/")[0]
+        worker_id = str(identity, "utf-8", "replace").partition("/")[0]
         if isinstance(body, Outputs):  # nearly every message: asking the union first would cost as much as the rest
             entries = [(request_id, kind != PARTIAL) for request_id, kind in body.entries]
             return OutputsArrived(worker_id, entries, frames)

@@ -4,7 +4,7 @@ supervisor.py implements it for this machine. Another launcher may run processes
 and a start that fails late is reported as an exit.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,8 +45,8 @@ class Launcher(Protocol):
         """(worker id, exit) of the processes that have exited, each once."""
 
     @property
-    def output_fds(self) -> Mapping[int, str]:
-        """Descriptor -> worker id; readable when this process has output: call `read_output`."""
+    def output_fds(self) -> dict[int, str]:
+        """Descriptor -> worker id, as a new dict; readable when this process has output: call `read_output`."""
 
     def read_output(self, worker_id: str) -> None:
         """Log the output of this process."""
