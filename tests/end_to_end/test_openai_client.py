@@ -56,7 +56,8 @@ def test_chat(client: OpenAI) -> None:
     assert totals(chunks[-1].usage) == totals(whole.usage)
 
     plain = list(client.chat.completions.create(**GREEDY, messages=HELLO, stream=True))
-    assert all(c.choices and c.usage is None for c in plain)
+    assert "".join(c.choices[0].delta.content or "" for c in plain) == choice.message.content
+    assert {c.usage for c in plain} == {None}
 
     newer: dict[str, Any] = {**GREEDY, "max_tokens": None, "max_completion_tokens": 5}
     assert client.chat.completions.create(**newer, messages=HELLO).usage.completion_tokens == 5
