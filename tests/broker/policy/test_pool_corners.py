@@ -1,0 +1,173 @@
+"""Corners of the pool, each found by a mutant of the policy that every other test let pass (docs/testing.md)."""
+
+from broker.policy.actions import Exited, KillWorker, Reply, SavePins, StartWorker, StopWorker
+from broker.policy.events import ModelPinned, RequestArrived, ShutdownRequested, TimePassed
+from broker.policy.specs import Shown
+from broker.wire.failure import Code, Failure
+from broker.wire.states import State
+from tests.broker.policy.pool_world import SimRequest
+from tests.broker.policy.script import R1, R2, R3, R9, W1, W2, W3, Failed, Script, replied
+
+ADMIN = "killed by an administrator"
+GONE = Failure(Code.MODEL_NOT_FOUND, "/models/a: No such file or directory")
+
+# ---- requests -----------------------------------------------------------------------------------------------------
+
+
+def test_a_running_model_serves_although_its_folder_is_gone() -> None:
+    s = Script()
+    s.idle("a")
+    s.requests[R1] = SimRequest("a")
+    assert s.send(RequestArrived(R1, "a", R1, None, GONE)) == [s.forward(W1, "a", R1)]
+    s.send(ModelPinned("a", None, GONE))
+    assert s.ask(R2, "a") == [s.forward(W1, "a", R2)]
+
+
+def test_a_client_can_leave_while_its_request_waits_for_the_replay() -> None:
+    s = Script()
+    s.busy("a", R1)
+    s.kill(R9, "a")
+    assert s.cancel(R1) == [Failed(R1, "cancelled")]
+
+
+def test_a_replayed_request_begins_to_wait_when_its_process_ends() -> None:
+    s = Script(queue_timeout=5.0, heartbeat_timeout=10.0)
+    s.busy("a", R1)
+    assert s.wait(10.0) == [KillWorker(W1, "no heartbeat for 10 s")]
+    assert s.wait(4.9) == []
+    assert s.wait(0.1) == [Failed(R1, "model_unavailable", "found no room for 5 s")]
+
+
+def test_a_request_waits_anew_when_the_process_has_exited() -> None:
+    s = Script(queue_timeout=1.0, heartbeat_timeout=5.0)
+    s.idle("a")
+    s.dies(W1)
+    s.idle("a")
+    assert s.wait(5.0) == [KillWorker(W2, "no heartbeat for 5 s")]
+    assert s.ask(R1, "a") == []
+    assert s.wait(0.9) == []
+    assert s.dies(W2) == []  # the second death: half a second of cooldown
+    assert s.wait(0.4) == []
+    assert s.wait(0.1) == [StartWorker(W3, spare=False)]
+
+
+def test_a_process_that_does_not_exit_keeps_nobody_waiting_for_ever() -> None:
+    s = Script(queue_timeout=300.0)
+    s.busy("a", R1)
+    s.text(W1, R1)
+    assert s.kill(R9, "a") == [KillWorker(W1, ADMIN), Failed(R1, "worker_died", ADMIN)]
+    assert s.ask(R2, "a") == []
+    assert s.wait(299.9) == []
+    assert s.wait(0.1) == [Failed(R2, "model_unavailable", "found no room for 300 s")]
+
+
+# ---- kills, unloads, shutdown -------------------------------------------------------------------------------------
+
+
+def test_a_kill_of_a_process_that_is_being_killed_makes_its_end_expected() -> None:
+    s = Script()
+    s.idle("a")
+    assert s.wait(10.0) == [KillWorker(W1, "no heartbeat for 10 s")]
+    assert s.kill(R9, "a") == []
+    assert s.dies(W1) == [Reply(R9, {"model_id": "a", "pid": None})]
+    assert s.model("a").deaths == 0
+
+
+def test_an_unload_that_has_to_kill_is_no_death() -> None:
+    s = Script(stop_grace=2.0)
+    s.idle("a")
+    assert s.unload(R9, "a") == [StopWorker(W1, "unload")]
+    assert s.wait(2.0) == [KillWorker(W1, "did not exit when asked")]
+    assert s.dies(W1) == [replied(R9, "a")]
+    assert s.model("a").deaths == 0
+
+
+def test_an_unload_is_answered_once() -> None:
+    s = Script()
+    s.idle("a")
+    s.unload(R9, "a")
+    assert s.exits(W1) == [replied(R9, "a")]
+    s.idle("a")
+    assert s.dies(W2) == []
+
+
+def test_unload_by_force_keeps_who_waits_for_the_next_process() -> None:
+    s = Script(queue_timeout=30.0, drain_timeout=30.0)
+    s.busy("a", R1)
+    s.text(W1, R1)
+    s.unload(R9, "a", force=True)
+    assert s.ask(R2, "a") == []  # its time would be over at the same moment
+    assert s.wait(30.0, W1) == [KillWorker(W1, "unload by force"), Failed(R1, "worker_died", "unload by force")]
+    assert s.dies(W1) == [replied(R9, "a"), StartWorker(W2, spare=False)]
+
+
+def test_a_failed_load_ends_the_unload_that_waited_for_it_and_takes_the_pin() -> None:
+    s = Script()
+    s.send(ModelPinned("a", s.specs["a"]))
+    s.connect(W1)
+    s.ask(R1, "a")
+    assert s.unload(R9, "a") == []
+    assert s.load_fails(W1) == [Failed(R1, "load_failed"), SavePins([])]
+    assert s.exits(W1) == [replied(R9, "a")]
+
+
+def test_a_shutdown_during_an_unload_takes_the_pin_too() -> None:
+    s = Script()
+    s.pinned("a")
+    s.ask(R1, "a")
+    s.unload(R9, "a")
+    s.send(ShutdownRequested())
+    assert s.exits(W1) == [SavePins([]), Exited()]
+
+
+def test_after_a_shutdown_a_pinned_model_is_shown_as_unloaded() -> None:
+    s = Script()
+    s.pinned("a")
+    s.send(ShutdownRequested())
+    s.exits(W1)
+    assert s.announced[-1].shown == Shown(State.UNLOADED, "shutdown")
+
+
+def test_every_load_that_has_seen_two_deaths_fails() -> None:
+    s = Script()
+    s.load(R1, "a")
+    s.load(R2, "a")
+    s.load(R3, "a")
+    s.dies(W1)
+    failed = [action for action in s.dies(W2) if not isinstance(action, SavePins)]
+    assert failed == [Failed(r, "worker_died") for r in (R1, R2, R3)]
+
+
+# ---- processes ----------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_process_that_connects_late_gets_no_model() -> None:
+    s = Script()
+    s.ask(R1, "a")
+    assert s.kill(R9, "a") == [KillWorker(W1, ADMIN)]
+    assert s.connect(W1) == []
+
+
+def test_a_spare_begins_its_load_without_the_stage_of_its_imports() -> None:
+    s = Script(warm_spares=1, load_stall_timeout=120.0)
+    s.send(TimePassed())
+    s.connect(W1)
+    s.progress(W1, "imported", 1.0)
+    assert s.wait(100.0, W1) == []
+    assert s.ask(R1, "a") == [s.assign(W1, "a")]
+    assert s.instance("a").progress == (None, None)
+    assert s.wait(119.9, W1) == []
+    assert s.wait(0.1, W1) == [KillWorker(W1, "load stalled for 120 s"), StartWorker(W2, spare=True)]
+
+
+def test_each_rank_is_killed_once_also_where_they_end_differently() -> None:
+    s = Script()
+    s.add_model("two", 400, ranks=2)
+    s.ask(R1, "two")
+    s.connect(W1)
+    actions = s.send(ShutdownRequested())
+    assert [a for a in actions if not isinstance(a, Exited)][-2:] == [
+        StopWorker(W1, "shutdown"),
+        KillWorker(W2, "shutdown"),
+    ]
+    assert s.kill(R9, "two") == [KillWorker(W1, ADMIN)]
