@@ -7,7 +7,9 @@ import resource
 import sys
 
 from broker.wire.settings_file import SettingsError
+from gateway.app import create_app
 from gateway.http.server import Server
+from gateway.link.client import BrokerClient
 from gateway.settings import load_settings
 
 _OPEN_FILES = 10240  # the most that macOS grants; one per client
@@ -23,11 +25,12 @@ def main() -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
-    # uvicorn tells of each start and stop step what the announcement says in one line
+    # uvicorn logs every step of a start; the announcement says the same in one line
     logging.getLogger("uvicorn.error").setLevel("DEBUG" if settings.log_level == "debug" else "WARNING")
     _raise_file_limit()
-    gc.freeze()  # what is imported stays
-    Server(settings).run()
+    gc.freeze()  # imported modules stay for good
+    link = BrokerClient(settings.broker_socket)
+    Server(settings, create_app(settings, link), link).run()
     return 0
 
 

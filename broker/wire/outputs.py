@@ -78,13 +78,19 @@ def decode_header(header: bytes) -> list[tuple[bytes, int]]:
     return [(header[i : i + REQUEST_ID_BYTES], kind) for i, kind in zip(starts, kinds, strict=True)]
 
 
-def decode_outputs(outputs: Outputs) -> list[Output]:
-    """The outputs of an OUTPUTS message, bodies read. Raises ProtocolError when bodies and header disagree."""
+def decode_bodies(outputs: Outputs) -> list[dict[str, Any]]:
+    """The bodies of an OUTPUTS message, in the order of its entries. Raises ProtocolError when they do not match it."""
     bodies = unpack_any(outputs.bodies)
     if not isinstance(bodies, list) or len(bodies) != len(outputs.entries):
         raise ProtocolError(f"bodies do not match a header of {len(outputs.entries)} outputs")
     if not all(isinstance(body, dict) for body in bodies):
         raise ProtocolError("an output whose body is not a map")
+    return bodies
+
+
+def decode_outputs(outputs: Outputs) -> list[Output]:
+    """The outputs of an OUTPUTS message, bodies read. Raises ProtocolError when bodies and header disagree."""
+    bodies = decode_bodies(outputs)
     return [Output(request_id, kind, body) for (request_id, kind), body in zip(outputs.entries, bodies, strict=True)]
 
 

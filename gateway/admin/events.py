@@ -1,7 +1,7 @@
 """/admin/events and /admin/models/{id}/progress: every change of a model's state as a server-sent event, as it happens.
 
-The first events are the states at the moment of asking, so that a dashboard needs no other call. The stream has no end
-of its own; it ends with the client or, framed, with the broker.
+The first events are the present states, so that a dashboard needs no other call. The stream has no end of its own; it
+ends with the client or, framed, with the broker.
 """
 
 from collections.abc import Sequence
@@ -10,24 +10,36 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.wire.from_gateways import Watch
-from gateway.http.inference import State
-from gateway.http.streaming import EventStream
-from gateway.link.call import Item
+from broker.wire.failure import Failure
+from gateway.core.administration import StateChange
+from gateway.core.ask import watch
+from gateway.core.failure import error_object
+from gateway.http.inference import AppState
+from gateway.http.streaming import AnswerStream
 
 _OPENING = b": watching\n\n"
 
 
-class _Changes:
-    """Each body as it came: `{model_id, state, reason, stage, fraction, at}`."""
+class Changes:
+    """The Renderer of both: each change as the broker tells it, `{model_id, state, reason, stage, fraction, at}`."""
 
+    content_type = "text/event-stream; charset=utf-8"
     is_complete = False
 
-    def render(self, items: Sequence[Item]) -> bytes:
-        return b"".join(b"data: " + orjson.dumps(body) + b"\n\n" for _index, _kind, body in items)
+    def render(self, items: Sequence[tuple[int, StateChange]]) -> bytes:
+        """One event each."""
+        return b"".join(b"data: " + orjson.dumps(change.model_dump()) + b"\n\n" for _index, change in items)
+
+    def keepalive(self) -> bytes:
+        """A comment."""
+        return b": keepalive\n\n"
+
+    def error(self, failure: Failure) -> bytes:
+        """The error object, then the same last line as of other streams."""
+        return b"data: " + orjson.dumps(error_object(failure)) + b"\n\ndata: [DONE]\n\n"
 
 
-async def events(request: Request[State]) -> Response:
+async def events(request: Request[AppState]) -> Response:
     """Of all models, or of the one that the path names."""
-    call = await request.state["broker"].call(Watch(request.path_params.get("model_id")))
-    return EventStream(call, _Changes(), request.state["settings"].keepalive_seconds, opening=_OPENING)
+    call = await request.state["link"].call(watch(request.path_params.get("model_id")))
+    return AnswerStream(call, Changes(), request.state["settings"].keepalive_seconds, str, opening=_OPENING)

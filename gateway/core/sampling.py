@@ -1,12 +1,12 @@
-"""How a model samples, as a request says it or the settings do for requests that do not. Pure."""
+"""How a model samples: fields of a request, and default values from the settings for those it leaves out. Pure."""
 
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, JsonValue, PlainValidator
 
-from gateway.core.validation import Body, Whole
+from gateway.core.validation import RequestBody, Whole
 
-MAX_INT = 2**63 - 1  # what the wire has room for
+MAX_INT = 2**63 - 1  # the largest integer that fits on the wire
 _MAX_BIASES = 1024
 _MAX_FLOAT32 = 2.0**127
 
@@ -17,14 +17,14 @@ def _bias_of(bias: object) -> dict[str, float]:
         raise ValueError(f"must be an object with up to {_MAX_BIASES} token ids")
     for token, value in bias.items():
         if not (token.isascii() and token.isdigit()) or len(token) > 10:
-            raise ValueError(f"{token!r} is no token id")
+            raise ValueError(f"{token!r} is not a token id")
         if type(value) not in (int, float) or not abs(value) <= _MAX_FLOAT32:
-            raise ValueError(f"the value of {token} is no number that fits 32 bits")
+            raise ValueError(f"the value of {token} must be a number that fits into 32 bits")
     return bias
 
 
-class SamplingFields(Body):
-    """The fields of both. None is not said."""
+class SamplingFields(RequestBody):
+    """The fields that requests and settings share. None: not given."""
 
     max_tokens: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
@@ -42,11 +42,11 @@ class SamplingFields(Body):
     logit_bias: Annotated[dict[str, float], PlainValidator(_bias_of)] | None = None
 
     def over(self, defaults: "Defaults") -> dict[str, Any]:
-        """For the wire, where they have the same names: what is said here, else what `defaults` says. All but
-        max_tokens, for which chats have one name more."""
-        said = {name: getattr(self, name) for name in _ON_THE_WIRE}
-        given = {name: getattr(defaults, name) if value is None else value for name, value in said.items()}
-        return {name: value for name, value in given.items() if value is not None}
+        """For the wire, which has the same names: these values, and `defaults` where one is not given. Without
+        max_tokens, which has two names in chats."""
+        given = {name: getattr(self, name) for name in _ON_THE_WIRE}
+        filled = {name: getattr(defaults, name) if value is None else value for name, value in given.items()}
+        return {name: value for name, value in filled.items() if value is not None}
 
 
 _ON_THE_WIRE = tuple(name for name in SamplingFields.model_fields if name != "max_tokens")

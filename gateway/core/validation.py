@@ -1,18 +1,18 @@
 """From the bytes of a body to a model of what is valid, and what the models of several endpoints share. Pure.
 
-What is wrong is told with the name of its field, as clients write it: `messages[0].content`.
+Every error names its field as clients write it: `messages[0].content`.
 """
 
 from typing import Annotated, Any, TypeVar
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic_core import PydanticCustomError
 
-from gateway.http.errors import invalid
-from gateway.openai.content import PartError
+from broker.wire.failure import invalid
 
 
-class Body(BaseModel):
+class RequestBody(BaseModel):
     """No field is guessed from another type; unknown ones are ignored, as OpenAI-compatible servers do."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
@@ -27,32 +27,35 @@ NotYet = dict[str, tuple[Any, ...]]
 Model = TypeVar("Model", bound=BaseModel)
 
 
+def at(path: str, message: str) -> PydanticCustomError:
+    """For a validator of a whole field: the error is at `path` within it, such as `[1].image_url`."""
+    return PydanticCustomError("at", "{message}", {"message": message, "path": path})
+
+
 def validated(model: type[Model], raw: dict[str, Any]) -> Model:
-    """Raises ApiError `invalid_request` naming the first field that is wrong."""
+    """Raises FailureError `invalid_request` naming the first field that is wrong."""
     try:
         return model.model_validate(raw)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-        cause = first.get("ctx", {}).get("error")
-        if isinstance(cause, PartError):
-            param += cause.path
+        param += first.get("ctx", {}).get("path", "") if first["type"] == "at" else ""
         raise invalid(f"{param}: {first['msg'].removeprefix('Value error, ')}", param) from None
 
 
 def object_of(body: bytes) -> dict[str, Any]:
-    """Raises ApiError `invalid_request`."""
+    """Raises FailureError `invalid_request`."""
     try:
         raw = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise invalid(f"the body is not JSON: {error}") from None
     if not isinstance(raw, dict):
-        raise invalid("the body is to be a JSON object")
+        raise invalid("the body must be a JSON object")
     return raw
 
 
 def refuse_not_yet(raw: dict[str, Any], fields: NotYet) -> None:
-    """Raises ApiError `invalid_request` for a field that would change the answer, if only it were implemented."""
+    """Raises FailureError `invalid_request` for a field that would change the answer if it were implemented."""
     for name in raw.keys() & fields.keys():
         if raw[name] is not None and raw[name] not in fields[name]:
             raise invalid(f"{name} is not supported yet", name)

@@ -1,16 +1,27 @@
-"""Who may call: middlewares. They know no user, only keys and where a page came from."""
+"""Who may call: middlewares. They know no user, only keys and the origins of pages."""
 
 import contextlib
 import hmac
+from collections.abc import Sequence
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
+from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from broker.wire.failure import Code, Failure
-from gateway.http.errors import ApiError
+from broker.wire.failure import Code, Failure, FailureError
+from gateway.http.endpoints import Guard, Guards
+
+
+def guards(api_key: SecretStr | None, admin_token: SecretStr | None) -> Guards:
+    """What stands in front of the endpoints. A key that is None lets everybody pass."""
+    return {
+        Guard.OPEN: (),
+        Guard.KEY: (Middleware(BearerAuth, api_key),),
+        Guard.ADMIN: (Middleware(SameOrigin, needs_key=admin_token is not None), Middleware(BearerAuth, admin_token)),
+    }
 
 
 class BearerAuth:
@@ -21,17 +32,17 @@ class BearerAuth:
         self._key = None if key is None else key.get_secret_value().encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises ApiError `invalid_api_key` for a missing or wrong key."""
+        """Raises FailureError `invalid_api_key` for a missing or wrong key."""
         if self._key is not None and not hmac.compare_digest(_bearer_key(scope), self._key):
-            raise ApiError(Failure(Code.INVALID_API_KEY, "missing or wrong key: send Authorization: Bearer <key>"))
+            raise FailureError(Failure(Code.INVALID_API_KEY, "missing or wrong key: send Authorization: Bearer <key>"))
         await self._app(scope, receive, send)
 
 
 class AllowedOrigins(CORSMiddleware):
-    """Lets pages of these origins call everything but administration. Around the whole app: so a page can also read why
-    it was refused, and its browser may ask without a key what it may send."""
+    """Lets pages of these origins call everything but what is below `closed`. Around the whole app: so a page can also
+    read why it was refused, and its browser may ask without a key what it may send."""
 
-    def __init__(self, app: ASGIApp, origins: list[str]) -> None:
+    def __init__(self, app: ASGIApp, origins: Sequence[str], closed: Sequence[str]) -> None:
         super().__init__(
             app,
             allow_origins=origins,
@@ -41,20 +52,21 @@ class AllowedOrigins(CORSMiddleware):
             # A page on the internet that calls a gateway at home is named in the settings, too.
             allow_private_network=True,
         )
+        self._closed = tuple(closed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Never for /admin: with `*` any page could kill and unload."""
-        if scope["type"] == "http" and scope["path"].startswith("/admin"):
+        """Closed is administration: with `*` any page could kill and unload."""
+        if scope["type"] == "http" and scope["path"].startswith(self._closed):
             await self.app(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
 
 class SameOrigin:
-    """Refuses what a page of another site sends from somebody's browser: without a key it could kill and unload.
+    """Refuses requests that a page of another site sends from a user's browser: without a key it could kill and unload.
 
-    A page may also make the name of its own site mean this machine (DNS rebinding), and then has the same origin. So
-    where no key is needed, that origin must be an address or a name that no name server is asked for.
+    A page can also make the name of its own site resolve to this machine (DNS rebinding), and then has the same origin.
+    So where no key is needed, that origin must be an address or a name that is never looked up.
     """
 
     def __init__(self, app: ASGIApp, *, needs_key: bool) -> None:
@@ -62,11 +74,11 @@ class SameOrigin:
         self._needs_key = needs_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises ApiError `foreign_origin`."""
+        """Raises FailureError `foreign_origin`."""
         headers = dict(scope["headers"])
         origin = headers.get(b"origin")
         if origin is not None and not self._is_ours(origin.decode("latin-1"), headers.get(b"host", b"")):
-            raise ApiError(Failure(Code.FOREIGN_ORIGIN, "administration is not for pages of other sites"))
+            raise FailureError(Failure(Code.FOREIGN_ORIGIN, "administration is not for pages of other sites"))
         await self._app(scope, receive, send)
 
     def _is_ours(self, origin: str, host: bytes) -> bool:

@@ -1,41 +1,39 @@
-"""What all inference endpoints share: read the body, send the work to the broker, answer streamed or whole."""
+"""What all inference endpoints share, whatever the dialect: read the body, send the work, answer streamed or whole."""
 
-import secrets
-import time
+from collections.abc import Sequence
 from typing import TypedDict
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.wire.failure import Code, Failure
-from broker.wire.from_gateways import InferenceRequest
-from broker.wire.packing import pack
-from broker.wire.work import Generate
-from gateway.http.errors import ApiError, Json, invalid
-from gateway.http.streaming import EventStream, collect, gone, unless
+from broker.wire.failure import Code, Failure, FailureError, invalid
+from gateway.core.ask import Ask, generate_stream, generate_whole
+from gateway.core.content import Image
+from gateway.core.dialect import TextRequest
+from gateway.core.failure import FieldNames, in_words_of
+from gateway.http.errors import Json
+from gateway.http.streaming import AnswerStream, collect, gone, unless
 from gateway.images.loader import ImageLoader
-from gateway.link.client import BrokerClient
-from gateway.openai.content import Image
-from gateway.openai.replies import Chunks, Head, ending_of, whole
-from gateway.openai.requests import Sampling
+from gateway.link.call import T
+from gateway.link.link import Link
 from gateway.settings import Settings
 
 # What clients of mlx_lm.server call the default model.
 _DEFAULT_MODEL = "default_model"
 
 
-class State(TypedDict):
+class AppState(TypedDict):
     """What every request finds in its state."""
 
     settings: Settings
-    broker: BrokerClient
+    link: Link
     images: ImageLoader
 
 
-async def read_body(request: Request[State]) -> bytes:
-    """The body. Raises ApiError 413 as soon as it is known to be too large."""
+async def read_body(request: Request[AppState]) -> bytes:
+    """The body. Raises FailureError `request_too_large` as soon as it is known to be too large."""
     limit = request.state["settings"].max_body_bytes
-    too_large = ApiError(Failure(Code.REQUEST_TOO_LARGE, f"the body has more than {limit} bytes"))
+    too_large = FailureError(Failure(Code.REQUEST_TOO_LARGE, f"the body has more than {limit} bytes"))
     if int(request.headers.get("content-length", "0")) > limit:
         raise too_large
     body = bytearray()
@@ -46,8 +44,8 @@ async def read_body(request: Request[State]) -> bytes:
     return bytes(body)
 
 
-def model_for(request: Request[State], named: str | None) -> str:
-    """The model that a body names, or the default one. Raises ApiError naming the field."""
+def model_for(request: Request[AppState], named: str | None) -> str:
+    """The model that a body names, or the default one. Raises FailureError naming the field."""
     default = request.state["settings"].default_model
     if named is None or (named == _DEFAULT_MODEL and default is not None):
         named = default
@@ -56,28 +54,32 @@ def model_for(request: Request[State], named: str | None) -> str:
     return named
 
 
-async def load_images(request: Request[State], images: list[tuple[str, Image]]) -> list[bytes]:
-    """The files of `images`. Ends as soon as the client goes or the gateway stops; raises ApiError naming the field."""
+async def answer(request: Request[AppState], wanted: TextRequest) -> Response:
+    """The dialect's answer to `wanted`. Raises FailureError in the dialect's words."""
+    settings, link = request.state["settings"], request.state["link"]
+    names = wanted.field_name
+    try:
+        model = model_for(request, wanted.model)
+        images = await _load_images(request, wanted.images)
+    except FailureError as error:
+        raise FailureError(in_words_of(names, error.failure)) from None
+    units = wanted.units(images, settings.defaults_of(model))
+    if wanted.stream:
+        stream = await link.call(*(generate_stream(model, unit) for unit in units))
+        return AnswerStream(stream, wanted.renderer(model, len(units)), settings.keepalive_seconds, names)
+    whole = await link.call(*(generate_whole(model, unit) for unit in units))
+    return Json(wanted.whole(model, await collect(whole, request.receive, names)))
+
+
+async def finish(request: Request[AppState], ask: Ask[T], names: FieldNames = str) -> T:
+    """The final output of one unit of work. Raises FailureError in the words of `names`."""
+    [final] = await collect(await request.state["link"].call(ask), request.receive, names)
+    return final
+
+
+async def _load_images(request: Request[AppState], images: Sequence[Image]) -> list[bytes]:
+    """The files of `images`. Ends as soon as the client goes or the gateway stops."""
     if not images:
         return []
     loading = request.state["images"].load(images)
-    return await unless(loading, gone(request.receive), request.state["broker"].refused())
-
-
-async def answer(
-    request: Request[State], model: str, wanted: Sampling, work: list[Generate], *, is_chat: bool
-) -> Response:
-    """OpenAI's answer to `wanted`, whose units of work for `model` are `work`."""
-    head = Head(
-        id=("chatcmpl-" if is_chat else "cmpl-") + secrets.token_hex(12),
-        model=model,
-        created=int(time.time()),
-        is_chat=is_chat,
-        choices_per_prompt=wanted.choices_per_prompt,
-    )
-    call = await request.state["broker"].call(*(InferenceRequest(model, pack(unit)) for unit in work))
-    if wanted.stream:
-        chunks = Chunks(head, len(work), include_usage=wanted.include_usage)
-        return EventStream(call, chunks, request.state["settings"].keepalive_seconds)
-    finals = await collect(call, request.receive)
-    return Json(whole(head, [ending_of(final) for final in finals]))
+    return await unless(loading, gone(request.receive), request.state["link"].refused())

@@ -15,13 +15,12 @@ import weakref
 from collections.abc import Iterator
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from broker.wire.failure import Code, Failure
-from broker.wire.from_gateways import Models
-from broker.wire.outputs import FINAL
-from gateway.app import create_app
-from gateway.link.client import BrokerClient, BrokerUnavailableError
+from broker.wire.failure import Code, Failure, FailureError
+from gateway.core.ask import models
+from gateway.link.link import Link
 from gateway.settings import Settings
 
 _GRACEFUL_SECONDS = 3  # for clients that do not read the end of their answers
@@ -66,13 +65,13 @@ class _Protocol(HttpToolsProtocol):
 class Server(uvicorn.Server):
     """One gateway. `serve` returns after the first signal, within 4 s."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, app: ASGIApp, link: Link) -> None:
         self._settings = settings
-        self._broker = BrokerClient(settings.broker_socket)
+        self._link = link
         self._stop = asyncio.Event()
         super().__init__(
             uvicorn.Config(
-                create_app(settings, self._broker),
+                app,
                 host=settings.host,
                 port=settings.port,
                 loop="uvloop",
@@ -105,7 +104,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End what runs, then wait for it."""
-        self._broker.refuse(_STOPPING)
+        self._link.refuse(_STOPPING)
         await super().shutdown(sockets)
 
     @contextlib.contextmanager
@@ -127,20 +126,21 @@ class Server(uvicorn.Server):
 
     async def _announce(self) -> None:
         """Say where to call, once the broker answers."""
-        await self._broker.connected.wait()
-        with contextlib.suppress(BrokerUnavailableError):
+        await self._link.connected.wait()
+        with contextlib.suppress(FailureError):
             model = self._settings.default_model or await self._first_text_model()
             sys.stdout.write(announcement(self._url(), model, needs_key=self._settings.api_key is not None))
             sys.stdout.flush()
 
     async def _first_text_model(self) -> str | None:
-        call = await self._broker.call(Models())
+        call = await self._link.call(models())
         try:
-            [(_, kind, body)] = await call.take()
+            [(_index, report)] = await call.take()
         finally:
             call.close()
-        models = body["models"] if kind == FINAL else []
-        return next((model["model_id"] for model in models if model["model_type"] == "text-gen"), None)
+        if isinstance(report, Failure):
+            raise FailureError(report)
+        return next((model.model_id for model in report.models if model.model_type == "text-gen"), None)
 
     def _url(self) -> str:
         host, port, *_ = self.servers[0].sockets[0].getsockname()

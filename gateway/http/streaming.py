@@ -1,58 +1,40 @@
-"""How an HTTP request waits for its call to the broker: for the whole answer, or chunk by chunk as server-sent events.
+"""How an HTTP request waits for its call: for the whole answer, or chunk by chunk as a stream of its dialect.
 
-A client that goes cancels its work at once, streamed or not. Nothing of a stream is sent before the broker's first
-output, so that until then an error is a plain response with a status; afterwards it is a frame of the stream.
+A client that goes cancels its work at once, streamed or not. Nothing of a stream is sent before the first output, so
+that until then an error is a plain response with a status; afterwards it is a frame of the stream. This file knows no
+dialect.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from typing import Any, Generic, Protocol, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from broker.wire.body import ProtocolError
-from broker.wire.outputs import ERROR, FINAL
-from gateway.http.errors import INTERNAL_ERROR, ApiError, failure_of
-from gateway.link.call import Call, CallClosedError, Item
-from gateway.openai.replies import KEEPALIVE, framed_error
+from broker.wire.failure import Failure, FailureError
+from gateway.core.dialect import Renderer
+from gateway.core.failure import INTERNAL_ERROR, FieldNames, in_words_of
+from gateway.link.call import Call, CallClosedError, Item, T
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),  # nginx would hold the stream back
-]
+Done = TypeVar("Done")
 
 
-async def collect(call: Call, receive: Receive) -> list[dict[str, Any]]:
-    """The bodies of the FINALs, in the order of the units of work. Raises ApiError for the first ERROR,
-    ProtocolError for output that is none of these, CallClosedError when the client goes."""
-    finals: dict[int, dict[str, Any]] = {}
+async def collect(call: Call[T], receive: Receive, names: FieldNames) -> list[T]:
+    """What ends each unit of work, in their order; for work that is not streamed. Raises FailureError for the first one
+    that fails, in the words of `names`, and CallClosedError when the client goes."""
+    finals: dict[int, T] = {}
     async with _attended(call, receive):
         while len(finals) < call.size:
-            items, error = _until_error(await call.take())
-            if error is not None:
-                raise error
-            if any(kind != FINAL for _index, kind, _body in items):
-                raise ProtocolError("PARTIAL for a request that is not streamed")
-            finals.update((index, body) for index, _kind, body in items)
+            outputs, failure = _until_failure(await call.take())
+            if failure is not None:
+                raise FailureError(in_words_of(names, failure))
+            finals.update(outputs)
     return [finals[index] for index in range(call.size)]
-
-
-class Renderer(Protocol):
-    """Outputs -> the bytes of a stream."""
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether `render` has written the end of the stream."""
-
-    def render(self, items: Sequence[Item]) -> bytes: ...
 
 
 class Pipe(Protocol):
@@ -67,23 +49,34 @@ class Pipe(Protocol):
         """One more piece of the body."""
 
 
-class EventStream(Response):
-    """The response that sends a call's outputs as they come, and a comment after `keepalive` seconds without any.
+class AnswerStream(Response, Generic[T]):
+    """The response that sends a call's outputs as they come, and a keepalive after `keepalive` seconds of silence.
 
-    opening: what is sent at once, if anything; without it the response starts with the first output. After that outputs
-    take the server's shortcut, where it has one.
+    names: the client's names of fields in failures. opening: what is sent at once, if anything; without it the response
+    starts with the first output. After that outputs take the server's shortcut, where it has one.
     """
 
-    def __init__(self, call: Call, chunks: Renderer, keepalive: float, opening: bytes = b"") -> None:
+    def __init__(
+        self, call: Call[T], renderer: Renderer[T], keepalive: float, names: FieldNames, opening: bytes = b""
+    ) -> None:
+        self.init_headers(
+            {
+                "content-type": renderer.content_type,
+                "cache-control": "no-cache",
+                "x-accel-buffering": "no",  # nginx would hold the stream back
+            }
+        )
+        self.status_code = 200
         self._call = call
-        self._chunks = chunks
+        self._renderer = renderer
+        self._names = names
         self._opening = opening
         self._keepalive = keepalive
         self._is_started = False
         self._sent_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises ApiError while nothing is sent."""
+        """Raises FailureError while nothing is sent."""
         self._loop = asyncio.get_running_loop()
         self._pipe: Pipe | None = scope["state"].get("pipe")
         async with _attended(self._call, receive):
@@ -93,7 +86,7 @@ class EventStream(Response):
                 return
             except CallClosedError:
                 return
-            except ApiError as error:
+            except FailureError as error:
                 if not self._is_started:
                     raise
                 failure = error.failure
@@ -102,29 +95,29 @@ class EventStream(Response):
                     raise
                 log.exception("a stream failed")
                 failure = INTERNAL_ERROR
-            await self._send(send, framed_error(failure), is_last=True)
+            await self._send(send, self._renderer.error(failure), is_last=True)
 
     async def _relay(self, send: Send) -> None:
         if self._opening:
             await self._send(send, self._opening)
-        while not self._chunks.is_complete:
-            items, error = _until_error(await self._call.take())
-            if error is not None and not self._is_started:
-                raise error
-            if items:
-                await self._send(send, self._chunks.render(items), is_last=self._chunks.is_complete)
-                self._call.shortcut = self._write_partials
-            elif error is None:
-                await self._send(send, KEEPALIVE)
-            if error is not None:
-                raise error
+        while not self._renderer.is_complete:
+            outputs, failure = _until_failure(await self._call.take())
+            if failure is not None and not self._is_started:
+                raise FailureError(in_words_of(self._names, failure))
+            if outputs:
+                await self._send(send, self._renderer.render(outputs), is_last=self._renderer.is_complete)
+                self._call.shortcut = self._write
+            elif failure is None:
+                await self._send(send, self._renderer.keepalive())
+            if failure is not None:
+                raise FailureError(in_words_of(self._names, failure))
 
-    def _write_partials(self, items: list[Item]) -> bool:
-        """The shortcut of nearly every token. A client that is behind is the task's."""
+    def _write(self, outputs: list[tuple[int, T]]) -> bool:
+        """The shortcut of nearly every token. If the client is behind, the task takes over."""
         if self._pipe is None or not self._pipe.is_open:
             return False
         try:
-            self._pipe.write(self._chunks.render(items))
+            self._pipe.write(self._renderer.render(outputs))
         except Exception:  # noqa: BLE001 # the task finds it again and ends the stream with it
             return False
         self._sent_at = self._loop.time()
@@ -133,7 +126,7 @@ class EventStream(Response):
     async def _send(self, send: Send, body: bytes, *, is_last: bool = False) -> None:
         if not self._is_started:
             self._is_started = True
-            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": body, "more_body": not is_last})
         self._sent_at = self._loop.time()
 
@@ -160,15 +153,17 @@ class EventStream(Response):
             timer.cancel()
 
 
-def _until_error(items: list[Item]) -> tuple[list[Item], ApiError | None]:
-    for position, (_index, kind, body) in enumerate(items):
-        if kind == ERROR:
-            return items[:position], ApiError(failure_of(body))
-    return items, None
+def _until_failure(items: list[Item[T]]) -> tuple[list[tuple[int, T]], Failure | None]:
+    outputs: list[tuple[int, T]] = []
+    for index, output in items:
+        if isinstance(output, Failure):
+            return outputs, output
+        outputs.append((index, output))
+    return outputs, None
 
 
 @contextlib.asynccontextmanager
-async def _attended(call: Call, receive: Receive) -> AsyncIterator[None]:
+async def _attended(call: Call[T], receive: Receive) -> AsyncIterator[None]:
     """Closes `call` at the end of the block, and as soon as the client goes."""
     watcher = asyncio.create_task(_close_when_gone(call, receive))
     try:
@@ -178,7 +173,7 @@ async def _attended(call: Call, receive: Receive) -> AsyncIterator[None]:
         call.close()
 
 
-async def _close_when_gone(call: Call, receive: Receive) -> None:
+async def _close_when_gone(call: Call[T], receive: Receive) -> None:
     await gone(receive)
     call.close()
 
@@ -190,7 +185,7 @@ async def gone(receive: Receive) -> CallClosedError:
     return CallClosedError()
 
 
-async def unless(work: Coroutine[Any, Any, T], *ends: Coroutine[Any, Any, Exception]) -> T:
+async def unless(work: Coroutine[Any, Any, Done], *ends: Coroutine[Any, Any, Exception]) -> Done:
     """The result of `work`, which is cancelled when one of `ends` returns: that one is raised instead."""
     working = asyncio.create_task(work)
     ending = [asyncio.create_task(end) for end in ends]

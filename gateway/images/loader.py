@@ -1,4 +1,4 @@
-"""The image files of a request: those that the client sent, and those that are fetched from where it says.
+"""The image files of a request: those that the client sent, and those that are fetched from the URLs it gives.
 
 A fetch is bounded in time, bytes and redirects, goes to public addresses only (addresses.py) and knows no
 proxy, cookie or password. Nothing is kept: the next request fetches again. What is in a file is the worker's to judge.
@@ -14,10 +14,10 @@ from functools import cached_property
 import httpcore2
 import httpx2
 
+from broker.wire.failure import invalid
 from broker.wire.settings_file import PREFIX
-from gateway.http.errors import invalid
+from gateway.core.content import Image
 from gateway.images.addresses import CheckedNetwork, NotPublicError
-from gateway.openai.content import Image
 from gateway.settings import Settings
 
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -42,16 +42,17 @@ class ImageLoader:
         self._settings = settings
         self._network = CheckedNetwork(allow_private=settings.allow_private_image_hosts)
 
-    async def load(self, images: Sequence[tuple[str, Image]]) -> list[bytes]:
-        """The files of `images`, each given with the request's field that it is in. All are fetched together, the
-        first that fails ends the others. Raises ApiError naming the field."""
+    async def load(self, images: Sequence[Image]) -> list[bytes]:
+        """The files of `images`. All are fetched together, the first that fails ends the others. Raises FailureError;
+        its field is `images[k]` for the k-th one."""
         limit = self._settings.max_images
         if len(images) > limit:
-            raise invalid(f"{len(images)} images in one request, at most {limit} are served", images[limit][0])
+            raise invalid(f"{len(images)} images in one request, at most {limit} are served", f"images[{limit}]")
         room = _Room(self._settings.max_body_bytes)
         try:
             async with asyncio.TaskGroup() as group:
-                files = [group.create_task(self._file(field, image.source, room)) for field, image in images]
+                sources = [(f"images[{number}]", image.source) for number, image in enumerate(images)]
+                files = [group.create_task(self._file(field, source, room)) for field, source in sources]
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         return [file.result() for file in files]

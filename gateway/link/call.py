@@ -1,20 +1,21 @@
-"""One HTTP request's work at the broker, and what has come for it and is not read yet. Knows no socket and no HTTP."""
+"""One HTTP request's work, and the outputs that have come for it and are not read yet. Knows no socket and no HTTP."""
 
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Generic, TypeVar
 
 from broker.wire.failure import Code, Failure
-from broker.wire.outputs import PARTIAL
+from gateway.core.answer import weight_of
 
 log = logging.getLogger(__name__)
 
-# What came for a call: the number of the unit of work, the kind of output, its body.
-Item = tuple[int, int, dict[str, Any]]
+T = TypeVar("T")
+
+# The number of the unit of work, and an output of it or the failure that ends it.
+Item = tuple[int, T | Failure]
 
 MAX_WAITING_BYTES = 1 << 18  # of outputs that one call holds unread: about a thousand tokens
-_ITEM_BYTES = 256  # what an output occupies beside its text
 
 _SLOW_READER = Failure(Code.CANCELLED, "the client read too slowly: too much output waited for it")
 
@@ -23,73 +24,80 @@ class CallClosedError(Exception):
     """The call was closed while its owner waited: the client has gone."""
 
 
-class Call:
-    """Units of work that were sent together. `cancel` is the client's: it ends what has not ended.
+class Call(Generic[T]):
+    """Units of work that were sent together, and their outputs. A link puts outputs in, the owner takes them out.
 
-    size: how many units; pending: request id -> number of the unit, for those that have not ended. shortcut: while the
-    owner waits in `take`, items that are all PARTIAL are offered to this first, without the turn of the event loop that
-    waking a task takes; whether it has dealt with all of them.
+    size: number of units. cancel: the link's; it ends what has not ended. shortcut: while the owner waits in `take`,
+    outputs none of which ends a unit are offered to this function first, which saves waking a task; it returns whether
+    it has dealt with all of them. pending: the link's own note of units that have not ended: request id -> number.
     """
 
-    def __init__(self, size: int, cancel: Callable[["Call", Failure | None], None]) -> None:
+    def __init__(self, size: int, cancel: Callable[["Call[T]", Failure | None], None]) -> None:
         self.size = size
         self.pending: dict[bytes, int] = {}
-        self.shortcut: Callable[[list[Item]], bool] | None = None
+        self.shortcut: Callable[[list[tuple[int, T]]], bool] | None = None
         self._cancel = cancel
-        self._items: list[Item] = []
+        self._items: list[Item[T]] = []
         self._has_end = False  # among the items
-        self._waiting_bytes = 0
+        self._weighed = 0  # of the items, and their bytes
+        self._weight = 0
         self._waiter: asyncio.Future[None] | None = None
         self._is_closed = False
 
-    async def take(self) -> list[Item]:
+    # ---- for the owner ----------------------------------------------------------------------------------------------
+
+    async def take(self) -> list[Item[T]]:
         """All items that wait, at least one; maybe none after `wake`. Raises CallClosedError."""
         if not self._items and not self._is_closed:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         if self._is_closed:
             raise CallClosedError
-        items, self._items = self._items, []
-        self._has_end = False
-        self._waiting_bytes = 0
-        return items
+        return self._empty()
 
     def wake(self) -> None:
-        """Let `take` return, whatever waits."""
+        """Let `take` return, whether anything waits or not."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def close(self) -> None:
-        """Cancel what has not ended. The owner does this in any case; for an ended call it does nothing."""
+        """Cancel what has not ended. The owner always calls this at last; for an ended call it does nothing."""
         self._is_closed = True
         self._cancel(self, None)
         self.wake()
 
-    def put(self, item: Item) -> None:
-        """For the client: one more output; `flush` follows."""
-        self._items.append(item)
-        if item[1] != PARTIAL:
-            self._has_end = True
-            return
-        self._waiting_bytes += _ITEM_BYTES
-        for part in item[2].values():
-            self._waiting_bytes += len(part) if isinstance(part, str) else _size_of(part)
-        if self._waiting_bytes > MAX_WAITING_BYTES:
-            log.warning("request cancelled: its client reads too slowly")
-            self._items.clear()
-            self._cancel(self, _SLOW_READER)
+    # ---- for the link -----------------------------------------------------------------------------------------------
+
+    def put(self, index: int, output: T) -> None:
+        """One more output of unit `index`, which does not end it; `flush` follows."""
+        self._items.append((index, output))
+
+    def end(self, index: int, end: T | Failure) -> None:
+        """The output that ends unit `index`; `flush` follows."""
+        self._items.append((index, end))
+        self._has_end = True
 
     def flush(self) -> None:
-        """For the client: what has been put is complete for now."""
-        if not self._items or self._waiter is None or self._waiter.done():
-            return  # the owner is at work and takes the items when it is done
-        if self.shortcut is not None and not self._has_end and self.shortcut(self._items):
+        """What has been put is complete for now."""
+        if not self._items:
+            return
+        if self._waiter is None or self._waiter.done():
+            self._weigh()  # the owner is at work and takes the items when it is done
+        elif self.shortcut is not None and not self._has_end and self.shortcut(self._items):  # type: ignore[arg-type]  # a failure is an end
             self._items = []
-            self._waiting_bytes = 0
         else:
             self._waiter.set_result(None)
 
+    def _weigh(self) -> None:
+        self._weight += sum(weight_of(output) for _index, output in self._items[self._weighed :])
+        self._weighed = len(self._items)
+        if self._weight > MAX_WAITING_BYTES and self.pending:
+            log.warning("request cancelled: its client reads too slowly")
+            self._empty()
+            self._cancel(self, _SLOW_READER)
 
-def _size_of(part: Any) -> int:
-    """Roughly the bytes of a part that is no text: a list has a map for each token or call in it."""
-    return _ITEM_BYTES * len(part) if isinstance(part, list) else 0
+    def _empty(self) -> list[Item[T]]:
+        items, self._items = self._items, []
+        self._has_end = False
+        self._weighed = self._weight = 0
+        return items

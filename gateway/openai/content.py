@@ -1,9 +1,9 @@
-"""The content of a message: OpenAI's parts -> text and images in the client's order. Pure: it fetches nothing."""
+"""The content of a message in OpenAI's parts -> text and images in the client's order. Pure."""
 
-from binascii import Error, a2b_base64
-from dataclasses import dataclass
-from string import whitespace
 from typing import Any
+
+from gateway.core.content import Content, Image, content_from, image_at
+from gateway.core.validation import at
 
 _DETAILS = (None, "auto", "low", "high")  # for models that scale by it; those served here have a way of their own
 _TEXTS = ("text", "input_text", "output_text")  # the longer names are those of OpenAI's Responses
@@ -14,26 +14,9 @@ _UNKNOWN = (
 )
 
 
-class PartError(ValueError):
-    """A part that cannot be served. path: from the content to what is wrong, such as `[1].image_url`."""
-
-    def __init__(self, message: str, path: str) -> None:
-        super().__init__(message)
-        self.path = path
-
-
-@dataclass(slots=True, frozen=True)
-class Image:
-    """source: the file itself where the client sent it, else the URL to fetch it from."""
-
-    source: bytes | str
-
-
-Content = str | list[str | Image]
-
-
 def content_of(content: object) -> Content:
-    """Text alone as one string, whatever its parts; with images all parts as they came. Raises ValueError."""
+    """Text alone as one string, whatever its parts; with images all parts as they came. Raises what pydantic takes for
+    a wrong value."""
     if content is None:
         return ""
     if isinstance(content, str):
@@ -49,18 +32,10 @@ def content_of(content: object) -> Content:
             try:
                 parts.append(_image(part["image_url"]))
             except ValueError as error:
-                raise PartError(str(error), f"[{position}].image_url") from None
+                raise at(f"[{position}].image_url", str(error)) from None
         else:
-            raise PartError(_UNKNOWN, f"[{position}]")
-    texts = [part for part in parts if isinstance(part, str)]
-    return "".join(texts) if len(texts) == len(parts) else parts
-
-
-def wire_content(content: Content) -> str | list[dict[str, str]]:
-    """As the wire has it: the images themselves travel beside the messages."""
-    if isinstance(content, str):
-        return content
-    return [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in content]
+            raise at(f"[{position}]", _UNKNOWN)
+    return content_from(parts)
 
 
 def _image(value: Any) -> Image:
@@ -70,24 +45,4 @@ def _image(value: Any) -> Image:
         raise ValueError('must be {"url": "..."}')
     if detail not in _DETAILS:
         raise ValueError("detail must be auto, low or high")
-    return Image(_data_of(url) if url[:5].lower() == "data:" else url)
-
-
-def _data_of(url: str) -> bytes:
-    """The file in a data URL. Raises ValueError."""
-    comma = url.find(",", 0, 1024)  # what stands before it is short, what follows may be megabytes
-    media_type, *parameters = (part.strip() for part in url[5:comma].lower().split(";"))
-    if comma < 0 or parameters[-1:] != ["base64"]:
-        raise ValueError("a data URL must be data:image/...;base64,...")
-    if not media_type.startswith("image/"):
-        raise ValueError(f"a data URL of type {media_type!r:.80} is no image")
-    try:
-        # `base64 file` writes lines.
-        data = a2b_base64(url[comma + 1 :].encode("ascii").translate(None, whitespace.encode()), strict_mode=True)
-    except Error as error:
-        raise ValueError(f"the data URL is not base64: {error}") from None
-    except UnicodeEncodeError:
-        raise ValueError("the data URL is not base64: it has characters that are not ASCII") from None
-    if not data:
-        raise ValueError("the data URL is empty")
-    return data
+    return image_at(url)

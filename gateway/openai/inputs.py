@@ -1,17 +1,17 @@
-"""Requests for embeddings and scores -> messages of the wire. Pure, as gateway/openai/requests.py."""
+"""Requests for embeddings and scores -> messages of the wire. Pure."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, PlainValidator
 
+from broker.wire.failure import invalid
 from broker.wire.work import Embed, Rerank
-from gateway.core.validation import Body, object_of, prompts_of, refuse_not_yet, validated
-from gateway.http.errors import invalid
+from gateway.core.validation import RequestBody, object_of, prompts_of, refuse_not_yet, validated
 
 MAX_INPUTS = 2048  # of one request, as OpenAI has it
 
 
-class EmbeddingRequest(Body):
+class EmbeddingRequest(RequestBody):
     """The body of POST /v1/embeddings."""
 
     model: Annotated[str, Field(min_length=1)] | None = None
@@ -20,7 +20,7 @@ class EmbeddingRequest(Body):
     dimensions: Annotated[int, Field(ge=1)] | None = None
 
 
-class RerankRequest(Body):
+class RerankRequest(RequestBody):
     """The body of POST /v1/rerank, as Cohere and Jina have it. None is the default, as if the field were not there."""
 
     model: Annotated[str, Field(min_length=1)] | None = None
@@ -31,7 +31,7 @@ class RerankRequest(Body):
 
 
 def parse_embedding(body: bytes) -> EmbeddingRequest:
-    """Raises ApiError `invalid_request` naming the field."""
+    """Raises FailureError `invalid_request` naming the field."""
     request = validated(EmbeddingRequest, object_of(body))
     if len(request.input) > MAX_INPUTS:
         raise invalid(f"{len(request.input)} inputs in one request, at most {MAX_INPUTS} are served", "input")
@@ -44,9 +44,9 @@ def embedding_work(request: EmbeddingRequest) -> Embed:
 
 
 def parse_rerank(body: bytes) -> RerankRequest:
-    """Raises ApiError `invalid_request` naming the field."""
+    """Raises FailureError `invalid_request` naming the field."""
     raw = object_of(body)
-    refuse_not_yet(raw, {"instruction": ()})  # of mlx_vlm.server, for rerankers that write
+    refuse_not_yet(raw, {"instruction": ()})  # of mlx_vlm.server, for generative rerankers
     return validated(RerankRequest, raw)
 
 

@@ -1,25 +1,26 @@
-"""OpenAI's chats and completions -> messages of the wire. Pure: no sockets, no settings, no clock.
+"""OpenAI's chats and completions -> messages of the wire. Pure.
 
-What is valid is said by the models below. Unknown fields are ignored, as OpenAI-compatible servers do; a known field
-that would change the answer and is not implemented yet is refused by name, because ignoring it would be a lie.
+The models below say what is valid. Unknown fields are ignored, as OpenAI-compatible servers do; a known field that
+would change the answer and is not implemented yet is refused by name, because ignoring it would give a wrong answer.
 """
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator
 
+from broker.wire.failure import invalid
 from broker.wire.work import Generate
+from gateway.core.content import Content, Image, wire_content
 from gateway.core.sampling import MAX_INT, Defaults, SamplingFields
-from gateway.core.validation import Body, NotYet, Whole, object_of, prompts_of, refuse_not_yet, validated
-from gateway.http.errors import invalid
-from gateway.openai.content import Content, Image, content_of, wire_content
+from gateway.core.validation import NotYet, RequestBody, Whole, object_of, prompts_of, refuse_not_yet, validated
+from gateway.openai.content import content_of
 from gateway.openai.tools import NamedTool, ResponseFormat, ToolCall, ToolChoice, choice_of, required_names, tools_of
 
 MAX_CHOICES = 128  # of one request: prompts x n, each a request to the broker
 _MAX_STOPS = 16
 _MAX_GRAMMAR = 100_000  # characters
 _MAX_TOP_LOGPROBS = 20
-# Reading a body stops every stream of this gateway meanwhile: a million small messages or parts would take ten seconds.
+# Reading a body holds up all streams of this gateway: a million small messages or parts would take ten seconds.
 _MAX_MESSAGES = 4096
 _MAX_PARTS = 16_384  # of all messages together
 
@@ -65,13 +66,13 @@ def _number_of_logprobs(logprobs: object) -> object:
     return (0 if logprobs else None) if isinstance(logprobs, bool) else logprobs
 
 
-class StreamOptions(Body):
+class StreamOptions(RequestBody):
     """include_usage: a last chunk without choices carries the usage."""
 
     include_usage: bool | None = None
 
 
-class ChatMessage(Body):
+class ChatMessage(RequestBody):
     """One turn. `developer` is what newer models call `system`, `reasoning` what others call `reasoning_content`."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -109,7 +110,7 @@ class Sampling(SamplingFields):
 
     @property
     def json_schema(self) -> dict[str, Any] | None:
-        """What the answer must follow; None for free text."""
+        """The schema that the answer must follow; None for free text."""
         return None if self.response_format is None else self.response_format.schema_wanted
 
     @property
@@ -139,7 +140,7 @@ class ChatRequest(Sampling):
 
     @property
     def template_kwargs(self) -> dict[str, Any]:
-        """For the model's template. What says more exactly what it means wins."""
+        """For the model's template. The more specific field wins."""
         kwargs: dict[str, Any] = {}
         if self.reasoning_effort is not None:
             kwargs["enable_thinking"] = self.reasoning_effort != "none"
@@ -150,13 +151,13 @@ class ChatRequest(Sampling):
         return kwargs | (self.chat_template_kwargs or {})
 
     @property
-    def images(self) -> list[tuple[str, Image]]:
-        """All images in their order, each after the name of the field that it is in."""
+    def images(self) -> list[Image]:
+        """All images in their order."""
         return [
-            (f"messages[{position}].content[{number}].image_url", part)
-            for position, message in enumerate(self.messages)
+            part
+            for message in self.messages
             if not isinstance(message.content, str)
-            for number, part in enumerate(message.content)
+            for part in message.content
             if isinstance(part, Image)
         ]
 
@@ -171,7 +172,7 @@ class CompletionRequest(Sampling):
 
 
 def parse_chat(body: bytes) -> ChatRequest:
-    """Raises ApiError `invalid_request` naming the field."""
+    """Raises FailureError `invalid_request` naming the field."""
     raw = object_of(body)
     refuse_not_yet(raw, _NOT_YET_CHAT)
     _refuse_many_parts(raw.get("messages"))
@@ -200,15 +201,15 @@ def _refuse_many_parts(messages: Any) -> None:
 
 
 def _refuse_several(request: Sampling, is_call_forced: bool) -> None:
-    """Of what binds an answer there can be one."""
+    """At most one of these can constrain an answer."""
     if request.grammar is not None and request.json_schema is not None:
         raise invalid("give either grammar or response_format", "grammar")
     if is_call_forced and (request.grammar is not None or request.json_schema is not None):
-        raise invalid("a call that is required leaves no room for grammar or response_format", "tool_choice")
+        raise invalid("a required call cannot be combined with grammar or response_format", "tool_choice")
 
 
 def parse_completion(body: bytes) -> CompletionRequest:
-    """Raises ApiError `invalid_request` naming the field."""
+    """Raises FailureError `invalid_request` naming the field."""
     raw = object_of(body)
     refuse_not_yet(raw, _NOT_YET_COMPLETION)
     request = validated(CompletionRequest, raw)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import BeforeValidator, Field, model_validator
 
-from gateway.core.validation import Body
+from gateway.core.validation import RequestBody
 
 _MAX_TOOLS = 128
 
@@ -15,14 +15,14 @@ def _as_text(arguments: object) -> object:
     return orjson.dumps(arguments or {}).decode() if arguments is None or isinstance(arguments, dict) else arguments
 
 
-class CalledFunction(Body):
+class CalledFunction(RequestBody):
     """What an assistant's turn called. arguments: JSON text, which some clients send as the object that it says."""
 
     name: str = Field(min_length=1)
     arguments: Annotated[str, BeforeValidator(_as_text)] = "{}"
 
 
-class ToolCall(Body):
+class ToolCall(RequestBody):
     """A call in an assistant's turn that is sent back."""
 
     id: str | None = None
@@ -52,15 +52,15 @@ def choice_of(choice: object) -> ToolChoice:
     raise ValueError('must be "none", "auto", "required" or {"type": "function", "function": {"name": "..."}}')
 
 
-class JsonSchema(Body):
+class JsonSchema(RequestBody):
     """The schema of a response_format. schema_: OpenAI's `schema`."""
 
     name: str | None = None
     schema_: dict[str, Any] = Field(alias="schema")
 
 
-class ResponseFormat(Body):
-    """What form the answer must have."""
+class ResponseFormat(RequestBody):
+    """The form that the answer must have."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
@@ -68,7 +68,7 @@ class ResponseFormat(Body):
     @model_validator(mode="after")
     def _has_its_schema(self) -> "ResponseFormat":
         if (self.type == "json_schema") != (self.json_schema is not None):
-            raise ValueError("json_schema is to be given with type json_schema, and only then")
+            raise ValueError("json_schema must be given with type json_schema, and only then")
         return self
 
     @property
@@ -94,7 +94,7 @@ def tools_of(tools: object) -> list[dict[str, Any]]:
         if not isinstance(name, str) or not name or name in names:
             raise ValueError(f"tool {position} has no name of its own")
         if parameters is not None and not isinstance(parameters, dict):
-            raise ValueError(f"the parameters of {name} are no JSON schema")
+            raise ValueError(f"the parameters of {name} must be a JSON schema")
         names.add(name)
     return tools
 
@@ -105,7 +105,7 @@ def _wrapped(tool: Any) -> Any:
 
 
 def required_names(tools: list[dict[str, Any]], choice: ToolChoice) -> list[str]:
-    """The functions of which at least one has to be called. Raises ValueError."""
+    """The functions at least one of which must be called. Raises ValueError."""
     names = [tool["function"]["name"] for tool in tools]
     if isinstance(choice, NamedTool):
         if choice.name not in names:

@@ -118,7 +118,7 @@ def test_the_file_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ('[models."o/n".defaults]\ntop_q = 1\n', "models.o/n.defaults.top_q: there is no such setting"),
         ('[models."o/n".defaults]\ntop_p = 2\n', "models.o/n.defaults.top_p: Input should be less than"),
         ('[models."o/n".defaults]\ntemperature = nan\n', "models.o/n.defaults.temperature: Input should be"),
-        ('[models."o/n".defaults]\nlogit_bias = {a = 1}\n', "models.o/n.defaults.logit_bias: 'a' is no token id"),
+        ('[models."o/n".defaults]\nlogit_bias = {a = 1}\n', "models.o/n.defaults.logit_bias: 'a' is not a token id"),
         ("[models.n.defaults.chat_template_kwargs]\na = 2000-01-01\n", "models.n.defaults.chat_template_kwargs.a: "),
         (f'runtime_dir = "/{"x" * 100}"\n', "runtime_dir is too long"),
     ],

@@ -3,7 +3,14 @@ import json
 import pytest
 
 from broker.wire.failure import Code, Failure
-from gateway.http.errors import ApiError, error_response, failure_of, invalid
+from gateway.admin.dialect import ADMIN
+from gateway.core.failure import STATUS, in_words_of
+from gateway.http.errors import error_response
+from gateway.openai.dialect import OPENAI
+
+
+def test_every_code_has_a_status() -> None:
+    assert STATUS.keys() == set(Code)
 
 
 @pytest.mark.parametrize(
@@ -12,7 +19,12 @@ from gateway.http.errors import ApiError, error_response, failure_of, invalid
         ("invalid_request", 400, "invalid_request_error"),
         ("context_length_exceeded", 400, "invalid_request_error"),
         ("invalid_api_key", 401, "authentication_error"),
+        ("foreign_origin", 403, "permission_error"),
+        ("not_found", 404, "invalid_request_error"),
         ("model_not_found", 404, "invalid_request_error"),
+        ("not_loaded", 404, "invalid_request_error"),
+        ("method_not_allowed", 405, "invalid_request_error"),
+        ("drain_timeout", 409, "invalid_request_error"),
         ("request_too_large", 413, "invalid_request_error"),
         ("load_failed", 422, "invalid_request_error"),
         ("rate_limit_exceeded", 429, "rate_limit_error"),
@@ -25,7 +37,7 @@ from gateway.http.errors import ApiError, error_response, failure_of, invalid
     ],
 )
 def test_statuses_and_types(code: str, status: int, kind: str) -> None:
-    response = error_response("/v1/chat/completions", ApiError(Failure(Code(code), "why", "field", retryable=True)))
+    response = error_response(OPENAI, Failure(Code(code), "why", "field", retryable=True))
     assert response.status_code == status
     assert json.loads(bytes(response.body)) == {
         "error": {"message": "why", "type": kind, "param": "field", "code": code, "retryable": True}
@@ -35,22 +47,23 @@ def test_statuses_and_types(code: str, status: int, kind: str) -> None:
 
 @pytest.mark.parametrize(("seconds", "header"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (1.1, "2"), (30, "30")])
 def test_retry_after_is_in_whole_seconds(seconds: float, header: str) -> None:
-    response = error_response("/v1/models", ApiError(Failure(Code.MODEL_UNAVAILABLE, "why", retry_after=seconds)))
+    response = error_response(OPENAI, Failure(Code.MODEL_UNAVAILABLE, "why", retry_after=seconds))
     assert response.headers["retry-after"] == header
 
 
-def test_admin_paths_answer_with_a_detail() -> None:
-    response = error_response("/admin/models/load/a", ApiError(Failure(Code.LOAD_FAILED, "no weights"), status=500))
+def test_administration_answers_with_a_detail() -> None:
+    response = error_response(ADMIN, Failure(Code.LOAD_FAILED, "no weights"), 500)
     assert response.status_code == 500
     assert json.loads(bytes(response.body)) == {"detail": "no weights"}
-    assert error_response("/admin/x", ApiError(Failure(Code.NOT_LOADED, "-"))).status_code == 404
-    assert error_response("/admin/x", ApiError(Failure(Code.DRAIN_TIMEOUT, "-"))).status_code == 409
+    assert error_response(ADMIN, Failure(Code.NOT_LOADED, "-")).status_code == 404
+    assert error_response(ADMIN, Failure(Code.DRAIN_TIMEOUT, "-")).status_code == 409
 
 
-def test_an_error_body_that_cannot_be_read_is_an_error() -> None:
-    assert failure_of({"code": "cancelled", "message": "m"}) == Failure(Code.CANCELLED, "m")
-    assert failure_of({"message": 1}).code == "internal_error"
+def test_a_failure_speaks_the_clients_words() -> None:
+    def names(field: str) -> str:
+        return {"json_schema": "response_format"}.get(field, field)
 
-
-def test_a_mistake_names_its_field() -> None:
-    assert invalid("no", "n").failure == Failure(Code.INVALID_REQUEST, "no", "n")
+    told = in_words_of(names, Failure(Code.INVALID_REQUEST, "json_schema: json_schema is odd", "json_schema"))
+    assert told == Failure(Code.INVALID_REQUEST, "response_format: json_schema is odd", "response_format")
+    unnamed = Failure(Code.WORKER_DIED, "SIGKILL", retryable=True)
+    assert in_words_of(names, unnamed) == unnamed

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.http.errors import ApiError
+from broker.wire.failure import FailureError
+from gateway.core.content import Image
 from gateway.images.addresses import CheckedNetwork
 from gateway.images.loader import ImageLoader, _checked, _FetchError
-from gateway.openai.content import Image
 from gateway.settings import Settings
 from tests.gateway.images.image_host import MISSING, PNG, ImageHost, found, moved
 from tests.gateway.played_broker import SECONDS, PlayedBroker
@@ -35,17 +35,16 @@ def loader(**settings: Any) -> ImageLoader:
 
 async def load(*urls: str, **settings: Any) -> list[bytes]:
     async with asyncio.timeout(SECONDS):
-        return await loader(**settings).load([(f"image {n}", Image(url)) for n, url in enumerate(urls)])
+        return await loader(**settings).load([Image(url) for url in urls])
 
 
 async def refusal(*urls: str, **settings: Any) -> str:
     """Why the last of `urls` is refused."""
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(FailureError) as caught:
         await load(*urls, **settings)
-    assert caught.value.status == 400
     assert caught.value.failure.code == "invalid_request"
-    assert caught.value.failure.param == f"image {len(urls) - 1}"
-    assert caught.value.failure.message.startswith(f"image {len(urls) - 1}: ")
+    assert caught.value.failure.param == f"images[{len(urls) - 1}]"
+    assert caught.value.failure.message.startswith(f"images[{len(urls) - 1}]: ")
     return caught.value.failure.message
 
 
@@ -57,7 +56,7 @@ async def test_images_come_in_their_order() -> None:
         head = host.requests[0].lower()
         assert f"host: 127.0.0.1:{host.port}\r\n" in head
         assert "accept-encoding: identity\r\n" in head
-        mixed = [("a", Image(b"sent")), ("b", Image(urls[3]))]
+        mixed = [Image(b"sent"), Image(urls[3])]
         assert await loader().load(mixed) == [b"sent", PNG + b"\x03"]
 
 
@@ -68,7 +67,7 @@ async def test_images_of_one_request_are_fetched_together() -> None:
             slow.asked
         )  # else the refusal may come before the first has been asked, which nobody leaves then
         loading = asyncio.create_task(load(slow.url("/"), host.url("/missing")))
-        with pytest.raises(ApiError, match="404"):  # although the first never answers
+        with pytest.raises(FailureError, match="404"):  # although the first never answers
             await loading
         async with asyncio.timeout(SECONDS):
             await slow.left.wait()
@@ -136,15 +135,15 @@ async def test_the_images_of_a_request_are_bounded_together() -> None:
         host.answers["/image"] = found(bytes(400_000))
         urls = [host.url("/image")] * 3
         assert len(await load(*urls)) == 3
-        with pytest.raises(ApiError, match="the images of this request have more than 1048576 bytes"):
+        with pytest.raises(FailureError, match="the images of this request have more than 1048576 bytes"):
             await load(*urls, max_body_mb=1)
         assert "3 images in one request, at most 2" in (await refused_count(urls, 2)).failure.message
 
 
-async def refused_count(urls: list[str], limit: int) -> ApiError:
-    with pytest.raises(ApiError) as caught:
+async def refused_count(urls: list[str], limit: int) -> FailureError:
+    with pytest.raises(FailureError) as caught:
         await load(*urls, max_images=limit)
-    assert caught.value.failure.param == f"image {limit}"
+    assert caught.value.failure.param == f"images[{limit}]"
     return caught.value
 
 
@@ -189,8 +188,8 @@ async def test_a_redirect_to_an_address_that_is_not_public_is_refused() -> None:
         host.answers = {"/a": moved(host.url("/b")), "/b": moved(host.url("/c", "localhost")), "/c": found()}
         images = loader(allow_private_image_hosts=False)
         images._network = FirstHop(allow_private=False)
-        with pytest.raises(ApiError, match="localhost is no public host"):
-            await images.load([("image", Image(host.url("/a")))])
+        with pytest.raises(FailureError, match="localhost is no public host"):
+            await images.load([Image(host.url("/a"))])
         assert [head.split(" ")[1] for head in host.requests] == ["/a", "/b"]
 
 

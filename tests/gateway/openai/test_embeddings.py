@@ -11,13 +11,14 @@ import orjson
 import pytest
 
 from broker.wire.body import ProtocolError
-from broker.wire.failure import Code, Failure
+from broker.wire.failure import Code, Failure, FailureError
 from broker.wire.from_gateways import InferenceRequest
 from broker.wire.packing import unpack
 from broker.wire.work import Embed, Rerank
-from gateway.http.errors import ApiError
-from gateway.openai.embeddings import floats_of, ranked, scores_of, vectors_of
+from gateway.core.answer import floats_of, scores_of, vectors_of
+from gateway.core.failure import STATUS
 from gateway.openai.inputs import MAX_INPUTS, embedding_work, parse_embedding, parse_rerank, rerank_work
+from gateway.openai.lists import ranked
 from tests.gateway.played_broker import SECONDS, PlayedBroker
 from tests.gateway.running import running_gateway
 
@@ -53,9 +54,9 @@ def test_every_form_of_input(given: Any, inputs: Any) -> None:
     ],
 )
 def test_a_bad_field_of_embeddings_is_named(field: str, value: Any) -> None:
-    with pytest.raises(ApiError) as error:
+    with pytest.raises(FailureError) as error:
         parse_embedding(orjson.dumps({"input": "a", field: value}))
-    assert (error.value.status, error.value.failure.param) == (400, field)
+    assert (STATUS[error.value.failure.code], error.value.failure.param) == (400, field)
 
 
 @pytest.mark.parametrize(
@@ -73,9 +74,9 @@ def test_a_bad_field_of_embeddings_is_named(field: str, value: Any) -> None:
     ],
 )
 def test_a_bad_field_of_a_reranking_is_named(field: str, value: Any, param: str) -> None:
-    with pytest.raises(ApiError) as error:
+    with pytest.raises(FailureError) as error:
         parse_rerank(orjson.dumps({"query": "q", "documents": ["a"], field: value}))
-    assert (error.value.status, error.value.failure.param) == (400, param)
+    assert (STATUS[error.value.failure.code], error.value.failure.param) == (400, param)
 
 
 def test_the_best_documents_come_first() -> None:
@@ -92,9 +93,10 @@ def test_the_best_documents_come_first() -> None:
 
 
 def test_vectors_are_cut_out_of_a_final() -> None:
-    final = {"vectors": packed(1, 2, 3, 4), "size": 2}
-    assert [floats_of(vector) for vector in vectors_of(final, 2)] == [[1.0, 2.0], [3.0, 4.0]]
-    assert scores_of({"scores": packed(0.5, 0.25)}, 2) == [0.5, 0.25]
+    final = {"vectors": packed(1, 2, 3, 4), "size": 2, "prompt_tokens": 5}
+    assert [floats_of(vector) for vector in vectors_of(final, 2).split()] == [[1.0, 2.0], [3.0, 4.0]]
+    assert vectors_of(final, 2).prompt_tokens == 5
+    assert scores_of({"scores": packed(0.5, 0.25), "prompt_tokens": 5}, 2).scores == [0.5, 0.25]
 
 
 @pytest.mark.parametrize(
@@ -102,10 +104,10 @@ def test_vectors_are_cut_out_of_a_final() -> None:
     [{}, {"vectors": "text", "size": 2}, {"vectors": packed(1, 2, 3), "size": 2}, {"vectors": packed(1, 2), "size": 0}],
 )
 def test_a_final_that_is_none_of_an_embedding(final: dict[str, Any]) -> None:
-    with pytest.raises(ProtocolError):
-        vectors_of(final, 1)
-    with pytest.raises(ProtocolError):
-        scores_of({"scores": final.get("vectors")}, 1)
+    with pytest.raises(ProtocolError, match=r"vectors|size"):
+        vectors_of({**final, "prompt_tokens": 5}, 1)
+    with pytest.raises(ProtocolError, match="scores"):
+        scores_of({"scores": final.get("vectors"), "prompt_tokens": 5}, 1)
 
 
 async def expect_embed(broker: PlayedBroker) -> tuple[bytes, InferenceRequest, Embed]:
@@ -156,9 +158,10 @@ async def test_embeddings_over_http(runtime_dir: Path) -> None:
 
         asking = ask("/v1/embeddings", input="a")
         request_id, _, _ = await expect_embed(broker)
-        await broker.error(request_id, Failure(Code.CONTEXT_LENGTH_EXCEEDED, "9 tokens, at most 8", "input[0]"))
+        await broker.error(request_id, Failure(Code.CONTEXT_LENGTH_EXCEEDED, "inputs[0] has 9 tokens", "inputs[0]"))
         answer = await asking
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "input[0]")
+        assert answer.json()["error"]["message"] == "input[0] has 9 tokens"
 
         for broken in ({"vectors": b"", "size": 1, "prompt_tokens": 1}, final | {"prompt_tokens": None}):
             asking = ask("/v1/embeddings", input=["a", "b"])

@@ -3,15 +3,16 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.wire.body import ProtocolError
 from broker.wire.failure import Code, Failure
-from broker.wire.outputs import FINAL, PARTIAL
+from gateway.core.answer import Delta, End, ToolUse, delta_of, end_of
 from gateway.openai import fingerprint
+from gateway.openai.dialect import framed_error
 from gateway.openai.fingerprint import SYSTEM_FINGERPRINT, _fingerprint
-from gateway.openai.replies import Chunks, Head, ending_of, framed_error, whole
+from gateway.openai.replies import Chunks, Head, whole
 from tests.gateway.played_broker import ending
 
 CHAT = Head(id="chatcmpl-1", model="org/tiny", created=12, is_chat=True)
@@ -24,6 +25,10 @@ def events(data: bytes) -> list[Any]:
     assert lines.pop() == ""
     assert all(line.startswith("data: ") for line in lines)
     return [line if line == "data: [DONE]" else json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+def as_json(answer: object) -> Any:
+    return json.loads(json.dumps(answer))
 
 
 def test_the_fingerprint_follows_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,16 +46,16 @@ def test_the_chunks_of_a_chat() -> None:
     def chunk(delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
         return {**head, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}]}
 
-    assert events(chunks.render([(0, PARTIAL, {"text": "Hel"})])) == [chunk({"role": "assistant", "content": "Hel"})]
-    assert events(chunks.render([(0, PARTIAL, {"text": "lo"})])) == [chunk({"content": "lo"})]
-    waiting = [(0, PARTIAL, {"text": ", "}), (0, PARTIAL, {"text": "wor"}), (0, FINAL, ending("ld", "length"))]
+    assert events(chunks.render([(0, Delta("Hel"))])) == [chunk({"role": "assistant", "content": "Hel"})]
+    assert events(chunks.render([(0, Delta("lo"))])) == [chunk({"content": "lo"})]
+    waiting: list[tuple[int, Delta | End]] = [(0, Delta(", ")), (0, Delta("wor")), (0, end_of(ending("ld", "length")))]
     assert not chunks.is_complete
     assert events(chunks.render(waiting)) == [chunk({"content": ", world"}), chunk({}, "length"), "data: [DONE]"]
     assert chunks.is_complete
 
 
 def test_an_empty_answer_still_names_the_role() -> None:
-    first, last, done = events(Chunks(CHAT, 1, include_usage=False).render([(0, FINAL, ending(""))]))
+    first, last, done = events(Chunks(CHAT, 1, include_usage=False).render([(0, end_of(ending("")))]))
     assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert last["choices"][0]["finish_reason"] == "stop"
     assert done == "data: [DONE]"
@@ -58,8 +63,8 @@ def test_an_empty_answer_still_names_the_role() -> None:
 
 def test_usage_comes_last_and_is_null_before() -> None:
     chunks = Chunks(CHAT, 1, include_usage=True)
-    [first] = events(chunks.render([(0, PARTIAL, {"text": "a"})]))
-    finish, usage, done = events(chunks.render([(0, FINAL, ending(tokens=4))]))
+    [first] = events(chunks.render([(0, Delta("a"))]))
+    finish, usage, done = events(chunks.render([(0, end_of(ending(tokens=4)))]))
     assert first["usage"] is None
     assert finish["usage"] is None
     assert usage["choices"] == []
@@ -74,32 +79,33 @@ def test_usage_comes_last_and_is_null_before() -> None:
 
 def test_several_choices_end_one_by_one() -> None:
     chunks = Chunks(CHAT, 2, include_usage=False)
-    items = [(1, PARTIAL, {"text": "b"}), (0, PARTIAL, {"text": "a"}), (1, PARTIAL, {"text": "B"})]
+    items = [(1, Delta("b")), (0, Delta("a")), (1, Delta("B"))]
     got = [(e["choices"][0]["index"], e["choices"][0]["delta"]) for e in events(chunks.render(items))]
     assert got == [(1, {"role": "assistant", "content": "bB"}), (0, {"role": "assistant", "content": "a"})]
-    [finish] = events(chunks.render([(1, FINAL, ending())]))
+    [finish] = events(chunks.render([(1, end_of(ending()))]))
     assert finish["choices"][0]["index"] == 1
     assert not chunks.is_complete
-    finish, done = events(chunks.render([(0, FINAL, ending())]))
+    finish, done = events(chunks.render([(0, end_of(ending()))]))
     assert finish["choices"][0]["index"] == 0
     assert done == "data: [DONE]"
 
 
 def test_the_chunks_of_a_text_completion() -> None:
     chunks = Chunks(TEXT, 1, include_usage=False)
-    text, finish, _done = events(chunks.render([(0, PARTIAL, {"text": "a"}), (0, FINAL, ending())]))
+    text, finish, _done = events(chunks.render([(0, Delta("a")), (0, end_of(ending()))]))
     assert text["object"] == finish["object"] == "text_completion"
     assert text["choices"] == [{"index": 0, "text": "a", "logprobs": None, "finish_reason": None}]
     assert finish["choices"] == [{"index": 0, "text": "", "logprobs": None, "finish_reason": "stop"}]
 
 
+@settings(deadline=None)  # a machine can stall
 @given(st.lists(st.tuples(st.integers(0, 2), st.text()), max_size=20), st.data())
 def test_joined_chunks_are_the_text_however_outputs_are_batched(
     texts: list[tuple[int, str]], data: st.DataObject
 ) -> None:
     chunks = Chunks(CHAT, 3, include_usage=True)
-    items: list[tuple[int, int, dict[str, Any]]] = [(index, PARTIAL, {"text": text}) for index, text in texts]
-    items += [(index, FINAL, ending("end")) for index in range(3)]
+    items: list[tuple[int, Delta | End]] = [(index, Delta(text)) for index, text in texts]
+    items += [(index, end_of(ending("end"))) for index in range(3)]
     read = [""] * 3
     roles = [0] * 3
     while items:
@@ -114,7 +120,7 @@ def test_joined_chunks_are_the_text_however_outputs_are_batched(
 
 
 def test_a_whole_chat() -> None:
-    assert whole(CHAT, [ending_of(ending("Paris.", tokens=2))]) == {
+    assert as_json(whole(CHAT, [end_of(ending("Paris.", tokens=2))])) == {
         "id": "chatcmpl-1",
         "object": "chat.completion",
         "created": 12,
@@ -139,10 +145,8 @@ def test_a_whole_chat() -> None:
 
 def test_the_prompt_of_several_choices_counts_once() -> None:
     head = Head(id="cmpl-1", model="m", created=1, is_chat=False, choices_per_prompt=2)
-    endings = [
-        ending_of(ending(prompt=p, tokens=t, cached=c)) for p, t, c in ((5, 1, 0), (5, 2, 5), (7, 3, 1), (7, 4, 7))
-    ]
-    usage = whole(head, endings)["usage"]
+    endings = [end_of(ending(prompt=p, tokens=t, cached=c)) for p, t, c in ((5, 1, 0), (5, 2, 5), (7, 3, 1), (7, 4, 7))]
+    usage = as_json(whole(head, endings))["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (12, 10, 22)
     assert usage["prompt_tokens_details"] == {"cached_tokens": 1}
 
@@ -150,14 +154,14 @@ def test_the_prompt_of_several_choices_counts_once() -> None:
 @pytest.mark.parametrize("field", ["text", "finish_reason", "prompt_tokens", "completion_tokens", "cached_tokens"])
 def test_an_ending_that_cannot_be_read_is_the_peers_mistake(field: str) -> None:
     with pytest.raises(ProtocolError, match=field):
-        ending_of({**ending(), field: None})
+        end_of({**ending(), field: None})
     with pytest.raises(ProtocolError, match=field):
-        ending_of({name: value for name, value in ending().items() if name != field})
+        end_of({name: value for name, value in ending().items() if name != field})
 
 
 def test_a_partial_without_text_is_the_peers_mistake() -> None:
     with pytest.raises(ProtocolError):
-        Chunks(CHAT, 1, include_usage=False).render([(0, PARTIAL, {"text": 1})])
+        delta_of({"text": 1})
 
 
 CALL = {"id": "call_1", "name": "weather", "arguments": '{"city": "Paris"}'}
@@ -166,9 +170,9 @@ LIKELY = {"token": "€", "bytes": "€".encode(), "logprob": -0.5}
 ENTRY = {**LIKELY, "top": [LIKELY, {"token": "$", "bytes": b"$", "logprob": -1.5}]}
 
 
-def test_a_chat_that_thinks_and_calls() -> None:
+def test_a_chat_with_reasoning_and_calls() -> None:
     parts = {"reasoning": "hm", "tool_calls": [CALL, {**CALL, "id": "call_2"}]}
-    choice = whole(CHAT, [ending_of({**ending("", "tool_calls"), **parts})])["choices"][0]
+    choice = as_json(whole(CHAT, [end_of({**ending("", "tool_calls"), **parts})]))["choices"][0]
     assert choice["finish_reason"] == "tool_calls"
     assert choice["message"] == {
         "role": "assistant",
@@ -179,32 +183,35 @@ def test_a_chat_that_thinks_and_calls() -> None:
     }
 
 
-def test_the_chunks_of_a_chat_that_thinks_and_calls() -> None:
+def test_the_chunks_of_a_chat_with_reasoning_and_calls() -> None:
     chunks = Chunks(CHAT, 1, include_usage=False)
 
-    def deltas(*items: dict[str, Any], kind: int = PARTIAL) -> list[Any]:
-        read = events(chunks.render([(0, kind, item) for item in items]))
+    def deltas(*outputs: Delta | End) -> list[Any]:
+        read = events(chunks.render([(0, output) for output in outputs]))
         return [event["choices"][0]["delta"] for event in read if event != "data: [DONE]"]
 
-    def thought(text: str) -> dict[str, Any]:
+    def reasoning(text: str) -> dict[str, Any]:
         return {"reasoning": text, "reasoning_content": text}
 
-    assert deltas({"text": "", "reasoning": "h"}) == [{"role": "assistant", **thought("h")}]
-    assert deltas({"text": "", "reasoning": "m"}) == [thought("m")]
-    assert deltas({"text": "", "reasoning": "!"}, {"text": "I "}) == [{**thought("!"), "content": "I "}]
-    assert deltas({"text": "call"}) == [{"content": "call"}]
-    assert deltas({"text": "", "tool_calls": [CALL]}) == [{"tool_calls": [{"index": 0, **OPENAI_CALL}]}]
-    last = {**ending("", "tool_calls"), "tool_calls": [CALL]}
-    assert deltas(last, kind=FINAL) == [{"tool_calls": [{"index": 1, **OPENAI_CALL}]}, {}]
+    assert deltas(Delta("", "h")) == [{"role": "assistant", **reasoning("h")}]
+    assert deltas(Delta("", "m")) == [reasoning("m")]
+    assert deltas(Delta("", "!"), Delta("I ")) == [{**reasoning("!"), "content": "I "}]
+    assert deltas(Delta("call")) == [{"content": "call"}]
+    use = ToolUse(**CALL)
+    assert deltas(Delta(tool_calls=[use])) == [{"tool_calls": [{"index": 0, **OPENAI_CALL}]}]
+    assert deltas(End(Delta(tool_calls=[use]), "tool_calls", 5, 3, 2)) == [
+        {"tool_calls": [{"index": 1, **OPENAI_CALL}]},
+        {},
+    ]
 
 
 def test_logprobs_of_a_chat() -> None:
     openai = {"token": "€", "logprob": -0.5, "bytes": [226, 130, 172]}
     content = [{**openai, "top_logprobs": [openai, {"token": "$", "logprob": -1.5, "bytes": [36]}]}]
-    choice = whole(CHAT, [ending_of({**ending("€"), "logprobs": [ENTRY]})])["choices"][0]
+    choice = as_json(whole(CHAT, [end_of({**ending("€"), "logprobs": [ENTRY]})]))["choices"][0]
     assert choice["logprobs"] == {"content": content, "refusal": None}
     chunks = Chunks(CHAT, 1, include_usage=False)
-    first, *_ = events(chunks.render([(0, PARTIAL, {"text": "€", "logprobs": [ENTRY]})]))
+    first, *_ = events(chunks.render([(0, delta_of({"text": "€", "logprobs": [ENTRY]}))]))
     assert first["choices"][0]["logprobs"]["content"] == content
     assert first["choices"][0]["delta"] == {"role": "assistant", "content": "€"}
 
@@ -217,20 +224,33 @@ def test_logprobs_of_a_text_completion() -> None:
         "top_logprobs": [{"€": -0.5, "$": -1.5}, {}],
         "text_offset": [0, 1],
     }
-    choice = whole(TEXT, [ending_of({**ending("€ab"), "logprobs": [ENTRY, plain]})])["choices"][0]
+    choice = as_json(whole(TEXT, [end_of({**ending("€ab"), "logprobs": [ENTRY, plain]})]))["choices"][0]
     assert choice["logprobs"] == expected
     chunks = Chunks(TEXT, 1, include_usage=False)
-    read = [events(chunks.render([(0, PARTIAL, {"text": "x", "logprobs": [plain]})]))[0] for _ in range(2)]
+    read = [events(chunks.render([(0, delta_of({"text": "x", "logprobs": [plain]}))]))[0] for _ in range(2)]
     assert [event["choices"][0]["logprobs"]["text_offset"] for event in read] == [[0], [2]]
     assert read[0]["choices"][0]["logprobs"]["top_logprobs"] is None
 
 
-@pytest.mark.parametrize("part", [{"reasoning": 1}, {"tool_calls": {}}, {"tool_calls": ["x"]}, {"logprobs": None}])
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"reasoning": 1},
+        {"tool_calls": {}},
+        {"tool_calls": ["x"]},
+        {"tool_calls": [{**CALL, "name": None}]},
+        {"logprobs": None},
+        {"logprobs": ["x"]},
+        {"logprobs": [LIKELY]},
+        {"logprobs": [{**ENTRY, "bytes": "text"}]},
+        {"logprobs": [{**ENTRY, "top": [{**LIKELY, "logprob": None}]}]},
+    ],
+)
 def test_parts_that_cannot_be_read_are_the_peers_mistake(part: dict[str, Any]) -> None:
     with pytest.raises(ProtocolError, match=next(iter(part))):
-        Chunks(CHAT, 1, include_usage=False).render([(0, PARTIAL, {"text": "", **part})])
+        delta_of({"text": "", **part})
     with pytest.raises(ProtocolError, match=next(iter(part))):
-        ending_of({**ending(), **part})
+        end_of({**ending(), **part})
 
 
 def test_an_error_within_a_stream_ends_it() -> None:

@@ -3,12 +3,13 @@ from typing import Any
 import orjson
 import pytest
 
+from broker.wire.failure import FailureError
 from broker.wire.packing import pack, unpack
 from broker.wire.work import Generate
+from gateway.core.content import Image
 from gateway.core.sampling import Defaults
-from gateway.http.errors import ApiError
-from gateway.openai.content import Image
 from gateway.openai.requests import chat_work, completion_work, parse_chat, parse_completion
+from gateway.openai.text import ChatText, CompletionText
 
 DEFAULTS = Defaults(max_tokens=100)
 USER = {"role": "user", "content": "Hi"}
@@ -34,10 +35,9 @@ def completion(prompt: Any, **fields: Any) -> list[Generate]:
     return completion_work(parse_completion(orjson.dumps({"prompt": prompt, **fields})), DEFAULTS)
 
 
-def refused_chat(body: dict[str, Any] | bytes) -> ApiError:
-    with pytest.raises(ApiError) as caught:
+def refused_chat(body: dict[str, Any] | bytes) -> FailureError:
+    with pytest.raises(FailureError) as caught:
         parse_chat(body if isinstance(body, bytes) else orjson.dumps(body))
-    assert caught.value.status == 400
     assert caught.value.failure.code == "invalid_request"
     return caught.value
 
@@ -122,7 +122,7 @@ def test_calls_and_their_results_are_sent_back() -> None:
     ]
 
 
-def test_thoughts_are_sent_back_under_either_name() -> None:
+def test_reasoning_is_sent_back_under_either_name() -> None:
     turns = [{"role": "assistant", "content": "Hi", name: "hm"} for name in ("reasoning", "reasoning_content")]
     turns.append({"role": "assistant", "content": "Hi", "reasoning": "no", "reasoning_content": "hm"})
     assert chat(messages=turns)[0].messages == [{"role": "assistant", "content": "Hi", "reasoning_content": "hm"}] * 3
@@ -238,12 +238,11 @@ def test_images_keep_their_places_among_the_texts() -> None:
         {"role": "user", "content": [{"type": "input_image", "image_url": PNG}]},
     ]
     wanted = parse_chat(orjson.dumps({"messages": turns}))
-    assert wanted.images == [
-        ("messages[0].content[1].image_url", Image(b"\x89PNG\r\n\x1a\n")),
-        ("messages[0].content[3].image_url", Image("https://a/b.jpg")),
-        ("messages[2].content[0].image_url", Image(b"\x89PNG\r\n\x1a\n")),
-        ("messages[3].content[0].image_url", Image(b"\x89PNG\r\n\x1a\n")),
-    ]
+    png = Image(b"\x89PNG\r\n\x1a\n")
+    assert wanted.images == [png, Image("https://a/b.jpg"), png, png]
+    places = ["messages[0].content[1]", "messages[0].content[3]", "messages[2].content[0]", "messages[3].content[0]"]
+    names = ChatText(wanted).field_name
+    assert [names(f"images[{number}]") for number in range(4)] == [f"{place}.image_url" for place in places]
     files = [b"1", b"2", b"3", b"4"]
     [work] = chat_work(wanted, files, DEFAULTS)
     assert work.images == files
@@ -268,7 +267,7 @@ def test_images_keep_their_places_among_the_texts() -> None:
 def test_spaces_in_a_data_url_are_nothing(url: str) -> None:
     """`base64 file` writes lines of 76 characters."""
     wanted = parse_chat(orjson.dumps({"messages": [{"role": "user", "content": [picture(url)]}]}))
-    assert wanted.images == [("messages[0].content[0].image_url", Image(b"\x89PNG\r\n\x1a\n"))]
+    assert wanted.images == [Image(b"\x89PNG\r\n\x1a\n")]
 
 
 @pytest.mark.parametrize(
@@ -281,7 +280,7 @@ def test_spaces_in_a_data_url_are_nothing(url: str) -> None:
         ("data:image/png,iVBORw0KGgo=", "data:image/...;base64,..."),
         ("data:,", "data:image/...;base64,..."),
         ("data:text/html;base64,iVBORw0KGgo=", "text/html"),
-        ("data:;base64,iVBORw0KGgo=", "no image"),
+        ("data:;base64,iVBORw0KGgo=", "not an image"),
         ("data:image/png;base64,", "empty"),
         ("data:image/png;base64,iVBORw0KGgo", "not base64"),
         ("data:image/png;base64,iVBO\u00a0Rw0KGgo=", "not ASCII"),
@@ -487,7 +486,7 @@ def test_thinking_is_the_templates_matter(fields: dict[str, Any], kwargs: dict[s
     "prompt", ["", [], [""], [[]], ["a", 1], [1, "a"], [[1], "a", None], [-1], [True], [2**31], {}, 1, None]
 )
 def test_what_is_not_a_prompt_is_refused(prompt: Any) -> None:
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(FailureError) as caught:
         completion(prompt)
     assert caught.value.failure.param == "prompt"
 
@@ -497,12 +496,40 @@ def test_what_is_not_a_prompt_is_refused(prompt: Any) -> None:
     [("echo", True), ("logprobs", 21), ("best_of", 2), ("suffix", "!"), ("num_draft_tokens", 3), ("top_logprobs", 3)],
 )
 def test_unsupported_fields_of_completions_are_named(field: str, value: Any) -> None:
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(FailureError) as caught:
         completion("Hi", **{field: value})
     assert caught.value.failure.param == field
 
 
 def test_choices_of_one_request_are_bounded() -> None:
     assert len(completion(["a"] * 16, n=8)) == 128
-    with pytest.raises(ApiError, match="128"):
+    with pytest.raises(FailureError, match="128"):
         completion(["a"] * 17, n=8)
+
+
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        ("json_schema", "response_format"),
+        ("required_tools", "tool_choice"),
+        ("messages[0].parts[0]", "messages[0].content[0]"),
+        ("messages[0].parts[1]", "messages[0].content[1].image_url"),
+        ("messages[1].parts[0]", "messages[1].content[0]"),
+        ("messages[7].parts[0]", "messages[7].content[0]"),  # not of this chat
+        ("images[0]", "messages[0].content[1].image_url"),
+        ("images[1]", "messages"),  # not of this chat
+        *(
+            (same, same)
+            for same in ("messages", "messages[1]", "messages[1].role", "tools", "grammar", "max_tokens", "model")
+        ),
+        ("messages[1].tool_calls[0].function.arguments", "messages[1].tool_calls[0].function.arguments"),
+    ],
+)
+def test_fields_of_the_wire_have_openais_names(field: str, name: str) -> None:
+    turns = [{"role": "user", "content": [HELLO, picture(PNG)]}, {"role": "user", "content": [HELLO, HELLO]}]
+    assert ChatText(parse_chat(orjson.dumps({"messages": turns}))).field_name(field) == name
+
+
+def test_fields_of_a_completion_have_openais_names() -> None:
+    names = CompletionText(parse_completion(b'{"prompt": "Hi"}')).field_name
+    assert [names(field) for field in ("prompt", "json_schema", "top_k")] == ["prompt", "response_format", "top_k"]

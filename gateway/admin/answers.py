@@ -1,0 +1,89 @@
+"""The JSON of administration. Names of the contract to the letter; fields beside those are this project's."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class AdminAnswer(BaseModel):
+    """No other fields."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
+
+
+class HealthAnswer(AdminAnswer):
+    """Whether the broker answers."""
+
+    status: Literal["healthy", "unhealthy"]
+    detail: str | None = None
+
+
+class LoadAnswer(AdminAnswer):
+    """A model has been loaded and pinned."""
+
+    status: Literal["loaded"]
+    model_id: str
+    model_type: str
+    size_gb: float
+    preloaded: bool
+
+
+class UnloadAnswer(AdminAnswer):
+    """The process of a model has ended."""
+
+    status: Literal["unloaded"]
+    model_id: str
+
+
+class KillAnswer(AdminAnswer):
+    """The process of a model has been killed."""
+
+    status: Literal["killed"]
+    model_id: str
+    pid: int
+
+
+class UnpinAnswer(AdminAnswer):
+    """A model may be evicted again."""
+
+    status: Literal["unpinned"]
+    model_id: str
+
+
+class MemoryAnswer(AdminAnswer):
+    """Sums over all models, in GiB."""
+
+    active_gb: float
+    cache_gb: float
+    peak_gb: float
+    rss_gb: float
+    footprint_gb: float
+
+
+class ModelAnswer(BaseModel):
+    """One model; the broker's other fields are beside these."""
+
+    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
+
+    model_id: str
+    model_type: str
+    state: str
+    size_gb: float
+    preloaded: bool
+    loaded_at: float | None
+    last_used: float | None
+
+
+class StatusAnswer(AdminAnswer):
+    """What runs now. loaded_models: those of `models` that a process holds. Times are Unix seconds."""
+
+    loaded_models: list[ModelAnswer]
+    total_models: int
+    memory: MemoryAnswer
+    max_memory_gb: float
+    max_models: int
+    models: list[ModelAnswer]
+    spares: list[dict[str, Any]]
+    workers: int
+    queued: int
+    uptime_seconds: float

@@ -1,0 +1,164 @@
+"""/admin/models/*, /admin/events and the health checks: handlers and their rows of the endpoint table."""
+
+import asyncio
+from collections.abc import Iterable
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from broker.wire.failure import FailureError, invalid
+from broker.wire.states import LOADED
+from gateway.admin.answers import (
+    HealthAnswer,
+    KillAnswer,
+    LoadAnswer,
+    StatusAnswer,
+    UnloadAnswer,
+    UnpinAnswer,
+)
+from gateway.admin.dialect import ADMIN
+from gateway.admin.events import events
+from gateway.core import ask
+from gateway.core.administration import ModelReport, StatusReport, gib
+from gateway.core.dialect import Json as JsonMap
+from gateway.http.endpoints import Endpoint, Guard, Handler
+from gateway.http.errors import Json, error_response
+from gateway.http.inference import AppState, finish
+
+_HEALTH_TIMEOUT = 2.0
+
+
+async def status(request: Request[AppState]) -> Response:
+    """The loaded models and their memory; `models` also has those that are loading or have failed."""
+    return Json(pool_status(await finish(request, ask.status())))
+
+
+async def load(request: Request[AppState]) -> Response:
+    """Load a model and pin it. 500 for every failure."""
+    try:
+        report = await finish(request, ask.load(request.path_params["model_id"]))
+    except FailureError as error:
+        return error_response(ADMIN, error.failure, 500)
+    return Json(
+        {
+            "status": "loaded",
+            "model_id": report.model_id,
+            "model_type": report.model_type,
+            "size_gb": gib(report.size_bytes),
+            "preloaded": True,
+        }
+    )
+
+
+async def unload(request: Request[AppState]) -> Response:
+    """Drain a model and end its process; ?timeout= seconds for the draining, ?force=true kills after that."""
+    model_id = request.path_params["model_id"]
+    work = ask.unload(model_id, _seconds(request, "timeout"), force=_flag(request, "force"))
+    report = await finish(request, work)
+    return Json({"status": "unloaded", "model_id": report.model_id})
+
+
+async def kill(request: Request[AppState]) -> Response:
+    """SIGKILL the process of a model."""
+    report = await finish(request, ask.kill(request.path_params["model_id"]))
+    return Json({"status": "killed", "model_id": report.model_id, "pid": report.pid})
+
+
+async def unpin(request: Request[AppState]) -> Response:
+    """Let a preloaded model be evicted again."""
+    report = await finish(request, ask.unpin(request.path_params["model_id"]))
+    return Json({"status": "unpinned", "model_id": report.model_id})
+
+
+async def health(request: Request[AppState]) -> Response:
+    """Healthy only if the broker answers within 2 s; else 503."""
+    try:
+        async with asyncio.timeout(_HEALTH_TIMEOUT):
+            await finish(request, ask.status())
+    except TimeoutError:
+        detail = f"the broker did not answer within {_HEALTH_TIMEOUT:g} s"
+    except FailureError as error:
+        detail = error.failure.message
+    else:
+        return Json({"status": "healthy"})
+    return Json({"status": "unhealthy", "detail": detail}, 503)
+
+
+def pool_status(report: StatusReport) -> JsonMap:
+    """The broker's STATUS in the form of the contract: sizes in GiB, times in Unix seconds."""
+    models = report.models
+    entries = [(model.state, _entry(model)) for model in models]
+    loaded = [entry for state, entry in entries if state in LOADED]
+    return {
+        "loaded_models": loaded,
+        "total_models": len(loaded),
+        "memory": {
+            "active_gb": _total_gb(model.mlx_active_bytes for model in models),
+            "cache_gb": _total_gb(model.mlx_cache_bytes for model in models),
+            "peak_gb": _total_gb(model.mlx_peak_bytes for model in models),
+            "rss_gb": _total_gb(model.rss_bytes for model in models),
+            "footprint_gb": _total_gb(model.footprint_bytes for model in models),
+        },
+        "max_memory_gb": gib(report.max_memory_bytes),
+        "max_models": report.max_models,
+        "models": [entry for _state, entry in entries],
+        "spares": report.spares,
+        "workers": report.workers,
+        "queued": report.queued,
+        "uptime_seconds": report.uptime_seconds,
+    }
+
+
+def _entry(model: ModelReport) -> JsonMap:
+    return {
+        **model.model_dump(exclude={"size_bytes", "pinned"}),
+        "size_gb": gib(model.size_bytes),
+        "preloaded": model.pinned,
+        "last_used": model.last_used or model.loaded_at,  # the contract's last_used is a number
+    }
+
+
+def _total_gb(sizes: Iterable[int | None]) -> float:
+    return gib(sum(size or 0 for size in sizes))
+
+
+def _seconds(request: Request[AppState], name: str) -> float | None:
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise invalid(f"{name} must be a number of seconds, not {text!r}", name)
+    return seconds
+
+
+def _flag(request: Request[AppState], name: str) -> bool:
+    text = request.query_params.get(name, "false").lower()
+    if text not in ("true", "1", "false", "0"):
+        raise invalid(f"{name} must be true or false, not {text!r}", name)
+    return text in ("true", "1")
+
+
+def _row(method: str, path: str, handler: Handler, answer: type[BaseModel] | None) -> Endpoint:
+    return Endpoint(method=method, path=path, handler=handler, guard=Guard.ADMIN, dialect=ADMIN, answer=answer)
+
+
+def _health(path: str) -> Endpoint:
+    return Endpoint(method="GET", path=path, handler=health, guard=Guard.OPEN, dialect=ADMIN, answer=HealthAnswer)
+
+
+ENDPOINTS = (
+    _health("/health"),
+    _health("/admin/health"),
+    _row("GET", "/admin/models/status", status, StatusAnswer),
+    _row("POST", "/admin/models/load/{model_id:path}", load, LoadAnswer),
+    _row("POST", "/admin/models/unload/{model_id:path}", unload, UnloadAnswer),
+    _row("POST", "/admin/models/kill/{model_id:path}", kill, KillAnswer),
+    _row("POST", "/admin/models/unpin/{model_id:path}", unpin, UnpinAnswer),
+    _row("GET", "/admin/models/{model_id:path}/progress", events, None),
+    _row("GET", "/admin/events", events, None),
+)

@@ -1,0 +1,110 @@
+"""What the broker answers about its models, as types. Pure. What it says beyond these fields is kept and passed on."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from broker.wire.body import ProtocolError
+
+
+class Report(BaseModel):
+    """An answer of the broker."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True, protected_namespaces=())
+
+
+class LoadReport(Report):
+    """The FINAL of LOAD."""
+
+    model_id: str
+    model_type: str
+    size_bytes: int
+
+
+class UnloadReport(Report):
+    """The FINAL of UNLOAD and UNPIN."""
+
+    model_id: str
+
+
+class KillReport(Report):
+    """The FINAL of KILL."""
+
+    model_id: str
+    pid: int
+
+
+class StateChange(Report):
+    """One PARTIAL of WATCH. at: Unix seconds."""
+
+    model_id: str
+    state: str
+
+
+class CatalogEntry(Report):
+    """One model of this machine. created: Unix seconds."""
+
+    model_id: str
+    model_type: str
+    size_bytes: int
+    quantization: str | None
+    context_length: int
+    state: str
+    created: float
+
+
+class CatalogReport(Report):
+    """The FINAL of MODELS."""
+
+    models: list[CatalogEntry]
+
+
+class ModelReport(Report):
+    """One model in STATUS. Times are Unix seconds."""
+
+    model_id: str
+    state: str
+    pinned: bool
+    size_bytes: int
+    loaded_at: float | None
+    last_used: float | None
+    rss_bytes: int | None
+    footprint_bytes: int | None
+    mlx_active_bytes: int | None
+    mlx_cache_bytes: int | None
+    mlx_peak_bytes: int | None
+
+
+class StatusReport(Report):
+    """The FINAL of STATUS."""
+
+    models: list[ModelReport]
+    spares: list[dict[str, Any]]
+    workers: int
+    queued: int
+    uptime_seconds: float
+    max_models: int
+    max_memory_bytes: int
+
+
+R = TypeVar("R", bound=Report)
+
+
+def reader(kind: type[R]) -> Callable[[dict[str, Any]], R]:
+    """What makes a `kind` of the body of an output. Raises ProtocolError."""
+
+    def read(body: dict[str, Any]) -> R:
+        try:
+            return kind.model_validate(body)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ProtocolError(f"{kind.__name__}.{where}: {first['msg']}") from None
+
+    return read
+
+
+def gib(size: int) -> float:
+    """Bytes as clients are told them: GiB, to about a kilobyte."""
+    return round(size / 2**30, 6)

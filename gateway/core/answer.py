@@ -1,0 +1,193 @@
+"""What a model answered, as types: the bodies of outputs are read here, once, where they leave the link. Pure.
+
+Every reader raises ProtocolError for a body that is not what docs/protocol.md says. Renderers get these types and
+never see a map of the wire.
+"""
+
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Never
+
+from broker.wire.body import ProtocolError
+
+Map = dict[str, Any]
+
+_FLOAT_BYTES = 4
+_ENTRY_BYTES = 256  # what an output, or an entry of a list in it, occupies beside its text
+
+
+@dataclass(slots=True, frozen=True)
+class ToolUse:
+    """A complete call of a tool. arguments: JSON text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(slots=True)
+class TokenLogprob:
+    """How likely one token was, and (`top`) which were the likeliest in its place. bytes_: those of the token."""
+
+    token: str
+    bytes_: bytes
+    logprob: float
+    top: "Sequence[TokenLogprob]" = ()
+
+
+@dataclass(slots=True)  # not frozen: one per token, and freezing triples what it takes to make
+class Delta:
+    """The next piece of one answer."""
+
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: Sequence[ToolUse] = ()
+    logprobs: Sequence[TokenLogprob] = ()
+
+    @property
+    def has_more(self) -> bool:
+        """More than text."""
+        return bool(self.reasoning or self.tool_calls or self.logprobs)
+
+
+@dataclass(slots=True, frozen=True)
+class End:
+    """The end of one answer. rest: what no Delta before it held. finish_reason: stop, length or tool_calls."""
+
+    rest: Delta
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+@dataclass(slots=True, frozen=True)
+class Vectors:
+    """What an `Embed` gives: float32, little-endian, one vector for each input in order."""
+
+    packed: bytes
+    size: int
+    prompt_tokens: int
+
+    def split(self) -> list[bytes]:
+        """Each vector alone."""
+        step = self.size * _FLOAT_BYTES
+        return [self.packed[start : start + step] for start in range(0, len(self.packed), step)]
+
+
+@dataclass(slots=True, frozen=True)
+class Scores:
+    """What a `Rerank` gives: one number from 0 to 1 for each document in order."""
+
+    scores: list[float]
+    prompt_tokens: int
+
+
+def delta_of(body: Map) -> Delta:
+    """The PARTIAL of a `Generate`, or what its FINAL has of the same."""
+    if len(body) == 1 and type(text := body.get("text")) is str:  # nearly always
+        return Delta(text)
+    text = _checked(body, "text", str)
+    reasoning: str = _checked(body, "reasoning", str) if "reasoning" in body else ""
+    calls = [_tool_use(entry) for entry in _checked(body, "tool_calls", list)] if "tool_calls" in body else ()
+    logprobs = [_logprob(entry) for entry in _checked(body, "logprobs", list)] if "logprobs" in body else ()
+    return Delta(text, reasoning, calls, logprobs)
+
+
+def end_of(body: Map) -> End:
+    """The FINAL of a `Generate`."""
+    return End(
+        delta_of(body),
+        finish_reason=_checked(body, "finish_reason", str),
+        prompt_tokens=_checked(body, "prompt_tokens", int),
+        completion_tokens=_checked(body, "completion_tokens", int),
+        cached_tokens=_checked(body, "cached_tokens", int),
+    )
+
+
+def vectors_of(body: Map, count: int) -> Vectors:
+    """The FINAL of an `Embed` with `count` inputs."""
+    packed: bytes = _checked(body, "vectors", bytes)
+    size: int = _checked(body, "size", int)
+    if size < 1 or len(packed) != count * size * _FLOAT_BYTES:
+        raise ProtocolError(f"an output without {count} vectors")
+    return Vectors(packed, size, _checked(body, "prompt_tokens", int))
+
+
+def scores_of(body: Map, count: int) -> Scores:
+    """The FINAL of a `Rerank` with `count` documents."""
+    packed: bytes = _checked(body, "scores", bytes)
+    if len(packed) != count * _FLOAT_BYTES:
+        raise ProtocolError(f"an output without {count} scores")
+    return Scores(floats_of(packed), _checked(body, "prompt_tokens", int))
+
+
+def no_partial(_body: Map) -> Never:
+    """The PARTIAL of work that has none."""
+    raise ProtocolError("PARTIAL for work that is not streamed")
+
+
+def floats_of(packed: bytes) -> list[float]:
+    """float32 -> numbers. The wire's byte order is that of every machine that MLX runs on."""
+    return array("f", packed).tolist()
+
+
+def joined(deltas: Sequence[Delta]) -> Delta:
+    """Several pieces of one answer as one."""
+    if len(deltas) == 1:
+        return deltas[0]
+    return Delta(
+        "".join([delta.text for delta in deltas]),
+        "".join([delta.reasoning for delta in deltas]),
+        [call for delta in deltas for call in delta.tool_calls],
+        [entry for delta in deltas for entry in delta.logprobs],
+    )
+
+
+def by_choice(items: Iterable[tuple[int, Delta | End]]) -> tuple[dict[int, Delta], dict[int, End]]:
+    """All that waits for one stream: for each choice one Delta, what its End held included; and the Ends."""
+    pieces: dict[int, list[Delta]] = {}
+    ends: dict[int, End] = {}
+    for index, output in items:
+        if isinstance(output, End):
+            ends[index] = output
+            output = output.rest  # noqa: PLW2901 # the rest is one more piece
+        pieces.setdefault(index, []).append(output)
+    return {index: joined(deltas) for index, deltas in pieces.items()}, ends
+
+
+def weight_of(output: object) -> int:
+    """Roughly the bytes that an output occupies while it waits. Ends count little: an answer has one."""
+    if not isinstance(output, Delta):
+        return _ENTRY_BYTES
+    entries = 1 + len(output.tool_calls) + len(output.logprobs)
+    return len(output.text) + len(output.reasoning) + entries * _ENTRY_BYTES
+
+
+def _checked(body: Map, name: str, kind: type[Any]) -> Any:
+    value: Any = body.get(name)
+    if type(value) is not kind:
+        raise ProtocolError(f"an output whose {name} is {value!r:.80}")
+    return value
+
+
+def _tool_use(entry: object) -> ToolUse:
+    match entry:
+        case {"id": str(id_), "name": str(name), "arguments": str(arguments)}:
+            return ToolUse(id_, name, arguments)
+    raise ProtocolError(f"an output whose tool_calls have {entry!r:.80}")
+
+
+def _logprob(entry: Any) -> TokenLogprob:
+    likely = []
+    try:
+        for one in (entry, *entry["top"]):
+            token, bytes_, logprob = one["token"], one["bytes"], one["logprob"]
+            if type(token) is not str or type(bytes_) is not bytes or type(logprob) is not float:
+                raise TypeError
+            likely.append(TokenLogprob(token, bytes_, logprob))
+    except (KeyError, TypeError):
+        raise ProtocolError(f"an output whose logprobs have {entry!r:.80}") from None
+    found, *found.top = likely
+    return found

@@ -1,0 +1,111 @@
+"""What can be asked of a link: one message to the broker and how its outputs are read. Pure."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from broker.wire.body import Body
+from broker.wire.from_gateways import InferenceRequest, Kill, Load, Models, Status, Unload, Unpin, Watch
+from broker.wire.kinds import Task
+from broker.wire.packing import pack
+from broker.wire.work import Embed, Generate, Rerank
+from gateway.core.administration import (
+    CatalogReport,
+    KillReport,
+    LoadReport,
+    R,
+    StateChange,
+    StatusReport,
+    UnloadReport,
+    reader,
+)
+from gateway.core.answer import (
+    Delta,
+    End,
+    Scores,
+    Vectors,
+    delta_of,
+    end_of,
+    no_partial,
+    scores_of,
+    vectors_of,
+)
+
+Out_co = TypeVar("Out_co", covariant=True)
+
+
+@dataclass(slots=True, frozen=True)
+class Ask(Generic[Out_co]):
+    """One unit of work. model: the one it is for, None where it is for none or all.
+
+    partial, final: read the body of an output; both raise ProtocolError.
+    """
+
+    model: str | None
+    body: Body
+    partial: Callable[[dict[str, Any]], Out_co]
+    final: Callable[[dict[str, Any]], Out_co]
+
+
+def generate_stream(model: str, unit: Generate) -> Ask[Delta | End]:
+    """An answer piece by piece."""
+    return Ask(model, InferenceRequest(model, pack(unit), Task.GENERATE), delta_of, end_of)
+
+
+def generate_whole(model: str, unit: Generate) -> Ask[End]:
+    """An answer in one piece: the rest of its End."""
+    return Ask(model, InferenceRequest(model, pack(unit), Task.GENERATE), no_partial, end_of)
+
+
+def embed(model: str, unit: Embed) -> Ask[Vectors]:
+    """The vectors of texts."""
+    count = len(unit.inputs)
+    body = InferenceRequest(model, pack(unit), Task.EMBED)
+    return Ask(model, body, no_partial, lambda final: vectors_of(final, count))
+
+
+def rerank(model: str, unit: Rerank) -> Ask[Scores]:
+    """The scores of documents."""
+    count = len(unit.documents)
+    body = InferenceRequest(model, pack(unit), Task.RERANK)
+    return Ask(model, body, no_partial, lambda final: scores_of(final, count))
+
+
+def load(model: str) -> Ask[LoadReport]:
+    """Load and pin a model."""
+    return _once(model, Load(model), LoadReport)
+
+
+def unload(model: str, timeout: float | None, *, force: bool) -> Ask[UnloadReport]:
+    """Drain a model, for `timeout` seconds if not None, and end its process."""
+    return _once(model, Unload(model, timeout=timeout, force=force), UnloadReport)
+
+
+def kill(model: str) -> Ask[KillReport]:
+    """SIGKILL the process of a model."""
+    return _once(model, Kill(model), KillReport)
+
+
+def unpin(model: str) -> Ask[UnloadReport]:
+    """Remove the pin of a model."""
+    return _once(model, Unpin(model), UnloadReport)
+
+
+def status() -> Ask[StatusReport]:
+    """What runs now."""
+    return _once(None, Status(), StatusReport)
+
+
+def models() -> Ask[CatalogReport]:
+    """Every model of this machine."""
+    return _once(None, Models(), CatalogReport)
+
+
+def watch(model: str | None) -> Ask[StateChange]:
+    """Every change of state of a model, or of all; it has no end of its own."""
+    read = reader(StateChange)
+    return Ask(model, Watch(model), read, read)
+
+
+def _once(model: str | None, body: Body, report: type[R]) -> Ask[R]:
+    return Ask(model, body, no_partial, reader(report))

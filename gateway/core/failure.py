@@ -1,0 +1,70 @@
+"""What a failure means over HTTP: one table from code to status, and names of fields in the client's words. Pure.
+
+The failure itself, its codes and its exception are the wire's (broker/wire/failure.py). How a dialect writes one is the
+dialect's.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from broker.wire.failure import Code, Failure
+
+STATUS: dict[Code, int] = {
+    Code.INVALID_REQUEST: 400,
+    Code.CONTEXT_LENGTH_EXCEEDED: 400,
+    Code.INVALID_API_KEY: 401,
+    Code.FOREIGN_ORIGIN: 403,
+    Code.NOT_FOUND: 404,
+    Code.MODEL_NOT_FOUND: 404,
+    Code.NOT_LOADED: 404,
+    Code.METHOD_NOT_ALLOWED: 405,
+    Code.DRAIN_TIMEOUT: 409,
+    Code.REQUEST_TOO_LARGE: 413,
+    Code.LOAD_FAILED: 422,
+    Code.RATE_LIMIT_EXCEEDED: 429,
+    Code.CANCELLED: 499,
+    Code.INTERNAL_ERROR: 500,
+    Code.INSUFFICIENT_MEMORY: 503,
+    Code.MODEL_UNAVAILABLE: 503,
+    Code.BROKER_UNAVAILABLE: 503,
+    Code.WORKER_DIED: 503,
+}
+
+# OpenAI's types of errors. Invalid requests are the rule.
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "server_error",
+}
+
+INTERNAL_ERROR = Failure(Code.INTERNAL_ERROR, "the gateway failed; its log says why")
+
+
+def error_object(failure: Failure) -> dict[str, object]:
+    """OpenAI's error object, which the event streams of administration end with, too."""
+    return {
+        "error": {
+            "message": failure.message,
+            "type": _TYPES.get(STATUS[failure.code], "invalid_request_error"),
+            "param": failure.param,
+            "code": failure.code,
+            "retryable": failure.retryable,
+        }
+    }
+
+
+# The wire's name of a field -> the client's: `json_schema` -> `response_format`.
+FieldNames = Callable[[str], str]
+
+
+def in_words_of(names: FieldNames, failure: Failure) -> Failure:
+    """The failure with the client's name of the field, also where its message begins with that name."""
+    if failure.param is None:
+        return failure
+    name = names(failure.param)
+    message = failure.message
+    if message.startswith(failure.param):
+        message = name + message[len(failure.param) :]
+    return replace(failure, param=name, message=message)

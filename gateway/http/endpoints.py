@@ -1,0 +1,110 @@
+"""The endpoint table: every route is one row, and Starlette's routes are made of the rows.
+
+A row says all that other code wants to know of a route: who may call it, which dialect its errors speak, what its body
+and its answer look like. No code looks at a path to find out.
+"""
+
+import enum
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, Mount, Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.core.dialect import Dialect
+
+
+class Guard(enum.IntEnum):
+    """Who may call, from anyone to few."""
+
+    OPEN = 0
+    KEY = 1
+    ADMIN = 2
+
+
+Handler = Callable[[Request[Any]], Awaitable[Response]]
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Endpoint:
+    """One method of one path. body, answer: models of their JSON, None where there is none or it is a stream."""
+
+    method: str
+    path: str
+    handler: Handler
+    guard: Guard
+    dialect: Dialect
+    body: type[BaseModel] | None = None
+    answer: type[BaseModel] | None = None
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Place:
+    """All paths below `prefix`: who is told that a path or method does not exist there, and in which dialect."""
+
+    prefix: str
+    guard: Guard
+    dialect: Dialect
+
+
+Guards = Mapping[Guard, Sequence[Middleware]]
+
+
+def routes_of(endpoints: Sequence[Endpoint], places: Sequence[Place], guards: Guards) -> list[BaseRoute]:
+    """Starlette's routes. The places are asked in their order; the last one has the prefix "" and takes the rest."""
+    *inner, outer = places
+    assert outer.prefix == "", "the last place must have all other paths"
+    routes: list[BaseRoute] = []
+    left = list(endpoints)
+    for place in inner:
+        inside = [endpoint for endpoint in left if endpoint.path.startswith(f"{place.prefix}/")]
+        left = [endpoint for endpoint in left if endpoint not in inside]
+        routes.append(_PlaceMount(place, [_EndpointRoute(endpoint, place, guards) for endpoint in inside], guards))
+    return routes + [_EndpointRoute(endpoint, outer, guards) for endpoint in left]
+
+
+class _EndpointRoute(Route):
+    """A route that carries its dialect. A wrong method is told to those who may call the endpoint, and where anybody is
+    told which paths exist, to anybody."""
+
+    def __init__(self, endpoint: Endpoint, place: Place, guards: Guards) -> None:
+        path = endpoint.path.removeprefix(place.prefix)
+        super().__init__(path, endpoint.handler, methods=[endpoint.method], middleware=guards[endpoint.guard])
+        self._dialect = endpoint.dialect
+        self._refuse = _guarded(super().handle, guards[min(place.guard, endpoint.guard)])
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child = super().matches(scope)
+        return match, child if match is Match.NONE else {**child, "dialect": self._dialect}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        allowed = self.methods is None or scope["method"] in self.methods
+        await (self.app if allowed else self._refuse)(scope, receive, send)
+
+
+class _PlaceMount(Mount):
+    """A place that carries its dialect."""
+
+    def __init__(self, place: Place, routes: Sequence[BaseRoute], guards: Guards) -> None:
+        super().__init__(place.prefix, app=Router(routes, default=_guarded(_not_found, guards[place.guard])))
+        self._dialect = place.dialect
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child = super().matches(scope)
+        return match, child if match is Match.NONE else {**child, "dialect": self._dialect}
+
+
+def _guarded(app: ASGIApp, guard: Sequence[Middleware]) -> ASGIApp:
+    for cls, args, kwargs in reversed(guard):
+        app = cls(app, *args, **kwargs)
+    return app
+
+
+async def _not_found(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise HTTPException(404)

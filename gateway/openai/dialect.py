@@ -1,0 +1,74 @@
+"""OpenAI's dialect: its errors, its stream's frames, and its names of the wire's fields. Pure."""
+
+import re
+from collections.abc import Sequence
+
+import orjson
+
+from broker.wire.failure import Failure
+from gateway.core.content import Content, Image
+from gateway.core.dialect import Json
+from gateway.core.failure import STATUS, error_object
+
+STREAM_TYPE = "text/event-stream; charset=utf-8"
+KEEPALIVE = b": keepalive\n\n"
+DONE = b"data: [DONE]\n\n"
+
+_NAMES = {"json_schema": "response_format", "required_tools": "tool_choice", "inputs": "input"}
+_PART = re.compile(r"messages\[(\d+)\]\.parts\[(\d+)\]")
+_IMAGE = re.compile(r"images\[(\d+)\]")
+_INPUT = re.compile(r"inputs(?=\[)")
+
+
+class OpenAIDialect:
+    """A Dialect."""
+
+    def status(self, failure: Failure) -> int:
+        """That of the common table."""
+        return STATUS[failure.code]
+
+    def error(self, failure: Failure) -> Json:
+        """`{"error": {message, type, param, code, retryable}}`."""
+        return error_object(failure)
+
+
+OPENAI = OpenAIDialect()
+
+
+def framed_error(failure: Failure) -> bytes:
+    """The end of a stream that fails after its start."""
+    return b"data: " + orjson.dumps(error_object(failure)) + b"\n\n" + DONE
+
+
+def field_name(field: str) -> str:
+    """OpenAI's name of a field of the wire that stands alone."""
+    return _NAMES.get(field) or _INPUT.sub("input", field)
+
+
+def field_in_chat(field: str, contents: Sequence[Content]) -> str:
+    """The same for a chat whose messages have these contents: parts and images are where the client put them."""
+    if part := _PART.fullmatch(field):
+        return _part_name(int(part[1]), int(part[2]), contents)
+    if image := _IMAGE.fullmatch(field):
+        places = image_places(contents)
+        number = int(image[1])
+        return _part_name(*places[number], contents) if number < len(places) else "messages"
+    return field_name(field)
+
+
+def image_places(contents: Sequence[Content]) -> list[tuple[int, int]]:
+    """(message, part) of each image, in their order."""
+    return [
+        (position, number)
+        for position, content in enumerate(contents)
+        if not isinstance(content, str)
+        for number, part in enumerate(content)
+        if isinstance(part, Image)
+    ]
+
+
+def _part_name(position: int, number: int, contents: Sequence[Content]) -> str:
+    name = f"messages[{position}].content[{number}]"
+    content = contents[position] if position < len(contents) else ""
+    is_image = not isinstance(content, str) and number < len(content) and isinstance(content[number], Image)
+    return f"{name}.image_url" if is_image else name

@@ -1,0 +1,100 @@
+"""Chat, completions, embeddings, reranking and the list of models: handlers and their rows of the endpoint table."""
+
+import secrets
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from broker.wire.failure import Code, Failure, FailureError
+from gateway.core import ask
+from gateway.http.endpoints import Endpoint, Guard, Handler
+from gateway.http.errors import Json
+from gateway.http.inference import AppState, answer, finish, model_for, read_body
+from gateway.openai.answers import (
+    ChatAnswer,
+    CompletionAnswer,
+    EmbeddingAnswer,
+    ModelEntry,
+    ModelList,
+    RerankAnswer,
+)
+from gateway.openai.dialect import OPENAI, field_name
+from gateway.openai.inputs import (
+    EmbeddingRequest,
+    RerankRequest,
+    embedding_work,
+    parse_embedding,
+    parse_rerank,
+    rerank_work,
+)
+from gateway.openai.lists import embedding_entries, input_usage, model_entry, ranked
+from gateway.openai.requests import ChatRequest, CompletionRequest, parse_chat, parse_completion
+from gateway.openai.text import ChatText, CompletionText
+
+
+async def chat_completions(request: Request[AppState]) -> Response:
+    """One answer per choice to a conversation, streamed or whole."""
+    return await answer(request, ChatText(parse_chat(await read_body(request))))
+
+
+async def completions(request: Request[AppState]) -> Response:
+    """One continuation per choice of each prompt, streamed or whole."""
+    return await answer(request, CompletionText(parse_completion(await read_body(request))))
+
+
+async def embeddings(request: Request[AppState]) -> Response:
+    """One vector per input, in their order: one unit of work, whatever the number of inputs."""
+    wanted = parse_embedding(await read_body(request))
+    model = model_for(request, wanted.model)
+    vectors = await finish(request, ask.embed(model, embedding_work(wanted)), field_name)
+    data = embedding_entries(vectors, as_base64=wanted.encoding_format == "base64")
+    return Json({"object": "list", "data": data, "model": model, "usage": input_usage(vectors.prompt_tokens)})
+
+
+async def rerank(request: Request[AppState]) -> Response:
+    """The documents by their scores, best first: one unit of work, whatever their number."""
+    wanted = parse_rerank(await read_body(request))
+    model = model_for(request, wanted.model)
+    scores = await finish(request, ask.rerank(model, rerank_work(wanted)), field_name)
+    head = {"id": f"rerank-{secrets.token_hex(12)}", "object": "list", "model": model}
+    return Json({**head, "results": ranked(wanted, scores.scores), "usage": input_usage(scores.prompt_tokens)})
+
+
+async def list_models(request: Request[AppState]) -> Response:
+    """The models of this machine, loaded or not."""
+    report = await finish(request, ask.models())
+    return Json({"object": "list", "data": [model_entry(model) for model in report.models]})
+
+
+async def get_model(request: Request[AppState]) -> Response:
+    """One of the list. Raises FailureError `model_not_found`."""
+    wanted = request.path_params["model_id"]
+    report = await finish(request, ask.models())
+    for model in report.models:
+        if model.model_id == wanted:
+            return Json(model_entry(model))
+    raise FailureError(Failure(Code.MODEL_NOT_FOUND, f"this machine has no model {wanted!r}", "model"))
+
+
+def _post(path: str, handler: Handler, body: type[BaseModel], answer: type[BaseModel]) -> Endpoint:
+    return Endpoint(
+        method="POST", path=path, handler=handler, guard=Guard.KEY, dialect=OPENAI, body=body, answer=answer
+    )
+
+
+def _get(path: str, handler: Handler, answer: type[BaseModel]) -> Endpoint:
+    return Endpoint(method="GET", path=path, handler=handler, guard=Guard.KEY, dialect=OPENAI, answer=answer)
+
+
+ENDPOINTS = (
+    _post("/v1/chat/completions", chat_completions, ChatRequest, ChatAnswer),
+    _post("/v1/completions", completions, CompletionRequest, CompletionAnswer),
+    _post("/v1/embeddings", embeddings, EmbeddingRequest, EmbeddingAnswer),
+    _post("/v1/rerank", rerank, RerankRequest, RerankAnswer),
+    _get("/v1/models", list_models, ModelList),
+    _get("/v1/models/{model_id:path}", get_model, ModelEntry),
+    # As mlx_lm.server and mlx_vlm.server have them beside /v1.
+    _post("/chat/completions", chat_completions, ChatRequest, ChatAnswer),
+    _get("/models", list_models, ModelList),
+)

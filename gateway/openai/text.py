@@ -1,0 +1,74 @@
+"""OpenAI's chats and completions as requests for text: a parsed body, an id and a time, and how to answer."""
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from broker.wire.work import Generate
+from gateway.core.answer import End
+from gateway.core.content import Image
+from gateway.core.dialect import Json
+from gateway.core.sampling import Defaults
+from gateway.openai.dialect import field_in_chat, field_name
+from gateway.openai.replies import Chunks, Head, whole
+from gateway.openai.requests import ChatRequest, CompletionRequest, Sampling, chat_work, completion_work
+
+Wanted = TypeVar("Wanted", bound=Sampling)
+
+
+class _Text(Generic[Wanted]):
+    """What both have in common of a TextRequest."""
+
+    is_chat: bool
+    images: Sequence[Image] = ()
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.model = wanted.model
+        self.stream = wanted.stream
+        self._wanted = wanted
+        self._id = ("chatcmpl-" if self.is_chat else "cmpl-") + secrets.token_hex(12)
+        self._created = int(time.time())
+
+    def whole(self, model: str, ends: Sequence[End]) -> Json:
+        """OpenAI's object."""
+        return whole(self._head(model), ends)
+
+    def renderer(self, model: str, units: int) -> Chunks:
+        """OpenAI's chunks."""
+        return Chunks(self._head(model), units, include_usage=self._wanted.include_usage)
+
+    def _head(self, model: str) -> Head:
+        return Head(self._id, model, self._created, self.is_chat, self._wanted.choices_per_prompt)
+
+
+class ChatText(_Text[ChatRequest]):
+    """The TextRequest of POST /v1/chat/completions."""
+
+    is_chat = True
+
+    def __init__(self, wanted: ChatRequest) -> None:
+        super().__init__(wanted)
+        self.images = wanted.images
+
+    def units(self, images: list[bytes], defaults: Defaults) -> list[Generate]:
+        """One for each choice."""
+        return chat_work(self._wanted, images, defaults)
+
+    def field_name(self, field: str) -> str:
+        """OpenAI's name."""
+        return field_in_chat(field, [message.content for message in self._wanted.messages])
+
+
+class CompletionText(_Text[CompletionRequest]):
+    """The TextRequest of POST /v1/completions."""
+
+    is_chat = False
+
+    def units(self, _images: list[bytes], defaults: Defaults) -> list[Generate]:
+        """One for each choice of each prompt."""
+        return completion_work(self._wanted, defaults)
+
+    def field_name(self, field: str) -> str:
+        """OpenAI's name."""
+        return field_name(field)
