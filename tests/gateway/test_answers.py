@@ -1,0 +1,76 @@
+"""The models of answers in the endpoint table are those of the real answers, at every endpoint that has one."""
+
+import struct
+from typing import Any
+
+import pytest
+
+from gateway.app import ENDPOINTS
+from gateway.http.endpoints import Endpoint
+from tests.gateway.http.test_gateway import STATUS
+from tests.gateway.played_broker import ending
+from tests.gateway.running import MODEL
+from tests.gateway.served import served
+from tests.gateway.test_second_link import ScriptedLink
+
+pytestmark = pytest.mark.anyio
+
+LIKELY = {"token": "A", "bytes": b"A", "logprob": -0.5}
+RICH = {
+    **ending("A", "tool_calls"),
+    "reasoning": "hm",
+    "tool_calls": [{"id": "call_1", "name": "f", "arguments": "{}"}],
+    "logprobs": [{**LIKELY, "top": [LIKELY]}],
+}
+CHAT = {"messages": [{"role": "user", "content": "Hi"}], "logprobs": True, "top_logprobs": 1}
+LOADED = {"model_id": "a", "model_type": "text-gen", "size_bytes": 2**29, "pinned": True}
+FLOATS = struct.pack("<2f", 0.25, 0.5)
+RANK = {"query": "q", "documents": ["a", "b"], "return_documents": True}
+
+# Path -> (body of a request, what the link answers); several where answers have several forms.
+CASES: dict[str, list[tuple[dict[str, Any] | None, dict[str, Any]]]] = {
+    "/v1/chat/completions": [(CHAT, RICH), (CHAT, ending("A"))],
+    "/chat/completions": [(CHAT, RICH)],
+    "/v1/completions": [
+        ({"prompt": "Hi", "logprobs": 1}, {**ending("A"), "logprobs": RICH["logprobs"]}),
+        ({"prompt": "Hi"}, ending("A", "length")),
+    ],
+    "/v1/embeddings": [
+        ({"input": "a"}, {"vectors": FLOATS, "size": 2, "prompt_tokens": 3}),
+        ({"input": "a", "encoding_format": "base64"}, {"vectors": FLOATS, "size": 2, "prompt_tokens": 3}),
+    ],
+    "/v1/rerank": [(RANK, {"scores": FLOATS, "prompt_tokens": 3})],
+    "/v1/models": [(None, {"models": [MODEL]})],
+    "/models": [(None, {"models": [MODEL]})],
+    "/v1/models/{model_id:path}": [(None, {"models": [{**MODEL, "model_id": "a", "quantization": None}]})],
+    "/health": [(None, STATUS)],
+    "/admin/health": [(None, STATUS)],
+    "/admin/models/status": [(None, STATUS)],
+    "/admin/models/load/{model_id:path}": [(None, LOADED)],
+    "/admin/models/unload/{model_id:path}": [(None, {"model_id": "a"})],
+    "/admin/models/kill/{model_id:path}": [(None, {"model_id": "a", "pid": 7})],
+    "/admin/models/unpin/{model_id:path}": [(None, {"model_id": "a"})],
+}
+WITH_ANSWER = [endpoint for endpoint in ENDPOINTS if endpoint.answer is not None]
+
+
+def test_every_endpoint_with_an_answer_has_a_case() -> None:
+    assert {endpoint.path for endpoint in WITH_ANSWER} == CASES.keys()
+    assert {endpoint.path for endpoint in ENDPOINTS if endpoint.answer is None} == {
+        "/admin/events",
+        "/admin/models/{model_id:path}/progress",
+    }
+
+
+@pytest.mark.parametrize("endpoint", WITH_ANSWER, ids=lambda endpoint: endpoint.path)
+async def test_a_real_answer_is_one_of_its_model(endpoint: Endpoint) -> None:
+    assert endpoint.answer is not None
+    for body, final in CASES[endpoint.path]:
+        async with served(ScriptedLink([final])) as client:
+            path = endpoint.path.replace("{model_id:path}", "a")
+            answer = await client.request(endpoint.method, path, json=body)
+            assert answer.status_code == 200, answer.text
+            endpoint.answer.model_validate_json(answer.content)
+            if body is not None:
+                assert endpoint.body is not None
+                endpoint.body.model_validate(body)
