@@ -9,7 +9,7 @@ from starlette.middleware import Middleware
 from gateway.admin.dialect import ADMIN
 from gateway.admin.endpoints import ENDPOINTS as ADMIN_ENDPOINTS
 from gateway.http.auth import AllowedOrigins, guards
-from gateway.http.endpoints import Endpoint, Guard, Place, routes_of
+from gateway.http.endpoints import Endpoint, Guard, Subtree, routes_of
 from gateway.http.errors import exception_handlers
 from gateway.http.inference import AppState
 from gateway.images.loader import ImageLoader
@@ -19,15 +19,15 @@ from gateway.openai.endpoints import ENDPOINTS as OPENAI_ENDPOINTS
 from gateway.settings import Settings
 
 ENDPOINTS: tuple[Endpoint, ...] = (*OPENAI_ENDPOINTS, *ADMIN_ENDPOINTS)
-PLACES = (
-    Place(prefix="/v1", guard=Guard.KEY, dialect=OPENAI),  # first, as nearly all requests are for it
-    Place(prefix="/admin", guard=Guard.ADMIN, dialect=ADMIN),
-    Place(prefix="", guard=Guard.OPEN, dialect=OPENAI),
+SUBTREES = (
+    Subtree(prefix="/v1", guard=Guard.KEY, dialect=OPENAI),  # first, as nearly all requests are for it
+    Subtree(prefix="/admin", guard=Guard.ADMIN, dialect=ADMIN),
+    Subtree(prefix="", guard=Guard.OPEN, dialect=OPENAI),
 )
 
 
 def create_app(
-    settings: Settings, link: Link, endpoints: Sequence[Endpoint] = ENDPOINTS, places: Sequence[Place] = PLACES
+    settings: Settings, link: Link, endpoints: Sequence[Endpoint] = ENDPOINTS, subtrees: Sequence[Subtree] = SUBTREES
 ) -> Starlette:
     """The gateway. Its lifespan opens and closes `link`."""
 
@@ -39,11 +39,11 @@ def create_app(
         finally:
             link.close()
 
-    closed = [place.prefix for place in places if place.guard is Guard.ADMIN]
+    closed = [subtree.prefix for subtree in subtrees if subtree.guard is Guard.ADMIN]
     origins = settings.allowed_origins
     return Starlette(
-        routes=routes_of(endpoints, places, guards(settings.api_key, settings.admin_token)),
+        routes=routes_of(endpoints, subtrees, guards(settings.api_key, settings.admin_token)),
         middleware=[Middleware(AllowedOrigins, origins, closed)] if origins else [],
-        exception_handlers=exception_handlers(places[-1].dialect),
+        exception_handlers=exception_handlers(subtrees[-1].dialect),
         lifespan=lifespan,
     )

@@ -42,7 +42,7 @@ class StateChange(Report):
     state: str
 
 
-class CatalogEntry(Report):
+class ListedModel(Report):
     """One model of this machine. created: Unix seconds."""
 
     model_id: str
@@ -54,10 +54,10 @@ class CatalogEntry(Report):
     created: float
 
 
-class CatalogReport(Report):
+class ModelsReport(Report):
     """The FINAL of MODELS."""
 
-    models: list[CatalogEntry]
+    models: list[ListedModel]
 
 
 class ModelReport(Report):

@@ -10,9 +10,9 @@ from broker.wire.kinds import Task
 from broker.wire.packing import pack
 from broker.wire.work import Embed, Generate, Rerank
 from gateway.core.administration import (
-    CatalogReport,
     KillReport,
     LoadReport,
+    ModelsReport,
     R,
     StateChange,
     StatusReport,
@@ -96,9 +96,9 @@ def status() -> Ask[StatusReport]:
     return _once(None, Status(), StatusReport)
 
 
-def models() -> Ask[CatalogReport]:
+def models() -> Ask[ModelsReport]:
     """Every model of this machine."""
-    return _once(None, Models(), CatalogReport)
+    return _once(None, Models(), ModelsReport)
 
 
 def watch(model: str | None) -> Ask[StateChange]:

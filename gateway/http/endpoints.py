@@ -1,7 +1,7 @@
 """The endpoint table: every route is one row, and Starlette's routes are made of the rows.
 
-A row says all that other code wants to know of a route: who may call it, which dialect its errors speak, what its body
-and its answer look like. No code looks at a path to find out.
+A row says everything that other code needs to know about a route: who may call it, its dialect, the models
+of its body and its answer. No code looks at a path to find out.
 """
 
 import enum
@@ -45,7 +45,7 @@ class Endpoint:
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
-class Place:
+class Subtree:
     """All paths below `prefix`: who is told that a path or method does not exist there, and in which dialect."""
 
     prefix: str
@@ -56,16 +56,18 @@ class Place:
 Guards = Mapping[Guard, Sequence[Middleware]]
 
 
-def routes_of(endpoints: Sequence[Endpoint], places: Sequence[Place], guards: Guards) -> list[BaseRoute]:
-    """Starlette's routes. The places are asked in their order; the last one has the prefix "" and takes the rest."""
-    *inner, outer = places
-    assert outer.prefix == "", "the last place must have all other paths"
+def routes_of(endpoints: Sequence[Endpoint], subtrees: Sequence[Subtree], guards: Guards) -> list[BaseRoute]:
+    """Starlette's routes. The subtrees are asked in their order; the last one has the prefix "" and takes the rest."""
+    *inner, outer = subtrees
+    assert outer.prefix == "", "the last subtree must have all other paths"
     routes: list[BaseRoute] = []
     left = list(endpoints)
-    for place in inner:
-        inside = [endpoint for endpoint in left if endpoint.path.startswith(f"{place.prefix}/")]
+    for subtree in inner:
+        inside = [endpoint for endpoint in left if endpoint.path.startswith(f"{subtree.prefix}/")]
         left = [endpoint for endpoint in left if endpoint not in inside]
-        routes.append(_PlaceMount(place, [_EndpointRoute(endpoint, place, guards) for endpoint in inside], guards))
+        routes.append(
+            _SubtreeMount(subtree, [_EndpointRoute(endpoint, subtree, guards) for endpoint in inside], guards)
+        )
     return routes + [_EndpointRoute(endpoint, outer, guards) for endpoint in left]
 
 
@@ -73,11 +75,11 @@ class _EndpointRoute(Route):
     """A route that carries its dialect. A wrong method is told to those who may call the endpoint, and where anybody is
     told which paths exist, to anybody."""
 
-    def __init__(self, endpoint: Endpoint, place: Place, guards: Guards) -> None:
-        path = endpoint.path.removeprefix(place.prefix)
+    def __init__(self, endpoint: Endpoint, subtree: Subtree, guards: Guards) -> None:
+        path = endpoint.path.removeprefix(subtree.prefix)
         super().__init__(path, endpoint.handler, methods=[endpoint.method], middleware=guards[endpoint.guard])
         self._dialect = endpoint.dialect
-        self._refuse = _guarded(super().handle, guards[min(place.guard, endpoint.guard)])
+        self._refuse = _guarded(super().handle, guards[min(subtree.guard, endpoint.guard)])
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
@@ -88,12 +90,12 @@ class _EndpointRoute(Route):
         await (self.app if allowed else self._refuse)(scope, receive, send)
 
 
-class _PlaceMount(Mount):
-    """A place that carries its dialect."""
+class _SubtreeMount(Mount):
+    """A subtree that carries its dialect."""
 
-    def __init__(self, place: Place, routes: Sequence[BaseRoute], guards: Guards) -> None:
-        super().__init__(place.prefix, app=Router(routes, default=_guarded(_not_found, guards[place.guard])))
-        self._dialect = place.dialect
+    def __init__(self, subtree: Subtree, routes: Sequence[BaseRoute], guards: Guards) -> None:
+        super().__init__(subtree.prefix, app=Router(routes, default=_guarded(_not_found, guards[subtree.guard])))
+        self._dialect = subtree.dialect
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)

@@ -76,7 +76,7 @@ def exception_handlers(default: Dialect) -> dict[type[Exception], ExceptionHandl
         assert isinstance(error, HTTPException)  # registered for this class only
         what = f"{request.method} {request.scope['path']}"
         if error.status_code == 405:
-            failure = Failure(Code.METHOD_NOT_ALLOWED, f"{what}: this path does not allow the method")
+            failure = Failure(Code.METHOD_NOT_ALLOWED, f"{what}: this path has other methods")
         else:
             failure = Failure(Code.NOT_FOUND, f"{what}: there is no such path")
         answer = response(request, failure)

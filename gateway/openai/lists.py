@@ -2,7 +2,7 @@
 
 import base64
 
-from gateway.core.administration import CatalogEntry, gib
+from gateway.core.administration import ListedModel, gib
 from gateway.core.answer import Vectors, floats_of
 from gateway.openai.inputs import RerankRequest
 from gateway.openai.parts import Object
@@ -35,7 +35,7 @@ def input_usage(prompt_tokens: int) -> Object:
     return {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
 
 
-def model_entry(model: CatalogEntry) -> Object:
+def model_entry(model: ListedModel) -> Object:
     """OpenAI's model; fields beside OpenAI's are this project's."""
     owner, slash, _name = model.model_id.partition("/")
     return {

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 import httpx
 from starlette.types import ASGIApp
 
-from gateway.app import ENDPOINTS, PLACES, create_app
-from gateway.http.endpoints import Endpoint, Place
+from gateway.app import ENDPOINTS, SUBTREES, create_app
+from gateway.http.endpoints import Endpoint, Subtree
 from gateway.http.server import Server
 from gateway.link.link import Link
 from gateway.settings import Settings
@@ -34,11 +34,11 @@ async def served(
     link: Link,
     settings: Settings | None = None,
     endpoints: Sequence[Endpoint] = ENDPOINTS,
-    places: Sequence[Place] = PLACES,
+    subtrees: Sequence[Subtree] = SUBTREES,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of such a gateway, on a port of its own."""
     settings = settings or Settings(port=0, default_model="org/tiny")
-    server = _Served(settings, create_app(settings, link, endpoints, places), link)
+    server = _Served(settings, create_app(settings, link, endpoints, subtrees), link)
     serving = asyncio.create_task(server.serve())
     try:
         async with asyncio.timeout(SECONDS):

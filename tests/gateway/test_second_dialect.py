@@ -16,7 +16,7 @@ from broker.wire.failure import Code, Failure
 from broker.wire.from_gateways import Cancel, Models
 from broker.wire.outputs import ERROR, PARTIAL, Output
 from broker.wire.paths import GATEWAY_SOCKET
-from gateway.app import ENDPOINTS, PLACES
+from gateway.app import ENDPOINTS, SUBTREES
 from gateway.link.client import BrokerClient
 from gateway.settings import Settings
 from tests.gateway import toy
@@ -36,7 +36,7 @@ async def toy_gateway(runtime_dir: Path, **settings: Any) -> AsyncIterator[tuple
     async with (
         PlayedBroker(runtime_dir) as broker,
         served(
-            BrokerClient(runtime_dir / GATEWAY_SOCKET), given, (*toy.ENDPOINTS, *ENDPOINTS), (toy.PLACE, *PLACES)
+            BrokerClient(runtime_dir / GATEWAY_SOCKET), given, (*toy.ENDPOINTS, *ENDPOINTS), (toy.SUBTREE, *SUBTREES)
         ) as client,
     ):
         await broker.meet()

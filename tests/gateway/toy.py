@@ -25,7 +25,7 @@ from gateway.core.dialect import Json as JsonMap
 from gateway.core.failure import STATUS
 from gateway.core.sampling import Defaults
 from gateway.core.validation import RequestBody, object_of, validated
-from gateway.http.endpoints import Endpoint, Guard, Place
+from gateway.http.endpoints import Endpoint, Guard, Subtree
 from gateway.http.errors import Json
 from gateway.http.inference import AppState, answer, finish, read_body
 
@@ -161,4 +161,4 @@ ENDPOINTS = (
     # In a place that is another dialect's.
     Endpoint(method="POST", path="/v1/tell", handler=tell, guard=Guard.KEY, dialect=TOY, body=TellBody),
 )
-PLACE = Place(prefix="/toy", guard=Guard.OPEN, dialect=TOY)
+SUBTREE = Subtree(prefix="/toy", guard=Guard.OPEN, dialect=TOY)
