@@ -21,7 +21,7 @@ SAMPLES_OVER_LIMIT = 3
 FOREVER = float("inf")
 
 
-class End(NamedTuple):
+class KillDue(NamedTuple):
     """When a process will be killed, and why. has_stalled: because it makes no progress."""
 
     due: float
@@ -127,26 +127,26 @@ class Facts:
 
     # ---- when something becomes due -------------------------------------------------------------------------------
 
-    def ends(self, worker: Worker) -> Iterator[End]:
+    def ends(self, worker: Worker) -> Iterator[KillDue]:
         """When this process will be killed unless it shows a sign of life, and why."""
         limits, instance = self.limits, worker.instance
         if worker.killed:
             return
         if worker.stop_deadline is not None:
-            yield End(worker.stop_deadline, "did not exit when asked")
+            yield KillDue(worker.stop_deadline, "did not exit when asked")
             return
         if worker.samples_over_limit >= SAMPLES_OVER_LIMIT:
             taken, limit = worker.footprint_bytes / 2**30, worker.memory_limit_bytes / 2**30
-            yield End(0.0, f"memory_limit: took {taken:.2f} GiB, limit {limit:.2f} GiB")
+            yield KillDue(0.0, f"memory_limit: took {taken:.2f} GiB, limit {limit:.2f} GiB")
         if worker.connected:
             silent = f"no heartbeat for {limits.heartbeat_timeout:g} s"
-            yield End(worker.last_seen + limits.heartbeat_timeout, silent, has_stalled=True)
+            yield KillDue(worker.last_seen + limits.heartbeat_timeout, silent, has_stalled=True)
         if not worker.connected or (instance is not None and worker.measured_bytes is None):
             stalled = f"load stalled for {limits.load_stall_timeout:g} s"
-            yield End(worker.progressed_at + limits.load_stall_timeout, stalled, has_stalled=True)
+            yield KillDue(worker.progressed_at + limits.load_stall_timeout, stalled, has_stalled=True)
         elif instance is not None and instance.busy:
             hung = f"hung: no progress for {limits.stall_timeout:g} s"
-            yield End(worker.progressed_at + limits.stall_timeout, hung, has_stalled=True)
+            yield KillDue(worker.progressed_at + limits.stall_timeout, hung, has_stalled=True)
 
     def expiry(self, model: Model) -> float:
         """When the longest waiting request of this model gives up; a load in progress is waited for."""
