@@ -1,6 +1,6 @@
 """What to do now, in order: the answers of the policies, in the imperative. `Action` is any of them.
 
-An action says what to do, not how; whoever performs it decides nothing about it.
+An action says what to do, not how; performing it takes no decision.
 """
 
 from dataclasses import dataclass

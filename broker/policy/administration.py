@@ -78,7 +78,7 @@ def on_unpin_requested(facts: Facts, event: UnpinRequested) -> None:
 
 
 def on_shutdown_requested(facts: Facts) -> None:
-    """Everyone is told now; running work is not waited for."""
+    """End every request now; the broker does not wait for running work."""
     facts.stopping = True
     for model in facts.models.values():
         for waits in (model.loads, model.unloads, model.kills):

@@ -96,7 +96,7 @@ def on_gateway_left(facts: Facts, event: GatewayLeft) -> None:
 def cancel(facts: Facts, request_id: bytes) -> None:
     request = facts.requests.get(request_id)
     if request is None:
-        # Administration goes on without whoever asked: a load belongs to nobody.
+        # What an administrator asked for continues when the client leaves: a load belongs to no client.
         for model in facts.models.values():
             for waits in (model.loads, model.unloads, model.kills):
                 for wait in [w for w in waits if w.request_id == request_id]:

@@ -1,6 +1,6 @@
 """How requests end without having run, and what ends with them: refusals, failures, cancellations; pins.
 
-Everything here answers whoever asked. It starts, stops and kills nothing.
+Everything here answers requests. It starts, stops and kills nothing.
 """
 
 from hashlib import sha256
@@ -47,8 +47,8 @@ def fail_loads(facts: Facts, model: Model, failure: Failure) -> None:
 
 
 def give_up_waiting(facts: Facts, model: Model, failure: Failure) -> None:
-    """Everyone who waits for this model gets the same error. A pin that came with a failed load goes with it; any other
-    stays, and the model is `failed` if there is no point in trying again by itself."""
+    """All requests that wait for this model get the same error. A pin that came with a failed load goes with it; any
+    other stays, and the model is `failed` if there is no point in trying again by itself."""
     while model.waiting:
         end(facts, model.waiting.popleft(), failure)
     fail_loads(facts, model, failure)
@@ -59,7 +59,7 @@ def give_up_waiting(facts: Facts, model: Model, failure: Failure) -> None:
 
 
 def restart_waiting(model: Model, now: float) -> None:
-    """Whoever waited for a process that is gone begins to wait for the next one."""
+    """Requests that waited for a process that is gone begin to wait for the next one."""
     for request in model.waiting:
         request.waiting_since = now
 
@@ -76,7 +76,7 @@ def unpin(facts: Facts, model: Model) -> None:
 
 
 def finish_drain(facts: Facts, model: Model) -> None:
-    """The instance leaves, and with it the pin, unless somebody has asked for a load since."""
+    """The instance leaves, and with it the pin, unless a load has been requested since."""
     model.drain = None
     if not model.loads:
         unpin(facts, model)

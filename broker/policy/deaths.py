@@ -2,7 +2,7 @@
 
 An end begins in one of four ways: the process is asked to exit (`stop`), killed (`kill`: by an administrator, or by
 `watch` when it has stopped living), says that it cannot load, or exits by itself. The ranks of an instance are one
-failure domain: any of them takes all others with it. The clients are told when the end begins, because reaping a
+failure domain: any of them takes all others with it. Clients get their errors when the end begins, because reaping a
 process of many gigabytes can take a while; deaths are counted, and administrators answered, when the last rank has
 exited. A request that ends its process while it is taken in is blamed alone. The numbers of the restart policy are in
 restart.py.
@@ -48,13 +48,13 @@ def ask_to_exit(facts: Facts, worker: Worker, reason: str, now: float) -> None:
 def kill(
     facts: Facts, instance: Instance, reason: str, now: float, *, expected: bool = False, replay: bool = True
 ) -> None:
-    """SIGKILL to every rank. expected: somebody asked for it; replay: requests without output are tried once more."""
+    """SIGKILL to every rank. expected: it was asked for; replay: requests without output are tried once more."""
     why = f"the process of {instance.model_id} was ended: {reason}"
     _take_down(facts, instance, reason, why, now, expected=expected, replay=replay)
 
 
 def watch(facts: Facts, now: float) -> None:
-    """Kill what has stopped living (no heartbeat, no progress, no exit), takes too much memory, or was to be killed."""
+    """Kill what has stopped living (no heartbeat, progress or exit), takes too much memory, or was asked for."""
     for model, instance in facts.serving:
         if model.kills and not (instance.end_expected and all(worker.killed for worker in instance.living)):
             kill(facts, instance, "killed by an administrator", now, expected=True)
@@ -77,7 +77,9 @@ def on_worker_failed_to_load(facts: Facts, event: WorkerFailedToLoad, now: float
     give_up_waiting(facts, model, Failure(Code.LOAD_FAILED, why))
     if model.drain is not None:
         finish_drain(facts, model)
-    stop(facts, instance, f"load failed: {event.message}", now, expected=False)  # the process waits to be heard
+    stop(
+        facts, instance, f"load failed: {event.message}", now, expected=False
+    )  # the process has sent its reason and waits
 
 
 def _kill_process(facts: Facts, worker: Worker, reason: str) -> None:
@@ -189,7 +191,7 @@ def _count_death(facts: Facts, model: Model, instance: Instance, now: float) -> 
         model.failure = f"{model.deaths} deaths in a row, the last: {instance.end_reason}"
     if instance.ready_at is not None:
         return
-    # Whoever joined the load that died has seen one death more; the second is one too many.
+    # Requests that joined this load survive one death of it. The second ends them.
     why = f"the process of {model.model_id} died while loading ({instance.end_reason})"
     failure = Failure(Code.WORKER_DIED, why, retryable=True)
     for request in list(model.waiting):

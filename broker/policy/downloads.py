@@ -1,12 +1,12 @@
-"""Which models are being fetched, and who waits for each. A pure state machine beside the pool, in the same form:
+"""Which models are being downloaded, and which requests wait for each. Pure, in the same form as the pool:
 `handle(event, now) -> actions`, `next_deadline()`. It reads no clock, socket, file or process table.
 
 A download is a process of its own (worker/hub/download.py): a slow hub, a full disk or a crash concerns no other model.
-Whoever needs the model is an event that is held back here. When the process has exited, `Readmit` hands that event to
-the pool, with the model or with the reason why there is none: the pool knows nothing of downloads.
+Events that ask for the model are held back here. When the process has exited, `Readmit` hands them to the pool, with
+the model or with the reason why there is none: the pool does not know about downloads.
 
-`takes` says which events are for a download and not for the pool. What this file does not do: know the hub, find
-models (catalog.py), or talk to processes (supervisor.py).
+`takes` says which events are for a download and not for the pool. This file does not know the hub, find models
+(catalog.py) or talk to processes (supervisor.py).
 """
 
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ from broker.policy.specs import Shown
 from broker.wire.failure import Code, Failure
 from broker.wire.states import State
 
-# Each takes what the line gives; more of them only end later.
+# One download fills the line; more at once only end later.
 MAX_DOWNLOADS = 2
 _RETRY_SECONDS = 10.0
 
@@ -231,7 +231,7 @@ class Downloads:
             self._announce(download)
 
     def _end(self, download: Download, code: Code, why: str, *, retryable: bool = False) -> None:
-        """The first reason counts. Who waits is told when the process has exited: its next one may then start."""
+        """The first reason counts. Requests are answered when the process has exited and the next one may start."""
         if download.problem is None:
             message = f"{download.model_id} was not downloaded: {why}"
             if code == Code.MODEL_UNAVAILABLE:
@@ -250,7 +250,7 @@ class Downloads:
             self._start_next(now)
 
     def _tell(self, download: Download) -> None:
-        """Everyone who waits for this download or its end."""
+        """Answer every request that waits for this download or its end."""
         for waiting in download.waiting:
             cancelled = _id_of(waiting) in download.cancelled
             self._actions.append(Readmit(waiting, download.problem, cancelled))

@@ -1,4 +1,4 @@
-"""What has happened: the facts that the policies are told, in the past tense. `Event` is any of them.
+"""What has happened: the facts that the policies get, in the past tense. `Event` is any of them.
 
 Somebody else has observed them; the policies see nothing else of the world (actions.py says what they answer). Ids:
 `request_id` as on the wire, `worker_id` fresh for every process, `model_id` as clients write it.
@@ -64,7 +64,7 @@ class UnpinRequested:
 
 @dataclass(slots=True, frozen=True)
 class ModelPinned:
-    """A pin from the settings or from before a restart; nobody waits for the answer."""
+    """A pin from the settings or from before a restart; it has no answer."""
 
     model_id: str
     spec: ModelSpec | None
@@ -165,7 +165,7 @@ class WorkerExited:
 
 
 # ---- events: what gateways read ------------------------------------------------------------------------------------
-# These are told at once, in the order of sending; GatewayLeft takes its turn with the requests that it cancels.
+# Handled at once, in the order of sending; GatewayLeft takes its turn with the requests that it cancels.
 
 
 @dataclass(slots=True, frozen=True)

@@ -1,4 +1,4 @@
-"""Who leaves to make room for a model. A pure function of the occupants; it is asked often, so it must not log.
+"""Which models leave to make room for another. A pure function of the occupants; it runs often, so it must not log.
 
 Room is counted twice, in models and in bytes, over everything that holds memory: loaded, loading and stopping.
 """
@@ -12,8 +12,8 @@ class Hold(Enum):
 
     PINNED = "pinned"  # stays until an admin says otherwise, loading or not
     LEAVING = "leaving"  # stopping: its room comes by itself, when the process has exited
-    BUSY = "busy"  # loading, working, or about to: may be waited for, never thrown out
-    IDLE = "idle"  # may be thrown out now
+    BUSY = "busy"  # loading, working, or about to: may be waited for, never evicted
+    IDLE = "idle"  # may be evicted now
 
 
 @dataclass(slots=True, frozen=True)
@@ -30,7 +30,7 @@ class Verdict(Enum):
     FITS = "fits"
     EVICT = "evict"  # stop the victims, start when they have exited
     WAIT = "wait"  # the victims are busy (or already leaving): give them no new work
-    NEVER = "never"  # not even if everybody who may leave had left
+    NEVER = "never"  # not even if all that may leave had left
 
 
 @dataclass(slots=True, frozen=True)

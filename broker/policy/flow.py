@@ -71,7 +71,7 @@ class Flow:
             case WorkerStarted():
                 self._settled[event.worker_id] = 0
             case WorkerExited():
-                # It cannot be told any more; its messages may still wait in gateways.
+                # There is no process to acknowledge to; its messages may still be unread.
                 self._settled.pop(event.worker_id, None)
             case TimePassed():
                 return self._find_stuck(now)

@@ -1,4 +1,4 @@
-"""The pure policies as one: which of them sees an event, and what all of them say is to be done. No clock, no I/O."""
+"""The pure policies as one: which of them sees an event, and all their answers. No clock, no I/O."""
 
 from typing import Any
 

@@ -2,8 +2,8 @@
 
 Theory of operation
 ===================
-`handle(event, now) -> actions`, in two steps. First the event's handler notes what has happened, and answers whoever is
-answered by that alone: a refusal, a cancellation, an end. Handlers start, stop, kill and dispatch nothing, with one
+`handle(event, now) -> actions`, in two steps. First the event's handler notes what has happened, and answers requests
+that this alone settles: a refusal, a cancellation, an end. Handlers start, stop, kill and dispatch nothing, with one
 exception: a rank that dies or fails to load takes the other ranks of its instance with it at once. Then `decide`
 (scheduling.py) looks at all facts and does everything else, so a decision never depends on which event came last.
 Outputs that end no request skip it: they change nothing that it looks at.
@@ -16,12 +16,12 @@ Invariants, asserted by tests/broker/policy/test_pool_histories.py after every e
   * every request ends exactly once, by an output marked as its end or by a Fail; so does every admin request;
   * when a load starts, everything that holds memory (loaded, loading, stopping) fits the limits together with it;
   * a victim is idle and unpinned; a model has at most one instance, its successor starts after all ranks have exited;
-  * nobody waits although room could be made.
+  * no request waits although room could be made for its model.
 
 One job each: admission.py (requests come), administration.py (what administrators ask), workers.py (what processes
 tell), deaths.py (how processes end, from first to last), answers.py (how requests end without having run),
-scheduling.py (the decision), eviction.py (who leaves), restart.py (the numbers of the crash policy), snapshot.py
-(status). This file only says which handler an event has.
+scheduling.py (the decision), eviction.py (which models leave), restart.py (the numbers of the restart policy),
+snapshot.py (status). This file only says which handler an event has.
 """
 
 from typing import assert_never

@@ -158,7 +158,7 @@ class Instance:
 
 @dataclass(slots=True)
 class Model:
-    """One model that somebody has asked for. serving: what runs it, until the last of its processes has exited.
+    """One model that was asked for. serving: what runs it, until the last of its processes has exited.
 
     last_intake: digest of the request that last ended a process while it was taken in, None once the model has given an
     output since. refused: digest of each request that ended one -> until when it is refused.
@@ -190,12 +190,12 @@ class Model:
 
     @property
     def wanted(self) -> bool:
-        """Whether somebody is waiting for this model, or it is to be kept loaded."""
+        """Whether requests wait for this model, or it is pinned, and a start may succeed."""
         return bool(self.waiting or self.loads or self.pinned) and self.failure is None
 
     @property
     def order(self) -> int:
-        """Place in the queue of models: that of whoever has waited longest."""
+        """Place in the queue of models: that of the request that has waited longest."""
         orders = [w.order for w in self.loads]
         if self.waiting:
             orders.append(self.waiting[0].order)

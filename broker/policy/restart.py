@@ -1,4 +1,4 @@
-"""The crash policy, in numbers (rule 9): when a model whose process died may be started again.
+"""The restart policy, in numbers (rule 9): when a model whose process died may be started again.
 
 Pure: no clock. `deaths` counts consecutive deaths; the pool resets it after STABLE_SECONDS of serving.
 """
@@ -20,5 +20,5 @@ def delay_seconds(deaths: int) -> float:
 
 
 def gives_up(deaths: int) -> bool:
-    """Whether the model is `failed` now, until somebody asks for it by hand."""
+    """Whether the model is `failed` now, until an administrator loads it."""
     return deaths >= MAX_DEATHS

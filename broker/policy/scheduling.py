@@ -21,7 +21,7 @@ def decide(facts: Facts, now: float) -> None:
     else:
         _drain(facts, now)
         _expire_waiting(facts, now)
-        _drain(facts, now)  # an unload may have waited for who has just given up
+        _drain(facts, now)  # an unload may have waited for a request that has just expired
         _answer_loads(facts)
         _expire_idle(facts, now)
         _start_wanted(facts, now)
@@ -93,8 +93,8 @@ def _expire_idle(facts: Facts, now: float) -> None:
 
 
 def _start_wanted(facts: Facts, now: float) -> None:
-    """Start what fits, in order of waiting. The first that has to wait for room claims its victims and nobody overtakes
-    it: that is what keeps the queue from starving anyone. What can never fit is told so at any place."""
+    """Start what fits, in order of waiting. The first that must wait for room claims its victims, and no model
+    overtakes it, so that none starves. What can never fit is refused at any place."""
     facts.claimed = ()
     head_waits = False
     limits = facts.limits

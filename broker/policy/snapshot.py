@@ -16,7 +16,7 @@ from broker.wire.states import State
 def status(
     pool: Pool, now: float, started_at: float, wall_offset: float, downloads: Sequence[Download] = ()
 ) -> dict[str, Any]:
-    """The FINAL of STATUS; fields in docs/protocol.md. Models that nobody has asked for, or that left without a
+    """The FINAL of STATUS; fields in docs/protocol.md. Models that were never asked for, or that left without a
     trace, are not in it."""
     known = {model.model_id: model for model in pool.models}
     models = [_downloading(d, known.pop(d.model_id, Model(d.model_id)), wall_offset) for d in downloads]

@@ -55,8 +55,8 @@ def _became_ready(facts: Facts, instance: Instance, measured_bytes: int, now: fl
     model = facts.models[instance.model_id]
     instance.ready_at = instance.last_completed = now
     instance.reserved_bytes = model.measured_bytes = measured_bytes
-    # Those who waited for this load are one group and are served together: A B A B becomes AA BB. Who came after an
-    # unload waits for the next load.
+    # Requests that waited for this load are one group and are served together: A B A B becomes AA BB. Requests that
+    # came after an unload wait for the next load.
     last = model.drain.order if model.drain is not None else FOREVER
     for request in model.waiting:
         request.waiting_since = now

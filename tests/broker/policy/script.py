@@ -31,7 +31,8 @@ from broker.policy.events import (
 from broker.policy.limits import PoolLimits
 from broker.policy.records import Instance, Model, Worker, shown
 from broker.policy.specs import Exit, ModelSpec
-from tests.broker.policy.pool_world import MIB, SimRequest, World
+from tests.broker.policy.pool_world import World
+from tests.broker.policy.world_books import MIB, SimRequest
 
 W1, W2, W3, W4, W5, W6 = (f"w{n}-test" for n in range(1, 7))
 R1, R2, R3, R4, R5, R6, R7, R8, R9 = (b"gatewayArequest%d" % n for n in range(1, 10))

@@ -5,8 +5,8 @@ from broker.policy.events import ModelPinned, RequestArrived, ShutdownRequested,
 from broker.policy.specs import Shown
 from broker.wire.failure import Code, Failure
 from broker.wire.states import State
-from tests.broker.policy.pool_world import SimRequest
 from tests.broker.policy.script import R1, R2, R3, R9, W1, W2, W3, Failed, Script, replied
+from tests.broker.policy.world_books import SimRequest
 
 ADMIN = "killed by an administrator"
 GONE = Failure(Code.MODEL_NOT_FOUND, "/models/a: No such file or directory")

@@ -26,8 +26,8 @@ from broker.policy.events import (
     WorkerSampled,
 )
 from broker.wire.failure import Code, Failure
-from tests.broker.policy.pool_world import SimRequest
 from tests.broker.policy.script import ELSEWHERE, R1, R2, R3, R4, R5, R9, W1, W2, W3, Failed, Script, replied
+from tests.broker.policy.world_books import SimRequest
 
 END = "the broker is shutting down"
 

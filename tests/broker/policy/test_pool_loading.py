@@ -1,8 +1,8 @@
 """Rules 1 to 3: one load per model, who may be evicted, and room that is reserved before a load."""
 
 from broker.policy.actions import ForwardOutputs, KillWorker, SavePins, StartWorker, StopWorker
-from tests.broker.policy.pool_world import MIB
 from tests.broker.policy.script import R1, R2, R3, R9, W1, W2, W3, Failed, Script
+from tests.broker.policy.world_books import MIB
 
 # ---- 1: one load per model ----------------------------------------------------------------------------------------
 

@@ -5,8 +5,8 @@ from typing import Any
 from broker.policy.actions import KillWorker, StartWorker, StopWorker
 from broker.policy.events import OutputsArrived, TimePassed, WorkerFailedToLoad
 from broker.policy.snapshot import status
-from tests.broker.policy.pool_world import MIB
 from tests.broker.policy.script import R1, R2, R3, W1, W2, W3, W4, Failed, Script, replied
+from tests.broker.policy.world_books import MIB
 
 
 def pair(**limits: Any) -> Script:

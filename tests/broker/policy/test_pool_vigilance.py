@@ -4,8 +4,8 @@ import pytest
 
 from broker.policy.actions import KillWorker, StartWorker, StopWorker
 from broker.policy.snapshot import status
-from tests.broker.policy.pool_world import MIB
 from tests.broker.policy.script import R1, R2, R3, W1, W2, Failed, Script, replied
+from tests.broker.policy.world_books import MIB
 
 SILENT = "no heartbeat for 10 s"
 HUNG = "hung: no progress for 120 s"

@@ -6,8 +6,8 @@ from broker.policy.downloads import Download
 from broker.policy.events import ModelPinned, TimePassed
 from broker.policy.snapshot import status
 from broker.wire.failure import Code, Failure
-from tests.broker.policy.pool_world import MIB
 from tests.broker.policy.script import R1, R2, SIZE, START, W1, W2, Script
+from tests.broker.policy.world_books import MIB
 
 WALL = 1_700_000_000.0  # Unix time at the script's time 0
 

@@ -5,8 +5,8 @@ from broker.policy.admission import wrong_task
 from broker.policy.events import RequestArrived
 from broker.policy.specs import ModelSpec
 from broker.wire.failure import Code, Failure
-from tests.broker.policy.pool_world import SimRequest
 from tests.broker.policy.script import R1, R2, W1, Script
+from tests.broker.policy.world_books import SimRequest
 
 TYPES = {"text-gen": {"generate"}, "vision": {"generate"}, "echo": {"generate"}, "embeddings": {"embed", "rerank"}}
 

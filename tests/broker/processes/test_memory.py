@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from broker.processes.memory import Sampler, total_bytes
-from tests.broker.policy.pool_world import MIB
+from tests.broker.policy.world_books import MIB
 from tests.service import wait_until
 
 # Filled: untouched zero pages would not count as resident.

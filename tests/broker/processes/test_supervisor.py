@@ -23,7 +23,7 @@ from broker.processes.supervisor import TAIL_LINES, Supervisor
 from broker.wire.codec import decode, encode
 from broker.wire.from_peers import Hello
 from broker.wire.to_workers import Assign
-from tests.broker.policy.pool_world import MIB
+from tests.broker.policy.world_books import MIB
 from tests.service import wait_until
 
 LOUD = "tests.broker.processes.loud_engine:LoudEngine"
