@@ -5,9 +5,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from worker.cache.kv_caches import can_be_batched
 from worker.loading.model_folder import LoadedModel
 from worker.text.batch import Batch
+from worker.text.company import Company
+from worker.text.company_memo import default_folder, remembered_company
 from worker.text.continuous_batch import ContinuousBatch
 from worker.text.options import TextOptions
 from worker.text.quantisation import Quantisation
@@ -18,17 +19,20 @@ MakeBatch = Callable[[LoadedModel, Any, TextOptions], Batch]
 
 
 def make_batch(loaded: LoadedModel, draft_model: Any, options: TextOptions) -> Batch:
-    """One batch for all, unless the model or a setting works for single sequences only. Raises ValueError for settings
-    that the model cannot have."""
+    """One batch for all, unless the model (company.py) or a setting works for single sequences only. Raises ValueError
+    for settings that the model cannot have."""
     stop_tokens = sorted(loaded.tokenizer.eos_token_ids)
     # Sequences are also removed between steps: one stream for everything needs no synchronisation.
     stream = mx.default_stream(mx.default_device())
-    if draft_model is None and options.kv_bits is None and can_be_batched(loaded.model):
+    company = Company.NOTHING
+    if draft_model is None and options.kv_bits is None:
+        company = remembered_company(loaded.model, default_folder())
+    if company is not Company.NOTHING:
         return ContinuousBatch(
             loaded.model,
             stop_tokens=stop_tokens,
             completion_batch_size=options.completion_batch_size,
-            prefill_batch_size=options.prefill_batch_size,
+            prefill_batch_size=options.prefill_batch_size if company is Company.ALL else 1,
             prefill_step_size=options.prefill_step_size,
             stream=stream,
         )

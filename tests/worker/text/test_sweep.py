@@ -28,28 +28,10 @@ CANNOT = {
     "phi3small": "writes to token ids above 100,000, however small its vocabulary",
     "prism_hadamard_qwen35": "is a format of packed weights, which nothing here makes",
 }
-_PADDING = "what pads a shorter prompt in company gets into the state"
-DIFFERS = {
-    "afm7": "rotates by the longest row's length in the layers that share keys",
-    "baichuan_m1": _PADDING,
-    "bailing_moe_linear": _PADDING,
-    "gemma2": "mlx-lm cannot add a batch's mask to grouped queries",
-    "gpt_bigcode": "mlx-lm takes one position for all rows",
-    "jamba": _PADDING,
-    "longcat_flash_ngram": "the context of n-grams has another width in each row, and holds padding",
-    "mamba": _PADDING,
-    "nemotron_h": _PADDING,
-    "olmo_hybrid": _PADDING,
-    "recurrent_gemma": _PADDING,
-    "rwkv7": _PADDING,
-}
 
 
 def marked(names: list[str]) -> list[Any]:
-    marks = {
-        **{name: [pytest.mark.skip(reason=reason)] for name, reason in CANNOT.items()},
-        **{name: [pytest.mark.xfail(strict=True, reason=reason)] for name, reason in DIFFERS.items()},
-    }
+    marks = {name: [pytest.mark.skip(reason=reason)] for name, reason in CANNOT.items()}
     return [pytest.param(name, marks=marks.get(name, [])) for name in names]
 
 

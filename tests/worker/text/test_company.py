@@ -1,0 +1,87 @@
+"""What cannot share a batch takes turns: found out by computing, whatever the family is called."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx import nn
+from mlx.utils import tree_flatten, tree_map_with_path
+
+from tests.every_family import tiny_model
+from tests.tiny_families import _random_weight
+from worker.text.company import Company, company_of
+from worker.text.company_memo import remembered_company
+
+EXPECTED = {
+    "llama": Company.ALL,
+    "gemma3_text": Company.ALL,
+    "mamba": Company.DECODE,
+    "mamba2": Company.ALL,
+    "jamba": Company.DECODE,
+    "nemotron_h": Company.DECODE,
+    "gemma2": Company.NOTHING,
+    "longcat_flash_ngram": Company.NOTHING,
+    "afm7": Company.NOTHING,
+}
+
+
+def random_model(family: str) -> Any:
+    _, model = tiny_model(family)
+    keys = iter(mx.random.split(mx.random.key(0), len(tree_flatten(model.parameters()))))
+    model.update(tree_map_with_path(lambda path, weight: _random_weight(path, weight, next(keys)), model.parameters()))
+    return model
+
+
+@pytest.mark.parametrize("family", EXPECTED)
+def test_it_is_found_out_from_the_model_itself(family: str) -> None:
+    assert company_of(random_model(family)) is EXPECTED[family]
+
+
+@pytest.mark.parametrize("form", [mx.float16, mx.bfloat16, "4 bits"], ids=str)
+@pytest.mark.parametrize("family", ["llama", "mamba", "gemma2"])
+def test_rounding_is_no_difference(family: str, form: mx.Dtype | str) -> None:
+    model = random_model(family)
+    if isinstance(form, mx.Dtype):
+        model.set_dtype(form)
+    else:
+        nn.quantize(  # type: ignore[attr-defined] # exported, though not in the checker's eyes
+            model, group_size=32, bits=4, class_predicate=_can_be_quantised
+        )
+    assert company_of(model) is EXPECTED[family]
+
+
+def _can_be_quantised(_path: str, layer: Any) -> bool:
+    return hasattr(layer, "to_quantized") and layer.weight.shape[-1] % 32 == 0
+
+
+def counting(asked: list[Any]) -> Callable[[Any], Company]:
+    def find_out(model: Any) -> Company:
+        asked.append(model)
+        return company_of(model)
+
+    return find_out
+
+
+def test_a_slow_answer_is_remembered_for_this_architecture_alone(tmp_path: Path) -> None:
+    asked: list[Any] = []
+    jamba, llama = random_model("jamba"), random_model("llama")
+    for model in (jamba, jamba, llama):
+        assert remembered_company(model, tmp_path, slow=0.0, find_out=counting(asked)) is company_of(model)
+    assert asked == [jamba, llama]
+    for file in tmp_path.iterdir():
+        file.write_text("NONSENSE")
+    assert remembered_company(jamba, tmp_path, slow=0.0, find_out=counting(asked)) is Company.DECODE
+    assert len(asked) == 3
+
+
+def test_a_fast_answer_leaves_no_file(tmp_path: Path) -> None:
+    assert remembered_company(random_model("llama"), tmp_path, slow=60.0) is Company.ALL
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert remembered_company(random_model("llama"), blocked, slow=0.0) is Company.ALL
