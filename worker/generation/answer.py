@@ -16,12 +16,13 @@ from worker.generation.tools import read_calls, whole_calls
 
 @dataclass(slots=True)
 class Parts:
-    """A piece of an answer. text, reasoning: pieces to join; tool_calls, logprobs: as on the wire."""
+    """A piece of an answer. text, reasoning: pieces to join; tool_calls, logprobs, ignored: as on the wire."""
 
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     logprobs: list[dict[str, Any]] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
 
     def body(self) -> dict[str, Any]:
         """The wire's form: always `text`, the others only if there are any."""
@@ -32,6 +33,8 @@ class Parts:
             body["tool_calls"] = self.tool_calls
         if self.logprobs:
             body["logprobs"] = self.logprobs
+        if self.ignored:
+            body["ignored"] = self.ignored
         return body
 
 

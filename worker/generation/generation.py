@@ -2,6 +2,7 @@
 of the answer, and the way from tokens to outputs. Knows no batch and no weights.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import mlx.core as mx
@@ -81,8 +82,9 @@ class Generation:
         *,
         prompt_tokens: int,
         cached_tokens: int,
+        ignored: Iterable[str] = (),
     ) -> Sequence:
-        """The state of the request while it is in the batch."""
+        """The state of the request while it is in the batch. ignored: parts of it that the prompt does without."""
         return Sequence(
             request_id,
             TextStream(make_detokenizer(self._tokenizer, continues=request.messages is None), request.stop),
@@ -93,6 +95,7 @@ class Generation:
             cached_tokens=cached_tokens,
             logprobs=request.logprobs,
             texts=self._texts,
+            ignored=ignored,
         )
 
     def _check_tokens(self, request: Generate, prompt: int) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -39,8 +39,10 @@ class Sequence:
         cached_tokens: int,
         logprobs: int | None,
         texts: TokenTexts,
+        ignored: Iterable[str] = (),
     ) -> None:
-        """answer: None if all is text. logprobs: alternatives for each token, None for no logprobs."""
+        """answer: None if all is text. logprobs: alternatives for each token, None for no logprobs. ignored: parts of
+        the request that the answer does without; the first output names them."""
         self.request_id = request_id
         self._text = text
         self._answer = answer
@@ -48,7 +50,7 @@ class Sequence:
         self._stream = stream
         self._logprobs = logprobs
         self._texts = texts
-        self._parts = Parts()
+        self._parts = Parts(ignored=[*dict.fromkeys(ignored)])
         self._prompt_tokens = prompt_tokens
         self._cached_tokens = cached_tokens
         self._completion_tokens = 0
@@ -98,7 +100,7 @@ class Sequence:
             if reason is not None:
                 self._answer.finish(parts)
         elif text:
-            if reason is None and self._stream and self._logprobs is None:  # nearly always
+            if reason is None and self._stream and self._logprobs is None and not parts.ignored:  # nearly always
                 return Output(self.request_id, PARTIAL, {"text": text})
             parts.text.append(text)
         if reason is not None:
