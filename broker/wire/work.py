@@ -19,8 +19,8 @@ class Generate(Body):
     tools: OpenAI's; required_tools: names, at least one of which has to be called; one_call: the answer ends with the
     first call. json_schema, grammar (Lark, as llguidance reads it): what the answer must be. At most one of
     required_tools, json_schema and grammar.
-    PARTIAL: `{text}` and, where there are any, `reasoning`, `tool_calls`, `logprobs`, and in the first output `ignored`;
-    see docs/protocol.md.
+    PARTIAL: `{text}` and, where there are any, `reasoning`, `tool_calls`, `logprobs`; in the first output `ignored`.
+    See docs/protocol.md.
     FINAL: the same of what no PARTIAL held, and `{finish_reason, prompt_tokens, completion_tokens, cached_tokens}`.
     """
 

@@ -38,12 +38,14 @@ class TokenLogprob:
 
 @dataclass(slots=True)  # not frozen: one per token, and freezing triples what it takes to make
 class Delta:
-    """The next piece of one answer."""
+    """The next piece of one answer. ignored: only in the first one, what of the request this answer does without, in
+    the wire's names."""
 
     text: str = ""
     reasoning: str = ""
     tool_calls: Sequence[ToolUse] = ()
     logprobs: Sequence[TokenLogprob] = ()
+    ignored: Sequence[str] = ()
 
     @property
     def has_more(self) -> bool:
@@ -92,7 +94,8 @@ def delta_of(body: Map) -> Delta:
     reasoning: str = _checked(body, "reasoning", str) if "reasoning" in body else ""
     calls = [_tool_use(entry) for entry in _checked(body, "tool_calls", list)] if "tool_calls" in body else ()
     logprobs = [_logprob(entry) for entry in _checked(body, "logprobs", list)] if "logprobs" in body else ()
-    return Delta(text, reasoning, calls, logprobs)
+    ignored = [_name(entry) for entry in _checked(body, "ignored", list)] if "ignored" in body else ()
+    return Delta(text, reasoning, calls, logprobs, ignored)
 
 
 def end_of(body: Map) -> End:
@@ -142,6 +145,7 @@ def joined(deltas: Sequence[Delta]) -> Delta:
         "".join([delta.reasoning for delta in deltas]),
         [call for delta in deltas for call in delta.tool_calls],
         [entry for delta in deltas for entry in delta.logprobs],
+        [name for delta in deltas for name in delta.ignored],
     )
 
 
@@ -155,6 +159,12 @@ def by_choice(items: Iterable[tuple[int, Delta | End]]) -> tuple[dict[int, Delta
             output = output.rest  # noqa: PLW2901 # the rest is one more piece
         pieces.setdefault(index, []).append(output)
     return {index: joined(deltas) for index, deltas in pieces.items()}, ends
+
+
+def ignored_in(outputs: Iterable[object]) -> list[str]:
+    """What these outputs name as ignored, each name once."""
+    deltas = (output.rest if isinstance(output, End) else output for output in outputs)
+    return list(dict.fromkeys(name for delta in deltas if isinstance(delta, Delta) for name in delta.ignored))
 
 
 def weight_of(output: object) -> int:
@@ -177,6 +187,12 @@ def _tool_use(entry: object) -> ToolUse:
         case {"id": str(id_), "name": str(name), "arguments": str(arguments)}:
             return ToolUse(id_, name, arguments)
     raise ProtocolError(f"an output whose tool_calls have {entry!r:.80}")
+
+
+def _name(entry: object) -> str:
+    if not isinstance(entry, str):
+        raise ProtocolError(f"an output whose ignored has {entry!r:.80}")
+    return entry
 
 
 def _logprob(entry: Any) -> TokenLogprob:

@@ -75,5 +75,9 @@ class TextRequest(Protocol):
     def renderer(self, model: str, units: int) -> Renderer[Delta | End]:
         """For the answer to so many units as a stream."""
 
+    @property
+    def ignored(self) -> Sequence[str]:
+        """Fields of it that the dialect leaves out, by their names on the wire or in the dialect."""
+
     def field_name(self, field: str) -> str:
         """The client's name of a field of the wire, such as `json_schema`, `messages[0].parts[1]`, `images[2]`."""

@@ -4,7 +4,7 @@ The failure itself, its codes and its exception are the wire's (broker/wire/fail
 dialect's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from broker.wire.failure import Code, Failure
@@ -68,3 +68,24 @@ def in_words_of(names: FieldNames, failure: Failure) -> Failure:
     if message.startswith(failure.param):
         message = name + message[len(failure.param) :]
     return replace(failure, param=name, message=message)
+
+
+# Names the parts of the request that the answer does without.
+IGNORED_HEADER = "x-mlx-broker-ignored"
+# Proxies refuse longer headers.
+_MAX_HEADER = 2000
+
+
+def ignored_header(names: FieldNames, ignored: Sequence[str]) -> str:
+    """Its value, empty if nothing is ignored. ignored: names of the wire, `json_schema.uniqueItems`."""
+    whole = ", ".join(dict.fromkeys(_in_words_of(names, field) for field in ignored))
+    safe = "".join(letter if " " <= letter <= "~" else "?" for letter in whole)
+    return safe if len(safe) <= _MAX_HEADER else safe[:_MAX_HEADER].rpartition(", ")[0] + ", ..."
+
+
+def _in_words_of(names: FieldNames, field: str) -> str:
+    name = names(field)
+    if name != field:
+        return name
+    root, dot, part = field.partition(".")
+    return names(root) + dot + part

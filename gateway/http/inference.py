@@ -7,10 +7,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.wire.failure import Code, Failure, FailureError, invalid
+from gateway.core.answer import ignored_in
 from gateway.core.ask import Ask, generate_stream, generate_whole
 from gateway.core.content import Image
 from gateway.core.dialect import TextRequest
-from gateway.core.failure import FieldNames, in_words_of
+from gateway.core.failure import IGNORED_HEADER, FieldNames, ignored_header, in_words_of
 from gateway.http.errors import Json
 from gateway.http.streaming import AnswerStream, collect, gone, unless
 from gateway.images.loader import ImageLoader
@@ -66,9 +67,12 @@ async def answer(request: Request[AppState], wanted: TextRequest) -> Response:
     units = wanted.units(images, settings.defaults_of(model))
     if wanted.stream:
         stream = await link.call(*(generate_stream(model, unit) for unit in units))
-        return AnswerStream(stream, wanted.renderer(model, len(units)), settings.keepalive_seconds, names)
+        renderer = wanted.renderer(model, len(units))
+        return AnswerStream(stream, renderer, settings.keepalive_seconds, names, ignored=wanted.ignored)
     whole = await link.call(*(generate_whole(model, unit) for unit in units))
-    return Json(wanted.whole(model, await collect(whole, request.receive, names)))
+    ends = await collect(whole, request.receive, names)
+    ignored = ignored_header(names, [*wanted.ignored, *ignored_in(ends)])
+    return Json(wanted.whole(model, ends), headers={IGNORED_HEADER: ignored} if ignored else None)
 
 
 async def finish(request: Request[AppState], ask: Ask[T], names: FieldNames = str) -> T:

@@ -8,15 +8,16 @@ dialect.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from broker.wire.failure import Failure, FailureError
+from gateway.core.answer import ignored_in
 from gateway.core.dialect import Renderer
-from gateway.core.failure import INTERNAL_ERROR, FieldNames, in_words_of
+from gateway.core.failure import IGNORED_HEADER, INTERNAL_ERROR, FieldNames, ignored_header, in_words_of
 from gateway.link.call import Call, CallClosedError, Item, T
 
 log = logging.getLogger(__name__)
@@ -53,11 +54,19 @@ class AnswerStream(Response, Generic[T]):
     """The response that sends a call's outputs as they come, and a keepalive after `keepalive` seconds of silence.
 
     names: the client's names of fields in failures. opening: what is sent at once, if anything; without it the response
-    starts with the first output. After that outputs take the server's shortcut, where it has one.
+    starts with the first output. After that outputs take the server's shortcut, where it has one. ignored: what of the
+    request the dialect leaves out; what the worker leaves out comes with the first output.
     """
 
     def __init__(
-        self, call: Call[T], renderer: Renderer[T], keepalive: float, names: FieldNames, opening: bytes = b""
+        self,
+        call: Call[T],
+        renderer: Renderer[T],
+        keepalive: float,
+        names: FieldNames,
+        *,
+        opening: bytes = b"",
+        ignored: Sequence[str] = (),
     ) -> None:
         self.init_headers(
             {
@@ -71,6 +80,7 @@ class AnswerStream(Response, Generic[T]):
         self._renderer = renderer
         self._names = names
         self._opening = opening
+        self._ignored = ignored
         self._keepalive = keepalive
         self._is_started = False
         self._sent_at = 0.0
@@ -105,12 +115,19 @@ class AnswerStream(Response, Generic[T]):
             if failure is not None and not self._is_started:
                 raise FailureError(in_words_of(self._names, failure))
             if outputs:
+                if not self._is_started:
+                    self._name_ignored(outputs)
                 await self._send(send, self._renderer.render(outputs), is_last=self._renderer.is_complete)
                 self._call.shortcut = self._write
             elif failure is None:
                 await self._send(send, self._renderer.keepalive())
             if failure is not None:
                 raise FailureError(in_words_of(self._names, failure))
+
+    def _name_ignored(self, outputs: Sequence[tuple[int, T]]) -> None:
+        ignored = [*self._ignored, *ignored_in(output for _unit, output in outputs)]
+        if value := ignored_header(self._names, ignored):
+            self.headers[IGNORED_HEADER] = value
 
     def _write(self, outputs: list[tuple[int, T]]) -> bool:
         """The shortcut of nearly every token. If the client is behind, the task takes over."""

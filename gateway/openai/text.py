@@ -22,6 +22,7 @@ class _Text(Generic[Wanted]):
 
     is_chat: bool
     images: Sequence[Image] = ()
+    ignored: Sequence[str] = ()
 
     def __init__(self, wanted: Wanted) -> None:
         self.model = wanted.model

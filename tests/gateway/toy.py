@@ -94,6 +94,8 @@ class ToyLines:
 
 
 class ToyText:
+    ignored = ("turns.mood",)
+
     def __init__(self, body: TellBody) -> None:
         self.model = body.llm
         self.stream = body.live

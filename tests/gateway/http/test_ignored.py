@@ -1,0 +1,60 @@
+"""The header that names what an answer does without."""
+
+from typing import Any
+
+import pytest
+
+from gateway.app import SUBTREES
+from gateway.settings import Settings
+from tests.gateway.played_broker import ending
+from tests.gateway.served import served
+from tests.gateway.test_second_link import ScriptedLink
+from tests.gateway.toy import ENDPOINTS as TOY
+
+pytestmark = pytest.mark.anyio
+
+HEADER = "x-mlx-broker-ignored"
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}]}
+IGNORED = ["json_schema.uniqueItems", "tools[1].propertyNames", "messages[0].name"]
+
+
+def link_of(ignored: list[str], *, stream: bool) -> ScriptedLink:
+    bodies = [{"text": "One", "ignored": ignored}, ending(" two")]
+    return ScriptedLink(bodies if stream else [{**ending("One two"), "ignored": ignored}])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_it_has_the_names_of_the_dialect(path: str, stream: bool) -> None:
+    async with served(link_of(IGNORED, stream=stream)) as client:
+        answer = await client.post(path, json={**CHAT, "prompt": "Hi", "stream": stream, "n": 2})
+    assert answer.status_code == 200
+    assert answer.headers[HEADER] == "response_format.uniqueItems, tools[1].propertyNames, messages[0].name"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_nothing_ignored_is_no_header(stream: bool) -> None:
+    async with served(ScriptedLink([{"text": "One"}, ending()] if stream else [ending()])) as client:
+        assert HEADER not in (await client.post("/v1/chat/completions", json={**CHAT, "stream": stream})).headers
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_header_is_short_and_safe(stream: bool) -> None:
+    link = link_of(["é\r\nset-cookie: a=b", *(f"tools[{n}].uniqueItems" for n in range(128))], stream=stream)
+    async with served(link) as client:
+        answer = await client.post("/v1/chat/completions", json={**CHAT, "stream": stream})
+    value = answer.headers[HEADER]
+    assert "set-cookie" not in answer.headers
+    assert value.startswith("???set-cookie: a=b, tools[0].uniqueItems, ")
+    assert value.endswith("].uniqueItems, ...")
+    assert len(value) <= 2010
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_dialect_names_what_it_leaves_out_itself(stream: bool) -> None:
+    link = link_of(["json_schema.not"], stream=stream)
+    async with served(link, Settings(port=0), TOY, SUBTREES) as client:
+        tell = {"llm": "m", "turns": [{"who": "user", "says": "Hi"}], "live": stream}
+        answer = await client.post("/toy/tell", json=tell)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers[HEADER] == "turns.mood, shape.not"
