@@ -31,7 +31,7 @@ _REST = "the rest"
 
 # role -> hop -> files, folders and functions. The first hop that has one of them anywhere in a stack counts; py-spy
 # prints frames as `function (file:line)`. tests/test_bench.py checks that all of them exist.
-_HOPS = {
+_HOPS: dict[str, dict[str, tuple[str, ...]]] = {
     "worker": {
         "send the outputs": ("send_frames",),
         "encode the outputs": ("encode_outputs",),
@@ -47,11 +47,11 @@ _HOPS = {
     },
     "gateway": {
         "receive": ("receive_frames",),
-        "read the outputs": ("broker/wire/",),
+        "read the outputs": ("broker/wire/", "gateway/core/answer.py"),
         "render the chunk": ("gateway/openai/",),
         "to the connection": ("_ChunkedBody.",),
-        "to the streams' queues": ("BrokerClient._deliver",),
-        "from the queues, one chunk for each stream": ("BrokerClient._flush",),
+        "to the streams' queues": ("BrokerClient.on_outputs",),
+        "from the queues, one chunk for each stream": ("BrokerClient.on_pause",),
     },
 }
 # The innermost frame of a main thread that waits for messages, or is woken up: a hop of its own.

@@ -27,7 +27,7 @@ def test_what_the_profile_looks_for_exists(name: str) -> None:
     [
         (
             "gateway",
-            "<module> (gateway/__main__.py:40);BrokerClient._on_readable (gateway/link/client.py:190)",
+            "<module> (gateway/__main__.py:40);Connection._on_readable (gateway/link/connection.py:130)",
             "the rest",
         ),
         ("gateway", "Runner.run (asyncio/runners.py:118);receive_frames (broker/wire/frames.py:34)", "receive"),

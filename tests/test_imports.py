@@ -250,6 +250,13 @@ def test_rooms_of_one_floor_do_not_reach_each_other(room: str, floor: tuple[str,
             assert name not in others, f"{module} reaches {name} through {file}"
 
 
+@pytest.mark.parametrize("module", _modules_in("gateway/core/", "gateway/http/", "gateway/images/", "gateway/link/"))
+def test_what_dialects_share_reaches_none_of_them(module: str) -> None:
+    dialects = {_dotted(other) for other in _modules_in(*DIALECTS)}
+    for name, file in reached_by(module).items():
+        assert name not in dialects, f"{module} reaches {name} through {file}"
+
+
 def test_the_packages_are_empty_so_that_importing_one_module_stays_cheap() -> None:
     for module in MODULES:
         if module.endswith("__init__.py"):

@@ -1,4 +1,4 @@
-"""The content of a message, whatever the dialect: text, and images in their order. Pure: it fetches none."""
+"""The content of a message in all dialects: text, and images in their order. Pure: it fetches none."""
 
 from binascii import Error, a2b_base64
 from dataclasses import dataclass

@@ -46,7 +46,7 @@ class Endpoint:
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Subtree:
-    """All paths below `prefix`: who is told that a path or method does not exist there, and in which dialect."""
+    """All paths below `prefix`. guard, dialect: of the answer that a path or method does not exist there."""
 
     prefix: str
     guard: Guard
@@ -57,7 +57,7 @@ Guards = Mapping[Guard, Sequence[Middleware]]
 
 
 def routes_of(endpoints: Sequence[Endpoint], subtrees: Sequence[Subtree], guards: Guards) -> list[BaseRoute]:
-    """Starlette's routes. The subtrees are asked in their order; the last one has the prefix "" and takes the rest."""
+    """Starlette's routes. The subtrees are tried in their order; the last one has the prefix "" and takes the rest."""
     *inner, outer = subtrees
     assert outer.prefix == "", "the last subtree must have all other paths"
     routes: list[BaseRoute] = []
@@ -72,8 +72,8 @@ def routes_of(endpoints: Sequence[Endpoint], subtrees: Sequence[Subtree], guards
 
 
 class _EndpointRoute(Route):
-    """A route that carries its dialect. A wrong method is told to those who may call the endpoint, and where anybody is
-    told which paths exist, to anybody."""
+    """A route that carries its dialect. The guard in front of "wrong method" is that of the endpoint or of the subtree,
+    whichever is more open."""
 
     def __init__(self, endpoint: Endpoint, subtree: Subtree, guards: Guards) -> None:
         path = endpoint.path.removeprefix(subtree.prefix)

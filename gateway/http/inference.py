@@ -1,4 +1,4 @@
-"""What all inference endpoints share, whatever the dialect: read the body, send the work, answer streamed or whole."""
+"""What the inference endpoints of all dialects share: read the body, send the work, answer streamed or whole."""
 
 from collections.abc import Sequence
 from typing import TypedDict

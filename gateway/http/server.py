@@ -1,4 +1,4 @@
-"""uvicorn with an end that does not depend on clients, and without its ten wake-ups a second.
+"""uvicorn with a shutdown that does not depend on clients, and without its ten wake-ups a second.
 
 On SIGTERM or SIGINT open streams are ended with a framed error before uvicorn waits for its connections: left alone
 it would wait for as long as they run.
@@ -24,8 +24,8 @@ from gateway.link.link import Link
 from gateway.settings import Settings
 
 _GRACEFUL_SECONDS = 3  # for clients that do not read the end of their answers
-# Bytes of one connection that may wait in the system for a client that does not read. By itself it takes megabytes of
-# them: thousands of tokens, before anybody here could notice.
+# Bytes of one connection that may wait in the kernel for a client that does not read. By default it takes megabytes,
+# thousands of tokens, before the gateway notices.
 _UNSENT_BYTES = 16_384
 _KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections, so that they close first
 _NOTSENT_LOWAT = 0x201 if sys.platform == "darwin" else socket.TCP_NOTSENT_LOWAT  # Python names it on Linux only
@@ -38,7 +38,7 @@ class _ChunkedBody:
     __slots__ = ("_cycle",)
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
-        # The cycle knows this through its scope: nothing of a request is to wait for the collector.
+        # The cycle refers to this through its scope: a strong reference would leave every request to the collector.
         self._cycle = weakref.proxy(cycle)
 
     @property
@@ -52,8 +52,8 @@ class _ChunkedBody:
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's, offering a `Pipe` to each response: sending a token through four coroutines takes longer than all else
-    that is done for it."""
+    """uvicorn's, offering a `Pipe` to each response: sending a token through four coroutines takes longer than all
+    other work on it."""
 
     def on_headers_complete(self) -> None:
         before = self.cycle
@@ -103,13 +103,13 @@ class Server(uvicorn.Server):
         announcing.cancel()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End what runs, then wait for it."""
+        """End all streams, then wait for their connections."""
         self._link.refuse(_STOPPING)
         await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Through the loop, which they wake; and without raising them again at the end: this end is a clean one."""
+        """Signals go through the event loop and wake it. They are not raised again: the exit is clean."""
         loop = asyncio.get_running_loop()
         signals = (signal.SIGINT, signal.SIGTERM)
         for number in signals:
@@ -125,7 +125,7 @@ class Server(uvicorn.Server):
         self._stop.set()
 
     async def _announce(self) -> None:
-        """Say where to call, once the broker answers."""
+        """Print the address, once the broker answers."""
         await self._link.connected.wait()
         with contextlib.suppress(FailureError):
             model = self._settings.default_model or await self._first_text_model()
@@ -149,13 +149,13 @@ class Server(uvicorn.Server):
 
 
 def announcement(url: str, model: str | None, *, needs_key: bool) -> str:
-    """What a person reads when the gateway is ready: where it listens, and a line to try."""
+    """The text for people when the gateway is ready: where it listens, and a command to try."""
     where = f"mlx-broker listens on {url}"
     if model is None:
         return f"{where}; it has no text model yet\n"
     key = ' -H "Authorization: Bearer $MLX_BROKER_API_KEY"' if needs_key else ""
     question = [{"role": "user", "content": "What is the capital of France?"}]
-    body = {"model": model, "messages": question, "temperature": 0}  # the demo model is small: no dice
+    body = {"model": model, "messages": question, "temperature": 0}  # the demo model is small, so greedy
     return (
         f"{where}, try:\n"
         f"curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}\n"

@@ -1,8 +1,8 @@
 """Which addresses may be connected to for a client, and connections to no others.
 
 A client that names a URL makes the gateway connect, from this machine and inside its network. So a name is resolved
-once, every address it has is checked, and the connection goes to one of those: what the name says a moment later, to
-somebody else, changes nothing. Knows no HTTP.
+once, every address it has is checked, and the connection goes to one of those: a later, different answer of the name
+server changes nothing. Knows no HTTP.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ from threading import Thread
 
 import httpcore2
 
-_LOOKUPS = 64  # at the same time; a name server that is silent holds each for up to a minute
+_LOOKUPS = 64  # at the same time; a silent name server blocks each for up to a minute
 
-# Python's is_global follows IANA's tables, each release of it a little further: these are named so that all agree.
-_UNICAST = ip_network("2000::/3")  # nothing else of IPv6 is given to anybody
+# Python's is_global follows IANA's tables, newer releases more closely: these are listed so that all releases agree.
+_UNICAST = ip_network("2000::/3")  # the only part of IPv6 that is assigned
 _NAT64 = ip_network("64:ff9b::/96")  # the last 32 bits are an IPv4 address
 _SPECIAL = [
     ip_network(network)
@@ -30,8 +30,8 @@ class NotPublicError(Exception):
 
 
 def is_public(address: str) -> bool:
-    """Whether `address` is one of the internet at large: no loopback, link-local, private, shared, multicast,
-    documentation or reserved one, and none that wraps one of those."""
+    """Whether `address` is on the public internet: not loopback, link-local, private, shared, multicast, documentation
+    or reserved, nor an IPv6 address that wraps one of those."""
     ip = ip_address(address)
     if isinstance(ip, IPv6Address):
         wrapped = ip.ipv4_mapped or (IPv4Address(ip.packed[12:]) if ip in _NAT64 else None)
@@ -67,7 +67,7 @@ class CheckedNetwork(httpcore2.AnyIOBackend):
         self,
         addresses: list[str],
         port: int,
-        timeout: float | None,  # noqa: ASYNC109 # shared out, not a bound on all
+        timeout: float | None,  # noqa: ASYNC109 # divided among the addresses
     ) -> httpcore2.AsyncNetworkStream:
         share = None if timeout is None else timeout / len(addresses)
         for address in addresses[:-1]:
@@ -76,8 +76,8 @@ class CheckedNetwork(httpcore2.AnyIOBackend):
         return await super().connect_tcp(addresses[-1], port, share)
 
     async def _resolve(self, host: str, port: int) -> list[str]:
-        """In a thread of its own: the loop's few would let one silent name server stop all other names, and they
-        would be waited for at the end of the process."""
+        """In a thread of its own: the event loop has few threads, so one silent name server could block all other
+        lookups, and the process would wait for them when it ends."""
         loop = asyncio.get_running_loop()
         found: asyncio.Future[list[str]] = loop.create_future()
         await self._lookups.acquire()

@@ -1,7 +1,7 @@
 """The image files of a request: those that the client sent, and those that are fetched from the URLs it gives.
 
 A fetch is bounded in time, bytes and redirects, goes to public addresses only (addresses.py) and knows no
-proxy, cookie or password. Nothing is kept: the next request fetches again. What is in a file is the worker's to judge.
+proxy, cookie or password. Nothing is kept: the next request fetches again. The worker checks what is in a file.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ _HEADERS = [(b"user-agent", b"mlx-broker"), (b"accept", b"image/*"), (b"accept-e
 
 
 class _FetchError(Exception):
-    """Why there is no image, said to the client."""
+    """Why an image cannot be fetched, for the client."""
 
 
 @dataclass(slots=True)
 class _Room:
-    """The bytes that one request may still fetch: together as many as its body may have."""
+    """The bytes that one request may still fetch; in total as many as its body may have."""
 
     left: int
 
@@ -68,7 +68,7 @@ class ImageLoader:
             why = f"fetching it took longer than {seconds:g} s"
         except NotPublicError as error:
             setting = f"{PREFIX}ALLOW_PRIVATE_IMAGE_HOSTS"
-            why = f"{error} is no public host, and {setting}=true, which allows others, is not set"
+            why = f"{error} is not a public host; {setting}=true would allow it"
         except _FetchError as error:
             why = str(error)
         except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError) as error:
@@ -103,7 +103,7 @@ class ImageLoader:
             raise _FetchError(f"its host answered with status {response.status}")
         media_type = _header(response, b"content-type")
         if not media_type.lower().startswith("image/"):
-            raise _FetchError(f"its host says that it is {media_type!r:.80}, which is no image")
+            raise _FetchError(f"its host says that it is {media_type!r:.80}, which is not an image")
         if encoding := _header(response, b"content-encoding"):
             raise _FetchError(f"its host compressed it ({encoding:.20}), which was not asked for")
         limit = int(self._settings.image_max_mb * 2**20)
@@ -123,7 +123,7 @@ class ImageLoader:
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
-        return httpcore2.default_ssl_context()  # reads the machine's certificates: not before they are needed
+        return httpcore2.default_ssl_context()  # reads the machine's certificates, so only when needed
 
 
 def _checked(location: str, base: httpx2.URL | None = None) -> httpx2.URL:
@@ -131,11 +131,11 @@ def _checked(location: str, base: httpx2.URL | None = None) -> httpx2.URL:
     try:
         url = httpx2.URL(location) if base is None else base.join(location)
     except (httpx2.InvalidURL, ValueError) as error:
-        raise _FetchError(f"it is no URL: {error}") from None
+        raise _FetchError(f"it is not a URL: {error}") from None
     if url.scheme not in ("http", "https") or not url.raw_host:
         raise _FetchError("its URL must begin with http://, https:// or data:")
     if url.port is not None and not 0 < url.port < 2**16:
-        raise _FetchError(f"its URL names port {url.port}, which cannot be")
+        raise _FetchError(f"its URL names port {url.port}, which is not a port")
     if url.userinfo:
         raise _FetchError("its URL must not have a user or password in it")
     return url

@@ -1,8 +1,8 @@
 """The gateway's one socket to the broker, and whether the broker is there.
 
 All of it runs in the event loop. The sockets are plain ZeroMQ ones whose file descriptors the loop watches. Such a
-descriptor is edge-triggered and reports more than messages, so: read until nothing is left, and look again after
-sending, which may have eaten the edge.
+descriptor is edge-triggered and reports more than messages, so read until nothing is left, and look again after
+sending, which can consume the edge.
 
 Nothing is queued for a broker that is not there; what was sent before that was known may reach the next one, which
 drops what comes before this gateway's HELLO. This file knows neither calls nor HTTP.
@@ -75,8 +75,8 @@ class Connection:
         self._socket.set(zmq.LINGER, 0)
         # Not IMMEDIATE: with it a connection that ends takes along what it has brought and this side has not read yet.
         self._socket.set(zmq.RECONNECT_IVL, _RECONNECT_MS)
-        # Outputs must not be dropped, and a burst of requests is no reason to refuse any; the heartbeat bounds for how
-        # long messages can pile up.
+        # Outputs must not be dropped, nor requests refused because many come at once; the heartbeat limits for how long
+        # messages can pile up.
         self._socket.set(zmq.RCVHWM, 0)
         self._socket.set(zmq.SNDHWM, 0)
         self._monitor = self._socket.get_monitor_socket(_MONITORED)
@@ -185,7 +185,7 @@ class Connection:
                     self._set_heard(self._loop.time())
                     self._look_for_silence(HEARTBEAT_TIMEOUT)
                 else:
-                    while not self._read():  # what it still said counts
+                    while not self._read():  # messages that came before still count
                         pass
                     self._listener.on_pause()
                     self._set_lost(_LOST)

@@ -1,4 +1,4 @@
-"""The interface between the app and whatever runs models: one broker today, several machines later.
+"""The interface between the app and what runs the models: one broker today, several machines later.
 
 The app and its handlers know this interface only; they never see a socket, a request id or a map of the wire.
 """

@@ -5,7 +5,7 @@ from typing import Any
 from gateway.core.content import Content, Image, content_from, image_at
 from gateway.core.validation import at
 
-_DETAILS = (None, "auto", "low", "high")  # for models that scale by it; those served here have a way of their own
+_DETAILS = (None, "auto", "low", "high")  # accepted and ignored: the models here scale images in their own way
 _TEXTS = ("text", "input_text", "output_text")  # the longer names are those of OpenAI's Responses
 _IMAGES = ("image_url", "input_image")
 _UNKNOWN = (
@@ -15,8 +15,8 @@ _UNKNOWN = (
 
 
 def content_of(content: object) -> Content:
-    """Text alone as one string, whatever its parts; with images all parts as they came. Raises what pydantic takes for
-    a wrong value."""
+    """Text alone as one string, its parts joined; with images all parts as they came. Raises ValueError, also of
+    pydantic's kind."""
     if content is None:
         return ""
     if isinstance(content, str):

@@ -44,7 +44,7 @@ async def completions(request: Request[AppState]) -> Response:
 
 
 async def embeddings(request: Request[AppState]) -> Response:
-    """One vector per input, in their order: one unit of work, whatever the number of inputs."""
+    """One vector per input, in their order: all inputs are one unit of work."""
     wanted = parse_embedding(await read_body(request))
     model = model_for(request, wanted.model)
     vectors = await finish(request, ask.embed(model, embedding_work(wanted)), field_name)
@@ -53,7 +53,7 @@ async def embeddings(request: Request[AppState]) -> Response:
 
 
 async def rerank(request: Request[AppState]) -> Response:
-    """The documents by their scores, best first: one unit of work, whatever their number."""
+    """The documents by their scores, best first: all documents are one unit of work."""
     wanted = parse_rerank(await read_body(request))
     model = model_for(request, wanted.model)
     scores = await finish(request, ask.rerank(model, rerank_work(wanted)), field_name)

@@ -1,10 +1,10 @@
-"""What answers are made by, in one word: OpenAI's `system_fingerprint`, the same for all answers of this gateway."""
+"""OpenAI's `system_fingerprint`: one word for the software that makes answers, the same for all of this gateway."""
 
 import hashlib
 import platform
 from importlib.metadata import version
 
-# Another version of one of these may answer the same request with the same seed differently.
+# With another version of one of these, the same request and seed may give another answer.
 _LIBRARIES = ("mlx", "mlx-lm", "mlx-vlm")
 
 

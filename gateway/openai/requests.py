@@ -194,7 +194,7 @@ def parse_chat(body: bytes) -> ChatRequest:
 
 def _refuse_many_parts(messages: Any) -> None:
     if not isinstance(messages, list):
-        return  # ChatRequest says so
+        return  # ChatRequest refuses it
     contents = [message.get("content") for message in messages if isinstance(message, dict)]
     if sum(len(content) for content in contents if isinstance(content, list)) > _MAX_PARTS:
         raise invalid(f"the messages have more than {_MAX_PARTS} parts", "messages")
@@ -254,7 +254,7 @@ def completion_work(request: CompletionRequest, defaults: Defaults) -> list[Gene
 
 
 def _sampling(request: Sampling, defaults: Defaults, choice: int) -> dict[str, Any]:
-    # Choices of one prompt differ by their seed; beyond the largest one it goes on at the smallest.
+    # Choices of one prompt differ by their seed; after the largest seed comes the smallest.
     seed = None if request.seed is None else (request.seed + choice + MAX_INT + 1) % 2**64 - MAX_INT - 1
     return {
         "stream": bool(request.stream),

@@ -1,4 +1,4 @@
-"""A broker played by the test: a real ROUTER where gateways look for one, that says what the test tells it to."""
+"""A broker played by the test: a real ROUTER socket where gateways look for one, which sends what the test wants."""
 
 import asyncio
 from pathlib import Path
@@ -54,7 +54,7 @@ class PlayedBroker:
         self._context.destroy(linger=0)
 
     async def receive(self) -> Message:
-        """The next message, but for what says that outputs have been read: that is kept in `read`."""
+        """The next message. Acknowledgements of outputs are skipped; `read` has their numbers."""
         async with asyncio.timeout(SECONDS):
             while True:
                 _gateway, *frames = await self._socket.recv_multipart()
@@ -64,13 +64,13 @@ class PlayedBroker:
                 self.read.append(message.body.total)
 
     async def expect(self, kind: type[T]) -> tuple[bytes, T]:
-        """The next message, which has to be of this kind: its request id and body."""
+        """The next message, which must be of this kind: its request id and body."""
         message = await self.receive()
         assert isinstance(message.body, kind), message
         return message.request_id, message.body
 
     async def expect_work(self) -> tuple[bytes, Generate]:
-        """The next message, which has to be a request."""
+        """The next message, which must be a request."""
         request_id, request = await self.expect(InferenceRequest)
         return request_id, unpack(Generate, request.payload)
 

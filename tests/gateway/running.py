@@ -1,4 +1,4 @@
-"""A gateway as a process of its own, and a client that shows more of HTTP than httpx does."""
+"""A gateway as a process of its own, and a client that shows raw HTTP."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ MODEL = {
 
 
 class Gateway:
-    """What a test needs of the process: where it listens, what it printed, how it ends."""
+    """The process: its address, its output, its end."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process

@@ -1,4 +1,4 @@
-"""A gateway in the test's own process: the real app behind the real server, with whatever link and endpoints."""
+"""A gateway in the test's own process: the real app behind the real server, with any link and endpoints."""
 
 import asyncio
 import contextlib

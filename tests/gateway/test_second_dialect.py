@@ -136,7 +136,7 @@ async def test_errors_of_a_route_are_its_dialects_wherever_it_stands(runtime_dir
             assert (answer.status_code, set(answer.json())) == (status, {"oops", "what", "at"})
         assert toys[2][0].json()["at"] == "turns"
         others = [
-            (await client.get("/v1/tell"), 401),  # which does not tell that there is such a path, in whoever's form
+            (await client.get("/v1/tell"), 401),  # which does not reveal that there is such a path
             (await client.get("/v1/nothing"), 401),
             (await client.post("/v1/chat/completions", json={}), 401),
             (await client.get("/nothing"), 404),

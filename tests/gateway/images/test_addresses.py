@@ -13,7 +13,7 @@ from gateway.images.addresses import CheckedNetwork, NotPublicError, is_public
 from tests.gateway.images.image_host import ImageHost
 from tests.gateway.played_broker import SECONDS
 
-# IANA's registries of special-purpose and multicast addresses, and what is not given to anybody.
+# IANA's registries of special-purpose and multicast addresses, and unassigned ranges.
 SPECIAL_4 = [
     *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
     *("192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24"),
@@ -99,7 +99,7 @@ async def test_names_are_checked_by_their_addresses() -> None:
 async def test_one_address_that_is_not_public_spoils_a_name(
     addresses: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which of them is connected to, the one who answers for the name could choose."""
+    """Otherwise the owner of the name could choose which one is connected to."""
     infos = [(socket.AF_UNSPEC, socket.SOCK_STREAM, 6, "", (address, 80)) for address in addresses]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: infos)
     async with asyncio.timeout(SECONDS):

@@ -63,9 +63,7 @@ async def test_images_come_in_their_order() -> None:
 async def test_images_of_one_request_are_fetched_together() -> None:
     async with ImageHost() as slow, ImageHost() as host:
         slow.stalls = {"/"}
-        host.waits_for = (
-            slow.asked
-        )  # else the refusal may come before the first has been asked, which nobody leaves then
+        host.waits_for = slow.asked  # else the refusal may come before the first host is asked
         loading = asyncio.create_task(load(slow.url("/"), host.url("/missing")))
         with pytest.raises(FailureError, match="404"):  # although the first never answers
             await loading
@@ -88,8 +86,8 @@ async def test_a_host_without_a_length_or_with_its_image_in_chunks() -> None:
         (b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n", "status 500"),
         (b"HTTP/1.1 304 Not Modified\r\n\r\n", "status 304"),
         (b"HTTP/1.1 302 Found\r\ncontent-length: 0\r\n\r\n", "status 302"),
-        (found(b"<html>", "text/html"), "'text/html', which is no image"),
-        (found(media_type=""), "'', which is no image"),
+        (found(b"<html>", "text/html"), "'text/html', which is not an image"),
+        (found(media_type=""), "'', which is not an image"),
         (found(b""), "empty"),
         (found(more="content-encoding: gzip\r\n"), "compressed"),
         (found(length=2**40), "more than 1048576 bytes"),
@@ -105,7 +103,7 @@ async def test_a_host_without_a_length_or_with_its_image_in_chunks() -> None:
         (moved("ftp://127.0.0.1/a.png"), "must begin with http"),
         (moved("file:///etc/passwd"), "must begin with http"),
         (moved("data:image/png;base64,iVBORw0KGgo="), "must begin with http"),
-        (moved("http://127.0.0.1:x/"), "no URL"),
+        (moved("http://127.0.0.1:x/"), "not a URL"),
         (b"HTTP/1.1 200 OK\r\n" + b"x: " + b"y" * 2**18 + b"\r\n\r\n", "cannot be fetched"),
     ],
 )
@@ -170,7 +168,7 @@ async def test_addresses_that_are_not_public_are_refused(host_name: str) -> None
     async with ImageHost() as host:
         host.answers["/image"] = found()
         why = await refusal(host.url("/image", host_name), allow_private_image_hosts=False)
-        assert "MLX_BROKER_ALLOW_PRIVATE_IMAGE_HOSTS=true" in why or "no URL" in why or "no address" in why
+        assert "MLX_BROKER_ALLOW_PRIVATE_IMAGE_HOSTS=true" in why or "not a URL" in why or "no address" in why
         assert host.requests == []
 
 
@@ -188,7 +186,7 @@ async def test_a_redirect_to_an_address_that_is_not_public_is_refused() -> None:
         host.answers = {"/a": moved(host.url("/b")), "/b": moved(host.url("/c", "localhost")), "/c": found()}
         images = loader(allow_private_image_hosts=False)
         images._network = FirstHop(allow_private=False)
-        with pytest.raises(FailureError, match="localhost is no public host"):
+        with pytest.raises(FailureError, match="localhost is not a public host"):
             await images.load([Image(host.url("/a"))])
         assert [head.split(" ")[1] for head in host.requests] == ["/a", "/b"]
 
@@ -204,11 +202,11 @@ async def test_a_redirect_to_an_address_that_is_not_public_is_refused() -> None:
         ("http:///a.png", "must begin with"),
         ("http://me@127.0.0.1/a.png", "user or password"),
         ("http://:secret@127.0.0.1/a.png", "user or password"),
-        ("http://127.0.0.1:x/", "no URL"),
+        ("http://127.0.0.1:x/", "not a URL"),
         ("http://127.0.0.1:99999/", "port 99999"),
         ("http://127.0.0.1:0/", "port 0"),
-        ("http://127.0.0.1/\r\nx: y", "no URL"),
-        ("http://" + "a" * 70_000, "no URL"),
+        ("http://127.0.0.1/\r\nx: y", "not a URL"),
+        ("http://" + "a" * 70_000, "not a URL"),
         ("http://127.0.0.1:1/a.png", "cannot be fetched"),
     ],
 )
@@ -279,7 +277,7 @@ async def test_private_addresses_are_refused_unless_a_setting_allows_them(runtim
         assert host.requests == []
 
 
-async def test_a_client_that_goes_ends_its_fetch_and_nobody_waits_for_it(runtime_dir: Path) -> None:
+async def test_a_client_that_goes_ends_its_fetch_and_delays_no_other_client(runtime_dir: Path) -> None:
     async with (
         PlayedBroker(runtime_dir) as broker,
         running_gateway(broker, runtime_dir, **ALLOWED) as gateway,

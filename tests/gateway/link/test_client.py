@@ -207,7 +207,7 @@ async def test_a_silent_broker_counts_as_gone_until_it_speaks(
         client._grace_ends_at = 0.0
         with pytest.raises(FailureError):
             await client.call(RAW)
-        # Once it looks at its socket again it learns that nobody waits any more, and that the gateway is there.
+        # Once it reads its socket again it gets the cancel, and the greeting of the gateway.
         assert (await broker.expect(Cancel))[0] == request_id
         await broker.expect(Hello)
         await broker.say_body(gateway, Heartbeat())
@@ -228,7 +228,7 @@ async def test_heartbeats_keep_a_quiet_call(runtime_dir: Path, monkeypatch: pyte
         assert await take(call) == [(0, {})]
 
 
-async def test_a_call_that_nobody_reads_is_cancelled(runtime_dir: Path) -> None:
+async def test_a_call_that_is_not_read_is_cancelled(runtime_dir: Path) -> None:
     async with PlayedBroker(runtime_dir) as broker, opened(runtime_dir) as client:
         await broker.meet()
         lazy, busy = await client.call(STREAM), await client.call(STREAM)
@@ -244,7 +244,7 @@ async def test_a_call_that_nobody_reads_is_cancelled(runtime_dir: Path) -> None:
         assert busy.pending
 
 
-async def test_a_long_answer_that_is_not_streamed_is_no_slow_reader(runtime_dir: Path) -> None:
+async def test_a_long_answer_that_is_not_streamed_does_not_count_as_unread(runtime_dir: Path) -> None:
     async with PlayedBroker(runtime_dir) as broker, opened(runtime_dir) as client:
         await broker.meet()
         call = await client.call(WHOLE)
@@ -267,7 +267,7 @@ async def test_a_stopping_gateway_ends_its_calls_and_takes_no_more(runtime_dir: 
         await broker.expect(Goodbye)
 
 
-async def test_what_has_been_read_is_said(runtime_dir: Path) -> None:
+async def test_outputs_are_acknowledged(runtime_dir: Path) -> None:
     async with PlayedBroker(runtime_dir, heartbeats=False) as broker, opened(runtime_dir) as client:
         gateway = await broker.meet()
         call = await client.call(RAW)
