@@ -62,6 +62,7 @@ NEVER_LOADS = {
     "worker/engine.py": COMPUTING | {"zmq", "psutil", "pydantic"},
     "worker/options.py": COMPUTING | {"zmq", "msgpack"},
     "worker/echo/": COMPUTING | {"zmq", "pydantic"},
+    "worker/chat/": COMPUTING | {"zmq", "pydantic"},
     "worker/process/": COMPUTING | {"zmq", "msgpack"},
     "worker/__main__.py": COMPUTING | {"zmq", "msgpack", "asyncio"},
     "worker/text/": {"mlx_vlm", "zmq"},

@@ -1,5 +1,6 @@
-"""The content of a message in OpenAI's parts -> text and images in the client's order. Pure."""
+"""The content of a message in OpenAI's parts -> text and images in the client's order, and reasoning. Pure."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from gateway.core.content import Content, Image, content_from, image_at
@@ -14,20 +15,33 @@ _UNKNOWN = (
 )
 
 
-def content_of(content: object) -> Content:
+@dataclass(slots=True, frozen=True)
+class Said:
+    """reasoning: that of parts of type `thinking`, which an earlier answer began with."""
+
+    content: Content = ""
+    reasoning: str = ""
+
+
+def said_in(content: object) -> Said:
     """Text alone as one string, its parts joined; with images all parts as they came. Raises ValueError, also of
     pydantic's kind."""
     if content is None:
-        return ""
+        return Said()
     if isinstance(content, str):
-        return content
+        return Said(content)
     if not isinstance(content, list):
         raise ValueError("must be a string or a list of parts")
     parts: list[str | Image] = []
+    reasoning = ""
     for position, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind in _TEXTS and isinstance(part.get("text"), str):
             parts.append(part["text"])
+        elif kind == "refusal" and isinstance(part.get("refusal"), str):
+            parts.append(part["refusal"])
+        elif kind == "thinking" and isinstance(part.get("thinking"), str):
+            reasoning += part["thinking"]
         elif kind in _IMAGES and "image_url" in part:
             try:
                 parts.append(_image(part["image_url"]))
@@ -35,7 +49,7 @@ def content_of(content: object) -> Content:
                 raise at(f"[{position}].image_url", str(error)) from None
         else:
             raise at(f"[{position}]", _UNKNOWN)
-    return content_from(parts)
+    return Said(content_from(parts), reasoning)
 
 
 def _image(value: Any) -> Image:

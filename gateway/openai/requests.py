@@ -4,17 +4,17 @@ The models below say what is valid. Unknown fields are ignored, as OpenAI-compat
 would change the answer and is not implemented yet is refused by name, because ignoring it would give a wrong answer.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainValidator
 
 from broker.wire.failure import invalid
 from broker.wire.work import Generate
-from gateway.core.content import Content, Image, wire_content
+from gateway.core.content import Image
 from gateway.core.sampling import MAX_INT, Defaults, SamplingFields
 from gateway.core.validation import NotYet, RequestBody, Whole, object_of, prompts_of, refuse_not_yet, validated
-from gateway.openai.content import content_of
-from gateway.openai.tools import NamedTool, ResponseFormat, ToolCall, ToolChoice, choice_of, required_names, tools_of
+from gateway.openai.messages import ChatMessage, check_roles
+from gateway.openai.tools import NamedTool, ResponseFormat, ToolChoice, choice_of, required_names, tools_of
 
 MAX_CHOICES = 128  # of one request: prompts x n, each a request to the broker
 _MAX_STOPS = 16
@@ -70,30 +70,6 @@ class StreamOptions(RequestBody):
     """include_usage: a last chunk without choices carries the usage."""
 
     include_usage: bool | None = None
-
-
-class ChatMessage(RequestBody):
-    """One turn. `developer` is what newer models call `system`, `reasoning` what others call `reasoning_content`."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[Content, PlainValidator(content_of)] = ""
-    name: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    tool_calls: list[ToolCall] | None = None
-    tool_call_id: str | None = None
-
-    def to_map(self) -> dict[str, Any]:
-        """As chat templates take it."""
-        message: dict[str, Any] = {
-            "role": "system" if self.role == "developer" else self.role,
-            "content": wire_content(self.content),
-            "name": self.name,
-            "reasoning_content": self.reasoning if self.reasoning_content is None else self.reasoning_content,
-            "tool_calls": [call.model_dump(exclude_none=True) for call in self.tool_calls or []] or None,
-            "tool_call_id": self.tool_call_id,
-        }
-        return {name: value for name, value in message.items() if value is not None}
 
 
 class Sampling(SamplingFields):
@@ -156,8 +132,8 @@ class ChatRequest(Sampling):
         return [
             part
             for message in self.messages
-            if not isinstance(message.content, str)
-            for part in message.content
+            if not isinstance(message.said.content, str)
+            for part in message.said.content
             if isinstance(part, Image)
         ]
 
@@ -177,11 +153,7 @@ def parse_chat(body: bytes) -> ChatRequest:
     refuse_not_yet(raw, _NOT_YET_CHAT)
     _refuse_many_parts(raw.get("messages"))
     request = validated(ChatRequest, raw)
-    for position, message in enumerate(raw["messages"]):
-        if message.get("tool_calls") and message["role"] != "assistant":
-            raise invalid("only an assistant's message may have tool_calls", f"messages[{position}].tool_calls")
-        if message["role"] != "user" and not isinstance(request.messages[position].content, str):
-            raise invalid("only a user's message may have images", f"messages[{position}].content")
+    check_roles(request.messages)
     if request.top_logprobs is not None and not request.logprobs:
         raise invalid("top_logprobs needs logprobs", "top_logprobs")
     try:

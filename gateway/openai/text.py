@@ -58,7 +58,7 @@ class ChatText(_Text[ChatRequest]):
 
     def field_name(self, field: str) -> str:
         """OpenAI's name."""
-        return field_in_chat(field, [message.content for message in self._wanted.messages])
+        return field_in_chat(field, [message.said.content for message in self._wanted.messages])
 
 
 class CompletionText(_Text[CompletionRequest]):

@@ -12,7 +12,13 @@ _MAX_TOOLS = 128
 
 
 def _as_text(arguments: object) -> object:
-    return orjson.dumps(arguments or {}).decode() if arguments is None or isinstance(arguments, dict) else arguments
+    """Raises ValueError."""
+    if arguments is not None and not isinstance(arguments, dict):
+        return arguments
+    try:
+        return orjson.dumps(arguments or {}).decode()
+    except orjson.JSONEncodeError as error:  # a TypeError, which would not be the client's mistake
+        raise ValueError(f"cannot be written as JSON: {error}") from None
 
 
 class CalledFunction(RequestBody):

@@ -13,8 +13,8 @@ from broker.wire.outputs import FINAL, PARTIAL, Output
 from broker.wire.packing import unpack
 from broker.wire.to_workers import Assign
 from broker.wire.work import Generate
+from worker.chat.messages import plain_messages
 from worker.engine import EngineStats, MemoryFacts, ModelFacts, Report
-from worker.generation.prompt import plain_messages
 
 _TOKEN_CHARACTERS = 4
 

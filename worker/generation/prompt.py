@@ -4,20 +4,16 @@ Every mistake that a client can make raises FailureError naming the field. Must 
 without a model can use it.
 """
 
-import json
-from collections.abc import Callable
 from itertools import takewhile
 from typing import Any, Protocol
 
 from broker.wire.failure import invalid, one_line
 from broker.wire.work import Generate
 from worker.cache.prefix_index import common_length, key_of
+from worker.chat.messages import INSTRUCTING, plain_messages
 
 # How mlx_lm.server writes a chat for a model whose tokenizer has no template.
 _ROLE_PREFIXES = {"system": "ASSISTANT's RULE: ", "user": "USER: ", "assistant": "ASSISTANT: "}
-
-# Roles of the leading turns, which other chats may share.
-_INSTRUCTING = ("system", "developer")
 
 
 class Template(Protocol):
@@ -84,7 +80,7 @@ def checkpoints(request: Generate, tokenizer: Template, tokens: list[int]) -> li
         return [(again, "user")]
     counts = []
     messages = plain_messages(request.messages)
-    instructions = list(takewhile(lambda message: message["role"] in _INSTRUCTING, messages))
+    instructions = list(takewhile(lambda message: message["role"] in INSTRUCTING, messages))
     if instructions or request.tools:
         anything = {"role": "user", "content": ""}
         counts.append((_shared(request, [*instructions, anything], tokenizer, tokens), "system"))
@@ -100,44 +96,6 @@ def _shared(request: Generate, messages: list[dict[str, Any]], tokenizer: Templa
     except Exception:  # noqa: BLE001 # some templates demand a user turn at the end; the prompt itself was fine
         return 0
     return common_length(key_of(rendered), key_of(tokens))
-
-
-def text_of(content: Any, where: str) -> str:
-    """A message's content as one string, the form of most chat templates. Raises FailureError naming the part."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise invalid(f"{where} must be a string or a list of parts", param=where)
-    texts = []
-    for index, part in enumerate(content):
-        if isinstance(part, dict) and part.get("type") == "image":
-            param = f"{where}[{index}].image_url"
-            raise invalid(f"{param}: this model reads text only, it takes no images", param=param)
-        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise invalid(f"{where}[{index}] is not a text part; this model reads text only", param=where)
-        texts.append(part["text"])
-    return "".join(texts)
-
-
-def plain_messages(messages: list[dict[str, Any]], read: Callable[[Any, str], Any] = text_of) -> list[dict[str, Any]]:
-    """The messages in the form of chat templates. read: (content, name of its field) -> content for the template.
-    Raises FailureError."""
-    if not messages:
-        raise invalid("messages is empty", param="messages")
-    plain = []
-    for index, message in enumerate(messages):
-        where = f"messages[{index}]"
-        if not isinstance(message, dict):
-            raise invalid(f"{where} must be an object", param=where)
-        if not isinstance(message.get("role"), str):
-            raise invalid(f"{where}.role must be a string", param=f"{where}.role")
-        turn = {**message, "content": read(message.get("content"), f"{where}.content")}
-        if turn.get("tool_calls"):
-            turn["tool_calls"] = _with_arguments(turn["tool_calls"], f"{where}.tool_calls")
-        plain.append(turn)
-    return plain
 
 
 def render(request: Generate, messages: list[dict[str, Any]], tokenizer: Template, *, tokenize: bool) -> Any:
@@ -167,25 +125,6 @@ def _chat_tokens(request: Generate, messages: list[dict[str, Any]], tokenizer: T
         return tokenizer.encode("".join([*lines, _ROLE_PREFIXES["assistant"]]).rstrip())
     tokens: list[int] = render(request, plain, tokenizer, tokenize=True)
     return tokens
-
-
-def _with_arguments(calls: Any, where: str) -> list[dict[str, Any]]:
-    """A turn's tool_calls with arguments as objects: clients send JSON text, templates iterate over objects."""
-    if not isinstance(calls, list):
-        raise invalid(f"{where} must be a list", param=where)
-    plain = []
-    for index, call in enumerate(calls):
-        function = call.get("function") if isinstance(call, dict) else None
-        if not isinstance(function, dict):
-            raise invalid(f"{where}[{index}].function must be an object", param=f"{where}[{index}].function")
-        arguments = function.get("arguments")
-        try:
-            arguments = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
-        except ValueError as error:
-            param = f"{where}[{index}].function.arguments"
-            raise invalid(f"{param} is not JSON: {error}", param=param) from error
-        plain.append({**call, "function": {**function, "arguments": arguments}})
-    return plain
 
 
 def _refuse_reserved(kwargs: dict[str, Any]) -> None:

@@ -27,8 +27,9 @@ from transformers import dynamic_module_utils
 
 from broker.wire.failure import invalid
 from broker.wire.work import Generate
+from worker.chat.messages import plain_messages, text_of
 from worker.engine import Report
-from worker.generation.prompt import plain_messages, prompt_tokens, refuse_tools, render, text_of
+from worker.generation.prompt import prompt_tokens, refuse_tools, render
 from worker.loading.model_folder import (
     CONTEXT_KEYS,
     blame,

@@ -338,7 +338,7 @@ def test_unknown_fields_are_ignored() -> None:
         ({"messages": "Hi"}, "messages"),
         ({"messages": ["Hi"]}, "messages[0]"),
         ({"messages": [USER, {"content": "Hi"}]}, "messages[1].role"),
-        ({"messages": [{"role": "function", "content": "Hi"}]}, "messages[0].role"),
+        ({"messages": [{"role": "robot", "content": "Hi"}]}, "messages[0].role"),
         ({"messages": [{**USER, "tool_calls": [CALL]}]}, "messages[0].tool_calls"),
         ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": ["Hi"]}]}, "messages[0].content[0]"),

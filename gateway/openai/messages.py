@@ -1,0 +1,66 @@
+"""The messages of a chat as OpenAI's clients send them, old forms included -> messages of the wire. Pure."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PlainValidator
+
+from broker.wire.failure import invalid
+from gateway.core.content import wire_content
+from gateway.core.validation import RequestBody
+from gateway.openai.content import Said, said_in
+from gateway.openai.tools import CalledFunction, ToolCall
+
+# What newer models call a system turn, and what calls were before there were tools.
+_ROLES = {"developer": "system", "function": "tool"}
+
+
+class ChatMessage(RequestBody):
+    """One turn. said: its `content`. `reasoning` is what others call `reasoning_content`; function_call, and the role
+    `function` for its result: what OpenAI had before tool_calls."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    said: Annotated[Said, PlainValidator(said_in), Field(alias="content")] = Said()
+    name: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    function_call: CalledFunction | None = None
+
+    def to_map(self) -> dict[str, Any]:
+        """As the wire has it."""
+        content = wire_content(self.said.content)
+        if self.refusal is not None and isinstance(content, str):
+            # What the model said instead of an answer; without images, which no assistant sends.
+            content += self.refusal
+        reasoning = self.reasoning if self.reasoning_content is None else self.reasoning_content
+        message: dict[str, Any] = {
+            "role": _ROLES.get(self.role, self.role),
+            "content": content,
+            "name": self.name,
+            "reasoning_content": ((reasoning or "") + self.said.reasoning) or reasoning,
+            "tool_calls": self._calls() or None,
+            "tool_call_id": self.tool_call_id,
+        }
+        return {name: value for name, value in message.items() if value is not None}
+
+    def _calls(self) -> list[dict[str, Any]]:
+        calls = [call.model_dump(exclude_none=True) for call in self.tool_calls or []]
+        if self.function_call is not None:
+            calls.append({"type": "function", "function": self.function_call.model_dump()})
+        return calls
+
+
+def check_roles(messages: list[ChatMessage]) -> None:
+    """Raises FailureError for a message that has what its role cannot have."""
+    for position, message in enumerate(messages):
+        where = f"messages[{position}]"
+        if message.role != "assistant":
+            for name in ("tool_calls", "function_call", "refusal"):
+                if getattr(message, name):
+                    raise invalid(f"only an assistant's message may have {name}", f"{where}.{name}")
+            if message.said.reasoning:
+                raise invalid("only an assistant's message may have parts of the type thinking", f"{where}.content")
+        if message.role != "user" and not isinstance(message.said.content, str):
+            raise invalid("only a user's message may have images", f"{where}.content")

@@ -1,0 +1,82 @@
+"""Old and rare forms of messages: all of what they say goes on."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from broker.wire.failure import FailureError
+from gateway.core.sampling import Defaults
+from gateway.openai.requests import chat_work, parse_chat
+
+USER = {"role": "user", "content": "Hi"}
+CALL = {"name": "weather", "arguments": '{"city": "Paris"}'}
+
+
+def sent_on(*messages: dict[str, Any]) -> list[dict[str, Any]]:
+    (work,) = chat_work(parse_chat(orjson.dumps({"messages": [USER, *messages]})), [], Defaults())
+    assert work.messages is not None
+    return work.messages[1:]
+
+
+def assistant(content: Any = "", **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": content, **more}
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (assistant(None, refusal="No."), assistant("No.")),
+        (assistant([{"type": "refusal", "refusal": "No."}]), assistant("No.")),
+        (assistant(None, function_call=CALL), assistant(tool_calls=[{"type": "function", "function": CALL}])),
+        ({"role": "function", "name": "weather", "content": "sunny"},) * 2,
+        (
+            assistant([{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "Yes."}]),
+            assistant("Yes.", reasoning_content="Hm."),
+        ),
+        (assistant("Yes.", reasoning="Hm."), assistant("Yes.", reasoning_content="Hm.")),
+        (assistant("Yes.", reasoning_content=""), assistant("Yes.", reasoning_content="")),
+    ],
+)
+def test_what_a_message_says_goes_on(message: dict[str, Any], expected: dict[str, Any]) -> None:
+    role = {"role": "tool"} if expected["role"] == "function" else {}
+    assert sent_on(message) == [{**expected, **role}]
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({**USER, "tool_calls": [{"function": CALL}]}, "messages[0].tool_calls"),
+        ({**USER, "function_call": CALL}, "messages[0].function_call"),
+        ({**USER, "refusal": "No."}, "messages[0].refusal"),
+        ({"role": "user", "content": [{"type": "thinking", "thinking": "Hm."}]}, "messages[0].content"),
+        (assistant([{"type": "thinking", "text": "Hm."}]), "messages[0].content[0]"),
+        (
+            assistant([{"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}]),
+            "messages[0].content",
+        ),
+    ],
+)
+def test_what_only_another_role_may_have_is_refused(message: dict[str, Any], param: str) -> None:
+    with pytest.raises(FailureError) as caught:
+        parse_chat(orjson.dumps({"messages": [message]}))
+    assert caught.value.failure.param == param
+
+
+def test_an_object_of_arguments_that_is_too_deep_is_the_clients_mistake() -> None:
+    deep: Any = {}
+    for _ in range(400):
+        deep = {"a": deep}
+    body = orjson.dumps({"messages": [USER]})[:-2] + (
+        b',{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":' + _text(deep) + b"}}]}]}"
+    )
+    with pytest.raises(FailureError) as caught:
+        parse_chat(body)
+    assert caught.value.failure.param == "messages[1].tool_calls[0].function.arguments"
+
+
+def _text(deep: dict[str, Any]) -> bytes:
+    levels = 0
+    while deep:
+        deep, levels = deep["a"], levels + 1
+    return b'{"a":' * levels + b"{}" + b"}" * levels

@@ -1,0 +1,93 @@
+"""The messages of a request -> the turns that chat templates take. Must stay free of mlx.
+
+Every mistake that a client can make raises FailureError naming the field.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from broker.wire.failure import invalid
+from worker.chat.client_json import client_object
+
+Turn = dict[str, Any]
+
+# Roles of the turns that instruct.
+INSTRUCTING = ("system", "developer")
+
+
+def text_of(content: Any, where: str) -> str:
+    """A message's content as one string, the form of most chat templates. Raises FailureError naming the part."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise invalid(f"{where} must be a string or a list of parts", param=where)
+    texts = []
+    for index, part in enumerate(content):
+        if isinstance(part, dict) and part.get("type") == "image":
+            param = f"{where}[{index}].image_url"
+            raise invalid(f"{param}: this model reads text only, it takes no images", param=param)
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise invalid(f"{where}[{index}] is not a text part; this model reads text only", param=where)
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def plain_messages(messages: list[Any], read: Callable[[Any, str], Any] = text_of) -> list[Turn]:
+    """The messages in the form of chat templates: each with a role and a content that is never None; arguments of calls
+    as objects; each call with an id, each result with the id and the name of its call. read: (content, name of its
+    field) -> content for the template. Raises FailureError."""
+    if not messages:
+        raise invalid("messages is empty", param="messages")
+    turns = [_turn(message, f"messages[{index}]", read) for index, message in enumerate(messages)]
+    _pair(turns)
+    return turns
+
+
+def _turn(message: Any, where: str, read: Callable[[Any, str], Any]) -> Turn:
+    if not isinstance(message, dict):
+        raise invalid(f"{where} must be an object", param=where)
+    if not isinstance(message.get("role"), str):
+        raise invalid(f"{where}.role must be a string", param=f"{where}.role")
+    turn = {**message, "content": read(message.get("content"), f"{where}.content")}
+    if calls := turn.pop("tool_calls", None):
+        turn["tool_calls"] = _calls(calls, f"{where}.tool_calls")
+    return turn
+
+
+def _calls(calls: Any, where: str) -> list[dict[str, Any]]:
+    """Clients send arguments as JSON text, templates iterate over objects."""
+    if not isinstance(calls, list):
+        raise invalid(f"{where} must be a list", param=where)
+    plain = []
+    for index, call in enumerate(calls):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            param = f"{where}[{index}].function"
+            raise invalid(f"{param} must be an object with a name", param=param)
+        arguments = client_object(function.get("arguments"), f"{where}[{index}].function.arguments")
+        plain.append({**call, "type": "function", "function": {**function, "arguments": arguments}})
+    return plain
+
+
+def _pair(turns: list[Turn]) -> None:
+    """Give each call an id, and each result the id and the name of its call: without an id it answers the next call
+    that has no result yet."""
+    names: dict[str, str] = {}
+    waiting: dict[str, None] = {}  # in their order
+    made = 0
+    for turn in turns:
+        for call in turn.get("tool_calls", ()):
+            if not isinstance(call.get("id"), str) or not call["id"]:
+                call["id"] = f"call{made:05d}"
+                made += 1
+            names[call["id"]] = call["function"]["name"]
+            waiting[call["id"]] = None
+        if turn["role"] == "tool":
+            if not isinstance(turn.get("tool_call_id"), str) or not turn["tool_call_id"]:
+                turn["tool_call_id"] = next(iter(waiting), None) or f"call{made:05d}"
+                made += not waiting
+            waiting.pop(turn["tool_call_id"], None)
+            if name := names.get(turn["tool_call_id"]):
+                turn.setdefault("name", name)
