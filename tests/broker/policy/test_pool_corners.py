@@ -61,6 +61,15 @@ def test_a_process_that_does_not_exit_keeps_nobody_waiting_for_ever() -> None:
     assert s.wait(0.1) == [Failed(R2, "model_unavailable", "found no room for 300 s")]
 
 
+def test_of_those_who_wait_too_long_the_first_gives_up_first() -> None:
+    s = Script(queue_timeout=60.0, max_models=1)
+    s.busy("a", R1)
+    assert s.ask(R2, "b") == []
+    assert s.wait(1.0, W1) == []
+    assert s.ask(R3, "b") == []
+    assert s.wait(59.0, W1) == [Failed(R2, "model_unavailable", "found no room for 60 s")]
+
+
 # ---- kills, unloads, shutdown -------------------------------------------------------------------------------------
 
 
@@ -80,6 +89,15 @@ def test_an_unload_that_has_to_kill_is_no_death() -> None:
     assert s.wait(2.0) == [KillWorker(W1, "did not exit when asked")]
     assert s.dies(W1) == [replied(R9, "a")]
     assert s.model("a").deaths == 0
+
+
+def test_an_unload_that_took_too_long_is_not_answered_again() -> None:
+    s = Script(drain_timeout=30.0)
+    s.busy("a", R1)
+    s.unload(R9, "a")
+    assert s.wait(30.0, W1) == [Failed(R9, "drain_timeout")]
+    s.finish(W1, R1)
+    assert s.dies(W1) == []
 
 
 def test_an_unload_is_answered_once() -> None:
@@ -136,6 +154,14 @@ def test_every_load_that_has_seen_two_deaths_fails() -> None:
     s.dies(W1)
     failed = [action for action in s.dies(W2) if not isinstance(action, SavePins)]
     assert failed == [Failed(r, "worker_died") for r in (R1, R2, R3)]
+
+
+def test_a_pin_that_comes_again_keeps_its_place() -> None:
+    s = Script(max_models=1)
+    s.busy("c", R1)
+    for model_id in ("a", "b", "a"):
+        assert s.send(ModelPinned(model_id, s.specs[model_id])) == []
+    assert s.finish(W1, R1)[-1] == StopWorker(W1, "evicted for a")
 
 
 # ---- processes ----------------------------------------------------------------------------------------------------
