@@ -5,7 +5,7 @@ from broker.policy.events import ModelPinned, RequestArrived, ShutdownRequested,
 from broker.policy.specs import Shown
 from broker.wire.failure import Code, Failure
 from broker.wire.states import State
-from tests.broker.policy.script import R1, R2, R3, R9, W1, W2, W3, Failed, Script, replied
+from tests.broker.policy.script import R1, R2, R3, R8, R9, W1, W2, W3, Failed, Script, replied
 from tests.broker.policy.world_books import SimRequest
 
 ADMIN = "killed by an administrator"
@@ -162,6 +162,38 @@ def test_a_pin_that_comes_again_keeps_its_place() -> None:
     for model_id in ("a", "b", "a"):
         assert s.send(ModelPinned(model_id, s.specs[model_id])) == []
     assert s.finish(W1, R1)[-1] == StopWorker(W1, "evicted for a")
+
+
+def test_pins_start_in_the_order_in_which_they_came() -> None:
+    s = Script(max_models=1)
+    s.busy("c", R1)
+    s.ask(R2, "d")
+    s.send(ModelPinned("a", s.specs["a"]))
+    assert s.finish(W1, R1)[-1] == StopWorker(W1, "evicted for d")  # was there before the pin
+
+
+def test_a_pin_fails_only_where_its_model_is_gone() -> None:
+    s = Script(max_models=1)
+    s.busy("c", R1)
+    s.send(ModelPinned("a", s.specs["a"], GONE))
+    assert s.state("a") == "queued"
+
+
+def test_a_second_unload_can_add_force() -> None:
+    s = Script(drain_timeout=30.0)
+    s.busy("a", R1)
+    s.text(W1, R1)
+    s.unload(R8, "a")
+    s.unload(R9, "a", force=True)
+    assert s.wait(30.0, W1) == [KillWorker(W1, "unload by force"), Failed(R1, "worker_died", "unload by force")]
+
+
+def test_after_a_shutdown_nothing_is_in_the_queue() -> None:
+    s = Script(max_models=1)
+    s.busy("a", R1)
+    s.ask(R2, "b")
+    s.send(ShutdownRequested())
+    assert s.pool.queued == 0
 
 
 # ---- processes ----------------------------------------------------------------------------------------------------
