@@ -1,7 +1,14 @@
 """Corners of the pool, each found by a mutant of the policy that every other test let pass (docs/testing.md)."""
 
 from broker.policy.actions import Exited, KillWorker, Reply, SavePins, StartWorker, StopWorker
-from broker.policy.events import ModelPinned, RequestArrived, ShutdownRequested, TimePassed
+from broker.policy.events import (
+    ModelPinned,
+    RequestArrived,
+    ShutdownRequested,
+    TimePassed,
+    WorkerBecameReady,
+    WorkerConnected,
+)
 from broker.policy.specs import Shown
 from broker.wire.failure import Code, Failure
 from broker.wire.states import State
@@ -229,3 +236,51 @@ def test_each_rank_is_killed_once_also_where_they_end_differently() -> None:
         KillWorker(W2, "shutdown"),
     ]
     assert s.kill(R9, "two") == [KillWorker(W1, ADMIN)]
+
+
+def test_a_process_that_takes_long_to_connect_is_alive_when_it_does() -> None:
+    s = Script(heartbeat_timeout=10.0, load_stall_timeout=20.0)
+    s.ask(R1, "a")
+    assert s.wait(19.0) == []
+    assert s.connect(W1) == [s.assign(W1, "a")]
+    assert s.wait(9.9) == []
+    assert s.wait(0.1) == [KillWorker(W1, "no heartbeat for 10 s")]
+
+
+def test_to_connect_is_progress_of_the_load() -> None:
+    s = Script(load_stall_timeout=20.0)
+    s.ask(R1, "a")
+    assert s.wait(19.0) == []
+    s.connect(W1)
+    assert s.wait(19.9, W1) == []
+    assert s.wait(0.1, W1) == [KillWorker(W1, "load stalled for 20 s")]
+
+
+def test_a_process_connects_once() -> None:
+    s = Script(stall_timeout=120.0)
+    s.busy("a", R1)
+    assert s.wait(119.0, W1) == []
+    assert s.send(WorkerConnected(W1)) == []
+    assert s.wait(1.0, W1) == [KillWorker(W1, "hung: no progress for 120 s")]
+
+
+def test_output_that_ends_nothing_is_no_new_use() -> None:
+    s = Script()
+    s.busy("a", R1)
+    began = s.now
+    s.now += 5
+    s.text(W1, R1)
+    assert s.model("a").last_used == began
+    s.finish(W1, R1)
+    assert s.model("a").last_used == s.now
+
+
+def test_the_context_length_is_that_of_rank_0() -> None:
+    s = Script()
+    s.add_model("two", 400, ranks=2)
+    s.ask(R1, "two")
+    for worker_id, context_length in ((W1, 4096), (W2, 1)):
+        s.connect(worker_id)
+        s.workers[worker_id].ready = True
+        s.send(WorkerBecameReady(worker_id, 200, context_length))
+    assert s.instance("two").context_length == 4096
