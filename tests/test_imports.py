@@ -81,6 +81,9 @@ PURE = {
     },
     "worker/cache/prefix_index.py": set[str](),
     "worker/cache/worthwhile.py": set[str](),
+    "worker/generation/constraints/bounds.py": {"urllib"},
+    "worker/generation/constraints/calls.py": {"fractions", "urllib"},
+    "worker/generation/constraints/keywords.py": {"fractions", "urllib"},
 }
 PURE_STDLIB = {
     "abc", "array", "base64", "binascii", "bisect", "collections", "copy", "dataclasses", "enum", "functools",

@@ -17,8 +17,9 @@ class Generate(Body):
     so that a request whose worker dies can always be replayed. The sampling fields mean what they mean to mlx-lm, 0 is
     off; logit_bias: decimal token id -> what is added. logprobs: how many alternatives per token, None for none at all.
     tools: OpenAI's; required_tools: names, at least one of which has to be called; one_call: the answer ends with the
-    first call. json_schema, grammar (Lark, as llguidance reads it): what the answer must be. At most one of
-    required_tools, json_schema and grammar.
+    first call. json_schema, grammar (Lark, as llguidance reads it): what the answer must be; at most one of them. With
+    tools it may be calls instead, with required_tools it must be calls. strict: json_schema is enforced as a whole or
+    refused, otherwise what of it cannot be enforced is left out and named.
     PARTIAL: `{text}` and, where there are any, `reasoning`, `tool_calls`, `logprobs`; in the first output `ignored`.
     See docs/protocol.md.
     FINAL: the same of what no PARTIAL held, and `{finish_reason, prompt_tokens, completion_tokens, cached_tokens}`.
@@ -50,6 +51,7 @@ class Generate(Body):
     required_tools: list[str] = field(default_factory=list)
     one_call: bool = False
     json_schema: dict[str, Any] | None = None
+    strict: bool = False
     grammar: str | None = None
 
 

@@ -157,10 +157,10 @@ def parse_chat(body: bytes) -> ChatRequest:
     if request.top_logprobs is not None and not request.logprobs:
         raise invalid("top_logprobs needs logprobs", "top_logprobs")
     try:
-        forced = required_names(request.tools, request.tool_choice)
+        required_names(request.tools, request.tool_choice)
     except ValueError as error:
         raise invalid(f"tool_choice: {error}", "tool_choice") from None
-    _refuse_several(request, bool(forced))
+    _refuse_several(request)
     return request
 
 
@@ -172,12 +172,10 @@ def _refuse_many_parts(messages: Any) -> None:
         raise invalid(f"the messages have more than {_MAX_PARTS} parts", "messages")
 
 
-def _refuse_several(request: Sampling, is_call_forced: bool) -> None:
+def _refuse_several(request: Sampling) -> None:
     """At most one of these can constrain an answer."""
     if request.grammar is not None and request.json_schema is not None:
         raise invalid("give either grammar or response_format", "grammar")
-    if is_call_forced and (request.grammar is not None or request.json_schema is not None):
-        raise invalid("a required call cannot be combined with grammar or response_format", "tool_choice")
 
 
 def parse_completion(body: bytes) -> CompletionRequest:
@@ -187,7 +185,7 @@ def parse_completion(body: bytes) -> CompletionRequest:
     request = validated(CompletionRequest, raw)
     if len(request.prompt) * request.choices_per_prompt > MAX_CHOICES:
         raise invalid(f"more than {MAX_CHOICES} choices in one request, counting n for each prompt", "prompt")
-    _refuse_several(request, is_call_forced=False)
+    _refuse_several(request)
     return request
 
 
@@ -233,6 +231,7 @@ def _sampling(request: Sampling, defaults: Defaults, choice: int) -> dict[str, A
         "seed": seed,
         "stop": request.stop,
         "json_schema": request.json_schema,
+        "strict": bool(request.response_format and request.response_format.is_strict),
         "grammar": request.grammar,
         **request.over(defaults),
     }

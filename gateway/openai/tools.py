@@ -62,6 +62,7 @@ class JsonSchema(RequestBody):
     """The schema of a response_format. schema_: OpenAI's `schema`."""
 
     name: str | None = None
+    strict: bool | None = None
     schema_: dict[str, Any] = Field(alias="schema")
 
 
@@ -70,19 +71,27 @@ class ResponseFormat(RequestBody):
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
 
     @model_validator(mode="after")
     def _has_its_schema(self) -> "ResponseFormat":
         if (self.type == "json_schema") != (self.json_schema is not None):
             raise ValueError("json_schema must be given with type json_schema, and only then")
+        if self.schema_ is not None and self.type != "json_object":
+            raise ValueError("schema must be inside json_schema, or be given with type json_object")
         return self
 
     @property
     def schema_wanted(self) -> dict[str, Any] | None:
-        """None for text."""
+        """None for text. An object may have a schema too, which llama.cpp's server and others have."""
         if self.type == "json_object":
-            return {"type": "object"}
+            return {**(self.schema_ or {}), "type": "object"}
         return None if self.json_schema is None else self.json_schema.schema_
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether the schema must be enforced as a whole."""
+        return self.json_schema is not None and self.json_schema.strict is True
 
 
 def tools_of(tools: object) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlx_lm.generate import TextStateMachine, make_text_state_machine
 
-from worker.generation.reasoning import Reasoning
+from worker.generation.reasoning import NO_REASONING, Reasoning
 from worker.generation.tools import read_calls, whole_calls
 
 
@@ -66,14 +66,38 @@ class AnswerFormat:
 
     def constrained(self, reasoning: Reasoning, *, is_call: bool) -> "Answer":
         """For a request whose answer must follow a grammar: only the reasoning before it is marked. is_call: the
-        grammar is that of `tools.call_schema`."""
+        grammar is that of `constraints.calls.call_schema`."""
         # The whole answer is the call.
         said = "tool" if is_call else "normal"
         ends = [(self._tokenizer.think_end, said)] if self._tokenizer.has_thinking else []
         machine = TextStateMachine({"reasoning": ends, said: []})
         opening = (self._tokenizer.think_start, machine.make_state("reasoning")) if reasoning.openings else None
         state = machine.make_state("reasoning" if reasoning.is_open else said)
-        return Answer(state, lambda text: read_calls(lambda: whole_calls(text)), "", "", opening=opening)
+        # A call that is cut short is no answer; nothing of it is sent.
+        return Answer(
+            state,
+            lambda text: read_calls(lambda: whole_calls(text)),
+            "",
+            "",
+            opening=opening,
+            drops_malformed=is_call,
+        )
+
+    @property
+    def call_openings(self) -> tuple[tuple[int, ...], ...]:
+        """The tokens that begin a call; none for a model that has no mark for that."""
+        start, parse = self._tokenizer.tool_call_start, self._tokenizer.tool_parser
+        if not start or parse is None:
+            return ()
+        return (tuple(self._tokenizer.encode(start, add_special_tokens=False)),)
+
+    def calls_alone(self, tools: list[dict[str, Any]], *, one_call: bool) -> "Answer":
+        """For the part of an answer after its reasoning that is a plain text, unless it begins with a call."""
+        answer = self.answer(NO_REASONING, tools, one_call=one_call)
+        assert answer is not None  # there are call_openings
+        calls, plain = self._machine.make_state("tool"), TextStateMachine({"normal": []}).make_state("normal")
+        answer.begin_plain(plain, self._tokenizer.tool_call_start, calls)
+        return answer
 
 
 class Answer:
@@ -88,14 +112,17 @@ class Answer:
         *,
         one_call: bool = False,
         opening: tuple[str, Any] | None = None,
+        drops_malformed: bool = False,
     ) -> None:
-        """opening: a tag that counts only at the very beginning, apart from blanks, and the state that it leads to."""
+        """opening: a tag that counts only at the very beginning, apart from blanks, and the state that it leads to.
+        drops_malformed: a call that cannot be read is not returned as text."""
         self.has_called = False
         self._one_call = one_call
         self._state = state
         self._read = read
         self._marks = start, end
         self._opening = opening
+        self._drops_malformed = drops_malformed
         self._held = ""  # while it may become the opening
         self._call: list[str] | None = None
 
@@ -103,6 +130,10 @@ class Answer:
     def is_over(self) -> bool:
         """Whether nothing may follow."""
         return self._one_call and self.has_called
+
+    def begin_plain(self, plain: Any, tag: str, marked: Any) -> None:
+        """Before any text: `plain` is the state, or `marked` if the text begins with `tag`."""
+        self._state, self._opening = plain, (tag, marked)
 
     def push(self, text: str, parts: Parts) -> None:
         """Take some text; add what is certain by now to `parts`."""
@@ -150,8 +181,46 @@ class Answer:
         text = "".join(self._call or [])
         self._call = None
         calls = self._read(text) if self._read is not None else None
+        if calls is None and self._drops_malformed:
+            return
         if calls is None:
             parts.text.append(self._marks[0] + text + end)
             return
         self.has_called = True
         parts.tool_calls += calls[:1] if self._one_call else calls
+
+
+class EitherAnswer:
+    """An answer that must follow a grammar, unless it is calls: the text after the reasoning is read once more."""
+
+    def __init__(self, reasoning: Answer, rest: Answer) -> None:
+        self._reasoning = reasoning
+        self._rest = rest
+
+    @property
+    def has_called(self) -> bool:
+        """At least one call has been read."""
+        return self._rest.has_called
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing may follow."""
+        return self._rest.is_over
+
+    def push(self, text: str, parts: Parts) -> None:
+        """As Answer."""
+        first = Parts()
+        self._reasoning.push(text, first)
+        self._pass_on(first, parts)
+
+    def finish(self, parts: Parts) -> None:
+        """As Answer."""
+        first = Parts()
+        self._reasoning.finish(first)
+        self._pass_on(first, parts)
+        self._rest.finish(parts)
+
+    def _pass_on(self, first: Parts, parts: Parts) -> None:
+        parts.reasoning += first.reasoning
+        if first.text:
+            self._rest.push("".join(first.text), parts)

@@ -9,8 +9,8 @@ import mlx.core as mx
 
 from broker.wire.failure import Code, Failure, FailureError, invalid
 from broker.wire.work import Generate
-from worker.generation.answer import Answer, AnswerFormat
-from worker.generation.constraint import Constraint, Constraints
+from worker.generation.answer import Answer, AnswerFormat, EitherAnswer
+from worker.generation.constraints.constraint import Constraint, Constraints
 from worker.generation.logprobs import TokenTexts
 from worker.generation.prompt import prompt_characters
 from worker.generation.reasoning import NO_REASONING, ReasoningFormat
@@ -63,21 +63,25 @@ class Generation:
             return asked or _DEFAULT_MAX_TOKENS
         return min(asked or self.context, self.context - prompt)
 
-    def answer(self, request: Generate, tokens: list[int]) -> tuple[Answer | None, Constraint | None]:
+    def answer(self, request: Generate, tokens: list[int]) -> tuple[Answer | EitherAnswer | None, Constraint | None]:
         """The format of the answer to these tokens, None for plain text, and its constraint. Raises FailureError."""
         if request.messages is None:
             return None, self._constraints.processor(request, NO_REASONING)
         reasoning = self._reasoning.after(tokens)
-        constraint = self._constraints.processor(request, reasoning)
-        if constraint is not None:
-            return self._format.constrained(reasoning, is_call=bool(request.required_tools)), constraint
-        return self._format.answer(reasoning, request.tools, one_call=request.one_call), None
+        calls = self._format.call_openings if request.tools and not request.required_tools else ()
+        constraint = self._constraints.processor(request, reasoning, calls)
+        if constraint is None:
+            return self._format.answer(reasoning, request.tools, one_call=request.one_call), None
+        answer = self._format.constrained(reasoning, is_call=bool(request.required_tools))
+        if calls:
+            return EitherAnswer(answer, self._format.calls_alone(request.tools, one_call=request.one_call)), constraint
+        return answer, constraint
 
     def sequence(
         self,
         request_id: bytes,
         request: Generate,
-        answer: Answer | None,
+        answer: Answer | EitherAnswer | None,
         constraint: Constraint | None,
         *,
         prompt_tokens: int,

@@ -9,8 +9,8 @@ import mlx.core as mx
 
 from broker.wire.failure import Code, Failure, FailureError, named_line
 from broker.wire.outputs import FINAL, PARTIAL, Output, error_output
-from worker.generation.answer import Answer, Parts
-from worker.generation.constraint import Constraint
+from worker.generation.answer import Answer, EitherAnswer, Parts
+from worker.generation.constraints.constraint import Constraint
 from worker.generation.logprobs import TokenTexts, token_logprobs
 from worker.generation.text_stream import TextStream
 
@@ -24,14 +24,14 @@ class Sequence:
 
     __slots__ = (
         *("request_id", "_text", "_answer", "_constraint", "_stream", "_logprobs", "_texts", "_parts"),
-        *("_prompt_tokens", "_cached_tokens", "_completion_tokens", "_length", "_waiting"),
+        *("_prompt_tokens", "_cached_tokens", "_completion_tokens", "_length", "_waiting", "_review", "_sent"),
     )
 
     def __init__(
         self,
         request_id: bytes,
         text: TextStream,
-        answer: Answer | None,
+        answer: Answer | EitherAnswer | None,
         constraint: Constraint | None,
         *,
         stream: bool,
@@ -50,7 +50,10 @@ class Sequence:
         self._stream = stream
         self._logprobs = logprobs
         self._texts = texts
-        self._parts = Parts(ignored=[*dict.fromkeys(ignored)])
+        enforces_less = constraint.ignored if constraint is not None else []
+        self._parts = Parts(ignored=[*dict.fromkeys([*ignored, *enforces_less])])
+        self._review = constraint.review if constraint is not None else None
+        self._sent: list[dict[str, Any]] = []  # for the review
         self._prompt_tokens = prompt_tokens
         self._cached_tokens = cached_tokens
         self._completion_tokens = 0
@@ -100,14 +103,17 @@ class Sequence:
             if reason is not None:
                 self._answer.finish(parts)
         elif text:
-            if reason is None and self._stream and self._logprobs is None and not parts.ignored:  # nearly always
+            if reason is None and self._stream and self._logprobs is None and not (parts.ignored or self._review):
                 return Output(self.request_id, PARTIAL, {"text": text})
             parts.text.append(text)
         if reason is not None:
             return self._end(reason)
         if self._stream and (parts.text or parts.reasoning or parts.tool_calls):
             self._parts = Parts()
-            return Output(self.request_id, PARTIAL, parts.body())
+            body = parts.body()
+            if self._review is not None:
+                self._sent.append(body)
+            return Output(self.request_id, PARTIAL, body)
         return None
 
     def _certain_logprobs(self, *, is_whole: bool) -> Iterator[dict[str, Any]]:
@@ -119,8 +125,14 @@ class Sequence:
     def _end(self, reason: str) -> Output:
         if reason == "stop" and self._answer is not None and self._answer.has_called:
             reason = "tool_calls"
+        rest = self._parts.body()
+        if self._review is not None and reason != "length":
+            sent = [*self._sent, rest]
+            self._review(
+                "".join(body["text"] for body in sent), [c for body in sent for c in body.get("tool_calls", ())]
+            )
         body = {
-            **self._parts.body(),
+            **rest,
             "finish_reason": reason,
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": self._completion_tokens,

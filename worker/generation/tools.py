@@ -1,4 +1,4 @@
-"""Tool calls: from the result of a model's parser to the wire, and the grammar that forces a call.
+"""Tool calls: from the result of a model's parser to the wire, and out of an answer that is forced to be calls.
 
 A call on the wire is `{id, name, arguments}`, and `arguments` is JSON text. Must stay free of mlx.
 """
@@ -8,8 +8,6 @@ import logging
 import secrets
 from collections.abc import Callable
 from typing import Any
-
-from broker.wire.failure import invalid
 
 log = logging.getLogger("worker")
 
@@ -40,7 +38,7 @@ def _call_of(call: Any) -> dict[str, Any]:
 
 
 def whole_calls(text: str) -> list[Any]:
-    """The calls in an answer that follows `call_schema`, without one that was cut short."""
+    """The calls in an answer that follows `constraints.calls.call_schema`, without one that was cut short."""
     read = json.JSONDecoder().raw_decode
     calls, begin = [], text.find("{")
     while begin >= 0:
@@ -51,33 +49,3 @@ def whole_calls(text: str) -> list[Any]:
         calls.append(call)
         begin = text.find("{", end)
     return calls
-
-
-def call_schema(tools: list[dict[str, Any]], names: list[str], *, one_call: bool) -> dict[str, Any]:
-    """The JSON schema of a call of one of these tools, or of a list of calls. Raises FailureError."""
-    choices = []
-    shared: dict[str, dict[str, Any]] = {"$defs": {}, "definitions": {}}
-    for tool in tools:
-        function = tool.get("function")
-        if not isinstance(function, dict) or function.get("name") not in names:
-            continue
-        # Whatever else `parameters` says: arguments must be an object.
-        arguments = {**(function.get("parameters") or {}), "type": "object"}
-        for key, known in shared.items():
-            # References start at the root, so definitions must be there.
-            for name, definition in (arguments.pop(key, None) or {}).items():
-                if known.setdefault(name, definition) != definition:
-                    raise invalid(f"two tools have different {key} named {name!r}", param="tools")
-        choices.append(
-            {
-                "type": "object",
-                "properties": {"name": {"const": function["name"]}, "arguments": arguments},
-                "required": ["name", "arguments"],
-                "additionalProperties": False,
-            }
-        )
-    if not choices:
-        raise invalid("tool_choice names no tool of tools", param="tool_choice")
-    call = {"anyOf": choices}
-    wanted = call if one_call else {"type": "array", "items": call, "minItems": 1}
-    return {**wanted, **{key: known for key, known in shared.items() if known}}

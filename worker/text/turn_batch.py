@@ -16,7 +16,7 @@ from mlx_lm.generate import generate_step, speculative_generate_step
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
-from worker.generation.constraint import Constraint
+from worker.generation.constraints.constraint import Constraint
 from worker.generation.sampling import LogitsProcessor, Sampler
 from worker.text.batch import BatchCounts, Decoded, Held
 from worker.text.quantisation import Quantisation

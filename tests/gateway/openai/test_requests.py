@@ -132,9 +132,22 @@ def test_what_binds_the_answer_reaches_the_wire() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     given = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": schema}}
     for [work] in (chat(response_format=given), completion("Hi", response_format=given)):
-        assert work.json_schema == schema
+        assert (work.json_schema, work.strict) == (schema, True)
+    for strict in ({}, {"strict": False}, {"strict": None}):
+        [work] = chat(response_format={"type": "json_schema", "json_schema": {"name": "x", **strict, "schema": schema}})
+        assert (work.json_schema, work.strict) == (schema, False)
     assert chat(response_format={"type": "json_object"})[0].json_schema == {"type": "object"}
+    untyped = {"properties": schema["properties"]}
+    assert chat(response_format={"type": "json_object", "schema": untyped})[0].json_schema == schema
     assert chat(grammar='start: "a"')[0].grammar == 'start: "a"'
+
+
+def test_tools_and_a_bound_answer_go_together() -> None:
+    for choice, required in (("auto", []), ("required", ["weather"])):
+        for bound in ({"grammar": 'start: "a"'}, {"response_format": {"type": "json_object"}}):
+            [work] = chat(tools=[WEATHER], tool_choice=choice, **bound)
+            assert (work.tools, work.required_tools) == ([WEATHER], required)
+            assert (work.grammar is None) == (work.json_schema is not None)
 
 
 def test_what_other_servers_take_is_taken() -> None:
@@ -357,7 +370,6 @@ def test_unknown_fields_are_ignored() -> None:
         ({"messages": [USER], "top_logprobs": 3}, "top_logprobs"),
         ({"messages": [USER], "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"messages": [USER], "response_format": {"type": "json_object"}, "grammar": "start: A"}, "grammar"),
-        ({"messages": [USER], "tools": [WEATHER], "tool_choice": "required", "grammar": "x"}, "tool_choice"),
     ],
 )
 def test_what_is_not_a_chat_is_refused(body: dict[str, Any] | bytes, param: str | None) -> None:

@@ -1,43 +1,7 @@
 import json
 from typing import Any
 
-import pytest
-
-from broker.wire.failure import FailureError
-from worker.generation.tools import call_schema, read_calls, whole_calls
-
-
-def tool(name: str, **parameters: Any) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, "parameters": parameters}}
-
-
-def test_the_schema_of_a_call_has_its_definitions_at_the_root() -> None:
-    place = {"type": "string"}
-    one = tool("one", type="object", properties={"at": {"$ref": "#/$defs/place"}}, **{"$defs": {"place": place}})
-    schema = call_schema([one, tool("two"), tool("three")], ["one", "two"], one_call=True)
-    assert schema["$defs"] == {"place": place}
-    first, second = schema["anyOf"]
-    assert first["properties"]["name"] == {"const": "one"}
-    assert first["properties"]["arguments"] == {"type": "object", "properties": {"at": {"$ref": "#/$defs/place"}}}
-    assert second["properties"] == {"name": {"const": "two"}, "arguments": {"type": "object"}}
-    # The client's own tools stay as they are: the model's template reads them too.
-    assert "$defs" in one["function"]["parameters"]
-    assert "$defs" not in call_schema([one, tool("two")], ["two"], one_call=True)
-
-
-def test_arguments_are_an_object_whatever_parameters_say() -> None:
-    at = {"type": "string"}
-    for parameters in ({}, {"properties": {"at": at}}, {"type": ["object", "null"], "properties": {"at": at}}):
-        (call,) = call_schema([tool("f", **parameters)], ["f"], one_call=True)["anyOf"]
-        assert call["properties"]["arguments"] == {**parameters, "type": "object"}
-
-
-def test_definitions_that_contradict_each_other_are_refused() -> None:
-    tools = [tool(name, **{"$defs": {"x": {"const": name}}}) for name in ("a", "b")]
-    with pytest.raises(FailureError, match="'x'") as raised:
-        call_schema(tools, ["a", "b"], one_call=True)
-    assert raised.value.failure.param == "tools"
-    assert call_schema(tools, ["a"], one_call=False)["$defs"] == {"x": {"const": "a"}}
+from worker.generation.tools import read_calls, whole_calls
 
 
 def test_calls_in_every_form_that_parsers_give() -> None:

@@ -1,6 +1,7 @@
 """Answers that must follow a schema or a grammar, by a model whose own words are noise."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 from broker.wire.failure import FailureError
 from broker.wire.outputs import ERROR
 from tests.scripted_model import make_scripted_model
-from tests.worker.engine_runs import add, answer, assert_empty, load, run, without_count
+from tests.worker.engine_runs import add, answer, assert_empty, joined, load, run, without_count
+from tests.worker.generation.constraints.test_bounds import chain, in_much, in_object, rules
 from tests.worker.generation.test_answer import THINK_TEMPLATE, TIME, USER, WEATHER, parts, scripted
 from worker.generation.answer import AnswerFormat, Parts
+from worker.generation.constraints.native import check_readable
 from worker.generation.reasoning import NO_REASONING
 from worker.text.engine import TextEngine
 
@@ -22,6 +25,10 @@ SCHEMA = {
     "additionalProperties": False,
 }
 GRAMMAR = 'start: ("yes" | "no") " " /[a-c]{3}/'
+
+
+def tool(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
 
 
 @pytest.fixture(scope="module")
@@ -112,12 +119,12 @@ def test_several_calls_can_be_made_where_one_is_required(engine: TextEngine) -> 
     assert (len(got["tool_calls"]), got["finish_reason"]) == (1, "tool_calls")
 
 
-def test_a_required_call_cut_short_is_text(engine: TextEngine) -> None:
+@pytest.mark.parametrize("one_call", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_required_call_cut_short_is_dropped(engine: TextEngine, one_call: bool, stream: bool) -> None:
     fields = {"messages": [USER], "tools": [WEATHER], "required_tools": ["weather"], "temperature": 0.0}
-    got = answer(engine, **fields, max_tokens=10)
-    assert "tool_calls" not in got
-    assert len(got["text"]) == 10
-    assert got["finish_reason"] == "length"
+    got = answer(engine, **fields, max_tokens=10, one_call=one_call, stream=stream)
+    assert (got["text"], "tool_calls" in got, got["finish_reason"]) == ("", False, "length")
 
 
 def test_reasoning_is_not_constrained_and_the_answer_is(tmp_path: Path) -> None:
@@ -207,7 +214,7 @@ def test_what_grows_over_the_limits_is_an_error_of_its_own(engine: TextEngine) -
     ]
     *failed, last = run(engine, requests)
     assert without_count(last[-1].body) == alone
-    for outputs, param in zip(failed, ("response_format", "tools"), strict=True):
+    for outputs, param in zip(failed, ("json_schema", "tools"), strict=True):
         assert outputs[-1].kind == ERROR
         assert (outputs[-1].body["code"], outputs[-1].body["param"]) == ("invalid_request", param)
         assert "cannot follow it any further: Parser Error: Current row has" in outputs[-1].body["message"]
@@ -217,11 +224,11 @@ def test_what_grows_over_the_limits_is_an_error_of_its_own(engine: TextEngine) -
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"json_schema": {"type": "nothing"}}, "response_format"),
-        ({"json_schema": {"$ref": "#/$defs/missing"}}, "response_format"),
+        ({"json_schema": {"type": "nothing"}}, "json_schema"),
+        ({"json_schema": {"$ref": "#/$defs/missing"}}, "json_schema"),
         ({"grammar": "start: missing"}, "grammar"),
         ({"grammar": "("}, "grammar"),
-        ({"required_tools": ["weather"]}, "tool_choice"),
+        ({"required_tools": ["weather"]}, "required_tools"),
     ],
 )
 def test_what_cannot_be_followed_is_refused(engine: TextEngine, fields: dict[str, Any], param: str) -> None:
@@ -229,3 +236,110 @@ def test_what_cannot_be_followed_is_refused(engine: TextEngine, fields: dict[str
         add(engine, 1, messages=[USER], **fields)
     assert raised.value.failure.param == param
     assert_empty(engine)
+
+
+POISON = chain(1000, in_object)
+LARK = "start: r0\n" + rules(6500)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"json_schema": POISON}, "json_schema"),
+        ({"tools": [TIME, tool("f", POISON)], "required_tools": ["f"]}, "tools[1]"),
+        ({"grammar": LARK}, "grammar"),
+        ({"grammar": f"start: %json {json.dumps(POISON)}"}, "grammar"),
+        ({"json_schema": {"type": "integer", "multipleOf": 1_000_003}, "strict": True}, "json_schema"),
+    ],
+)
+def test_what_would_end_or_stall_the_process_is_refused(engine: TextEngine, fields: dict[str, Any], param: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(FailureError) as raised:
+        add(engine, 1, messages=[USER], **fields)
+    assert time.monotonic() - began < 5
+    assert (raised.value.failure.code, raised.value.failure.param) == ("invalid_request", param)
+    assert raised.value.failure.message.startswith(param)
+    assert_empty(engine)
+
+
+@pytest.mark.parametrize("pattern", ["((a{1000}){1000}){1000}", "((a{100}){100}){100}", "a{100000}"])
+def test_nested_repetitions_do_not_stall_the_batch(engine: TextEngine, pattern: str) -> None:
+    schema = {"type": "string", "pattern": f"^{pattern}$"}
+    began = time.monotonic()
+    answer(engine, messages=[USER], json_schema=schema, max_tokens=3)
+    assert time.monotonic() - began < 2
+
+
+def test_a_matcher_needs_no_stack_of_the_main_thread() -> None:
+    """Far more than the bounds let through."""
+    for link in (in_object, in_much):
+        check_readable(chain(900, link))
+
+
+SET = {"type": "array", "items": {"enum": [1, 2]}, "uniqueItems": True, "minItems": 3, "maxItems": 3}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_cannot_be_enforced_is_named_and_a_miss_is_logged(
+    engine: TextEngine, stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    schema = {**SET, "description": "d", "not": {"const": []}}
+    (outputs,) = run(engine, [{"messages": [USER], "json_schema": schema, "stream": stream, "max_tokens": 200}])
+    assert outputs[0].body["ignored"] == ["json_schema.uniqueItems", "json_schema.not"]
+    assert not any("ignored" in output.body for output in outputs[1:])
+    assert len(json.loads(joined(outputs)["text"])) == 3
+    assert "an answer does not follow json_schema.uniqueItems, json_schema.not" in caplog.text
+
+
+def test_an_answer_that_follows_is_not_logged(engine: TextEngine, caplog: pytest.LogCaptureFixture) -> None:
+    schema = {**SET, "minItems": 1, "maxItems": 1}
+    assert answer(engine, messages=[USER], json_schema=schema, max_tokens=99)["ignored"] == ["json_schema.uniqueItems"]
+    assert "does not follow" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("odd", "keyword"),
+    [
+        ({"type": "string", "format": "regex", "maxLength": 5}, "format"),
+        ({"type": "string", "pattern": "^(?!b)a{3}$", "maxLength": 5}, "pattern"),
+        ({"oneOf": [{"const": "a"}, {"enum": ["a", "b"]}]}, "oneOf"),
+        ({"type": "integer", "minimum": 1, "maximum": 2**63}, "maximum"),
+        ({"enum": ["a"], "not": {"const": "b"}}, "not"),
+        (
+            {"type": "object", "patternProperties": {"^a": {"const": 1}, "a$": {"const": 2}}, "maxProperties": 1},
+            "patternProperties",
+        ),
+    ],
+)
+def test_strict_is_all_or_nothing(engine: TextEngine, odd: dict[str, Any], keyword: str) -> None:
+    schema = {"type": "object", "properties": {"x": odd}, "required": ["x"], "additionalProperties": False}
+    with pytest.raises(FailureError) as raised:
+        add(engine, 1, messages=[USER], json_schema=schema, strict=True)
+    assert raised.value.failure.param == "json_schema"
+    assert repr(keyword) in raised.value.failure.message
+    assert "coerce" not in raised.value.failure.message
+    got = answer(engine, messages=[USER], json_schema=schema, max_tokens=5)
+    assert got["ignored"] == [f"json_schema.{keyword}"]
+    # One odd tool does not refuse a request, and it alone is named.
+    tools = [WEATHER, tool("odd", schema)]
+    got = answer(engine, messages=[USER], tools=tools, required_tools=["weather", "odd"], max_tokens=5)
+    assert got["ignored"] == [f"tools[1].{keyword}"]
+    tools[1]["function"]["strict"] = True
+    with pytest.raises(FailureError) as raised:
+        add(engine, 1, messages=[USER], tools=tools, required_tools=["weather", "odd"])
+    assert raised.value.failure.param == "tools[1]"
+    assert_empty(engine)
+
+
+def test_two_tools_with_a_definition_of_the_same_name(engine: TextEngine) -> None:
+    def of(name: str, value: str) -> dict[str, Any]:
+        at = {"type": "object", "properties": {"at": {"$ref": "#/$defs/x"}}, "required": ["at"]}
+        return tool(name, {**at, "additionalProperties": False, "$defs": {"x": {"const": value}}})
+
+    tools = [of("one", "first"), of("two", "second")]
+    for name, value in (("one", "first"), ("two", "second")):
+        fields: dict[str, Any] = {"tools": tools, "required_tools": [name], "one_call": True, "max_tokens": 200}
+        (call,) = answer(engine, messages=[USER], temperature=0.0, **fields)["tool_calls"]
+        assert (call["name"], json.loads(call["arguments"])) == (name, {"at": value})
+    got = answer(engine, messages=[USER], tools=tools, required_tools=["one", "two"], one_call=True, max_tokens=200)
+    assert json.loads(got["tool_calls"][0]["arguments"])["at"] in ("first", "second")

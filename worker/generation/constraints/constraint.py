@@ -1,10 +1,9 @@
-"""Answers that must follow a JSON schema or a grammar: llguidance says which tokens may come next.
+"""Answers that must follow a JSON schema or a grammar: which tokens may come next.
 
 A constraint is a logits processor of one request inside the batch. It must know each token before the next one is
 computed, so while a batch has one, every step waits for the step before.
 """
 
-import json
 from typing import Any
 
 import llguidance
@@ -13,11 +12,11 @@ import mlx.core as mx
 
 from broker.wire.failure import invalid, one_line
 from broker.wire.work import Generate
+from worker.generation.constraints.bounds import check_grammar
+from worker.generation.constraints.enforce import calls_matcher, text_matcher, wanted_calls, wanted_schema
+from worker.generation.constraints.native import UnreadableError, grammar_matcher, reason_of
+from worker.generation.constraints.review import Review, review_of_calls, review_of_text
 from worker.generation.reasoning import Reasoning
-from worker.generation.tools import call_schema
-
-# Enough for indentation. Without a limit a weak model writes blanks until it has used up its tokens.
-_JSON_OPTIONS: Any = {"whitespace_pattern": r"[ \n\t]{0,16}"}
 
 
 class Constraints:
@@ -29,24 +28,29 @@ class Constraints:
         # Made on first use: that takes about a second for a large vocabulary.
         self._guide: llguidance.LLTokenizer | None = None
 
-    def processor(self, request: Generate, reasoning: Reasoning) -> "Constraint | None":
-        """None for a request without a constraint. reasoning: is not constrained. Raises FailureError."""
+    def processor(
+        self, request: Generate, reasoning: Reasoning, calls: tuple[tuple[int, ...], ...] = ()
+    ) -> "Constraint | None":
+        """None for a request without a constraint. reasoning: is not constrained. calls: the tokens, one way or the
+        other, with which the answer becomes tool calls instead. Raises FailureError."""
+        eos = sorted(self._tokenizer.eos_token_ids)
         if request.required_tools:
-            schema = call_schema(request.tools, request.required_tools, one_call=request.one_call)
-            grammar = _json_grammar(schema, "tools")
-            param = "tools"
-        elif request.json_schema is not None:
-            grammar = _json_grammar(request.json_schema, "response_format")
-            param = "response_format"
-        elif request.grammar is not None:
-            grammar = llguidance.LLMatcher.grammar_from_lark(request.grammar)
-            param = "grammar"
-        else:
+            wanted = wanted_calls(request)
+            matcher, wanted = calls_matcher(self._load_guide(), wanted, one_call=request.one_call)
+            ignored = [name for one in wanted.values() for name in one.names]
+            return Constraint(matcher, eos, reasoning, "tools", ignored=ignored, review=review_of_calls(wanted))
+        if (schema := wanted_schema(request)) is not None:
+            matcher, schema = text_matcher(self._load_guide(), schema)
+            review = review_of_text(schema)
+            return Constraint(matcher, eos, reasoning, "json_schema", calls, ignored=schema.names, review=review)
+        if request.grammar is None:
             return None
-        matcher = llguidance.LLMatcher(self._load_guide(), grammar)
-        if matcher.is_error():
-            raise invalid(f"{param}: {one_line(matcher.get_error())}", param=param)
-        return Constraint(matcher, sorted(self._tokenizer.eos_token_ids), reasoning, param)
+        check_grammar(request.grammar)
+        try:
+            matcher = grammar_matcher(self._load_guide(), request.grammar)
+        except UnreadableError as error:
+            raise invalid(f"grammar: {error}", "grammar") from error
+        return Constraint(matcher, eos, reasoning, "grammar", calls)
 
     def _load_guide(self) -> llguidance.LLTokenizer:
         if self._guide is None:
@@ -62,19 +66,37 @@ class Constraints:
 
 class Constraint:
     """A logits processor for one sequence: excludes all tokens that the grammar does not allow. Reasoning before the
-    answer is not constrained, but it may not end the text.
+    answer is not constrained, but it may not end the text. Nor are tool calls in place of the answer.
 
-    Mutable state: the rest of each possible opening of the reasoning, empty once that is decided, and whether the
-    grammar allows the tokens so far too; whether the reasoning is open, its last tokens, and its allowed tokens.
+    ignored: parts of the request that are not enforced; review: checks the whole answer instead.
+
+    Mutable state: the rest of each possible opening of reasoning or of calls, empty once that is decided, and whether
+    the grammar allows the tokens so far too; whether the reasoning is open, its last tokens, and its allowed tokens;
+    whether calls have begun.
     """
 
-    def __init__(self, matcher: llguidance.LLMatcher, eos: list[int], reasoning: Reasoning, param: str) -> None:
+    def __init__(
+        self,
+        matcher: llguidance.LLMatcher,
+        eos: list[int],
+        reasoning: Reasoning,
+        param: str,
+        calls: tuple[tuple[int, ...], ...] = (),
+        *,
+        ignored: list[str] | None = None,
+        review: Review | None = None,
+    ) -> None:
         """param: the field of the request that asks for it."""
+        self.ignored = ignored or []
+        self.review = review
         self._param = param
         self._matcher = matcher
         self._eos = eos
         self._openings = list(reasoning.openings)
+        self._calls = calls
+        self._call_openings = list(calls)
         self._is_reasoning = reasoning.is_open
+        self._is_calling = False
         self._end = reasoning.end
         self._last: tuple[int, ...] = ()
         self._goes_on: mx.array | None = None
@@ -88,6 +110,8 @@ class Constraint:
             last: Any = tokens[-1].item()
             if last not in self._eos:  # the sequence has ended anyway
                 self._take(last)
+        if self._is_calling:
+            return logits
         width = logits.shape[-1]
         allowed = self._unconstrained(width) if self._is_reasoning else self._allowed(width)
         return mx.where(allowed, logits, -mx.inf)
@@ -96,20 +120,29 @@ class Constraint:
         """Raises FailureError once the grammar has exceeded llguidance's limits. The step itself must not raise,
         because that would end the whole batch: there, only the end of the text stays possible."""
         if self._matcher.is_error():
-            reason = one_line(self._matcher.get_error().partition("\n")[0])
+            reason = reason_of(self._matcher.get_error().partition("\n")[0])
             raise invalid(f"{self._param}: the answer cannot follow it any further: {reason}", param=self._param)
 
     def _take(self, token: int) -> None:
+        if self._is_calling:
+            return
         if self._is_reasoning:
             self._last = (*self._last, token)[-len(self._end) :]
-            self._is_reasoning = self._last != self._end
+            if self._last == self._end:
+                self._is_reasoning = False
+                self._call_openings = list(self._calls)
             return
         self._openings = [rest[1:] for rest in self._openings if rest[0] == token]
+        self._call_openings = [rest[1:] for rest in self._call_openings if rest[0] == token]
         if () in self._openings:
-            self._openings = []
+            self._openings, self._call_openings = [], []
             self._is_reasoning = True
+            self._follows = True
             self._matcher.reset()  # it may have consumed blanks
-        elif self._openings:
+        elif () in self._call_openings:
+            self._is_calling = True
+            self._matcher.reset()
+        elif self._openings or self._call_openings:
             self._follows = self._follows and self._matcher.try_consume_tokens([token]) == 1
         else:
             self._matcher.consume_token(token)
@@ -121,9 +154,10 @@ class Constraint:
         return self._goes_on
 
     def _allowed(self, width: int) -> mx.array:
-        if not self._openings:
+        begun = [*self._openings, *self._call_openings]
+        if not begun:
             return self._following(width)
-        openings = _among([rest[0] for rest in self._openings], width)
+        openings = _among([rest[0] for rest in begun], width)
         return mx.logical_or(openings, self._following(width)) if self._follows else openings
 
     def _following(self, width: int) -> mx.array:
@@ -140,10 +174,3 @@ def _among(tokens: list[int], width: int) -> mx.array:
     ids: Any = mx.arange(width)
     among: mx.array = (ids[:, None] == mx.array(tokens)).any(axis=1)
     return among
-
-
-def _json_grammar(schema: dict[str, Any], param: str) -> str:
-    try:
-        return llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=_JSON_OPTIONS)
-    except (ValueError, RecursionError) as error:
-        raise invalid(f"{param}: {one_line(error)}", param=param) from error

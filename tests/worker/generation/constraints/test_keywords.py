@@ -1,0 +1,105 @@
+from typing import Any
+
+import pytest
+
+from broker.wire.failure import FailureError
+from worker.generation.constraints import keywords
+
+TEXT = {"type": "string"}
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("propertyNames", {"pattern": "^a"}),
+        ("uniqueItems", True),
+        ("not", TEXT),
+        ("if", TEXT),
+        ("then", TEXT),
+        ("else", TEXT),
+        ("contains", TEXT),
+        ("minContains", 1),
+        ("dependentRequired", {"a": ["b"]}),
+        ("dependentSchemas", {"a": TEXT}),
+        ("dependencies", {"a": ["b"]}),
+        ("unevaluatedProperties", False),
+        ("unevaluatedItems", TEXT),
+        ("$dynamicRef", "#x"),
+        ("maximum", 2**64),
+        ("minimum", -(2**53) - 1),
+        ("exclusiveMaximum", 1e300),
+        ("multipleOf", 1_000_003),
+    ],
+)
+def test_what_is_left_out_anywhere_in_a_schema(keyword: str, value: Any) -> None:
+    plain = {"type": ["object", "array", "number"], "title": "t"}
+    odd = {**plain, keyword: value}
+    for wrap in (
+        lambda inner: inner,
+        lambda inner: {"properties": {keyword: inner, "b": TEXT}},
+        lambda inner: {"items": {"anyOf": [TEXT, inner]}},
+        lambda inner: {"$defs": {"x": {"prefixItems": [inner]}}, "additionalProperties": {"allOf": [inner]}},
+        lambda inner: {"patternProperties": {"a": inner}},
+    ):
+        assert keywords.enforceable(wrap(odd), "f") == (wrap(plain), [keyword])
+        assert keywords.enforceable(wrap(plain), "f") == (wrap(plain), [])
+
+
+def test_data_with_the_name_of_a_keyword_stays() -> None:
+    schema = {
+        "const": {"not": 1},
+        "default": {"if": 2},
+        "enum": [{"then": 3}],
+        "x-note": {"not": 4},
+        "examples": [{"not": 5}],
+    }
+    assert keywords.enforceable(schema, "f") == (schema, [])
+
+
+def test_values_that_say_nothing_are_not_named() -> None:
+    silent = {"uniqueItems": False, "propertyNames": {}, "unevaluatedProperties": True, "not": False}
+    assert keywords.enforceable({**TEXT, **silent}, "f") == (TEXT, [])
+
+
+@pytest.mark.parametrize("number", [2**53 + 1, -(2**63), 123456789012345678, 1e17])
+def test_numbers_that_would_become_others_are_refused(number: float) -> None:
+    for schema in ({"const": number}, {"enum": [1, number]}, {"properties": {"a": {"const": {"deep": [number]}}}}):
+        with pytest.raises(FailureError, match="2\\^53") as raised:
+            keywords.enforceable(schema, "json_schema")
+        assert raised.value.failure.param == "json_schema"
+    exact = {"enum": [2**53, -(2**53), 1.5, True], "maximum": 2**53}
+    assert keywords.enforceable(exact, "f") == (exact, [])
+
+
+def test_multiples_that_are_combined() -> None:
+    few = {"allOf": [{"multipleOf": 97}, {"multipleOf": 101}]}
+    assert keywords.enforceable(few, "f") == (few, [])
+    many = {"allOf": [{"multipleOf": 4999}, {"multipleOf": 4993}]}
+    assert keywords.enforceable(many, "f") == ({"allOf": [{}, {}]}, ["multipleOf"])
+    apart = {"properties": {"a": {"multipleOf": 4999}, "b": {"multipleOf": 4993}, "c": {"multipleOf": 0.01}}}
+    assert keywords.enforceable(apart, "f") == (apart, [])
+
+
+def test_what_is_left_out_when_it_cannot_be_read() -> None:
+    def is_unreadable(keyword: str, value: Any) -> bool:
+        return (keyword, value) in {("pattern", "(?=a)"), ("format", "regex"), ("minimum", 1e-300)}
+
+    fine = {"type": "string", "pattern": "^a", "format": "email", "minimum": 0}
+    assert keywords.without_unreadable(fine, is_unreadable) == (fine, [])
+    odd = {"type": "string", "pattern": "(?=a)", "format": "regex", "minimum": 1e-300}
+    assert keywords.without_unreadable({"items": odd}, is_unreadable) == (
+        {"items": TEXT},
+        ["format", "minimum", "pattern"],
+    )
+    named = {"patternProperties": {"(?=a)": TEXT}, "additionalProperties": False, "type": "object"}
+    assert keywords.without_unreadable(named, is_unreadable) == (
+        {"type": "object"},
+        ["patternProperties", "additionalProperties"],
+    )
+
+
+def test_one_of_becomes_any_of() -> None:
+    assert keywords.with_any_of({"oneOf": [TEXT, {}]}) == ({"anyOf": [TEXT, {}]}, ["oneOf"])
+    both = {"oneOf": [TEXT], "anyOf": [{}], "allOf": [{"minLength": 1}]}
+    assert keywords.with_any_of(both)[0] == {"anyOf": [{}], "allOf": [{"minLength": 1}, {"anyOf": [TEXT]}]}
+    assert keywords.with_any_of(TEXT) == (TEXT, [])
