@@ -20,7 +20,7 @@ from gateway.core.dialect import Dialect
 from gateway.core.failure import INTERNAL_ERROR
 from gateway.link.call import CallClosedError
 
-_LINGER_SECONDS = 1.0
+LINGER_SECONDS = 1.0
 
 ExceptionHandler = Callable[[Request, Exception], Awaitable[Response]]
 
@@ -41,7 +41,7 @@ class LingeringJson(Json):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LINGER_SECONDS):
+            async with asyncio.timeout(LINGER_SECONDS):
                 while (await receive()).get("more_body"):
                     pass
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -55,6 +55,8 @@ def error_response(dialect: Dialect, failure: Failure, status: int | None = None
         headers["retry-after"] = str(max(1, math.ceil(failure.retry_after)))
     if status == 401:
         headers["www-authenticate"] = "Bearer"
+    if status == 415:
+        headers["accept-encoding"] = "gzip"
     content = dialect.error(failure)
     if status == 413:
         return LingeringJson(content, 413, headers | {"connection": "close"})

@@ -1,4 +1,4 @@
-"""What the inference endpoints of all dialects share: read the body, send the work, answer streamed or whole."""
+"""What the inference endpoints of all dialects share: find the model, send the work, answer streamed or whole."""
 
 from collections.abc import Sequence
 from typing import TypedDict
@@ -6,7 +6,7 @@ from typing import TypedDict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.wire.failure import Code, Failure, FailureError, invalid
+from broker.wire.failure import FailureError, invalid
 from gateway.core.answer import ignored_in
 from gateway.core.ask import Ask, generate_stream, generate_whole
 from gateway.core.content import Image
@@ -29,20 +29,6 @@ class AppState(TypedDict):
     settings: Settings
     link: Link
     images: ImageLoader
-
-
-async def read_body(request: Request[AppState]) -> bytes:
-    """The body. Raises FailureError `request_too_large` as soon as it is known to be too large."""
-    limit = request.state["settings"].max_body_bytes
-    too_large = FailureError(Failure(Code.REQUEST_TOO_LARGE, f"the body has more than {limit} bytes"))
-    if int(request.headers.get("content-length", "0")) > limit:
-        raise too_large
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise too_large
-    return bytes(body)
 
 
 def model_for(request: Request[AppState], named: str | None) -> str:

@@ -11,15 +11,14 @@ import shlex
 import signal
 import socket
 import sys
-import weakref
 from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from broker.wire.failure import Code, Failure, FailureError
 from gateway.core.ask import models
+from gateway.http.protocol import Protocol
 from gateway.link.link import Link
 from gateway.settings import Settings
 
@@ -30,36 +29,6 @@ _UNSENT_BYTES = 16_384
 _KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections, so that they close first
 _NOTSENT_LOWAT = 0x201 if sys.platform == "darwin" else socket.TCP_NOTSENT_LOWAT  # Python names it on Linux only
 _STOPPING = Failure(Code.BROKER_UNAVAILABLE, "the gateway is shutting down", retry_after=1, retryable=True)
-
-
-class _ChunkedBody:
-    """A `Pipe` into a response of uvicorn's."""
-
-    __slots__ = ("_cycle",)
-
-    def __init__(self, cycle: RequestResponseCycle) -> None:
-        # The cycle refers to this through its scope: a strong reference would leave every request to the collector.
-        self._cycle = weakref.proxy(cycle)
-
-    @property
-    def is_open(self) -> bool:
-        cycle = self._cycle
-        return bool(cycle.chunked_encoding) and not (cycle.flow.write_paused or cycle.disconnected)
-
-    def write(self, body: bytes) -> None:
-        if body:  # an empty chunk would be the end
-            self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
-
-
-class _Protocol(HttpToolsProtocol):
-    """uvicorn's, offering a `Pipe` to each response: sending a token through four coroutines takes longer than all
-    other work on it."""
-
-    def on_headers_complete(self) -> None:
-        before = self.cycle
-        super().on_headers_complete()
-        if self.cycle is not before:
-            self.scope["state"]["pipe"] = _ChunkedBody(self.cycle)  # for a task that has not begun yet
 
 
 class Server(uvicorn.Server):
@@ -75,7 +44,7 @@ class Server(uvicorn.Server):
                 host=settings.host,
                 port=settings.port,
                 loop="uvloop",
-                http=_Protocol,
+                http=Protocol,
                 ws="none",
                 lifespan="on",
                 log_config=None,

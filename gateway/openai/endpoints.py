@@ -8,9 +8,10 @@ from starlette.responses import Response
 
 from broker.wire.failure import Code, Failure, FailureError
 from gateway.core import ask
+from gateway.http.body import read_body
 from gateway.http.endpoints import Endpoint, Guard, Handler
 from gateway.http.errors import Json
-from gateway.http.inference import AppState, answer, finish, model_for, read_body
+from gateway.http.inference import AppState, answer, finish, model_for
 from gateway.openai.answers import (
     ChatAnswer,
     CompletionAnswer,

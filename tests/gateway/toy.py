@@ -25,9 +25,10 @@ from gateway.core.dialect import Json as JsonMap
 from gateway.core.failure import STATUS
 from gateway.core.sampling import Defaults
 from gateway.core.validation import RequestBody, object_of, validated
+from gateway.http.body import read_body
 from gateway.http.endpoints import Endpoint, Guard, Subtree
 from gateway.http.errors import Json
-from gateway.http.inference import AppState, answer, finish, read_body
+from gateway.http.inference import AppState, answer, finish
 
 _WORDS = {"json_schema": "shape", "max_tokens": "limit", "model": "llm"}
 

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import httpcore2
 import uvicorn
 import zmq
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 from zmq.utils.monitor import parse_monitor_message
 
@@ -54,6 +55,52 @@ def test_uvicorn_response_cycle() -> None:
 
     assert asyncio.run(talk()).endswith(b"\r\n\r\n1\r\na\r\n1\r\nb\r\n1\r\nc\r\n")
     assert seen == [(True, False, False), True]
+
+
+def test_uvicorn_protocol() -> None:
+    """One method starts each request, also one that has waited. A response with a preset length is sent as it is, and
+    HEAD has no body."""
+    started: list[str] = []
+
+    class Protocol(HttpToolsProtocol):
+        def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+            started.append(cycle.scope["path"])
+            assert not cycle.response_started
+            assert not cycle.response_complete
+            super()._start_asgi_task(cycle, partial(app, cycle))
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            started.append(name.decode())
+            super().on_header(name, value)
+
+    async def app(cycle: RequestResponseCycle, _scope: Any, _receive: Any, send: Any) -> None:
+        if cycle.scope["http_version"] == "1.0":
+            cycle.chunked_encoding = False
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for body in (b"a", b"bc", b""):
+            cycle.expected_content_length = len(body)
+            await send({"type": "http.response.body", "body": body, "more_body": bool(body)})
+
+    async def talk() -> bytes:
+        config = uvicorn.Config(app, lifespan="off", log_config=None, interface="asgi3")
+        config.load()
+        config.loaded_app = app
+        make = lambda: Protocol(config=config, server_state=ServerState(), app_state={})  # noqa: E731
+        server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"HEAD /1 HTTP/1.1\r\nhost: h\r\n\r\nGET /2 HTTP/1.0\r\n\r\n")
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        writer.close()
+        server.close()
+        return answer
+
+    head = b"\r\nconnection: close\r\n\r\n"
+    answers = asyncio.run(talk())
+    assert answers.startswith(STATUS_LINE[200])
+    assert answers.endswith(head[2:] + b"abc"), answers
+    assert answers.count(STATUS_LINE[200]) == 2
+    assert started == ["host", "/1", "/2"]
 
 
 def test_uvicorn_server_steps() -> None:

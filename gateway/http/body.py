@@ -1,0 +1,61 @@
+"""The body of a request: read within its limit, in the form that it was sent in."""
+
+import zlib
+
+from starlette.requests import Request
+
+from broker.wire.failure import Code, Failure, FailureError, invalid
+from gateway.http.inference import AppState
+
+_GZIP = 16 + zlib.MAX_WBITS
+_PLAIN = ("", "identity")
+_GZIPPED = ("gzip", "x-gzip")
+
+
+async def read_body(request: Request[AppState]) -> bytes:
+    """The body, unpacked. Raises FailureError `request_too_large` as soon as it is known to be too large."""
+    limit = request.state["settings"].max_body_bytes
+    too_large = FailureError(Failure(Code.REQUEST_TOO_LARGE, f"the body has more than {limit} bytes"))
+    coding = ", ".join(request.headers.getlist("content-encoding")).strip().lower()
+    if coding not in (*_PLAIN, *_GZIPPED):
+        raise FailureError(
+            Failure(Code.UNSUPPORTED_ENCODING, f"Content-Encoding must be gzip or absent, not {coding!r:.80}")
+        )
+    if int(request.headers.get("content-length", "0")) > limit:
+        raise too_large
+    packed = Gunzip() if coding in _GZIPPED else None
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk if packed is None else packed.feed(chunk, limit + 1 - len(body))
+        if len(body) > limit:
+            raise too_large
+    if packed is not None and not packed.is_complete:
+        raise invalid("the body ends before its gzip does")
+    return bytes(body)
+
+
+class Gunzip:
+    """gzip, piece by piece; several members in a row are one text, as gzip has it."""
+
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(_GZIP)
+        self._has_begun = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that was fed ends with a member."""
+        return self._member.eof or not self._has_begun
+
+    def feed(self, data: bytes, limit: int) -> bytes:
+        """The next bytes, up to `limit` of them: the rest of a bomb stays packed. Raises FailureError."""
+        unpacked = bytearray()
+        try:
+            while data and len(unpacked) < limit:
+                if self._member.eof:
+                    self._member = zlib.decompressobj(_GZIP)
+                self._has_begun = True
+                unpacked += self._member.decompress(data, limit - len(unpacked))
+                data = self._member.unused_data if self._member.eof else b""
+        except zlib.error as error:
+            raise invalid(f"the body is not gzip: {error}") from None
+        return bytes(unpacked)
