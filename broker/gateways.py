@@ -10,6 +10,7 @@ from typing import Any, Protocol, assert_never
 
 from broker.lookup import Lookup
 from broker.policy.actions import AnnounceModel, Fail
+from broker.policy.answers import CANCELLED
 from broker.policy.events import (
     Event,
     FlowEvent,
@@ -144,7 +145,7 @@ class Gateways:
     def _cancel(self, request_id: bytes) -> None:
         if request_id in self._watchers:
             del self._watchers[request_id]
-            self.fail(Fail(request_id, Failure(Code.CANCELLED, "the client has gone")))
+            self.fail(Fail(request_id, CANCELLED))
         else:
             self._put(RequestCancelled(request_id))
 

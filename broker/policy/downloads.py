@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from broker.policy.actions import Action, AnnounceModel, DownloadEnded, Fail, KillWorker, Readmit, Reply, StartDownload
+from broker.policy.answers import CANCELLED
 from broker.policy.events import (
     Event,
     GatewayLeft,
@@ -164,7 +165,7 @@ class Downloads:
                     download.cancelled.add(request_id)
                 else:
                     download.waiting.remove(waiting)
-                    self._actions.append(Fail(request_id, Failure(Code.CANCELLED, "the client has gone")))
+                    self._actions.append(Fail(request_id, CANCELLED))
 
     def _on_gateway_left(self, event: GatewayLeft) -> None:
         ids = [_id_of(w) for d in self._downloads.values() for w in d.waiting]
