@@ -1,6 +1,6 @@
 """What a model id stands for now: a model that runs, one in the files of this machine, or a problem.
 
-Turns what people ask for into the events that the policies take. Starts nothing and answers nobody.
+Turns what people ask for into the events that the policies take. Starts nothing and sends no answers.
 """
 
 import contextlib
@@ -62,7 +62,7 @@ class Lookup:
         return events
 
     def again(self, readmit: Readmit) -> list[Event]:
-        """What has waited for a download that has ended now."""
+        """The event that was held back until its download ended, with what is found now."""
         event = readmit.waiting
         found = _Found(None, readmit.problem)
         if readmit.problem is None:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a readable descriptor, so that the loop hears of them like of everything else."""
+"""SIGTERM and SIGINT as a readable descriptor, so that the loop waits for them as for everything else."""
 
 import signal
 import socket

@@ -90,7 +90,7 @@ class Settings(BaseSettings):
         return self.runtime_dir / GATEWAY_SOCKET
 
     def defaults_of(self, model: str) -> Defaults:
-        """What requests to `model` mean where they do not say; max_tokens always has a value."""
+        """Default values for requests to `model` that leave fields out; max_tokens always has one."""
         given = self.models[model].defaults if model in self.models else Defaults()
         return given if given.max_tokens else given.model_copy(update={"max_tokens": self.default_max_tokens})
 

@@ -1,6 +1,6 @@
 """What has happened: the facts that the policies get, in the past tense. `Event` is any of them.
 
-Somebody else has observed them; the policies see nothing else of the world (actions.py says what they answer). Ids:
+Sockets, supervisor and loop report them; the policies see nothing else (actions.py has their answers). Ids:
 `request_id` as on the wire, `worker_id` fresh for every process, `model_id` as clients write it.
 """
 
@@ -177,7 +177,7 @@ class LinkOpened:
 
 @dataclass(slots=True, frozen=True)
 class LinkClosed:
-    """What was sent to this gateway will not be read."""
+    """This gateway will not read what it was sent."""
 
     gateway_id: bytes
 

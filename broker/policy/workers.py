@@ -1,4 +1,4 @@
-"""What worker processes tell, and what is seen of them, as long as they live. Their ends are in deaths.py."""
+"""Reports of worker processes, and samples of them, while they live. deaths.py has their ends."""
 
 from broker.policy.actions import DropOutputs, ForwardOutputs
 from broker.policy.events import (

@@ -1,4 +1,4 @@
-"""The settings file that broker and gateway share: where it is, which tables it has, and how mistakes are told.
+"""The settings file that broker and gateway share: where it is, which tables it has, and how mistakes are reported.
 
 It knows no setting but those that stand outside of the tables: broker/settings.py and gateway/settings.py check the
 values. Standard library only.

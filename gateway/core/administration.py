@@ -106,5 +106,5 @@ def reader(kind: type[R]) -> Callable[[dict[str, Any]], R]:
 
 
 def gib(size: int) -> float:
-    """Bytes as clients are told them: GiB, to about a kilobyte."""
+    """Bytes in the unit of the answers: GiB, to about a kilobyte."""
     return round(size / 2**30, 6)

@@ -78,7 +78,7 @@ class Call(Generic[T]):
         self._has_end = True
 
     def flush(self) -> None:
-        """What has been put is complete for now."""
+        """All outputs that one read of the socket brought have been put."""
         if not self._items:
             return
         if self._waiter is None or self._waiter.done():

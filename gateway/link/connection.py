@@ -39,13 +39,13 @@ _SILENT = Failure(Code.BROKER_UNAVAILABLE, "the broker does not answer", retry_a
 
 
 class Listener(Protocol):
-    """What a connection tells."""
+    """Gets the events of a connection."""
 
     def on_outputs(self, outputs: Outputs) -> None:
         """Outputs came. Raises ProtocolError if they cannot be read."""
 
     def on_pause(self) -> None:
-        """Everything that had come has been told."""
+        """All messages that had arrived have been passed on."""
 
     def on_lost(self, failure: Failure) -> None:
         """The broker has gone or is silent."""

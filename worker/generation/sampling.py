@@ -1,7 +1,7 @@
 """Samplers and logits processors of requests.
 
 Requests with equal parameters share one sampler object, so that a batch samples all their rows in one call. A seeded
-request has its own sampler with its own chain of random keys: it gives the same tokens alone and in company. Values
+request has its own sampler with its own chain of random keys: it gives the same tokens alone and in a batch. Values
 that mlx-lm would refuse in the middle of a step, which would end the whole batch, are refused here.
 """
 

@@ -2,7 +2,7 @@
 
 Some families mix rows up: what pads a short prompt beside a longer one reaches the state of a recurrent layer, or all
 rows are rotated by the position of one. mlx-lm raises in the middle of a step for some of them and gives other tokens
-for the others. Two probes after loading tell: each computes one row alone and in company, and compares the logits.
+for the others. Two probes after loading show it: each computes a row alone and beside another, and compares the logits.
 """
 
 from collections.abc import Callable

@@ -31,7 +31,7 @@ def draw(model: Any, group: Group, tokens: mx.array) -> mx.array:
             drawn = sampler(logits if sampler is GREEDY else logprobs)
         else:
             # In 16 bits two log-probabilities may be equal whose logits are not. A greedy row uses its logits, so that
-            # it draws the same token alone and in company.
+            # it draws the same token alone and in a batch.
             sources = [logits if row.sampler is GREEDY else logprobs for row in rows]
             drawn = mx.concatenate([row.sampler(sources[i][i : i + 1]) for i, row in enumerate(rows)])
         drawn = drawn[:, None]

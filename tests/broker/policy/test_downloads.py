@@ -1,4 +1,4 @@
-"""Which models are fetched, who waits for them, and what they are told: one event at a time."""
+"""Which models are downloaded, which requests wait for them, and their answers: one event at a time."""
 
 from typing import Any
 

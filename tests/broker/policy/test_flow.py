@@ -1,4 +1,4 @@
-"""Whose outputs are read: every message of a worker is told as settled once, and none before a gateway has read it."""
+"""Whose outputs are read: every message of a worker is acknowledged once, and none before a gateway has read it."""
 
 from collections import Counter
 
