@@ -1,0 +1,82 @@
+"""Tools together with a schema or a grammar: the model calls, or its text follows. By models with scripted answers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.wire.work import Generate
+from tests.worker.generation.test_answer import THINK_TEMPLATE, TIME, WEATHER, parts, scripted
+from worker.generation.answer import Parts
+
+CALL = ("<tool_call>", '{"name": "weather", ', '"arguments": {"city": "Paris"}}', "</tool_call>")
+SCHEMA = {"enum": ["sunny", "other"]}
+BOUND: dict[str, Any] = {"tools": [WEATHER, TIME], "json_schema": SCHEMA}
+
+
+def test_a_model_that_wants_to_call_calls(tmp_path: Path) -> None:
+    got = parts(scripted(tmp_path, *CALL), **BOUND)
+    assert (got["tool_calls"], got["text"], got["finish_reason"]) == (
+        [("weather", {"city": "Paris"})],
+        "",
+        "tool_calls",
+    )
+
+
+def test_a_model_that_wants_to_talk_follows_the_schema(tmp_path: Path) -> None:
+    engine = scripted(tmp_path, "Well", *CALL)
+    got = parts(engine, **BOUND)
+    assert json.loads(got["text"]) in SCHEMA["enum"]
+    assert (got["tool_calls"], got["finish_reason"]) == ([], "stop")
+    got = parts(engine, tools=[WEATHER], grammar='start: "yes"')
+    assert (got["text"], got["tool_calls"]) == ("yes", [])
+
+
+@pytest.mark.parametrize("thought", ["", "<think>I wonder</think>"])
+def test_marks_inside_a_text_are_text(tmp_path: Path, thought: str) -> None:
+    generation = scripted(tmp_path, "x").generation
+    for text, calls in (('"<tool_call>{}</tool_call> <think>"', 0), ('<tool_call>{"name": "time"}</tool_call>', 1)):
+        for size in (1, 7, 100):
+            request = Generate(messages=[], **BOUND)
+            tagged, _ = generation.answer(request, generation._tokenizer.encode("[assistant] "))
+            assert tagged is not None
+            got = Parts()
+            for begin in range(0, len(thought + text), size):
+                tagged.push((thought + text)[begin : begin + size], got)
+            tagged.finish(got)
+            assert ("".join(got.text), len(got.tool_calls)) == ("" if calls else text, calls)
+            assert "".join(got.reasoning) == ("I wonder" if thought else "")
+            assert (tagged.has_called, tagged.is_over) == (bool(calls), False)
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_reasoning_comes_first(tmp_path: Path, is_open: bool) -> None:
+    options: dict[str, Any] = {"chat_template": THINK_TEMPLATE, "after": "<think>"} if is_open else {}
+    begin = () if is_open else ("<think>",)
+    thinks = (*begin, "I", " wonder", "</think>")
+    got = parts(scripted(tmp_path / "calls", *thinks, *CALL, **options), **BOUND)
+    assert (got["reasoning"], got["tool_calls"]) == ("I wonder", [("weather", {"city": "Paris"})])
+    got = parts(scripted(tmp_path / "talks", *thinks, "Well", **options), **BOUND)
+    assert (got["reasoning"], got["tool_calls"]) == ("I wonder", [])
+    assert json.loads(got["text"]) in SCHEMA["enum"]
+
+
+def test_several_calls_or_one(tmp_path: Path) -> None:
+    second = ("<tool_", "call>", '{"name": "time"}', "</tool", "_call>")
+    engine = scripted(tmp_path, *CALL, *second)
+    calls = [("weather", {"city": "Paris"}), ("time", {})]
+    assert parts(engine, **BOUND)["tool_calls"] == calls
+    assert parts(engine, **BOUND, one_call=True)["tool_calls"] == calls[:1]
+
+
+def test_required_is_a_call(tmp_path: Path) -> None:
+    got = parts(scripted(tmp_path, "Well"), **BOUND, required_tools=["weather"], one_call=True)
+    assert got["tool_calls"] == [("weather", {"city": "Paris"})]
+
+
+def test_what_is_not_enforced_of_a_text_is_not_asked_of_calls(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    schema = {"type": "array", "uniqueItems": True}
+    got = parts(scripted(tmp_path, *CALL), tools=[WEATHER], json_schema=schema)
+    assert (got["ignored"], len(got["tool_calls"])) == (["json_schema.uniqueItems"], 1)
+    assert not caplog.records or "does not follow" not in caplog.text
