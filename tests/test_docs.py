@@ -250,5 +250,8 @@ def test_the_engine_that_docs_extending_shows_works(tmp_path: Path, monkeypatch:
         outputs += engine.step()
     assert [output.kind for output in outputs] == [PARTIAL, PARTIAL, FINAL]
     assert "".join(output.body["text"] for output in outputs) == "cba"
+    engine.add(b"2", pack(Generate(prompt="abc")))
+    whole = [output for _ in range(3) for output in engine.step()]
+    assert [(output.kind, output.body["text"]) for output in whole] == [(FINAL, "cba")]
     with pytest.raises(FailureError):
-        engine.add(b"2", pack(Generate(prompt="")))
+        engine.add(b"3", pack(Generate(prompt="")))
