@@ -1,16 +1,19 @@
 """The parts of a chat model's answer: reasoning, text and tool calls. Text in, parts out.
 
-mlx-lm knows from the tokenizer which tags a model writes around its reasoning and its calls; its TextStateMachine finds
-them, even if they arrive in pieces. A malformed call is returned as text. Knows nothing of tokens.
+A malformed call is returned as text. Blanks before the first text that follows reasoning or a call are dropped: they
+belong to the form. Knows nothing of tokens.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlx_lm.generate import TextStateMachine, make_text_state_machine
+from mlx_lm.generate import TextStateMachine
 
-from worker.generation.reasoning import NO_REASONING, Reasoning
+from worker.generation.calls.formats import GENERIC, HARMONY, CallFormat, call_format
+from worker.generation.calls.harmony import HarmonySplit
+from worker.generation.reasoning import Reasoning, think_tags
+from worker.generation.split import MarkSplit, Opening, Split, text_machine
 from worker.generation.tools import read_calls, whole_calls
 
 
@@ -39,65 +42,88 @@ class Parts:
 
 
 class AnswerFormat:
-    """How one model marks the parts of its answers."""
+    """How one model marks the parts of its answers. calls: the form of its tool calls, None if it has none."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._machine: Any = make_text_state_machine(tokenizer)
+        self._think = think_tags(tokenizer)
+        self.calls = call_format(tokenizer)
+        self._machine = text_machine(tokenizer, self._think, self.calls)
         self._has_marks = bool(
-            tokenizer.has_thinking
-            or tokenizer.has_tool_calling
-            or tokenizer.structural_markers
-            or tokenizer.response_transitions
+            self._think or self.calls or tokenizer.structural_markers or tokenizer.response_transitions
         )
 
-    def answer(self, reasoning: Reasoning, tools: list[dict[str, Any]], *, one_call: bool = False) -> "Answer | None":
-        """For one request; None for a model that marks nothing. one_call: the answer ends with its first call."""
-        if not self._has_marks:
+    def answer(
+        self, reasoning: Reasoning, tools: list[dict[str, Any]], *, one_call: bool = False, generic: bool = False
+    ) -> "Answer | None":
+        """For one request; None for a model that marks nothing. one_call: the answer ends with its first call.
+        generic: the prompt asks for calls in the generic form instead of the model's own."""
+        if not self._has_marks and not generic:
             return None
-        initial = self._tokenizer.response_initial_state or ("reasoning" if reasoning.is_open else "normal")
-        start, end = self._tokenizer.tool_call_start or "", self._tokenizer.tool_call_end or ""
-        parse = self._tokenizer.tool_parser
-
-        def read(text: str) -> list[dict[str, Any]] | None:
-            return read_calls(lambda: parse(text, tools)) if tools and parse is not None else None
-
-        return Answer(self._machine.make_state(initial), read, start, end, one_call=one_call)
+        calls = GENERIC if generic else self.calls
+        return Answer(
+            self._split(reasoning, calls, has_tools=bool(tools)),
+            _reader(calls, tools),
+            calls.start if calls else "",
+            calls.end if calls else "",
+            one_call=one_call,
+            trims=reasoning.is_closed,
+        )
 
     def constrained(self, reasoning: Reasoning, *, is_call: bool) -> "Answer":
         """For a request whose answer must follow a grammar: only the reasoning before it is marked. is_call: the
         grammar is that of `constraints.calls.call_schema`."""
         # The whole answer is the call.
         said = "tool" if is_call else "normal"
-        ends = [(self._tokenizer.think_end, said)] if self._tokenizer.has_thinking else []
+        ends = [(self._think[1], said)] if self._think else []
         machine = TextStateMachine({"reasoning": ends, said: []})
-        opening = (self._tokenizer.think_start, machine.make_state("reasoning")) if reasoning.openings else None
+        opening = None
+        if self._think and reasoning.openings:
+            opening = Opening((self._think[0],), machine.make_state("reasoning"))
         state = machine.make_state("reasoning" if reasoning.is_open else said)
-        # A call that is cut short is no answer; nothing of it is sent.
+        # Not trimmed: a grammar may ask for blanks. A call that is cut short is no answer; nothing of it is sent.
         return Answer(
-            state,
+            MarkSplit(state, opening),
             lambda text: read_calls(lambda: whole_calls(text)),
             "",
             "",
-            opening=opening,
+            trims=None,
             drops_malformed=is_call,
         )
 
     @property
     def call_openings(self) -> tuple[tuple[int, ...], ...]:
         """The tokens that begin a call; none for a model that has no mark for that."""
-        start, parse = self._tokenizer.tool_call_start, self._tokenizer.tool_parser
-        if not start or parse is None:
+        if self.calls is None or not self.calls.start:
             return ()
-        return (tuple(self._tokenizer.encode(start, add_special_tokens=False)),)
+        return (tuple(self._tokenizer.encode(self.calls.start, add_special_tokens=False)),)
 
     def calls_alone(self, tools: list[dict[str, Any]], *, one_call: bool) -> "Answer":
         """For the part of an answer after its reasoning that is a plain text, unless it begins with a call."""
-        answer = self.answer(NO_REASONING, tools, one_call=one_call)
-        assert answer is not None  # there are call_openings
-        calls, plain = self._machine.make_state("tool"), TextStateMachine({"normal": []}).make_state("normal")
-        answer.begin_plain(plain, self._tokenizer.tool_call_start, calls)
-        return answer
+        calls = self.calls
+        assert calls is not None  # there are call_openings
+        plain = TextStateMachine({"normal": []}).make_state("normal")
+        split = MarkSplit(plain, Opening((calls.start,), self._machine.make_state("tool")))
+        return Answer(split, _reader(calls, tools), calls.start, calls.end, one_call=one_call, trims=None)
+
+    def _split(self, reasoning: Reasoning, calls: CallFormat | None, *, has_tools: bool) -> Split:
+        if self.calls is HARMONY:
+            return HarmonySplit()
+        machine = self._machine if calls is self.calls else text_machine(self._tokenizer, self._think, calls)
+        opening = None
+        if calls is not None and calls.openings and has_tools:
+            opening = Opening(calls.openings, machine.make_state("tool"), stays=True)
+        initial = self._tokenizer.response_initial_state or ("reasoning" if reasoning.is_open else "normal")
+        return MarkSplit(machine.make_state(initial), opening)
+
+
+def _reader(
+    calls: CallFormat | None, tools: list[dict[str, Any]]
+) -> Callable[[str], list[dict[str, Any]] | None] | None:
+    if calls is None or not tools:
+        return None
+    read = calls.read
+    return lambda text: read_calls(lambda: read(text, tools))
 
 
 class Answer:
@@ -105,66 +131,43 @@ class Answer:
 
     def __init__(
         self,
-        state: Any,
+        split: Split,
         read: Callable[[str], list[dict[str, Any]] | None] | None,
         start: str,
         end: str,
         *,
         one_call: bool = False,
-        opening: tuple[str, Any] | None = None,
+        trims: bool | None = False,
         drops_malformed: bool = False,
     ) -> None:
-        """opening: a tag that counts only at the very beginning, apart from blanks, and the state that it leads to.
-        drops_malformed: a call that cannot be read is not returned as text."""
+        """start, end: marks that `split` takes off calls. trims: whether the text begins after reasoning; None to
+        leave its blanks as they are. drops_malformed: a call that cannot be read is not returned as text."""
         self.has_called = False
         self._one_call = one_call
-        self._state = state
+        self._split = split
         self._read = read
         self._marks = start, end
-        self._opening = opening
-        self._drops_malformed = drops_malformed
-        self._held = ""  # while it may become the opening
         self._call: list[str] | None = None
+        self._trims = trims
+        self._drops_malformed = drops_malformed
+        self._has_text = False
 
     @property
     def is_over(self) -> bool:
         """Whether nothing may follow."""
         return self._one_call and self.has_called
 
-    def begin_plain(self, plain: Any, tag: str, marked: Any) -> None:
-        """Before any text: `plain` is the state, or `marked` if the text begins with `tag`."""
-        self._state, self._opening = plain, (tag, marked)
-
     def push(self, text: str, parts: Parts) -> None:
         """Take some text; add what is certain by now to `parts`."""
-        if self._opening is not None:
-            text = self._without_opening(text, *self._opening)
-        if text:
-            self._state, segments = TextStateMachine.split(self._state, text)
-            for name, segment in segments:
-                self._take(name, segment, parts)
+        for name, segment in self._split.push(text):
+            self._take(name, segment, parts)
 
     def finish(self, parts: Parts) -> None:
         """Add the rest to `parts`: no more text will come."""
-        self._opening = None
-        self.push(self._held, parts)
-        self._state, held, name = TextStateMachine.flush(self._state)
-        self._take(name, held, parts)
+        for name, segment in self._split.finish():
+            self._take(name, segment, parts)
         if self._call is not None:
             self._end_call(parts, end="")
-
-    def _without_opening(self, text: str, tag: str, state: Any) -> str:
-        """The part of the text so far that is certain, without the opening tag."""
-        text, self._held = self._held + text, ""
-        begun = text.lstrip()
-        if len(begun) < len(tag) and tag.startswith(begun):
-            self._held = text
-            return ""
-        self._opening = None
-        if not begun.startswith(tag):
-            return text
-        self._state = state
-        return begun.removeprefix(tag)
 
     def _take(self, name: str, text: str, parts: Parts) -> None:
         if name != "tool" and self._call is not None:
@@ -174,8 +177,22 @@ class Answer:
         if name == "tool":
             self._call = self._call or []
             self._call.append(text)
-        elif text and name in ("normal", "reasoning"):  # other states are headers
-            (parts.text if name == "normal" else parts.reasoning).append(text)
+        elif name == "normal":
+            self._say(text, parts)
+        elif text and name == "reasoning":  # other states are headers
+            self._follows()
+            parts.reasoning.append(text)
+
+    def _follows(self) -> None:
+        """From here on, text follows reasoning or a call."""
+        self._trims = None if self._trims is None else True
+
+    def _say(self, text: str, parts: Parts) -> None:
+        if self._trims and not self._has_text:
+            text = text.lstrip()
+        if text:
+            self._has_text = True
+            parts.text.append(text)
 
     def _end_call(self, parts: Parts, end: str) -> None:
         text = "".join(self._call or [])
@@ -184,9 +201,10 @@ class Answer:
         if calls is None and self._drops_malformed:
             return
         if calls is None:
-            parts.text.append(self._marks[0] + text + end)
+            self._say(self._marks[0] + text + end, parts)
             return
         self.has_called = True
+        self._follows()
         parts.tool_calls += calls[:1] if self._one_call else calls
 
 

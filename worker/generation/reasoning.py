@@ -12,15 +12,34 @@ _END_TOKENS = 16
 
 @dataclass(slots=True, frozen=True)
 class Reasoning:
-    """The reasoning of one answer. is_open: the prompt ends inside it. openings: each sequence of tokens that may open
-    it; none if it is open already or cannot come. end: the tokens that close it."""
+    """The reasoning of one answer. is_open: the prompt ends inside it; is_closed: just behind it. openings: each
+    sequence of tokens that may open it; none if it is open already or cannot come. end: the tokens that close it."""
 
     is_open: bool = False
+    is_closed: bool = False
     openings: tuple[tuple[int, ...], ...] = ()
     end: tuple[int, ...] = ()
 
 
 NO_REASONING = Reasoning()
+_CLOSED = Reasoning(is_closed=True)
+
+# Of families that mlx-lm does not know: Cohere, Seed-OSS, MiniMax-M3, Hunyuan, Magistral and Ministral.
+_TAGS = (
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<seed:think>", "</seed:think>"),
+    ("<mm:think>", "</mm:think>"),
+    ("<think:opensource>", "</think:opensource>"),
+    ("[THINK]", "[/THINK]"),
+)
+
+
+def think_tags(tokenizer: Any) -> tuple[str, str] | None:
+    """What the model writes around its reasoning. tokenizer: mlx-lm's TokenizerWrapper."""
+    if tokenizer.has_thinking:
+        return tokenizer.think_start, tokenizer.think_end
+    vocabulary = tokenizer.get_vocab()
+    return next((tags for tags in _TAGS if all(tag in vocabulary for tag in tags)), None)
 
 
 class ReasoningFormat:
@@ -30,8 +49,9 @@ class ReasoningFormat:
         """tokenizer: mlx-lm's TokenizerWrapper, which knows the tags."""
         self._tokenizer = tokenizer
         self._open = self._possible = NO_REASONING
-        if tokenizer.has_thinking:
-            begin, end = tuple(tokenizer.think_start_tokens), tuple(tokenizer.think_end_tokens)
+        self._tags = think_tags(tokenizer)
+        if self._tags is not None:
+            begin, end = (tuple(tokenizer.encode(tag, add_special_tokens=False)) for tag in self._tags)
             blanks = (tokenizer.encode(blank, add_special_tokens=False) for blank in _BLANKS)
             self._open = Reasoning(is_open=True, end=end)
             self._possible = Reasoning(openings=tuple((*blank, *begin) for blank in blanks), end=end)
@@ -39,9 +59,10 @@ class ReasoningFormat:
     def after(self, prompt: list[int]) -> Reasoning:
         """The reasoning that may follow a chat's prompt. Templates open or close it at the end of the prompt; a tag
         further up is quoted text or belongs to an earlier turn."""
-        if not self._tokenizer.has_thinking:
+        if self._tags is None:
             return NO_REASONING
         last = self._tokenizer.decode(prompt[-_END_TOKENS:]).rstrip()
-        if last.endswith(self._tokenizer.think_start):
+        start, end = self._tags
+        if last.endswith(start):
             return self._open
-        return NO_REASONING if last.endswith(self._tokenizer.think_end) else self._possible
+        return _CLOSED if last.endswith(end) else self._possible

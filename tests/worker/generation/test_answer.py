@@ -100,6 +100,31 @@ def test_tags_in_a_message_close_no_reasoning(tmp_path: Path) -> None:
     assert (got["reasoning"], got["text"]) == ("I wonder", "Sunny")
 
 
+@pytest.mark.parametrize("blank", ["\n\n", "\n", "\t ", "\n \r\n\t"])
+def test_text_after_reasoning_begins_without_blanks(tmp_path: Path, blank: str) -> None:
+    pieces = [*dict.fromkeys(["<think>", "I", "</think>", blank, "Sun", "\n\n\n", "ny"])]
+    got = parts(scripted(tmp_path, *pieces), logprobs=0)
+    assert (got["reasoning"], got["text"]) == ("I", "Sun\n\n\nny")
+    # Every token has its entry, also those whose blanks are dropped.
+    assert [entry["token"] for entry in got["logprobs"]] == pieces
+
+
+def test_blanks_alone_after_reasoning_are_no_text(tmp_path: Path) -> None:
+    got = parts(scripted(tmp_path, "<think>", "I", "</think>", "\n", "\n\n", *CALL), tools=[WEATHER])
+    assert (got["text"], got["tool_calls"]) == ("", [("weather", {"city": "Paris"})])
+    assert parts(scripted(tmp_path / "b", "<think>", "I", "</think>", "\n"))["text"] == ""
+
+
+def test_text_after_a_prompt_that_closes_the_reasoning_begins_without_blanks(tmp_path: Path) -> None:
+    template = CHAT_TEMPLATE.replace("[assistant]{{ suffix or '' }} ", "[assistant]<think></think>")
+    engine = scripted(tmp_path, "\n", "Sunny", chat_template=template, after="</think>")
+    assert parts(engine)["text"] == "Sunny"
+
+
+def test_without_reasoning_blanks_stay(tmp_path: Path) -> None:
+    assert parts(scripted(tmp_path, "\n\n", "  code"))["text"] == "\n\n  code"
+
+
 def test_reasoning_cut_short(tmp_path: Path) -> None:
     engine = scripted(tmp_path, "<think>", "I", " wonder", "</think>", "x")
     got = parts(engine, max_tokens=3)
@@ -204,6 +229,104 @@ def test_another_familys_calls(tmp_path: Path) -> None:
     pieces = ("[TOOL_CALLS]", "weather", "[ARGS]", '{"city": "Rome"}', "time[ARGS]{}")
     got = parts(scripted(tmp_path, *pieces, tags=(), tool_parser="mistral"), tools=[WEATHER, TIME])
     assert got["tool_calls"] == [("weather", {"city": "Rome"}), ("time", {})]
+
+
+EVERY = {
+    "type": "function",
+    "function": {
+        "name": "every",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "code": {"type": "string"},
+                "number": {"type": "integer"},
+                "zip": {"anyOf": [{"$ref": "#/$defs/zip"}, {"type": "null"}]},
+            },
+            "$defs": {"zip": {"type": "string"}},
+        },
+    },
+}
+EXACT = {"code": "    if x:\n\ty = null  ", "number": 123456789012345678, "zip": "4"}
+
+
+@pytest.mark.parametrize(
+    ("tool_parser", "pieces"),
+    [
+        (
+            "qwen3_coder",
+            (
+                "<tool_call>",
+                "\n<function=every>\n<parameter=code>\n    if x:\n\ty = null  \n</parameter>\n<parameter=number>\n",
+                "123456789012345678\n</parameter>\n<parameter=zip>\n4\n</parameter>\n</function>\n",
+                "</tool_call>",
+            ),
+        ),
+        (
+            "glm47",
+            (
+                "<tool_call>",
+                "every\n<arg_key>code</arg_key>\n<arg_value>    if x:\n\ty = null  </arg_value>\n<arg_key>number",
+                "</arg_key>\n<arg_value>123456789012345678</arg_value><arg_key>zip</arg_key><arg_value>4</arg_value>",
+                "</tool_call>",
+            ),
+        ),
+        (
+            "minimax_m2",
+            (
+                "<minimax:tool_call>",
+                '\n<invoke name="every">\n<parameter name="code">    if x:\n\ty = null  </parameter><parameter name=',
+                '"number">123456789012345678</parameter><parameter name="zip">4</parameter></invoke>',
+                "</minimax:tool_call>",
+            ),
+        ),
+        (
+            "json_tools",
+            (
+                "<tool_call>",
+                '{"name": "every", "arguments": {"code": "    if x:\\n\\ty = null  ", ',
+                '"number": 123456789012345678, "zip": "4"}}',
+                "</tool_call>",
+            ),
+        ),
+    ],
+)
+def test_arguments_have_the_types_of_the_schema(tmp_path: Path, tool_parser: str, pieces: tuple[str, ...]) -> None:
+    got = parts(scripted(tmp_path, *pieces, tool_parser=tool_parser), tools=[EVERY], max_tokens=2000)
+    assert got["tool_calls"] == [("every", EXACT)]
+
+
+HARMONY = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|call|>")
+
+
+def harmony(folder: Path, *pieces: str) -> TextEngine:
+    return scripted(folder, *pieces, tags=HARMONY, tool_parser=None)
+
+
+def test_harmony_is_read(tmp_path: Path) -> None:
+    pieces = ("<|channel|>", "analysis", "<|message|>", "I wonder", "<|end|>", "<|start|>", "assistant<|chan", "nel|>")
+    engine = harmony(tmp_path, *pieces, "final<|message|", ">It is ", "<b>", " to=you")
+    got = parts(engine)
+    assert (got["reasoning"], got["text"], got["finish_reason"]) == ("I wonder", "It is <b> to=you", "stop")
+
+
+def test_harmony_calls_a_tool(tmp_path: Path) -> None:
+    head = ("<|channel|>", "commentary to=functions.weather ", "<|constrain|>", "json", "<|message|>")
+    got = parts(harmony(tmp_path, *head, '{"city": ', '"Paris"}', "<|call|>"), tools=[WEATHER])
+    assert (got["text"], got["tool_calls"]) == ("", [("weather", {"city": "Paris"})])
+    assert got["finish_reason"] == "tool_calls"
+
+
+def test_a_llama_answer_that_is_a_call(tmp_path: Path) -> None:
+    told = 'Respond in the format {"name": function name, "parameters": dictionary of argument name and its value}.'
+    template = TOOL_TEMPLATE.replace("[tools]", "[tools] " + told)
+    options: dict[str, Any] = {"tags": (), "tool_parser": None, "chat_template": template}
+    pieces = ('{"na', 'me": "weather", "param', 'eters": {"city": "Rome"}}')
+    engine = scripted(tmp_path / "a", *pieces, **options)
+    assert parts(engine, tools=[WEATHER])["tool_calls"] == [("weather", {"city": "Rome"})]
+    got = parts(engine, tools=[TIME])
+    assert (got["text"], got["tool_calls"]) == ("".join(pieces), [])
+    other = scripted(tmp_path / "b", '{"na', 'med": ', "1}", **options)
+    assert parts(other, tools=[WEATHER])["text"] == '{"named": 1}'
 
 
 def test_tools_and_results_are_in_the_prompt(tmp_path: Path) -> None:

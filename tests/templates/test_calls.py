@@ -1,0 +1,116 @@
+"""What a model writes is read back: each real template renders calls, and its own rendering is the model's answer."""
+
+import json
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.templates.corpus import ARCHIVE, templates, tokenizer_for
+from worker.generation.answer import AnswerFormat, Parts
+from worker.generation.reasoning import NO_REASONING
+
+pytestmark = [pytest.mark.slow, pytest.mark.needs_index(ARCHIVE)]
+
+QUESTION = "kzquestion"
+ARGUMENTS: dict[str, Any] = {
+    "code": "    if x:\n        y = 1",
+    "zip": "4",
+    "word": "null",
+    "number": 123456789012345678,
+    "share": 0.25,
+    "flag": True,
+    "deep": {"list": [1, "x", {"a": False}]},
+}
+NULLABLE = {"anyOf": [{"$ref": "#/$defs/word"}, {"type": "null"}]}
+
+
+def tool(zip_schema: dict[str, Any], **more: Any) -> dict[str, Any]:
+    properties = {
+        "code": {"type": "string"},
+        "zip": zip_schema,
+        "word": {"type": "string"},
+        "number": {"type": "integer"},
+        "share": {"type": "number"},
+        "flag": {"type": "boolean"},
+        "deep": {"type": "object"},
+    }
+    described = {key: {**schema, "description": "d"} for key, schema in properties.items()}
+    parameters = {"type": "object", "properties": described, "required": ["code"], **more}
+    return {"type": "function", "function": {"name": "run_it", "description": "runs it", "parameters": parameters}}
+
+
+PLAIN = tool({"type": "string"})  # every template can write it
+TOOL = tool(NULLABLE, **{"$defs": {"word": {"type": "string"}}})
+# Where the model's turn ends, for forms without a mark behind the calls.
+ENDS = ("<|eot_id|>", "</s>", "<|call|>", "<|eom|>", "<|message_sep|>", "<|end_of_text|>")
+
+# Templates that write no calls, or not as their model would, and why.
+UNWRITTEN = {
+    "CohereForAI-c4ai-command-r-plus-tool_use": "text after `Action:`, no marks",
+    "HuggingFaceTB-SmolLM3-3B": "writes no calls",
+    "LFM2-8B-A1B": "writes no calls",
+    "LFM2.5-Instruct": "writes no calls",
+    "Kimi-K2-Instruct": "needs a call that the sandbox of templates refuses",
+    "Kimi-K2-Thinking": "needs a call that the sandbox of templates refuses",
+    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B": "writes no calls",
+    "fireworks-ai-llama-3-firefunction-v2": "reads a variable that its own server alone gives it",
+    "google-gemma-2-2b-it": "writes no calls",
+    "ibm-granite-granite-3.3-2B-Instruct": "writes no calls",
+    "llama-cpp-deepseek-r1": "cannot write arguments that are an object",
+    "llama-cpp-rwkv-world": "writes no calls",
+    "meetkai-functionary-medium-v3.2": "a channel for each call, not read",
+    "microsoft-Phi-3.5-mini-instruct": "writes no calls",
+}
+
+
+def call(number: int) -> dict[str, Any]:
+    return {"id": f"call0000{number}", "type": "function", "function": {"name": "run_it", "arguments": ARGUMENTS}}
+
+
+def written(tokenizer: Any) -> tuple[str, int]:
+    """The text of a model's turn of two calls, or of one where the template takes no more, and their number."""
+    question = {"role": "user", "content": QUESTION}
+    for count in (2, 1):
+        turn = {"role": "assistant", "content": "", "tool_calls": [call(n + 1) for n in range(count)]}
+        try:
+            text = tokenizer.apply_chat_template([question, turn], tools=[PLAIN], tokenize=False)
+        except Exception:  # noqa: BLE001, S112 # a template is a program that may raise anything
+            continue
+        prompt = tokenizer.apply_chat_template([question], tools=[PLAIN], add_generation_prompt=True, tokenize=False)
+        text = text[sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, text, strict=False))) :]
+        if (found := text.count(str(ARGUMENTS["number"]))) == 0:
+            continue
+        last = text.rindex("false") if "false" in text else text.rindex("False")
+        ends = [text.index(end, last) for end in ENDS if end in text[last:]]
+        return text[: min(ends, default=len(text))], found
+    pytest.fail("the template writes no calls")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("templates")
+
+
+def names() -> list[str]:
+    try:
+        return sorted(templates())
+    except Exception:  # noqa: BLE001 # without an index these tests are skipped
+        return []
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name not in UNWRITTEN])
+def test_what_a_template_writes_is_read_back(name: str, folder: Path) -> None:
+    tokenizer = tokenizer_for(templates()[name], folder / name)
+    text, count = written(tokenizer)
+    marked = AnswerFormat(tokenizer)
+    for pieces in ([text], list(text)):
+        answer, parts = marked.answer(NO_REASONING, [TOOL]), Parts()
+        assert answer is not None
+        for piece in pieces:
+            answer.push(piece, parts)
+        answer.finish(parts)
+        got = [(one["name"], json.loads(one["arguments"])) for one in parts.tool_calls]
+        assert got == [("run_it", ARGUMENTS)] * count
+        assert all(one["id"] for one in parts.tool_calls)
