@@ -12,6 +12,7 @@ from pathlib import Path
 
 from broker.models.entry import CatalogError
 from broker.wire.failure import Code
+from broker.wire.model_names import is_model_name
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 
@@ -37,14 +38,13 @@ class Places:
 
     def find(self, model_id: str) -> Place:
         """The place of this model. Raises CatalogError."""
-        parts = model_id.split("/")
-        if len(parts) > 2 or any(part[:1] in ("", ".") or "\\" in part or "\0" in part for part in parts):
+        if not is_model_name(model_id):
             raise CatalogError(Code.MODEL_NOT_FOUND, f"{model_id!r} is not a model name: one is `name` or `org/name`")
         is_repository = _is_repository(model_id)
         problem: OSError | None = None
         for root, find in ((self._models_dir, self._models_dir.joinpath), (self._hub_dir, self._snapshot)):
             try:
-                folder = find(*parts)
+                folder = find(*model_id.split("/"))
                 if folder is not None and folder.is_dir():
                     return Place(root, folder, fetchable=is_repository and root == self._hub_dir)
             except OSError as error:  # a name too long for a file, or a disk that is gone: try the other place

@@ -10,7 +10,8 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.wire.failure import Failure
+from broker.wire.failure import Code, Failure, FailureError
+from broker.wire.model_names import is_model_name
 from gateway.core.administration import StateChange
 from gateway.core.ask import watch
 from gateway.core.failure import error_object
@@ -40,6 +41,12 @@ class Changes:
 
 
 async def events(request: Request[AppState]) -> Response:
-    """Of all models, or of the one that the path names."""
-    call = await request.state["link"].call(watch(request.path_params.get("model_id")))
+    """Of all models, or of the one that the path names. Raises FailureError for what can never be a model's name: the
+    stream of a model that is not here yet waits for it."""
+    model = request.path_params.get("model_id")
+    if model is not None and not is_model_name(model):
+        raise FailureError(
+            Failure(Code.MODEL_NOT_FOUND, f"{model!r:.80} is not a model name: one is `name` or `org/name`")
+        )
+    call = await request.state["link"].call(watch(model))
     return AnswerStream(call, Changes(), request.state["settings"].keepalive_seconds, str, opening=_OPENING)

@@ -18,11 +18,18 @@ class RequestBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
-# Some clients know one kind of number only and write 16.0 for 16.
-Whole = Annotated[int, BeforeValidator(lambda n: int(n) if type(n) is float and n.is_integer() else n)]
+def whole(number: object) -> object:
+    """16 for 16.0, which clients write that know one kind of number only; anything else as it is."""
+    return int(number) if type(number) is float and number.is_integer() else number
+
+
+# Every whole number of a request.
+Whole = Annotated[int, BeforeValidator(whole)]
 
 # Fields that are not implemented yet -> the values that change nothing.
 NotYet = dict[str, tuple[Any, ...]]
+
+_NO_PROMPT = "must be a string, a list of strings, token ids or a list of lists of token ids, none empty"
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -63,17 +70,20 @@ def refuse_not_yet(raw: dict[str, Any], fields: NotYet) -> None:
 
 def prompts_of(prompt: object) -> list[str | list[int]]:
     """A string, strings, token ids or lists of them -> a list of prompts. Raises ValueError."""
-    is_one = isinstance(prompt, str) or (isinstance(prompt, list) and prompt and _is_token(prompt[0]))
+    is_one = isinstance(prompt, str) or (isinstance(prompt, list) and prompt and _is_token(whole(prompt[0])))
     prompts = [prompt] if is_one else prompt
-    if not isinstance(prompts, list) or not prompts or not all(_is_prompt(p) for p in prompts):
-        raise ValueError("must be a string, a list of strings, token ids or a list of lists of token ids, none empty")
-    return prompts
+    if not isinstance(prompts, list) or not prompts:
+        raise ValueError(_NO_PROMPT)
+    return [_prompt_of(one) for one in prompts]
 
 
-def _is_prompt(prompt: object) -> bool:
-    if isinstance(prompt, str):
-        return bool(prompt)
-    return isinstance(prompt, list) and bool(prompt) and all(_is_token(token) for token in prompt)
+def _prompt_of(prompt: object) -> str | list[int]:
+    if isinstance(prompt, str) and prompt:
+        return prompt
+    tokens = [whole(token) for token in prompt] if isinstance(prompt, list) else []
+    if not tokens or not all(_is_token(token) for token in tokens):
+        raise ValueError(_NO_PROMPT)
+    return tokens  # type: ignore[return-value] # all of them are tokens
 
 
 def _is_token(token: object) -> bool:

@@ -6,7 +6,8 @@ from pydantic import Field, PlainValidator
 
 from broker.wire.failure import invalid
 from broker.wire.work import Embed, Rerank
-from gateway.core.validation import RequestBody, object_of, prompts_of, refuse_not_yet, validated
+from gateway.core.sampling import MAX_INT
+from gateway.core.validation import RequestBody, Whole, object_of, prompts_of, refuse_not_yet, validated
 
 MAX_INPUTS = 2048  # of one request, as OpenAI has it
 
@@ -17,7 +18,7 @@ class EmbeddingRequest(RequestBody):
     model: Annotated[str, Field(min_length=1)] | None = None
     input: Annotated[list[str | list[int]], PlainValidator(prompts_of)]
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, Field(ge=1)] | None = None
+    dimensions: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
 
 
 class RerankRequest(RequestBody):
@@ -26,7 +27,7 @@ class RerankRequest(RequestBody):
     model: Annotated[str, Field(min_length=1)] | None = None
     query: Annotated[str, Field(min_length=1)]
     documents: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MAX_INPUTS)]
-    top_n: Annotated[int, Field(ge=1)] | None = None
+    top_n: Annotated[Whole, Field(ge=1)] | None = None
     return_documents: bool | None = None
 
 

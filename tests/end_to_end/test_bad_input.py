@@ -47,7 +47,7 @@ WRONG_CHATS: list[tuple[dict[str, Any], str]] = [
     ({"max_completion_tokens": 0}, "max_completion_tokens"),
     ({"temperature": -0.1}, "temperature"),
     ({"temperature": "hot"}, "temperature"),
-    ({"top_p": 0}, "top_p"),
+    ({"top_p": -0.1}, "top_p"),
     ({"top_p": 1.1}, "top_p"),
     ({"seed": "one"}, "seed"),
     ({"stop": [""]}, "stop"),
@@ -173,6 +173,9 @@ def test_a_model_id_is_a_name(make_service: Callable[..., Service], models_dir: 
             for action, expected in (("load", 500), ("unload", 404), ("kill", 404), ("unpin", 404)):
                 status, body = as_it_is(service, "POST", f"/admin/models/{action}/{target}")
                 assert (status, list(body)) == (expected, ["detail"]), (action, target[:40])
+            if target not in ("%ff%fe", "%20", "%252e%252e", "x" * 300, "escape"):  # which can be names
+                status, body = as_it_is(service, "GET", f"/admin/models/{target}/progress")
+                assert (status, list(body)) == (404, ["detail"]), target[:40]
             status, body = as_it_is(service, "GET", f"/v1/models/{target or '%20'}")
             assert (status, body["error"]["code"]) == (404, "model_not_found"), target[:40]
         assert [model["model_id"] for model in service.status()["loaded_models"]] == ["echo"]

@@ -26,7 +26,7 @@ LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 # The most likely token. Logits give the same result as log-probabilities.
 GREEDY: Sampler = partial(mx.argmax, axis=-1)
 
-# Below this the most likely token always wins, and dividing by it overflows.
+# Below this temperature or top_p the most likely token always wins; dividing by such a temperature overflows.
 _GREEDY_BELOW = 1e-5
 
 # At this temperature all tokens are equally likely, to 1 %. A higher one makes the factor 0 in float16 and, far beyond,
@@ -82,8 +82,8 @@ def request_sampler(request: Generate, vocabulary: int, kept: tuple[int, ...] = 
 
 
 def is_greedy(request: Generate) -> bool:
-    """Whether the most likely token always wins."""
-    return request.temperature < _GREEDY_BELOW
+    """Whether the most likely token always wins: of a top_p of 0 it is all that is left."""
+    return request.temperature < _GREEDY_BELOW or request.top_p < _GREEDY_BELOW
 
 
 def request_processors(request: Generate, vocabulary: int) -> list[LogitsProcessor]:
@@ -106,10 +106,9 @@ def request_processors(request: Generate, vocabulary: int) -> list[LogitsProcess
 def _check_ranges(request: Generate) -> None:
     for name, (least, most) in _RANGES.items():
         value = getattr(request, name)
-        if not math.isfinite(value) or not least <= value <= most or (name == "top_p" and value == 0):
-            limits = "above 0" if name == "top_p" else f"of at least {least}"
-            limits += "" if most == math.inf else f" and at most {most}"
-            raise invalid(f"{name} must be a number {limits}, not {value}", param=name)
+        if not math.isfinite(value) or not least <= value <= most:
+            limits = f"at least {least}" + ("" if most == math.inf else f" and at most {most}")
+            raise invalid(f"{name} must be a number of {limits}, not {value}", param=name)
 
 
 def _bias(given: dict[str, float], vocabulary: int) -> dict[int, float]:

@@ -36,11 +36,15 @@ def packed(*values: float) -> bytes:
         (["a", "b"], ["a", "b"]),
         ([1, 2, 3], [[1, 2, 3]]),
         ([[1, 2], [3]], [[1, 2], [3]]),
+        ([1.0, 2], [[1, 2]]),
+        ([[1, 2.0], "a"], [[1, 2], "a"]),
     ],
 )
 def test_every_form_of_input(given: Any, inputs: Any) -> None:
-    wanted = parse_embedding(orjson.dumps({"input": given, "dimensions": 8, "user": "me"}))
-    assert embedding_work(wanted) == Embed(inputs, 8)
+    for dimensions in (8, 8.0):
+        wanted = parse_embedding(orjson.dumps({"input": given, "dimensions": dimensions, "user": "me"}))
+        assert embedding_work(wanted) == Embed(inputs, 8)
+        assert "." not in repr(embedding_work(wanted))
 
 
 @pytest.mark.parametrize(
@@ -48,7 +52,7 @@ def test_every_form_of_input(given: Any, inputs: Any) -> None:
     [
         *(("input", value) for value in BAD_INPUTS),
         ("input", ["x"] * (MAX_INPUTS + 1)),
-        *(("dimensions", value) for value in (0, -1, "8", 1.5, True)),
+        *(("dimensions", value) for value in (0, -1, "8", 1.5, True, 2**63, 1e30)),
         *(("encoding_format", value) for value in ("int8", 1)),
         *(("model", value) for value in ("", 1)),
     ],
@@ -69,6 +73,7 @@ def test_a_bad_field_of_embeddings_is_named(field: str, value: Any) -> None:
         ("documents", ["a", 1], "documents[1]"),
         ("documents", ["x"] * (MAX_INPUTS + 1), "documents"),
         ("top_n", 0, "top_n"),
+        ("top_n", 1.5, "top_n"),
         ("return_documents", "yes", "return_documents"),
         ("instruction", "Judge!", "instruction"),
     ],

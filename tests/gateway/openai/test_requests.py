@@ -393,7 +393,7 @@ def test_what_is_not_a_chat_is_refused(body: dict[str, Any] | bytes, param: str 
         ("max_completion_tokens", 0),
         ("temperature", -0.1),
         ("temperature", "warm"),
-        ("top_p", 0),
+        ("top_p", -0.1),
         ("top_p", 1.1),
         ("n", 0),
         ("n", 9),

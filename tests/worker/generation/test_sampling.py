@@ -56,6 +56,8 @@ def test_top_p_and_temperature(flat: mx.array, seed: dict[str, int]) -> None:
     logprobs = mx.log(mx.array([[0.5, 0.3, 0.15, 0.05]]))
     assert set(draws(sampler(**seed, top_p=0.4), logprobs)) == {0}
     assert set(draws(sampler(**seed, top_p=0.7), logprobs)) == {0, 1}
+    assert set(draws(sampler(**seed, top_p=0.0), logprobs)) == {0}
+    assert set(draws(sampler(**seed, top_p=0.0, temperature=100.0, min_p=0.5, top_k=2), logprobs)) == {0}
     assert set(draws(sampler(**seed, temperature=0.01), logprobs)) == {0}
     assert set(draws(sampler(**seed, temperature=100.0), logprobs, 200)) == {0, 1, 2, 3}
     assert set(draws(sampler(**seed, temperature=1e-30), logprobs)) == {0}

@@ -256,8 +256,8 @@ def test_max_tokens_and_the_context(tmp_path: Path) -> None:
         ({"prompt": ["1"]}, "prompt", r"prompt\[0\] must .* not '1'"),
         ({"prompt": "x", "max_tokens": 0}, "max_tokens", "at least 1"),
         ({"prompt": "x", "temperature": -0.1}, "temperature", "at least 0"),
-        ({"prompt": "x", "top_p": 0.0}, "top_p", "above 0"),
-        ({"prompt": "x", "top_p": 1.1}, "top_p", "above 0"),
+        ({"prompt": "x", "top_p": -0.1}, "top_p", "at least 0"),
+        ({"prompt": "x", "top_p": 1.1}, "top_p", "at most 1"),
     ],
 )
 def test_bad_requests(engine: TextEngine, fields: dict[str, Any], param: str, message: str) -> None:
