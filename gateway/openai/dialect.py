@@ -47,8 +47,8 @@ def field_name(field: str) -> str:
 
 def field_in_chat(field: str, contents: Sequence[Content]) -> str:
     """The same for a chat whose messages have these contents: parts and images are where the client put them."""
-    if part := _PART.fullmatch(field):
-        return _part_name(int(part[1]), int(part[2]), contents)
+    if part := _PART.match(field):  # a field of the part may follow
+        return _part_name(int(part[1]), int(part[2]), contents) + field[part.end() :]
     if image := _IMAGE.fullmatch(field):
         places = image_places(contents)
         number = int(image[1])

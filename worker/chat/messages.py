@@ -16,28 +16,31 @@ INSTRUCTING = ("system", "developer")
 
 
 def text_of(content: Any, where: str) -> str:
-    """A message's content as one string, the form of most chat templates. Raises FailureError naming the part."""
+    """A message's content as one string, the form of most chat templates. where: the message. Raises FailureError
+    naming the part."""
     if content is None:
         return ""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise invalid(f"{where} must be a string or a list of parts", param=where)
-    texts = []
-    for index, part in enumerate(content):
-        if isinstance(part, dict) and part.get("type") == "image":
-            param = f"{where}[{index}].image_url"
-            raise invalid(f"{param}: this model reads text only, it takes no images", param=param)
-        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise invalid(f"{where}[{index}] is not a text part; this model reads text only", param=where)
-        texts.append(part["text"])
-    return "".join(texts)
+        raise invalid(f"{where}.content must be a string or a list of parts", param=f"{where}.content")
+    return "".join(text_of_part(part, f"{where}.parts[{index}]") for index, part in enumerate(content))
+
+
+def text_of_part(part: Any, where: str) -> str:
+    """The text of one part of a content. where: the part. Raises FailureError."""
+    if isinstance(part, dict) and part.get("type") == "image":
+        # The first one of the request, since it is refused.
+        raise invalid("images[0]: this model reads text only, it takes no images", param="images[0]")
+    if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+        raise invalid(f"{where} is not a text part", param=where)
+    return str(part["text"])
 
 
 def plain_messages(messages: list[Any], read: Callable[[Any, str], Any] = text_of) -> list[Turn]:
     """The messages in the form of chat templates: each with a role and a content that is never None; arguments of calls
     as objects; each call with an id, each result with the id and the name of its call. read: (content, name of its
-    field) -> content for the template. Raises FailureError."""
+    message) -> content for the template. Raises FailureError."""
     if not messages:
         raise invalid("messages is empty", param="messages")
     turns = [_turn(message, f"messages[{index}]", read) for index, message in enumerate(messages)]
@@ -50,7 +53,7 @@ def _turn(message: Any, where: str, read: Callable[[Any, str], Any]) -> Turn:
         raise invalid(f"{where} must be an object", param=where)
     if not isinstance(message.get("role"), str):
         raise invalid(f"{where}.role must be a string", param=f"{where}.role")
-    turn = {**message, "content": read(message.get("content"), f"{where}.content")}
+    turn = {**message, "content": read(message.get("content"), where)}
     if calls := turn.pop("tool_calls", None):
         turn["tool_calls"] = _calls(calls, f"{where}.tool_calls")
     return turn

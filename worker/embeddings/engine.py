@@ -105,15 +105,15 @@ class EmbeddingEngine:
 
     def add(self, request_id: bytes, payload: bytes) -> None:
         if self.encoder.is_reranker:
-            rerank = _expect(Rerank, payload, "this model scores pairs of texts: use /v1/rerank")
+            rerank = _expect(Rerank, payload, "this model scores pairs of texts: it can rerank, but not embed")
             work = self._pairs(request_id, rerank)
         else:
-            embed = _expect(Embed, payload, "this model makes vectors and no scores: use /v1/embeddings")
+            embed = _expect(Embed, payload, "this model makes vectors: it can embed, but not rerank")
             dimensions = self._dimensions(embed.dimensions)
             sizes = [self._size(value, number) for number, value in enumerate(embed.inputs)]
             work = _Work(request_id, sizes, lambda number: self._input(embed.inputs[number], number), dimensions)
         if not work.sizes:
-            raise invalid("there is no input", param="input")
+            raise invalid("there is no input", param="inputs")
         self._works[request_id] = work
 
     def step(self) -> list[Output]:
@@ -173,7 +173,7 @@ class EmbeddingEngine:
         return failed
 
     def _size(self, value: object, number: int) -> int:
-        where = f"input[{number}]"
+        where = f"inputs[{number}]"
         if isinstance(value, str):
             return self._checked_characters(len(value), where)
         if isinstance(value, list):
@@ -181,7 +181,7 @@ class EmbeddingEngine:
         raise invalid(f"{where} must be a string or a list of token ids", param=where)
 
     def _input(self, value: str | list[int], number: int) -> Row:
-        where = f"input[{number}]"
+        where = f"inputs[{number}]"
         if isinstance(value, str):
             return self._fitting(self.encoder.text(value), where)
         return self._fitting(Row(checked_ids(value, self.encoder.vocabulary, where)), where)

@@ -27,7 +27,7 @@ from transformers import dynamic_module_utils
 
 from broker.wire.failure import invalid
 from broker.wire.work import Generate
-from worker.chat.messages import plain_messages, text_of
+from worker.chat.messages import plain_messages, text_of, text_of_part
 from worker.engine import Report
 from worker.generation.prompt import prompt_tokens, refuse_tools, render
 from worker.loading.model_folder import (
@@ -131,7 +131,9 @@ class VisionModel:
         if places and kind.lower() not in MODEL_CONFIG:
             raise invalid(f"{places[0]}: mlx-vlm does not know how a {kind} model takes images", param=places[0])
         if places:
-            self._refuse_marks({"messages": turns, "tools": request.tools, "chat_template_kwargs": kwargs})
+            self._refuse_marks(
+                {"messages": list(map(_with_parts, turns)), "tools": request.tools, "chat_template_kwargs": kwargs}
+            )
         try:
             written = apply_chat_template(
                 self._processor, self.vlm.config, turns, return_messages=True, num_images=len(places)
@@ -201,21 +203,26 @@ def _parts(content: Any, where: str) -> Any:
         return text_of(content, where)
     for index, part in enumerate(content):
         if not _is_image(part):
-            text_of([part], f"{where}[{index}]")
+            text_of_part(part, f"{where}.parts[{index}]")
     return content
 
 
 def _places(turns: list[dict[str, Any]]) -> list[str]:
     """The fields of the images. Raises FailureError for an image in a role that cannot have any."""
-    places = []
-    for number, turn in enumerate(turns):
-        for index, part in enumerate(turn["content"]):
+    places: list[str] = []
+    for turn in turns:
+        for part in turn["content"]:
             if _is_image(part):
-                places.append(f"messages[{number}].content[{index}].image_url")
+                places.append(f"images[{len(places)}]")
                 if turn["role"] != "user":
                     message = f"{places[-1]}: images are allowed in messages of the role user only"
                     raise invalid(message, param=places[-1])
     return places
+
+
+def _with_parts(turn: dict[str, Any]) -> dict[str, Any]:
+    """The turn under the names that errors have for its fields: a list of parts is `parts`."""
+    return {"parts" if name == "content" and isinstance(value, list) else name: value for name, value in turn.items()}
 
 
 def _is_image(part: Any) -> bool:

@@ -525,6 +525,7 @@ def test_choices_of_one_request_are_bounded() -> None:
         ("json_schema", "response_format"),
         ("required_tools", "tool_choice"),
         ("messages[0].parts[0]", "messages[0].content[0]"),
+        ("messages[0].parts[0].text", "messages[0].content[0].text"),
         ("messages[0].parts[1]", "messages[0].content[1].image_url"),
         ("messages[1].parts[0]", "messages[1].content[0]"),
         ("messages[7].parts[0]", "messages[7].content[0]"),  # not of this chat

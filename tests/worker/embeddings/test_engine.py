@@ -108,7 +108,7 @@ def test_a_batch_gives_what_each_text_gives_alone(minilm: EmbeddingEngine) -> No
 def test_a_text_that_is_too_long_is_refused_with_both_numbers(minilm: EmbeddingEngine) -> None:
     embed(minilm, ["cat " * 254])  # and two special tokens
     error = refusal(minilm, Embed(["short", "cat " * 255]))
-    assert (error.code, error.param) == ("context_length_exceeded", "input[1]")
+    assert (error.code, error.param) == ("context_length_exceeded", "inputs[1]")
     assert "257" in error.message
     assert "256" in error.message
 
@@ -269,16 +269,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingEngine:
 @pytest.mark.parametrize(
     ("inputs", "param"),
     [
-        ([], "input"),
-        (["good", ""], "input[1]"),
-        (["good", []], "input[1]"),
-        (["good", None], "input[1]"),
-        ([[1, -1]], "input[0]"),
-        ([[1, 259]], "input[0]"),
-        ([[1, True]], "input[0]"),
-        ([[1, "1"]], "input[0]"),
-        (["x" * (CONTEXT + 1)], "input[0]"),
-        ([[1] * (CONTEXT + 1)], "input[0]"),
+        ([], "inputs"),
+        (["good", ""], "inputs[1]"),
+        (["good", []], "inputs[1]"),
+        (["good", None], "inputs[1]"),
+        ([[1, -1]], "inputs[0]"),
+        ([[1, 259]], "inputs[0]"),
+        ([[1, True]], "inputs[0]"),
+        ([[1, "1"]], "inputs[0]"),
+        (["x" * (CONTEXT + 1)], "inputs[0]"),
+        ([[1] * (CONTEXT + 1)], "inputs[0]"),
     ],
 )
 def test_a_bad_input_is_named(tiny: EmbeddingEngine, inputs: list[Any], param: str) -> None:
@@ -286,11 +286,11 @@ def test_a_bad_input_is_named(tiny: EmbeddingEngine, inputs: list[Any], param: s
 
 
 def test_work_of_another_kind_is_refused(tiny: EmbeddingEngine, tmp_path: Path) -> None:
-    assert "/v1/embeddings" in refusal(tiny, Rerank("query", ["document"])).message
+    assert "can embed, but not rerank" in refusal(tiny, Rerank("query", ["document"])).message
     with pytest.raises(ProtocolError):
         tiny.add(b"r", pack(Generate(prompt="Hi")))
     reranker = load(make_tiny_reranker(tmp_path / "m"))
-    assert "/v1/rerank" in refusal(reranker, Embed(["text"])).message
+    assert "can rerank, but not embed" in refusal(reranker, Embed(["text"])).message
     assert refusal(reranker, Rerank("query", ["good", 1])).param == "documents[1]"  # type: ignore[list-item]
     error = refusal(reranker, Rerank("query", ["x" * CONTEXT]))
     assert (error.code, error.param) == ("context_length_exceeded", "documents[0]")
@@ -360,9 +360,9 @@ def test_a_very_long_text_is_refused_unread(is_reranker: bool, tmp_path: Path) -
 
 def test_a_very_long_list_of_token_ids_is_refused_unread(tiny: EmbeddingEngine) -> None:
     """Whether they are any: looking at 25 million of them takes seconds."""
-    with pytest.raises(FailureError, match=rf"input\[1\] has {CONTEXT + 1} tokens, .* at most {CONTEXT}") as error:
+    with pytest.raises(FailureError, match=rf"inputs\[1\] has {CONTEXT + 1} tokens, .* at most {CONTEXT}") as error:
         tiny.add(b"r", pack(Embed(["x", [-1] * (CONTEXT + 1)])))
-    assert (error.value.failure.code, error.value.failure.param) == ("context_length_exceeded", "input[1]")
+    assert (error.value.failure.code, error.value.failure.param) == ("context_length_exceeded", "inputs[1]")
     assert not tiny.has_work
 
 

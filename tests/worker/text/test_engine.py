@@ -237,12 +237,12 @@ def test_max_tokens_and_the_context(tmp_path: Path) -> None:
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content", "string or a list"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            "messages[0].content",
+            "messages[0].parts[0]",
             "not a text part",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image"}]}], "images": [b"x"]},
-            "messages[0].content[0].image_url",
+            "images[0]",
             "takes no images",
         ),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages", "unknown role wizard"),

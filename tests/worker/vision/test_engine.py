@@ -201,7 +201,7 @@ def test_a_broken_image_is_named_and_does_not_disturb_others(engine: VisionEngin
         (end,) = (output for output in outputs if output.request_id == bad)
         assert end.kind == ERROR
         code, param, said = end.body["code"], end.body["param"], end.body["message"]
-    assert (code, param) == ("invalid_request", "messages[1].content[2].image_url")
+    assert (code, param) == ("invalid_request", "images[1]")
     assert param in said
     assert message in said
     assert joined([o for o in first + outputs if o.request_id == neighbour]) == {**expected, "cached_tokens": 0}
@@ -210,7 +210,7 @@ def test_a_broken_image_is_named_and_does_not_disturb_others(engine: VisionEngin
 def test_all_images_of_a_request_together_have_a_limit(engine: VisionEngine) -> None:
     images = [bomb(9000, 9000), bomb(3000, 3000)]
     got = failure(engine, messages=[user(IMAGE, IMAGE)], images=images)
-    assert got["param"] == "messages[0].content[1].image_url"
+    assert got["param"] == "images[1]"
     assert "more than" in got["message"]
 
 
@@ -223,11 +223,11 @@ def test_all_images_of_a_request_together_have_a_limit(engine: VisionEngine) -> 
         ({"messages": ONE["messages"]}, "messages", "1 images, but 0 came"),
         ({"messages": TEXT_ONLY["messages"], "images": ONE["images"]}, "messages", "0 images, but 1 came"),
         ({"prompt": "x", "images": ONE["images"]}, "messages", "images belong in messages"),
-        ({"messages": [user({"type": "audio"})]}, "messages[0].content", "not a text part"),
-        ({"messages": [user(IMAGE, {"type": "audio"})]}, "messages[0].content[1]", "not a text part"),
+        ({"messages": [user({"type": "audio"})]}, "messages[0].parts[0]", "not a text part"),
+        ({"messages": [user(IMAGE, {"type": "audio"})]}, "messages[0].parts[1]", "not a text part"),
         (
             {"messages": [{"role": "system", "content": [IMAGE]}], "images": ONE["images"]},
-            "messages[0].content[0].image_url",
+            "images[0]",
             "role user",
         ),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages", "unknown role wizard"),
@@ -251,8 +251,8 @@ VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"messages": [user(text("a <|image_pad|>"), IMAGE)]}, "messages[0].content[0].text"),
-        ({"messages": [user(IMAGE, text("a"), text(VIDEO))]}, "messages[0].content[2].text"),
+        ({"messages": [user(text("a <|image_pad|>"), IMAGE)]}, "messages[0].parts[0].text"),
+        ({"messages": [user(IMAGE, text("a"), text(VIDEO))]}, "messages[0].parts[2].text"),
         ({"messages": [user(IMAGE), {"role": "assistant", "content": VIDEO}]}, "messages[1].content"),
         ({"messages": [user(IMAGE)], "chat_template_kwargs": {"suffix": VIDEO}}, "chat_template_kwargs.suffix"),
         (
@@ -575,4 +575,4 @@ def test_a_family_without_eyes(tmp_path: Path) -> None:
     requests: list[dict[str, Any]] = [{"prompt": "once upon", "temperature": 0.0}, {**chat, "seed": 3, "logprobs": 1}]
     for fields in requests:
         assert answer(engine, **fields, max_tokens=30)["text"] == answer(text_engine, **fields, max_tokens=30)["text"]
-    assert failure(engine, **ONE)["param"] == "messages[0].content[1].image_url"
+    assert failure(engine, **ONE)["param"] == "images[0]"
