@@ -43,8 +43,9 @@ def check_schema(schema: Schema, field: str) -> None:
         raise invalid(f"{field} must not nest deeper than {_MAX_LEVELS} levels, references included", field)
 
 
-def check_grammar(grammar: str) -> None:
-    """Raises FailureError naming `grammar`."""
+def check_grammar(grammar: str) -> list[Schema]:
+    """The schemas that it embeds. Raises FailureError naming `grammar`."""
+    schemas = []
     if len(_RULE.findall(grammar)) > _MAX_RULES:
         raise invalid(f"grammar must not have more than {_MAX_RULES} rules", "grammar")
     for found in _EMBEDDED_SCHEMA.finditer(grammar):
@@ -54,6 +55,8 @@ def check_grammar(grammar: str) -> None:
             raise invalid("grammar: what follows %json must be a JSON schema", "grammar") from None
         if isinstance(schema, dict):
             check_schema(schema, "grammar")
+            schemas.append(schema)
+    return schemas
 
 
 def subschemas(schema: Schema) -> Iterator[Schema]:

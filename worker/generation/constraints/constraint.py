@@ -12,9 +12,14 @@ import mlx.core as mx
 
 from broker.wire.failure import invalid, one_line
 from broker.wire.work import Generate
-from worker.generation.constraints.bounds import check_grammar
-from worker.generation.constraints.enforce import calls_matcher, text_matcher, wanted_calls, wanted_schema
-from worker.generation.constraints.native import UnreadableError, grammar_matcher, reason_of
+from worker.generation.constraints.enforce import (
+    calls_matcher,
+    text_grammar_matcher,
+    text_matcher,
+    wanted_calls,
+    wanted_schema,
+)
+from worker.generation.constraints.native import reason_of
 from worker.generation.constraints.review import Review, review_of_calls, review_of_text
 from worker.generation.reasoning import Reasoning
 
@@ -45,11 +50,7 @@ class Constraints:
             return Constraint(matcher, eos, reasoning, "json_schema", calls, ignored=schema.names, review=review)
         if request.grammar is None:
             return None
-        check_grammar(request.grammar)
-        try:
-            matcher = grammar_matcher(self._load_guide(), request.grammar)
-        except UnreadableError as error:
-            raise invalid(f"grammar: {error}", "grammar") from error
+        matcher = text_grammar_matcher(self._load_guide(), request.grammar)
         return Constraint(matcher, eos, reasoning, "grammar", calls)
 
     def _load_guide(self) -> llguidance.LLTokenizer:

@@ -10,9 +10,15 @@ import llguidance
 from broker.wire.failure import invalid
 from broker.wire.work import Generate
 from worker.generation.constraints import keywords
-from worker.generation.constraints.bounds import Schema, check_schema
+from worker.generation.constraints.bounds import Schema, check_grammar, check_schema
 from worker.generation.constraints.calls import call_schema, parameters_of
-from worker.generation.constraints.native import UnreadableError, check_readable, is_unreadable, schema_matcher
+from worker.generation.constraints.native import (
+    UnreadableError,
+    check_readable,
+    grammar_matcher,
+    is_unreadable,
+    schema_matcher,
+)
 
 
 @dataclass(slots=True, frozen=True)
@@ -30,11 +36,11 @@ class Enforced:
         """What is left out, as the wire names it."""
         return [f"{self.field}.{keyword}" for keyword in self.ignored]
 
-    def without(self, rest: keywords.Rest, reason: str = "it cannot be enforced") -> "Enforced":
+    def without(self, rest: keywords.Rest, reason: str = "no such answer can be forced") -> "Enforced":
         """With only this rest of its schema. Raises FailureError where all of it is to be enforced."""
         schema, gone = rest
         if gone and self.strict:
-            raise invalid(f"{self.field}: strict is not possible with the keyword {gone[0]!r}: {reason}", self.field)
+            raise invalid(f"{self.field}: the keyword {gone[0]!r} cannot be enforced: {reason}", self.field)
         return replace(self, schema=schema, ignored=(*self.ignored, *gone))
 
 
@@ -89,6 +95,16 @@ def calls_matcher(
         return schema_matcher(guide, schema()), wanted
     except UnreadableError as error:
         raise invalid(f"tools: {error}", "tools") from error
+
+
+def text_grammar_matcher(guide: llguidance.LLTokenizer, grammar: str) -> llguidance.LLMatcher:
+    """For a text. A schema inside the grammar is enforced as a whole. Raises FailureError."""
+    for schema in check_grammar(grammar):
+        Enforced("grammar", schema, schema, strict=True).without(keywords.enforceable(schema, "grammar"))
+    try:
+        return grammar_matcher(guide, grammar)
+    except UnreadableError as error:
+        raise invalid(f"grammar: {error}", "grammar") from error
 
 
 def _read(schema: Schema, field: str, *, strict: bool) -> Enforced:

@@ -21,6 +21,9 @@ _STACK_BYTES = 256 * 2**20
 # Enough for indentation. Without a limit a weak model writes blanks until it has used up its tokens.
 _JSON_OPTIONS: Any = {"whitespace_pattern": r"[ \n\t]{0,16}"}
 
+# Whatever `x-guidance` in a schema says: nothing is left out in silence.
+_OVERRIDES: Any = {"lenient": False, "coerce_one_of": False}
+
 # The work for the first token: nested repetitions take 0.1 s instead of many; an enumeration of 10,000 texts fits.
 _LIMITS = llguidance.LLParserLimits(initial_lexer_fuel=200_000)
 
@@ -90,7 +93,9 @@ def on_large_stack(work: Callable[[], T]) -> T:
 
 def _grammar_of(schema: dict[str, Any]) -> str:
     try:
-        return llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=_JSON_OPTIONS)
+        return llguidance.LLMatcher.grammar_from_json_schema(
+            json.dumps(schema), defaults=_JSON_OPTIONS, overrides=_OVERRIDES
+        )
     except ValueError as error:
         raise UnreadableError(reason_of(str(error))) from error
 

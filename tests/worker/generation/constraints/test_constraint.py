@@ -249,6 +249,7 @@ LARK = "start: r0\n" + rules(6500)
         ({"tools": [TIME, tool("f", POISON)], "required_tools": ["f"]}, "tools[1]"),
         ({"grammar": LARK}, "grammar"),
         ({"grammar": f"start: %json {json.dumps(POISON)}"}, "grammar"),
+        ({"grammar": 'start: %json {"type": "integer", "multipleOf": 1000003}'}, "grammar"),
         ({"json_schema": {"type": "integer", "multipleOf": 1_000_003}, "strict": True}, "json_schema"),
     ],
 )
@@ -274,6 +275,14 @@ def test_a_matcher_needs_no_stack_of_the_main_thread() -> None:
     """Far more than the bounds let through."""
     for link in (in_object, in_much):
         check_readable(chain(900, link))
+
+
+def test_a_schema_cannot_switch_off_the_naming(engine: TextEngine) -> None:
+    options = {"x-guidance": {"lenient": True, "coerce_one_of": True}}
+    schema = {"oneOf": [{"const": "a"}, {"enum": ["a", "b"]}], **options}
+    assert answer(engine, messages=[USER], json_schema=schema, max_tokens=9)["ignored"] == ["json_schema.oneOf"]
+    with pytest.raises(FailureError):
+        add(engine, 1, messages=[USER], json_schema=schema, strict=True)
 
 
 SET = {"type": "array", "items": {"enum": [1, 2]}, "uniqueItems": True, "minItems": 3, "maxItems": 3}

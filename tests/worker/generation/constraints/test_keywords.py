@@ -80,6 +80,16 @@ def test_multiples_that_are_combined() -> None:
     assert keywords.enforceable(apart, "f") == (apart, [])
 
 
+def test_many_patterns_of_properties() -> None:
+    def of(count: int) -> dict[str, Any]:
+        patterns = {f"^p{number}$": TEXT for number in range(count)}
+        return {"items": {"patternProperties": patterns, "properties": {"a": TEXT}, "additionalProperties": False}}
+
+    assert keywords.enforceable(of(100), "f") == (of(100), [])
+    left = {"items": {"properties": {"a": TEXT}}}
+    assert keywords.enforceable(of(101), "f") == (left, ["patternProperties", "additionalProperties"])
+
+
 def test_what_is_left_out_when_it_cannot_be_read() -> None:
     def is_unreadable(keyword: str, value: Any) -> bool:
         return (keyword, value) in {("pattern", "(?=a)"), ("format", "regex"), ("minimum", 1e-300)}
