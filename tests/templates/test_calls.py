@@ -79,7 +79,10 @@ def written(tokenizer: Any) -> tuple[str, int]:
         except Exception:  # noqa: BLE001, S112 # a template is a program that may raise anything
             continue
         prompt = tokenizer.apply_chat_template([question], tools=[PLAIN], add_generation_prompt=True, tokenize=False)
-        text = text[sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, text, strict=False))) :]
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, text, strict=False)))
+        if same < len(prompt) and "<" in (tag := text[:same].rpartition(">")[2]):
+            same -= len(tag) - tag.index("<")  # not inside a tag
+        text = text[same:]
         if (found := text.count(str(ARGUMENTS["number"]))) == 0:
             continue
         last = text.rindex("false") if "false" in text else text.rindex("False")

@@ -11,7 +11,7 @@ from typing import Any
 from mlx_lm.generate import TextStateMachine
 
 from worker.generation.calls.formats import GENERIC, HARMONY, CallFormat, call_format
-from worker.generation.calls.harmony import HarmonySplit
+from worker.generation.calls.harmony import CALL_OPENING, HarmonySplit
 from worker.generation.reasoning import Reasoning, think_tags
 from worker.generation.split import MarkSplit, Opening, Split, text_machine
 from worker.generation.tools import read_calls, whole_calls
@@ -75,15 +75,20 @@ class AnswerFormat:
         grammar is that of `constraints.calls.call_schema`."""
         # The whole answer is the call.
         said = "tool" if is_call else "normal"
+        if self.calls is HARMONY:
+            return self._following(HarmonySplit(said), is_call=is_call)
         ends = [(self._think[1], said)] if self._think else []
         machine = TextStateMachine({"reasoning": ends, said: []})
         opening = None
         if self._think and reasoning.openings:
             opening = Opening((self._think[0],), machine.make_state("reasoning"))
         state = machine.make_state("reasoning" if reasoning.is_open else said)
+        return self._following(MarkSplit(state, opening), is_call=is_call)
+
+    def _following(self, split: Split, *, is_call: bool) -> "Answer":
         # Not trimmed: a grammar may ask for blanks. A call that is cut short is no answer; nothing of it is sent.
         return Answer(
-            MarkSplit(state, opening),
+            split,
             lambda text: read_calls(lambda: whole_calls(text)),
             "",
             "",
@@ -94,14 +99,19 @@ class AnswerFormat:
     @property
     def call_openings(self) -> tuple[tuple[int, ...], ...]:
         """The tokens that begin a call; none for a model that has no mark for that."""
-        if self.calls is None or not self.calls.start:
-            return ()
-        return (tuple(self._tokenizer.encode(self.calls.start, add_special_tokens=False)),)
+        start = CALL_OPENING if self.calls is HARMONY else self.calls.start if self.calls else ""
+        return (tuple(self._tokenizer.encode(start, add_special_tokens=False)),) if start else ()
 
-    def calls_alone(self, tools: list[dict[str, Any]], *, one_call: bool) -> "Answer":
-        """For the part of an answer after its reasoning that is a plain text, unless it begins with a call."""
+    def either(self, reasoning: Reasoning, tools: list[dict[str, Any]], *, one_call: bool) -> "Answer | EitherAnswer":
+        """For a request whose answer must follow a grammar, unless it is calls."""
         calls = self.calls
         assert calls is not None  # there are call_openings
+        if calls is HARMONY:
+            return Answer(HarmonySplit(), _reader(calls, tools), "", "", one_call=one_call, trims=None)
+        return EitherAnswer(self.constrained(reasoning, is_call=False), self._calls_alone(calls, tools, one_call))
+
+    def _calls_alone(self, calls: CallFormat, tools: list[dict[str, Any]], one_call: bool) -> "Answer":
+        """For the part of an answer after its reasoning that is a plain text, unless it begins with a call."""
         plain = TextStateMachine({"normal": []}).make_state("normal")
         split = MarkSplit(plain, Opening((calls.start,), self._machine.make_state("tool")))
         return Answer(split, _reader(calls, tools), calls.start, calls.end, one_call=one_call, trims=None)

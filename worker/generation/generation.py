@@ -72,10 +72,9 @@ class Generation:
         constraint = self._constraints.processor(request, reasoning, calls)
         if constraint is None:
             return self._format.answer(reasoning, request.tools, one_call=request.one_call), None
-        answer = self._format.constrained(reasoning, is_call=bool(request.required_tools))
         if calls:
-            return EitherAnswer(answer, self._format.calls_alone(request.tools, one_call=request.one_call)), constraint
-        return answer, constraint
+            return self._format.either(reasoning, request.tools, one_call=request.one_call), constraint
+        return self._format.constrained(reasoning, is_call=bool(request.required_tools)), constraint
 
     def sequence(
         self,

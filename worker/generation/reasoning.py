@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from worker.generation.calls.harmony import FINAL_PATH, is_harmony
+
 # What models write before the opening tag; GLM-4.5 begins a line.
 _BLANKS = ("", " ", "\n", "\n\n")
 
@@ -13,12 +15,14 @@ _END_TOKENS = 16
 @dataclass(slots=True, frozen=True)
 class Reasoning:
     """The reasoning of one answer. is_open: the prompt ends inside it; is_closed: just behind it. openings: each
-    sequence of tokens that may open it; none if it is open already or cannot come. end: the tokens that close it."""
+    sequence of tokens that may open it; none if it is open already or cannot come. end: the tokens that close it.
+    lead: the tokens between it and an answer that must follow a grammar; if there are any, reasoning always comes."""
 
     is_open: bool = False
     is_closed: bool = False
     openings: tuple[tuple[int, ...], ...] = ()
     end: tuple[int, ...] = ()
+    lead: tuple[int, ...] = ()
 
 
 NO_REASONING = Reasoning()
@@ -50,7 +54,10 @@ class ReasoningFormat:
         self._tokenizer = tokenizer
         self._open = self._possible = NO_REASONING
         self._tags = think_tags(tokenizer)
-        if self._tags is not None:
+        if is_harmony(tokenizer):
+            begin, end, lead = (tuple(tokenizer.encode(part, add_special_tokens=False)) for part in FINAL_PATH)
+            self._possible = Reasoning(openings=(begin,), end=end, lead=lead)
+        elif self._tags is not None:
             begin, end = (tuple(tokenizer.encode(tag, add_special_tokens=False)) for tag in self._tags)
             blanks = (tokenizer.encode(blank, add_special_tokens=False) for blank in _BLANKS)
             self._open = Reasoning(is_open=True, end=end)
@@ -60,7 +67,7 @@ class ReasoningFormat:
         """The reasoning that may follow a chat's prompt. Templates open or close it at the end of the prompt; a tag
         further up is quoted text or belongs to an earlier turn."""
         if self._tags is None:
-            return NO_REASONING
+            return self._possible
         last = self._tokenizer.decode(prompt[-_END_TOKENS:]).rstrip()
         start, end = self._tags
         if last.endswith(start):

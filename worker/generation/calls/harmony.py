@@ -28,6 +28,11 @@ _WHOLE = re.compile(
 )
 _UNFINISHED = re.compile(r"(?:<[|\w]*|\bto?)\Z")
 
+# The way from a prompt to an answer that follows a grammar: into the reasoning, out of it, and to the answer. And the
+# way from the reasoning to a call.
+FINAL_PATH = ("<|channel|>analysis<|message|>", "<|end|>", "<|start|>assistant<|channel|>final<|message|>")
+CALL_OPENING = "<|start|>assistant<|channel|>commentary to"
+
 read_message = headed(r"to=(?:functions\.)?(?P<name>[^\s<]+).*?<\|message\|>(?P<arguments>.*)\Z")
 
 

@@ -71,9 +71,9 @@ class Constraint:
 
     ignored: parts of the request that are not enforced; review: checks the whole answer instead.
 
-    Mutable state: the rest of each possible opening of reasoning or of calls, empty once that is decided, and whether
-    the grammar allows the tokens so far too; whether the reasoning is open, its last tokens, and its allowed tokens;
-    whether calls have begun.
+    Mutable state: the rest of each possible opening of reasoning or of calls, and of what leads to the answer, empty
+    once that is decided, and whether the grammar allows the tokens so far too; whether the reasoning is open, its last
+    tokens, and its allowed tokens; whether calls have begun.
     """
 
     def __init__(
@@ -94,14 +94,16 @@ class Constraint:
         self._matcher = matcher
         self._eos = eos
         self._openings = list(reasoning.openings)
+        self._lead = reasoning.lead
+        self._leads: list[tuple[int, ...]] = []
         self._calls = calls
-        self._call_openings = list(calls)
+        self._call_openings = [] if self._lead else list(calls)
         self._is_reasoning = reasoning.is_open
         self._is_calling = False
         self._end = reasoning.end
         self._last: tuple[int, ...] = ()
         self._goes_on: mx.array | None = None
-        self._follows = True
+        self._follows = not self._lead
         self._is_first = True
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
@@ -132,9 +134,12 @@ class Constraint:
             if self._last == self._end:
                 self._is_reasoning = False
                 self._call_openings = list(self._calls)
+                self._leads = [self._lead] if self._lead else []
+                self._follows = not self._lead
             return
         self._openings = [rest[1:] for rest in self._openings if rest[0] == token]
         self._call_openings = [rest[1:] for rest in self._call_openings if rest[0] == token]
+        self._leads = [rest[1:] for rest in self._leads if rest[0] == token]
         if () in self._openings:
             self._openings, self._call_openings = [], []
             self._is_reasoning = True
@@ -143,7 +148,10 @@ class Constraint:
         elif () in self._call_openings:
             self._is_calling = True
             self._matcher.reset()
-        elif self._openings or self._call_openings:
+        elif () in self._leads:
+            self._call_openings, self._leads = [], []
+            self._follows = True
+        elif self._openings or self._call_openings or self._leads:
             self._follows = self._follows and self._matcher.try_consume_tokens([token]) == 1
         else:
             self._matcher.consume_token(token)
@@ -155,7 +163,7 @@ class Constraint:
         return self._goes_on
 
     def _allowed(self, width: int) -> mx.array:
-        begun = [*self._openings, *self._call_openings]
+        begun = [*self._openings, *self._call_openings, *self._leads]
         if not begun:
             return self._following(width)
         openings = _among([rest[0] for rest in begun], width)
