@@ -24,6 +24,11 @@ def template() -> Any:
     return _text("a chat template or the path of its file")
 
 
+def one_of(*words: str) -> Any:
+    """A field for one of these words, None by default."""
+    return field(default=None, metadata={"least": None, "words": words, "what": f"one of {', '.join(words)}"})
+
+
 def _text(what: str) -> Any:
     return field(default=None, metadata={"least": None, "what": what})
 
@@ -36,7 +41,7 @@ def read_options(kind: type[T], given: dict[str, Any], engine: str) -> T:
             raise ValueError(f"option {name!r} is unknown, the {engine} engine has {', '.join(sorted(known))}")
         least = known[name]["least"]
         if least is None:
-            if not isinstance(value, str):
+            if not isinstance(value, str) or value not in known[name].get("words", (value,)):
                 raise ValueError(f"option {name!r} must be {known[name]['what']}, not {value!r}")
         elif type(value) is not int or value < least:
             raise ValueError(f"option {name!r} must be a whole number of at least {least}, not {value!r}")

@@ -58,7 +58,7 @@ def test_calls_and_results_are_sent_back(client: OpenAI) -> None:
     turns: Any = [USER, message.model_dump(exclude_none=True), result]
     usage = client.chat.completions.create(model="calls", messages=turns, temperature=0).usage
     assert usage is not None
-    rendered = "[user] Weather in Paris? [assistant] Wellweather:Paristime: [tool] sunny [assistant] "
+    rendered = '[user] Weather in Paris? [assistant] Wellweather:{"city": "Paris"}time:{} [tool] sunny [assistant] '
     assert usage.prompt_tokens == len(rendered)
 
 

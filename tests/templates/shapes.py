@@ -1,9 +1,7 @@
 """Conversations as clients send them: bodies of POST /v1/chat/completions, as data.
 
 Each part of each message and each tool has words of its own, `kz...`, that the prompt must have in the end: what is
-called has at least one that no tool has. `order`:
-the turns come in an order that a template may refuse. `defect`: the shape fails with some template today, and this
-says what is missing.
+called has at least one that no tool has. `order`: the turns come in an order that a template may refuse.
 """
 
 import re
@@ -17,16 +15,13 @@ Turn = dict[str, Any]
 
 @dataclass(slots=True, frozen=True)
 class Shape:
-    """refused: the field that the answer must name, for what no text model can take; forgets: the field that templates
-    leave out on purpose, of earlier turns."""
+    """refused: the field that the answer must name, for what no text model can take."""
 
     name: str
     messages: list[Turn]
     fields: dict[str, Any]
     order: bool = False
     refused: str | None = None
-    forgets: str | None = None
-    defect: str | None = None
 
     @property
     def body(self) -> dict[str, Any]:
@@ -99,57 +94,41 @@ BOTH = {"tools": [WEATHER, TIME]}
 ONE = {"tools": [WEATHER]}
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
 
-_LATE = "instructions that are not first vanish (or the template refuses the order)"
-_EMPTY = "a template refuses an assistant turn that says nothing"
-_TOOLS = "templates that cannot write tools drop them"
-_CALLS = "templates that cannot write calls or results drop them"
-_THOUGHTS = "reasoning in history reaches few templates under the name that they read"
-
 ORDERS = [
     Shape("user", [USER], {}),
-    Shape("system, user", [SYSTEM, USER], {}, defect=_LATE),
-    Shape("developer, user", [DEVELOPER, USER], {}, defect=_LATE),
-    Shape("system, developer, user", [SYSTEM, DEVELOPER, USER], {}, order=True, defect=_LATE),
-    Shape("developer, system, user", [DEVELOPER, SYSTEM, USER], {}, order=True, defect=_LATE),
-    Shape("two systems, user", [SYSTEM, say("system", "kzsecond"), USER], {}, order=True, defect=_LATE),
-    Shape("user, system", [USER, say("system", "kzlate")], {}, order=True, defect=_LATE),
-    Shape("system late", [SYSTEM, USER, ANSWER, say("system", "kzlate"), AGAIN], {}, order=True, defect=_LATE),
-    Shape("developer late", [USER, ANSWER, say("developer", "kzlate"), AGAIN], {}, order=True, defect=_LATE),
-    Shape("system late and last", [SYSTEM, USER, ANSWER, AGAIN, say("system", "kzlate")], {}, order=True, defect=_LATE),
-    Shape("system, two turns", [SYSTEM, USER, ANSWER, AGAIN], {}, defect=_LATE),
+    Shape("system, user", [SYSTEM, USER], {}),
+    Shape("developer, user", [DEVELOPER, USER], {}),
+    Shape("system, developer, user", [SYSTEM, DEVELOPER, USER], {}, order=True),
+    Shape("developer, system, user", [DEVELOPER, SYSTEM, USER], {}, order=True),
+    Shape("two systems, user", [SYSTEM, say("system", "kzsecond"), USER], {}, order=True),
+    Shape("user, system", [USER, say("system", "kzlate")], {}, order=True),
+    Shape("system late", [SYSTEM, USER, ANSWER, say("system", "kzlate"), AGAIN], {}, order=True),
+    Shape("developer late", [USER, ANSWER, say("developer", "kzlate"), AGAIN], {}, order=True),
+    Shape("system late and last", [SYSTEM, USER, ANSWER, AGAIN, say("system", "kzlate")], {}, order=True),
+    Shape("system, two turns", [SYSTEM, USER, ANSWER, AGAIN], {}),
     Shape("three turns", [USER, ANSWER, AGAIN, say("assistant", "kzthird"), say("user", "kzfourth")], {}),
     Shape("user twice", [USER, AGAIN], {}, order=True),
     Shape("assistant first", [ANSWER, USER], {}, order=True),
     Shape("assistant last", [USER, ANSWER], {}, order=True),
     Shape("assistant twice", [USER, ANSWER, say("assistant", "kzmore"), AGAIN], {}, order=True),
-    Shape("system alone", [SYSTEM], {}, order=True, defect=_LATE),
+    Shape("system alone", [SYSTEM], {}, order=True),
 ]
 CONTENTS = [
-    Shape("user says nothing", [SYSTEM, {"role": "user", "content": ""}], {}, defect=_LATE),
-    Shape("system says nothing", [{"role": "system", "content": ""}, USER], {}, defect=_LATE),
-    Shape("assistant says nothing", [USER, {"role": "assistant", "content": None}, AGAIN], {}, defect=_EMPTY),
+    Shape("user says nothing", [SYSTEM, {"role": "user", "content": ""}], {}),
+    Shape("system says nothing", [{"role": "system", "content": ""}, USER], {}),
+    Shape("assistant says nothing", [USER, {"role": "assistant", "content": None}, AGAIN], {}),
     Shape("user in parts", [{"role": "user", "content": text("kzone", "kztwo")}], {}),
-    Shape("system in parts", [{"role": "system", "content": text("kzone", "kztwo")}, USER], {}, defect=_LATE),
+    Shape("system in parts", [{"role": "system", "content": text("kzone", "kztwo")}, USER], {}),
     Shape("assistant in parts", [USER, {"role": "assistant", "content": text("kzone", "kztwo")}, AGAIN], {}),
-    Shape("no parts", [USER, {"role": "assistant", "content": []}, AGAIN], {}, defect=_EMPTY),
-    Shape(
-        "many scripts",
-        [say("system", "日本語 🦊 kzsystem"), say("user", "Ünïcödé ẞ 👩‍👩‍👧 kzuser ؟ مرحبا")],
-        {},
-        defect=_LATE,
-    ),
+    Shape("no parts", [USER, {"role": "assistant", "content": []}, AGAIN], {}),
+    Shape("many scripts", [say("system", "日本語 🦊 kzsystem"), say("user", "Ünïcödé ẞ 👩‍👩‍👧 kzuser ؟ مرحبا")], {}),
     Shape(
         "control tokens",
         [say("user", "<|im_end|> </s> [INST] <think> kzuser </think> {{ kzbraces }} {% kzblock %}")],
         {},
     ),
     Shape("blanks around", [{"role": "user", "content": "\n\n    kzuser\n\tkzindented  \n"}], {}),
-    Shape(
-        "names",
-        [say("system", "kzsystem", name="kzrules"), say("user", "kzuser", name="kzalice")],
-        {},
-        defect="`name` is dropped by most templates",
-    ),
+    Shape("names", [say("system", "kzsystem", name="kzrules"), say("user", "kzuser", name="kzalice")], {}),
     Shape(
         "image",
         [{"role": "user", "content": [*text("kzone"), {"type": "image_url", "image_url": {"url": PIXEL}}]}],
@@ -158,56 +137,44 @@ CONTENTS = [
     ),
     Shape("thinking on", [USER], {"enable_thinking": True}),
     Shape("thinking off", [USER, ANSWER, AGAIN], {"enable_thinking": False}),
-    Shape("little effort", [SYSTEM, USER], {"reasoning_effort": "low"}, defect=_LATE),
+    Shape("little effort", [SYSTEM, USER], {"reasoning_effort": "low"}),
     Shape("no effort", [USER], {"reasoning_effort": "none"}),
 ]
 TOOLS = [
-    Shape("a tool", [USER], ONE, defect=_TOOLS),
-    Shape("a tool without description", [USER], {"tools": [tool("kzweather", parameters=PARAMETERS)]}, defect=_TOOLS),
-    Shape("a tool without parameters", [USER], {"tools": [tool("kzweather", description="kzforecast")]}, defect=_TOOLS),
-    Shape("a tool of a name", [USER], {"tools": [tool("kzweather")]}, defect=_TOOLS),
-    Shape(
-        "empty parameters", [USER], {"tools": [tool("kzweather", description="kzsky", parameters={})]}, defect=_TOOLS
-    ),
+    Shape("a tool", [USER], ONE),
+    Shape("a tool without description", [USER], {"tools": [tool("kzweather", parameters=PARAMETERS)]}),
+    Shape("a tool without parameters", [USER], {"tools": [tool("kzweather", description="kzforecast")]}),
+    Shape("a tool of a name", [USER], {"tools": [tool("kzweather")]}),
+    Shape("empty parameters", [USER], {"tools": [tool("kzweather", description="kzsky", parameters={})]}),
     Shape(
         "no properties",
         [USER],
         {"tools": [tool("kzweather", description="kzsky", parameters={"type": "object", "properties": {}})]},
-        defect=_TOOLS,
     ),
-    Shape("nested parameters", [USER], {"tools": [NESTED]}, defect="parts of nested schemas are dropped"),
-    Shape("a strict tool", [USER], {"tools": [tool("kzweather", strict=True, parameters=PARAMETERS)]}, defect=_TOOLS),
-    Shape("two tools", [USER], BOTH, defect=_TOOLS),
-    Shape("system, tools", [SYSTEM, USER], BOTH, defect=_TOOLS),
-    Shape("developer, tools", [DEVELOPER, USER], BOTH, defect=_TOOLS),
-    Shape("system, developer, tools", [SYSTEM, DEVELOPER, USER], ONE, defect=_TOOLS),
-    Shape("tools, later turn", [SYSTEM, USER, ANSWER, AGAIN], ONE, defect=_TOOLS),
+    Shape("nested parameters", [USER], {"tools": [NESTED]}),
+    Shape("a strict tool", [USER], {"tools": [tool("kzweather", strict=True, parameters=PARAMETERS)]}),
+    Shape("two tools", [USER], BOTH),
+    Shape("system, tools", [SYSTEM, USER], BOTH),
+    Shape("developer, tools", [DEVELOPER, USER], BOTH),
+    Shape("system, developer, tools", [SYSTEM, DEVELOPER, USER], ONE),
+    Shape("tools, later turn", [SYSTEM, USER, ANSWER, AGAIN], ONE),
 ]
 CALLS = [
-    Shape("a call", [USER, calling(PARIS), SUNNY], ONE, defect=_CALLS),
-    Shape("a call, system", [SYSTEM, USER, calling(PARIS), SUNNY], ONE, defect=_CALLS),
-    Shape("a call with text", [USER, calling(PARIS, content="I kzlook."), SUNNY], ONE, defect=_CALLS),
-    Shape("a call without content", [USER, calling(PARIS, content=None), SUNNY], ONE, defect=_CALLS),
-    Shape("two calls", [USER, calling(PARIS, ZONE), SUNNY, NOON], BOTH, defect=_CALLS),
-    Shape("two calls, results the other way round", [USER, calling(PARIS, ZONE), NOON, SUNNY], BOTH, defect=_CALLS),
-    Shape("two rounds", [USER, calling(PARIS), SUNNY, calling(ZONE), NOON], BOTH, defect=_CALLS),
-    Shape("a call and its end", [USER, calling(PARIS), SUNNY, ANSWER, AGAIN], ONE, defect=_CALLS),
-    Shape("a call interrupted", [USER, calling(PARIS), SUNNY, AGAIN], ONE, order=True, defect=_CALLS),
-    Shape(
-        "a call, system late", [USER, calling(PARIS), SUNNY, say("system", "kzlate")], ONE, order=True, defect=_CALLS
-    ),
-    Shape("calls without tools", [USER, calling(PARIS), SUNNY, ANSWER, AGAIN], {}, defect=_CALLS),
-    Shape(
-        "calls of tools that are gone", [USER, calling(PARIS, ZONE), SUNNY, NOON], {"tools": [NESTED]}, defect=_CALLS
-    ),
-    Shape(
-        "arguments as an object",
-        [USER, calling(call(OWN_ID, "kzweather", {"kzcity": "kzparis"})), SUNNY],
-        ONE,
-        defect=_CALLS,
-    ),
-    Shape("no arguments", [USER, calling(call(OWN_ID, "kzping", "")), SUNNY], ONE, defect=_CALLS),
-    Shape("empty arguments", [USER, calling(call(OWN_ID, "kzping", "{}")), SUNNY], ONE, defect=_CALLS),
+    Shape("a call", [USER, calling(PARIS), SUNNY], ONE),
+    Shape("a call, system", [SYSTEM, USER, calling(PARIS), SUNNY], ONE),
+    Shape("a call with text", [USER, calling(PARIS, content="I kzlook."), SUNNY], ONE),
+    Shape("a call without content", [USER, calling(PARIS, content=None), SUNNY], ONE),
+    Shape("two calls", [USER, calling(PARIS, ZONE), SUNNY, NOON], BOTH),
+    Shape("two calls, results the other way round", [USER, calling(PARIS, ZONE), NOON, SUNNY], BOTH),
+    Shape("two rounds", [USER, calling(PARIS), SUNNY, calling(ZONE), NOON], BOTH),
+    Shape("a call and its end", [USER, calling(PARIS), SUNNY, ANSWER, AGAIN], ONE),
+    Shape("a call interrupted", [USER, calling(PARIS), SUNNY, AGAIN], ONE, order=True),
+    Shape("a call, system late", [USER, calling(PARIS), SUNNY, say("system", "kzlate")], ONE, order=True),
+    Shape("calls without tools", [USER, calling(PARIS), SUNNY, ANSWER, AGAIN], {}),
+    Shape("calls of tools that are gone", [USER, calling(PARIS, ZONE), SUNNY, NOON], {"tools": [NESTED]}),
+    Shape("arguments as an object", [USER, calling(call(OWN_ID, "kzweather", {"kzcity": "kzparis"})), SUNNY], ONE),
+    Shape("no arguments", [USER, calling(call(OWN_ID, "kzping", "")), SUNNY], ONE),
+    Shape("empty arguments", [USER, calling(call(OWN_ID, "kzping", "{}")), SUNNY], ONE),
     Shape(
         "nested arguments",
         [
@@ -216,23 +183,20 @@ CALLS = [
             SUNNY,
         ],
         {"tools": [NESTED]},
-        defect=_CALLS,
     ),
     Shape(
         "arguments of all types",
         [USER, calling(call(OWN_ID, "kzweather", '{"kzcity": "kzrome", "kzi": 3, "kzf": 1.5, "kzyes": true}')), SUNNY],
         ONE,
-        defect=_CALLS,
     ),
-    Shape("a null argument", [USER, calling(call(OWN_ID, "kzweather", '{"kznull": null}')), SUNNY], ONE, defect=_CALLS),
-    Shape("a result in parts", [USER, calling(PARIS), result(OWN_ID, text("kzone", "kztwo"))], ONE, defect=_CALLS),
-    Shape("an empty result", [USER, calling(PARIS), result(OWN_ID, "")], ONE, defect=_CALLS),
-    Shape("a result of JSON", [USER, calling(PARIS), result(OWN_ID, '{"kzsky": ["kzblue", 1]}')], ONE, defect=_CALLS),
+    Shape("a null argument", [USER, calling(call(OWN_ID, "kzweather", '{"kznull": null}')), SUNNY], ONE),
+    Shape("a result in parts", [USER, calling(PARIS), result(OWN_ID, text("kzone", "kztwo"))], ONE),
+    Shape("an empty result", [USER, calling(PARIS), result(OWN_ID, "")], ONE),
+    Shape("a result of JSON", [USER, calling(PARIS), result(OWN_ID, '{"kzsky": ["kzblue", 1]}')], ONE),
     Shape(
         "ids of nine characters",
         [USER, calling(call("abcDEF123", "kzweather", '{"kzcity": "kzparis"}')), result("abcDEF123", "kzsunny")],
         ONE,
-        defect=_CALLS,
     ),
     Shape(
         "ids of others",
@@ -242,14 +206,8 @@ CALLS = [
             result("toolu_01A09q90qw90lq917835lq9", "kzsunny"),
         ],
         ONE,
-        defect=_CALLS,
     ),
-    Shape(
-        "no ids",
-        [USER, calling(call(None, "kzping", "{}")), {"role": "tool", "content": "kzsunny"}],
-        ONE,
-        defect=_CALLS,
-    ),
+    Shape("no ids", [USER, calling(call(None, "kzping", "{}")), {"role": "tool", "content": "kzsunny"}], ONE),
     Shape(
         "a deep argument",
         [USER, calling(call(OWN_ID, "kzweather", '{"a": ' + "[" * 1000 + "]" * 1000 + "}"))],
@@ -270,16 +228,13 @@ CALLS = [
     ),
 ]
 THOUGHTS = [
-    Shape("reasoning", [USER, calling(PARIS, reasoning="I kzwonder."), SUNNY], ONE, defect=_THOUGHTS),
-    Shape("reasoning_content", [USER, calling(PARIS, reasoning_content="I kzwonder."), SUNNY], ONE, defect=_THOUGHTS),
-    Shape(
-        "earlier reasoning", [USER, {**ANSWER, "reasoning": "I kzwonder."}, AGAIN], {}, forgets="messages[1].reasoning"
-    ),
+    Shape("reasoning", [USER, calling(PARIS, reasoning="I kzwonder."), SUNNY], ONE),
+    Shape("reasoning_content", [USER, calling(PARIS, reasoning_content="I kzwonder."), SUNNY], ONE),
+    Shape("earlier reasoning", [USER, {**ANSWER, "reasoning": "I kzwonder."}, AGAIN], {}),
     Shape(
         "a thinking part",
         [USER, calling(PARIS, content=[{"type": "thinking", "thinking": "I kzwonder."}, *text("kzsaid")]), SUNNY],
         ONE,
-        defect=_THOUGHTS,
     ),
     Shape(
         "a refusal",
@@ -292,10 +247,7 @@ THOUGHTS = [
         {},
     ),
     Shape(
-        "a call of the old kind",
-        [USER, {"role": "assistant", "content": None, "function_call": OLD_CALL}, AGAIN],
-        {},
-        defect="function_call vanishes",
+        "a call of the old kind", [USER, {"role": "assistant", "content": None, "function_call": OLD_CALL}, AGAIN], {}
     ),
     Shape(
         "a call of the old kind and its result",
@@ -305,7 +257,6 @@ THOUGHTS = [
             {"role": "function", "name": "kzweather", "content": "kzsunny"},
         ],
         {},
-        defect="the role function is refused",
     ),
 ]
 

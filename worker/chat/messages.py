@@ -14,6 +14,9 @@ Turn = dict[str, Any]
 # Roles of the turns that instruct.
 INSTRUCTING = ("system", "developer")
 
+# What templates call the reasoning of a turn; none writes it twice.
+THOUGHT_NAMES = ("reasoning_content", "reasoning", "thinking")
+
 
 def text_of(content: Any, where: str) -> str:
     """A message's content as one string, the form of most chat templates. where: the message. Raises FailureError
@@ -54,6 +57,10 @@ def _turn(message: Any, where: str, read: Callable[[Any, str], Any]) -> Turn:
     if not isinstance(message.get("role"), str):
         raise invalid(f"{where}.role must be a string", param=f"{where}.role")
     turn = {**message, "content": read(message.get("content"), where)}
+    if thought := turn.get("reasoning_content"):
+        if not isinstance(thought, str):
+            raise invalid(f"{where}.reasoning_content must be a string", param=f"{where}.reasoning_content")
+        turn |= dict.fromkeys(THOUGHT_NAMES, thought)
     if calls := turn.pop("tool_calls", None):
         turn["tool_calls"] = _calls(calls, f"{where}.tool_calls")
     return turn

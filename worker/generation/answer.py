@@ -44,25 +44,25 @@ class Parts:
 class AnswerFormat:
     """How one model marks the parts of its answers. calls: the form of its tool calls, None if it has none."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, *, generic: bool = False) -> None:
+        """generic: for prompts that ask for calls in the generic form instead of the model's own."""
         self._tokenizer = tokenizer
         self._think = think_tags(tokenizer)
-        self.calls = call_format(tokenizer)
+        own = call_format(tokenizer)
+        self._is_harmony = own is HARMONY
+        self.calls = GENERIC if generic else own
         self._machine = text_machine(tokenizer, self._think, self.calls)
         self._has_marks = bool(
             self._think or self.calls or tokenizer.structural_markers or tokenizer.response_transitions
         )
 
-    def answer(
-        self, reasoning: Reasoning, tools: list[dict[str, Any]], *, one_call: bool = False, generic: bool = False
-    ) -> "Answer | None":
-        """For one request; None for a model that marks nothing. one_call: the answer ends with its first call.
-        generic: the prompt asks for calls in the generic form instead of the model's own."""
-        if not self._has_marks and not generic:
+    def answer(self, reasoning: Reasoning, tools: list[dict[str, Any]], *, one_call: bool = False) -> "Answer | None":
+        """For one request; None for a model that marks nothing. one_call: the answer ends with its first call."""
+        if not self._has_marks:
             return None
-        calls = GENERIC if generic else self.calls
+        calls = self.calls
         return Answer(
-            self._split(reasoning, calls, has_tools=bool(tools)),
+            self._split(reasoning, has_tools=bool(tools)),
             _reader(calls, tools),
             calls.start if calls else "",
             calls.end if calls else "",
@@ -116,10 +116,10 @@ class AnswerFormat:
         split = MarkSplit(plain, Opening((calls.start,), self._machine.make_state("tool")))
         return Answer(split, _reader(calls, tools), calls.start, calls.end, one_call=one_call, trims=None)
 
-    def _split(self, reasoning: Reasoning, calls: CallFormat | None, *, has_tools: bool) -> Split:
-        if self.calls is HARMONY:
+    def _split(self, reasoning: Reasoning, *, has_tools: bool) -> Split:
+        if self._is_harmony:
             return HarmonySplit()
-        machine = self._machine if calls is self.calls else text_machine(self._tokenizer, self._think, calls)
+        machine, calls = self._machine, self.calls
         opening = None
         if calls is not None and calls.openings and has_tools:
             opening = Opening(calls.openings, machine.make_state("tool"), stays=True)

@@ -32,6 +32,7 @@ class Generation:
         self._vocabulary = vocabulary
         self._reasoning = ReasoningFormat(tokenizer)
         self._format = AnswerFormat(tokenizer)
+        self._generic_format = AnswerFormat(tokenizer, generic=True)
         self._constraints = Constraints(tokenizer, vocabulary)
         self._texts = TokenTexts(tokenizer)
         # As in mlx_lm.server: XTC must not remove the end of a line or of the text.
@@ -63,18 +64,22 @@ class Generation:
             return asked or _DEFAULT_MAX_TOKENS
         return min(asked or self.context, self.context - prompt)
 
-    def answer(self, request: Generate, tokens: list[int]) -> tuple[Answer | EitherAnswer | None, Constraint | None]:
-        """The format of the answer to these tokens, None for plain text, and its constraint. Raises FailureError."""
+    def answer(
+        self, request: Generate, tokens: list[int], *, is_generic: bool = False
+    ) -> tuple[Answer | EitherAnswer | None, Constraint | None]:
+        """The format of the answer to these tokens, None for plain text, and its constraint. is_generic: the prompt has
+        tools in the generic form. Raises FailureError."""
         if request.messages is None:
             return None, self._constraints.processor(request, NO_REASONING)
+        answers = self._generic_format if is_generic else self._format
         reasoning = self._reasoning.after(tokens)
-        calls = self._format.call_openings if request.tools and not request.required_tools else ()
+        calls = answers.call_openings if request.tools and not request.required_tools else ()
         constraint = self._constraints.processor(request, reasoning, calls)
         if constraint is None:
-            return self._format.answer(reasoning, request.tools, one_call=request.one_call), None
+            return answers.answer(reasoning, request.tools, one_call=request.one_call), None
         if calls:
-            return self._format.either(reasoning, request.tools, one_call=request.one_call), constraint
-        return self._format.constrained(reasoning, is_call=bool(request.required_tools)), constraint
+            return answers.either(reasoning, request.tools, one_call=request.one_call), constraint
+        return answers.constrained(reasoning, is_call=bool(request.required_tools)), constraint
 
     def sequence(
         self,

@@ -4,47 +4,69 @@ Every mistake that a client can make raises FailureError naming the field. Must 
 without a model can use it.
 """
 
+from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Any, Protocol
+from typing import Any
 
-from broker.wire.failure import invalid, one_line
+from broker.wire.failure import FailureError, invalid
 from broker.wire.work import Generate
 from worker.cache.prefix_index import common_length, key_of
-from worker.chat.messages import INSTRUCTING, plain_messages
-
-# How mlx_lm.server writes a chat for a model whose tokenizer has no template.
-_ROLE_PREFIXES = {"system": "ASSISTANT's RULE: ", "user": "USER: ", "assistant": "ASSISTANT: "}
-
-
-class Template(Protocol):
-    """The part of mlx-lm's TokenizerWrapper that this file uses."""
-
-    has_chat_template: bool
-
-    def encode(self, text: str, /) -> list[int]:
-        """Token ids, with the special tokens of the model around the text."""
-
-    def apply_chat_template(self, messages: list[dict[str, Any]], /, **kwargs: Any) -> Any:
-        """Token ids of a rendered chat; its text with `tokenize=False`."""
+from worker.chat.chat import Chat, chat_of
+from worker.chat.messages import INSTRUCTING, Turn, plain_messages
+from worker.chat.renderers import Template
+from worker.chat.writer import ChatWriter, Form
 
 
-def prompt_tokens(request: Generate, tokenizer: Template, vocabulary: int) -> list[int]:
-    """The token ids of the prompt, at least one, each in [0, vocabulary). Raises FailureError."""
+@dataclass(slots=True, frozen=True)
+class WrittenPrompt:
+    """chat: in its form, None for a prompt that is none; form: how it was written."""
+
+    tokens: list[int]
+    chat: Chat | None = None
+    form: Form | None = None
+
+    @property
+    def is_generic(self) -> bool:
+        """Whether calls are to be read in the generic form."""
+        return self.form is not None and self.form.is_generic
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Fields of the request that are not in the prompt."""
+        return () if self.form is None else self.form.ignored
+
+
+def write_prompt(request: Generate, tokenizer: Template, writer: ChatWriter, vocabulary: int) -> WrittenPrompt:
+    """The prompt, at least one token, each in [0, vocabulary). writer: of this tokenizer. Raises FailureError."""
+    if request.messages is None:
+        return WrittenPrompt(text_tokens(request, tokenizer, vocabulary))
+    if request.prompt is not None:
+        raise invalid("give either messages or prompt", param="messages")
+    prompt = _written(request, request.messages, writer)
+    if not prompt.tokens:
+        raise invalid("messages is empty", param="messages")
+    return prompt
+
+
+def text_tokens(request: Generate, tokenizer: Template, vocabulary: int) -> list[int]:
+    """The tokens of a prompt without messages, at least one, each in [0, vocabulary). Raises FailureError."""
     if (request.messages is None) == (request.prompt is None):
         raise invalid("give either messages or prompt", param="messages")
-    if request.messages is not None:
-        tokens = _chat_tokens(request, request.messages, tokenizer)
-        param = "messages"
-    elif isinstance(request.prompt, str):
+    if isinstance(request.prompt, str):
         # Check the text, not the tokens: some tokenizers add a start token to an empty text.
         tokens = tokenizer.encode(request.prompt) if request.prompt else []
-        param = "prompt"
     else:
         tokens = checked_ids(request.prompt or [], vocabulary, "prompt")
-        param = "prompt"
     if not tokens:
-        raise invalid(f"{param} is empty", param=param)
+        raise invalid("prompt is empty", param="prompt")
     return tokens
+
+
+def _written(request: Generate, messages: list[Turn], writer: ChatWriter) -> WrittenPrompt:
+    chat = chat_of(request, plain_messages(messages))
+    form = writer.form(chat)
+    chat = form.apply(chat)
+    return WrittenPrompt(writer.render(form, chat, tokenize=True), chat, form)
 
 
 def checked_ids(ids: list[Any], vocabulary: int, where: str) -> list[int]:
@@ -71,73 +93,29 @@ def prompt_characters(request: Generate) -> int:
     return characters
 
 
-def checkpoints(request: Generate, tokenizer: Template, tokens: list[int]) -> list[tuple[int, str]]:
-    """The prefixes of `tokens` that other prompts will share, as (count, kind), ascending: `system` for chats with the
-    same system turns and tools, `user` for the next turn of this chat. If rendering cannot tell, `user` is for the same
-    prompt again."""
-    again = len(tokens) - 1  # one token must be left
-    if request.messages is None or not tokenizer.has_chat_template:
+def checkpoints(prompt: WrittenPrompt, writer: ChatWriter) -> list[tuple[int, str]]:
+    """The beginnings of the prompt that other prompts will share, as (count, kind), ascending: `system` for chats with
+    the same system turns and tools, `user` for the next turn of this chat. If rendering cannot tell, `user` is for the
+    same prompt again."""
+    again = len(prompt.tokens) - 1  # one token must be left
+    if prompt.chat is None or prompt.form is None:
         return [(again, "user")]
     counts = []
-    messages = plain_messages(request.messages)
-    instructions = list(takewhile(lambda message: message["role"] in INSTRUCTING, messages))
-    if instructions or request.tools:
+    turns = prompt.chat.turns
+    instructions = list(takewhile(lambda turn: turn["role"] in INSTRUCTING, turns))
+    if instructions or prompt.chat.tools:
         anything = {"role": "user", "content": ""}
-        counts.append((_shared(request, [*instructions, anything], tokenizer, tokens), "system"))
-    counts.append((_shared(request, messages, tokenizer, tokens) or again, "user"))
+        counts.append((_shared(prompt, [*instructions, anything], writer), "system"))
+    counts.append((_shared(prompt, turns, writer) or again, "user"))
     return sorted((min(count, again), kind) for count, kind in counts)
 
 
-def _shared(request: Generate, messages: list[dict[str, Any]], tokenizer: Template, tokens: list[int]) -> int:
-    """How many of `tokens` these messages share, without the prompt for an answer; 0 if rendering cannot tell."""
-    kwargs = {**request.chat_template_kwargs, **({"tools": request.tools} if request.tools else {})}
+def _shared(prompt: WrittenPrompt, turns: list[dict[str, Any]], writer: ChatWriter) -> int:
+    """How many tokens these turns share, without the prompt for an answer; 0 if rendering cannot tell."""
+    assert prompt.chat is not None
+    assert prompt.form is not None
     try:
-        rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=False, **kwargs)
-    except Exception:  # noqa: BLE001 # some templates demand a user turn at the end; the prompt itself was fine
+        rendered = writer.render(prompt.form, replace(prompt.chat, turns=turns), tokenize=True, asks=False)
+    except FailureError:  # some templates demand a user turn at the end; the prompt itself was fine
         return 0
-    return common_length(key_of(rendered), key_of(tokens))
-
-
-def render(request: Generate, messages: list[dict[str, Any]], tokenizer: Template, *, tokenize: bool) -> Any:
-    """The chat through the model's template: token ids, or its text. Raises FailureError."""
-    kwargs = request.chat_template_kwargs
-    _refuse_reserved(kwargs)
-    if request.tools:
-        kwargs = {**kwargs, "tools": request.tools}
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=tokenize, add_generation_prompt=True, **kwargs)
-    except Exception as error:  # a template is the model author's program and may raise anything
-        message = f"the model's chat template refuses these messages: {one_line(error)}"
-        raise invalid(message, param="messages") from error
-
-
-def refuse_tools(request: Generate) -> None:
-    """Raises FailureError for a request with tools to a model without a template."""
-    if request.tools:
-        raise invalid("this model has no chat template, which tools need", param="tools")
-
-
-def _chat_tokens(request: Generate, messages: list[dict[str, Any]], tokenizer: Template) -> list[int]:
-    plain = plain_messages(messages)
-    if not tokenizer.has_chat_template:
-        refuse_tools(request)
-        lines = [f"{_ROLE_PREFIXES.get(m['role'], '')}{m['content']}\n" for m in plain]
-        return tokenizer.encode("".join([*lines, _ROLE_PREFIXES["assistant"]]).rstrip())
-    tokens: list[int] = render(request, plain, tokenizer, tokenize=True)
-    return tokens
-
-
-def _refuse_reserved(kwargs: dict[str, Any]) -> None:
-    # `chat_template` would let a client bring a template of its own, `tokenize` would change the result's type.
-    for name in kwargs:
-        if name in _RESERVED_KWARGS or not name.isidentifier():
-            raise invalid(f"chat_template_kwargs must not set {name!r}", param="chat_template_kwargs")
-
-
-_RESERVED_KWARGS = frozenset(
-    {
-        *("conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt"),
-        *("continue_final_message", "tokenize", "sanitize_control_tokens", "padding", "truncation", "max_length"),
-        *("return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
-    }
-)
+    return common_length(key_of(rendered), key_of(prompt.tokens))

@@ -21,9 +21,11 @@ from worker.cache.kv_caches import can_be_shortened, shorten
 from worker.cache.prompt_cache import PromptCache, default_bytes
 from worker.cache.store import MemoryStore, Store
 from worker.cache.worthwhile import WORTHWHILE, longest_common, worthwhile
+from worker.chat.renderers import renderer_of
+from worker.chat.writer import ChatWriter
 from worker.engine import EngineStats, MemoryFacts, ModelFacts, Report
 from worker.generation.generation import Generation, limit_wired_memory
-from worker.generation.prompt import checkpoints, prompt_tokens
+from worker.generation.prompt import WrittenPrompt, checkpoints, write_prompt
 from worker.generation.sequence import Sequence
 from worker.loading.model_folder import load_folder
 from worker.options import read_options
@@ -62,6 +64,7 @@ class TextEngine:
             self.loaded, draft = with_draft(self.loaded, options.draft_model, report)
         tokenizer = self.loaded.tokenizer
         context = options.context_length or self.loaded.context_length
+        self._writer = ChatWriter([renderer_of(tokenizer)], options.tool_form)
         self.generation = Generation(tokenizer, self.loaded.vocabulary, context)
         self._batch = make_batch(self.loaded, draft, options)
         # After the batch has been made, which wires as much as the machine recommends.
@@ -94,16 +97,23 @@ class TextEngine:
         request = unpack(Generate, payload)
         sampler, processors = self.generation.sampling(request)
         self.generation.check_characters(request)
-        tokens = prompt_tokens(request, self.loaded.tokenizer, self.loaded.vocabulary)
+        prompt = write_prompt(request, self.loaded.tokenizer, self._writer, self.loaded.vocabulary)
+        tokens = prompt.tokens
         max_tokens = self.generation.max_tokens(request, len(tokens))
-        answer, constraint = self.generation.answer(request, tokens)
+        answer, constraint = self.generation.answer(request, tokens, is_generic=prompt.is_generic)
         if constraint is not None:
             processors = [*processors, constraint]
         cache, cached = self._fetch(tokens)
-        points = self._checkpoints(request, tokens, cached)
+        points = self._checkpoints(prompt, cached)
         ends = [cached, *points, len(tokens)]
         sequence = self.generation.sequence(
-            request_id, request, answer, constraint, prompt_tokens=len(tokens), cached_tokens=cached
+            request_id,
+            request,
+            answer,
+            constraint,
+            prompt_tokens=len(tokens),
+            cached_tokens=cached,
+            ignored=prompt.ignored,
         )
         uid = self._batch.insert(
             [tokens[begin:end] for begin, end in pairwise(ends)],
@@ -160,11 +170,11 @@ class TextEngine:
                 self._prompts.store(tokens[:common], cache)
         return self._prompts.fetch(tokens)
 
-    def _checkpoints(self, request: Generate, tokens: list[int], cached: int) -> dict[int, str]:
+    def _checkpoints(self, prompt: WrittenPrompt, cached: int) -> dict[int, str]:
         """Where prefill of this prompt pauses to keep its cache, and the kind of that entry."""
-        if not self._keeps_checkpoints or len(tokens) <= cached + WORTHWHILE:
+        if not self._keeps_checkpoints or len(prompt.tokens) <= cached + WORTHWHILE:
             return {}
-        return worthwhile(checkpoints(request, self.loaded.tokenizer, tokens), cached)
+        return worthwhile(checkpoints(prompt, self._writer), cached)
 
     def _keep_checkpoints(self, uids: list[int]) -> None:
         """Keep the caches of those sequences whose segment has ended at a checkpoint."""

@@ -19,11 +19,12 @@ from broker.wire.outputs import ERROR, PARTIAL, Output
 from broker.wire.packing import unpack
 from broker.wire.to_workers import Assign
 from broker.wire.work import Generate
+from worker.chat.writer import TOOL_FORMS, Form
 from worker.engine import EngineStats, MemoryFacts, ModelFacts, Report
 from worker.generation.generation import Generation, limit_wired_memory
 from worker.generation.sampling import LogitsProcessor, Sampler, is_greedy
 from worker.generation.sequence import Sequence
-from worker.options import read_options, template, whole_number
+from worker.options import one_of, read_options, template, whole_number
 from worker.process.intake import taking_in
 from worker.vision.deepstack import keep_features_in_step
 from worker.vision.model import Prompt, VisionModel
@@ -39,19 +40,21 @@ _NO_ROW = mx.zeros(0)
 @dataclass(slots=True, frozen=True)
 class VisionOptions:
     """completion_batch_size: sequences that decode together; prefill_step_size: prompt tokens per step; context_length:
-    tokens, 0 for the model's own; max_image_pixels: a larger image is scaled down; chat_template: its text or file."""
+    tokens, 0 for the model's own; max_image_pixels: a larger image is scaled down; chat_template: its text or file;
+    tool_form: as TextOptions has it."""
 
     completion_batch_size: int = whole_number(32)
     prefill_step_size: int = whole_number(2048)
     context_length: int = whole_number(0, least=0)
     max_image_pixels: int = whole_number(2048 * 2048)
     chat_template: str | None = template()
+    tool_form: str | None = one_of(*TOOL_FORMS)
 
 
 @dataclass(slots=True)
 class _Waiting:
     """A request that is not in the batch yet. prompt: once it is known; text: the rendered chat; images: the `pictures`
-    that have been decoded."""
+    that have been decoded; form: of the chat, None for a prompt that is none."""
 
     request: Generate
     sampler: Sampler
@@ -59,6 +62,7 @@ class _Waiting:
     prompt: Prompt | None
     text: str
     pictures: list[Picture]
+    form: Form | None
     images: list[Any] = field(default_factory=list)
 
 
@@ -76,7 +80,7 @@ class VisionEngine:
 
     def __init__(self, assign: Assign, report: Report) -> None:
         self._options = read_options(VisionOptions, assign.options, "vision")
-        self.model = VisionModel(Path(assign.path), report, self._options.chat_template)
+        self.model = VisionModel(Path(assign.path), report, self._options.chat_template, self._options.tool_form)
         keep_features_in_step()
         tokenizer = self.model.tokenizer
         context = self._options.context_length or self.model.context_length
@@ -119,13 +123,13 @@ class VisionEngine:
         request = unpack(Generate, payload)
         sampler, processors = self.generation.sampling(request)
         self.generation.check_characters(request)
-        prompt, text, pictures = None, "", []
+        prompt, text, form, pictures = None, "", None, []
         if request.images and request.messages is None:
             raise invalid("images belong in messages", param="messages")
         if request.messages is None or request.prompt is not None:
             prompt = self.model.read_text(request)
         else:
-            text, places = self.model.chat(request, request.messages)
+            text, places, form = self.model.chat(request, request.messages)
             most = self._options.max_image_pixels
             pictures = [open_picture(*picture, most) for picture in zip(request.images, places, strict=True)]
             check_pixels(pictures)
@@ -134,7 +138,7 @@ class VisionEngine:
         # A prompt that is too long is refused before any image is decoded.
         known = self.model.picture_tokens(pictures) if prompt is None else len(prompt.tokens)
         self.generation.max_tokens(request, known)
-        self._waiting[request_id] = _Waiting(request, sampler, processors, prompt, text, pictures)
+        self._waiting[request_id] = _Waiting(request, sampler, processors, prompt, text, pictures, form)
 
     def step(self) -> list[Output]:
         outputs = self._prepare()
@@ -196,7 +200,9 @@ class VisionEngine:
         request = waiting.request
         prompt = waiting.prompt or self.model.read_chat(waiting.text, waiting.images)
         max_tokens = self.generation.max_tokens(request, len(prompt.tokens))
-        answer, constraint = self.generation.answer(request, prompt.tokens)
+        form = waiting.form
+        is_generic = form is not None and form.is_generic
+        answer, constraint = self.generation.answer(request, prompt.tokens, is_generic=is_generic)
         processors = list(waiting.processors)
         if constraint is not None:
             processors.append(constraint)
@@ -204,7 +210,13 @@ class VisionEngine:
         if processors or request.logprobs is not None or not is_greedy(request):
             sampler = RowSampler(processors, waiting.sampler, keeps_rows=request.logprobs is not None)
         sequence = self.generation.sequence(
-            request_id, request, answer, constraint, prompt_tokens=len(prompt.tokens), cached_tokens=0
+            request_id,
+            request,
+            answer,
+            constraint,
+            prompt_tokens=len(prompt.tokens),
+            cached_tokens=0,
+            ignored=() if form is None else form.ignored,
         )
         seen = self.model.see(prompt)
         # The generator asks only the language model. It reads this setting when it begins the prompt, the only one.

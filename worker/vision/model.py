@@ -14,7 +14,7 @@ import mlx.core as mx
 from mlx_lm.utils import load_tokenizer
 from mlx_vlm.generate.common import _chunked_prefill_enabled
 from mlx_vlm.generate.diffusion import is_diffusion_model
-from mlx_vlm.prompt_utils import MODEL_CONFIG, apply_chat_template, get_chat_template
+from mlx_vlm.prompt_utils import MODEL_CONFIG
 from mlx_vlm.utils import (
     load_config,
     load_image_processor,
@@ -27,9 +27,11 @@ from transformers import dynamic_module_utils
 
 from broker.wire.failure import invalid
 from broker.wire.work import Generate
+from worker.chat.chat import chat_of
 from worker.chat.messages import plain_messages, text_of, text_of_part
+from worker.chat.writer import Form
 from worker.engine import Report
-from worker.generation.prompt import prompt_tokens, refuse_tools, render
+from worker.generation.prompt import text_tokens
 from worker.loading.model_folder import (
     CONTEXT_KEYS,
     blame,
@@ -39,6 +41,7 @@ from worker.loading.model_folder import (
     text_facts,
     tokenizer_settings,
 )
+from worker.vision.chats import chat_writer
 from worker.vision.pictures import Picture
 
 _MARK = re.compile("image|img|video|vision|audio", re.IGNORECASE)
@@ -61,8 +64,10 @@ class VisionModel:
     """A loaded model. vlm: as mlx-vlm has it; tokenizer: mlx-lm's wrapper; vocabulary, context_length: tokens, 0 if
     unknown."""
 
-    def __init__(self, folder: Path, report: Report, chat_template: str | None = None) -> None:
-        """chat_template: replaces the folder's own; its text or the path of its file."""
+    def __init__(
+        self, folder: Path, report: Report, chat_template: str | None = None, tool_form: str | None = None
+    ) -> None:
+        """chat_template: replaces the folder's own; its text or the path of its file. tool_form: of ChatWriter."""
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such model folder")
         with blame(folder, "config.json"):
@@ -89,6 +94,7 @@ class VisionModel:
                 tokenizer_settings(template),
                 eos_token_ids=tokenizer.stopping_criteria.eos_token_ids,
             )
+        self._writer = chat_writer(self._processor, self.vlm.config, self.tokenizer, tool_form)
         report("tokenizer", 1.0)
         with blame(folder, "*.safetensors"):
             self.weights_bytes = read_weights(self.vlm, report)
@@ -120,34 +126,22 @@ class VisionModel:
                 raise invalid(f"{picture.where}: {error}", param=picture.where) from error
         return tokens
 
-    def chat(self, request: Generate, messages: list[dict[str, Any]]) -> tuple[str, list[str]]:
-        """The chat rendered by the model's template, with its marks for images, and the fields of the images in the
-        request, in their order. Raises FailureError."""
+    def chat(self, request: Generate, messages: list[dict[str, Any]]) -> tuple[str, list[str], Form]:
+        """The chat rendered by the model's template, with its marks for images; the fields of the images in the
+        request, in their order; and how the chat was written. Raises FailureError."""
         turns = plain_messages(messages, _parts)
         places = _places(turns)
         if len(places) != len(request.images):
             raise invalid(f"messages have {len(places)} images, but {len(request.images)} came", param="messages")
-        kind, kwargs = self.vlm.config.model_type, request.chat_template_kwargs
+        kind = self.vlm.config.model_type
         if places and kind.lower() not in MODEL_CONFIG:
             raise invalid(f"{places[0]}: mlx-vlm does not know how a {kind} model takes images", param=places[0])
         if places:
-            self._refuse_marks(
-                {"messages": list(map(_with_parts, turns)), "tools": request.tools, "chat_template_kwargs": kwargs}
-            )
-        try:
-            written = apply_chat_template(
-                self._processor, self.vlm.config, turns, return_messages=True, num_images=len(places)
-            )
-        except ValueError as error:
-            raise invalid(str(error), param="messages") from error
-        if not self.tokenizer.has_chat_template:
-            refuse_tools(request)
-            return str(get_chat_template(self._processor, written, add_generation_prompt=True)), places
-        # mlx-vlm's turns have only a role and a content.
-        merged = [
-            {**turn, **form} if isinstance(form, dict) else form for turn, form in zip(turns, written, strict=True)
-        ]
-        return str(render(request, merged, self.tokenizer, tokenize=False)), places
+            said = {"messages": list(map(_with_parts, turns)), "tools": request.tools}
+            self._refuse_marks({**said, "chat_template_kwargs": request.chat_template_kwargs})
+        chat = chat_of(request, turns)
+        form = self._writer.form(chat)
+        return str(self._writer.render(form, form.apply(chat), tokenize=False)), places, form
 
     def _refuse_marks(self, said: dict[str, Any]) -> None:
         """Raises FailureError for a text that contains the mark of an image: processors count these marks, and some
@@ -159,7 +153,7 @@ class VisionModel:
 
     def read_text(self, request: Generate) -> Prompt:
         """The prompt of a request without messages. Raises FailureError."""
-        tokens = prompt_tokens(request, self.tokenizer, self.vocabulary)
+        tokens = text_tokens(request, self.tokenizer, self.vocabulary)
         return Prompt(tokens, {"attention_mask": mx.ones((1, len(tokens)), mx.int32)})
 
     def read_chat(self, text: str, images: list[Any]) -> Prompt:

@@ -39,7 +39,8 @@ THINK_TEMPLATE = CHAT_TEMPLATE.replace("[assistant]{{ suffix or '' }} ", "[assis
 TOOL_TEMPLATE = (
     "{% if tools %}[tools] {{ tools | tojson }} {% endif %}"
     "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}"
-    "{% for c in m.tool_calls or [] %}{{ c.function.name }}:{{ c.function.arguments.city }}{% endfor %} {% endfor %}"
+    "{% for c in m.tool_calls or [] %}{{ c.function.name }}:{{ c.function.arguments | tojson }}{% endfor %}"
+    " {% endfor %}"
     "[assistant] "
 )
 TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
@@ -391,7 +392,7 @@ def test_tools_and_results_are_in_the_prompt(tmp_path: Path) -> None:
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "content": "sunny", "tool_call_id": "c"},
     ]
-    rendered = "[user] Weather in Paris? [assistant] weather:Oslo [tool] sunny [assistant] "
+    rendered = '[user] Weather in Paris? [assistant] weather:{"city": "Oslo"} [tool] sunny [assistant] '
     assert parts(engine, messages=turns)["prompt_tokens"] == len(rendered)
     assert parts(engine, messages=turns, tools=[TIME])["prompt_tokens"] > len(rendered)
     bad = {**call, "function": {"name": "weather", "arguments": "{"}}

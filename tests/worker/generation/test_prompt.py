@@ -5,10 +5,13 @@ from typing import Any
 import pytest
 
 from broker.wire.work import Generate
-from worker.generation.prompt import checkpoints, prompt_tokens
+from worker.chat.renderers import renderer_of
+from worker.chat.writer import ChatWriter
+from worker.generation.prompt import checkpoints, write_prompt
 
 SYSTEM = {"role": "system", "content": "rules"}
 USER = {"role": "user", "content": "hi"}
+TOOL = {"type": "function", "function": {"name": "tool"}}
 ANSWER = {"role": "assistant", "content": "yes"}
 
 
@@ -28,14 +31,17 @@ class Characters:
             raise ValueError("no question")
         text = "".join(f"[{turn['role']}]{turn['content']}" for turn in messages)
         asks = self._asks if kwargs["add_generation_prompt"] else ""
-        return self.encode("".join([*kwargs.get("tools", []), text, asks]))
+        tools = [f"<{tool['function']['name']}{tool['function']['description']}>" for tool in kwargs.get("tools", [])]
+        written = "".join([*tools, text, asks])
+        return self.encode(written) if kwargs["tokenize"] else written
 
 
 def found(request: Generate, tokenizer: Characters) -> list[tuple[str, str]]:
     """The beginnings of the prompt up to each checkpoint, and their kinds."""
-    tokens = prompt_tokens(request, tokenizer, 0)
-    text = "".join(map(chr, tokens))
-    return [(text[:count], kind) for count, kind in checkpoints(request, tokenizer, tokens)]
+    writer = ChatWriter([renderer_of(tokenizer)])
+    prompt = write_prompt(request, tokenizer, writer, 0)
+    text = "".join(map(chr, prompt.tokens))
+    return [(text[:count], kind) for count, kind in checkpoints(prompt, writer)]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +58,7 @@ def found(request: Generate, tokenizer: Characters) -> list[tuple[str, str]]:
             ],
         ),
         ({"messages": [USER, SYSTEM]}, [("[user]hi[system]rules", "user")]),
-        ({"messages": [USER], "tools": ["<tool>"]}, [("<tool>[user]", "system"), ("<tool>[user]hi", "user")]),
+        ({"messages": [USER], "tools": [TOOL]}, [("<tool>[user]", "system"), ("<tool>[user]hi", "user")]),
         ({"messages": [SYSTEM]}, [("[system]rules[", "system"), ("[system]rules", "user")]),
     ],
 )
@@ -64,6 +70,7 @@ def test_if_rendering_cannot_tell_the_same_prompt_is_kept() -> None:
     request = Generate(messages=[SYSTEM, USER])
     assert found(request, Characters(refuses=True))[-1] == ("[system]rules[user]hi[assistant", "user")
     lines = "ASSISTANT's RULE: rules\nUSER: hi\nASSISTANT:"
-    assert found(request, Characters(has_chat_template=False)) == [(lines[:-1], "user")]
+    without = found(request, Characters(has_chat_template=False))
+    assert without == [("ASSISTANT's RULE: rules\nUSER:", "system"), (lines.removesuffix("\nASSISTANT:"), "user")]
     # A template that asks for no answer: something must be left to read.
     assert found(request, Characters(asks=""))[-1] == ("[system]rules[user]h", "user")

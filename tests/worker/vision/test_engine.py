@@ -230,7 +230,7 @@ def test_all_images_of_a_request_together_have_a_limit(engine: VisionEngine) -> 
             "images[0]",
             "role user",
         ),
-        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages", "unknown role wizard"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0]", "unknown role wizard"),
         ({**ONE, "chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs", "tokenize"),
         ({**ONE, "max_tokens": 0}, "max_tokens", "at least 1"),
         ({**ONE, "temperature": -1.0}, "temperature", "at least 0"),
@@ -553,7 +553,7 @@ def test_another_chat_template(folder: Path) -> None:
     template = "{% for message in messages %}<{{ message['content'][0]['text'] }}>{% endfor %}"
     engine = load(folder, chat_template=template)
     messages = TEXT_ONLY["messages"]
-    assert engine.model.chat(Generate(messages=messages), messages) == ("<be brief><hi é>", [])
+    assert engine.model.chat(Generate(messages=messages), messages)[:2] == ("<be brief><hi é>", [])
 
 
 def test_a_model_without_a_template_still_chats(tmp_path: Path) -> None:
@@ -564,7 +564,8 @@ def test_a_model_without_a_template_still_chats(tmp_path: Path) -> None:
     engine = load(folder)
     assert answer(engine, **ONE, max_tokens=5)["completion_tokens"] == 5
     tools = [{"type": "function", "function": {"name": "f"}}]
-    assert failure(engine, **ONE, tools=tools)["param"] == "tools"
+    with_tools = answer(engine, **ONE, tools=tools, max_tokens=5)  # in the generic form
+    assert with_tools["prompt_tokens"] > answer(engine, **ONE, max_tokens=5)["prompt_tokens"] + len("<tool_call>")
 
 
 def test_a_family_without_eyes(tmp_path: Path) -> None:

@@ -1,0 +1,183 @@
+"""A chat takes the first form in which its template writes all of it."""
+
+import time
+from typing import Any
+
+import jinja2
+import pytest
+
+from broker.wire.failure import Code, Failure, FailureError
+from broker.wire.work import Generate
+from worker.chat.chat import Chat, chat_of
+from worker.chat.messages import plain_messages
+from worker.chat.writer import ChatWriter, Form
+
+USER = {"role": "user", "content": "Weather?"}
+CALL: dict[str, Any] = {"id": "call_0123456789abcdef", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+CALLING: dict[str, Any] = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+RESULT = {"role": "tool", "tool_call_id": CALL["id"], "content": "sunny"}
+WEATHER = {"type": "function", "function": {"name": "weather"}}
+
+LAX = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+FIRST_SYSTEM = (
+    "{% for m in messages %}{% if m.role != 'system' or loop.first %}[{{ m.role }}]{{ m.content }}{% endif %}"
+    "{% endfor %}"
+)
+WIZARD = "{% for m in messages %}{% if m.role == 'wizard' %}{{ nothing.there }}{% endif %}{{ m.content }}{% endfor %}"
+NATIVE = (
+    "{% for t in tools or [] %}<{{ t | tojson }}>{% endfor %}{% for m in messages %}[{{ m.role }}]{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}{% if c.id | length != 9 %}{{ nothing.there }}{% endif %}"
+    "{{ c.id }}={{ c.function | tojson }}{% endfor %}{% endfor %}"
+)
+
+
+class Template:
+    """Counts its renderings."""
+
+    def __init__(self, text: str) -> None:
+        self.count = 0
+        self._template = jinja2.Environment(autoescape=False).from_string(text)  # noqa: S701
+
+    def __call__(self, chat: Chat, *, tokenize: bool, asks: bool) -> Any:
+        self.count += 1
+        return self._template.render(messages=chat.turns, **{"tools": None, **chat.variables})
+
+
+def write(writer: ChatWriter, messages: list[Any], **fields: Any) -> tuple[str, Form]:
+    request = Generate(messages=messages, **fields)
+    chat = chat_of(request, plain_messages(messages))
+    form = writer.form(chat)
+    return writer.render(form, form.apply(chat), tokenize=False), form
+
+
+def failure(writer: ChatWriter, messages: list[Any], **fields: Any) -> Failure:
+    with pytest.raises(FailureError) as caught:
+        write(writer, messages, **fields)
+    return caught.value.failure
+
+
+def test_a_chat_that_the_template_writes_stays_as_it_came() -> None:
+    text, form = write(ChatWriter([Template(LAX)]), [{"role": "system", "content": "s"}, USER])
+    assert (text, form) == ("[system]s[user]Weather?", Form((), 0, ()))
+
+
+def test_late_instructions_go_to_the_first_turn() -> None:
+    messages = [{"role": "system", "content": "a"}, USER, {"role": "system", "content": "b"}]
+    assert write(ChatWriter([Template(FIRST_SYSTEM)]), messages)[0] == "[system]a\n\nb[user]Weather?"
+
+
+def test_foreign_ids_are_mapped_for_the_prompt_alone() -> None:
+    writer = ChatWriter([Template(NATIVE)])
+    messages: list[dict[str, Any]] = [USER, CALLING, RESULT]
+    text, form = write(writer, messages, tools=[WEATHER])
+    assert "call00000={" in text
+    assert CALL["id"] not in text
+    assert messages[1]["tool_calls"][0]["id"] == CALL["id"]
+    assert not form.is_generic
+    # Ids that fit stay.
+    own = [USER, {**CALLING, "tool_calls": [{**CALL, "id": "abcDEF123"}]}, {**RESULT, "tool_call_id": "abcDEF123"}]
+    assert "abcDEF123={" in write(writer, own, tools=[WEATHER])[0]
+
+
+def test_tools_that_the_template_drops_take_the_generic_form() -> None:
+    text, form = write(ChatWriter([Template(LAX)]), [{"role": "system", "content": "Be kind."}, USER], tools=[WEATHER])
+    assert form.is_generic
+    assert text.startswith("[system]Be kind.\n\n# Tools")
+    assert '"name": "weather"' in text
+
+
+def test_results_of_the_generic_form_come_in_the_order_of_their_calls() -> None:
+    other = {"id": "other", "function": {"name": "time", "arguments": "{}"}}
+    calling = {**CALLING, "tool_calls": [CALL, other]}
+    noon = {"role": "tool", "tool_call_id": "other", "content": "noon"}
+    text, _ = write(ChatWriter([Template(LAX)]), [USER, calling, noon, RESULT])
+    assert text.index("sunny") < text.index("noon")
+    assert text.count("[user]") == 2
+
+
+@pytest.mark.parametrize(
+    ("tool_form", "template", "fields", "param"),
+    [
+        ("template", "lax", {"messages": [USER], "tools": [WEATHER]}, "tools[0]"),
+        ("template", "lax", {"messages": [USER, CALLING, RESULT]}, "messages[1].tool_calls[0].function.name"),
+        ("refuse", "native", {"messages": [USER], "tools": [WEATHER]}, "tools"),
+        ("refuse", "native", {"messages": [USER, CALLING, RESULT]}, "messages[1]"),
+    ],
+)
+def test_a_setting_decides(tool_form: str, template: str, fields: dict[str, Any], param: str) -> None:
+    writer = ChatWriter([Template({"lax": LAX, "native": NATIVE}[template])], tool_form)
+    refused = failure(writer, **fields)
+    assert (refused.code, refused.param) == (Code.INVALID_REQUEST, param)
+
+
+def test_generic_by_setting_concerns_chats_with_tools_alone() -> None:
+    writer = ChatWriter([Template(NATIVE)], "generic")
+    assert write(writer, [USER], tools=[WEATHER])[1].is_generic
+    assert not write(writer, [USER])[1].is_generic
+
+
+def test_what_a_template_leaves_out_on_purpose_is_named() -> None:
+    answer = {"role": "assistant", "content": "Sunny.", "reasoning_content": "Hm."}
+    _, form = write(ChatWriter([Template(LAX)]), [{**USER, "name": "alice"}, answer, USER])
+    assert form.ignored == ("messages[].name", "messages[].reasoning_content")
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "fields", "expected"),
+    [
+        ("{{ nothing.there }}", [USER], {}, (Code.INTERNAL_ERROR, None)),
+        (
+            "{% if odd is defined %}{{ odd.a.b }}{% endif %}" + "LAX",
+            [USER],
+            {"chat_template_kwargs": {"odd": 1}},
+            "kwargs",
+        ),
+        (
+            WIZARD,
+            [USER, USER, {"role": "wizard", "content": "x"}, USER],
+            {},
+            (Code.INVALID_REQUEST, "messages[2]"),
+        ),
+        (
+            "{% for m in messages %}{% if m.role != 'wizard' %}{{ m.content }}{% endif %}{% endfor %}",
+            [USER, {"role": "wizard", "content": "x"}],
+            {},
+            (Code.INVALID_REQUEST, "messages[1].content"),
+        ),
+    ],
+)
+def test_the_right_part_is_blamed(template: str, messages: list[Any], fields: dict[str, Any], expected: Any) -> None:
+    refused = failure(ChatWriter([Template(template.replace("LAX", LAX))]), messages, **fields)
+    wanted = (Code.INVALID_REQUEST, "chat_template_kwargs") if expected == "kwargs" else expected
+    assert (refused.code, refused.param) == wanted
+
+
+@pytest.mark.parametrize(
+    ("tool", "param"),
+    [
+        ({"type": "function"}, "tools[0]"),
+        ({"type": "function", "function": {"name": "f", "parameters": []}}, "tools[0]"),
+    ],
+)
+def test_what_is_no_tool_is_refused(tool: dict[str, Any], param: str) -> None:
+    assert failure(ChatWriter([Template(LAX)]), [USER], tools=[tool]).param == param
+
+
+def test_a_known_structure_costs_no_rendering() -> None:
+    template = Template(LAX)
+    writer = ChatWriter([template])
+    for number in range(10):
+        write(writer, [{"role": "user", "content": f"Number {number}"}])
+    assert template.count == 1 + 10
+    write(writer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, USER])
+    assert template.count == 2 + 11
+
+
+def test_a_refusal_of_many_turns_is_quick() -> None:
+    template = Template(
+        "{% for m in messages %}{% if m.role == 'wizard' %}{{ nothing.there }}{% endif %}{% endfor %}LAX"
+    )
+    begun = time.monotonic()
+    assert failure(ChatWriter([template]), [*[USER] * 4000, {"role": "wizard", "content": "x"}]).param
+    assert template.count < 300
+    assert time.monotonic() - begun < 30

@@ -1,0 +1,141 @@
+"""The forms that a chat can take so that a template writes all of it. Chats in, chats out; free of mlx."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from worker.chat.chat import Chat
+from worker.chat.messages import INSTRUCTING, Turn
+from worker.chat.words import is_plain_id
+
+Change = Callable[[Chat], Chat]
+
+
+def plain_ids(chat: Chat) -> Chat:
+    """With ids of calls in the form that every template takes, the same for a call and its result."""
+    ids: dict[str, str] = {}
+
+    def plain(identity: str) -> str:
+        return identity if is_plain_id(identity) else ids.setdefault(identity, f"call{len(ids):05d}")
+
+    turns = []
+    for turn in chat.turns:
+        changed = dict(turn)
+        if calls := turn.get("tool_calls"):
+            changed["tool_calls"] = [{**call, "id": plain(call["id"])} for call in calls]
+        if turn["role"] == "tool":
+            changed["tool_call_id"] = plain(turn["tool_call_id"])
+        turns.append(changed)
+    return replace(chat, turns=turns)
+
+
+def instructions_first(chat: Chat) -> Chat:
+    """With everything that instructs in one system turn, the first."""
+    said = [turn["content"] for turn in chat.turns if turn["role"] in INSTRUCTING and turn["content"]]
+    others = [turn for turn in chat.turns if turn["role"] not in INSTRUCTING]
+    if not said:
+        return chat
+    return replace(chat, turns=[{"role": "system", "content": "\n\n".join(said)}, *others])
+
+
+def alternating(chat: Chat) -> Chat:
+    """With neighbours of one role in one turn, and without answers that say nothing."""
+    turns: list[Turn] = []
+    for turn in chat.turns:
+        if turn["role"] == "assistant" and not any(value for key, value in turn.items() if key != "role"):
+            continue
+        last = turns[-1] if turns else None
+        if last and turn["role"] == last["role"] and turn["role"] in ("user", "assistant") and not _calls(turn, last):
+            turns[-1] = {**last, "content": joined(last["content"], turn["content"])}
+        else:
+            turns.append(turn)
+    return replace(chat, turns=turns)
+
+
+def one_call_each(chat: Chat) -> Chat:
+    """With each call in a turn of its own and its result behind it, and text beside calls in a turn before."""
+    turns: list[Turn] = []
+    position = 0
+    while position < len(chat.turns):
+        turn = chat.turns[position]
+        position += 1
+        calls = turn.get("tool_calls")
+        if not calls:
+            turns.append(turn)
+            continue
+        results: dict[str, list[Turn]] = {}
+        while position < len(chat.turns) and chat.turns[position]["role"] == "tool":
+            results.setdefault(chat.turns[position]["tool_call_id"], []).append(chat.turns[position])
+            position += 1
+        if turn["content"]:
+            turns.append({"role": turn["role"], "content": turn["content"]})
+        for number, call in enumerate(calls):
+            # The reasoning was before the first.
+            kept = turn if number == 0 else {"role": turn["role"]}
+            turns.append({**kept, "content": "", "tool_calls": [call]})
+            turns += results.pop(call["id"], ())
+        turns += [result for some in results.values() for result in some]
+    return replace(chat, turns=turns)
+
+
+def text_arguments(chat: Chat) -> Chat:
+    """With arguments as the JSON text that clients send."""
+    turns = []
+    for turn in chat.turns:
+        calls = [_with_arguments(call, _json(call["function"]["arguments"])) for call in turn.get("tool_calls", ())]
+        turns.append({**turn, "tool_calls": calls} if calls else turn)
+    return replace(chat, turns=turns)
+
+
+def schemas_described(chat: Chat) -> Chat:
+    """With the schema of each tool in its description as well, for templates that write parts of a schema only."""
+    tools = []
+    for tool in chat.tools or ():
+        function = tool["function"]
+        described = (
+            f"{function['description']}\n\nJSON schema of the parameters: {_json(function['parameters'])}".strip()
+        )
+        tools.append({**tool, "function": {**function, "description": described}})
+    return replace(chat, tools=tools or None)
+
+
+def empty_tools(chat: Chat) -> Chat:
+    """With an empty list of tools, for templates that go through it without asking."""
+    return replace(chat, tools=chat.tools or [])
+
+
+def thinking_parts(chat: Chat) -> Chat:
+    """With reasoning as a part of the content."""
+    turns = []
+    for turn in chat.turns:
+        thought, content = turn.get("reasoning_content"), turn["content"]
+        if thought and isinstance(content, str):
+            said = [{"type": "text", "text": content}] if content else []
+            turns.append({**turn, "content": [{"type": "thinking", "thinking": thought}, *said]})
+        else:
+            turns.append(turn)
+    return replace(chat, turns=turns)
+
+
+def joined(one: Any, other: Any) -> Any:
+    """Two contents as one: a paragraph each, or the parts of both."""
+    if isinstance(one, str) and isinstance(other, str):
+        return "\n\n".join(text for text in (one, other) if text)
+    return [*_parts(one), *_parts(other)]
+
+
+def _parts(content: Any) -> list[Any]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _calls(*turns: Turn) -> bool:
+    return any(turn.get("tool_calls") for turn in turns)
+
+
+def _with_arguments(call: dict[str, Any], arguments: Any) -> dict[str, Any]:
+    return {**call, "function": {**call["function"], "arguments": arguments}}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,164 @@
+"""The structure of a chat, with a word of its own in place of every text. Rendered, it shows what a template drops.
+
+The texts themselves cannot be looked for in a prompt: templates trim, escape and re-encode them. Must stay free of mlx.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from worker.chat.chat import Chat
+from worker.chat.messages import THOUGHT_NAMES, Turn
+
+_WORD = re.compile(r"kzq[a-z]{5}")
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+# In a JSON schema: what maps names that the schema's author chose, and what tells a model about values.
+_NAMING = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
+_TELLING = ("description", "enum", "const", "default", "examples")
+
+
+@dataclass(slots=True)
+class Skeleton:
+    """needed: words that must be in the prompt, and the fields that they stand for; wanted: those that templates may
+    leave out on purpose, and what to say of them."""
+
+    chat: Chat
+    needed: dict[str, str] = field(default_factory=dict)
+    wanted: dict[str, str] = field(default_factory=dict)
+
+    def missing(self, text: str) -> list[str]:
+        """The fields of which the text lacks something, those of the first message first."""
+        return _lacking(self.needed, text)
+
+    def left_out(self, text: str) -> list[str]:
+        """The same of what may be left out."""
+        return _lacking(self.wanted, text)
+
+
+def _lacking(words: dict[str, str], text: str) -> list[str]:
+    there = set(_WORD.findall(text.lower()))
+    return list(dict.fromkeys(where for word, where in words.items() if word not in there))
+
+
+def skeleton(chat: Chat) -> Skeleton:
+    """Of a chat as `chat_of` makes it. The same structure gives the same words."""
+    maker = _Maker()
+    turns = [maker.turn(turn, f"messages[{index}]") for index, turn in enumerate(chat.turns)]
+    tools = None if chat.tools is None else [maker.tool(tool, f"tools[{i}]") for i, tool in enumerate(chat.tools)]
+    return Skeleton(Chat(turns, tools, chat.kwargs), maker.needed, maker.wanted)
+
+
+class _Maker:
+    """Makes words and notes what they stand for. Mutable state: the words so far, and the ids of calls."""
+
+    def __init__(self) -> None:
+        self.needed: dict[str, str] = {}
+        self.wanted: dict[str, str] = {}
+        self._made = 0
+        self._ids: dict[str, str] = {}
+
+    def turn(self, turn: Turn, where: str) -> Turn:
+        made = {**turn, "content": self._content(turn["content"], where)}
+        if turn["role"] == "tool":
+            made["tool_call_id"] = self._id(turn["tool_call_id"])
+        if thought := turn.get("reasoning_content"):
+            word = self._text(thought, "messages[].reasoning_content", self.wanted)
+            made |= dict.fromkeys(THOUGHT_NAMES, word)
+        if name := turn.get("name"):
+            # The name of a result is that of its call, which is looked for there.
+            made["name"] = self._text(name, "messages[].name", {} if turn["role"] == "tool" else self.wanted)
+        if calls := turn.get("tool_calls"):
+            made["tool_calls"] = [self._call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)]
+        return made
+
+    def tool(self, tool: dict[str, Any], where: str) -> dict[str, Any]:
+        function = tool["function"]
+        names: dict[str, str] = {}
+        return {
+            **tool,
+            "function": {
+                **function,
+                "name": self._text(function["name"], where, self.needed),
+                "description": self._text(function["description"], where, self.needed),
+                "parameters": self._schema(function["parameters"], where, names),
+            },
+        }
+
+    def _content(self, content: Any, where: str) -> Any:
+        if isinstance(content, str):
+            return self._text(content, f"{where}.content", self.needed)
+        return [
+            {**part, "text": self._text(part["text"], f"{where}.parts[{index}].text", self.needed)}
+            if isinstance(part.get("text"), str)
+            else part
+            for index, part in enumerate(content)
+        ]
+
+    def _call(self, call: dict[str, Any], where: str) -> dict[str, Any]:
+        function = call["function"]
+        name = self._text(function["name"], f"{where}.function.name", self.needed)
+        arguments = self._value(function["arguments"], f"{where}.function.arguments")
+        return {**call, "id": self._id(call["id"]), "function": {**function, "name": name, "arguments": arguments}}
+
+    def _id(self, identity: str) -> str:
+        """Not looked for: hardly any template writes it. Its form stays, which some demand."""
+        number = len(self._ids)
+        known = f"id{number:07d}" if is_plain_id(identity) else f"call_of_another_form_{number}"
+        return self._ids.setdefault(identity, known)
+
+    def _value(self, value: Any, where: str) -> Any:
+        if isinstance(value, dict):
+            return {self._text(key, where, self.needed): self._value(inner, where) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [self._value(inner, where) for inner in value]
+        return self._text(value, where, self.needed) if isinstance(value, str) else value
+
+    def _schema(self, schema: Any, where: str, names: dict[str, str]) -> Any:
+        if isinstance(schema, list):
+            return [self._schema(inner, where, names) for inner in schema]
+        if not isinstance(schema, dict):
+            return schema
+        made: dict[str, Any] = {}
+        for key, inner in schema.items():
+            if key in _NAMING and isinstance(inner, dict):
+                is_told = key == "properties"
+                made[key] = {
+                    self._name(name, where, names, is_told=is_told): self._schema(below, where, names)
+                    for name, below in inner.items()
+                }
+            elif key in _TELLING:
+                made[key] = self._value(inner, where)
+            elif key == "$ref" and isinstance(inner, str):
+                made[key] = "/".join(names.get(part, part) for part in inner.split("/"))
+            elif key == "required" and isinstance(inner, list):
+                made[key] = [names.get(part, part) if isinstance(part, str) else part for part in inner]
+            else:
+                made[key] = self._schema(inner, where, names)
+        return made
+
+    def _name(self, name: str, where: str, names: dict[str, str], *, is_told: bool) -> str:
+        """A word for each name of one tool."""
+        if name not in names:
+            names[name] = self._text(name, where, self.needed if is_told else {})
+        elif is_told and _WORD.fullmatch(names[name]):
+            self.needed.setdefault(names[name], where)
+        return names[name]
+
+    def _text(self, text: str, where: str, words: dict[str, str]) -> str:
+        """A word, or the text itself if it has only blanks."""
+        if not text.strip():
+            return text
+        letters, number = "", self._made
+        for _ in range(5):
+            number, digit = divmod(number, 26)
+            letters += _LETTERS[digit]
+        self._made += 1
+        word = f"kzq{letters}"
+        words[word] = where
+        return word
+
+
+def is_plain_id(identity: str) -> bool:
+    """Nine letters and digits: the form of ids that every template takes."""
+    return len(identity) == 9 and identity.isascii() and identity.isalnum()

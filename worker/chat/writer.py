@@ -1,0 +1,246 @@
+"""Writes chats with a model's template, each in the first form in which rendering shows that nothing vanishes.
+
+Free of mlx. A template is the model author's program and may raise anything.
+"""
+
+import hashlib
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from broker.wire.failure import Code, Failure, FailureError, invalid, one_line
+from worker.chat.chat import Chat
+from worker.chat.forms import (
+    Change,
+    alternating,
+    empty_tools,
+    instructions_first,
+    one_call_each,
+    plain_ids,
+    schemas_described,
+    text_arguments,
+    thinking_parts,
+)
+from worker.chat.generic import generic, generic_in_user_turn
+from worker.chat.words import Skeleton, skeleton
+
+# How a model's chats have tools: as its template writes them, in the generic form, or not at all.
+TOOL_FORMS = ("template", "generic", "refuse")
+
+_REMEMBERED = 256  # structures
+
+# A part of a content as Python or JSON has it: the template took a list for a text.
+_DUMPED = re.compile(r"""['"]type['"]: ?['"](?:text|image|thinking)['"]""")
+
+Changes = tuple[Change, ...]
+
+# The template's own forms, those that change least first. The last is for one family whose template wants text.
+_NATIVE: tuple[Changes, ...] = (
+    (),
+    (plain_ids,),
+    (plain_ids, instructions_first),
+    (plain_ids, instructions_first, alternating),
+    (plain_ids, instructions_first, one_call_each, alternating),
+    (plain_ids, instructions_first, one_call_each, alternating, text_arguments),
+)
+_GENERIC: tuple[Changes, ...] = ((generic,), (generic_in_user_turn,))
+
+
+class Render(Protocol):
+    """A template, and how it takes contents."""
+
+    def __call__(self, chat: Chat, *, tokenize: bool, asks: bool) -> Any:
+        """The chat as text or tokens; asks: with the prompt for an answer."""
+
+
+@dataclass(slots=True, frozen=True)
+class Form:
+    """How the chats of one structure are written. ignored: fields that the template leaves out on purpose."""
+
+    changes: Changes
+    renderer: int
+    ignored: tuple[str, ...]
+
+    @property
+    def is_generic(self) -> bool:
+        """Whether calls are written and read in the generic form."""
+        return any(change in (generic, generic_in_user_turn) for change in self.changes)
+
+    def apply(self, chat: Chat) -> Chat:
+        """The chat in this form."""
+        for change in self.changes:
+            chat = change(chat)
+        return chat
+
+
+@dataclass(slots=True, frozen=True)
+class _Attempt:
+    """A form that did not do. missing: fields; error: of the template."""
+
+    missing: tuple[str, ...] = ()
+    error: Exception | None = None
+
+
+class ChatWriter:
+    """For one model. Mutable state: the forms of the structures that came last, or why there is none."""
+
+    def __init__(
+        self, renderers: Sequence[Render], tool_form: str | None = None, *, writes_images: bool = False
+    ) -> None:
+        """renderers: the first that does is taken; tool_form: one of TOOL_FORMS, None for the template's where it
+        writes all, else the generic one; writes_images: whether the template has to write something for each image."""
+        self._renderers = renderers
+        self._tool_form = tool_form
+        self._writes_images = writes_images
+        self._known: OrderedDict[bytes, Form | Failure] = OrderedDict()
+
+    def form(self, chat: Chat) -> Form:
+        """Raises FailureError naming the part that no form writes."""
+        self._refuse_tools(chat)
+        bones = skeleton(chat)
+        key = hashlib.blake2b(repr(bones.chat).encode("utf-8", "replace"), digest_size=16).digest()
+        known = self._known.pop(key, None)
+        if known is None:
+            known = self._find(bones)
+        self._known[key] = known
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+        if isinstance(known, Failure):
+            raise FailureError(known)
+        return known
+
+    def render(self, form: Form, chat: Chat, *, tokenize: bool, asks: bool = True) -> Any:
+        """The text or the tokens of a chat in this form already. Raises FailureError."""
+        try:
+            return self._renderers[form.renderer](chat, tokenize=tokenize, asks=asks)
+        except FailureError:
+            raise
+        except Exception as error:
+            message = f"the model's chat template refuses these messages: {one_line(error)}"
+            raise invalid(message, param="messages") from error
+
+    def _refuse_tools(self, chat: Chat) -> None:
+        if self._tool_form != "refuse":
+            return
+        if chat.tools:
+            raise invalid("this model is set to take no tools", param="tools")
+        for index, turn in enumerate(chat.turns):
+            if turn.get("tool_calls") or turn["role"] == "tool":
+                raise invalid("this model is set to take no calls of tools", param=f"messages[{index}]")
+
+    def _forms(self, chat: Chat) -> Iterator[Changes]:
+        has_tools = bool(chat.tools) or chat.has_calls
+        variant = schemas_described if chat.tools else empty_tools
+        if self._tool_form != "generic" or not has_tools:
+            yield from _NATIVE
+            yield from ((*changes, variant) for changes in _NATIVE)
+        if self._tool_form != "template" or not has_tools:
+            yield from _GENERIC
+            yield from ((*changes, empty_tools) for changes in _GENERIC)
+
+    def _find(self, bones: Skeleton) -> Form | Failure:
+        attempts: list[_Attempt] = []
+        tried: list[Chat] = []
+        for changes in self._forms(bones.chat):
+            form = Form(changes, 0, ())
+            chat = form.apply(bones.chat)
+            if chat in tried:  # many changes change nothing
+                continue
+            tried.append(chat)
+            for number, renderer in enumerate(self._renderers):
+                attempt = self._attempt(bones, chat, renderer)
+                if isinstance(attempt, _Attempt):
+                    attempts.append(attempt)
+                else:
+                    return self._with_thoughts(bones, Form(changes, number, attempt))
+        return self._blame(bones.chat, attempts)
+
+    def _attempt(self, bones: Skeleton, chat: Chat, renderer: Render) -> _Attempt | tuple[str, ...]:
+        """What is left out on purpose, if all the rest is written."""
+        try:
+            text = str(renderer(chat, tokenize=False, asks=True))
+            if _DUMPED.search(text):
+                return _Attempt(error=ValueError("the template writes parts of a content as they are"))
+            missing = bones.missing(text)
+            if not missing and self._writes_images:
+                missing = _unwritten_images(chat, text, renderer)
+        except Exception as error:  # noqa: BLE001 # see above
+            return _Attempt(error=error)
+        return _Attempt(missing=tuple(missing)) if missing else tuple(bones.left_out(text))
+
+    def _with_thoughts(self, bones: Skeleton, form: Form) -> Form:
+        """The same form with reasoning as a part of the content, if the template writes it there alone."""
+        if not any(where.endswith("reasoning_content") for where in form.ignored):
+            return form
+        changed = replace(form, changes=(*form.changes, thinking_parts))
+        attempt = self._attempt(bones, changed.apply(bones.chat), self._renderers[form.renderer])
+        if isinstance(attempt, _Attempt) or len(attempt) >= len(form.ignored):
+            return form
+        return replace(changed, ignored=attempt)
+
+    def _blame(self, chat: Chat, attempts: list[_Attempt]) -> Failure:
+        """Why no form does: the fewest parts that one of them lacks, or who is at fault that the template fails."""
+        lacking = [attempt.missing for attempt in attempts if attempt.missing]
+        if lacking:
+            where = min(lacking, key=len)[0]
+            return _refusal(f"{where}: the model's chat template does not write it", where)
+        error = next((one_line(attempt.error) for attempt in attempts if attempt.error), "")
+        anything = replace(chat, turns=[{"role": "user", "content": "Hi"}], tools=None, kwargs={})
+        if not self._can(anything):
+            return Failure(Code.INTERNAL_ERROR, f"the model's chat template fails with any messages: {error}")
+        if not self._can(replace(anything, kwargs=chat.kwargs)):
+            return _refusal(
+                f"the model's chat template refuses the chat_template_kwargs: {error}", "chat_template_kwargs"
+            )
+        anything = replace(anything, kwargs=chat.kwargs)
+        for index, tool in enumerate(chat.tools or ()):
+            if not self._can(replace(anything, tools=[tool])):
+                return _refusal(f"tools[{index}]: the model's chat template refuses it: {error}", f"tools[{index}]")
+        where = f"messages[{self._first_refused(chat)}]"
+        return _refusal(f"{where}: the model's chat template refuses it: {error}", where)
+
+    def _first_refused(self, chat: Chat) -> int:
+        """The position of the turn with which a chat that fails begins to fail, by halving."""
+        good, bad = 0, len(chat.turns)
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            if self._can(replace(chat, turns=chat.turns[:middle])):
+                good = middle
+            else:
+                bad = middle
+        return bad - 1
+
+    def _can(self, chat: Chat) -> bool:
+        """Whether any form of the chat can be rendered at all."""
+        for changes in self._forms(chat):
+            changed = Form(changes, 0, ()).apply(chat)
+            for renderer in self._renderers:
+                try:
+                    renderer(changed, tokenize=False, asks=True)
+                except Exception:  # noqa: BLE001, S112 # see above
+                    continue
+                return True
+        return False
+
+
+def _unwritten_images(chat: Chat, text: str, renderer: Callable[..., Any]) -> list[str]:
+    """The images without which the text would be the same."""
+    unwritten = []
+    count = 0
+    for number, turn in enumerate(chat.turns):
+        content = turn["content"]
+        for index, part in enumerate(() if isinstance(content, str) else content):
+            if part.get("type") != "image":
+                continue
+            others = {**turn, "content": [*content[:index], *content[index + 1 :]]}
+            without = replace(chat, turns=[*chat.turns[:number], others, *chat.turns[number + 1 :]])
+            if str(renderer(without, tokenize=False, asks=True)) == text:
+                unwritten.append(f"images[{count}]")
+            count += 1
+    return unwritten
+
+
+def _refusal(message: str, param: str) -> Failure:
+    return Failure(Code.INVALID_REQUEST, message, param)
