@@ -51,28 +51,51 @@ class Places:
                 problem = problem or error
         if problem is not None:
             raise CatalogError(Code.MODEL_NOT_FOUND, f"{model_id}: {problem.strerror}") from problem
-        message = f"no model named {model_id!r} in {self._models_dir} or the Hugging Face cache"
-        if is_repository:
-            message += "; an administrator's load fetches it if the Hugging Face hub has it"
-        raise CatalogError(Code.MODEL_NOT_FOUND, message, fetchable=is_repository)
+        raise _missing(f"no model named {model_id!r} in {self._models_dir} or the Hugging Face cache", model_id)
 
     def names(self) -> Iterator[str]:
         """The name of every folder that may be a model, in any order."""
         for folder in _matches(self._models_dir, "[!.]*"):
+            if self._is_loop(folder):
+                continue
             for pattern in ("config.json", "[!.]*/config.json"):
                 for config in _matches(folder, pattern):
                     yield config.parent.relative_to(self._models_dir).as_posix()
         for repository in _matches(self._hub_dir, "models--*"):
             yield "/".join(repository.name.split("--")[1:])
 
+    def _is_loop(self, folder: Path) -> bool:
+        """Whether this is a link to the models directory itself or above it, where all models would be once more."""
+        try:
+            return folder.is_symlink() and self._models_dir.resolve().is_relative_to(folder.resolve())
+        except (OSError, RuntimeError):  # RuntimeError: a link to itself
+            return True
+
     def _snapshot(self, *parts: str) -> Path | None:
-        """The folder of the revision that `main` points to."""
-        repository = self._hub_dir / "--".join(("models", *parts))
+        """The folder of the revision that `main` points to; without `main`, as after the download of one revision, the
+        only folder. Raises CatalogError where neither is clear."""
+        model_id, repository = "/".join(parts), self._hub_dir / "--".join(("models", *parts))
+        snapshots = repository / "snapshots"
         try:
             revision = (repository / "refs" / "main").read_text().strip()
+        except FileNotFoundError:
+            found = [folder for folder in _matches(snapshots, "*") if folder.is_dir()]
+            if len(found) > 1:
+                why = f"{model_id}: {snapshots} has {len(found)} snapshots, and no refs/main says which one to use"
+                raise _missing(why, model_id) from None
+            return found[0] if found else None
         except (OSError, UnicodeDecodeError):
             return None
-        return repository / "snapshots" / revision
+        if not (snapshots / revision).is_dir():
+            raise _missing(f"{model_id}: refs/main names the snapshot {revision!r:.80}, not in {snapshots}", model_id)
+        return snapshots / revision
+
+
+def _missing(why: str, model_id: str) -> CatalogError:
+    is_repository = _is_repository(model_id)
+    if is_repository:
+        why += "; an administrator's load fetches it if the Hugging Face hub has it"
+    return CatalogError(Code.MODEL_NOT_FOUND, why, fetchable=is_repository)
 
 
 def _is_repository(model_id: str) -> bool:

@@ -36,9 +36,25 @@ def test_the_models_directory_comes_before_the_cache(catalog: Catalog, models: P
 def test_a_cache_without_the_snapshot_that_it_names(catalog: Catalog, hub: Path) -> None:
     make_hub_model(hub, "org/tiny")
     (hub / "models--org--tiny" / "refs" / "main").write_text("ffff")
-    assert refusal(catalog, "org/tiny")[0] == "model_not_found"
+    code, message = refusal(catalog, "org/tiny")
+    assert code == "model_not_found"
+    assert "refs/main names the snapshot 'ffff', not in " in message
     (hub / "models--org--tiny" / "refs" / "main").write_bytes(b"\xff\xfe")
     assert refusal(catalog, "org/tiny")[0] == "model_not_found"
+
+
+def test_a_cache_without_refs_main_has_its_only_snapshot(catalog: Catalog, hub: Path) -> None:
+    """As `hf download --revision` leaves it."""
+    snapshot = make_hub_model(hub, "org/tiny")
+    (hub / "models--org--tiny" / "refs" / "main").unlink()
+    assert catalog.find("org/tiny").path == str(snapshot)
+    assert [entry.spec.model_id for entry in catalog.entries()] == ["org/tiny"]
+    (hub / "models--org--tiny" / "refs").rmdir()
+    assert catalog.find("org/tiny").path == str(snapshot)
+    (snapshot.parent / "ffff").mkdir()
+    with pytest.raises(CatalogError, match="2 snapshots, and no refs/main says which one to use") as error:
+        catalog.find("org/tiny")
+    assert (error.value.failure.code, error.value.fetchable) == ("model_not_found", True)
 
 
 def test_an_unknown_name_says_which_places_were_searched(catalog: Catalog, models: Path) -> None:
@@ -201,6 +217,15 @@ def test_a_link_within_the_models_directory_is_another_name(catalog: Catalog, mo
     make_model(models / "tiny")
     (models / "alias").symlink_to("tiny")
     assert catalog.find("alias").weight_bytes == 1000
+
+
+@pytest.mark.parametrize("target", [".", "..", "../models", "/", "loop"])
+def test_a_loop_of_links_lists_nothing_twice(catalog: Catalog, models: Path, target: str) -> None:
+    make_model(models / "tiny")
+    make_model(models / "org" / "tiny")
+    (models / "loop").symlink_to(target)
+    (models / "org" / "loop").symlink_to("..")
+    assert [entry.spec.model_id for entry in catalog.entries()] == ["org/tiny", "tiny"]
 
 
 def test_the_models_directory_itself_may_be_a_link(tmp_path: Path, hub: Path) -> None:
