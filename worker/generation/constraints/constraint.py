@@ -44,14 +44,16 @@ class Constraints:
             matcher, wanted = calls_matcher(self._load_guide(), wanted, one_call=request.one_call)
             ignored = [name for one in wanted.values() for name in one.names]
             return Constraint(matcher, eos, reasoning, "tools", ignored=ignored, review=review_of_calls(wanted))
+        # A model whose calls have no mark cannot choose to call.
+        uncalled = ["tools"] if request.tools and not calls else []
         if (schema := wanted_schema(request)) is not None:
             matcher, schema = text_matcher(self._load_guide(), schema)
-            review = review_of_text(schema)
-            return Constraint(matcher, eos, reasoning, "json_schema", calls, ignored=schema.names, review=review)
+            ignored, review = [*uncalled, *schema.names], review_of_text(schema)
+            return Constraint(matcher, eos, reasoning, "json_schema", calls, ignored=ignored, review=review)
         if request.grammar is None:
             return None
         matcher = text_grammar_matcher(self._load_guide(), request.grammar)
-        return Constraint(matcher, eos, reasoning, "grammar", calls)
+        return Constraint(matcher, eos, reasoning, "grammar", calls, ignored=uncalled)
 
     def _load_guide(self) -> llguidance.LLTokenizer:
         if self._guide is None:

@@ -80,3 +80,12 @@ def test_what_is_not_enforced_of_a_text_is_not_asked_of_calls(tmp_path: Path, ca
     got = parts(scripted(tmp_path, *CALL), tools=[WEATHER], json_schema=schema)
     assert (got["ignored"], len(got["tool_calls"])) == (["json_schema.uniqueItems"], 1)
     assert not caplog.records or "does not follow" not in caplog.text
+
+
+def test_a_model_without_a_mark_for_calls_says_so(tmp_path: Path) -> None:
+    engine = scripted(tmp_path, "Well", tags=("<think>", "</think>"), tool_parser=None)
+    for bound in ({"json_schema": SCHEMA}, {"grammar": 'start: "yes"'}):
+        got = parts(engine, tools=[WEATHER], **bound)
+        assert (got["ignored"], got["tool_calls"]) == (["tools"], [])
+    assert "ignored" not in parts(engine, json_schema=SCHEMA)
+    assert "ignored" not in parts(engine, json_schema=SCHEMA, tools=[WEATHER], required_tools=["weather"])
