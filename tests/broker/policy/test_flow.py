@@ -127,6 +127,14 @@ def test_a_gateway_without_anything_to_read_is_not_stuck() -> None:
     assert flow.look(100.5) == {}
 
 
+def test_a_gateway_is_stuck_by_its_oldest_unread_message() -> None:
+    flow = Script()
+    send(flow, G1, "w1", now=0.0)
+    send(flow, G1, "w1", now=0.9)
+    assert flow.look(1.49) == {}
+    assert flow.look(1.5) == {"w1": 2}
+
+
 def test_the_oldest_unread_message_counts_and_reading_some_starts_anew() -> None:
     flow = Script()
     send(flow, G1, "w1", now=0.0)
