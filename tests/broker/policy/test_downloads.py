@@ -246,6 +246,87 @@ def test_what_the_pool_gets_to_see() -> None:
     assert not any(s.downloads.takes(event) for event in (*pools, GatewayLeft(b"gateway1"), load(R3)))
 
 
+def test_no_event_of_another_process_is_taken_for_a_queued_download() -> None:
+    s = Script()
+    for n, model_id in enumerate((A, B, C)):
+        s.miss(load(b"%d" % n, model_id))
+    assert not s.downloads.takes(TimePassed())
+
+
+def test_two_preloads_are_two_downloads() -> None:
+    s = Script(for_requests=True)
+    first, second = ModelPinned(A, None, ABSENT), ModelPinned(B, None, ABSENT)
+    assert s.miss(first) == [StartDownload(D1, A)]
+    assert s.miss(second) == [StartDownload(D2, B)]
+
+
+def test_a_preload_during_a_download_that_it_may_not_join_fails_for_its_own_reason() -> None:
+    s = Script()
+    s.miss(load(R1))
+    pin = ModelPinned(A, None, ABSENT)
+    assert s.miss(pin) == [Readmit(pin, ABSENT)]
+
+
+def test_a_full_queue_says_when_to_ask_again() -> None:
+    s = Script(for_requests=True, max_queue=1)
+    s.miss(chat(R1))
+    assert s.miss(chat(R2)) == [Failed(R2, "rate_limit_exceeded", "1 requests are already waiting", 1.0, True)]
+
+
+def test_the_first_download_to_stall_sets_the_deadline() -> None:
+    s = Script()
+    s.miss(load(R1, A))
+    s.now += 10
+    s.miss(load(R2, B))
+    assert s.downloads.next_deadline() == 1060.0
+    s.send(UnloadRequested(R3, A, None, force=False))  # is being ended: it cannot stall
+    assert s.downloads.next_deadline() == 1070.0
+    s.now += 5
+    s.send(WorkerConnected(D2))
+    assert s.downloads.next_deadline() == 1075.0
+
+
+def test_a_download_that_waits_for_its_turn_cannot_stall() -> None:
+    s = Script()
+    for n, model_id in enumerate((A, B, C)):
+        s.miss(load(b"%d" % n, model_id))
+    s.now += 59
+    s.send(WorkerProgressed(D1, "download", 0.5))
+    s.send(WorkerProgressed(D2, "download", 0.5))
+    s.now += 2
+    assert s.send(TimePassed()) == []
+    assert s.downloads.next_deadline() == 1119.0
+
+
+@pytest.mark.parametrize(
+    ("event", "retryable"),
+    [
+        (TimePassed(), True),
+        (ShutdownRequested(), True),
+        (WorkerFailedToLoad(D1, "the hub does not answer", Code.MODEL_UNAVAILABLE), True),
+        (WorkerFailedToLoad(D1, "no such repository", Code.MODEL_NOT_FOUND), False),
+        (UnloadRequested(R2, A, None, force=False), False),
+    ],
+)
+def test_what_may_succeed_later_is_retryable(event: Event, *, retryable: bool) -> None:
+    s = Script()
+    s.miss(load(R1))
+    s.now += 60
+    told = [a for a in (*s.send(event), *s.exits(D1, 1)) if isinstance(a, Readmit)]
+    assert [a.problem is not None and a.problem.retryable for a in told] == [retryable]
+
+
+def test_a_shutdown_forgets_what_has_no_process_and_answers_once() -> None:
+    s = Script()
+    for n, model_id in enumerate((A, B, C)):
+        s.miss(load(b"%d" % n, model_id))
+    s.send(UnloadRequested(R4, A, None, force=False))
+    answers = [a for a in s.send(ShutdownRequested()) if isinstance(a, Reply)]
+    assert answers == [Reply(R4, {"model_id": A})]
+    assert [d.model_id for d in s.downloads.all] == [A, B]
+    assert [type(a) for a in s.exits(D1, None, "SIGKILL")] == [DownloadEnded]
+
+
 def test_the_status_shows_it_in_place_of_what_the_pool_knows() -> None:
     s = Script()
     pool = Pool(s.limits, "test")

@@ -1,8 +1,9 @@
 """Corners of the pool, each found by a mutant of the policy that every other test let pass (docs/testing.md)."""
 
-from broker.policy.actions import Exited, KillWorker, Reply, SavePins, StartWorker, StopWorker
+from broker.policy.actions import DropOutputs, Exited, KillWorker, Reply, SavePins, StartWorker, StopWorker
 from broker.policy.events import (
     ModelPinned,
+    OutputsArrived,
     RequestArrived,
     ShutdownRequested,
     TimePassed,
@@ -284,3 +285,92 @@ def test_the_context_length_is_that_of_rank_0() -> None:
         s.workers[worker_id].ready = True
         s.send(WorkerBecameReady(worker_id, 200, context_length))
     assert s.instance("two").context_length == 4096
+
+
+def test_steps_that_do_not_grow_are_no_progress() -> None:
+    s = Script(stall_timeout=120.0)
+    s.busy("a", R1)
+    for _ in range(11):
+        s.now += 10
+        assert s.beat(W1, 1) == []
+    s.now += 9.9
+    assert s.beat(W1, 1) == []
+    s.now += 10.1  # the first step of all was progress
+    assert s.beat(W1, 1) == [KillWorker(W1, "hung: no progress for 120 s")]
+
+
+def test_the_progress_of_a_load_forgives_no_death_of_a_spare() -> None:
+    s = Script(warm_spares=1)
+    s.send(TimePassed())
+    for number in range(1, 6):
+        s.wait(30.0)
+        s.dies(f"w{number}-test")
+    assert s.wait(1000.0) == []
+    worker_id = s.loading("a", R1)
+    s.progress(worker_id)
+    s.ready(worker_id)
+    s.finish(worker_id, R1)
+    assert s.wait(5.0, worker_id) == []
+
+
+def test_a_rank_is_ready_once_and_while_it_loads() -> None:
+    s = Script()
+    s.add_model("two", 400, ranks=2)
+    s.ask(R1, "two")
+    for worker_id in (W1, W2):
+        s.connect(worker_id)
+        s.workers[worker_id].ready = True
+    for worker_id, measured in ((W1, 200), (W1, 999), (W2, 200)):
+        s.send(WorkerBecameReady(worker_id, measured, 4096))
+    assert s.instance("two").reserved_bytes == 400
+
+
+def test_what_a_spare_or_a_killed_process_says_of_a_model_is_ignored() -> None:
+    s = Script(warm_spares=1)
+    s.send(TimePassed())
+    s.connect(W1)
+    assert s.send(WorkerBecameReady(W1, 1, 1)) == []
+    assert s.send(OutputsArrived(W1, [(R9, True)], [b"frames"])) == [
+        DropOutputs(W1, "outputs of a request that is not in flight there")
+    ]
+    s.ask(R1, "a")
+    s.kill(R9, "a")
+    assert s.send(WorkerBecameReady(W1, 1, 1)) == []
+    assert s.instance("a").ready_at is None
+
+
+def test_a_prompt_that_cannot_be_replayed_is_not_kept() -> None:
+    s = Script()
+    s.busy("a", R1)
+    s.text(W1, R1)
+    assert s.instance("a").in_flight[R1].payload == b""
+
+
+def test_a_loading_model_counts_for_the_limit_of_the_queue() -> None:
+    s = Script(max_queue=1)
+    s.loading("a", R1)
+    assert s.ask(R2, "a") == [Failed(R2, "rate_limit_exceeded")]
+
+
+def test_a_refusal_names_the_pinned_models_in_order() -> None:
+    s = Script()
+    s.pinned("b")
+    s.pinned("a")
+    [refused] = s.ask(R1, "c")
+    assert refused == Failed(R1, "insufficient_memory", "and these are pinned: a, b")
+
+
+def test_a_shutdown_shows_what_still_stops() -> None:
+    s = Script()
+    s.idle("a")
+    s.send(ShutdownRequested())
+    assert s.announced[-1].shown == Shown(State.STOPPING, "shutdown")
+
+
+def test_a_process_that_was_asked_to_exit_needs_no_heartbeat() -> None:
+    s = Script(heartbeat_timeout=10.0, stop_grace=2.0)
+    s.idle("a")
+    assert s.wait(9.0) == []
+    assert s.unload(R9, "a") == [StopWorker(W1, "unload")]
+    assert s.wait(1.9) == []
+    assert s.wait(0.1) == [KillWorker(W1, "did not exit when asked")]
