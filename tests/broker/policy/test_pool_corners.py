@@ -1,10 +1,9 @@
-"""Corners of the pool, each found by a mutant of the policy that every other test let pass (docs/testing.md)."""
+"""Corners of how processes live and end, each found by a mutant that every other test let pass (docs/testing.md)."""
 
 from broker.policy.actions import DropOutputs, Exited, KillWorker, Reply, SavePins, StartWorker, StopWorker
 from broker.policy.events import (
     ModelPinned,
     OutputsArrived,
-    RequestArrived,
     ShutdownRequested,
     TimePassed,
     WorkerBecameReady,
@@ -13,72 +12,12 @@ from broker.policy.events import (
 from broker.policy.specs import Shown
 from broker.wire.failure import Code, Failure
 from broker.wire.states import State
-from tests.broker.policy.script import R1, R2, R3, R8, R9, W1, W2, W3, Failed, Script, replied
-from tests.broker.policy.world_books import SimRequest
+from tests.broker.policy.script import R1, R2, R3, R8, R9, W1, W2, Failed, Script, replied
 
 ADMIN = "killed by an administrator"
 GONE = Failure(Code.MODEL_NOT_FOUND, "/models/a: No such file or directory")
 
-# ---- requests -----------------------------------------------------------------------------------------------------
-
-
-def test_a_running_model_serves_although_its_folder_is_gone() -> None:
-    s = Script()
-    s.idle("a")
-    s.requests[R1] = SimRequest("a")
-    assert s.send(RequestArrived(R1, "a", R1, None, GONE)) == [s.forward(W1, "a", R1)]
-    s.send(ModelPinned("a", None, GONE))
-    assert s.ask(R2, "a") == [s.forward(W1, "a", R2)]
-
-
-def test_a_client_can_leave_while_its_request_waits_for_the_replay() -> None:
-    s = Script()
-    s.busy("a", R1)
-    s.kill(R9, "a")
-    assert s.cancel(R1) == [Failed(R1, "cancelled")]
-
-
-def test_a_replayed_request_begins_to_wait_when_its_process_ends() -> None:
-    s = Script(queue_timeout=5.0, heartbeat_timeout=10.0)
-    s.busy("a", R1)
-    assert s.wait(10.0) == [KillWorker(W1, "no heartbeat for 10 s")]
-    assert s.wait(4.9) == []
-    assert s.wait(0.1) == [Failed(R1, "model_unavailable", "found no room for 5 s")]
-
-
-def test_a_request_waits_anew_when_the_process_has_exited() -> None:
-    s = Script(queue_timeout=1.0, heartbeat_timeout=5.0)
-    s.idle("a")
-    s.dies(W1)
-    s.idle("a")
-    assert s.wait(5.0) == [KillWorker(W2, "no heartbeat for 5 s")]
-    assert s.ask(R1, "a") == []
-    assert s.wait(0.9) == []
-    assert s.dies(W2) == []  # the second death: half a second of cooldown
-    assert s.wait(0.4) == []
-    assert s.wait(0.1) == [StartWorker(W3, spare=False)]
-
-
-def test_a_process_that_does_not_exit_keeps_nobody_waiting_for_ever() -> None:
-    s = Script(queue_timeout=300.0)
-    s.busy("a", R1)
-    s.text(W1, R1)
-    assert s.kill(R9, "a") == [KillWorker(W1, ADMIN), Failed(R1, "worker_died", ADMIN)]
-    assert s.ask(R2, "a") == []
-    assert s.wait(299.9) == []
-    assert s.wait(0.1) == [Failed(R2, "model_unavailable", "found no room for 300 s")]
-
-
-def test_of_those_who_wait_too_long_the_first_gives_up_first() -> None:
-    s = Script(queue_timeout=60.0, max_models=1)
-    s.busy("a", R1)
-    assert s.ask(R2, "b") == []
-    assert s.wait(1.0, W1) == []
-    assert s.ask(R3, "b") == []
-    assert s.wait(59.0, W1) == [Failed(R2, "model_unavailable", "found no room for 60 s")]
-
-
-# ---- kills, unloads, shutdown -------------------------------------------------------------------------------------
+# ---- kills, unloads, shutdown ---------------------------------------------------------------------------------------
 
 
 def test_a_kill_of_a_process_that_is_being_killed_makes_its_end_expected() -> None:
@@ -86,7 +25,9 @@ def test_a_kill_of_a_process_that_is_being_killed_makes_its_end_expected() -> No
     s.idle("a")
     assert s.wait(10.0) == [KillWorker(W1, "no heartbeat for 10 s")]
     assert s.kill(R9, "a") == []
-    assert s.dies(W1) == [Reply(R9, {"model_id": "a", "pid": None})]
+    s.unload(R8, "a")
+    assert s.model("a").drain is None  # nothing is left to drain
+    assert s.dies(W1) == [replied(R8, "a"), Reply(R9, {"model_id": "a", "pid": None})]
     assert s.model("a").deaths == 0
 
 
@@ -204,7 +145,7 @@ def test_after_a_shutdown_nothing_is_in_the_queue() -> None:
     assert s.pool.queued == 0
 
 
-# ---- processes ----------------------------------------------------------------------------------------------------
+# ---- processes ------------------------------------------------------------------------------------------------------
 
 
 def test_a_killed_process_that_connects_late_gets_no_model() -> None:
