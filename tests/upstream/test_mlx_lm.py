@@ -267,3 +267,10 @@ def test_llguidance_matcher(tokenizer: Any) -> None:
     broken = llguidance.LLMatcher(guide, llguidance.LLMatcher.grammar_from_lark("start: nothing"))
     assert broken.is_error()
     assert "nothing" in broken.get_error()
+    limits = llguidance.LLParserLimits(initial_lexer_fuel=200_000)
+    assert not llguidance.LLMatcher.validate_grammar(grammar, limits=limits)
+    silent: Any = {"lenient": False}
+    odd = llguidance.LLMatcher.grammar_from_json_schema(
+        '{"not": {}, "x-guidance": {"lenient": true}}', overrides=silent
+    )
+    assert "not" in llguidance.LLMatcher.validate_grammar(odd, limits=limits)
