@@ -6,10 +6,13 @@ A call on the wire is `{id, name, arguments}`, and `arguments` is JSON text. Mus
 import json
 import logging
 import secrets
+import string
 from collections.abc import Callable
 from typing import Any
 
 log = logging.getLogger("worker")
+
+_ID_CHARACTERS = string.ascii_letters + string.digits
 
 
 def read_calls(parse: Callable[[], Any]) -> list[dict[str, Any]] | None:
@@ -30,11 +33,16 @@ def _call_of(call: Any) -> dict[str, Any]:
     if not isinstance(name, str) or not name or not isinstance(arguments, dict):
         raise ValueError("a call must have a name and an object of arguments")
     given = call.get("id")
-    call_id = given if isinstance(given, str) and given else f"call_{secrets.token_hex(12)}"
+    call_id = given if isinstance(given, str) and given else _new_id()
     text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
     # Raises for half a surrogate pair, which JSON can spell and UTF-8 cannot encode.
     f"{call_id}{name}{text}".encode()
     return {"id": call_id, "name": name, "arguments": text}
+
+
+def _new_id() -> str:
+    """Nine letters and digits: Mistral's templates take no other ids, and all others take these."""
+    return "".join(secrets.choice(_ID_CHARACTERS) for _ in range(9))
 
 
 def whole_calls(text: str) -> list[Any]:

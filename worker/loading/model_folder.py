@@ -4,6 +4,8 @@ Every defect of a folder is a ValueError that begins with the file at fault. Nev
 comes with a model.
 """
 
+import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from mlx_lm.utils import load_config, load_model, load_tokenizer
 
 from broker.wire.failure import one_line
 from worker.engine import Report
+
+log = logging.getLogger("worker")
 
 # Weights are read in pieces of this size, so that a slow disk shows progress.
 _CHUNK_BYTES = 256 * 2**20
@@ -62,6 +66,10 @@ def load_folder(
     template = None if chat_template is None else template_text(chat_template)
     with blame(folder, "tokenizer.json or tokenizer_config.json"):
         tokenizer = load_tokenizer(folder, tokenizer_settings(template), eos_token_ids=config.get("eos_token_id"))
+        if not tokenizer.has_chat_template and (template := _processors_template(folder)):
+            tokenizer = load_tokenizer(folder, tokenizer_settings(template), eos_token_ids=config.get("eos_token_id"))
+    if not tokenizer.has_chat_template:
+        log.warning("%s has no chat template: its chats are lines that begin with USER:", folder.name)
     report("tokenizer", 1.0)
     with blame(folder, "model*.safetensors"):
         weights_bytes = read_weights(model, report)
@@ -72,6 +80,18 @@ def load_folder(
         vocabulary=first_int(facts, ("vocab_size",)) or len(tokenizer),
         context_length=first_int(facts, CONTEXT_KEYS),
     )
+
+
+def _processors_template(folder: Path) -> str | None:
+    """The template in chat_template.json, where processors of multimodal models have it and tokenizers do not look."""
+    file = folder / "chat_template.json"
+    if not file.is_file():
+        return None
+    content = json.loads(file.read_text(encoding="utf-8"))
+    found = content.get("chat_template") if isinstance(content, dict) else None
+    if not isinstance(found, str):
+        raise ValueError("chat_template.json has no chat_template")
+    return found
 
 
 def template_text(given: str) -> str:

@@ -92,3 +92,25 @@ def test_progress_and_facts(tmp_path: Path) -> None:
 def test_broker_and_worker_read_the_length_of_a_context_from_the_same_keys() -> None:
     """Each has a list of its own, because a worker imports nothing of the broker but the wire."""
     assert CONTEXT_KEYS == facts.CONTEXT_KEYS
+
+
+def without_template(folder: Path) -> Path:
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["chat_template"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_a_template_in_a_file_of_its_own(tmp_path: Path) -> None:
+    folder = without_template(make_tiny_model(tmp_path / "apart"))
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": "<{{ messages[0].content }}>"}))
+    tokenizer = load_folder(folder, lambda _stage, _fraction: None).tokenizer
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "<hi>"
+    (folder / "chat_template.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"chat_template\.json has no chat_template"):
+        load_folder(folder, lambda _stage, _fraction: None)
+
+
+def test_a_model_without_any_template_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_folder(without_template(make_tiny_model(tmp_path / "bare")), lambda _stage, _fraction: None)
+    assert "bare has no chat template" in caplog.text
