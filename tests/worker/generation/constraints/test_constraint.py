@@ -36,6 +36,12 @@ def engine(tiny_model: Path) -> TextEngine:
     return load(tiny_model)
 
 
+@pytest.fixture(scope="module")
+def roomy(tiny_model: Path) -> TextEngine:
+    """For large tools, which are in the prompt."""
+    return load(tiny_model, context_length=300_000)
+
+
 @pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"seed": 1}, {"seed": 2, "top_k": 40}])
 def test_a_schema_and_a_grammar_are_kept(engine: TextEngine, sampling: dict[str, Any]) -> None:
     got = answer(engine, messages=[USER], json_schema=SCHEMA, max_tokens=400, **sampling)
@@ -200,9 +206,10 @@ def test_tags_in_what_is_constrained_are_text(tmp_path: Path) -> None:
     assert got.body() == {"text": text}
 
 
-def test_what_grows_over_the_limits_is_an_error_of_its_own(engine: TextEngine) -> None:
+def test_what_grows_over_the_limits_is_an_error_of_its_own(roomy: TextEngine) -> None:
     """Which shows only while the answer is made."""
-    wide = {"type": "object", "properties": {f"p{n}": {"type": "integer"} for n in range(3000)}}
+    engine = roomy
+    wide = {"type": "object", "properties": {f"p{n}": {"type": "integer"} for n in range(700)}}
     tool = {"type": "function", "function": {"name": "wide", "parameters": wide}}
     bound = {"messages": [USER], "temperature": 0.0, "max_tokens": 200}
     free = {"prompt": "free", "temperature": 0.0, "max_tokens": 40}
@@ -253,14 +260,14 @@ LARK = "start: r0\n" + rules(6500)
         ({"json_schema": {"type": "integer", "multipleOf": 1_000_003}, "strict": True}, "json_schema"),
     ],
 )
-def test_what_would_end_or_stall_the_process_is_refused(engine: TextEngine, fields: dict[str, Any], param: str) -> None:
+def test_what_would_end_or_stall_the_process_is_refused(roomy: TextEngine, fields: dict[str, Any], param: str) -> None:
     began = time.monotonic()
     with pytest.raises(FailureError) as raised:
-        add(engine, 1, messages=[USER], **fields)
+        add(roomy, 1, messages=[USER], **fields)
     assert time.monotonic() - began < 5
     assert (raised.value.failure.code, raised.value.failure.param) == ("invalid_request", param)
     assert raised.value.failure.message.startswith(param)
-    assert_empty(engine)
+    assert_empty(roomy)
 
 
 @pytest.mark.parametrize("pattern", ["((a{1000}){1000}){1000}", "((a{100}){100}){100}", "a{100000}"])
