@@ -10,7 +10,7 @@ ifeq ($(origin PORT),command line)
 export MLX_BROKER_PORT := $(PORT)
 endif
 
-.PHONY: install run test test-slow check bench bench-smol chaos lock architectures
+.PHONY: install run test test-slow check bench bench-smol chaos fuzz lock architectures
 
 install: $(STAMP)
 
@@ -62,6 +62,10 @@ bench-smol: install
 # Ten minutes of kills, stops, loads, unloads and clients that leave; prints the figures of docs/isolation.md.
 chaos: install
 	$(BIN)/python -m tests.isolation.chaos 600 1
+
+# Mutated bodies and headers against a real service; prints the figures of docs/security.md.
+fuzz: install
+	$(BIN)/python -m tests.fuzz 15000 1
 
 # Keeps every pin that still fits. To take the newest releases of everything, remove requirements.lock first.
 lock:

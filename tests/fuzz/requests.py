@@ -1,0 +1,297 @@
+"""Requests as clients send them, and what goes wrong with them: mutated bodies, mutated bytes, mutated headers.
+
+`request_of(seed, number)` is always the same one.
+"""
+
+import copy
+import gzip
+import json
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+TEXT_MODELS = ("tiny-a", "echo", "bad")
+ENCODER, RERANKER = "encoder", "reranker"
+
+_LARGE = 100_000  # bytes: what is larger does not grow any more
+
+Path = tuple[str | int, ...]
+
+sys.setrecursionlimit(20_000)  # bodies nest deeper than the default
+
+
+@dataclass(slots=True)
+class Request:
+    """Before it is bytes. is_whole: whether all that the head announces is sent; where not, no answer is owed."""
+
+    method: str
+    path: str
+    body: Any = None
+    version: str = "HTTP/1.1"
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    raw: bytes | None = None  # instead of the body's JSON
+    is_whole: bool = True
+
+    def encode(self) -> bytes:
+        """As it is sent."""
+        body = self.raw if self.raw is not None else json.dumps(self.body).encode() if self.body is not None else b""
+        lengths = [value for name, value in self.headers if name.lower() == b"content-length" and value.isdigit()]
+        self.is_whole = all(int(length) <= len(body) for length in lengths)
+        head = f"{self.method} {self.path} {self.version}\r\n".encode("utf-8", "surrogatepass")
+        lines = b"".join(name + b": " + value + b"\r\n" for name, value in self.headers)
+        announced = (
+            b""
+            if any(n.lower() in (b"content-length", b"transfer-encoding") for n, _ in self.headers)
+            else (b"Content-Length: %d\r\n" % len(body))
+        )
+        return head + lines + announced + b"\r\n" + body
+
+
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "of a town",
+        "parameters": {"type": "object", "properties": {"town": {"type": "string"}, "days": {"type": "integer"}}},
+    },
+}
+_CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"town": "Köln"}'}}
+_SCHEMA = {"type": "object", "properties": {"a": {"enum": ["x", 1, None]}}, "required": ["a"]}
+_PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQ"
+_HISTORY = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": [{"type": "text", "text": "Hello"}]},
+    {"role": "assistant", "content": None, "tool_calls": [_CALL], "reasoning_content": "Hm."},
+    {"role": "tool", "tool_call_id": "call_1", "content": "rain"},
+    {"role": "user", "content": "And tomorrow?", "name": "me"},
+]
+_SAMPLING = {
+    "max_tokens": 4,
+    "temperature": 0.7,
+    "top_p": 0.9,
+    "top_k": 5,
+    "min_p": 0.1,
+    "seed": 1,
+    "stop": ["\n"],
+    "n": 2,
+    "logprobs": True,
+    "logit_bias": {"65": 2},
+    "presence_penalty": 0.1,
+    "repetition_penalty": 1.1,
+}
+_CHATS: list[dict[str, Any]] = [
+    {"messages": [{"role": "user", "content": "Hi"}], **_SAMPLING, "top_logprobs": 2},
+    {"messages": _HISTORY, "tools": [_TOOL], "tool_choice": "auto", "stream_options": {"include_usage": True}},
+    {"messages": [{"role": "user", "content": "Hi"}], "tools": [_TOOL], "tool_choice": "required"},
+    {
+        "messages": [{"role": "user", "content": "Hi"}],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": _SCHEMA, "strict": True}},
+        "chat_template_kwargs": {"enable_thinking": False},
+        "reasoning_effort": "low",
+    },
+    {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": _PIXEL}}]}]},
+]
+
+_NASTY: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 1, 1.0, 0.5, -0.0, 2**31, 2**53 + 1, 2**63, 2**64, 10**30, 1e300, float("nan")),
+    *("", "x", "\x00", "\ud800", "\u202e", "💥" * 20, "<|im_end|>", "<tool_call>", "[" * 1000, '{"a":' * 200, "1e999"),
+    *("..", "none", "required", "NaN", "data:image/png;base64,AAAA", "http://127.0.0.1/", "y" * 3000),
+    *([], [[]], [None], {}, {"": ""}, {"$ref": "#"}, {"type": "object"}, {"type": ["string", 1]}, {"__class__": "x"}),
+)
+
+
+def request_of(seed: int, number: int) -> Request:
+    """The request of this number: a usual one, mutated once to five times."""
+    rng = random.Random(f"{seed} {number}")
+    request = _usual(rng)
+    for _ in range(rng.randint(1, 5) if rng.random() < 0.95 else 0):
+        if _size(request.body) > _LARGE:
+            break
+        if request.body is not None and rng.random() < 0.8:
+            request.body = _mutated(request.body, rng)
+        else:
+            rng.choice(_HEADS)(request, rng)
+    if request.body is not None and rng.random() < 0.1:
+        request.raw = _torn(json.dumps(request.body).encode(), rng)
+    elif request.body is not None and rng.random() < 0.05:
+        request.raw = gzip.compress(json.dumps(request.body).encode())
+        request.headers.append((b"Content-Encoding", rng.choice((b"gzip", b"gzip", b"br", b"zstd"))))
+    return request
+
+
+def _usual(rng: random.Random) -> Request:
+    kind = rng.random()
+    if kind < 0.6:
+        body = {"model": rng.choice(TEXT_MODELS), **copy.deepcopy(rng.choice(_CHATS))}
+        path = "/v1/chat/completions"
+    elif kind < 0.75:
+        prompt: Any = rng.choice(("Hi", ["Hi", "Ho"], [1, 2, 3], [[1], [2.0]]))
+        body = {"model": rng.choice(TEXT_MODELS), "prompt": prompt, **_SAMPLING, "logprobs": 1}
+        path = "/v1/completions"
+    elif kind < 0.85:
+        body, path = (
+            {"model": ENCODER, "input": ["a", "b"], "dimensions": 8, "encoding_format": "float"},
+            "/v1/embeddings",
+        )
+    elif kind < 0.93:
+        body, path = {"model": RERANKER, "query": "q", "documents": ["a", "b"], "top_n": 1}, "/v1/rerank"
+    else:
+        paths = ("/v1/models", "/v1/models/tiny-a", "/admin/models/status", "/health", "/admin/models/../progress", "/")
+        return Request("GET", rng.choice(paths), headers=[(b"Host", b"x"), (b"Connection", b"close")])
+    if "/v1/e" not in path and "/v1/r" not in path:
+        body["stream"] = rng.random() < 0.5
+    head = [(b"Host", b"x"), (b"Connection", b"close"), (b"Content-Type", b"application/json")]
+    return Request("POST", path, body, headers=head)
+
+
+# ---- bodies --------------------------------------------------------------------------------------------------------
+
+
+def _mutated(body: Any, rng: random.Random) -> Any:
+    """The body with one place changed."""
+    places = list(_places(body, ()))
+    path = rng.choice(places)
+    if not path:
+        return rng.choice(_NASTY) if rng.random() < 0.05 else body
+    holder = body
+    for step in path[:-1]:
+        holder = holder[step]
+    last, value = path[-1], holder[path[-1]]
+    match rng.randrange(7):
+        case 0 | 1 | 2:
+            holder[last] = rng.choice(_NASTY)
+        case 3:
+            del holder[last]
+        case 4:
+            holder[last] = _nested(value, rng)
+        case 5:
+            holder[last] = _stretched(value, rng)
+        case _:
+            other = body
+            for step in rng.choice(places):
+                other = other[step] if _has(other, step) else other
+            holder[last] = copy.deepcopy(other)
+    return body
+
+
+def _size(value: Any) -> int:
+    return len(json.dumps(value))
+
+
+def _places(value: Any, path: Path) -> list[Path]:
+    found = [path]
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for step, inner in entries:
+        found += _places(inner, (*path, step))
+    return found[:300]
+
+
+def _has(value: Any, step: str | int) -> bool:
+    if isinstance(value, dict):
+        return step in value
+    return isinstance(value, list) and isinstance(step, int) and step < len(value)
+
+
+def _nested(value: Any, rng: random.Random) -> Any:
+    for _ in range(rng.choice((1, 3, 40, 120))):
+        value = [value] if rng.random() < 0.5 else {"properties": value, "type": "object"}
+    return value
+
+
+def _stretched(value: Any, rng: random.Random) -> Any:
+    times = min(rng.choice((2, 20, 200)), 1 + _LARGE // _size(value))
+    if isinstance(value, str):
+        return (value * times)[:100_000]
+    if isinstance(value, list):
+        return (value * times)[:5000]
+    if isinstance(value, dict):
+        return {**value, **{f"{name}{n}": inner for name, inner in value.items() for n in range(times)}}
+    return [value] * times
+
+
+def _torn(body: bytes, rng: random.Random) -> bytes:
+    """The bytes of a body, a few of them changed, lost or repeated."""
+    torn = bytearray(body)
+    for _ in range(rng.randint(1, 8)):
+        place = rng.randrange(len(torn)) if torn else 0
+        match rng.randrange(5):
+            case 0:
+                torn[place : place + 1] = bytes((rng.randrange(256),))
+            case 1:
+                torn[place:place] = rng.choice((b"{", b"[", b'"', b"\\u", b"\xff", b",", b"\x00", b"-", b"e9"))
+            case 2:
+                del torn[place : place + rng.randint(1, 20)]
+            case 3:
+                torn[place:place] = torn[place : place + rng.randint(1, 40)]
+            case _:
+                del torn[place:]
+    return bytes(torn)
+
+
+# ---- heads ---------------------------------------------------------------------------------------------------------
+
+
+def _header(name: bytes, *values: bytes, replaces: bool = False) -> Callable[[Request, random.Random], None]:
+    def change(request: Request, rng: random.Random) -> None:
+        if replaces:
+            request.headers = [line for line in request.headers if line[0].lower() != name.lower()]
+        request.headers.append((name, rng.choice(values)))
+
+    return change
+
+
+def _other_method(request: Request, rng: random.Random) -> None:
+    request.method = rng.choice(("GET", "PUT", "HEAD", "OPTIONS", "DELETE", "PATCH", "TRACE", "BREW", "post"))
+
+
+def _other_version(request: Request, rng: random.Random) -> None:
+    request.version = rng.choice(("HTTP/1.0", "HTTP/1.0", "HTTP/2.0", "HTTP/0.9", "HTTP/9", "HTTP", ""))
+
+
+def _other_path(request: Request, rng: random.Random) -> None:
+    ends = ("/", "?a=%ff", "/../x", "%00", "%2e%2e", "\ud800", "#x", " x", "?" + "q" * 5000, "//", "é", "/x" * 200)
+    request.path = rng.choice(
+        (request.path + rng.choice(ends), "*", "http://x/v1/models", "", "//", "/v1/models/%2e%2e")
+    )
+
+
+def _less_headers(request: Request, rng: random.Random) -> None:
+    del request.headers[rng.randrange(len(request.headers)) :]
+
+
+def _chunks(request: Request, rng: random.Random) -> None:
+    body = json.dumps(request.body).encode()
+    half = len(body) // 2
+    parts = [body[:half], body[half:]] if half else [body]
+    size = rng.choice((b"%x\r\n", b"%x\r\n", b"%X;a=b\r\n", b"0x%x\r\n", b"-%x\r\n"))
+    request.raw = b"".join(size % len(part) + part + b"\r\n" for part in parts) + b"0\r\n"
+    request.raw += rng.choice((b"\r\n", b"\r\n", b"X: 1\r\n\r\n", b"Host: y\r\n\r\n"))
+    request.headers.append((b"Transfer-Encoding", rng.choice((b"chunked", b"chunked", b"Chunked", b"gzip, chunked"))))
+
+
+def _other_length(request: Request, rng: random.Random) -> None:
+    length = rng.choice(
+        (b"0", b"1", b"-1", b"many", b"99999999999999999999", b"1" * 300, b"+2", b"5, 5", b"9000000000")
+    )
+    request.headers.append((b"Content-Length", length))
+
+
+_HEADS: tuple[Callable[[Request, random.Random], None], ...] = (
+    *(_other_method, _other_version, _other_path, _less_headers, _chunks, _other_length),
+    _header(b"Host", b"x", b"y", b"", b"\xff"),
+    _header(b"Content-Type", b"text/plain", b"multipart/form-data", b"\xff\xfe", replaces=True),
+    _header(b"Content-Encoding", b"gzip", b"zstd", b"br", b"identity", b"gzip, gzip", b"\xff"),
+    _header(b"Transfer-Encoding", b"gzip", b"identity", b"chunked, gzip", b"\xff"),
+    _header(b"TE", b"gzip", b"trailers"),
+    _header(b"Expect", b"100-continue", b"200-ok"),
+    _header(b"Upgrade", b"h2c", b"websocket"),
+    _header(b"Connection", b"upgrade", b"keep-alive, close", b"\xff", b"close"),
+    _header(b"Authorization", b"Bearer x", b"Basic \xff", b"Bearer"),
+    _header(b"Origin", b"http://evil", b"null", b"\xff", b"http://[::1"),
+    _header(b"X", b"", b"a" * 60_000, b"a" * 70_000, b"\x00", b"a\nb", b"\xff" * 100),
+    _header(b"b\xffd", b"x"),
+    _header(b"no colon\r\nX", b"x"),
+    _header(b"Cookie", b"a" * 8000, b"=;=;="),
+)

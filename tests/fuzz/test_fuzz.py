@@ -1,0 +1,19 @@
+"""A hundred and fifty mutated requests with a fixed seed; see __main__.py."""
+
+import asyncio
+from pathlib import Path
+
+from tests.fuzz.__main__ import fuzz, fuzz_service
+
+
+def test_no_request_breaks_anything(tmp_path: Path) -> None:
+    service = fuzz_service(tmp_path)
+    try:
+        service.start()
+        figures = asyncio.run(fuzz(service, 150, seed=11))
+    finally:
+        service.stop()
+    assert sum(figures.values()) == 150
+    assert figures["400 invalid_request with param"] > 30
+    assert figures["200 streamed"] > 2
+    assert len(figures) > 6
