@@ -236,7 +236,8 @@ def _unwritten_images(chat: Chat, text: str, renderer: Callable[..., Any]) -> li
                 continue
             others = {**turn, "content": [*content[:index], *content[index + 1 :]]}
             without = replace(chat, turns=[*chat.turns[:number], others, *chat.turns[number + 1 :]])
-            if str(renderer(without, tokenize=False, asks=True)) == text:
+            # Apart from blanks, which join the texts around it.
+            if "".join(str(renderer(without, tokenize=False, asks=True)).split()) == "".join(text.split()):
                 unwritten.append(f"images[{count}]")
             count += 1
     return unwritten

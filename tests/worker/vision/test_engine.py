@@ -556,6 +556,21 @@ def test_another_chat_template(folder: Path) -> None:
     assert engine.model.chat(Generate(messages=messages), messages)[:2] == ("<be brief><hi é>", [])
 
 
+def test_a_template_that_takes_a_text_gets_no_list(folder: Path) -> None:
+    """mlx-vlm makes lists of parts, which such a template would write as Python does."""
+    engine = load(folder, chat_template="{% for message in messages %}<{{ message['content'] | trim }}>{% endfor %}")
+    messages = TEXT_ONLY["messages"]
+    assert engine.model.chat(Generate(messages=messages), messages)[0] == "<be brief><hi é>"
+
+
+def test_an_image_that_the_template_does_not_write_is_refused(folder: Path) -> None:
+    template = (
+        "{% for message in messages %}{% for part in message['content'] %}{{ part.text }}{% endfor %}{% endfor %}"
+    )
+    got = failure(load(folder, chat_template=template), **ONE)
+    assert (got["code"], got["param"]) == ("invalid_request", "images[0]")
+
+
 def test_a_model_without_a_template_still_chats(tmp_path: Path) -> None:
     folder = make_tiny_vision(tmp_path / "plain")
     settings = json.loads((folder / "tokenizer_config.json").read_text())
