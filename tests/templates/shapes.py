@@ -133,7 +133,7 @@ CONTENTS = [
         "image",
         [{"role": "user", "content": [*text("kzone"), {"type": "image_url", "image_url": {"url": PIXEL}}]}],
         {},
-        refused="messages[0].content[1].image_url",
+        refused="images[0]",
     ),
     Shape("thinking on", [USER], {"enable_thinking": True}),
     Shape("thinking off", [USER, ANSWER, AGAIN], {"enable_thinking": False}),
