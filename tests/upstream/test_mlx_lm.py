@@ -26,6 +26,7 @@ from mlx_lm.models.cache import (
 )
 from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p, apply_xtc, make_logits_processors, make_sampler
 from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, NaiveStreamingDetokenizer
+from mlx_lm.tool_parsers.pythonic import parse_tool_call as parse_pythonic
 from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import (
     MODEL_ARCHITECTURE_REMAPPING,
@@ -206,8 +207,10 @@ def test_mlx_lm_tokenizer_wrapper(tokenizer: Any) -> None:
     assert (tokenizer.has_thinking, tokenizer.has_tool_calling, tokenizer.has_chat_template) == (False, False, True)
     for name in ("structural_markers", "response_transitions", "response_initial_state", "tool_parser"):
         assert not getattr(tokenizer, name), name
-    for name in ("think_start", "think_end", "think_start_tokens", "think_end_tokens"):
+    for name in ("think_start", "think_end"):
         assert hasattr(tokenizer, name), name
+    called = {"name": "weather", "arguments": {"city": "Rome", "days": 2}}
+    assert parse_pythonic('[weather(city="Rome", days=2)]', None) == called
     assert not tokenizer.tool_call_start
     assert not tokenizer.tool_call_end
     state: Any = make_text_state_machine(tokenizer).make_state("normal")
