@@ -169,3 +169,11 @@ def test_refusals_that_are_over_are_forgotten_and_no_others() -> None:
     s.ask(R4, "a")
     s.dies(worker_id, intake=R4)
     assert len(s.model("a").refused) == 1
+
+
+def test_a_request_that_silences_its_process_is_blamed_too() -> None:
+    s = Script(heartbeat_timeout=10.0)
+    s.busy("a", R1)
+    assert s.wait(10.0) == [KillWorker(W1, "no heartbeat for 10 s")]
+    assert s.dies(W1, intake=R1) == [Failed(R1, "worker_died", "no heartbeat for 10 s")]
+    assert s.model("a").deaths == 0
