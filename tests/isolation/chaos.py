@@ -1,8 +1,12 @@
-"""Random chaos: clients that come, go and leave early, while models are killed, stopped, unloaded and loaded.
+"""Random chaos: clients ask, stream and leave early while models are killed, stopped, unloaded and loaded.
 
-Run by test_chaos.py for a minute; `python -m tests.isolation.chaos SECONDS SEED` prints the figures of a longer run as
-a table (`make chaos`). Every request must end exactly once: an answer, a framed or plain error with a known code, or
-the client's own leaving. Anything else raises.
+test_chaos.py runs it for a minute; `python -m tests.isolation.chaos SECONDS SEED` (`make chaos`) prints the figures of
+a longer run as a table. Every request must end exactly once: with an answer, with a framed or plain error of a known
+code, or because its client left. Anything else raises.
+
+Clients behave as good clients do: a refused client waits as long as Retry-After says, and a client that is told not to
+retry asks again after a pause. An operator loads models that have failed. Attacks come in storms: the next one begins
+when every model that clients want has answered since the last one. All randomness comes from the seed.
 """
 
 import asyncio
@@ -15,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,101 +27,174 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.isolation.conftest import HEARTBEAT_TIMEOUT
 from tests.service import Service, chat_body
 from tests.tiny_models import make_tiny_model
 
 MODELS = ("a", "b", "c")
 CLIENTS = 16
-# What a client may be told in a storm; any other code would be a fault of ours.
+# The codes that a client may get during the chaos; any other code is a bug.
 KNOWN_CODES = {"worker_died", "model_unavailable", "rate_limit_exceeded", "insufficient_memory"}
 _SIGNALS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signal.SIGSTOP)
-_ANSWER_SECONDS = 60.0
+_ANSWER_SECONDS = 240.0
+# Pause of a client that is told not to retry, seconds: doubled with each refusal in a row.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0
+_OPERATOR_LOOKS_EVERY = 1.0
+# Seconds between attacks, of a storm, and of the calm that follows once the models have recovered.
+_ATTACK_EVERY = (0.1, 0.6)
+_SIGNAL_SHARE = 0.6  # the rest are acts of an administrator
+_VERBS = ("load", "unload", "kill", "unpin")
+_STORM, _CALM = (6.0, 10.0), (8.0, 14.0)
+# How long clients want the same two of the three models, seconds. A change of demand evicts.
+_DEMAND = (8.0, 16.0)
 
 
 @dataclass
 class Figures:
-    """What has happened. rss: MiB of broker and gateway at a quarter of the time and at the end."""
+    """Counts of everything that happened. rss: MiB of broker and gateway after a quarter of the run and at its end."""
 
     started: int = 0
     ends: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     attacks: Counter[str] = field(default_factory=Counter)
+    operator_loads: int = 0
     slowest_seconds: float = 0.0
     rss_early: dict[str, float] = field(default_factory=dict)
     rss_late: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def answered(self) -> int:
+        return self.ends["answered, streamed"] + self.ends["answered, whole"]
+
+    @property
+    def refused_percent(self) -> float:
+        return 100 * self.ends["error, plain"] / max(1, self.started)
+
     def table(self) -> str:
-        rows: list[tuple[str, object]] = [("requests", self.started)]
+        rows: list[tuple[str, object]] = [("requests", self.started), ("answered", self.answered)]
+        rows += [("refused, % of requests", round(self.refused_percent, 1))]
         rows += [*sorted(self.ends.items()), *sorted(self.errors.items())]
-        rows += [*sorted(self.attacks.items()), ("slowest end, s", round(self.slowest_seconds, 2))]
+        rows += [*sorted(self.attacks.items()), ("loads by the operator", self.operator_loads)]
+        rows += [("slowest end, s", round(self.slowest_seconds, 2))]
         rows += [
             (f"{n} RSS, MiB, early / late", f"{self.rss_early[n]:.1f} / {self.rss_late[n]:.1f}") for n in self.rss_late
         ]
         return "\n".join(f"| {name} | {value} |" for name, value in rows)
 
 
+@dataclass(frozen=True)
+class End:
+    """How a request ended. retry_after: seconds, where the response named them; retryable: no error said otherwise."""
+
+    name: str
+    retry_after: float | None = None
+    retryable: bool = True
+
+
+@dataclass
+class Run:
+    """One run: its client, its end and its figures. least: the run goes on until there have been this many attacks and
+    streamed answers, even where that takes longer. wanted: the models that clients ask for now. served: the models that
+    have answered since the last storm."""
+
+    http: httpx.AsyncClient
+    ends_at: float
+    least: int
+    wanted: tuple[str, ...] = MODELS
+    served: set[str] = field(default_factory=set)
+    figures: Figures = field(default_factory=Figures)
+
+    def goes_on(self) -> bool:
+        counts = (self.figures.attacks.total(), self.figures.ends["answered, streamed"])
+        return time.monotonic() < self.ends_at or min(counts) < self.least
+
+    async def rest(self, seconds: float) -> None:
+        """Sleep, but not beyond the end of the run (beyond it: for a second at most)."""
+        left = self.ends_at - time.monotonic()
+        await asyncio.sleep(min(seconds, left if left > 0 else 1.0))
+
+
 def chaos_service(models: Path) -> Service:
-    """Three models in two places, so that eviction takes part; short timeouts, so that stopped processes are found."""
-    broker = {"max_models": 2, "heartbeat_interval_seconds": 0.1, "heartbeat_timeout_seconds": 1.5, "warm_spares": 1}
+    """Three models in two places, so that models are evicted. Short timeouts, so that stopped processes are found soon
+    in every phase of their life: a process that is stopped before it connects has no heartbeat to miss, and only
+    load_stall_timeout_seconds ends it. Together they stay below the time that clients wait for an answer."""
+    broker = {
+        "max_models": 2,
+        "warm_spares": 1,
+        "heartbeat_interval_seconds": 0.1,
+        "heartbeat_timeout_seconds": HEARTBEAT_TIMEOUT,
+        "load_stall_timeout_seconds": 30.0,
+        "queue_timeout_seconds": 60.0,
+    }
     return Service(models, {"broker": broker})
 
 
 async def run_chaos(service: Service, seconds: float, seed: int, least: int = 0) -> Figures:
-    """Raises AssertionError for the first request that does not end as it must. least: as many attacks and streamed
-    answers there are to be, also where that takes longer."""
-    figures = Figures()
-    ends_at = time.monotonic() + seconds
-
-    def goes_on() -> bool:
-        counts = (figures.attacks.total(), figures.ends["answered, streamed"])
-        return time.monotonic() < ends_at or min(counts) < least
-
-    limits = httpx.Limits(max_connections=None)  # of what a cancelled request leaves, httpx keeps count too long
+    """Raises AssertionError for the first request that does not end as it must. least: see Run."""
+    limits = httpx.Limits(max_connections=None)  # httpx counts the connection of a cancelled request for too long
     async with httpx.AsyncClient(base_url=service.url, timeout=_ANSWER_SECONDS, limits=limits) as http:
+        run = Run(http, time.monotonic() + seconds, least)
         async with asyncio.TaskGroup() as group:
             for number in range(CLIENTS):
-                group.create_task(_client(http, random.Random(f"{seed}/{number}"), goes_on, figures))
-            group.create_task(_attacker(http, random.Random(f"{seed}/attacker"), goes_on, figures))
+                group.create_task(_client(run, random.Random(f"{seed}/{number}")))
+            group.create_task(_attacker(run, group, random.Random(f"{seed}/attacker")))
+            group.create_task(_operator(run))
+            group.create_task(_demand(run, random.Random(f"{seed}/demand")))
             await asyncio.sleep(seconds / 4)
-            figures.rss_early = _rss(service)
+            run.figures.rss_early = _rss(service)
         await _calm(http)
-        figures.rss_late = _rss(service)
-    assert figures.started == sum(figures.ends.values())
-    return figures
+        run.figures.rss_late = _rss(service)
+    assert run.figures.started == sum(run.figures.ends.values())
+    return run.figures
 
 
-async def _client(http: httpx.AsyncClient, rng: random.Random, goes_on: Callable[[], bool], figures: Figures) -> None:
-    while goes_on():
-        body = chat_body(rng.choice(MODELS), "Hello " * rng.randrange(1, 60), max_tokens=rng.randrange(1, 150))
-        leaves_after = rng.randrange(10) if rng.random() < 0.15 else None
-        figures.started += 1
-        began = time.monotonic()
-        if rng.random() < 0.6:
-            end = await _stream(http, body | {"stream": True}, leaves_after, figures)
-        else:
-            end = await _ask(http, body, leaves_after, figures)
-        figures.ends[end] += 1
-        figures.slowest_seconds = max(figures.slowest_seconds, time.monotonic() - began)
+async def _client(run: Run, rng: random.Random) -> None:
+    refusals = 0
+    while run.goes_on():
+        model = rng.choice(run.wanted)
+        body = chat_body(model, "Hello " * rng.randrange(1, 60), max_tokens=rng.randrange(1, 150))
+        end = await _request(run, rng, body)
+        refusals = 0 if end.retryable else refusals + 1
+        if end.retry_after is not None:
+            await run.rest(end.retry_after * rng.uniform(1.0, 1.5))
+        elif refusals:
+            await run.rest(min(_FIRST_PAUSE * 2 ** (refusals - 1), _LONGEST_PAUSE) * rng.uniform(1.0, 1.5))
 
 
-async def _stream(http: httpx.AsyncClient, body: dict[str, Any], leaves_after: int | None, figures: Figures) -> str:
+async def _request(run: Run, rng: random.Random, body: dict[str, Any]) -> End:
+    leaves_after = rng.randrange(10) if rng.random() < 0.15 else None
+    run.figures.started += 1
+    began = time.monotonic()
+    if rng.random() < 0.6:
+        end = await _stream(run.http, body | {"stream": True}, leaves_after, run.figures)
+    else:
+        end = await _ask(run.http, body, leaves_after, run.figures)
+    run.figures.ends[end.name] += 1
+    if end.name.startswith("answered"):
+        run.served.add(body["model"])
+    run.figures.slowest_seconds = max(run.figures.slowest_seconds, time.monotonic() - began)
+    return end
+
+
+async def _stream(http: httpx.AsyncClient, body: dict[str, Any], leaves_after: int | None, figures: Figures) -> End:
     async with http.stream("POST", "/v1/chat/completions", json=body) as response:
         if response.status_code != 200:
-            return _refused(response.status_code, await response.aread(), figures)
+            await response.aread()
+            return _refused(response, figures)
         lines = [line async for line in _lines(response, leaves_after)]
     if leaves_after is not None and len(lines) == leaves_after:
-        return "client left"
+        return End("client left")
     assert lines[-1] == "[DONE]", f"a stream just stopped: {lines[-2:]}"
     assert lines.count("[DONE]") == 1
     last = json.loads(lines[-2])
     if "error" in last:
         _count(last, figures)
-        return "error, framed"
+        return End("error, framed")
     assert last["choices"][0]["finish_reason"] in ("length", "stop")
-    return "answered, streamed"
+    return End("answered, streamed")
 
 
-async def _lines(response: httpx.Response, leaves_after: int | None) -> Any:
+async def _lines(response: httpx.Response, leaves_after: int | None) -> AsyncIterator[str]:
     count = 0
     async for line in response.aiter_lines():
         if count == leaves_after:
@@ -127,58 +204,98 @@ async def _lines(response: httpx.Response, leaves_after: int | None) -> Any:
             yield line.removeprefix("data: ")
 
 
-async def _ask(http: httpx.AsyncClient, body: dict[str, Any], leaves_after: int | None, figures: Figures) -> str:
+async def _ask(http: httpx.AsyncClient, body: dict[str, Any], leaves_after: int | None, figures: Figures) -> End:
     request = http.post("/v1/chat/completions", json=body)
     if leaves_after is not None:
         try:
             response = await asyncio.wait_for(request, leaves_after / 100)
         except TimeoutError:
-            return "client left"
+            return End("client left")
     else:
         response = await request
     if response.status_code != 200:
-        return _refused(response.status_code, response.content, figures)
+        return _refused(response, figures)
     assert response.json()["usage"]["completion_tokens"] >= 1
-    return "answered, whole"
+    return End("answered, whole")
 
 
-def _refused(status: int, content: bytes, figures: Figures) -> str:
-    assert status in (429, 503), f"{status}: {content!r}"
-    _count(json.loads(content), figures)
-    return "error, plain"
+def _refused(response: httpx.Response, figures: Figures) -> End:
+    assert response.status_code in (429, 503), f"{response.status_code}: {response.text}"
+    error = _count(response.json(), figures)
+    retry_after = response.headers.get("retry-after")
+    return End("error, plain", None if retry_after is None else float(retry_after), error["retryable"])
 
 
-def _count(body: dict[str, Any], figures: Figures) -> None:
-    code = body["error"]["code"]
-    assert code in KNOWN_CODES, body
-    figures.errors[f"code {code}"] += 1
+def _count(body: dict[str, Any], figures: Figures) -> dict[str, Any]:
+    error: dict[str, Any] = body["error"]
+    assert error["code"] in KNOWN_CODES, body
+    figures.errors[f"code {error['code']}"] += 1
+    return error
 
 
-async def _attacker(http: httpx.AsyncClient, rng: random.Random, goes_on: Callable[[], bool], figures: Figures) -> None:
-    while goes_on():
-        await asyncio.sleep(rng.uniform(0.1, 0.6))  # the schedule itself, nothing is waited for
-        model = rng.choice(MODELS)
-        choice = rng.random()
-        if choice < 0.6:
-            number = rng.choice(_SIGNALS)
-            status = (await http.get("/admin/models/status")).json()
-            pids = [m["pid"] for m in status["models"] if m["pid"] is not None]
-            if pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(rng.choice(pids), number)
-                    figures.attacks[f"attack {number.name}"] += 1
-            continue
-        verb = "load" if choice < 0.7 else "unload" if choice < 0.8 else "kill" if choice < 0.9 else "unpin"
-        params: dict[str, Any] = (
-            {"timeout": rng.choice([0, 1, 5]), "force": rng.choice(["true", "false"])} if verb == "unload" else {}
-        )
-        response = await http.post(f"/admin/models/{verb}/{model}", params=params)
-        assert response.status_code in (200, 404, 409, 500), response.text
-        figures.attacks[f"attack {verb}"] += 1
+async def _attacker(run: Run, group: asyncio.TaskGroup, rng: random.Random) -> None:
+    """Storms of attacks. The next attack does not wait for the last one's answer: a load can take long."""
+    while run.goes_on():
+        storm_ends_at = time.monotonic() + rng.uniform(*_STORM)
+        while run.goes_on() and time.monotonic() < storm_ends_at:
+            await asyncio.sleep(rng.uniform(*_ATTACK_EVERY))  # the schedule itself: the sleep waits for no condition
+            if rng.random() < _SIGNAL_SHARE:
+                await _send_signal(run, rng)
+            else:
+                group.create_task(_administrate(run, rng.choice(_VERBS), rng.choice(MODELS), rng))
+        await _unpin_all(run)
+        run.served.clear()
+        while run.goes_on() and not run.served.issuperset(run.wanted):
+            await run.rest(0.05)
+        await run.rest(rng.uniform(*_CALM))
+
+
+async def _send_signal(run: Run, rng: random.Random) -> None:
+    number = rng.choice(_SIGNALS)
+    status = (await run.http.get("/admin/models/status")).json()
+    pids = [m["pid"] for m in status["models"] if m["pid"] is not None]
+    if pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(rng.choice(pids), number)
+            run.figures.attacks[f"attack {number.name}"] += 1
+
+
+async def _administrate(run: Run, verb: str, model: str, rng: random.Random) -> None:
+    params = dict[str, str]()
+    if verb == "unload":
+        params = {"timeout": rng.choice(["0", "1", "5"]), "force": rng.choice(["true", "false"])}
+    response = await run.http.post(f"/admin/models/{verb}/{model}", params=params)
+    assert response.status_code in (200, 404, 409, 500), response.text
+    run.figures.attacks[f"attack {verb}"] += 1
+
+
+async def _unpin_all(run: Run) -> None:
+    """Pinned models would keep the others out for the whole calm."""
+    status = (await run.http.get("/admin/models/status")).json()
+    for model in [m["model_id"] for m in status["models"] if m["preloaded"]]:
+        await run.http.post(f"/admin/models/unpin/{model}")
+
+
+async def _demand(run: Run, rng: random.Random) -> None:
+    while run.goes_on():
+        run.wanted = tuple(rng.sample(MODELS, 2))
+        await run.rest(rng.uniform(*_DEMAND))
+
+
+async def _operator(run: Run) -> None:
+    """Loads models that have failed, as a person would, and unpins them, so that the limits stay as they were."""
+    while run.goes_on():
+        await run.rest(_OPERATOR_LOOKS_EVERY)
+        status = (await run.http.get("/admin/models/status")).json()
+        for model in [m["model_id"] for m in status["models"] if m["state"] == "failed"]:
+            response = await run.http.post(f"/admin/models/load/{model}")
+            assert response.status_code in (200, 500), response.text
+            await run.http.post(f"/admin/models/unpin/{model}")
+            run.figures.operator_loads += 1
 
 
 async def _calm(http: httpx.AsyncClient) -> None:
-    """After the storm nothing is in flight or queued, and every model answers again."""
+    """After the run nothing is in flight or queued, and every model answers again."""
     for model in MODELS:
         await http.post(f"/admin/models/unload/{model}", params={"force": "true", "timeout": 0})
     for model in MODELS:
