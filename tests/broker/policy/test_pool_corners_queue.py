@@ -112,7 +112,8 @@ def test_of_two_busy_models_the_one_without_new_work_is_claimed() -> None:
     s.now += 1
     assert s.ask(R3, "a") == [s.forward(W1, "a", R3)]
     assert s.ask(R8, "c") == []
-    assert s.finish(W2, R2)[-1] == StopWorker(W2, "evicted for c")
+    assert s.ask(R4, "b") == []  # b is to leave
+    assert s.ask(R9, "a") == [s.forward(W1, "a", R9)]
 
 
 def test_of_two_idle_models_the_one_that_ended_its_work_first_is_evicted() -> None:
