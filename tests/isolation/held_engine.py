@@ -26,5 +26,11 @@ class HeldEngine(TextEngine):
 
     def step(self) -> list[Output]:
         if self._hold.exists():
+            stepping(self._hold).touch()
             time.sleep(STEP_SECONDS)
         return super().step()
+
+
+def stepping(hold: Path) -> Path:
+    """The file that is there once a step has begun while `hold` is."""
+    return hold.with_name("stepping")

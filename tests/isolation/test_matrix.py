@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from tests.isolation.conftest import HEARTBEAT_TIMEOUT
+from tests.isolation.held_engine import stepping
 from tests.service import Service, Stream, assert_below, wait_until
 
 SIGNALS = [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signal.SIGSTOP]
@@ -144,7 +145,7 @@ def _hit(
     assert b.started.wait(10)
     hold.touch()
     try:
-        a, unload, a_pid = _bring_into(service, phase, model, unread)
+        a, unload, a_pid = _bring_into(service, phase, model, unread, hold)
         assert not b.is_done, "B ended before the signal; the cell proves nothing"
         hit_at = time.monotonic()
         os.kill(a_pid, number)
@@ -177,7 +178,9 @@ def _wait_for_spares(service: Service) -> None:
     wait_until(lambda: [s["state"] for s in service.status()["spares"]] == ["imported"] * 2, 40, "two spares")
 
 
-def _bring_into(service: Service, phase: str, model: str, unread: str) -> tuple[Client | None, Client | None, int]:
+def _bring_into(
+    service: Service, phase: str, model: str, unread: str, hold: Path
+) -> tuple[Client | None, Client | None, int]:
     """A's client (if it asks before the signal), the pending unload (if any), and A's pid, once A is in this phase.
 
     unread: a long prompt that is not in A's prompt cache.
@@ -192,8 +195,10 @@ def _bring_into(service: Service, phase: str, model: str, unread: str) -> tuple[
     if phase == "idle":
         return None, None, pid
     if phase == "prefill":
+        stepping(hold).unlink(missing_ok=True)
         a = asking(service, model, unread, stream=False, max_tokens=4)
-        wait_until(lambda: service.model(model)["in_flight"], what="A's prefill")
+        # Not while it is being taken in: a request is blamed for a death then.
+        wait_until(stepping(hold).exists, what="A's prefill")
         assert not a.is_done
         return a, None, pid
     a = streaming(service, model, "Hello", max_tokens=1000)

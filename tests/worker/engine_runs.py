@@ -59,7 +59,9 @@ def load_recorded(folder: Path, **options: Any) -> tuple[TextEngine, list[tuple[
         models.append(Recorded(loaded.model))
         return make_batch(replace(loaded, model=models[0]), draft, settings)
 
-    return load(folder, make_batch=make, **options), models[0].calls
+    engine = load(folder, make_batch=make, **options)
+    models[0].calls.clear()  # what was found out while loading
+    return engine, models[0].calls
 
 
 class WatchedStore:

@@ -174,7 +174,7 @@ def test_an_output_of_an_unknown_kind_ends_its_own_request(worker: Worker) -> No
     outputs = worker.until_ended(inventing, other)
     (failure,) = outputs[inventing]
     assert (failure.kind, failure.body["code"]) == (ERROR, "internal_error")
-    assert failure.body["message"] == "the answer cannot be sent: 7 is no kind of output"
+    assert failure.body["message"] == "the answer cannot be sent: 7 is not a kind of output"
     assert text_of(outputs[other]) == "x" * 400
     assert worker.answer(worker.request(prompt="next " * 100))["text"] == "next " * 100
     assert "for a request that has ended" not in worker.stderr
