@@ -296,6 +296,7 @@ def test_a_download_that_waits_for_its_turn_cannot_stall() -> None:
     s.now += 2
     assert s.send(TimePassed()) == []
     assert s.downloads.next_deadline() == 1119.0
+    assert s.downloads.all[2].problem is None
 
 
 @pytest.mark.parametrize(

@@ -315,3 +315,11 @@ def test_a_process_that_was_asked_to_exit_needs_no_heartbeat() -> None:
     assert s.unload(R9, "a") == [StopWorker(W1, "unload")]
     assert s.wait(1.9) == []
     assert s.wait(0.1) == [KillWorker(W1, "did not exit when asked")]
+
+
+def test_a_spare_may_wait_for_ever() -> None:
+    s = Script(warm_spares=1, load_stall_timeout=120.0)
+    s.send(TimePassed())
+    s.connect(W1)
+    s.progress(W1, "imported")
+    assert s.wait(1000.0, W1) == []

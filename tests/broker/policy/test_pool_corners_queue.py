@@ -1,6 +1,6 @@
 """Corners of the queue, each found by a mutant that every other test let pass (docs/testing.md)."""
 
-from broker.policy.actions import KillWorker, StartWorker, StopWorker
+from broker.policy.actions import Fail, KillWorker, StartWorker, StopWorker
 from broker.policy.events import ModelPinned, RequestArrived
 from broker.wire.failure import Code, Failure
 from tests.broker.policy.script import R1, R2, R3, R4, R8, R9, W1, W2, W3, Failed, Script
@@ -178,3 +178,53 @@ def test_a_request_that_silences_its_process_is_blamed_too() -> None:
     assert s.wait(10.0) == [KillWorker(W1, "no heartbeat for 10 s")]
     assert s.dies(W1, intake=R1) == [Failed(R1, "worker_died", "no heartbeat for 10 s")]
     assert s.model("a").deaths == 0
+
+
+def test_a_request_is_refused_for_ten_minutes() -> None:
+    s = Script()
+    worker_id = s.pinned("a")
+    s.ask(R1, "a")
+    s.dies(worker_id, intake=R1)
+    worker_id = s.worker("a").worker_id
+    s.connect(worker_id)
+    s.ready(worker_id)
+    s.wait(599.9, worker_id)
+    assert s.ask(R2, "a", payload=R1) == [Failed(R2, "worker_died")]
+    s.wait(0.1, worker_id)
+    assert s.ask(R3, "a", payload=R1) == [s.forward(worker_id, "a", R3, payload=R1)]
+
+
+# ---- room ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_limit_of_a_model_that_is_not_loaded_counts_only_what_waits() -> None:
+    s = Script(max_requests_per_model=1)
+    assert s.ask(R1, "a") == [StartWorker(W1, spare=False)]
+
+
+def test_a_refusal_names_only_pinned_models_that_take_room() -> None:
+    s = Script(max_models=4, memory=300)
+    s.pinned("a")
+    s.idle("b")
+    s.add_model("large", 250)
+    s.add_model("huge", 250)
+    s.send(ModelPinned("large", s.specs["large"]))  # finds no room itself
+    [refused] = s.ask(R1, "huge")
+    assert isinstance(refused, Fail)
+    assert refused.failure.message.endswith("and these are pinned: a")
+
+
+def test_a_refusal_without_pinned_models_names_none() -> None:
+    s = Script()
+    s.add_model("large", 2000)
+    [refused] = s.ask(R1, "large")
+    assert isinstance(refused, Fail)
+    assert refused.failure.message.endswith("GiB and 2 models")
+
+
+def test_the_room_of_a_draining_model_is_waited_for_and_no_other_is_evicted() -> None:
+    s = Script()
+    s.busy("a", R1)
+    s.idle("b")
+    s.unload(R9, "a")
+    assert s.ask(R2, "c") == []
