@@ -1,13 +1,25 @@
 """What the composed policies answer when they are asked; the random histories drive the composition itself."""
 
+from broker.policy.actions import Acknowledge, DropOutputs, ForwardOutputs
 from broker.policy.downloads import Downloads
-from broker.policy.events import LoadRequested, ModelMissed, RequestArrived, WorkerBecameReady, WorkerConnected
+from broker.policy.events import (
+    LinkOpened,
+    LoadRequested,
+    ModelMissed,
+    OutputsArrived,
+    OutputsRead,
+    RequestArrived,
+    WorkerBecameReady,
+    WorkerConnected,
+    WorkerStarted,
+)
 from broker.policy.flow import Flow
 from broker.policy.limits import PoolLimits
 from broker.policy.policies import Policies
 from broker.policy.pool import Pool
 from broker.policy.specs import ModelSpec
 from broker.wire.failure import Code, Failure
+from broker.wire.frames import gateway_of
 from broker.wire.states import State
 from tests.broker.policy.script import R1, R2, R9, W1, Script
 
@@ -15,9 +27,27 @@ SPEC = ModelSpec("a", "text-gen", "/models/a", 1000)
 ABSENT = Failure(Code.MODEL_NOT_FOUND, "no model of this name")
 
 
-def test_pool_and_downloads_are_seen_together() -> None:
+def new_policies() -> Policies:
     limits = PoolLimits(2, 1 << 30)
-    policies = Policies(Pool(limits, "test"), Downloads(limits, "test", "/hub", for_requests=False), Flow())
+    return Policies(Pool(limits, "test"), Downloads(limits, "test", "/hub", for_requests=False), Flow())
+
+
+def test_outputs_are_acknowledged_when_they_are_read_and_dropped_ones_at_once() -> None:
+    policies = new_policies()
+    policies.handle(LinkOpened(gateway_of(R1)), 1.0)
+    policies.handle(RequestArrived(R1, "a", b"payload", SPEC), 1.0)
+    for event in (WorkerStarted(W1, 4711), WorkerConnected(W1), WorkerBecameReady(W1, 1000, 4096)):
+        policies.handle(event, 1.0)
+    forwarded = policies.handle(OutputsArrived(W1, [(R1, False)], [b"one"]), 1.0)
+    assert forwarded == [ForwardOutputs(W1, [b"one"])]
+    dropped = policies.handle(OutputsArrived(W1, [(R2, False)], [b"two"]), 1.0)
+    assert [type(action) for action in dropped] == [DropOutputs, Acknowledge]
+    assert dropped[-1] == Acknowledge(W1, 1)
+    assert policies.handle(OutputsRead(gateway_of(R1), 1), 1.0) == [Acknowledge(W1, 2)]
+
+
+def test_pool_and_downloads_are_seen_together() -> None:
+    policies = new_policies()
     policies.handle(RequestArrived(R1, "a", b"payload", SPEC), 1.0)
     policies.handle(ModelMissed(LoadRequested(R2, "org/b", None, ABSENT)), 1.0)
     seen = {model_id: shown.state for model_id, shown in policies.announced().items()}
