@@ -116,6 +116,16 @@ def test_of_two_busy_models_the_one_without_new_work_is_claimed() -> None:
     assert s.ask(R9, "a") == [s.forward(W1, "a", R9)]
 
 
+def test_a_loading_model_is_as_old_as_its_start() -> None:
+    s = Script()
+    s.loading("a", R1)
+    s.now += 1
+    s.busy("b", R2)
+    s.now += 1
+    assert s.ask(R3, "c") == []  # claims a
+    assert s.ask(R4, "b") == [s.forward(W2, "b", R4)]
+
+
 def test_of_two_idle_models_the_one_that_ended_its_work_first_is_evicted() -> None:
     s = Script()
     s.busy("a", R1)

@@ -85,6 +85,8 @@ def test_a_load_shows_its_stage_and_who_waits() -> None:
     assert (shown["state"], shown["stage"], shown["fraction"]) == ("loading", "weights", 0.5)
     assert (shown["queued"], shown["in_flight"], shown["loaded_at"], shown["last_used"]) == (1, 0, None, None)
     assert snapshot(s)["queued"] == 1
+    measured = ("rss_bytes", "footprint_bytes", "cpu_percent", "mlx_active_bytes", "mlx_cache_bytes", "mlx_peak_bytes")
+    assert {shown[name] for name in (*measured, "context_length")} == {0}  # nothing is known yet
 
 
 def test_a_model_that_waits_for_room_has_no_process_and_no_size() -> None:
