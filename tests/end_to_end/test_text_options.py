@@ -60,7 +60,7 @@ def test_a_custom_template_and_custom_defaults(service: Service) -> None:
 def test_the_client_is_told_which_options_do_not_fit_the_model(service: Service) -> None:
     error = service.chat("unfit").json()["error"]
     assert error["code"] == "load_failed"
-    assert "kv_bits 4 with kv_group_size 64 is nothing for this model" in error["message"]
+    assert "kv_bits 4 with kv_group_size 64 does not work with this model" in error["message"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting for Linux")

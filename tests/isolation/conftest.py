@@ -41,7 +41,10 @@ def isolated(isolation_models: Path, hold: Path) -> Iterator[Service]:
         options = {"folder": str(isolation_models / name), "hold": str(hold), **SMALL_CHUNKS}
         return {"engine": "tests.isolation.held_engine:HeldEngine", "type": "text-gen", "options": options}
 
-    service = Service(isolation_models, {"broker": broker, "models": {name: held(name) for name in ("a", "loading")}})
+    models = {name: held(name) for name in ("a", "loading")}
+    # A tool of 75 kB fits into the prompt, so that not its length is what refuses it.
+    models["b"] = {"options": {"context_length": 200_000}}
+    service = Service(isolation_models, {"broker": broker, "models": models})
     try:
         service.start()
         service.load("b").raise_for_status()
