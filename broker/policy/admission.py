@@ -14,11 +14,11 @@ _ENCODING = frozenset({Task.EMBED, Task.RERANK})
 
 def wrong_task(spec: ModelSpec, task: str) -> Failure | None:
     """Why this model cannot do this task, so that it is refused before a process starts; None if it can."""
-    if task not in list(Task):
-        return Failure(Code.INVALID_REQUEST, f"there is no task {task!r}")
     tasks = KINDS[spec.model_type].tasks
     if task in tasks:
         return None
+    if task not in list(Task):
+        return Failure(Code.INVALID_REQUEST, f"there is no task {task!r}")
     does = " and ".join(sorted(tasks)) or "nothing yet"
     message = f"{spec.model_id} is a model of type {spec.model_type}: it can {does}, not {task}"
     if task in _ENCODING:  # a conversion may have lost the file that says so

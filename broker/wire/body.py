@@ -36,9 +36,9 @@ def from_map(cls: type[T], values: dict[str, Any]) -> T:
         if name not in known:
             raise ProtocolError(f"{cls.__name__} has no field {name!r}")
         types = known[name]
-        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        if type(value) not in types and (isinstance(value, bool) or not isinstance(value, types)):
             raise ProtocolError(f"{cls.__name__}.{name} is a {type(value).__name__}")
-        if isinstance(value, float) and not math.isfinite(value):
+        if type(value) is float and not math.isfinite(value):
             raise ProtocolError(f"{cls.__name__}.{name} is {value}")  # NaN as a deadline would hide all others
     missing = required - values.keys()
     if missing:
