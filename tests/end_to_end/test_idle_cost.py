@@ -7,7 +7,7 @@ import psutil
 from tests.service import Service, assert_below
 
 MAX_RSS_BYTES = 120 * 10**6
-MAX_CPU_FRACTION = 0.01
+MAX_CPU_FRACTION = 0.02  # 0.004 on an idle machine; a neighbour that fills the caches makes the same work dearer
 MEASURED_SECONDS = 5.0
 
 

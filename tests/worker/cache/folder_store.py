@@ -1,6 +1,7 @@
 """A store of another kind than the worker's own: one safetensors file for each entry, which outlives its engine."""
 
 import hashlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ class FolderStore:
         folder.mkdir(exist_ok=True)
 
     def entries(self) -> dict[Key, Entry]:
-        files = sorted(self._folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns)
-        return dict(_head(file) for file in files)
+        heads = sorted(map(_head, self._folder.glob("*.safetensors")), key=lambda head: head[0])
+        return {key: entry for _, key, entry in heads}
 
     def keep(self, key: Key, entry: Entry, cache: list[Any]) -> None:
-        facts = {"key": key.hex(), "kind": entry.kind, "nbytes": str(entry.nbytes)}
+        # Several files can have the same time of change: the system's clock for files is coarse.
+        facts = {"key": key.hex(), "kind": entry.kind, "nbytes": str(entry.nbytes), "kept": str(time.time_ns())}
         facts["can_be_shortened"] = str(entry.can_be_shortened)
         mx.eval([layer.state for layer in cache])
         save_prompt_cache(str(self._file(key)), cache, facts)
@@ -43,7 +45,7 @@ class FolderStore:
         return self._folder / f"{hashlib.sha256(key).hexdigest()}.safetensors"
 
 
-def _head(file: Path) -> tuple[Key, Entry]:
+def _head(file: Path) -> tuple[int, Key, Entry]:
     _, facts = load_prompt_cache(str(file), return_metadata=True)
     entry = Entry(int(facts["nbytes"]), facts["kind"], facts["can_be_shortened"] == "True")
-    return bytes.fromhex(facts["key"]), entry
+    return int(facts["kept"]), bytes.fromhex(facts["key"]), entry
