@@ -127,7 +127,7 @@ class Performer:
     def _assign(self, action: AssignModel) -> None:
         spec = self._lookup.newest(action.spec)
         logger.info("%s loads %s", action.worker_id, spec.model_id)
-        limits = (action.memory_limit_bytes, action.rank, action.ranks)
+        limits = (action.share_bytes, action.limit_bytes, action.rank, action.ranks)
         body = Assign(spec.model_id, spec.path, spec.model_type, spec.engine, spec.options, *limits)
         self._workers.send(action.worker_id, body)
 

@@ -7,6 +7,7 @@ from typing import assert_never
 from broker.policy.events import (
     Event,
     HeartbeatArrived,
+    MemoryNeeded,
     OutputsArrived,
     WorkerBecameReady,
     WorkerConnected,
@@ -19,7 +20,7 @@ from broker.wire.body import Body, ProtocolError
 from broker.wire.codec import decode, encode
 from broker.wire.frames import NO_REQUEST
 from broker.wire.from_peers import Heartbeat, Hello
-from broker.wire.from_workers import FromWorker, LoadFailed, Progress, Ready
+from broker.wire.from_workers import FromWorker, LoadFailed, Need, Progress, Ready
 from broker.wire.outputs import PARTIAL, Outputs
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,8 @@ class Workers:
                 sample = self._sample(worker_id)
                 measured = max(body.mlx_active_bytes, sample.footprint_bytes if sample is not None else 0)
                 return WorkerBecameReady(worker_id, measured, body.context_length)
+            case Need():
+                return MemoryNeeded(worker_id, body.share_bytes, body.least_bytes)
             case LoadFailed():
                 return WorkerFailedToLoad(worker_id, body.message, body.code)
             case _:

@@ -47,11 +47,13 @@ class DownloadEnded:
 
 @dataclass(slots=True, frozen=True)
 class AssignModel:
-    """Make this process load its part of a model: that of `rank` out of `ranks`."""
+    """Make this process load its part of a model: that of `rank` out of `ranks`. share_bytes: what it may take from the
+    start; limit_bytes: the largest share that it can ever get."""
 
     worker_id: str
     spec: ModelSpec
-    memory_limit_bytes: int
+    share_bytes: int
+    limit_bytes: int
     rank: int = 0
     ranks: int = 1
 

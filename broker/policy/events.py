@@ -112,6 +112,16 @@ class WorkerBecameReady:
 
 
 @dataclass(slots=True, frozen=True)
+class MemoryNeeded:
+    """The share of MLX's memory that a worker wants now, in total, and the least that it could come down to without
+    harm to a running sequence."""
+
+    worker_id: str
+    share_bytes: int
+    least_bytes: int
+
+
+@dataclass(slots=True, frozen=True)
 class WorkerFailedToLoad:
     """The worker says why it cannot load its model; its exit follows. A download too, and with which code."""
 
@@ -225,6 +235,7 @@ Event = (
     | WorkerConnected
     | WorkerProgressed
     | WorkerBecameReady
+    | MemoryNeeded
     | WorkerFailedToLoad
     | OutputsArrived
     | HeartbeatArrived

@@ -45,6 +45,7 @@ from broker.policy.events import (
     LinkClosed,
     LinkOpened,
     LoadRequested,
+    MemoryNeeded,
     ModelMissed,
     ModelPinned,
     OutputsArrived,
@@ -137,6 +138,8 @@ class Pool:
                 on_worker_exited(facts, event, now)
             case ShutdownRequested():
                 on_shutdown_requested(facts)
+            case MemoryNeeded():
+                pass  # no worker says it yet
             case TimePassed() | OutputsArrived():
                 pass  # a deadline alone changes no fact; outputs have their own way
             case ModelMissed() | LinkOpened() | LinkClosed() | OutputsSent() | OutputsRead():

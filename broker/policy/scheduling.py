@@ -148,8 +148,9 @@ def _assign(facts: Facts) -> None:
         for worker in instance.ranks:
             if worker.connected and not worker.assigned:
                 worker.assigned = True
-                limit, ranks = worker.memory_limit_bytes, len(instance.ranks)
-                facts.actions.append(AssignModel(worker.worker_id, model.spec, limit, worker.rank, ranks))
+                ranks = len(instance.ranks)
+                share, limit = instance.reserved_bytes // ranks, worker.memory_limit_bytes
+                facts.actions.append(AssignModel(worker.worker_id, model.spec, share, limit, worker.rank, ranks))
 
 
 def _dispatch(facts: Facts, now: float) -> None:

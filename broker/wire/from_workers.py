@@ -1,4 +1,4 @@
-"""Messages from workers to the broker, beside outputs: the progress and the end of loading."""
+"""Messages from workers to the broker, beside outputs: the progress and the end of loading, and the need of memory."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,21 +12,39 @@ from broker.wire.from_peers import Heartbeat, Hello
 class Progress(Body):
     """A stage of starting or loading (`imported`, `weights`, `tokenizer`), or a `download`.
 
-    fraction: of it done, None if unknown.
+    fraction: of it done, None if unknown. working_set_bytes: what Metal may use on this machine, once the process knows
+    that; 0 without Metal.
     """
 
     COMMAND: ClassVar[bytes] = b"PROGRESS"
     stage: str
     fraction: float | None = None
+    working_set_bytes: int = 0
 
 
 @dataclass(slots=True, frozen=True)
 class Ready(Body):
-    """The assigned model is loaded. context_length: tokens, 0 if unknown."""
+    """The assigned model is loaded. context_length: tokens, 0 if unknown. working_set_bytes: as in Progress."""
 
     COMMAND: ClassVar[bytes] = b"READY"
     mlx_active_bytes: int
     context_length: int = 0
+    working_set_bytes: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class Need(Body):
+    """The share that this process wants now, in total and not as a difference, so that the last one counts.
+
+    share_bytes: more than its share asks for more, which comes as SHARE, perhaps in parts. Less has been freed already,
+    and the broker takes it back at once. least_bytes: how far it could come down without harm to a running sequence
+    (weights and live sequences, no prompt cache). Sent after READY, and whenever one of the two changes by a block.
+    Bytes are those of MLX; what the process takes beside them is added by the broker.
+    """
+
+    COMMAND: ClassVar[bytes] = b"NEED"
+    share_bytes: int
+    least_bytes: int
 
 
 @dataclass(slots=True, frozen=True)
@@ -42,4 +60,4 @@ class LoadFailed(Body):
 
 
 # Everything that a worker may send to the broker, beside its Outputs.
-FromWorker = Heartbeat | Hello | Progress | Ready | LoadFailed
+FromWorker = Heartbeat | Hello | Progress | Ready | LoadFailed | Need

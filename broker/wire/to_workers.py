@@ -10,9 +10,10 @@ from broker.wire.body import Body
 class Assign(Body):
     """Load this model. Sent once in a worker's life; answered by PROGRESS, then READY or LOAD_FAILED.
 
-    model_type: a name in kinds.py. engine: `module:Class` when the settings name one, else None.
-    memory_limit_bytes: what the wired limit of the process follows, 0 for none. rank, ranks: which part of the model
-    this process loads, out of how many; rank 0 alone gets requests.
+    model_type: a name in kinds.py. engine: `module:Class` when the settings name one, else None. share_bytes: what this
+    process may take from the start, for its weights and a first block. limit_bytes: the largest share that it can ever
+    get, 0 if unknown: what needs more can never be served. rank, ranks: which part of the model this process loads, out
+    of how many; rank 0 alone gets requests.
     """
 
     COMMAND: ClassVar[bytes] = b"ASSIGN"
@@ -21,9 +22,33 @@ class Assign(Body):
     model_type: str
     engine: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    memory_limit_bytes: int = 0
+    share_bytes: int = 0
+    limit_bytes: int = 0
     rank: int = 0
     ranks: int = 1
+
+
+@dataclass(slots=True, frozen=True)
+class Share(Body):
+    """The memory that this process may take now, in total: an answer to NEED, and sent whenever more is granted. It
+    also ends a SHRINK. The broker lowers a share only to what a NEED has named.
+
+    limit_bytes: the largest share that the process can get as long as the pinned models stay, 0 if unknown. Bytes are
+    MLX's, as in Need.
+    """
+
+    COMMAND: ClassVar[bytes] = b"SHARE"
+    share_bytes: int
+    limit_bytes: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class Shrink(Body):
+    """Others wait for memory: come down to this share, by what is not in use at once, and further as sequences end.
+    Until the next SHARE, nothing new may be begun that needs more. Answered by NEED whenever some of it is free."""
+
+    COMMAND: ClassVar[bytes] = b"SHRINK"
+    share_bytes: int
 
 
 @dataclass(slots=True, frozen=True)

@@ -68,10 +68,10 @@ class TextEngine:
         self.generation = Generation(tokenizer, self.loaded.vocabulary, context)
         self._batch = make_batch(self.loaded, draft, options)
         # After the batch has been made, which wires as much as the machine recommends.
-        limit_wired_memory(assign.memory_limit_bytes)
+        limit_wired_memory(assign.limit_bytes)
         cache_bytes = options.prompt_cache_bytes
         if cache_bytes is None:
-            cache_bytes = default_bytes(assign.memory_limit_bytes, self.loaded.weights_bytes)
+            cache_bytes = default_bytes(assign.limit_bytes, self.loaded.weights_bytes)
         self._prompts = PromptCache(options.prompt_cache_tokens, cache_bytes, make_store())
         self._shares_live = self._prompts.is_on and can_be_shortened(self.loaded.model)
         self._keeps_checkpoints = self._prompts.is_on and not self._shares_live

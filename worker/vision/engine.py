@@ -98,7 +98,7 @@ class VisionEngine:
             stream=mx.default_stream(mx.default_device()),
         )
         # After the generator has been made, which wires as much as the machine recommends.
-        limit_wired_memory(assign.memory_limit_bytes)
+        limit_wired_memory(assign.limit_bytes)
         self._waiting: dict[bytes, _Waiting] = {}
         self._live: dict[int, _Live] = {}
         self._uids: dict[bytes, int] = {}

@@ -90,7 +90,7 @@ class World(Books):
             case StartWorker(worker_id, spare):
                 assert worker_id not in self.workers
                 self._start(worker_id, spare=spare)
-            case AssignModel(worker_id, spec, _, rank, ranks):
+            case AssignModel(worker_id, spec, _, _, rank, ranks):
                 worker = self.workers[worker_id]
                 assert worker.connected
                 assert worker.spec is None

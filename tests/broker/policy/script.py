@@ -233,7 +233,9 @@ class Script(World):
     def assign(self, worker_id: str, model_id: str) -> AssignModel:
         """The action that makes this worker load this model."""
         worker, spec = self.pool.workers[worker_id], self.specs[model_id]
-        return AssignModel(worker_id, spec, worker.memory_limit_bytes, worker.rank, spec.ranks)
+        assert worker.instance is not None
+        share = worker.instance.reserved_bytes // spec.ranks
+        return AssignModel(worker_id, spec, share, worker.memory_limit_bytes, worker.rank, spec.ranks)
 
     def loaded(self, request_id: bytes, model_id: str) -> Reply:
         """The answer to an administrator whose load has succeeded."""
