@@ -1,7 +1,8 @@
 """An engine that misbehaves on request: the echo engine plus everything that can go wrong with a real one.
 
 While loading, by the option `on_load`: `crash` (SIGSEGV), `raise`, `hang`, `slow` (ten reports over a second), `hold`
-(goes on until the file that the option `hold` names is gone).
+(goes on until the file that the option `hold` names is gone), `gpu` (raises the error of the GPU that the option `gpu`
+names, see device_errors.py).
 
 While serving, by what the last user message (or the prompt) says, `VERB [NUMBER] [after N tokens]`, anywhere in it:
 
@@ -11,6 +12,8 @@ While serving, by what the last user message (or the prompt) says, `VERB [NUMBER
     hang             the main thread never comes back; heartbeats go on
     freeze           SIGSTOP: the whole process stands still, heartbeats too
     raise            the step raises, for all requests
+    gpu              the step raises the error of the GPU that the option `gpu` names
+    reset            `add` raises it
     fail             this request alone ends in ERROR
     refuse           `add` raises FailureError for the field `prompt`
     dawdle           `add` takes 20 ms
@@ -42,12 +45,13 @@ from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output
 from broker.wire.packing import unpack
 from broker.wire.to_workers import Assign
 from broker.wire.work import Generate
+from tests.device_errors import DEVICE_ERRORS
 from worker.echo.engine import EchoEngine, echoed_text
 from worker.engine import Report
 
 _ORDER = re.compile(
     r"\b(?P<verb>crash|abort|exit|hang|freeze|raise|fail|refuse|dawdle|poison|clog|lose|repeat|garble|invent|slow|leak"
-    r"|ignore sigterm)\b"
+    r"|gpu|reset|ignore sigterm)\b"
     r"(?: (?P<number>\d+))?(?:.*?\bafter (?P<after>\d+) tokens)?"
 )
 
@@ -66,11 +70,14 @@ class Misbehaving(EchoEngine):
         super().__init__(assign, report)
         self._orders: dict[bytes, _Order] = {}
         self._leaked: list[bytearray] = []
+        self._device_error = DEVICE_ERRORS[assign.options.get("gpu", "victim")]
         match assign.options.get("on_load"):
             case "crash":
                 os.kill(os.getpid(), signal.SIGSEGV)
             case "raise":
                 raise ValueError("model.safetensors: broken on request")
+            case "gpu":
+                raise RuntimeError(self._device_error)
             case "hang":
                 _hang()
             case "slow":
@@ -92,6 +99,8 @@ class Misbehaving(EchoEngine):
             os.kill(os.getpid(), signal.SIGSEGV)
         if order and order["verb"] == "clog":
             _hang()
+        if order and order["verb"] == "reset":
+            raise RuntimeError(self._device_error)
         super().add(request_id, payload)
         if order:
             self._orders[request_id] = _Order(order["verb"], int(order["number"] or 0), int(order["after"] or 0))
@@ -120,6 +129,8 @@ class Misbehaving(EchoEngine):
                 os.kill(os.getpid(), signal.SIGSTOP)
             case "raise":
                 raise RuntimeError("the step breaks on request")
+            case "gpu":
+                raise RuntimeError(self._device_error)
             case "fail":
                 self.cancel(request_id)
                 return [Output(request_id, ERROR, to_map(Failure(Code.INTERNAL_ERROR, "failed on request")))]

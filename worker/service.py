@@ -26,6 +26,7 @@ from broker.wire.from_workers import LoadFailed, Progress, Ready
 from broker.wire.outputs import PARTIAL, WINDOW, Output, encode_outputs, error_output
 from broker.wire.to_workers import Assign, Shutdown
 from worker.engine import Engine, MemoryFacts, import_for_spare, load_engine
+from worker.process.device_errors import DEVICE_EXIT_CODE, is_device_error
 from worker.process.intake import taking_in
 from worker.process.priority import lower_priority
 
@@ -73,6 +74,13 @@ def run(
         if download is not None and cache_dir is not None:
             return service.download(download, cache_dir)
         return service.run(spare)
+    except Exception as error:
+        if not is_device_error(error):
+            raise
+        # No word to the broker: it replays requests without output when it sees the exit. The last line of the log is
+        # what it tells people.
+        log.exception("the GPU fails")
+        return DEVICE_EXIT_CODE
     finally:
         socket.close(linger=_FLUSH_MILLISECONDS)
         context.term()
@@ -115,7 +123,8 @@ class Service:
         self._send(Hello())
 
     def run(self, spare: bool) -> int:
-        """The exit code of the process: 0 after SHUTDOWN, 1 if the engine cannot load or fails."""
+        """The exit code of the process: 0 after SHUTDOWN, 1 if the engine cannot load or fails. Raises errors of the
+        GPU."""
         if spare:
             import_for_spare()
             self._report("imported", None)
@@ -125,11 +134,15 @@ class Service:
         try:
             engine = self._load(assign)
         except Exception as error:
+            if is_device_error(error):
+                raise
             log.exception("cannot load %s", assign.model)
             return self._end_with(LoadFailed(_describe(error)))
         try:
             self._serve(engine)
         except Exception as error:
+            if is_device_error(error):
+                raise
             # The engine's state is unknown now. The broker starts the model again in a fresh process.
             log.exception("the engine of %s fails", assign.model)
             self._fail(list(self._live), f"the engine failed: {_describe(error)}")
@@ -229,6 +242,8 @@ class Service:
         except ProtocolError as error:
             self._end(request_id, Failure(Code.INVALID_REQUEST, str(error)))
         except Exception as error:
+            if is_device_error(error):  # and the request is not to blame, see device_errors.py
+                raise
             log.exception("a request fails while it is added")
             self._fail([request_id], f"the engine cannot take this request: {_describe(error)}")
 

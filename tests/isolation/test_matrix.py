@@ -1,4 +1,5 @@
-"""The promise, cell by cell: a signal hits model A in one phase of its life while model B streams.
+"""The promise, cell by cell: a signal, or an error of the GPU, hits model A in one phase of its life while model B
+streams.
 
 Real processes, real MLX, tiny models. In every cell B's stream is byte for byte what it is alone and ends with [DONE],
 its process is the same; A's client gets an end in time, A's process is gone from the process table, and A answers
@@ -18,11 +19,38 @@ import httpx
 import psutil
 import pytest
 
+from tests.device_errors import DEVICE_ERRORS
 from tests.isolation.conftest import HEARTBEAT_TIMEOUT
-from tests.isolation.held_engine import stepping
+from tests.isolation.held_engine import gpu_error, stepping
 from tests.service import Service, Stream, assert_below, wait_until
 
-SIGNALS = [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signal.SIGSTOP]
+
+@dataclass(frozen=True)
+class Blow:
+    """What hits A. number: of a signal, None for an error of the GPU. cause: what the message of worker_died says."""
+
+    name: str
+    number: signal.Signals | None
+    cause: str
+
+    def strike(self, pid: int, hold: Path) -> None:
+        if self.number is not None:
+            os.kill(pid, self.number)
+        else:
+            whole = hold.with_name("gpu_error.new")  # the engine must not read half of it
+            whole.write_text(DEVICE_ERRORS["victim"])
+            whole.rename(gpu_error(hold))
+
+    @property
+    def is_silent(self) -> bool:
+        return self.number == signal.SIGSTOP
+
+
+BLOWS = [
+    *(Blow(n.name, n, n.name) for n in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM)),
+    Blow("SIGSTOP", signal.SIGSTOP, "no heartbeat"),
+    Blow("GPU", None, "kIOGPUCommandBufferCallbackErrorInnocentVictim"),
+]
 PHASES = ["loading", "prefill", "decode", "idle", "draining"]
 
 LONG_PROMPT = "tell me more " * 500
@@ -114,7 +142,7 @@ def undisturbed(isolated: Service) -> dict[str, float]:
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda s: s.name)
+@pytest.mark.parametrize("blow", BLOWS, ids=lambda blow: blow.name)
 def test_b_cannot_tell(
     *,
     isolated: Service,
@@ -122,17 +150,15 @@ def test_b_cannot_tell(
     alone: dict[int, str],
     undisturbed: dict[str, float],
     phase: str,
-    number: signal.Signals,
+    blow: Blow,
 ) -> None:
-    in_time = IN_TIME + undisturbed[phase] + (SILENCE if number == signal.SIGSTOP else 0.0)
-    unread = (f"{number.name} {tried}: {LONG_PROMPT}" for tried in count())
-    assert_below(in_time, lambda: _hit(isolated, alone, phase, number, hold=hold, unread=next(unread)))
+    in_time = IN_TIME + undisturbed[phase] + (SILENCE if blow.is_silent else 0.0)
+    unread = (f"{blow.name} {tried}: {LONG_PROMPT}" for tried in count())
+    assert_below(in_time, lambda: _hit(isolated, alone, phase, blow, hold=hold, unread=next(unread)))
 
 
-def _hit(
-    service: Service, alone: dict[int, str], phase: str, number: signal.Signals, *, hold: Path, unread: str
-) -> float:
-    """Seconds that A's client waited for its end after the signal."""
+def _hit(service: Service, alone: dict[int, str], phase: str, blow: Blow, *, hold: Path, unread: str) -> float:
+    """Seconds that A's client waited for its end after the blow."""
     model = "loading" if phase == "loading" else "a"
     service.load(model).raise_for_status()  # also resets the count of deaths
     if phase == "loading":
@@ -140,22 +166,22 @@ def _hit(
     _wait_for_spares(service)
     b_pid = service.model("b")["pid"]
 
-    tokens = TOKENS_BESIDE_SILENCE if number == signal.SIGSTOP else TOKENS
+    tokens = TOKENS_BESIDE_SILENCE if blow.is_silent else TOKENS
     b = streaming(service, "b", "Hello", max_tokens=tokens)
     assert b.started.wait(10)
     hold.touch()
     try:
         a, unload, a_pid = _bring_into(service, phase, model, unread, hold)
-        assert not b.is_done, "B ended before the signal; the cell proves nothing"
+        assert not b.is_done, "B ended before the blow; the cell proves nothing"
         hit_at = time.monotonic()
-        os.kill(a_pid, number)
+        blow.strike(a_pid, hold)
     finally:
         hold.unlink(missing_ok=True)
     if a is None:
         a = asking(service, model, "Are you there?")
     a.join()
 
-    _check_a(phase, a, number)
+    _check_a(phase, a, blow)
     if unload is not None:
         assert unload.join().response is not None
         assert unload.response is not None
@@ -181,7 +207,7 @@ def _wait_for_spares(service: Service) -> None:
 def _bring_into(
     service: Service, phase: str, model: str, unread: str, hold: Path
 ) -> tuple[Client | None, Client | None, int]:
-    """A's client (if it asks before the signal), the pending unload (if any), and A's pid, once A is in this phase.
+    """A's client (if it asks before the blow), the pending unload (if any), and A's pid, once A is in this phase.
 
     unread: a long prompt that is not in A's prompt cache.
     """
@@ -214,14 +240,14 @@ def _bring_into(
     return a, unload, pid
 
 
-def _check_a(phase: str, a: Client, number: signal.Signals) -> None:
+def _check_a(phase: str, a: Client, blow: Blow) -> None:
     if phase in ("decode", "draining"):
         assert a.stream is not None
         assert a.stream.done, "a stream never just stops"
         assert a.stream.error is not None
         assert a.stream.error["code"] == "worker_died"
-        cause = "no heartbeat" if number == signal.SIGSTOP else number.name
-        assert cause in a.stream.error["message"]
+        assert a.stream.error["retryable"]
+        assert blow.cause in a.stream.error["message"]
     else:
         # No output had been sent, so the request was replayed on the next process.
         assert a.response is not None

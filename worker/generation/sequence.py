@@ -13,6 +13,7 @@ from worker.generation.answer import Answer, EitherAnswer, Parts
 from worker.generation.constraints.constraint import Constraint
 from worker.generation.logprobs import TokenTexts, token_logprobs
 from worker.generation.text_stream import TextStream
+from worker.process.device_errors import is_device_error
 
 log = logging.getLogger("worker")
 
@@ -73,6 +74,8 @@ class Sequence:
         except FailureError as error:
             return error_output(self.request_id, error.failure)
         except Exception as error:
+            if is_device_error(error):
+                raise
             log.exception("a request fails while its text is decoded")
             failure = Failure(Code.INTERNAL_ERROR, f"cannot turn tokens into text: {named_line(error)}")
             return error_output(self.request_id, failure)

@@ -13,6 +13,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from worker.cache.kv_caches import can_be_batched
+from worker.process.device_errors import is_device_error
 
 # Of the range of a row's logits. The smallest real fault among mlx-lm's families is 0.09; rounding in 16 bits, or with
 # quantised weights, stays below 0.01.
@@ -42,7 +43,9 @@ def _agrees(probe: Callable[[Any], tuple[mx.array, mx.array]], model: Any) -> bo
     try:
         alone, beside = (logits.astype(mx.float32) for logits in probe(model))
         difference = (mx.abs(alone - beside).max() / (alone.max() - alone.min())).item()
-    except Exception:  # noqa: BLE001 # a model's code raises what it likes: then its rows cannot share a batch
+    except Exception as error:  # a model's code raises what it likes: then its rows cannot share a batch
+        if is_device_error(error):  # says nothing about the model
+            raise
         return False
     return isinstance(difference, float) and difference <= _TOLERANCE  # false for NaN too
 

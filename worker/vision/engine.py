@@ -25,6 +25,7 @@ from worker.generation.generation import Generation, limit_wired_memory
 from worker.generation.sampling import LogitsProcessor, Sampler, is_greedy
 from worker.generation.sequence import Sequence
 from worker.options import one_of, read_options, template, whole_number
+from worker.process.device_errors import is_device_error
 from worker.process.intake import taking_in
 from worker.vision.deepstack import keep_features_in_step
 from worker.vision.model import Prompt, VisionModel
@@ -192,6 +193,8 @@ class VisionEngine:
         except FailureError as error:
             return error.failure
         except Exception as error:
+            if is_device_error(error):
+                raise
             log.exception("a request fails while its prompt is made")
             return Failure(Code.INTERNAL_ERROR, f"the prompt cannot be made: {named_line(error)}")
         return None
