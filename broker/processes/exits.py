@@ -1,41 +1,58 @@
 """Tells when child processes exit: a pidfd in an epoll set on Linux, a kqueue on macOS. Never by polling.
 
-Both have the same four methods. Reaping is left to the caller.
+Reaping is left to the caller.
 """
 
 import os
 import select
 import sys
+from typing import Any, Protocol
 
-if sys.platform == "darwin":
 
-    class ExitWatcher:
-        """A kqueue that becomes readable when a child exits."""
+class ExitWatcher(Protocol):
+    """Readable when a child exits."""
 
-        def __init__(self) -> None:
-            self._kqueue = select.kqueue()
+    def fileno(self) -> int: ...
 
-        def fileno(self) -> int:
-            return self._kqueue.fileno()
+    def add(self, pid: int) -> None:
+        """Watch this child, which may have exited already. Raises OSError."""
 
-        def add(self, pid: int) -> None:
-            flags = select.KQ_EV_ADD | select.KQ_EV_ONESHOT
-            try:
-                self._kqueue.control([select.kevent(pid, select.KQ_FILTER_PROC, flags, select.KQ_NOTE_EXIT)], 0)
-            except ProcessLookupError:
-                # Dead already, and a zombie cannot be registered: a timer of 0 ms under the same ident reports it.
-                self._kqueue.control([select.kevent(pid, select.KQ_FILTER_TIMER, flags, 0, 0)], 0)
+    def take(self) -> list[int]:
+        """The pids of children that have exited since the last call."""
 
-        def take(self) -> list[int]:
-            return [event.ident for event in self._kqueue.control([], 64, 0)]
+    def close(self) -> None: ...
 
-        def close(self) -> None:
-            self._kqueue.close()
 
-else:
+class KqueueWatcher:
+    """system: the module `select` of macOS."""
 
-    class ExitWatcher:
-        """An epoll set of pidfds: readable when a child exits."""
+    def __init__(self, system: Any) -> None:
+        self._system = system
+        self._kqueue = system.kqueue()
+
+    def fileno(self) -> int:
+        return int(self._kqueue.fileno())
+
+    def add(self, pid: int) -> None:
+        system = self._system
+        flags = system.KQ_EV_ADD | system.KQ_EV_ONESHOT
+        try:
+            self._kqueue.control([system.kevent(pid, system.KQ_FILTER_PROC, flags, system.KQ_NOTE_EXIT)], 0)
+        except ProcessLookupError:
+            # Dead already, and a zombie cannot be registered: a timer of 0 ms under the same ident reports it.
+            self._kqueue.control([system.kevent(pid, system.KQ_FILTER_TIMER, flags, 0, 0)], 0)
+
+    def take(self) -> list[int]:
+        return [event.ident for event in self._kqueue.control([], 64, 0)]
+
+    def close(self) -> None:
+        self._kqueue.close()
+
+
+if sys.platform != "darwin":
+
+    class PidfdWatcher:
+        """An epoll set of pidfds."""
 
         def __init__(self) -> None:
             self._epoll = select.epoll()
@@ -61,3 +78,11 @@ else:
             for pidfd in self._pids:
                 os.close(pidfd)
             self._epoll.close()
+
+
+def exit_watcher() -> ExitWatcher:
+    """The one for this system."""
+    if sys.platform == "darwin":
+        return KqueueWatcher(select)
+    else:  # noqa: RET505 # mypy checks one branch for each system
+        return PidfdWatcher()

@@ -6,16 +6,25 @@ with `proc_pid_rusage`, as Activity Monitor does. Elsewhere the footprint is the
 
 import ctypes
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import psutil
 
 from broker.processes.launcher import Sample
 
+# (pid, resident bytes) -> the physical footprint in bytes.
+Footprint = Callable[[int, int], int]
+
 
 class Sampler:
-    """Samples processes by pid. `forget` a pid when its process has exited, because pids are used again."""
+    """Samples processes by pid. `forget` a pid when its process has exited, because pids are used again.
 
-    def __init__(self) -> None:
+    footprint: asks the system, in the way of this one if None.
+    """
+
+    def __init__(self, footprint: Footprint | None = None) -> None:
+        self._footprint = footprint or footprint_of_system()
         self._processes: dict[int, psutil.Process] = {}
 
     def sample(self, pid: int) -> Sample | None:
@@ -26,7 +35,7 @@ class Sampler:
                 process = self._processes[pid] = psutil.Process(pid)
             with process.oneshot():
                 rss = process.memory_info().rss
-                return Sample(rss, _footprint(pid, rss), process.cpu_percent())
+                return Sample(rss, self._footprint(pid, rss), process.cpu_percent())
         except psutil.Error:
             self.forget(pid)
             return None
@@ -40,34 +49,38 @@ def total_bytes() -> int:
     return int(psutil.virtual_memory().total)
 
 
-if sys.platform == "darwin":
+class _RusageInfoV0(ctypes.Structure):
+    """`struct rusage_info_v0` of <sys/resource.h>; flavor 0 fills exactly this much."""
 
-    class _RusageInfoV0(ctypes.Structure):
-        """`struct rusage_info_v0` of <sys/resource.h>; flavor 0 fills exactly this much."""
+    _fields_ = (
+        ("ri_uuid", ctypes.c_uint8 * 16),
+        ("ri_user_time", ctypes.c_uint64),
+        ("ri_system_time", ctypes.c_uint64),
+        ("ri_pkg_idle_wkups", ctypes.c_uint64),
+        ("ri_interrupt_wkups", ctypes.c_uint64),
+        ("ri_pageins", ctypes.c_uint64),
+        ("ri_wired_size", ctypes.c_uint64),
+        ("ri_resident_size", ctypes.c_uint64),
+        ("ri_phys_footprint", ctypes.c_uint64),
+        ("ri_proc_start_abstime", ctypes.c_uint64),
+        ("ri_proc_exit_abstime", ctypes.c_uint64),
+    )
 
-        _fields_ = (
-            ("ri_uuid", ctypes.c_uint8 * 16),
-            ("ri_user_time", ctypes.c_uint64),
-            ("ri_system_time", ctypes.c_uint64),
-            ("ri_pkg_idle_wkups", ctypes.c_uint64),
-            ("ri_interrupt_wkups", ctypes.c_uint64),
-            ("ri_pageins", ctypes.c_uint64),
-            ("ri_wired_size", ctypes.c_uint64),
-            ("ri_resident_size", ctypes.c_uint64),
-            ("ri_phys_footprint", ctypes.c_uint64),
-            ("ri_proc_start_abstime", ctypes.c_uint64),
-            ("ri_proc_exit_abstime", ctypes.c_uint64),
-        )
 
-    _libproc = ctypes.CDLL("/usr/lib/libproc.dylib", use_errno=True)
+def footprint_of_system(platform: str = sys.platform) -> Footprint:
+    """The function of this system."""
+    if platform == "darwin":
+        return darwin_footprint(ctypes.CDLL("/usr/lib/libproc.dylib", use_errno=True))
+    return lambda _pid, rss: rss
 
-    def _footprint(pid: int, rss: int) -> int:
+
+def darwin_footprint(libproc: Any) -> Footprint:
+    """libproc: the library of that name."""
+
+    def footprint(pid: int, rss: int) -> int:
         info = _RusageInfoV0()
-        if _libproc.proc_pid_rusage(pid, 0, ctypes.byref(info)) != 0:
+        if libproc.proc_pid_rusage(pid, 0, ctypes.byref(info)) != 0:
             return rss
         return max(int(info.ri_phys_footprint), rss)
 
-else:
-
-    def _footprint(pid: int, rss: int) -> int:
-        return rss
+    return footprint

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from broker.policy.actions import StartDownload, StartWorker
 from broker.policy.specs import Exit
-from broker.processes.exits import ExitWatcher
+from broker.processes.exits import ExitWatcher, exit_watcher
 from broker.processes.launcher import Sample
 from broker.processes.memory import Sampler
 from broker.wire.intake import IntakeMark, intake_file
@@ -51,18 +51,23 @@ class Supervisor:
     """Worker processes by worker id.
 
     endpoint: the broker's socket for workers. hub_dir: the cache that downloads fill. blas_library: a shared library
-    that workers load before MLX, None for MLX's own.
+    that workers load before MLX, None for MLX's own. exits: tells of exits, the system's way if None.
     """
 
     def __init__(
-        self, endpoint: str, heartbeat_interval: float, hub_dir: Path, blas_library: str | None = None
+        self,
+        endpoint: str,
+        heartbeat_interval: float,
+        hub_dir: Path,
+        blas_library: str | None = None,
+        exits: ExitWatcher | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._heartbeat_interval = heartbeat_interval
         self._hub_dir = hub_dir
         self._blas_library = blas_library
         self._children: dict[str, _Child] = {}
-        self._exits = ExitWatcher()
+        self._exits = exits or exit_watcher()
         self._sampler = Sampler()
         if blas_library:
             logger.info("workers load %s before MLX", blas_library)
@@ -137,7 +142,9 @@ class Supervisor:
         """Reap what has exited: (worker id, how), each worker once."""
         exits = []
         for pid in self._exits.take():
-            child = next(c for c in self._children.values() if c.process.pid == pid)
+            child = next((c for c in self._children.values() if c.process.pid == pid), None)
+            if child is None:  # told twice, or no child of ours
+                continue
             # While the leader is a zombie, no other process can get its group id; afterwards one can.
             self.kill(child.worker_id)
             code = child.process.wait()

@@ -1,14 +1,18 @@
 """What a process takes, seen on real ones."""
 
+import ctypes
+import os
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import psutil
 import pytest
 
-from broker.processes.memory import Sampler, total_bytes
+from broker.processes.memory import Sampler, darwin_footprint, footprint_of_system, total_bytes
 from tests.broker.policy.world_books import MIB
 from tests.service import wait_until
 
@@ -88,6 +92,43 @@ def test_a_pid_that_was_forgotten_is_a_new_process(start: Start) -> None:
 
 def test_the_memory_of_this_machine() -> None:
     assert total_bytes() == psutil.virtual_memory().total
+
+
+class LibProc:
+    """`proc_pid_rusage` with flavor 0 as XNU has it: fills 96 bytes and returns 0, or -1 for a process that is gone."""
+
+    def __init__(self, footprint: int | None) -> None:
+        self._footprint = footprint
+
+    def proc_pid_rusage(self, pid: int, flavor: int, buffer: Any) -> int:
+        assert flavor == 0
+        if self._footprint is None:
+            return -1
+        # uuid, user and system time, wake-ups, interrupts, page-ins, wired, resident, footprint, start, exit
+        content = struct.pack("16s10Q", b"\xee" * 16, 1, 2, 3, 4, 5, 6, 33 << 20, self._footprint, 8, 0)
+        assert len(content) == 96
+        assert ctypes.sizeof(buffer._obj) == 96  # what the kernel writes must have room
+        ctypes.memmove(buffer, content, len(content))
+        return 0
+
+
+def test_on_macos_the_footprint_counts_what_metal_holds() -> None:
+    """As it was reported: 33 MB resident, 49.8 GB in the footprint."""
+    footprint = 49_800_000_000
+    assert darwin_footprint(LibProc(footprint))(11, 33 << 20) == footprint
+    assert darwin_footprint(LibProc(1))(11, 33 << 20) == 33 << 20
+    sampler = Sampler(darwin_footprint(LibProc(footprint)))
+    sample = sampler.sample(os.getpid())
+    assert sample is not None
+    assert sample.rss_bytes < sample.footprint_bytes == footprint
+
+
+def test_on_macos_a_process_that_does_not_say_counts_as_resident() -> None:
+    assert darwin_footprint(LibProc(None))(11, 123) == 123
+
+
+def test_elsewhere_the_footprint_is_what_is_resident() -> None:
+    assert footprint_of_system("linux")(11, 123) == 123
 
 
 def test_sampling_eight_workers_each_second_costs_under_half_a_percent_of_a_core(start: Start) -> None:
