@@ -43,18 +43,24 @@ class Lookup:
         self._catalog = catalog
         self._running = running
 
-    def request(self, request_id: bytes, model_id: str, payload: bytes, task: str) -> Event:
+    def id_of(self, name: str) -> str:
+        """The only id of the model that this name leads to; the name itself if there is none."""
+        return name if self._running(name) is not None else self._catalog.id_of(name)
+
+    def request(self, request_id: bytes, name: str, payload: bytes, task: str) -> Event:
+        model_id = self.id_of(name)
         found = self._find(model_id, task)
         return _event(RequestArrived(request_id, model_id, payload, found.spec, found.problem, task), found)
 
-    def load(self, request_id: bytes, model_id: str) -> Event:
+    def load(self, request_id: bytes, name: str) -> Event:
+        model_id = self.id_of(name)
         found = self._find(model_id)
         return _event(LoadRequested(request_id, model_id, found.spec, found.problem), found)
 
-    def pins(self, model_ids: Iterable[str]) -> list[Event]:
+    def pins(self, names: Iterable[str]) -> list[Event]:
         """Models that are pinned from the start."""
         events = []
-        for model_id in sorted(set(model_ids)):
+        for model_id in sorted({self.id_of(name) for name in names}):
             found = self._find(model_id)
             if found.problem is not None:
                 logger.error("cannot preload %s: %s", model_id, found.problem.message)

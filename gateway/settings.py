@@ -6,6 +6,7 @@ then the defaults here. Of a table [models."org/name"] the gateway reads `defaul
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -18,6 +19,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from broker.wire.model_names import folded
 from broker.wire.paths import GATEWAY_SOCKET, MAX_SOCKET_PATH_BYTES, default_runtime_dir
 from broker.wire.settings_file import PREFIX, mistakes, read_settings_file
 from gateway.core.sampling import Defaults
@@ -89,9 +91,12 @@ class Settings(BaseSettings):
         """Where the broker listens for gateways."""
         return self.runtime_dir / GATEWAY_SOCKET
 
-    def defaults_of(self, model: str) -> Defaults:
+    def defaults_of(self, model: str, platform: str = sys.platform) -> Defaults:
         """Default values for requests to `model` that leave fields out; max_tokens always has one."""
         given = self.models[model].defaults if model in self.models else Defaults()
+        if model not in self.models and platform == "darwin":  # where another spelling is the same model
+            alike = (other.defaults for name, other in self.models.items() if folded(name) == folded(model))
+            given = next(alike, given)
         return given if given.max_tokens else given.model_copy(update={"max_tokens": self.default_max_tokens})
 
     @property

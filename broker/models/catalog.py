@@ -11,10 +11,11 @@ from pathlib import Path
 
 from broker.models.entry import CatalogEntry, CatalogError, ModelOverride
 from broker.models.facts import read_entry
-from broker.models.places import Places
+from broker.models.places import FileSystem, Places
 from broker.models.weights import weight_files
 from broker.policy.specs import ModelSpec
 from broker.wire.failure import Code
+from broker.wire.model_names import folded
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +27,21 @@ class Catalog:
     """Looks a model up whenever it is asked; what was read is kept until the folder, its config.json or its weights
     change."""
 
-    def __init__(self, models_dir: Path, hub_dir: Path, overrides: dict[str, ModelOverride]) -> None:
-        self._places = Places(models_dir, hub_dir)
+    def __init__(
+        self,
+        models_dir: Path,
+        hub_dir: Path,
+        overrides: dict[str, ModelOverride],
+        file_system: FileSystem | None = None,
+    ) -> None:
+        self._places = Places(models_dir, hub_dir, file_system)
         self._overrides = overrides
         self._read: dict[str, tuple[_Signature, CatalogEntry]] = {}
+
+    def id_of(self, name: str) -> str:
+        """The only id of the model that this name leads to; the name itself if there is none."""
+        override = self._overrides.get(name)
+        return name if override is not None and override.engine is not None else self._places.id_of(name)
 
     def find(self, model_id: str) -> ModelSpec:
         """The spec of this model. Raises CatalogError that names what is missing."""
@@ -56,7 +68,7 @@ class Catalog:
             raise CatalogError(Code.LOAD_FAILED, message) from error
 
     def _look(self, model_id: str) -> CatalogEntry:
-        override = self._overrides.get(model_id, ModelOverride())
+        override = self._override(model_id)
         if override.engine is not None:
             return CatalogEntry(override.spec(model_id, override.model_type or "text-gen", ".", 0), None, 0, 0.0)
         place = self._places.find(model_id)
@@ -81,6 +93,15 @@ class Catalog:
         entry = read_entry(model_id, folder, sizes, override, config_stat.st_mtime, fetchable=place.fetchable)
         self._read[model_id] = (signature, entry)
         return self._with_draft(entry, override)
+
+    def _override(self, model_id: str) -> ModelOverride:
+        """What the settings say about this model, by whichever name."""
+        override = self._overrides.get(model_id)
+        if override is None:
+            alike = (name for name in self._overrides if folded(name) == folded(model_id))
+            name = next((name for name in alike if self.id_of(name) == model_id), None)
+            override = ModelOverride() if name is None else self._overrides[name]
+        return override
 
     def _with_draft(self, entry: CatalogEntry, override: ModelOverride) -> CatalogEntry:
         """The entry with the folder of its draft model, which the settings name, and with the weights of both."""

@@ -2,17 +2,21 @@
 
 A model id is a name, never a path: `name` or `org/name` is a folder under the models directory, `org/name` also a
 repository in the Hugging Face cache. No name leads out of its place; the catalog checks where links lead.
+
+A file system may find a folder by other spellings too, as that of macOS does. The id is the one on the disk.
 """
 
 import logging
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from broker.models.entry import CatalogError
 from broker.wire.failure import Code
-from broker.wire.model_names import is_model_name
+from broker.wire.model_names import folded, is_model_name
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 
@@ -29,12 +33,59 @@ class Place:
     fetchable: bool
 
 
+def is_same_folder(one: Path, other: Path) -> bool:
+    """Whether both names lead to one folder."""
+    with suppress(OSError):
+        return one.samefile(other)
+    return False
+
+
+@dataclass(slots=True, frozen=True)
+class FileSystem:
+    """What only the file system knows. names: in a folder, as they were written; raises OSError."""
+
+    names: Callable[[Path], Iterable[str]] = os.listdir
+    is_same: Callable[[Path, Path], bool] = is_same_folder
+
+    def spelled(self, parent: Path, name: str) -> str:
+        """The name on the disk of what `name` leads to in this folder; the same name if there is nothing. Raises
+        OSError."""
+        names = list(self.names(parent))
+        if name in names:
+            return name
+        wanted = folded(name)
+        alike = (other for other in sorted(names) if folded(other) == wanted)
+        return next((other for other in alike if self.is_same(parent / name, parent / other)), name)
+
+
 class Places:
     """The models directory comes first: the Hugging Face cache may be on a mount that hangs."""
 
-    def __init__(self, models_dir: Path, hub_dir: Path) -> None:
+    def __init__(self, models_dir: Path, hub_dir: Path, file_system: FileSystem | None = None) -> None:
         self._models_dir = models_dir
         self._hub_dir = hub_dir
+        self._files = file_system or FileSystem()
+
+    def id_of(self, name: str) -> str:
+        """The id of the model that this name leads to; the name itself if there is none."""
+        if not is_model_name(name):
+            return name
+        for spell in (self._id_in_models, self._id_in_hub):
+            with suppress(OSError, ValueError):  # ValueError: not a name for any file
+                if (found := spell(name)) is not None:
+                    return found
+        return name
+
+    def _id_in_models(self, name: str) -> str | None:
+        parent, spelled = self._models_dir, list[str]()
+        for part in name.split("/"):
+            spelled.append(self._files.spelled(parent, part))
+            parent /= spelled[-1]
+        return "/".join(spelled) if parent.is_dir() else None
+
+    def _id_in_hub(self, name: str) -> str | None:
+        repository = self._files.spelled(self._hub_dir, "--".join(("models", *name.split("/"))))
+        return _id_of_repository(repository) if (self._hub_dir / repository).is_dir() else None
 
     def find(self, model_id: str) -> Place:
         """The place of this model. Raises CatalogError."""
@@ -62,7 +113,7 @@ class Places:
                 for config in _matches(folder, pattern):
                     yield config.parent.relative_to(self._models_dir).as_posix()
         for repository in _matches(self._hub_dir, "models--*"):
-            yield "/".join(repository.name.split("--")[1:])
+            yield _id_of_repository(repository.name)
 
     def _is_loop(self, folder: Path) -> bool:
         """Whether this is a link to the models directory itself or above it, where all models would be once more."""
@@ -96,6 +147,11 @@ def _missing(why: str, model_id: str) -> CatalogError:
     if is_repository:
         why += "; an administrator's load fetches it if the Hugging Face hub has it"
     return CatalogError(Code.MODEL_NOT_FOUND, why, fetchable=is_repository)
+
+
+def _id_of_repository(folder: str) -> str:
+    """`models--org--name` in the cache is `org/name`."""
+    return "/".join(folder.split("--")[1:])
 
 
 def _is_repository(model_id: str) -> bool:

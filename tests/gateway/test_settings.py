@@ -147,3 +147,13 @@ def test_a_wrong_start_says_every_mistake_and_nothing_else(tmp_path: Path) -> No
     assert len(lines) == 3, run.stderr
     assert all(line.startswith("gateway: ") for line in lines)
     assert "secret" not in run.stderr
+
+
+def test_defaults_apply_by_every_spelling_that_macos_takes_for_the_model() -> None:
+    Path("mlx-broker.toml").write_text(
+        '[models."org/Tiny".defaults]\ntemperature = 0.5\n[models."org/other".defaults]\ntemperature = 0.7\n'
+    )
+    settings = load_settings()
+    told = {name: settings.defaults_of(name, "darwin").temperature for name in ("org/Tiny", "ORG/tiny", "org/x")}
+    assert told == {"org/Tiny": 0.5, "ORG/tiny": 0.5, "org/x": Defaults().temperature}
+    assert settings.defaults_of("ORG/tiny", "linux").temperature == Defaults().temperature
