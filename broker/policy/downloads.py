@@ -21,6 +21,7 @@ from broker.policy.events import (
     LoadRequested,
     ModelMissed,
     ModelPinned,
+    PauseEnded,
     RequestArrived,
     RequestCancelled,
     ShutdownRequested,
@@ -116,6 +117,9 @@ class Downloads:
                 self._on_end_requested(event, now)
             case ShutdownRequested():
                 self._on_shutdown_requested()
+            case PauseEnded():
+                for running in self._running():
+                    running.progressed_at = now
             case WorkerStarted() | WorkerConnected() | WorkerProgressed() | WorkerFailedToLoad() | WorkerExited():
                 if download := self._of(event.worker_id):
                     self._on_process(download, event, now)

@@ -216,6 +216,12 @@ class TimePassed:
 
 
 @dataclass(slots=True, frozen=True)
+class PauseEnded:
+    """Nothing ran here for a while, and perhaps nowhere: the machine slept, or everything was stopped. The time that is
+    passed as `now` has stood still; nobody could show a sign of life."""
+
+
+@dataclass(slots=True, frozen=True)
 class ShutdownRequested:
     """End everything: requests with an error, workers within the stop grace."""
 
@@ -243,5 +249,6 @@ Event = (
     | WorkerStarted
     | WorkerExited
     | TimePassed
+    | PauseEnded
     | ShutdownRequested
 )

@@ -22,6 +22,7 @@ from broker.policy.events import (
     LinkOpened,
     OutputsRead,
     OutputsSent,
+    PauseEnded,
     TimePassed,
     WorkerExited,
     WorkerStarted,
@@ -75,6 +76,9 @@ class Flow:
                 self._settled.pop(event.worker_id, None)
             case TimePassed():
                 return self._find_stuck(now)
+            case PauseEnded():
+                for gateway in self._gateways.values():
+                    gateway.read_at = now
             case _:  # all others change nothing that is read
                 pass
         return _NOTHING

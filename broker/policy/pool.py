@@ -51,6 +51,7 @@ from broker.policy.events import (
     OutputsArrived,
     OutputsRead,
     OutputsSent,
+    PauseEnded,
     RequestArrived,
     RequestCancelled,
     ShutdownRequested,
@@ -73,6 +74,7 @@ from broker.policy.specs import ModelSpec
 from broker.policy.workers import (
     on_heartbeat_arrived,
     on_outputs_arrived,
+    on_pause_ended,
     on_worker_became_ready,
     on_worker_connected,
     on_worker_progressed,
@@ -136,6 +138,8 @@ class Pool:
                 on_worker_sampled(facts, event)
             case WorkerExited():
                 on_worker_exited(facts, event, now)
+            case PauseEnded():
+                on_pause_ended(facts, now)
             case ShutdownRequested():
                 on_shutdown_requested(facts)
             case MemoryNeeded():

@@ -112,3 +112,11 @@ def on_worker_sampled(facts: Facts, event: WorkerSampled) -> None:
     worker.cpu_percent = event.cpu_percent
     over = 0 < worker.memory_limit_bytes < event.footprint_bytes
     worker.samples_over_limit = worker.samples_over_limit + 1 if over else 0
+
+
+def on_pause_ended(facts: Facts, now: float) -> None:
+    """Every process gets as much time as it had at first to show a sign of life, or to exit."""
+    for worker in facts.workers.values():
+        worker.last_seen = worker.progressed_at = now
+        if worker.stop_deadline is not None:
+            worker.stop_deadline = now + facts.limits.stop_grace

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.wire.body import ProtocolError, from_map
+from broker.wire.clock import Clock
 from broker.wire.failure import Code, Failure, FailureError
 from broker.wire.frames import GATEWAY_ID_BYTES, REQUEST_ID_BYTES
 from broker.wire.from_gateways import Cancel
@@ -28,11 +29,11 @@ _ABSENT = Failure(Code.BROKER_UNAVAILABLE, "the broker is not reachable", retry_
 
 
 class BrokerClient:
-    """A Link. `connected` is set while the broker answers."""
+    """A Link. `connected` is set while the broker answers. clock: judges its silence."""
 
-    def __init__(self, socket_path: Path) -> None:
+    def __init__(self, socket_path: Path, clock: Clock | None = None) -> None:
         self.identity = secrets.token_hex(GATEWAY_ID_BYTES // 2).encode()
-        self._connection = Connection(socket_path, self.identity, self)
+        self._connection = Connection(socket_path, self.identity, self, clock)
         # Of each request id that has not ended. Every call has a type of its own, which its asks give.
         self._routes: dict[bytes, tuple[Call[Any], int, Ask[Any]]] = {}
         self._touched: set[Call[Any]] = set()  # got outputs in this reading

@@ -18,6 +18,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from broker.wire.body import Body, ProtocolError
+from broker.wire.clock import Clock
 from broker.wire.codec import decode, encode
 from broker.wire.failure import Code, Failure
 from broker.wire.frames import NO_REQUEST, receive_frames, send_frames
@@ -28,6 +29,7 @@ from broker.wire.outputs import ACK_EVERY, Outputs
 log = logging.getLogger(__name__)
 
 HEARTBEAT_TIMEOUT = 5.0  # seconds without any message; the broker sends at least one a second
+_LOOK_SECONDS = 1.0  # between two looks at the clock
 _READING_SECONDS = 0.005  # of reading before the streams have their turn
 _RECONNECT_MS = 50
 _GOODBYE_LINGER_MS = 200
@@ -52,9 +54,12 @@ class Listener(Protocol):
 
 
 class Connection:
-    """`open` it within a running loop, `close` it there. `connected` is set while the broker answers."""
+    """`open` it within a running loop, `close` it there. `connected` is set while the broker answers.
 
-    def __init__(self, socket_path: Path, identity: bytes, listener: Listener) -> None:
+    clock: judges the broker's silence. The loop's own clock counts the time in which the machine slept.
+    """
+
+    def __init__(self, socket_path: Path, identity: bytes, listener: Listener, clock: Clock | None = None) -> None:
         self.connected = asyncio.Event()
         self._identity = identity
         self._path = socket_path
@@ -62,6 +67,8 @@ class Connection:
         self._got = 0  # outputs since the last HELLO
         self._acknowledged = 0  # of these, how many the broker knows to have been read
         self._is_linked = False  # what the monitor says; connected needs signs of life too
+        self._clock = clock or Clock()
+        self._has_heard = False  # since the last look at the clock
         self._heard_at = 0.0
         self._read_again: asyncio.Handle | None = None
         self._silence_timer: asyncio.TimerHandle | None = None
@@ -150,7 +157,7 @@ class Connection:
             except ProtocolError as error:
                 log.warning("message from the broker dropped: %s", error)
             now = self._loop.time()
-            self._set_heard(now)
+            self._set_heard()
             if not self._has_more():
                 return True
         return False
@@ -182,16 +189,16 @@ class Connection:
                 self._is_linked = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
                 if self._is_linked:
                     self._greet()
-                    self._set_heard(self._loop.time())
-                    self._look_for_silence(HEARTBEAT_TIMEOUT)
+                    self._set_heard()
+                    self._look_for_silence(0.0)
                 else:
                     while not self._read():  # messages that came before still count
                         pass
                     self._listener.on_pause()
                     self._set_lost(_LOST)
 
-    def _set_heard(self, now: float) -> None:
-        self._heard_at = now
+    def _set_heard(self) -> None:
+        self._has_heard = True
         if self._is_linked and not self.connected.is_set():
             log.info("connected to the broker")
             self.connected.set()
@@ -205,11 +212,16 @@ class Connection:
         if not self._is_linked:
             return
         self._on_readable()  # after a stop of this process the broker's signs of life still wait in the socket
-        left = self._heard_at + HEARTBEAT_TIMEOUT - self._loop.time()
-        if left <= 0:
+        now, pause = self._clock.now(), self._clock.take_pause()
+        left = self._heard_at + HEARTBEAT_TIMEOUT - now
+        if self._has_heard or pause:
+            left = HEARTBEAT_TIMEOUT
+        elif left <= 0:
             self._set_lost(_SILENT)
             self._greet()  # the broker may have given this gateway up, and then sends it nothing
-        self._look_for_silence(left if left > 0 else HEARTBEAT_TIMEOUT)
+            left = HEARTBEAT_TIMEOUT
+        self._has_heard, self._heard_at = False, now + left - HEARTBEAT_TIMEOUT
+        self._look_for_silence(min(left, _LOOK_SECONDS))
 
     def _set_lost(self, failure: Failure) -> None:
         if self.connected.is_set():

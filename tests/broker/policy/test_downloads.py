@@ -14,6 +14,7 @@ from broker.policy.events import (
     LoadRequested,
     ModelMissed,
     ModelPinned,
+    PauseEnded,
     RequestArrived,
     RequestCancelled,
     ShutdownRequested,
@@ -284,6 +285,16 @@ def test_the_first_download_to_stall_sets_the_deadline() -> None:
     s.now += 5
     s.send(WorkerConnected(D2))
     assert s.downloads.next_deadline() == 1075.0
+
+
+def test_after_a_pause_of_everything_a_download_has_its_time_anew() -> None:
+    s = Script()
+    s.miss(load(R1))
+    s.now += 59
+    s.send(PauseEnded())
+    assert s.downloads.next_deadline() == 1119.0
+    s.now += 59
+    assert s.send(TimePassed()) == []
 
 
 def test_a_download_that_waits_for_its_turn_cannot_stall() -> None:

@@ -11,6 +11,7 @@ from broker.policy.events import (
     LinkOpened,
     OutputsRead,
     OutputsSent,
+    PauseEnded,
     TimePassed,
     WorkerExited,
     WorkerStarted,
@@ -133,6 +134,14 @@ def test_a_gateway_is_stuck_by_its_oldest_unread_message() -> None:
     send(flow, G1, "w1", now=0.9)
     assert flow.look(1.49) == {}
     assert flow.look(1.5) == {"w1": 2}
+
+
+def test_after_a_pause_of_everything_a_gateway_has_its_time_anew() -> None:
+    s = Script()
+    s.sent(G1, "w1", 10.0)
+    s.tell(PauseEnded(), 11.4)
+    assert s.look(12.8) == {}
+    assert s.look(12.9) == {"w1": 1}
 
 
 def test_the_oldest_unread_message_counts_and_reading_some_starts_anew() -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from broker.policy.actions import KillWorker, StartWorker, StopWorker
+from broker.policy.events import PauseEnded
 from broker.policy.snapshot import status
 from tests.broker.policy.script import R1, R2, R3, W1, W2, Failed, Script, replied
 from tests.broker.policy.world_books import MIB
@@ -141,6 +142,34 @@ def test_the_timeouts_are_settings() -> None:
     s.now += 0.9
     s.beat(W2)
     assert s.wait(0.2) == [KillWorker(W2, "hung: no progress for 2 s"), Failed(R1, "worker_died")]
+
+
+# ---- pauses -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("phase", "seconds", "reason"), [("idle", 10.0, SILENT), ("busy", 120.0, HUNG), ("loading", 120.0, STALLED)]
+)
+def test_after_a_pause_of_everything_nobody_is_judged_before_a_fresh_interval(
+    phase: str, seconds: float, reason: str
+) -> None:
+    s = Script()
+    getattr(s, phase)(*("a", R1)[: 1 if phase == "idle" else 2])
+    beating = [] if phase == "idle" else [W1]
+    assert s.wait(seconds - 0.5, *beating) == []
+    assert s.send(PauseEnded()) == []
+    assert s.wait(seconds - 0.1, *beating) == []
+    assert s.wait(0.1, *beating)[0] == KillWorker(W1, reason)
+
+
+def test_after_a_pause_a_worker_that_was_asked_to_exit_has_its_grace_anew() -> None:
+    s = Script()
+    s.idle("a")
+    s.unload(R2, "a")
+    s.wait(1.9)
+    s.send(PauseEnded())
+    assert s.wait(1.9) == []
+    assert s.wait(0.1) == [KillWorker(W1, "did not exit when asked")]
 
 
 # ---- 11: memory ---------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import tempfile
+import time
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -260,6 +261,24 @@ async def test_another_coding_is_refused_by_name(both: Both, coding: str) -> Non
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "HEADER_SECONDS", 0.2)
     monkeypatch.setenv("MLX_BROKER_RUNTIME_DIR", tempfile.gettempdir())
+
+
+@pytest.mark.usefixtures("hurried")
+async def test_the_deadline_stands_still_while_the_machine_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timers of a loop whose clock counts sleep come early; the other clock is the one that counts."""
+    asleep = True
+    fell_asleep_at = time.monotonic()
+    monkeypatch.setattr(protocol, "monotonic", lambda: fell_asleep_at if asleep else time.monotonic())
+    async with served(ScriptedLink([])) as client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
+        writer.write(b"GET /v1/mod")
+        answer = asyncio.create_task(reader.read())
+        done, _ = await asyncio.wait([answer], timeout=3 * protocol.HEADER_SECONDS)
+        assert not done
+        asleep = False
+        async with asyncio.timeout(SECONDS):
+            assert b"HTTP/1.1 408 " in await answer
+        writer.close()
 
 
 @pytest.mark.usefixtures("hurried")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from broker.wire.clock import Clock
 from broker.wire.failure import Code, Failure, FailureError
 from broker.wire.frames import VERSION
 from broker.wire.from_gateways import Cancel, Goodbye, InferenceRequest, Status
@@ -226,6 +227,48 @@ async def test_heartbeats_keep_a_quiet_call(runtime_dir: Path, monkeypatch: pyte
             await asyncio.sleep(0.1)  # a heart beats in time; there is no condition to wait for
         await broker.final(request_id, {})
         assert await take(call) == [(0, {})]
+
+
+async def test_a_loop_whose_clock_counts_sleep_ends_no_call(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvloop's on macOS. After the sleep, the timer of the gateway may come before the next message of the broker."""
+    async with PlayedBroker(runtime_dir, heartbeats=False) as broker, opened(runtime_dir) as client:
+        await broker.meet()
+        call = await client.call(RAW)
+        request_id, _ = await broker.expect(Status)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        monkeypatch.setattr(loop, "time", lambda: began + 3600.0)
+        client._connection._on_time()
+        assert (client.connected.is_set(), list(call.pending)) == (True, [request_id])
+        await broker.final(request_id, {"ok": True})
+        assert await take(call) == [(0, {"ok": True})]
+
+
+async def test_after_a_pause_of_everything_the_broker_has_its_time_anew(runtime_dir: Path) -> None:
+    now = 1000.0
+    async with PlayedBroker(runtime_dir, heartbeats=False) as broker:
+        client = BrokerClient(runtime_dir / GATEWAY_SOCKET, Clock(lambda: now))
+        client.open()
+        await broker.meet()
+        call = await client.call(RAW)
+        await broker.expect(Status)
+        look = client._connection._on_time
+        look()
+        for _ in range(4):  # the broker is silent for most of its time
+            now += 1.0
+            look()
+        now += 3600.0
+        look()
+        for _ in range(4):
+            now += 1.0
+            look()
+        assert client.connected.is_set()
+        assert call.pending
+        now += 1.0
+        look()
+        assert not client.connected.is_set()
+        assert failure_code((await take(call))[0]) == "broker_unavailable"
+        client.close()
 
 
 async def test_a_call_that_is_not_read_is_cancelled(runtime_dir: Path) -> None:
