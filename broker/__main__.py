@@ -11,11 +11,14 @@ from broker.processes.supervisor import Supervisor
 from broker.runtime import RuntimeDir, RuntimeDirError
 from broker.settings import load_settings
 from broker.signals import Signals
+from broker.wire.parents import has_lost_honcho
 from broker.wire.settings_file import SettingsError
 
 
 def main() -> int:
-    """Exit code: 0 after a signal, 2 if the start is impossible (one line per reason on stderr)."""
+    """Exit code: 0 after a signal or without honcho, 1 if the broker cannot go on, 2 if the start is impossible (one
+    line per reason on stderr)."""
+    lost_honcho = has_lost_honcho()
     try:
         settings = load_settings()
         logging.basicConfig(
@@ -31,8 +34,8 @@ def main() -> int:
         launcher = Supervisor(
             runtime.worker_endpoint, settings.heartbeat_interval_seconds, settings.hub_dir, settings.blas_library
         )
-        run_broker(settings, runtime, launcher, signals, total_bytes())
-    return 0
+        failure = run_broker(settings, runtime, launcher, signals, total_bytes(), has_lost_honcho=lost_honcho)
+    return 0 if failure is None else 1
 
 
 if __name__ == "__main__":

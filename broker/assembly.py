@@ -2,8 +2,8 @@
 
 import logging
 import os
-import time
 from collections import deque
+from collections.abc import Callable
 
 from broker.gateways import BACKLOG, Gateways
 from broker.lookup import Lookup
@@ -20,6 +20,8 @@ from broker.processes.launcher import Launcher
 from broker.runtime import RuntimeDir
 from broker.settings import BrokerSettings
 from broker.sockets import Sockets
+from broker.upkeep import Upkeep
+from broker.wire.clock import Clock
 from broker.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -29,10 +31,18 @@ _LINGER_SECONDS = 0.5
 
 
 def run_broker(
-    settings: BrokerSettings, runtime: RuntimeDir, launcher: Launcher, stop: Stop, memory_bytes: int
-) -> None:
-    """Serve until `stop` is readable; closes the launcher. runtime: locked by this process. memory_bytes: of the
-    machine with the workers."""
+    settings: BrokerSettings,
+    runtime: RuntimeDir,
+    launcher: Launcher,
+    stop: Stop,
+    memory_bytes: int,
+    *,
+    has_lost_honcho: Callable[[], bool] = lambda: False,
+    clock: Clock | None = None,
+) -> str | None:
+    """Serve until `stop` is readable, or honcho is lost; closes the launcher. Why the broker could not go on, None if
+    it was meant to end. runtime: locked by this process. memory_bytes: of the machine with the workers."""
+    clock = clock or Clock()
     limits, run_id = settings.limits(memory_bytes), os.urandom(3).hex()
     pool = Pool(limits, run_id)
     downloads = Downloads(limits, run_id, str(settings.hub_dir), for_requests=settings.allow_downloads)
@@ -42,7 +52,7 @@ def run_broker(
     pins_path = settings.state_dir / "pins.json"
 
     def tell(event: FlowEvent) -> None:
-        for action in policies.handle(event, time.monotonic()):
+        for action in policies.handle(event, clock.now()):
             performer.perform(action)
 
     sockets = Sockets()
@@ -55,6 +65,7 @@ def run_broker(
             lookup=lookup,
             view=policies,
             tell=tell,
+            clock=clock,
         )
         performer = Performer(
             launcher=launcher,
@@ -64,8 +75,9 @@ def run_broker(
             put=inbox.append,
             view=policies,
             pins_path=pins_path,
-            preloaded=settings.preload_models,
+            preloaded=[lookup.id_of(name) for name in settings.preload_models],
         )
+        upkeep = Upkeep(runtime, sockets.rebind, has_lost_honcho)
         loop = Loop(
             inbox=inbox,
             policy=policies,
@@ -74,9 +86,12 @@ def run_broker(
             gateways=gateways,
             launcher=launcher,
             stop=stop,
+            must_end=upkeep.must_end,
+            clock=clock,
             sample_seconds=settings.memory_sample_seconds,
         )
         loop.run()
+        return upkeep.failure
     finally:
         launcher.close()
         sockets.close(_LINGER_SECONDS)

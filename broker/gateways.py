@@ -27,6 +27,7 @@ from broker.policy.events import (
 from broker.policy.specs import Shown
 from broker.sockets import Router, Undelivered
 from broker.wire.body import ProtocolError
+from broker.wire.clock import Clock
 from broker.wire.codec import Message, decode, encode
 from broker.wire.failure import Code, Failure
 from broker.wire.frames import gateway_of
@@ -72,6 +73,7 @@ class Gateways:
         lookup: Lookup,
         view: View,
         tell: Callable[[FlowEvent], None],
+        clock: Clock,
     ) -> None:
         self.router = router
         self._put = put
@@ -80,7 +82,8 @@ class Gateways:
         self._tell = tell
         self._greeted: set[bytes] = set()
         self._watchers: dict[bytes, str | None] = {}  # request id -> model id, None for all models
-        self._started_at = time.monotonic()
+        self._clock = clock
+        self._started_at = clock.now()
 
     def receive(self, limit: int) -> None:
         """Take up to `limit` messages that are here now."""
@@ -121,18 +124,18 @@ class Gateways:
             case Load():
                 self._put(self._lookup.load(request_id, body.model))
             case Unload():
-                self._put(UnloadRequested(request_id, body.model, body.timeout, body.force))
+                self._put(UnloadRequested(request_id, self._lookup.id_of(body.model), body.timeout, body.force))
             case Kill():
-                self._put(KillRequested(request_id, body.model))
+                self._put(KillRequested(request_id, self._lookup.id_of(body.model)))
             case Unpin():
-                self._put(UnpinRequested(request_id, body.model))
+                self._put(UnpinRequested(request_id, self._lookup.id_of(body.model)))
             case Status():
-                now = time.monotonic()
+                now = self._clock.now()
                 self.reply(request_id, self._view.status(now, self._started_at, time.time() - now))
             case Models():
                 self.reply(request_id, {"models": self._models()})
             case Watch():
-                self._watch(request_id, body.model)
+                self._watch(request_id, body.model and self._lookup.id_of(body.model))
             case Hello():
                 self._leave(gateway, "it starts again")  # and has ended all calls that it had
                 self._greeted.add(gateway)

@@ -6,15 +6,15 @@ One thread, no locks: everything that can happen is a file descriptor in one pol
 
 import logging
 import math
-import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Protocol
 
 from broker.policy.actions import Action
 from broker.policy.events import (
     Event,
+    PauseEnded,
     ShutdownRequested,
     TimePassed,
     WorkerExited,
@@ -22,12 +22,13 @@ from broker.policy.events import (
 )
 from broker.processes.launcher import Launcher
 from broker.sockets import PollSet, Router
+from broker.wire.clock import Clock
 
 logger = logging.getLogger(__name__)
 
 # Messages taken from one socket before the others get their turn.
 _BURST = 256
-_GATEWAY_TURN_SECONDS = 1.0
+_TURN_SECONDS = 1.0
 
 
 class Policy(Protocol):
@@ -73,7 +74,8 @@ class Stop(Protocol):
 
 
 class Loop:
-    """inbox: events of all kinds, handled in order. stop: readable when the broker must end."""
+    """inbox: events of all kinds, handled in order. stop: readable when the broker must end; must_end: the same, asked
+    once a second."""
 
     def __init__(
         self,
@@ -85,6 +87,8 @@ class Loop:
         gateways: FromGateways,
         launcher: Launcher,
         stop: Stop,
+        must_end: Callable[[], bool],
+        clock: Clock,
         sample_seconds: float,
     ) -> None:
         self._inbox = inbox
@@ -94,8 +98,11 @@ class Loop:
         self._gateways = gateways
         self._launcher = launcher
         self._stop = stop
+        self._must_end = must_end
+        self._is_ending = False
+        self._clock = clock
         self._sample_seconds = sample_seconds
-        self._next_gateway_turn = self._next_sample = time.monotonic()
+        self._next_turn = self._next_sample = clock.now()
         self._polled_outputs: dict[int, str] | None = None
 
     def run(self) -> None:
@@ -107,7 +114,7 @@ class Loop:
                 self._step(self._inbox.popleft())
 
     def _step(self, event: Event) -> None:
-        for action in self._policy.handle(event, time.monotonic()):
+        for action in self._policy.handle(event, self._clock.now()):
             self._performer.perform(action)
 
     # ---- waiting --------------------------------------------------------------------------------------------------
@@ -118,10 +125,13 @@ class Loop:
         if outputs != self._polled_outputs:  # seldom, and a poll set takes as long to make as to ask
             self._polled_outputs, self._poll_set = outputs, self._make_poll_set(outputs)
         deadline = self._policy.next_deadline()
-        due = min(self._next_gateway_turn, self._next_sample, math.inf if deadline is None else deadline)
-        self._poll_set.wait(due - time.monotonic())
-        if time.monotonic() >= due:
+        due = min(self._next_turn, self._next_sample, math.inf if deadline is None else deadline)
+        self._poll_set.wait(due - self._clock.now())
+        if self._clock.now() >= due:
             self._keep_time()
+        if pause := self._clock.take_pause():
+            logger.info("nothing ran here for %.0f s: nobody is judged by that time", pause)
+            self._inbox.append(PauseEnded())
 
     def _make_poll_set(self, outputs: dict[int, str]) -> PollSet:
         """Everything that can happen, in the order in which it is taken. outputs: descriptor -> worker id."""
@@ -154,7 +164,7 @@ class Loop:
     def _keep_time(self) -> None:
         """Deadlines that have come. Everything heard in this turn is in the inbox before them: after a pause of the
         whole machine, a worker whose messages are already here must not be taken for dead."""
-        now = time.monotonic()
+        now = self._clock.now()
         if now >= self._next_sample:
             self._next_sample = now + self._sample_seconds
             for worker_id in self._launcher.worker_ids:
@@ -162,9 +172,12 @@ class Loop:
                 if sample is not None:
                     event = WorkerSampled(worker_id, sample.rss_bytes, sample.footprint_bytes, sample.cpu_percent)
                     self._inbox.append(event)
-        if now >= self._next_gateway_turn:
-            self._next_gateway_turn = now + _GATEWAY_TURN_SECONDS
+        if now >= self._next_turn:
+            self._next_turn = now + _TURN_SECONDS
             self._gateways.keep_time(now)
+            if not self._is_ending and self._must_end():
+                self._is_ending = True
+                self._inbox.append(ShutdownRequested())
         deadline = self._policy.next_deadline()
         if deadline is not None and now >= deadline:
             self._inbox.append(TimePassed())

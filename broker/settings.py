@@ -16,7 +16,7 @@ from broker.models.entry import ModelOverride
 from broker.policy.limits import PoolLimits
 from broker.wire.kinds import KINDS
 from broker.wire.packing import pack
-from broker.wire.paths import default_runtime_dir
+from broker.wire.paths import default_runtime_dir, default_state_dir
 from broker.wire.settings_file import PREFIX, mistakes, read_settings_file
 from broker.wire.to_workers import Assign
 
@@ -69,10 +69,6 @@ def _hub_dir() -> Path:
     return Path(os.environ.get("HF_HOME") or _cache_home() / "huggingface") / "hub"
 
 
-def _state_dir() -> Path:
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "mlx-broker"
-
-
 class BrokerSettings(BaseSettings):
     """See the top of this file; every field is documented in docs/settings.md."""
 
@@ -81,7 +77,7 @@ class BrokerSettings(BaseSettings):
     )
 
     runtime_dir: Path = Field(default_factory=default_runtime_dir)
-    state_dir: Path = Field(default_factory=_state_dir)
+    state_dir: Path = Field(default_factory=default_state_dir)
     models_dir: Path = Field(default_factory=lambda: _cache_home() / "mlx-broker" / "models")
     hub_dir: Path = Field(default_factory=_hub_dir)
     models: Annotated[dict[str, ModelSettings], NoDecode] = Field(default_factory=dict)

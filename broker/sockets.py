@@ -59,6 +59,7 @@ class Sockets:
 
     def __init__(self) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._bound: dict[str, zmq.Socket[bytes]] = {}
 
     def bind(self, endpoint: str, backlog: int) -> Router:
         """backlog: messages that may wait for one peer, 0 for no limit."""
@@ -68,7 +69,15 @@ class Sockets:
         socket.set(zmq.RCVHWM, 0)
         socket.set(zmq.LINGER, 0)
         socket.bind(endpoint)
+        self._bound[endpoint] = socket
         return Router(socket)
+
+    def rebind(self, endpoint: str) -> None:
+        """Make the file of a bound socket anew; whoever is connected stays so. Raises OSError."""
+        try:
+            self._bound[endpoint].bind(endpoint)  # not after unbind, which would end all connections
+        except zmq.ZMQError as error:
+            raise OSError(error.errno, error.strerror, endpoint) from error
 
     def close(self, linger_seconds: float) -> None:
         """Close all. linger_seconds: how long messages that wait for a peer may take to leave."""

@@ -6,6 +6,7 @@ import logging
 import resource
 import sys
 
+from broker.wire.parents import has_lost_honcho
 from broker.wire.settings_file import SettingsError
 from gateway.app import create_app
 from gateway.http.server import Server
@@ -17,6 +18,7 @@ _OPEN_FILES = 10240  # the most that macOS grants; one per client
 
 def main() -> int:
     """The exit code: 2 for settings that cannot be used."""
+    lost_honcho = has_lost_honcho()
     try:
         settings = load_settings()
     except SettingsError as error:
@@ -30,7 +32,7 @@ def main() -> int:
     _raise_file_limit()
     gc.freeze()  # imported modules stay for good
     link = BrokerClient(settings.broker_socket)
-    Server(settings, create_app(settings, link), link).run()
+    Server(settings, create_app(settings, link), link, lost_honcho).run()
     return 0
 
 

@@ -7,11 +7,12 @@ it would wait for as long as they run.
 import asyncio
 import contextlib
 import json
+import logging
 import shlex
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -22,19 +23,36 @@ from gateway.http.protocol import Protocol
 from gateway.link.link import Link
 from gateway.settings import Settings
 
+log = logging.getLogger(__name__)
+
 _GRACEFUL_SECONDS = 3  # for clients that do not read the end of their answers
-# Bytes of one connection that may wait in the kernel for a client that does not read. By default it takes megabytes,
-# thousands of tokens, before the gateway notices.
-_UNSENT_BYTES = 16_384
 _KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections, so that they close first
-_NOTSENT_LOWAT = 0x201 if sys.platform == "darwin" else socket.TCP_NOTSENT_LOWAT  # Python names it on Linux only
 _STOPPING = Failure(Code.BROKER_UNAVAILABLE, "the gateway is shutting down", retry_after=1, retryable=True)
 
 
-class Server(uvicorn.Server):
-    """One gateway. `serve` returns after the first signal, within 4 s."""
+def unsent_option(platform: str) -> tuple[int, int, int]:
+    """The socket option (level, name, bytes) that bounds what may wait in the kernel for a client that does not read.
+    By default it takes megabytes, thousands of tokens, before the gateway notices."""
+    if platform == "darwin":
+        # There TCP_NOTSENT_LOWAT only says when a socket becomes writable, and writes go on (XNU, uipc_socket.c). The
+        # buffer holds what is on its way too, so it is larger; setting it keeps it from growing.
+        return (socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+    return (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 16_384)
 
-    def __init__(self, settings: Settings, app: ASGIApp, link: Link) -> None:
+
+class Server(uvicorn.Server):
+    """One gateway. `serve` returns after the first signal, within 4 s, and after honcho has gone."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        app: ASGIApp,
+        link: Link,
+        has_lost_honcho: Callable[[], bool] = lambda: False,
+        platform: str = sys.platform,
+    ) -> None:
+        self._has_lost_honcho = has_lost_honcho
+        self._unsent = unsent_option(platform)
         self._settings = settings
         self._link = link
         self._stop = asyncio.Event()
@@ -61,12 +79,16 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         for server in self.servers:
             for listener in server.sockets:  # every connection inherits it
-                listener.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, _UNSENT_BYTES)
+                listener.setsockopt(*self._unsent)
 
     async def main_loop(self) -> None:
-        """Until a signal."""
+        """Until a signal, or the end of honcho."""
         announcing = asyncio.create_task(self._announce())
         while not await self.on_tick(0):  # renews the Date header
+            if self._has_lost_honcho():
+                log.warning("honcho has gone: the gateway ends")
+                self.should_exit = True
+                break
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), 1.0)
         announcing.cancel()

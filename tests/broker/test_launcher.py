@@ -1,9 +1,11 @@
 """The real broker, its loop and sockets, with a launcher that starts no process of this machine."""
 
 import os
+import shutil
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from broker.assembly import run_broker
 from broker.runtime import RuntimeDir
 from broker.settings import BrokerSettings, ModelSettings
 from broker.wire.body import Body
+from broker.wire.clock import Clock
 from broker.wire.codec import decode, encode
 from broker.wire.from_gateways import InferenceRequest, Kill, Status, Unload
 from broker.wire.from_peers import Hello
@@ -50,7 +53,9 @@ class Stop:
 class House:
     """A broker in a thread, and a gateway that speaks to it."""
 
-    def __init__(self, directory: Path, late_failures: int = 0) -> None:
+    def __init__(
+        self, directory: Path, late_failures: int = 0, clock: Clock | None = None, heartbeat_timeout: float = 600.0
+    ) -> None:
         settings = BrokerSettings(
             runtime_dir=directory,
             state_dir=directory / "state",
@@ -58,16 +63,28 @@ class House:
             hub_dir=directory / "hub",
             models={MODEL: ModelSettings(type="echo", engine="played:Worker")},
             warm_spares=0,
-            heartbeat_timeout_seconds=600,  # the threads send none
+            heartbeat_timeout_seconds=heartbeat_timeout,  # the threads send none
             stall_timeout_seconds=600,
             memory_sample_seconds=0.05,
         )
         self._runtime = RuntimeDir(directory)
         self.launcher = ThreadLauncher(self._runtime.worker_endpoint, late_failures)
         self._stop = Stop()
-        self._thread = threading.Thread(
-            target=lambda: run_broker(settings, self._runtime, self.launcher, self._stop, 8 << 30), name="broker"
-        )
+        self.failure: str | None = None
+        self.lost_honcho = False
+
+        def run() -> None:
+            self.failure = run_broker(
+                settings,
+                self._runtime,
+                self.launcher,
+                self._stop,
+                8 << 30,
+                has_lost_honcho=lambda: self.lost_honcho,
+                clock=clock,
+            )
+
+        self._thread = threading.Thread(target=run, name="broker")
         self._thread.start()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
@@ -100,10 +117,14 @@ class House:
         model: dict[str, Any] = entry
         return model
 
-    def close(self) -> None:
-        self._stop.set()
+    def ends(self) -> None:
+        """Wait until the broker has ended by itself."""
         self._thread.join(SECONDS)
         assert not self._thread.is_alive()
+
+    def close(self) -> None:
+        self._stop.set()
+        self.ends()
         self._socket.close()
         self._context.term()
         self._stop.close()
@@ -157,3 +178,56 @@ def test_kill_and_unload_end_the_worker(house: House) -> None:
     house.generate("hello")
     assert house.ask(Unload(MODEL))[-1][0] == FINAL
     assert house.launcher.worker_ids == []
+
+
+def test_an_hour_in_which_nothing_ran_ends_nobody(directory: Path) -> None:
+    jumped = 0.0
+    house = House(directory, clock=Clock(lambda: time.monotonic() + jumped), heartbeat_timeout=30.0)
+    try:
+        house.generate("hello")
+        jumped = 3600.0
+        assert house.generate("again")[-1] == (FINAL, {"text": "again"})
+        uptime = house.ask(Status())[0][1]["uptime_seconds"]
+        assert uptime < 3600
+        assert (house.status()["state"], len(house.launcher.started)) == ("ready", 1)
+    finally:
+        house.close()
+
+
+def test_a_worker_that_is_silent_while_the_broker_runs_is_ended(directory: Path) -> None:
+    house = House(directory, clock=Clock(), heartbeat_timeout=1.5)
+    try:
+        house.generate("hello")
+        wait_until(lambda: house.status()["last_exit"] is not None, what="the end of a silent worker")
+    finally:
+        house.close()
+
+
+def test_sockets_that_are_deleted_are_made_anew(directory: Path, house: House) -> None:
+    house.generate("hello")
+    for name in ("gateway.sock", "worker.sock", "lock"):
+        (directory / name).unlink()
+    house.ask(Unload(MODEL))
+    # The next worker has to find its socket.
+    assert house.generate("again")[-1] == (FINAL, {"text": "again"})
+    assert {"gateway.sock", "worker.sock", "lock"} <= {path.name for path in directory.iterdir()}
+
+
+def test_a_broker_whose_directory_another_has_taken_ends_with_a_reason(directory: Path) -> None:
+    house = House(directory / "run")
+    shutil.rmtree(directory / "run")
+    second = RuntimeDir(directory / "run")
+    try:
+        house.ends()
+        assert house.failure is not None
+        assert house.failure.startswith(f"another broker (pid {os.getpid()}) is running in {directory}/run")
+    finally:
+        second.close()
+        house.close()
+
+
+def test_a_broker_that_has_lost_honcho_ends(house: House) -> None:
+    house.generate("hello")
+    house.lost_honcho = True
+    house.ends()
+    assert (house.failure, house.launcher.worker_ids) == (None, [])

@@ -1,6 +1,7 @@
 """The runtime directory: ours alone, one broker at a time."""
 
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -37,7 +38,8 @@ def test_one_that_others_could_enter_is_closed_to_them(parent: Path) -> None:
 
 def test_a_second_broker_is_told_about_the_first(parent: Path) -> None:
     first = RuntimeDir(parent / "run")
-    with pytest.raises(RuntimeDirError, match=f"another broker is running in {parent}/run: stop it or set"):
+    told = f"another broker \\(pid {os.getpid()}\\) is running in {parent}/run: stop it or set"
+    with pytest.raises(RuntimeDirError, match=told):
         RuntimeDir(parent / "run")
     first.close()
     RuntimeDir(parent / "run").close()
@@ -45,7 +47,60 @@ def test_a_second_broker_is_told_about_the_first(parent: Path) -> None:
 
 def test_the_lock_is_not_inherited_by_workers(parent: Path) -> None:
     runtime = RuntimeDir(parent / "run")
-    assert not os.get_inheritable(runtime._lock)
+    assert not os.get_inheritable(runtime._locked)
+    runtime.close()
+
+
+def test_the_files_of_a_running_broker_are_deleted_and_it_still_has_the_directory(parent: Path) -> None:
+    """As dirhelper of macOS, systemd-tmpfiles or people do it."""
+    first = RuntimeDir(parent / "run")
+    (parent / "run" / "lock").unlink()
+    with pytest.raises(RuntimeDirError, match="another broker is running in "):
+        RuntimeDir(parent / "run")
+    first.repair()
+    with pytest.raises(RuntimeDirError, match=f"another broker \\(pid {os.getpid()}\\) is running in "):
+        RuntimeDir(parent / "run")
+    first.close()
+
+
+def test_the_directory_is_deleted_and_made_anew(parent: Path) -> None:
+    first = RuntimeDir(parent / "run")
+    shutil.rmtree(parent / "run")
+    assert first.repair() == [first.gateway_endpoint, first.worker_endpoint]
+    assert stat.S_IMODE((parent / "run").stat().st_mode) == 0o700
+    with pytest.raises(RuntimeDirError, match=f"another broker \\(pid {os.getpid()}\\) is running in "):
+        RuntimeDir(parent / "run")
+    first.close()
+    RuntimeDir(parent / "run").close()
+
+
+def test_it_says_which_sockets_have_gone(parent: Path) -> None:
+    runtime = RuntimeDir(parent / "run")
+    for name in ("gateway.sock", "worker.sock"):
+        (parent / "run" / name).touch()
+    assert runtime.repair() == []
+    (parent / "run" / "worker.sock").unlink()
+    assert runtime.repair() == [runtime.worker_endpoint]
+    runtime.close()
+
+
+def test_another_broker_was_faster_in_a_directory_that_had_gone(parent: Path) -> None:
+    first = RuntimeDir(parent / "run")
+    shutil.rmtree(parent / "run")
+    second = RuntimeDir(parent / "run")
+    with pytest.raises(RuntimeDirError, match=f"another broker \\(pid {os.getpid()}\\) is running in "):
+        first.repair()
+    first.close()
+    assert second.repair() == [second.gateway_endpoint, second.worker_endpoint]
+    second.close()
+
+
+def test_a_directory_that_cannot_be_made_again(parent: Path) -> None:
+    runtime = RuntimeDir(parent / "run")
+    shutil.rmtree(parent / "run")
+    (parent / "run").write_text("")
+    with pytest.raises(RuntimeDirError, match=f"runtime_dir {parent}/run cannot be used: File exists"):
+        runtime.repair()
     runtime.close()
 
 

@@ -17,16 +17,37 @@ from tests.service import ROOT, START_SECONDS, Service, processes_with, wait_unt
 KILL_WAIT_SECONDS = 5.0
 
 
+# Takes the terminal whose descriptor is its first argument, and becomes the command that follows: the leader of a
+# session in the foreground, as in a window. Its output still goes to the log.
+_IN_A_TERMINAL = """
+import os, sys
+log = os.dup(1)
+os.login_tty(int(sys.argv[1]))
+os.dup2(log, 1)
+os.dup2(log, 2)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
 @contextlib.contextmanager
-def honcho_start(service: Service) -> Iterator[subprocess.Popen[bytes]]:
-    """Start honcho with the settings of this service and wait until the service is healthy."""
+def honcho_start(service: Service, terminal: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """Start honcho with the settings of this service and wait until the service is healthy. terminal: the one that it
+    runs in."""
     bin_directory = Path(sys.executable).parent
     environment = {**service.environment, "PATH": os.pathsep.join((str(bin_directory), os.environ["PATH"]))}
     command = [sys.executable, "-m", "honcho", "--procfile", str(ROOT / "Procfile"), "--app-root", str(ROOT)]
     command += ["--env", os.devnull, "start"]  # a developer's .env must not change the test
+    if terminal is not None:
+        command = [sys.executable, "-c", _IN_A_TERMINAL, str(terminal), *command]
     with (service.directory / "honcho.log").open("ab") as log:
         honcho = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=terminal is None,  # login_tty makes one
+            pass_fds=() if terminal is None else (terminal,),
         )
     try:
         wait_until(service.healthy, START_SECONDS, lambda: f"{service.log('honcho')}health")
@@ -63,6 +84,31 @@ def test_a_signal_ends_everything(make_service: Callable[..., Service], number: 
     assert "gateway.1 stopped (rc=0)" in log
     assert "SIGKILL" not in log
     assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP], ids=lambda number: number.name)
+def test_without_honcho_nothing_goes_on(make_service: Callable[..., Service], number: signal.Signals) -> None:
+    """It has no chance to end its children, and its helpers live on."""
+    service = make_service(start=False)
+    with honcho_start(service) as honcho:
+        assert service.load("tiny-a").status_code == 200
+        honcho.send_signal(number)
+        honcho.wait()
+        wait_until(lambda: processes_with(service.token) == [], 5.0, "the end of everything")
+    with honcho_start(service) as honcho:  # nothing is left in its way
+        honcho.terminate()
+        assert honcho.wait(KILL_WAIT_SECONDS) == 128 + signal.SIGTERM
+
+
+def test_a_window_that_is_closed_leaves_nothing_behind(make_service: Callable[..., Service]) -> None:
+    service = make_service(start=False)
+    window, terminal = os.openpty()
+    with honcho_start(service, terminal) as honcho:
+        os.close(terminal)
+        assert service.load("tiny-a").status_code == 200
+        os.close(window)
+        assert honcho.wait(5.0) == -signal.SIGHUP
+        wait_until(lambda: processes_with(service.token) == [], 5.0, "the end of everything")
 
 
 def test_sigkill_of_the_broker_leaves_no_worker_and_the_next_start_works(make_service: Callable[..., Service]) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import httpx
 from starlette.types import ASGIApp
@@ -17,11 +18,11 @@ from gateway.settings import Settings
 from tests.gateway.played_broker import SECONDS
 
 
-class _Served(Server):
+class ServedGateway(Server):
     """Says when it listens."""
 
-    def __init__(self, settings: Settings, app: ASGIApp, link: Link) -> None:
-        super().__init__(settings, app, link)
+    def __init__(self, settings: Settings, app: ASGIApp, link: Link, **options: Any) -> None:
+        super().__init__(settings, app, link, **options)
         self.listens = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -35,10 +36,11 @@ async def served(
     settings: Settings | None = None,
     endpoints: Sequence[Endpoint] = ENDPOINTS,
     subtrees: Sequence[Subtree] = SUBTREES,
+    **options: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of such a gateway, on a port of its own."""
+    """A client of such a gateway, on a port of its own. options: of the Server."""
     settings = settings or Settings(port=0, default_model="org/tiny")
-    server = _Served(settings, create_app(settings, link, endpoints, subtrees), link)
+    server = ServedGateway(settings, create_app(settings, link, endpoints, subtrees), link, **options)
     serving = asyncio.create_task(server.serve())
     try:
         async with asyncio.timeout(SECONDS):

@@ -1,7 +1,6 @@
 """The wire: what is encoded is decoded to the same; anything else that arrives is a ProtocolError that says why."""
 
 import contextlib
-import os
 import typing
 from dataclasses import MISSING, fields
 from types import NoneType
@@ -21,7 +20,6 @@ from broker.wire.from_peers import Heartbeat
 from broker.wire.from_workers import Progress
 from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output, Outputs, decode_outputs, encode_outputs
 from broker.wire.packing import pack, unpack
-from broker.wire.paths import default_runtime_dir
 from broker.wire.work import Embed, Generate, Rerank
 
 R1 = b"gateway1" + bytes(8)
@@ -111,10 +109,6 @@ def test_so_are_outputs_in_their_order(rows: list[tuple[bytes, int, dict[str, An
     assert isinstance(message.body, Outputs)
     assert message.body.entries == [(o.request_id, o.kind) for o in outputs]
     assert decode_outputs(message.body) == outputs
-
-
-def test_broker_and_gateway_of_one_user_meet_in_the_same_place() -> None:
-    assert default_runtime_dir().name == f"mlx-broker-{os.getuid()}"
 
 
 def test_the_payload_of_a_request_travels_unread_in_a_frame_of_its_own() -> None:

@@ -1,0 +1,38 @@
+"""What the broker looks after besides its peers: its place in the file system, and whoever has started it. Decides only
+whether the broker can go on.
+"""
+
+import logging
+from collections.abc import Callable
+
+from broker.runtime import RuntimeDir, RuntimeDirError
+
+logger = logging.getLogger(__name__)
+
+
+class Upkeep:
+    """rebind: binds the socket of this endpoint again, raises OSError. has_lost_honcho: whether the broker would run on
+    without anybody who can see it."""
+
+    def __init__(self, runtime: RuntimeDir, rebind: Callable[[str], None], has_lost_honcho: Callable[[], bool]) -> None:
+        self._runtime = runtime
+        self._rebind = rebind
+        self._has_lost_honcho = has_lost_honcho
+        self.failure: str | None = None
+
+    def must_end(self) -> bool:
+        """Whether the broker must end now; `failure` then says why, except after honcho. Call it about once a
+        second."""
+        if self._has_lost_honcho():
+            logger.warning("honcho has gone: the broker ends")
+            return True
+        try:
+            for endpoint in self._runtime.repair():
+                # Peers that are connected go on by the old one.
+                logger.warning("the socket %s has gone, and is made anew", endpoint.removeprefix("ipc://"))
+                self._rebind(endpoint)
+        except (RuntimeDirError, OSError) as error:
+            self.failure = str(error)
+            logger.error("the broker ends: %s", error)
+            return True
+        return False

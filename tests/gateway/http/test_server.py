@@ -1,0 +1,72 @@
+"""What the server does beside HTTP: it bounds what waits for deaf clients, and ends without honcho."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from typing import Any
+
+import pytest
+
+from gateway.app import create_app
+from gateway.http.server import unsent_option
+from gateway.settings import Settings
+from tests.gateway.played_broker import SECONDS
+from tests.gateway.served import ServedGateway
+from tests.gateway.test_second_link import ScriptedLink
+
+pytestmark = pytest.mark.anyio
+
+RECEIVED = 32_768  # bytes that the client's side holds, so that the rest waits in the server's
+
+
+def waiting_bytes(option: tuple[int, int, int] | None) -> int:
+    """Bytes that the kernel takes for a client that never reads."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        if option is not None:
+            listener.setsockopt(*option)
+        client = stack.enter_context(socket.socket())
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED)
+        client.connect(listener.getsockname())
+        served_by = stack.enter_context(listener.accept()[0])
+        served_by.setblocking(False)
+        taken = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                taken += served_by.send(b"x" * 4096)
+        return taken
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS bounds nothing by the option of Linux")
+@pytest.mark.parametrize(("platform", "most"), [("linux", 150_000), ("darwin", 350_000)])
+def test_what_waits_for_a_client_that_never_reads_is_bounded(platform: str, most: int) -> None:
+    assert waiting_bytes(unsent_option(platform)) < most < waiting_bytes(None)
+
+
+def gateway(**options: Any) -> ServedGateway:
+    settings, link = Settings(port=0), ScriptedLink([])
+    return ServedGateway(settings, create_app(settings, link), link, **options)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux says twice what was set")
+async def test_on_macos_the_listener_has_the_buffer_that_every_connection_inherits() -> None:
+    server = gateway(platform="darwin")
+    serving = asyncio.create_task(server.serve())
+    async with asyncio.timeout(SECONDS):
+        await server.listens.wait()
+        [listener] = server.servers[0].sockets
+        assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * unsent_option("darwin")[2]
+        server._on_signal(signal.SIGTERM)
+        await serving
+
+
+async def test_a_gateway_that_has_lost_honcho_ends() -> None:
+    lost = False
+    server = gateway(has_lost_honcho=lambda: lost)
+    serving = asyncio.create_task(server.serve())
+    async with asyncio.timeout(SECONDS):
+        await server.listens.wait()
+        lost = True
+        await serving
