@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+DEV_STAMP := .venv/installed-dev
 
 # A variable on make's command line reaches every process through the environment: `make run MLX_BROKER_PORT=9000`.
 # PORT=9000 is short for that. A PORT in the environment is ignored: honcho sets one, and so do other tools.
@@ -10,17 +11,27 @@ ifeq ($(origin PORT),command line)
 export MLX_BROKER_PORT := $(PORT)
 endif
 
-.PHONY: install run test test-slow check bench bench-smol chaos fuzz lock architectures
+.PHONY: install install-dev run test test-slow check bench bench-smol chaos fuzz lock architectures
+
+# What serving needs. --clear: installs exactly the lock, also after a package has left it. --no-compile: compiling takes
+# half a minute, and few of the files are ever imported. --no-deps: the lock is complete, and older pips would resolve a
+# dependency with an extra to a newer release than the lock's.
+PIP_INSTALL := $(BIN)/pip install --no-compile --no-deps --require-hashes
 
 install: $(STAMP)
 
-# --clear: installs exactly the lock, also after a package has left it. --no-compile: compiling takes half a minute, and
-# few of the files are ever imported. --no-deps: the lock is complete, and older pips would resolve a dependency with an
-# extra to a newer release than the lock's.
 $(STAMP): requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, see make PYTHON=...")'
+	@$(PYTHON) tools/check_python.py
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --no-compile --no-deps --require-hashes -r requirements.lock
+	$(PIP_INSTALL) -r requirements.lock
+	$(BIN)/pip check
+	@touch $@
+
+# The tools of development beside it: the second lock repeats the first, whose packages are there already.
+install-dev: $(DEV_STAMP)
+
+$(DEV_STAMP): $(STAMP) requirements-dev.lock
+	$(PIP_INSTALL) -r requirements-dev.lock
 	$(BIN)/pip check
 	@touch $@
 
@@ -32,50 +43,59 @@ run: install
 	@exec $(VENV) $(BIN)/honcho start
 
 # Two at a time: a test mostly waits for a process to start.
-test: install
+test: install-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Tests that take too long for every change: leaks over thousands of requests, the demo model in every form.
-test-slow: install
+test-slow: install-dev
 	$(BIN)/python -m pytest -m slow
 
-check: install
+check: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin broker demo gateway worker
 
 # Takes twenty minutes and needs the machine for itself; docs/benchmarks.md has the method and the results.
-bench: install
+bench: install-dev
 	$(BIN)/python -m bench.recovery
 	$(BIN)/python -m bench.throughput
 	$(BIN)/python -m bench.profile
 	$(BIN)/python -m bench.report
 
 # The same, and the demo model; takes a few minutes more.
-bench-smol: install
+bench-smol: install-dev
 	$(BIN)/python -m bench.recovery
 	$(BIN)/python -m bench.throughput --smol
 	$(BIN)/python -m bench.profile
 	$(BIN)/python -m bench.report
 
 # Ten minutes of kills, stops, loads, unloads and clients that leave; prints the figures of docs/isolation.md.
-chaos: install
+chaos: install-dev
 	$(BIN)/python -m tests.isolation.chaos 600 1
 
 # Mutated bodies and headers against a real service; prints the figures of docs/security.md.
-fuzz: install
+fuzz: install-dev
 	$(BIN)/python -m tests.fuzz 15000 1
 
-# Keeps every pin that still fits. To take the newest releases of everything, remove requirements.lock first.
+# Keeps every pin that still fits. To take the newest releases of everything, remove both locks first. What serving needs
+# must come as wheels for every macOS and Python that tools/check_python.py admits: the last lines ask for them.
+COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	--custom-compile-command "make lock" --quiet
 lock:
-	tools=$$(mktemp -d) && $(PYTHON) -m venv $$tools && $$tools/bin/pip install --quiet uv==0.13.9 && \
-	$$tools/bin/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --fork-strategy fewest \
-		--generate-hashes --custom-compile-command "make lock" --quiet --output-file requirements.lock && \
-	rm -r $$tools
+	set -e; tools=$$(mktemp -d); trap 'rm -r "$$tools"' EXIT; \
+	$(PYTHON) -m venv "$$tools"; "$$tools/bin/pip" install --quiet uv==0.13.9; PATH="$$tools/bin:$$PATH"; \
+	$(COMPILE) --output-file requirements.lock; \
+	$(COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock; \
+	for macos in 14.0 15.0 26.0; do for python in 3.11 3.12 3.13 3.14; do \
+		echo "wheels for macOS $$macos, Python $$python"; \
+		MACOSX_DEPLOYMENT_TARGET=$$macos uv pip install --quiet --dry-run --target "$$tools/none" \
+			--python-platform aarch64-apple-darwin --python-version $$python --only-binary :all: \
+			--no-deps --require-hashes --requirement requirements.lock; \
+	done; done
 
 # Asks the installed mlx-lm and mlx-vlm what they can run. Needed after `make lock` has changed one of them; a test tells.
 TABLE = broker/models/architectures.json
-architectures: install
+architectures: install-dev
 	$(BIN)/python -m worker.loading.architectures > $(TABLE).new
 	mv $(TABLE).new $(TABLE)
