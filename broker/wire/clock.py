@@ -24,10 +24,11 @@ class Clock:
     def now(self) -> float:
         """Seconds."""
         read_at = self._monotonic()
-        gap, self._read_at = read_at - self._read_at, read_at
-        if gap > PAUSE_SECONDS:
+        if read_at - self._read_at > PAUSE_SECONDS:
+            gap = read_at - self._read_at
             self._paused += gap
             self._untold += gap
+        self._read_at = read_at
         return read_at - self._paused
 
     def take_pause(self) -> float:

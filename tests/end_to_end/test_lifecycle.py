@@ -13,8 +13,10 @@ import psutil
 import pytest
 
 from tests.conftest import ECHO, MISBEHAVING, PACED
+from tests.device_errors import DEVICE_ERRORS
 from tests.service import Service, Stream, free_port, wait_until
 from tests.tiny_models import make_tiny_model
+from worker.process.device_errors import DEVICE_EXIT_CODE
 
 MakeService = Callable[..., Service]
 
@@ -31,6 +33,25 @@ def test_a_hung_step_is_ended_and_the_model_serves_again(make_service: MakeServi
     assert "no progress for 1 s" in stream.error["message"]
     assert service.chat("bad").status_code == 200
     assert "hung" in service.model("bad")["last_exit"]["reason"]
+
+
+def test_an_error_of_the_gpu_is_a_death_with_its_reason(make_service: MakeService) -> None:
+    """The requests of a neighbour's fault: what has output gets worker_died, retryable; the text is in last_exit."""
+    failing = MISBEHAVING | {"options": {"on_load": "gpu", "gpu": "memory"}}
+    service = make_service(models={"bad": MISBEHAVING, "failing": failing})
+    with service.stream("bad", "gpu after 2 tokens " + "x" * 40) as stream:
+        stream.finish()
+    assert stream.done
+    assert stream.error is not None
+    assert (stream.error["code"], stream.error["retryable"]) == ("worker_died", True)
+    told = service.model("bad")["last_exit"]
+    assert (told["code"], DEVICE_ERRORS["victim"] in told["reason"]) == (DEVICE_EXIT_CODE, True)
+
+    refused = service.chat("failing")  # it was tried twice
+    assert refused.status_code == 503
+    assert (refused.json()["error"]["code"], refused.json()["error"]["retryable"]) == ("worker_died", True)
+    assert DEVICE_ERRORS["memory"] in refused.json()["error"]["message"]
+    assert service.chat("bad").status_code == 200
 
 
 def test_a_frozen_process_is_found_by_its_silence(make_service: MakeService) -> None:

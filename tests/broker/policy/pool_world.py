@@ -40,6 +40,7 @@ from broker.policy.events import (
     OutputsArrived,
     OutputsRead,
     OutputsSent,
+    PauseEnded,
     RequestArrived,
     RequestCancelled,
     ShutdownRequested,
@@ -272,6 +273,8 @@ class World(Books):
             if worker.connected and not worker.stuck and not worker.killed:
                 worker.steps += bool(worker.in_flight) or not worker.ready
                 self.send(HeartbeatArrived(worker.worker_id, worker.steps, 1, 2, 3))
+        if self.random.random() < 0.02:
+            self.send(PauseEnded())
         self.send(TimePassed())
 
     def _worker(self, worker: SimWorker, trouble: float) -> None:

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
 from broker.wire.outputs import FINAL, PARTIAL
 from broker.wire.work import Generate
+from tests.device_errors import DEVICE_ERRORS
 from tests.worker.engine_runs import load
+from worker.generation import sequence as sequences
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -20,3 +23,19 @@ def test_the_first_output_names_what_is_ignored(tiny_model: Path, stream: bool) 
     assert [output.kind for output in got] == ([PARTIAL, PARTIAL, FINAL] if stream else [FINAL])
     assert got[0].body["ignored"] == ["tools[0].uniqueItems", "json_schema.not"]
     assert all("ignored" not in output.body for output in got[1:])
+
+
+def test_an_error_of_the_gpu_is_not_the_fault_of_the_request_that_meets_it(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generation = load(tiny_model).generation
+    sequence = generation.sequence(
+        b"id", Generate(prompt="x", logprobs=1), None, None, prompt_tokens=1, cached_tokens=0
+    )
+
+    def fails(*_: object) -> None:  # as reading the first value from the device does
+        raise RuntimeError(DEVICE_ERRORS["timeout"])
+
+    monkeypatch.setattr(sequences, "token_logprobs", fails)
+    with pytest.raises(RuntimeError, match="ErrorTimeout"):
+        sequence.advance(65, mx.zeros(4), None)

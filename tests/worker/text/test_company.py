@@ -9,6 +9,7 @@ import pytest
 from mlx import nn
 from mlx.utils import tree_flatten, tree_map_with_path
 
+from tests.device_errors import DEVICE_ERRORS
 from tests.every_family import tiny_model
 from tests.tiny_families import _random_weight
 from worker.text.company import Company, company_of
@@ -37,6 +38,18 @@ def random_model(family: str) -> Any:
 @pytest.mark.parametrize("family", EXPECTED)
 def test_it_is_found_out_from_the_model_itself(family: str) -> None:
     assert company_of(random_model(family)) is EXPECTED[family]
+
+
+def test_an_error_of_the_gpu_says_nothing_about_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be remembered: all prompts of this architecture would take turns from then on."""
+    model = random_model("llama")
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError(DEVICE_ERRORS["victim"])
+
+    monkeypatch.setattr(type(model), "__call__", fails)
+    with pytest.raises(RuntimeError, match="InnocentVictim"):
+        company_of(model)
 
 
 @pytest.mark.parametrize("form", [mx.float16, mx.bfloat16, "4 bits"], ids=str)

@@ -17,7 +17,9 @@ from transformers import AutoTokenizer
 from broker.wire.body import to_map
 from broker.wire.failure import FailureError
 from broker.wire.outputs import ERROR, FINAL
+from broker.wire.packing import pack
 from broker.wire.work import Generate
+from tests.device_errors import DEVICE_ERRORS
 from tests.tiny_models import make_tiny_model
 from tests.tiny_vision import CHAT_TEMPLATE, LARGEST_PIXELS, make_tiny_vision, picture
 from tests.worker import engine_runs
@@ -415,6 +417,20 @@ def test_while_images_are_read_the_others_go_on(engine: VisionEngine) -> None:
         waited += 1
     assert waited == 4  # three images, then the prompt
     steps(engine)
+
+
+def test_an_error_of_the_gpu_is_not_the_fault_of_the_request_that_meets_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load(folder)
+
+    def fails(_prompt: object) -> None:
+        raise RuntimeError(DEVICE_ERRORS["memory"])
+
+    monkeypatch.setattr(engine.model, "see", fails)
+    engine.add(b"x" * 16, pack(Generate(prompt="x")))
+    with pytest.raises(RuntimeError, match="Insufficient Memory"):
+        steps(engine)
 
 
 def test_what_requests_took_is_given_back(folder: Path) -> None:
