@@ -76,6 +76,7 @@ def run_broker(
             view=policies,
             pins_path=pins_path,
             preloaded=[lookup.id_of(name) for name in settings.preload_models],
+            wires_memory=settings.wired_memory,
         )
         upkeep = Upkeep(runtime, sockets.rebind, has_lost_honcho)
         loop = Loop(

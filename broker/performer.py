@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 class Performer:
     """put: takes the events that follow from actions. view: what the policies have announced. preloaded: models that
-    the settings pin."""
+    the settings pin. wires_memory: whether workers wire their shares."""
 
     def __init__(
         self,
@@ -56,6 +56,7 @@ class Performer:
         view: View,
         pins_path: Path,
         preloaded: Sequence[str],
+        wires_memory: bool,
     ) -> None:
         self._launcher = launcher
         self._workers = workers
@@ -65,6 +66,7 @@ class Performer:
         self._view = view
         self._pins_path = pins_path
         self._preloaded = preloaded
+        self._wires_memory = wires_memory
         self.is_finished = False
 
     def perform(self, action: Action) -> None:
@@ -127,7 +129,7 @@ class Performer:
     def _assign(self, action: AssignModel) -> None:
         spec = self._lookup.newest(action.spec)
         logger.info("%s loads %s", action.worker_id, spec.model_id)
-        limits = (action.share_bytes, action.limit_bytes, action.rank, action.ranks)
+        limits = (action.share_bytes, action.limit_bytes, action.rank, action.ranks, self._wires_memory)
         body = Assign(spec.model_id, spec.path, spec.model_type, spec.engine, spec.options, *limits)
         self._workers.send(action.worker_id, body)
 

@@ -98,6 +98,7 @@ class BrokerSettings(BaseSettings):
     load_stall_timeout_seconds: Seconds = 120.0
     memory_limit_factor: float = Field(default=3.0, ge=1)
     memory_sample_seconds: Seconds = 1.0
+    wired_memory: bool = False
     warm_spares: int = Field(default=1, ge=0, le=4)
     blas_library: str | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"

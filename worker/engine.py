@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from broker.wire.kinds import KINDS
 from broker.wire.outputs import Output
 from broker.wire.to_workers import Assign
+from worker.memory.plan import Wish
 
 # Called while loading: the stage ("weights", "tokenizer", ...) and its fraction done, None if unknown. Each call counts
 # as progress for the stall timeout, so an engine must call it at least every few seconds.
@@ -44,7 +45,8 @@ class MemoryFacts:
 @dataclass(slots=True, frozen=True)
 class EngineStats:
     """What an engine is doing. live: requests that have not ended; waiting, prefilling, decoding: the same by stage;
-    cached_entries, cached_tokens, cached_bytes: of the prompt cache. What an engine does not have is 0."""
+    cached_entries, cached_tokens, cached_bytes: of the prompt cache; waiting_for_room: those of the waiting that have
+    no memory yet. What an engine does not have is 0."""
 
     live: int = 0
     waiting: int = 0
@@ -53,10 +55,33 @@ class EngineStats:
     cached_entries: int = 0
     cached_tokens: int = 0
     cached_bytes: int = 0
+    waiting_for_room: int = 0
+
+
+class MemoryShare(Protocol):
+    """The share of memory of an engine, in bytes as MLX counts them. Called from the engine's thread, `waiting` from
+    any."""
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for memory."""
+
+    def granted(self, share_bytes: int, limit_bytes: int) -> None:
+        """The broker has set the share, and says what it can be at most, 0 if it does not know."""
+
+    def shrink(self, share_bytes: int) -> None:
+        """Others wait for memory: come down to this share, at once by what is not in use, and later as requests end.
+        Until the next share, nothing may begin that needs more."""
+
+    def wish(self) -> Wish | None:
+        """What the broker should be told now, if it is news."""
 
 
 class Engine(Protocol):
-    """One loaded model. All methods but `memory` and `stats` are called from the thread that made the engine."""
+    """One loaded model. All methods but `memory` and `stats` are called from the thread that made the engine.
+
+    An engine whose memory grows with its requests has one more member, `room`: a MemoryShare.
+    """
 
     @property
     def facts(self) -> ModelFacts:
@@ -95,6 +120,12 @@ def load_engine(assign: Assign, report: Report) -> Engine:
     engine_class: Any = getattr(import_module(module_name), class_name)
     engine: Engine = engine_class(assign, report)
     return engine
+
+
+def share_of(engine: Engine) -> MemoryShare | None:
+    """The share of an engine, if its memory grows with its requests."""
+    share: MemoryShare | None = getattr(engine, "room", None)
+    return share
 
 
 def import_for_spare() -> None:

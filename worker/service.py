@@ -22,10 +22,10 @@ from broker.wire.failure import Code, Failure, FailureError, named_line, one_lin
 from broker.wire.frames import gateway_of, receive_frames, send_frames
 from broker.wire.from_gateways import Cancel, InferenceRequest
 from broker.wire.from_peers import Ack, Heartbeat, Hello
-from broker.wire.from_workers import LoadFailed, Progress, Ready
+from broker.wire.from_workers import LoadFailed, Need, Progress, Ready
 from broker.wire.outputs import PARTIAL, WINDOW, Output, encode_outputs, error_output
-from broker.wire.to_workers import Assign, Shutdown
-from worker.engine import Engine, MemoryFacts, import_for_spare, load_engine
+from broker.wire.to_workers import Assign, Share, Shrink, Shutdown
+from worker.engine import Engine, MemoryFacts, MemoryShare, import_for_spare, load_engine, share_of
 from worker.process.device_errors import DEVICE_EXIT_CODE, is_device_error
 from worker.process.intake import taking_in
 from worker.process.priority import lower_priority
@@ -46,10 +46,14 @@ _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 
 @dataclass(slots=True)
 class Vitals:
-    """State for the heartbeat thread. Only the main thread writes; each field changes atomically."""
+    """State for the heartbeat thread. Only the main thread writes; each field changes atomically.
+
+    waits_for_room: the main thread has nothing to do until the broker grants memory, which is no standstill.
+    """
 
     steps: int = 0
     engine: Engine | None = None
+    waits_for_room: bool = False
 
 
 def run(
@@ -98,9 +102,11 @@ def _beat(endpoint: str, identity: str, vitals: Vitals, interval: float) -> None
     # Its own context: the main thread can end its context without waiting for this thread.
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = _connect(context, endpoint, identity)
+    waited = 0
     while True:
         memory = vitals.engine.memory() if vitals.engine else MemoryFacts()
-        beat = Heartbeat(vitals.steps, memory.active_bytes, memory.cache_bytes, memory.peak_bytes)
+        waited += vitals.waits_for_room
+        beat = Heartbeat(vitals.steps + waited, memory.active_bytes, memory.cache_bytes, memory.peak_bytes)
         # If the broker is busy, this beat is not needed: the next one says as much.
         with suppress(zmq.Again):
             send_frames(socket, encode(beat), wait=False)
@@ -189,11 +195,23 @@ class Service:
         self._send(Progress(stage, fraction))
 
     def _serve(self, engine: Engine) -> None:
+        room = share_of(engine)
         while True:
-            for message in self._receive(wait=not (engine.has_work or self._arrived) or self._window_is_full):
+            if room is not None:
+                self._tell(room)
+            is_idle = not (engine.has_work or self._arrived)
+            self._vitals.waits_for_room = is_idle and room is not None and room.waiting > 0
+            for message in self._receive(wait=is_idle or self._window_is_full):
+                self._vitals.waits_for_room = False
                 match message.body:
                     case Ack(total=total):
                         self._acked = total
+                    case Share(share_bytes=share_bytes, limit_bytes=limit_bytes):
+                        if room is not None:
+                            room.granted(share_bytes, limit_bytes)
+                    case Shrink(share_bytes=share_bytes):
+                        if room is not None:
+                            room.shrink(share_bytes)
                     case InferenceRequest(payload=payload):
                         self._take(message.request_id, payload)
                     case Cancel():
@@ -209,8 +227,13 @@ class Service:
                 outputs = engine.step()
                 self._vitals.steps += 1
                 self._send_outputs(outputs)
-            if len(self._live) > len(self._arrived) and not engine.has_work:
+            waits = room is not None and room.waiting > 0
+            if len(self._live) > len(self._arrived) and not engine.has_work and not waits:
                 self._fail(list(self._live - self._arrived.keys()), "the engine lost this request")
+
+    def _tell(self, room: MemoryShare) -> None:
+        if (wish := room.wish()) is not None:
+            self._send(Need(wish.wanted, wish.least))
 
     @property
     def _window_is_full(self) -> bool:

@@ -13,7 +13,7 @@ class Assign(Body):
     model_type: a name in kinds.py. engine: `module:Class` when the settings name one, else None. share_bytes: what this
     process may take from the start, for its weights and a first block. limit_bytes: the largest share that it can ever
     get, 0 if unknown: what needs more can never be served. rank, ranks: which part of the model this process loads, out
-    of how many; rank 0 alone gets requests.
+    of how many; rank 0 alone gets requests. wires_memory: whether the process wires its share, on a Mac.
     """
 
     COMMAND: ClassVar[bytes] = b"ASSIGN"
@@ -26,6 +26,7 @@ class Assign(Body):
     limit_bytes: int = 0
     rank: int = 0
     ranks: int = 1
+    wires_memory: bool = False
 
 
 @dataclass(slots=True, frozen=True)

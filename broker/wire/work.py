@@ -13,7 +13,8 @@ class Generate(Body):
     Exactly one of `messages` (chat, rendered by the model's template) and `prompt` (text or token ids) is given.
     images: image files as the client gave them. Where a message has images its content is a list of parts in the
     client's order, `{type: text, text}` and `{type: image}`; the k-th image part over all messages is images[k].
-    max_tokens None: to the end of the context. stream False: the worker sends no PARTIAL, only a FINAL with all text,
+    max_tokens None: to the end of the context. max_tokens_is_default: the client has not stated it, so that the answer
+    may end earlier where memory is short. stream False: the worker sends no PARTIAL, only a FINAL with all text,
     so that a request whose worker dies can always be replayed. The sampling fields mean what they mean to mlx-lm, 0 is
     off; logit_bias: decimal token id -> what is added. logprobs: how many alternatives per token, None for none at all.
     tools: OpenAI's; required_tools: names, at least one of which has to be called; one_call: the answer ends with the
@@ -30,6 +31,7 @@ class Generate(Body):
     prompt: str | list[int] | None = None
     stream: bool = False
     max_tokens: int | None = None
+    max_tokens_is_default: bool = False
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0

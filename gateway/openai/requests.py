@@ -191,7 +191,7 @@ def parse_completion(body: bytes) -> CompletionRequest:
 
 def chat_work(request: ChatRequest, images: list[bytes], defaults: Defaults) -> list[Generate]:
     """One unit of work per choice. images: the files of `request.images`, in their order."""
-    max_tokens = request.max_completion_tokens or request.max_tokens or defaults.max_tokens
+    stated = request.max_completion_tokens or request.max_tokens
     messages = [message.to_map() for message in request.messages]
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
     tools = [] if request.tool_choice == "none" else request.tools
@@ -199,7 +199,8 @@ def chat_work(request: ChatRequest, images: list[bytes], defaults: Defaults) -> 
         Generate(
             messages=messages,
             images=images,
-            max_tokens=max_tokens,
+            max_tokens=stated or defaults.max_tokens,
+            max_tokens_is_default=not stated,
             logprobs=logprobs,
             tools=tools,
             required_tools=required_names(tools, request.tool_choice),
@@ -213,10 +214,13 @@ def chat_work(request: ChatRequest, images: list[bytes], defaults: Defaults) -> 
 
 def completion_work(request: CompletionRequest, defaults: Defaults) -> list[Generate]:
     """One unit of work per choice: all choices of the first prompt, then those of the second, ..."""
-    max_tokens = request.max_tokens or defaults.max_tokens
     return [
         Generate(
-            prompt=prompt, max_tokens=max_tokens, logprobs=request.logprobs, **_sampling(request, defaults, choice)
+            prompt=prompt,
+            max_tokens=request.max_tokens or defaults.max_tokens,
+            max_tokens_is_default=not request.max_tokens,
+            logprobs=request.logprobs,
+            **_sampling(request, defaults, choice),
         )
         for prompt in request.prompt
         for choice in range(request.choices_per_prompt)

@@ -32,10 +32,12 @@ def load(
     *,
     make_batch: MakeBatch = make_batch,
     make_store: Callable[[], Store] | None = None,
+    share: int = 0,
+    limit: int = 0,
     **options: Any,
 ) -> TextEngine:
-    """make_store: None for `default_store`."""
-    assign = Assign(folder.name, str(folder), "text-gen", None, options)
+    """make_store: None for `default_store`. share, limit: of memory, 0 for no bound."""
+    assign = Assign(folder.name, str(folder), "text-gen", None, options, share, limit)
     store = make_store or default_store
     return TextEngine(assign, lambda _stage, _fraction: None, make_batch=make_batch, make_store=store)
 

@@ -164,11 +164,19 @@ class Worker:
         return body
 
     def assign(
-        self, engine: str | None, model: Path = Path("/nowhere"), model_type: str = "text-gen", **options: Any
+        self,
+        engine: str | None,
+        model: Path = Path("/nowhere"),
+        model_type: str = "text-gen",
+        *,
+        share: int = 0,
+        limit: int = 0,
+        wires: bool = False,
+        **options: Any,
     ) -> None:
-        """Wait until the worker is there and assign it a model."""
+        """Wait until the worker is there and assign it a model. share, limit: of memory, 0 for no bound."""
         self.expect(Hello)
-        self.send(Assign(model.name, str(model), model_type, engine, options))
+        self.send(Assign(model.name, str(model), model_type, engine, options, share, limit, wires_memory=wires))
 
     def serve(self, engine: str | None, model: Path = Path("/nowhere"), **options: Any) -> Ready:
         """Assign a model and wait until it is loaded."""

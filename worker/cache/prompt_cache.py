@@ -43,7 +43,7 @@ class PromptCache:
 
     def __init__(self, max_tokens: int, max_bytes: int, store: Store) -> None:
         self._max_tokens = max_tokens
-        self._max_bytes = max_bytes
+        self._max_bytes = self._most_bytes = max_bytes
         self._store = store
         self._entries: OrderedDict[Key, Entry] = OrderedDict()
         self._index = PrefixIndex()
@@ -59,7 +59,7 @@ class PromptCache:
     @property
     def is_on(self) -> bool:
         """Whether anything is kept."""
-        return self._max_tokens > 0 and self._max_bytes > 0
+        return self._max_tokens > 0 and self._most_bytes > 0
 
     @property
     def nbytes(self) -> int:
@@ -70,6 +70,11 @@ class PromptCache:
     def tokens(self) -> int:
         """Tokens of all entries."""
         return self._tokens
+
+    def bound(self, max_bytes: int) -> None:
+        """Keep at most so many bytes from now on, and never more than at the beginning."""
+        self._max_bytes = min(max_bytes, self._most_bytes)
+        self._evict()
 
     def known(self, tokens: list[int]) -> int:
         """How many tokens `fetch` would return, without a copy; does not count as use."""

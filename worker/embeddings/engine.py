@@ -23,8 +23,12 @@ from broker.wire.packing import unpack
 from broker.wire.to_workers import Assign
 from broker.wire.work import Embed, Rerank
 from worker.embeddings.encoder import Encoder, Row
+from worker.embeddings.step_cost import step_cost
 from worker.engine import EngineStats, MemoryFacts, ModelFacts, Report
 from worker.generation.prompt import checked_ids
+from worker.memory.cost import WorkCost
+from worker.memory.limits import limits_of
+from worker.memory.step_room import StepRoom
 from worker.options import read_options, whole_number
 from worker.process.intake import taking_in
 
@@ -83,8 +87,17 @@ class EmbeddingEngine:
 
     def __init__(self, assign: Assign, report: Report) -> None:
         self._batch_tokens = read_options(EmbeddingOptions, assign.options, "embedding").batch_tokens
-        mx.set_cache_limit(_CACHE_BYTES)
+        limits = limits_of(assign, cache_bytes=_CACHE_BYTES)  # before anything is loaded
         self.encoder = Encoder(Path(assign.path), report)
+        work = step_cost(self.encoder) if assign.share_bytes else WorkCost()
+        self.room = StepRoom(
+            work,
+            fixed=mx.get_active_memory(),
+            most_tokens=self._batch_tokens,
+            limits=limits,
+            share_bytes=assign.share_bytes,
+            limit_bytes=assign.limit_bytes,
+        )
         self._works: dict[bytes, _Work] = {}
 
     @property
@@ -93,7 +106,7 @@ class EmbeddingEngine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._works)
+        return any(not work.is_tokenised or self._can_run(work) for work in self._works.values())
 
     def memory(self) -> MemoryFacts:
         return MemoryFacts(mx.get_active_memory(), mx.get_cache_memory(), mx.get_peak_memory())
@@ -101,7 +114,8 @@ class EmbeddingEngine:
     def stats(self) -> EngineStats:
         works = list(self._works.values())
         waiting = sum(not work.is_tokenised for work in works)
-        return EngineStats(len(works), waiting=waiting, prefilling=len(works) - waiting)
+        prefilling = len(works) - waiting
+        return EngineStats(len(works), waiting, prefilling, waiting_for_room=self.room.waiting)
 
     def add(self, request_id: bytes, payload: bytes) -> None:
         if self.encoder.is_reranker:
@@ -136,16 +150,22 @@ class EmbeddingEngine:
         """A row of each request in turn, until the batch is full; at least one."""
         batch: list[tuple[_Work, int]] = []
         longest = 0
-        turns = deque(work for work in self._works.values() if work.waiting)
+        turns = deque(work for work in self._works.values() if self._can_run(work))
+        self.room.waiting = sum(bool(work.waiting) for work in self._works.values()) - len(turns)
         while turns:
             work = turns.popleft()
-            longest = max(longest, len(work.rows[work.waiting[-1]].tokens))
-            if batch and (len(batch) + 1) * longest > self._batch_tokens:
+            longest = max(longest, _next_length(work))
+            is_large = (len(batch) + 1) * longest > self._batch_tokens or not self.room.fits(len(batch) + 1, longest)
+            if batch and is_large:
                 break
             batch.append((work, work.waiting.pop()))
-            if work.waiting:
+            if self._can_run(work):
                 turns.append(work)
         return batch
+
+    def _can_run(self, work: _Work) -> bool:
+        """Whether its longest row may be computed now, alone."""
+        return bool(work.waiting) and self.room.fits(1, _next_length(work))
 
     def _tokenise(self) -> list[Output]:
         """Tokenise inputs, one of each request in turn; the errors of those that fail."""
@@ -220,7 +240,12 @@ class EmbeddingEngine:
     def _fitting(self, row: Row, where: str) -> Row:
         if not row.tokens:
             raise invalid(f"{where} is empty", param=where)
-        self._checked_tokens(len(row.tokens), where)
+        length = self._checked_tokens(len(row.tokens), where)
+        if not self.room.can_ever_fit(length):
+            needed, most = (f"{size / 2**20:.1f} MiB" for size in (self.room.needs(1, length), self.room.limit))
+            message = f"{where} has {length} tokens, which need {needed} of memory; the process can have at most {most}"
+            raise FailureError(Failure(Code.CONTEXT_LENGTH_EXCEEDED, message, where))
+        self.room.comes(length)
         return row
 
     def _dimensions(self, asked: int | None) -> int | None:
@@ -240,6 +265,10 @@ class EmbeddingEngine:
         if self.encoder.is_reranker:
             return {"scores": packed, "prompt_tokens": prompt_tokens}
         return {"vectors": packed, "size": results.shape[1], "prompt_tokens": prompt_tokens}
+
+
+def _next_length(work: _Work) -> int:
+    return len(work.rows[work.waiting[-1]].tokens)
 
 
 def _error(work: _Work, failure: Failure) -> Output:

@@ -5,8 +5,6 @@ of the answer, and the way from tokens to outputs. Knows no batch and no weights
 from collections.abc import Iterable
 from typing import Any
 
-import mlx.core as mx
-
 from broker.wire.failure import Code, Failure, FailureError, invalid
 from broker.wire.work import Generate
 from worker.generation.answer import Answer, AnswerFormat, EitherAnswer
@@ -114,10 +112,3 @@ class Generation:
         why = f"the prompt has {size}, and the model's context of {self.context} tokens leaves no room for an answer"
         param = "prompt" if request.messages is None else "messages"
         return FailureError(Failure(Code.CONTEXT_LENGTH_EXCEEDED, why, param))
-
-
-def limit_wired_memory(limit_bytes: int) -> None:
-    """Wire at most the worker's own share of memory, on Metal. 0: no limit."""
-    if limit_bytes > 0 and mx.metal.is_available():
-        recommended = int(mx.device_info()["max_recommended_working_set_size"])
-        mx.set_wired_limit(min(limit_bytes, recommended))

@@ -44,7 +44,12 @@ class BatchCounts(NamedTuple):
 
 
 class Batch(Protocol):
-    """Sequences of one model. All methods but `counts` are called from one thread."""
+    """Sequences of one model. All methods but `counts` are called from one thread.
+
+    is_padded: whether the caches of every sequence take as much memory as those of the longest.
+    """
+
+    is_padded: bool
 
     def insert(
         self,

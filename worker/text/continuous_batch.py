@@ -11,7 +11,6 @@ from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from worker.generation.sampling import LogitsProcessor, Sampler
 from worker.text.batch import BatchCounts, Decoded, Held
@@ -32,6 +31,8 @@ _MOST_UNUSED_BYTES = 32 * 2**20
 class ContinuousBatch:
     """Mutable state: the sequences that wait, each with its caches, those that prefill, and those that decode; how many
     prompt tokens have been prefilled since the last decode step."""
+
+    is_padded = True
 
     def __init__(
         self,
@@ -57,7 +58,6 @@ class ContinuousBatch:
         self._waiting: deque[tuple[Row, list[Any]]] = deque()
         self._prefilling = Group()
         self._decoding = Group()
-        maybe_set_recommended_wired_limit()  # as BatchGenerator does
 
     def insert(
         self,

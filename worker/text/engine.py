@@ -6,14 +6,14 @@ the device only for requests that ask for them.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
-from broker.wire.outputs import PARTIAL, Output
+from broker.wire.outputs import PARTIAL, Output, error_output
 from broker.wire.packing import unpack
 from broker.wire.to_workers import Assign
 from broker.wire.work import Generate
@@ -24,29 +24,71 @@ from worker.cache.worthwhile import WORTHWHILE, longest_common, worthwhile
 from worker.chat.renderers import renderer_of
 from worker.chat.writer import ChatWriter
 from worker.engine import EngineStats, MemoryFacts, ModelFacts, Report
-from worker.generation.generation import Generation, limit_wired_memory
+from worker.generation.answer import Answer, EitherAnswer
+from worker.generation.constraints.constraint import Constraint
+from worker.generation.generation import Generation
 from worker.generation.prompt import WrittenPrompt, checkpoints, write_prompt
+from worker.generation.sampling import LogitsProcessor, Sampler
 from worker.generation.sequence import Sequence
 from worker.loading.model_folder import load_folder
+from worker.memory.limits import limits_of
+from worker.memory.room import Admitted, Room, Size
 from worker.options import read_options
+from worker.process.intake import taking_in
 from worker.text.batch import Held
 from worker.text.draft_model import with_draft
 from worker.text.make_batch import MakeBatch, make_batch
+from worker.text.memory_plan import plan_of
 from worker.text.options import TextOptions
+
+# Tokens of an answer of unknown length that have room at a time; how many before their end there should be more, and
+# how often that is tried.
+_BLOCK = 512
+_AHEAD = 64
+_EVERY = 16
+
+
+@dataclass(slots=True, frozen=True)
+class _Arrived:
+    """A request that is not in the batch. tokens: of its prompt; written: the prompt as it came, and None for a request
+    that had begun, whose tokens are those so far; sequence: then what it has sent, else None."""
+
+    request: Generate
+    tokens: list[int]
+    written: WrittenPrompt | None
+    sampler: Sampler
+    processors: list[LogitsProcessor]
+    answer: Answer | EitherAnswer | None = None
+    constraint: Constraint | None = None
+    sequence: Sequence | None = None
+
+
+@dataclass(slots=True)
+class _Growth:
+    """A sequence that has no room for its whole answer yet. answer: tokens that it may have; reserved: those that have
+    room; tokens: of the answer so far."""
+
+    arrived: _Arrived
+    answer: int
+    reserved: int
+    tokens: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True, frozen=True)
 class _LiveText:
-    """A request in the batch. checkpoints: the kinds of those that its prefill has still to reach, in their order."""
+    """A request in the batch. checkpoints: the kinds of those that its prefill has still to reach, in their order;
+    growth: None if there is room for the whole answer."""
 
     sequence: Sequence
     checkpoints: list[str]
+    growth: _Growth | None
 
 
 class TextEngine:
     """Engine for `text-gen` models. `loaded`: the model; `generation`: what its requests mean.
 
-    Mutable state: the batch, the prompt cache, and the live requests: their sequences by uid, their uids by id.
+    Mutable state: the batch, the prompt cache, the live requests (their sequences by uid, their uids by id), and the
+    room: who waits for memory.
     """
 
     def __init__(
@@ -58,6 +100,7 @@ class TextEngine:
         make_store: Callable[[], Store] = MemoryStore,
     ) -> None:
         options = read_options(TextOptions, assign.options, "text")
+        limits = limits_of(assign)  # before anything is loaded
         self.loaded = load_folder(Path(assign.path), report, options.adapter_path, options.chat_template)
         draft = None
         if options.draft_model is not None:
@@ -67,8 +110,6 @@ class TextEngine:
         self._writer = ChatWriter([renderer_of(tokenizer)], options.tool_form)
         self.generation = Generation(tokenizer, self.loaded.vocabulary, context)
         self._batch = make_batch(self.loaded, draft, options)
-        # After the batch has been made, which wires as much as the machine recommends.
-        limit_wired_memory(assign.limit_bytes)
         cache_bytes = options.prompt_cache_bytes
         if cache_bytes is None:
             cache_bytes = default_bytes(assign.limit_bytes, self.loaded.weights_bytes)
@@ -77,6 +118,8 @@ class TextEngine:
         self._keeps_checkpoints = self._prompts.is_on and not self._shares_live
         self._live: dict[int, _LiveText] = {}
         self._uids: dict[bytes, int] = {}
+        plan = plan_of(assign, self.loaded, draft, options, padded=self._batch.is_padded)
+        self.room: Room[_Arrived] = Room(plan, limits, self._prompts)
 
     @property
     def facts(self) -> ModelFacts:
@@ -84,14 +127,24 @@ class TextEngine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._live)
+        return bool(self._live) or self.room.has_news
 
     def memory(self) -> MemoryFacts:
         return MemoryFacts(mx.get_active_memory(), mx.get_cache_memory(), mx.get_peak_memory())
 
     def stats(self) -> EngineStats:
-        prompts = self._prompts
-        return EngineStats(len(self._uids), *self._batch.counts(), len(prompts), prompts.tokens, prompts.nbytes)
+        prompts, waiting = self._prompts, self.room.waiting
+        begun = self._batch.counts()
+        return EngineStats(
+            len(self._uids) + waiting,
+            begun.waiting + waiting,
+            begun.prefilling,
+            begun.decoding,
+            len(prompts),
+            prompts.tokens,
+            prompts.nbytes,
+            waiting,
+        )
 
     def add(self, request_id: bytes, payload: bytes) -> None:
         request = unpack(Generate, payload)
@@ -99,46 +152,80 @@ class TextEngine:
         self.generation.check_characters(request)
         prompt = write_prompt(request, self.loaded.tokenizer, self._writer, self.loaded.vocabulary)
         tokens = prompt.tokens
-        max_tokens = self.generation.max_tokens(request, len(tokens))
         answer, constraint = self.generation.answer(request, tokens, is_generic=prompt.is_generic)
         if constraint is not None:
             processors = [*processors, constraint]
+        size = Size(
+            len(tokens),
+            self.generation.max_tokens(request, len(tokens)),
+            is_stated=not request.max_tokens_is_default,
+            param="prompt" if request.messages is None else "messages",
+            # A seed and a constraint count the tokens that they have drawn: such a sequence cannot begin again.
+            first=_BLOCK if request.max_tokens_is_default and request.seed is None and constraint is None else 0,
+        )
+        arrived = _Arrived(request, tokens, prompt, sampler, processors, answer, constraint)
+        self.room.enter(request_id, size, arrived)
+        self._admit()
+
+    def _admit(self) -> None:
+        """Put the requests into the batch for which there is room."""
+        while (admitted := self.room.admit()) is not None:
+            try:
+                with taking_in(admitted.request_id):
+                    self._insert(admitted)
+            except BaseException:
+                self.room.leave(admitted.request_id)
+                raise
+
+    def _insert(self, admitted: Admitted[_Arrived]) -> None:
+        request_id, arrived, max_tokens, reserved = admitted
+        request, tokens = arrived.request, arrived.tokens
         cache, cached = self._fetch(tokens)
-        points = self._checkpoints(prompt, cached)
+        points = {} if arrived.written is None else self._checkpoints(arrived.written, cached)
         ends = [cached, *points, len(tokens)]
-        sequence = self.generation.sequence(
+        sequence = arrived.sequence or self.generation.sequence(
             request_id,
             request,
-            answer,
-            constraint,
+            arrived.answer,
+            arrived.constraint,
             prompt_tokens=len(tokens),
             cached_tokens=cached,
-            ignored=prompt.ignored,
+            ignored=() if arrived.written is None else arrived.written.ignored,
         )
         uid = self._batch.insert(
             [tokens[begin:end] for begin, end in pairwise(ends)],
             max_tokens,
             cache=cache,
             tokens=tokens[:cached],
-            sampler=sampler,
-            processors=processors,
+            sampler=arrived.sampler,
+            processors=arrived.processors,
             wants_logprobs=request.logprobs is not None,
         )
+        growth = _Growth(arrived, max_tokens, reserved) if reserved < max_tokens else None
         self._uids[request_id] = uid
-        self._live[uid] = _LiveText(sequence, list(points.values()))
+        self._live[uid] = _LiveText(sequence, list(points.values()), growth)
 
     def step(self) -> list[Output]:
         outputs: list[Output] = []
         stopped: list[int] = []
+        if self.room.has_news:
+            outputs += [error_output(request_id, failure) for request_id, failure in self.room.refused()]
+            self._admit()
+        if not self._live:
+            return outputs
         ends, decoded = self._batch.next()
         if ends:
             self._keep_checkpoints(ends)
         for one in decoded:
             uid, reason = one.uid, one.finish_reason
-            sequence = self._live[uid].sequence
+            live = self._live[uid]
+            sequence = live.sequence
             output = sequence.advance(one.token, one.logprobs, reason)
             if one.held is not None:
+                self.room.leave(sequence.request_id)
                 self._prompts.store(one.held.tokens, one.held.cache)
+            if live.growth is not None and reason is None and (output is None or output.kind == PARTIAL):
+                self._grow(uid, sequence, live.growth, one.token)
             if output is None:
                 continue
             outputs.append(output)
@@ -147,12 +234,35 @@ class TextEngine:
                 # A sequence with a reason has left the batch already. One that ends by a stop string or a failure has
                 # not.
                 if reason is None:
+                    self.room.leave(sequence.request_id)
                     stopped.append(uid)
         if stopped:
             self._store(self._batch.remove(stopped, return_prompt_caches=self._prompts.is_on).values())
         return outputs
 
+    def _grow(self, uid: int, sequence: Sequence, growth: _Growth, token: int) -> None:
+        """Get room for the next tokens of a sequence in time. Without any it leaves the batch and waits; what it has is
+        then read again."""
+        growth.tokens.append(token)
+        left = growth.reserved - len(growth.tokens)
+        if left > _AHEAD or left % _EVERY or growth.reserved == growth.answer:
+            return
+        request_id = sequence.request_id
+        more = min(_BLOCK, growth.answer - growth.reserved)
+        if self.room.grow(request_id, more):
+            growth.reserved += more
+        elif not left:
+            done = len(growth.tokens)
+            tokens = growth.arrived.tokens + growth.tokens
+            arrived = replace(growth.arrived, tokens=tokens, written=None, sequence=sequence)
+            size = Size(len(tokens), growth.answer - done, is_stated=False, param="messages", first=_BLOCK)
+            del self._live[uid], self._uids[request_id]
+            held = self._batch.remove([uid], return_prompt_caches=self._prompts.is_on)
+            self.room.return_to_front(request_id, size, arrived)
+            self._store(held.values())
+
     def cancel(self, request_id: bytes) -> None:
+        self.room.leave(request_id)
         uid = self._uids.pop(request_id, None)
         if uid is not None:
             del self._live[uid]

@@ -14,7 +14,6 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.generate import generate_step, speculative_generate_step
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from worker.generation.constraints.constraint import Constraint
 from worker.generation.sampling import LogitsProcessor, Sampler
@@ -63,6 +62,8 @@ class _Turn:
 class TurnBatch:
     """Mutable state: the sequences that wait or prefill, in their order, and those that decode, by uid."""
 
+    is_padded = False
+
     def __init__(
         self,
         model: Any,
@@ -86,7 +87,6 @@ class TurnBatch:
         self._next_uid = 0
         self._waiting: deque[_Turn] = deque()
         self._decoding: dict[int, _Turn] = {}
-        maybe_set_recommended_wired_limit()  # as BatchGenerator does
         for one in self._models:
             quantisation.check(one)
 

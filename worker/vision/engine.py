@@ -21,13 +21,16 @@ from broker.wire.to_workers import Assign
 from broker.wire.work import Generate
 from worker.chat.writer import TOOL_FORMS, Form
 from worker.engine import EngineStats, MemoryFacts, ModelFacts, Report
-from worker.generation.generation import Generation, limit_wired_memory
+from worker.generation.generation import Generation
 from worker.generation.sampling import LogitsProcessor, Sampler, is_greedy
 from worker.generation.sequence import Sequence
+from worker.memory.limits import limits_of
+from worker.memory.room import Admitted, Room, Size
 from worker.options import one_of, read_options, template, whole_number
 from worker.process.device_errors import is_device_error
 from worker.process.intake import taking_in
 from worker.vision.deepstack import keep_features_in_step
+from worker.vision.memory_plan import encoding_bytes, plan_of
 from worker.vision.model import Prompt, VisionModel
 from worker.vision.pictures import Picture, check_pixels, open_picture
 from worker.vision.row_sampler import RowSampler
@@ -76,11 +79,13 @@ class _Live:
 class VisionEngine:
     """Engine for `vision` models. `model`: with its processor.
 
-    Mutable state: the requests that wait, in their order, the generator's batch, and the sequences in it by uid and id.
+    Mutable state: the requests that wait, in their order, the generator's batch, and the sequences in it by uid and id;
+    the room, in which the first that waits may wait for memory.
     """
 
     def __init__(self, assign: Assign, report: Report) -> None:
         self._options = read_options(VisionOptions, assign.options, "vision")
+        limits = limits_of(assign)  # before anything is loaded
         self.model = VisionModel(Path(assign.path), report, self._options.chat_template, self._options.tool_form)
         keep_features_in_step()
         tokenizer = self.model.tokenizer
@@ -98,8 +103,13 @@ class VisionEngine:
             # Sequences are also removed between steps: one stream for everything needs no synchronisation.
             stream=mx.default_stream(mx.default_device()),
         )
-        # After the generator has been made, which wires as much as the machine recommends.
-        limit_wired_memory(assign.limit_bytes)
+        plan = plan_of(
+            assign,
+            self.model.language_model,
+            most_rows=self._options.completion_batch_size,
+            step_tokens=self._options.prefill_step_size,
+        )
+        self.room: Room[Prompt] = Room(plan, limits)
         self._waiting: dict[bytes, _Waiting] = {}
         self._live: dict[int, _Live] = {}
         self._uids: dict[bytes, int] = {}
@@ -110,7 +120,7 @@ class VisionEngine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._live or self._waiting)
+        return bool(self._live) or (bool(self._waiting) and (self.room.waiting == 0 or self.room.has_news))
 
     def memory(self) -> MemoryFacts:
         return MemoryFacts(mx.get_active_memory(), mx.get_cache_memory(), mx.get_peak_memory())
@@ -118,7 +128,8 @@ class VisionEngine:
     def stats(self) -> EngineStats:
         waiting, sequences = len(self._waiting), [live.sequence for live in list(self._live.values())]
         decoding = sum(sequence.has_begun for sequence in sequences)
-        return EngineStats(waiting + len(sequences), waiting, len(sequences) - decoding, decoding)
+        prefilling = len(sequences) - decoding
+        return EngineStats(waiting + len(sequences), waiting, prefilling, decoding, waiting_for_room=self.room.waiting)
 
     def add(self, request_id: bytes, payload: bytes) -> None:
         request = unpack(Generate, payload)
@@ -148,6 +159,8 @@ class VisionEngine:
         for response in responses:
             uid, reason = response.uid, response.finish_reason
             live = self._live[uid]
+            if not live.sequence.has_begun:
+                self.room.has_read(live.sequence.request_id)
             row = live.sampler.take_row() if live.sampler is not None else None
             output = live.sequence.advance(response.token, _NO_ROW if row is None else row, reason)
             if output is None:
@@ -155,6 +168,7 @@ class VisionEngine:
             outputs.append(output)
             if output.kind != PARTIAL:
                 del self._live[uid], self._uids[output.request_id]
+                self.room.leave(output.request_id)
                 # A sequence with a reason has left the batch already. One that ends by a stop string or a failure
                 # has not.
                 if reason is None:
@@ -165,6 +179,7 @@ class VisionEngine:
 
     def cancel(self, request_id: bytes) -> None:
         self._waiting.pop(request_id, None)
+        self.room.leave(request_id)
         uid = self._uids.pop(request_id, None)
         if uid is not None:
             del self._live[uid]
@@ -177,9 +192,11 @@ class VisionEngine:
         if len(self._live) >= self._options.completion_batch_size:
             return []
         request_id, waiting = next(iter(self._waiting.items()))
-        failure = self._advance(request_id, waiting)
+        failure = next((failure for _, failure in self.room.refused()), None) or self._advance(request_id, waiting)
         if failure is not None or request_id in self._uids:
             del self._waiting[request_id]
+        if failure is not None:
+            self.room.leave(request_id)
         return [] if failure is None else [Output(request_id, ERROR, to_map(failure))]
 
     def _advance(self, request_id: bytes, waiting: _Waiting) -> Failure | None:
@@ -188,8 +205,11 @@ class VisionEngine:
             with taking_in(request_id):
                 if len(waiting.images) < len(waiting.pictures):
                     waiting.images.append(waiting.pictures[len(waiting.images)].read())
-                else:
-                    self._insert(request_id, waiting)
+                    return None
+                if not self.room.waiting:
+                    self._enter(request_id, waiting)
+                if (admitted := self.room.admit()) is not None:
+                    self._insert(admitted, waiting)
         except FailureError as error:
             return error.failure
         except Exception as error:
@@ -199,10 +219,21 @@ class VisionEngine:
             return Failure(Code.INTERNAL_ERROR, f"the prompt cannot be made: {named_line(error)}")
         return None
 
-    def _insert(self, request_id: bytes, waiting: _Waiting) -> None:
+    def _enter(self, request_id: bytes, waiting: _Waiting) -> None:
         request = waiting.request
         prompt = waiting.prompt or self.model.read_chat(waiting.text, waiting.images)
-        max_tokens = self.generation.max_tokens(request, len(prompt.tokens))
+        size = Size(
+            len(prompt.tokens),
+            self.generation.max_tokens(request, len(prompt.tokens)),
+            is_stated=not request.max_tokens_is_default,
+            param="prompt" if request.messages is None else "messages",
+            beside=encoding_bytes(prompt),
+        )
+        self.room.enter(request_id, size, prompt)
+
+    def _insert(self, admitted: Admitted[Prompt], waiting: _Waiting) -> None:
+        request_id, prompt, max_tokens, _ = admitted
+        request = waiting.request
         form = waiting.form
         is_generic = form is not None and form.is_generic
         answer, constraint = self.generation.answer(request, prompt.tokens, is_generic=is_generic)

@@ -32,8 +32,10 @@ TEXTS = ["a cat sits on the mat", "a kitten on a rug", "stock prices fell"]
 MIXED = ["x", "a rather long text, as far as sixty tokens allow", "two words", "ünï", "a rather long text", "zz" * 30]
 
 
-def load(folder: Path, **options: Any) -> EmbeddingEngine:
-    return EmbeddingEngine(Assign("model", str(folder), "embeddings", options=options), lambda stage, fraction: None)
+def load(folder: Path, *, share: int = 0, **options: Any) -> EmbeddingEngine:
+    """share: of memory, 0 for no bound."""
+    assign = Assign("model", str(folder), "embeddings", None, options, share)
+    return EmbeddingEngine(assign, lambda stage, fraction: None)
 
 
 def run(engine: EmbeddingEngine) -> dict[bytes, dict[str, Any]]:
@@ -455,3 +457,32 @@ def test_pooling_is_the_librarys_own() -> None:
     mask = mx.array([[1, 1, 0, 0]])
     assert pooling.pool_by_config(states, mask, {"pooling_mode": "lasttoken"}).tolist() == [[3, 4, 5]]
     assert pooling.pool_by_config(states, mask, {"pooling_mode": "mean"}).tolist() == [[1.5, 2.5, 3.5]]
+
+
+# ---- little memory ------------------------------------------------------------------------------------------------
+
+
+def test_with_little_memory_steps_are_smaller_and_a_long_text_waits_for_more(tmp_path: Path) -> None:
+    folder = make_tiny_encoder(tmp_path / "bert")
+    expected = embed(load(folder), MIXED)
+    memory = mx.set_memory_limit(1 << 40)
+    try:
+        engine = load(folder, share=1 << 40)
+        room = engine.room
+        longest = max(len(engine.encoder.text(text).tokens) for text in MIXED)
+        room.granted(room.needs(1, longest - 1), 0)
+        engine.add(b"r", pack(Embed(MIXED)))
+        while engine.has_work:
+            assert engine.step() == []
+        assert engine.stats().waiting_for_room == 1
+        wish = room.wish()
+        assert wish is not None
+        assert wish.wanted >= wish.least == room.needs(1, longest)
+        room.granted(wish.least, 0)
+        assert mx.allclose(vectors_of(run(engine)[b"r"]), expected, atol=1e-5)
+        room.granted(wish.least, room.needs(1, longest) - 1)
+        refused = refusal(engine, Embed(["z" * 40, MIXED[-1]]))
+        assert (refused.code, refused.param) == ("context_length_exceeded", "inputs[1]")
+        assert f"{room.needs(1, longest) / 2**20:.1f} MiB" in refused.message
+    finally:
+        mx.set_memory_limit(memory)

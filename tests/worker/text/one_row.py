@@ -29,6 +29,8 @@ class _One:
 class OneRow:
     """The first sequence that has come decodes, with mlx-lm's generate_step; the others wait."""
 
+    is_padded = False
+
     def __init__(self, loaded: LoadedModel, _draft: Any, options: TextOptions) -> None:
         self._model = loaded.model
         self._stop_tokens = loaded.tokenizer.eos_token_ids

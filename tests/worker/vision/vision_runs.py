@@ -30,8 +30,10 @@ def user(*parts: dict[str, str]) -> dict[str, Any]:
     return {"role": "user", "content": list(parts)}
 
 
-def load(folder: Path, **options: Any) -> VisionEngine:
-    return VisionEngine(Assign(folder.name, str(folder), "vision", None, options), lambda _stage, _fraction: None)
+def load(folder: Path, *, share: int = 0, **options: Any) -> VisionEngine:
+    """share: of memory, 0 for no bound."""
+    assign = Assign(folder.name, str(folder), "vision", None, options, share)
+    return VisionEngine(assign, lambda _stage, _fraction: None)
 
 
 def assert_nothing_left(engine: VisionEngine) -> None:
