@@ -47,7 +47,7 @@ def test_a_request_waits_for_a_share_and_the_wait_is_no_standstill(worker: Worke
 
 
 def test_a_request_that_waits_can_be_cancelled(worker: Worker) -> None:
-    request = worker.request(prompt="a" * 500, max_tokens=20)
+    request = worker.request(prompt="a" * 4000, max_tokens=20)
     asked = worker.expect(Need)
     worker.send(Cancel(), request)
     assert worker.expect(Outputs).entries == [(request, ERROR)]
