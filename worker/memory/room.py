@@ -45,7 +45,7 @@ class Admitted(NamedTuple, Generic[T]):
     reserved: int
 
 
-class Room(Generic[T]):
+class MemoryRoom(Generic[T]):
     """Mutable state: the plan with its sequences, and the lengths that some of them would grow to; the requests that
     wait for room, whether the first of them is known not to fit, and those that can never fit since the limit has
     fallen; whether something has changed that the broker might be told, and what it was told last; the share that it

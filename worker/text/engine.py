@@ -32,7 +32,7 @@ from worker.generation.sampling import LogitsProcessor, Sampler
 from worker.generation.sequence import Sequence
 from worker.loading.model_folder import load_folder
 from worker.memory.limits import limits_of
-from worker.memory.room import Admitted, Room, Size
+from worker.memory.room import Admitted, MemoryRoom, Size
 from worker.options import read_options
 from worker.process.intake import taking_in
 from worker.text.batch import Held
@@ -119,7 +119,7 @@ class TextEngine:
         self._live: dict[int, _LiveText] = {}
         self._uids: dict[bytes, int] = {}
         plan = plan_of(assign, self.loaded, draft, options, padded=self._batch.is_padded)
-        self.room: Room[_Arrived] = Room(plan, limits, self._prompts)
+        self.room: MemoryRoom[_Arrived] = MemoryRoom(plan, limits, self._prompts)
 
     @property
     def facts(self) -> ModelFacts:

@@ -25,7 +25,7 @@ from worker.generation.generation import Generation
 from worker.generation.sampling import LogitsProcessor, Sampler, is_greedy
 from worker.generation.sequence import Sequence
 from worker.memory.limits import limits_of
-from worker.memory.room import Admitted, Room, Size
+from worker.memory.room import Admitted, MemoryRoom, Size
 from worker.options import one_of, read_options, template, whole_number
 from worker.process.device_errors import is_device_error
 from worker.process.intake import taking_in
@@ -109,7 +109,7 @@ class VisionEngine:
             most_rows=self._options.completion_batch_size,
             step_tokens=self._options.prefill_step_size,
         )
-        self.room: Room[Prompt] = Room(plan, limits)
+        self.room: MemoryRoom[Prompt] = MemoryRoom(plan, limits)
         self._waiting: dict[bytes, _Waiting] = {}
         self._live: dict[int, _Live] = {}
         self._uids: dict[bytes, int] = {}

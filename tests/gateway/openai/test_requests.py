@@ -43,7 +43,7 @@ def refused_chat(body: dict[str, Any] | bytes) -> FailureError:
 
 
 def test_defaults() -> None:
-    assert chat() == [Generate(messages=[USER], max_tokens=100)]
+    assert chat() == [Generate(messages=[USER], max_tokens=100, max_tokens_is_default=True)]
     nothing = dict.fromkeys(("n", "stop", "seed", "stream", "temperature", "top_p", "max_tokens", "tools", "logprobs"))
     nothing |= dict.fromkeys(("tool_choice", "top_logprobs", "response_format", "grammar", "chat_template_kwargs"))
     assert chat(**nothing) == chat()
@@ -205,6 +205,7 @@ def test_what_a_request_does_not_say_the_settings_do() -> None:
     expected = Generate(
         messages=[USER],
         max_tokens=7,
+        max_tokens_is_default=True,
         temperature=0.5,
         top_k=40,
         repetition_penalty=1.1,
@@ -213,10 +214,13 @@ def test_what_a_request_does_not_say_the_settings_do() -> None:
     assert work() == work(temperature=None, chat_template_kwargs=None) == expected
     said = work(temperature=0, top_k=0, repetition_penalty=0, max_completion_tokens=9, reasoning_effort="none")
     assert (said.temperature, said.top_k, said.repetition_penalty, said.max_tokens) == (0, 0, 0, 9)
+    assert not said.max_tokens_is_default
     assert work(chat_template_kwargs={"style": "b"}).chat_template_kwargs == {"enable_thinking": False, "style": "b"}
     assert work(enable_thinking=True).chat_template_kwargs == {"enable_thinking": True, "style": "a"}
     [text] = completion_work(parse_completion(orjson.dumps({"prompt": "Hi", "top_k": 1})), defaults)
-    assert text == Generate(prompt="Hi", max_tokens=7, temperature=0.5, top_k=1, repetition_penalty=1.1)
+    assert text == Generate(
+        prompt="Hi", max_tokens=7, max_tokens_is_default=True, temperature=0.5, top_k=1, repetition_penalty=1.1
+    )
 
 
 def test_max_completion_tokens_wins() -> None:
