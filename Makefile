@@ -60,6 +60,7 @@ check: install-dev
 bench: install-dev
 	$(BIN)/python -m bench.recovery
 	$(BIN)/python -m bench.throughput
+	$(BIN)/python -m bench.prefill
 	$(BIN)/python -m bench.profile
 	$(BIN)/python -m bench.report
 
@@ -67,6 +68,7 @@ bench: install-dev
 bench-smol: install-dev
 	$(BIN)/python -m bench.recovery
 	$(BIN)/python -m bench.throughput --smol
+	$(BIN)/python -m bench.prefill
 	$(BIN)/python -m bench.profile
 	$(BIN)/python -m bench.report
 

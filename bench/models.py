@@ -38,6 +38,15 @@ def bench_models(*names: str, with_smol: bool) -> Iterator[Path]:
         yield models
 
 
+@contextlib.contextmanager
+def long_model() -> Iterator[Path]:
+    """A folder with the model `long`: three layers, hidden size 96, so that reading a long prompt takes seconds."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        folder = Path(directory) / "long"
+        _only_printable(make_tiny_model(folder, layers=3, hidden_size=96, context_length=_CONTEXT_LENGTH))
+        yield folder.parent
+
+
 def _only_printable(folder: Path) -> None:
     path = str(folder / "model.safetensors")
     weights = mx.load(path)

@@ -47,6 +47,7 @@ def main() -> None:
         "smol": comparison(throughput["figures"]["smol"]),
         "echo": echo_table(throughput["figures"]["echo"]),
         "memory": memory_table(throughput["figures"]),
+        "prefill": prefill_table(read("prefill")["figures"]),
         "profile": profile_table(read("profile")["figures"]),
     }
     for name, table in tables.items():
@@ -113,6 +114,20 @@ def echo_table(by_streams: dict[str, dict[str, Any]]) -> str:
         cpu = ", ".join(_number(row["cpu_seconds_per_1000_tokens"][role] * 1000) for role in roles)
         rates = f"{row['tokens_per_second']:,.0f} | {row['requests_per_second']:,.0f}"
         rows.append(f"| {streams} | {rates} | {gaps} | {cpu} |")
+    return "\n".join(rows)
+
+
+def prefill_table(by_server: dict[str, dict[str, list[float]]]) -> str:
+    rows = [
+        "| | streams before, tok/s | kept beside the prompt | longest gap, s | TTFT alone, s | beside, s | times |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, row in by_server.items():
+        rate, alone, beside, slower = (
+            _number(median(row[key])) for key in ("rate_before", "ttft_alone", "ttft_beside", "slower")
+        )
+        kept, gap = f"{median(row['rate_kept']) * 100:.0f} %", _number(max(row["gap"]))
+        rows.append(f"| {name} | {rate} | {kept} | {gap} | {alone} | {beside} | {slower} |")
     return "\n".join(rows)
 
 

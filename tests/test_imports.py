@@ -83,6 +83,8 @@ PURE = {
     "worker/cache/worthwhile.py": set[str](),
     "worker/memory/cost.py": set[str](),
     "worker/memory/plan.py": set[str](),
+    "worker/generation/choice.py": set[str](),
+    "worker/generation/pace.py": set[str](),
     "worker/generation/constraints/bounds.py": {"urllib"},
     "worker/generation/constraints/calls.py": {"fractions", "urllib"},
     "worker/generation/constraints/keywords.py": {"fractions", "urllib"},

@@ -17,8 +17,11 @@ from mlx_lm.generate import (
 )
 from mlx_lm.models.cache import (
     BatchKVCache,
+    BatchRotatingKVCache,
+    CacheList,
     ChunkedKVCache,
     KVCache,
+    RotatingKVCache,
     TokenBuffer,
     can_trim_prompt_cache,
     make_prompt_cache,
@@ -113,6 +116,30 @@ def test_mlx_lm_batched_cache() -> None:
     # The mask that worker/text/rows.py makes by itself for one new token: what is no padding may be looked at.
     padding = mx.array([own.size() - 4, own.size() - 2])[:, None, None, None]
     assert mx.array_equal(own.make_mask(1, return_array=False), padding <= mx.arange(own.size() + 1))
+
+
+def test_mlx_lm_row_caches() -> None:
+    """`state` has the same parts in the same places, and a row's padding is what is missing to the others' length."""
+    full = KVCache.merge([filled(KVCache(), 3), filled(KVCache(), 5)])
+    keys, _, offset, padding, size = full.state
+    assert (keys.shape[2], offset.tolist(), padding.tolist(), size) == (5, [3, 5], [2, 0], 5)
+    one = KVCache()
+    one.keys, one.values, one.offset = keys[:1, :, 2:], keys[:1, :, 2:], 3
+    assert held(one) == [0, 1, 2]
+    window = RotatingKVCache.merge([filled(RotatingKVCache(4), 2), filled(RotatingKVCache(4), 3)])
+    assert type(window) is BatchRotatingKVCache
+    for token in (7.0, 8.0):
+        window.update_and_fetch(mx.full((2, 1, 1, 4), token), mx.full((2, 1, 1, 4), token))
+    keys, _, offset, padding, most, _, end, rotated = window.state
+    assert (keys.shape[2], offset.tolist(), most, end, rotated) == (4, [4, 5], 4, 1, True)
+    assert padding.tolist() == [0, -1]
+    out = window.extract(0)
+    keys, _, offset, kept, most, end = out.state
+    assert (keys[0, 0, :, 0].tolist(), offset, kept, most, end) == ([0, 1, 7, 8], 4, 0, 4, 4)
+    both = CacheList()
+    both.caches = (full,)
+    both.filter([1])
+    assert held(both.extract(0)[0]) == [0, 1, 2, 3, 4]
 
 
 def test_mlx_lm_token_buffer() -> None:

@@ -6,22 +6,27 @@ answer come in one step instead of three. docs/benchmarks.md has the figures. Kn
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from time import monotonic
 from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
+from worker.generation.choice import LOOK, Choice, Part, choose, has_short
+from worker.generation.pace import Pace
 from worker.generation.sampling import LogitsProcessor, Sampler
 from worker.text.batch import BatchCounts, Decoded, Held
 from worker.text.draw import draw, numbers
 from worker.text.rows import Group, Row, grouped
 
-# Prefill steps, at most, between two decode steps.
-_PREFILL_STEPS = 8
-
 # Decode steps between two returns of unused memory, as in BatchGenerator.
 _CLEAR_EVERY = 512
+
+# Decode steps after which the caches are computed in full. Layers without RoPE never read their `offset`: each step
+# would add an operation, and its operand's memory, to what is still to be computed.
+_SETTLE_EVERY = 32
 
 # Bytes of unused memory that may stay after prefill. BatchGenerator returns all of it each time, which costs a small
 # model more time than the memory is worth.
@@ -29,8 +34,8 @@ _MOST_UNUSED_BYTES = 32 * 2**20
 
 
 class ContinuousBatch:
-    """Mutable state: the sequences that wait, each with its caches, those that prefill, and those that decode; how many
-    prompt tokens have been prefilled since the last decode step."""
+    """Mutable state: the sequences that wait, each with its caches; groups of those that prefill, oldest first; those
+    that decode; and how much prefill may take now."""
 
     is_padded = True
 
@@ -41,22 +46,23 @@ class ContinuousBatch:
         stop_tokens: Iterable[int],
         completion_batch_size: int,
         prefill_batch_size: int,
-        prefill_step_size: int,
+        pace: Pace,
         stream: mx.Stream,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
-        """Limits: sequences at once, prompts that prefill together, and tokens of each prompt in one step. stream:
-        where everything is computed."""
+        """Limits: sequences at once, and prompts that prefill together. stream: where everything is computed. clock:
+        seconds."""
         self._model = model
         self._stop_tokens = frozenset(stop_tokens)
         self._completion_batch_size = completion_batch_size
         self._prefill_batch_size = prefill_batch_size
-        self._prefill_step_size = prefill_step_size
+        self._pace = pace
         self._stream = stream
+        self._clock = clock
         self._next_uid = 0
         self._steps = 0
-        self._prefilled_since = 0
         self._waiting: deque[tuple[Row, list[Any]]] = deque()
-        self._prefilling = Group()
+        self._prefilling: list[Group] = []
         self._decoding = Group()
 
     def insert(
@@ -80,20 +86,23 @@ class ContinuousBatch:
         return row.uid
 
     def next(self) -> tuple[list[int], list[Decoded]]:
-        """Prefill a piece of each prompt and return the first tokens of prompts that are complete, or decode a token of
-        each sequence. Prefill comes first until it has taken a step's worth of tokens, and for a few steps at most."""
+        """Prefill a piece of some prompts and return the first tokens of those that are complete, or decode a token of
+        each sequence."""
         with mx.stream(self._stream):
-            has_prompts = bool(self._prefilling.rows) or self._room > 0
-            if self._decoding.rows and not (has_prompts and self._prefilled_since < self._prefill_step_size):
-                self._prefilled_since = 0
-                return [], self._decode()
-            return self._prefill()
+            choice = self._choose()
+            if choice is not None:
+                return self._prefill(choice)
+            if not self._decoding.rows:
+                return [], []
+            decoded = self._decode()
+            self._pace.decoded(self._clock())
+            return [], decoded
 
     def extract_cache(self, uids: Iterable[int]) -> dict[int, Held]:
         """As in Batch. Of a sequence that waits: the caches themselves, not a copy."""
         wanted = set(uids)
         found = {row.uid: Held(cache, row.tokens) for row, cache in self._waiting if row.uid in wanted}
-        for group in (self._prefilling, self._decoding):
+        for group in (*self._prefilling, self._decoding):
             for index, row in enumerate(group.rows):
                 if row.uid in wanted:
                     found[row.uid] = Held(group.cache(index), row.tokens)
@@ -101,8 +110,9 @@ class ContinuousBatch:
 
     def held(self) -> Iterator[tuple[int, list[int]]]:
         """As in Batch."""
-        for row in (*self._prefilling.rows, *self._decoding.rows):
-            yield row.uid, row.tokens
+        for group in (*self._prefilling, self._decoding):
+            for row in group.rows:
+                yield row.uid, row.tokens
 
     def remove(self, uids: Iterable[int], *, return_prompt_caches: bool = False) -> dict[int, Held]:
         """As in Batch."""
@@ -110,44 +120,93 @@ class ContinuousBatch:
         with mx.stream(self._stream):
             removed = self.extract_cache(gone) if return_prompt_caches else {}
             self._waiting = deque((row, cache) for row, cache in self._waiting if row.uid not in gone)
-            for group in (self._prefilling, self._decoding):
+            for group in (*self._prefilling, self._decoding):
                 group.keep([index for index, row in enumerate(group.rows) if row.uid not in gone])
+            self._prefilling = [group for group in self._prefilling if group.rows]
         return removed
 
     def counts(self) -> BatchCounts:
         """As in Batch."""
-        return BatchCounts(len(self._waiting), len(self._prefilling.rows), len(self._decoding.rows))
+        prefilling = sum(len(group.rows) for group in list(self._prefilling))
+        return BatchCounts(len(self._waiting), prefilling, len(self._decoding.rows))
 
     @property
     def _room(self) -> int:
-        """How many waiting sequences may begin now."""
-        prefilling = len(self._prefilling.rows)
-        return min(
-            self._completion_batch_size - len(self._decoding.rows) - prefilling,
-            self._prefill_batch_size - prefilling,
-            len(self._waiting),
-        )
+        """How many waiting sequences may begin together now."""
+        if not self._waiting:
+            return 0
+        live = sum(len(group.rows) for group in self._prefilling) + len(self._decoding.rows)
+        return min(self._completion_batch_size - live, self._prefill_batch_size, len(self._waiting))
 
-    def _prefill(self) -> tuple[list[int], list[Decoded]]:
-        admitted = [self._waiting.popleft() for _ in range(self._room)]
-        begun = self._prefilling.take([index for index, row in enumerate(self._prefilling.rows) if row.has_last])
-        begun.add(grouped([one for one in admitted if one[0].has_last]))
-        self._prefilling.add(grouped([one for one in admitted if not one[0].has_last]))
-        size, ends = self._prefill_pieces(self._prefilling)
+    def _choose(self) -> Choice | None:
+        room = self._room
+        if not (self._prefilling or room):
+            return None
+        begun = [_part(group.rows) for group in self._prefilling]
+        beside = bool(self._decoding.rows)
+        return choose(self._pace, begun, self._waiting_parts, room=room, now=self._clock(), beside=beside)
+
+    @property
+    def _has_short(self) -> bool:
+        """Whether a prompt waits that may begin in one step."""
+        if not self._room:
+            return False
+        return has_short(self._pace, self._waiting_parts, now=self._clock(), beside=True)
+
+    @property
+    def _waiting_parts(self) -> list[Part]:
+        return [_part([row]) for row, _ in islice(self._waiting, LOOK)]
+
+    def _prefill(self, choice: Choice) -> tuple[list[int], list[Decoded]]:
+        began, beside = self._clock(), bool(self._decoding.rows)
+        if choice.begun is None:
+            admitted = self._admit(choice.newcomers)
+            complete = grouped([one for one in admitted if one[0].has_last])
+            group = grouped([one for one in admitted if not one[0].has_last])
+            self._prefilling.append(group)
+        else:
+            group = self._prefilling[choice.begun]
+            complete = group.take([index for index, row in enumerate(group.rows) if row.has_last])
+        context = max(len(row.tokens) for row in (*group.rows, *complete.rows))
+        size, ends = self._launch_piece(group, choice.tokens)
         # The caller looks at the end of a segment before any more of that prompt is prefilled.
-        complete = [index for index, row in enumerate(self._prefilling.rows) if row.has_last and row.uid not in ends]
-        begun.add(self._prefilling.take(complete))
-        self._prefilled_since += max(size + len(begun.rows), self._prefill_step_size // _PREFILL_STEPS)
-        decoded = self._begin(begun) if begun.rows else []
+        complete.add(group.take([i for i, row in enumerate(group.rows) if row.has_last and row.uid not in ends]))
+        size += len(complete.rows)
+        self._prefilling = [one for one in self._prefilling if one.rows]
+        waited = 0.0
+        if complete.rows:
+            self._launch_first(complete)
+        if beside:
+            # The step of those who decode was launched before: its time is not that of this piece.
+            launched = self._clock()
+            mx.eval(self._decoding.drawn)
+            waited = self._clock() - launched
+            self._pace.waited(waited)
+        # The next step of all is launched before the first tokens are waited for, unless another prompt waits for that.
+        steps = bool(complete.rows) and not self._has_short
+        decoded = self._begin(complete, steps=steps) if complete.rows else []
+        if group.rows:
+            mx.eval([cache.state for cache in group.caches])
+        seconds = self._clock() - began - waited
+        self._pace.prefilled(size, context, began, seconds, beside=beside, in_whole=choice.in_whole)
+        if steps:
+            self._pace.decoded(began + waited + seconds)
         if mx.get_cache_memory() > _MOST_UNUSED_BYTES:
             mx.clear_cache()
         return ends, decoded
 
-    def _prefill_pieces(self, group: Group) -> tuple[int, list[int]]:
-        """A piece of every prompt: the number of tokens, and the uids whose segment ends here."""
+    def _admit(self, indices: list[int]) -> list[tuple[Row, list[Any]]]:
+        """Take these out of those that wait."""
+        admitted = [self._waiting[index] for index in indices]
+        for index in reversed(indices):
+            del self._waiting[index]
+        return admitted
+
+    def _launch_piece(self, group: Group, most: int) -> tuple[int, list[int]]:
+        """A piece of every prompt: its tokens with their padding, and the uids whose segment ends here."""
         if not group.rows:
             return 0, []
-        pieces, ends = zip(*(row.take(self._prefill_step_size) for row in group.rows), strict=True)
+        pieces, ends = zip(*(row.take(most) for row in group.rows), strict=True)
         lengths = list(map(len, pieces))
         longest = max(lengths)
         padding = [longest - length for length in lengths]
@@ -164,16 +223,23 @@ class ContinuousBatch:
         group.mark_padding()
         if any(end or not row.has_last for row, end in zip(group.rows, ends, strict=True)):
             # The other rows are computed with their first tokens.
-            mx.eval([cache.state for cache in group.caches])
-        return sum(lengths), [row.uid for row, end in zip(group.rows, ends, strict=True) if end]
+            mx.async_eval([cache.state for cache in group.caches])  # type: ignore[no-untyped-call]
+        return longest * len(lengths), [row.uid for row, end in zip(group.rows, ends, strict=True) if end]
 
-    def _begin(self, group: Group) -> list[Decoded]:
-        """The first tokens of these sequences, which have one prompt token left; they decode from now on."""
+    def _launch_first(self, group: Group) -> None:
+        """Draw the first tokens of these sequences, which have one prompt token left."""
         last = [row.segments.popleft()[0] for row in group.rows]
-        drawn = draw(self._model, group, mx.array(last)[:, None])
+        draw(self._model, group, mx.array(last)[:, None])
         for row, token in zip(group.rows, last, strict=True):
             row.tokens.append(token)
-        decoded = self._hand_out(group, numbers(drawn), group.logprobs)
+
+    def _begin(self, group: Group, *, steps: bool) -> list[Decoded]:
+        """The first tokens of these sequences, which decode from now on. steps: with the next step of all."""
+        if steps:
+            self._decoding.add(group)
+            return self._decode()
+        assert group.drawn is not None
+        decoded = self._hand_out(group, numbers(group.drawn), group.logprobs)
         for row in group.rows:
             row.is_ahead = True
         self._decoding.add(group)
@@ -187,6 +253,8 @@ class ContinuousBatch:
         goes_on = any(row.is_ahead or row.left > 1 for row in group.rows)
         if goes_on:
             draw(self._model, group, drawn)
+            if self._steps % _SETTLE_EVERY == 0:
+                mx.async_eval([cache.state for cache in group.caches])  # type: ignore[no-untyped-call]
         tokens = numbers(drawn)
         if goes_on:
             for row, token in zip(group.rows, tokens, strict=True):
@@ -214,3 +282,7 @@ class ContinuousBatch:
                 decoded.append(Decoded(row.uid, token, logprob, reason, Held(group.cache(index), row.tokens)))
         group.keep(kept)
         return decoded
+
+
+def _part(rows: list[Row]) -> Part:
+    return Part(len(rows), max(row.prompt_left for row in rows), max(len(row.tokens) for row in rows))

@@ -5,6 +5,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from worker.generation.pace import Pace
+from worker.generation.scores import score_bytes
 from worker.loading.model_folder import LoadedModel
 from worker.text.batch import Batch
 from worker.text.company import Company
@@ -24,6 +26,8 @@ def make_batch(loaded: LoadedModel, draft_model: Any, options: TextOptions) -> B
     stop_tokens = sorted(loaded.tokenizer.eos_token_ids)
     # Sequences are also removed between steps: one stream for everything needs no synchronisation.
     stream = mx.default_stream(mx.default_device())
+    scores = score_bytes(getattr(loaded.model, "args", None), is_metal=mx.metal.is_available())
+    pace = Pace(options.prefill_step_size, scores)
     company = Company.NOTHING
     if draft_model is None and options.kv_bits is None:
         company = remembered_company(loaded.model, default_folder())
@@ -33,7 +37,7 @@ def make_batch(loaded: LoadedModel, draft_model: Any, options: TextOptions) -> B
             stop_tokens=stop_tokens,
             completion_batch_size=options.completion_batch_size,
             prefill_batch_size=options.prefill_batch_size if company is Company.ALL else 1,
-            prefill_step_size=options.prefill_step_size,
+            pace=pace,
             stream=stream,
         )
     return TurnBatch(
@@ -42,6 +46,7 @@ def make_batch(loaded: LoadedModel, draft_model: Any, options: TextOptions) -> B
         stop_tokens=stop_tokens,
         completion_batch_size=options.completion_batch_size,
         prefill_step_size=options.prefill_step_size,
+        pace=pace,
         num_draft_tokens=options.num_draft_tokens,
         quantisation=Quantisation(options.kv_bits, options.kv_group_size, options.quantized_kv_start),
         stream=stream,

@@ -8,6 +8,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import BatchKVCache
 
 from worker.generation.sampling import LogitsProcessor, Sampler
+from worker.text.row_caches import extract, keep, merge
 
 
 @dataclass(slots=True)
@@ -25,6 +26,11 @@ class Row:
     left: int
     is_ahead: bool = False
     context: Any = None
+
+    @property
+    def prompt_left(self) -> int:
+        """Tokens of its prompt that its caches do not hold yet."""
+        return sum(map(len, self.segments))
 
     @property
     def has_last(self) -> bool:
@@ -78,7 +84,7 @@ class Group:
             for cache, others in zip(self.caches, other.caches, strict=True):
                 cache.extend(others)
             if self.drawn is not None and other.drawn is not None:
-                self.drawn = mx.concatenate([self.drawn, other.drawn])
+                self.drawn = _launched(mx.concatenate([self.drawn, other.drawn]))
         self.rows += other.rows
         self.logprobs += other.logprobs
         self.mark_padding()
@@ -90,12 +96,13 @@ class Group:
         if not indices:
             self.rows, self.caches, self.drawn, self.logprobs = [], [], None, []
             return
-        for cache in self.caches:
-            cache.filter(indices)
-        if self.drawn is not None:
-            self.drawn = self.drawn[mx.array(indices)]
-            self.logprobs = [self.logprobs[index] for index in indices]
         self.rows = [self.rows[index] for index in indices]
+        order, longest = mx.array(indices), max(len(row.tokens) for row in self.rows)
+        for cache in self.caches:
+            keep(cache, indices, order, longest)
+        if self.drawn is not None:
+            self.drawn = _launched(self.drawn[order])
+            self.logprobs = [self.logprobs[index] for index in indices]
         self.mark_padding()
 
     def take(self, indices: list[int]) -> "Group":
@@ -110,7 +117,8 @@ class Group:
 
     def cache(self, index: int) -> list[Any]:
         """A copy of one row's caches, as single sequences have them."""
-        return [cache.extract(index) for cache in self.caches]
+        tokens = len(self.rows[index].tokens)
+        return [extract(cache, index, tokens) for cache in self.caches]
 
     def mark_padding(self) -> None:
         """Must be called after the rows, or the lengths of their tokens by more than one, have changed. Every layer
@@ -126,7 +134,7 @@ class Group:
 
 def grouped(rows: list[tuple[Row, list[Any]]]) -> Group:
     """Each row with its caches, as single sequences have them."""
-    merged = [layers[0].merge(layers) for layers in zip(*(caches for _, caches in rows), strict=True)]
+    merged = [merge(layers) for layers in zip(*(caches for _, caches in rows), strict=True)]
     caches = [_with_own_mask(cache) if type(cache) is BatchKVCache else cache for cache in merged]
     group = Group([row for row, _ in rows], caches)
     group.mark_padding()
@@ -137,3 +145,9 @@ def _with_own_mask(cache: BatchKVCache) -> _Cache:
     own = _Cache([])
     own.state = cache.state
     return own
+
+
+def _launched(drawn: mx.array) -> mx.array:
+    """As a part of the next step it would be known only when that step ends."""
+    mx.async_eval(drawn)  # type: ignore[no-untyped-call]
+    return drawn

@@ -2,20 +2,24 @@
 and models whose caches cannot be batched.
 
 Every sequence has an mlx-lm generator of its own. Each step takes one token from each of them and prefills one piece of
-one prompt, so that no sequence waits for the end of another. Knows nothing of requests.
+one prompt at most, so that no sequence waits for the end of another. Knows nothing of requests.
 """
 
 import copy
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
+from time import monotonic
 from typing import Any
 
 import mlx.core as mx
 from mlx_lm.generate import generate_step, speculative_generate_step
 from mlx_lm.models.cache import make_prompt_cache
 
+from worker.generation.choice import LOOK, Part, choose
 from worker.generation.constraints.constraint import Constraint
+from worker.generation.pace import Pace
 from worker.generation.sampling import LogitsProcessor, Sampler
 from worker.text.batch import BatchCounts, Decoded, Held
 from worker.text.quantisation import Quantisation
@@ -25,7 +29,8 @@ from worker.text.quantisation import Quantisation
 class _Turn:
     """One sequence. segments: the prompt that is not prefilled yet; the last segment is its last token. tokens: what
     the caches hold. caches: of the model, and of the draft model if there is one. left: tokens that may still come.
-    prefilled: tokens of the prompt that all caches hold, 0 before the first piece. steps: mlx-lm's generator."""
+    prefilled: tokens of the prompt that all caches hold, 0 before the first piece; staged: since they were last
+    quantised. steps: mlx-lm's generator."""
 
     uid: int
     segments: list[list[int]]
@@ -35,6 +40,7 @@ class _Turn:
     processors: list[LogitsProcessor]
     left: int
     prefilled: int = 0
+    staged: int = 0
     steps: Any = None
 
     def copy(self) -> Held:
@@ -60,7 +66,8 @@ class _Turn:
 
 
 class TurnBatch:
-    """Mutable state: the sequences that wait or prefill, in their order, and those that decode, by uid."""
+    """Mutable state: the sequences that wait or prefill, in their order; those that decode, by uid; and how much
+    prefill may take now."""
 
     is_padded = False
 
@@ -72,15 +79,21 @@ class TurnBatch:
         stop_tokens: Iterable[int],
         completion_batch_size: int,
         prefill_step_size: int,
+        pace: Pace,
         num_draft_tokens: int,
         quantisation: Quantisation,
         stream: mx.Stream,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
-        """draft_model: None for none. Raises ValueError where the caches of these models cannot be quantised so."""
+        """draft_model: None for none. prefill_step_size: tokens after which caches are quantised. clock: seconds.
+
+        Raises ValueError where the caches of these models cannot be quantised so."""
         self._models = [model] if draft_model is None else [model, draft_model]
         self._stop_tokens = frozenset(stop_tokens)
         self._most = completion_batch_size
         self._prefill_step_size = prefill_step_size
+        self._pace = pace
+        self._clock = clock
         self._num_draft_tokens = num_draft_tokens
         self._quantisation = quantisation
         self._stream = stream
@@ -113,13 +126,15 @@ class TurnBatch:
         return turn.uid
 
     def next(self) -> tuple[list[int], list[Decoded]]:
-        """A token of every sequence that decodes, and a piece of the first prompt that waits."""
+        """A token of every sequence that decodes, and a piece of a prompt that waits, where it is prefill's turn."""
         with mx.stream(self._stream):
-            while self._waiting and len(self._decoding) < self._most and len(self._waiting[0].segments) == 1:
-                turn = self._waiting.popleft()
+            for turn in [turn for turn in self._waiting if len(turn.segments) == 1][: self._room]:
+                self._waiting.remove(turn)
                 turn.steps = self._steps(turn)
                 self._decoding[turn.uid] = turn
             decoded = [self._advance(turn) for turn in list(self._decoding.values())]
+            if decoded:
+                self._pace.decoded(self._clock())
             return self._prefill(), decoded
 
     def extract_cache(self, uids: Iterable[int]) -> dict[int, Held]:
@@ -143,7 +158,7 @@ class TurnBatch:
         return left if return_prompt_caches else {}
 
     def counts(self) -> BatchCounts:
-        """As in Batch. Of the prompts at most one is in prefill, the first one."""
+        """As in Batch."""
         waiting = list(self._waiting)
         prefilling = sum(turn.prefilled > 0 for turn in waiting)
         return BatchCounts(len(waiting) - prefilling, prefilling, len(self._decoding))
@@ -159,18 +174,39 @@ class TurnBatch:
         layers = iter(known)
         return [[next(layers) for _ in make_prompt_cache(model)] for model in self._models]
 
+    @property
+    def _room(self) -> int:
+        return max(0, self._most - len(self._decoding))
+
     def _prefill(self) -> list[int]:
-        if not self._waiting or len(self._decoding) >= self._most or len(self._waiting[0].segments) == 1:
+        beside = bool(self._decoding)
+        turns = [turn for turn in islice(self._waiting, LOOK) if len(turn.segments) > 1] if self._room else []
+        if not turns:
             return []
-        turn = self._waiting[0]
-        piece = turn.segments[0][: self._prefill_step_size]
+        if beside:
+            mx.synchronize(self._stream)  # the steps of those who decode were launched before
+        began = self._clock()
+        parts = [Part(1, sum(map(len, turn.segments)), len(turn.tokens)) for turn in turns]
+        choice = choose(self._pace, parts, [], room=0, now=began, beside=beside)
+        if choice is None or choice.begun is None:
+            return []
+        turn = turns[choice.begun]
+        context = len(turn.tokens)
+        # A token attends to others before they are quantised or after. Which, must not depend on time.
+        to_stage = self._prefill_step_size - turn.staged
+        piece = turn.segments[0][: min(choice.tokens, to_stage)]
         turn.segments[0] = turn.segments[0][len(piece) :]
+        is_stage = len(piece) == to_stage or not turn.segments[0]
+        turn.staged = 0 if is_stage else turn.staged + len(piece)
         tokens = mx.array([piece], mx.uint32)
         for model, cache in zip(self._models, turn.caches, strict=True):
             model(tokens, cache=cache)
-            self._quantisation.apply(cache)
+            if is_stage:
+                self._quantisation.apply(cache)
             mx.eval([layer.state for layer in cache])
         mx.clear_cache()
+        seconds = self._clock() - began
+        self._pace.prefilled(len(piece), context, began, seconds, beside=beside, in_whole=choice.in_whole)
         turn.tokens += piece
         turn.prefilled = len(turn.tokens)
         if turn.segments[0]:

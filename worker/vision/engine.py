@@ -2,12 +2,14 @@
 
 mlx-vlm's BatchGenerator owns the batch. This file gives it one prompt at a time, first come, first served. Each step
 decodes a token for all sequences; before that it decodes one image file, encodes the images of one prompt, or prefills
-a piece of a prompt. So an image delays the other sequences by one such piece of work.
+a piece of a prompt. After such work, decode has about as long for itself.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import mlx.core as mx
@@ -21,15 +23,18 @@ from broker.wire.to_workers import Assign
 from broker.wire.work import Generate
 from worker.chat.writer import TOOL_FORMS, Form
 from worker.engine import EngineStats, MemoryFacts, ModelFacts, Report
+from worker.generation.choice import Part, choose
 from worker.generation.generation import Generation
+from worker.generation.pace import Pace
 from worker.generation.sampling import LogitsProcessor, Sampler, is_greedy
+from worker.generation.scores import score_bytes
 from worker.generation.sequence import Sequence
 from worker.memory.limits import limits_of
 from worker.memory.room import Admitted, MemoryRoom, Size
 from worker.options import one_of, read_options, template, whole_number
 from worker.process.device_errors import is_device_error
 from worker.process.intake import taking_in
-from worker.vision.deepstack import keep_features_in_step
+from worker.vision.deepstack import prefill_by
 from worker.vision.memory_plan import encoding_bytes, plan_of
 from worker.vision.model import Prompt, VisionModel
 from worker.vision.pictures import Picture, check_pixels, open_picture
@@ -43,9 +48,9 @@ _NO_ROW = mx.zeros(0)
 
 @dataclass(slots=True, frozen=True)
 class VisionOptions:
-    """completion_batch_size: sequences that decode together; prefill_step_size: prompt tokens per step; context_length:
-    tokens, 0 for the model's own; max_image_pixels: a larger image is scaled down; chat_template: its text or file;
-    tool_form: as TextOptions has it."""
+    """completion_batch_size: sequences that decode together; prefill_step_size: prompt tokens per step, at most;
+    context_length: tokens, 0 for the model's own; max_image_pixels: a larger image is scaled down; chat_template: its
+    text or file; tool_form: as TextOptions has it."""
 
     completion_batch_size: int = whole_number(32)
     prefill_step_size: int = whole_number(2048)
@@ -79,15 +84,17 @@ class _Live:
 class VisionEngine:
     """Engine for `vision` models. `model`: with its processor.
 
-    Mutable state: the requests that wait, in their order, the generator's batch, and the sequences in it by uid and id;
-    the room, in which the first that waits may wait for memory.
+    Mutable state: the requests that wait, in their order, the generator's batch, the sequences in it by uid and id; the
+    room, in which the first that waits may wait for memory; how much prefill may take now.
     """
 
     def __init__(self, assign: Assign, report: Report) -> None:
         self._options = read_options(VisionOptions, assign.options, "vision")
         limits = limits_of(assign)  # before anything is loaded
         self.model = VisionModel(Path(assign.path), report, self._options.chat_template, self._options.tool_form)
-        keep_features_in_step()
+        prefill_by(self._prefill)
+        scores = score_bytes(getattr(self.model.language_model, "args", None), is_metal=mx.metal.is_available())
+        self._pace = Pace(self._options.prefill_step_size, scores)
         tokenizer = self.model.tokenizer
         context = self._options.context_length or self.model.context_length
         self.generation = Generation(tokenizer, self.model.vocabulary, context)
@@ -156,6 +163,8 @@ class VisionEngine:
         outputs = self._prepare()
         stopped: list[int] = []
         _, responses = self._generator.next()
+        if responses:
+            self._pace.decoded(monotonic())
         for response in responses:
             uid, reason = response.uid, response.finish_reason
             live = self._live[uid]
@@ -191,13 +200,33 @@ class VisionEngine:
             return []
         if len(self._live) >= self._options.completion_batch_size:
             return []
+        began, beside = monotonic(), self._is_decoding
+        if not self._pace.turn(began, beside=beside).has_piece:
+            return []
         request_id, waiting = next(iter(self._waiting.items()))
         failure = next((failure for _, failure in self.room.refused()), None) or self._advance(request_id, waiting)
+        if beside:
+            self._pace.interrupted(began, monotonic() - began)
         if failure is not None or request_id in self._uids:
             del self._waiting[request_id]
         if failure is not None:
             self.room.leave(request_id)
         return [] if failure is None else [Output(request_id, ERROR, to_map(failure))]
+
+    @property
+    def _is_decoding(self) -> bool:
+        return any(live.sequence.has_begun for live in self._live.values())
+
+    def _prefill(self, left: int, context: int, piece: Callable[[int], int]) -> int:
+        """A piece of the one prompt that prefills, where it is prefill's turn; its tokens."""
+        began, beside = monotonic(), self._is_decoding
+        choice = choose(self._pace, [Part(1, left, context)], [], room=0, now=began, beside=beside)
+        if choice is None:
+            return 0
+        tokens = piece(choice.tokens)
+        seconds = monotonic() - began
+        self._pace.prefilled(tokens, context, began, seconds, beside=beside, in_whole=choice.in_whole)
+        return tokens
 
     def _advance(self, request_id: bytes, waiting: _Waiting) -> Failure | None:
         """Why the request fails here, if it does."""

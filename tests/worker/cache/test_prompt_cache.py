@@ -179,9 +179,9 @@ def test_the_default_size() -> None:
 @pytest.mark.parametrize(
     ("sliding_window", "steps_before", "read"),
     [
-        *[(None, 1, 64), (None, 3, 192), (None, 4, 256), (None, 5, 320), (None, 30, 345)],
+        *[(None, 1, 64), (None, 3, 192), (None, 4, 256), (None, 5, 321), (None, 30, 346)],
         # Where a cache cannot be shortened, that of a prompt is kept without its last token, after a step of its own.
-        *[(32, 1, 64), (32, 3, 192), (32, 5, 319), (32, 6, 320), (32, 30, 344)],
+        *[(32, 1, 64), (32, 3, 192), (32, 5, 319), (32, 6, 321), (32, 30, 345)],
     ],
 )
 def test_a_cancelled_request_leaves_what_it_has_read(
@@ -240,13 +240,13 @@ def ask(question: str, system: str = "rules " * 300) -> dict[str, Any]:
 
 def test_what_others_have_read_is_shared_before_they_end(tiny_model: Path, without: TextEngine) -> None:
     """While they decode, in a batch with shorter ones, and while they are read."""
-    engine = load(tiny_model, prefill_step_size=512)
+    engine, batch = load_with_batch(tiny_model, prefill_step_size=512)
     add(engine, 1, **{**ask("one"), "max_tokens": 200})
     add(engine, 2, prompt="short", max_tokens=200)
-    for _ in range(3):
+    while (read := max((len(tokens) for _, tokens in batch.held()), default=0)) < 500:
         engine.step()
     (half,) = run_beside(engine, [ask("two")])
-    assert half["cached_tokens"] == 1024
+    assert half["cached_tokens"] == read < 1800
     requests = [ask("three"), ask("three"), ask("other")]
     common = len("[system] \n[user] ") + 1800
     bodies = run_beside(engine, requests)

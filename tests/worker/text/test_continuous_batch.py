@@ -1,20 +1,27 @@
 """The batch by itself: the same tokens as mlx-lm's BatchGenerator, and no unused computation."""
 
+import gc
 import random
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import mlx.core as mx
+import psutil
 import pytest
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import BatchKVCache
 
+from tests.every_family import tiny_model as tiny_family
 from tests.tiny_models import make_tiny_model
 from tests.worker.engine_runs import MOST_STEPS, add, load, load_recorded, run, steps
+from worker.generation.pace import Pace
 from worker.generation.sampling import GREEDY, LogitsProcessor
 from worker.text.continuous_batch import ContinuousBatch
 from worker.text.engine import TextEngine
+from worker.text.row_caches import extract
 
 STREAM = mx.default_stream(mx.default_device())
 
@@ -25,9 +32,29 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return load(folder).loaded.model
 
 
-def batch(model: Any, **options: int) -> ContinuousBatch:
-    sizes = {"completion_batch_size": 8, "prefill_batch_size": 4, "prefill_step_size": 16, **options}
-    return ContinuousBatch(model, stop_tokens=[], stream=STREAM, **sizes)
+def batch(model: Any, step_size: int = 16, clock: Callable[[], float] = monotonic) -> ContinuousBatch:
+    """step_size: tokens of a piece, at most."""
+    return ContinuousBatch(
+        model,
+        stop_tokens=[],
+        completion_batch_size=8,
+        prefill_batch_size=4,
+        pace=Pace(step_size),
+        stream=STREAM,
+        clock=clock,
+    )
+
+
+def uneven(rng: random.Random) -> Callable[[], float]:
+    """A clock by which steps take from nothing to longer than any piece may take."""
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += rng.choice([0.0, 0.0001, 0.001, 0.02, 0.1])
+        return now
+
+    return clock
 
 
 def insert(
@@ -70,7 +97,7 @@ def test_random_joins_and_removals_give_what_mlx_lm_gives(model: Any) -> None:
     """Prompts of a token, of a piece, of several, with and without breaks and processors; alone and beside others that
     begin, end and go away."""
     rng = random.Random(5)
-    generator = batch(model)
+    generator = batch(model, step_size=64, clock=uneven(random.Random(6)))
     asked: dict[int, list[int]] = {}
     processors: dict[int, tuple[LogitsProcessor, ...]] = {}
     got: dict[int, list[int]] = {}
@@ -95,12 +122,14 @@ def test_random_joins_and_removals_give_what_mlx_lm_gives(model: Any) -> None:
                 assert response.held is not None
                 held[response.uid] = list(response.held.tokens)
                 assert {layer.offset for layer in response.held.cache} == {len(response.held.tokens)}
-        for group in (generator._prefilling, generator._decoding):
+        for group in (*generator._prefilling, generator._decoding):
             for layer in group.caches:
                 if isinstance(layer, BatchKVCache):
                     padding = layer.left_padding.tolist()
                     assert padding == [layer.size() - len(row.tokens) for row in group.rows]
                     assert (layer.padding is None) == (not any(padding))
+                for index, row in enumerate(group.rows):
+                    assert_equal(extract(layer, index, len(row.tokens)), layer.extract(index))
         if number >= 60 and not any(generator.counts()):
             break
     assert len(held) == len(asked) > 20
@@ -131,18 +160,27 @@ def test_log_probabilities_are_made_for_those_who_want_them(model: Any) -> None:
         assert mx.exp(row).sum().item() == pytest.approx(1, abs=1e-5)
 
 
+def assert_equal(ours: Any, theirs: Any) -> None:
+    assert type(ours) is type(theirs)
+    for one, other in zip(ours.state, theirs.state, strict=True):
+        assert (one == other).all().item() if isinstance(one, mx.array) else one == other
+
+
 def test_prompts_that_keep_coming_do_not_starve_decode(model: Any) -> None:
     """Prompts that end with their first token never fill the batch: they could come first for ever."""
-    generator = batch(model, prefill_step_size=4096)
+    generator = batch(model, step_size=4096, clock=lambda: 0.0)
     insert(generator, [5, 6, 7], 100)
     generator.next()
     generator.next()
-    insert(generator, [8, 9, 10], 1)
     waited = []
     for _ in range(5):
         waited.append(0)
-        while not any(response.finish_reason is None for response in generator.next()[1]):
+        while True:
+            # Two of different lengths that do not fit together, so that one waits while the other begins.
             insert(generator, [8, 9, 10], 1)
+            insert(generator, [8] * 60, 1)
+            if any(response.finish_reason is None for response in generator.next()[1]):
+                break
             waited[-1] += 1
     assert waited == [8] * 5
 
@@ -161,7 +199,98 @@ def test_with_and_without_padding(tiny_model: Path) -> None:
     assert decoded(engine, [9, 9]) == alone[9] * 2
 
 
+@pytest.mark.parametrize("family", ["smollm3", "lfm2"])
+def test_steps_leave_nothing_behind(family: str) -> None:
+    """Also in layers whose `offset` nobody reads."""
+    assert_no_growth(family, 96, 640)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["smollm3", "nemotron_h", "jamba", "cohere2", "exaone4"])
+def test_thousands_of_steps_leave_nothing_behind(family: str) -> None:
+    before, after = assert_no_growth(family, 992, 4992)
+    assert after - before <= 2**20
+
+
+def assert_no_growth(family: str, first: int, last: int) -> tuple[int, int]:
+    """Decode two sequences for `last` steps: bytes that MLX uses beside their caches are the same after `first` ones.
+    The process's bytes at both points, without the caches."""
+    _, model = tiny_family(family)
+    generator = batch(model, step_size=4096)
+    for length in (3, 20):
+        insert(generator, [7] * length, last + 100)
+    steps = 0
+    active, resident = [], []
+    for until in (first, last):
+        while steps < until:
+            steps += len(generator.next()[1]) // 2
+        mx.synchronize()
+        gc.collect()
+        mx.clear_cache()
+        caches = sum(layer.nbytes for layer in generator._decoding.caches)
+        active.append(mx.get_active_memory() - caches)
+        resident.append(psutil.Process().memory_info().rss - caches)
+    assert active[1] - active[0] <= 2048
+    return resident[0], resident[1]
+
+
 def decoded(engine: TextEngine, lengths: list[int]) -> list[str]:
     for number, length in enumerate(lengths):
         add(engine, number, prompt="m" * length, temperature=0.0, max_tokens=12)
     return [str(output.body["text"]) for output in sorted(steps(engine), key=lambda output: output.request_id)]
+
+
+class Events:
+    """What the host launches and waits for, in order: `(rows, tokens)` of each call of the model; `wait` for each array
+    that is read back or waited for."""
+
+    def __init__(self, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[Any] = []
+        self._model = model
+        for owner, name in ((mx.array, "tolist"), (mx.array, "item"), (mx, "eval"), (mx, "synchronize")):
+            monkeypatch.setattr(owner, name, self._noted(getattr(owner, name)))
+
+    def _noted(self, function: Any) -> Any:
+        def noted(*arguments: Any) -> Any:
+            self.seen.append("wait")
+            return function(*arguments)
+
+        return noted
+
+    def __call__(self, tokens: mx.array, **arguments: Any) -> Any:
+        self.seen.append(tokens.shape)
+        return self._model(tokens, **arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def of(self, generator: ContinuousBatch) -> list[Any]:
+        """Those of the next step."""
+        self.seen.clear()
+        generator.next()
+        return list(self.seen)
+
+
+@pytest.mark.parametrize("window", [None, 64], ids=["plain", "window"])
+@pytest.mark.parametrize("layers", [2, 7])
+def test_the_host_waits_as_often_whatever_the_number_of_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers: int, window: int | None
+) -> None:
+    folder = make_tiny_model(tmp_path / "model", layers=layers, sliding_window=window)
+    model = load(folder).loaded.model
+    events = Events(model, monkeypatch)
+    generator = batch(events, step_size=4096, clock=lambda: 0.0)
+    insert(generator, [5, 6, 7], 100)
+    # Its first token is waited for after the next step has been launched.
+    assert events.of(generator) == [(1, 2), (1, 1), (1, 1), "wait"]
+    assert events.of(generator) == [(1, 1), "wait"]
+    # Two join: once for the step before, whose time it is not, and once for the first tokens.
+    insert(generator, [8] * 9, 3)
+    insert(generator, [9] * 5, 4)
+    assert events.of(generator) == [(2, 8), (2, 1), "wait", (3, 1), "wait"]
+    assert events.of(generator) == [(3, 1), "wait"]
+    # They end, one after the other, and leave their caches.
+    ends = [events.of(generator) for _ in range(3)]
+    assert ends == [[(3, 1), "wait"], [(2, 1), "wait"], [(1, 1), "wait"]]
+    (held,) = generator.remove([0], return_prompt_caches=True).values()
+    assert len(held.cache) == layers
