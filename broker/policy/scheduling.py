@@ -149,7 +149,7 @@ def _assign(facts: Facts) -> None:
             if worker.connected and not worker.assigned:
                 worker.assigned = True
                 ranks = len(instance.ranks)
-                share, limit = instance.reserved_bytes // ranks, worker.memory_limit_bytes
+                share, limit = 0, worker.memory_limit_bytes  # no bound: the pool answers no NEED yet
                 facts.actions.append(AssignModel(worker.worker_id, model.spec, share, limit, worker.rank, ranks))
 
 

@@ -234,8 +234,7 @@ class Script(World):
         """The action that makes this worker load this model."""
         worker, spec = self.pool.workers[worker_id], self.specs[model_id]
         assert worker.instance is not None
-        share = worker.instance.reserved_bytes // spec.ranks
-        return AssignModel(worker_id, spec, share, worker.memory_limit_bytes, worker.rank, spec.ranks)
+        return AssignModel(worker_id, spec, 0, worker.memory_limit_bytes, worker.rank, spec.ranks)
 
     def loaded(self, request_id: bytes, model_id: str) -> Reply:
         """The answer to an administrator whose load has succeeded."""
