@@ -131,6 +131,7 @@ def share_of(engine: Engine) -> MemoryShare | None:
 def import_for_spare() -> None:
     """Import what most models need, before one is assigned."""
     import_module(_engine_of(_SPARE_KIND).partition(":")[0])
+    import_module("worker.text.warm_up").touch_device()  # by name: this module must not import mlx
 
 
 def _engine_of(model_type: str) -> str:

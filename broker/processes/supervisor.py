@@ -35,6 +35,11 @@ _TAIL_LINE_CHARS = 500
 _READ_BYTES = 65536
 _ROOT = Path(__file__).resolve().parents[2]
 
+# For Apple's driver, which reads it when a process makes its device: work that keeps the display from being drawn, as a
+# long prompt does, is then ended later. A maintainer of MLX names it in ml-explore/mlx#3267, and llama.cpp sets it
+# (ggml-metal.cpp). Other systems ignore it.
+_DRIVER = {"AGX_RELAX_CDM_CTXSTORE_TIMEOUT": "1"}
+
 
 @dataclass(slots=True)
 class _Child:
@@ -83,7 +88,7 @@ class Supervisor:
                 stderr=subprocess.STDOUT,
                 process_group=0,
                 pass_fds=(intake_fd,),
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(_python_path()), "PYTHONUNBUFFERED": "1"},
+                env={**_DRIVER, **os.environ, "PYTHONPATH": os.pathsep.join(_python_path()), "PYTHONUNBUFFERED": "1"},
             )
             intake = IntakeMark(intake_fd)
         assert process.stdout is not None

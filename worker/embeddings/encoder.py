@@ -115,7 +115,7 @@ class Encoder:
         return result
 
     def _probe(self) -> int:
-        result = self.run([Row([0])])
+        result = self.run([Row([0]), Row([0])])  # two, as Metal has other kernels for several
         if result.ndim != 2:
             raise ValueError("the model makes several vectors for a text; only one is supported")
         return result.shape[1]

@@ -40,6 +40,7 @@ from worker.text.draft_model import with_draft
 from worker.text.make_batch import MakeBatch, make_batch
 from worker.text.memory_plan import plan_of
 from worker.text.options import TextOptions
+from worker.text.warm_up import warm_up
 
 # Tokens of an answer of unknown length that have room at a time; how many before their end there should be more, and
 # how often that is tried.
@@ -110,6 +111,7 @@ class TextEngine:
         self._writer = ChatWriter([renderer_of(tokenizer)], options.tool_form)
         self.generation = Generation(tokenizer, self.loaded.vocabulary, context)
         self._batch = make_batch(self.loaded, draft, options)
+        warm_up(self._batch)
         cache_bytes = options.prompt_cache_bytes
         if cache_bytes is None:
             cache_bytes = default_bytes(assign.limit_bytes, self.loaded.weights_bytes)

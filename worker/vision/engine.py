@@ -120,6 +120,7 @@ class VisionEngine:
         self._waiting: dict[bytes, _Waiting] = {}
         self._live: dict[int, _Live] = {}
         self._uids: dict[bytes, int] = {}
+        self._warm_up()
 
     @property
     def facts(self) -> ModelFacts:
@@ -193,6 +194,17 @@ class VisionEngine:
         if uid is not None:
             del self._live[uid]
             self._generator.remove(uid)
+
+    def _warm_up(self) -> None:
+        """Two short texts, so that no client waits for the kernels that Metal compiles on their first use."""
+        prompt = self.model.read_text(Generate(prompt=[0, 0]))
+        for _ in range(2):
+            self._generator.insert([prompt.tokens], [2], prompt_kwargs=[self.model.see(prompt)])
+        left = 2
+        while left:
+            left -= sum(response.finish_reason is not None for response in self._generator.next()[1])
+        mx.clear_cache()
+        mx.reset_peak_memory()
 
     def _prepare(self) -> list[Output]:
         """One piece of work for the request that has waited longest; its error, if it fails."""

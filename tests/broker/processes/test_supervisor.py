@@ -332,6 +332,16 @@ def test_the_checkout_is_found_from_any_folder(yard: Yard, tmp_path: Path, monke
     assert yard.wait()[0][1].code == 0
 
 
+def test_workers_ask_apples_driver_for_patience(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    variable = "AGX_RELAX_CDM_CTXSTORE_TIMEOUT"
+    monkeypatch.delenv(variable, raising=False)
+    yard.start("w1", spare=False)
+    assert psutil.Process(yard.supervisor._children["w1"].process.pid).environ()[variable] == "1"
+    monkeypatch.setenv(variable, "0")  # whoever sets it decides
+    yard.start("w2", spare=False)
+    assert psutil.Process(yard.supervisor._children["w2"].process.pid).environ()[variable] == "0"
+
+
 def test_a_worker_ends_by_itself_when_its_stdin_ends(yard: Yard) -> None:
     """What happens to it when the broker dies."""
     yard.start("w1")

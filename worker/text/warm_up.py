@@ -1,0 +1,34 @@
+"""Work on the device before the first request: Metal compiles each kernel on its first use in a process, and makes the
+device itself on the first evaluation.
+"""
+
+import mlx.core as mx
+
+from worker.generation.sampling import GREEDY
+from worker.text.batch import Batch
+
+# A prompt of several tokens and a token decoded after it, alone and in company, is what every request begins with.
+_PROMPT = [0, 0]
+_TOKENS = 2
+_ROWS = 2
+
+# The second time tells the batch's pace what a step costs once the kernels are there.
+_TIMES = 2
+
+
+def touch_device() -> None:
+    """Makes the device, which takes a spare's time instead of a load's."""
+    mx.eval(mx.zeros(1))
+
+
+def warm_up(batch: Batch) -> None:
+    """Runs short sequences through an empty batch, which is empty again afterwards."""
+    for _ in range(_TIMES):
+        for _ in range(_ROWS):
+            batch.insert(
+                [list(_PROMPT)], _TOKENS, cache=None, tokens=[], sampler=GREEDY, processors=[], wants_logprobs=False
+            )
+        while any(batch.counts()):
+            batch.next()
+    mx.clear_cache()
+    mx.reset_peak_memory()
