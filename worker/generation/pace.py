@@ -72,7 +72,7 @@ class Pace:
     def __init__(self, most: int, score_bytes: int = 0) -> None:
         """most: tokens of a piece. score_bytes: of the attention of one token to one other in one layer, if they are
         kept in memory (worker/generation/scores.py)."""
-        self._most = most
+        self._most = self._usual_most = most
         self._score_bytes = score_bytes
         self._known: dict[int, _Piece] = {}
         self._decode_until = 0.0
@@ -90,6 +90,10 @@ class Pace:
         debt = max(0.0, self._decode_until - now)
         left = seconds - debt / _DECODE_SHARE if self._in_a_row < _MOST_IN_A_ROW else 0.0
         return Turn(seconds, left, has_piece=debt <= 0 and not self._owes_decode)
+
+    def bound(self, most: int) -> None:
+        """A piece has at most so many tokens from now on, and never more than at the beginning."""
+        self._most = min(most, self._usual_most)
 
     def tokens(self, context: int, seconds: float) -> int:
         """Tokens, padding included, that take about as long; at least 1. context: tokens that precede them."""

@@ -39,11 +39,13 @@ def merged(layers: Iterable[LayerCost]) -> tuple[LayerCost, ...]:
 @dataclass(slots=True, frozen=True)
 class CacheCost:
     """Bytes of the caches of one sequence. layers: of all models that take part; quantised: the same layers once they
-    are quantised, empty if they never are; quantised_from: the most tokens that they hold before."""
+    are quantised, empty if they never are; quantised_from: the most tokens that they hold before; largest: the layer
+    that takes most."""
 
     layers: tuple[LayerCost, ...]
     quantised: tuple[LayerCost, ...] = ()
     quantised_from: int = 0
+    largest: LayerCost = LayerCost()
 
     def bytes(self, tokens: int) -> int:
         """The most that a sequence takes until it has so many tokens."""
@@ -53,11 +55,15 @@ class CacheCost:
         return max(before, sum(layer.bytes(tokens) for layer in self.quantised))
 
     def together(self, lengths: Iterable[int], *, padded: bool) -> int:
-        """Of many sequences. padded: all rows of a batch are as long as the longest."""
+        """Of many sequences, with a copy of a layer: caches that grow are copied, layer by layer. padded: all rows of a
+        batch are as long as the longest."""
         lengths = list(lengths)
-        if not padded:
-            return sum(map(self.bytes, lengths))
-        return len(lengths) * self.bytes(max(lengths, default=0)) if lengths else 0
+        if not lengths:
+            return 0
+        longest, rows = max(lengths), len(lengths)
+        if padded:
+            return rows * (self.bytes(longest) + self.largest.bytes(longest))
+        return sum(map(self.bytes, lengths)) + self.largest.bytes(longest)
 
     @property
     def per_window_token(self) -> int:

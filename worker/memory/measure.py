@@ -42,7 +42,8 @@ def cache_cost(
             quantise(cache)
             mx.eval([layer.state for layer in cache])
             quantised += _costs(model, cache)
-    return CacheCost(merged(layers), merged(quantised), quantised_from)
+    largest = max(layers, key=lambda layer: layer.bytes(_CONTEXT), default=LayerCost())
+    return CacheCost(merged(layers), merged(quantised), quantised_from, largest)
 
 
 def work_cost(models: list[Any], make_cache: MakeCache) -> WorkCost:

@@ -86,7 +86,7 @@ class MemoryPlan:
     def alone(self, length: int, beside: int = 0) -> int:
         """What the process needs for one sequence of this length and no other."""
         work = self._work(min(LEAST_PIECE, self.step_tokens), length, 1)
-        return self.fixed + self.cost.bytes(length) + work + beside
+        return self.fixed + self.cost.together([length], padded=self.padded) + work + beside
 
     def can_ever_fit(self, length: int, beside: int = 0) -> bool:
         """Whether a sequence of this length fits into the largest share, alone."""

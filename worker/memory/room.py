@@ -50,7 +50,8 @@ class MemoryRoom(Generic[T]):
     wait for room, whether the first of them is known not to fit, and those that can never fit since the limit has
     fallen; whether something has changed that the broker might be told, and what it was told last; the share that it
     has named last, and whether it does not know yet that some of it is free; the share that it wants this process to
-    come down to, and whether it has wanted that since the last request came."""
+    come down to, and whether it has wanted that since the last request came; the tokens of a step, and the bytes of the
+    prompt cache for which they are right, -1 for none."""
 
     def __init__(self, plan: MemoryPlan, limits: Limits, prompts: PromptCache | None = None) -> None:
         """prompts: the prompt cache, which has what sequences leave."""
@@ -67,6 +68,7 @@ class MemoryRoom(Generic[T]):
         self._shrinks_to: int | None = None
         self._is_modest = False
         self._is_blocked = False
+        self._piece, self._piece_for = 0, -1
         self._fit_prompts()
 
     @property
@@ -77,7 +79,10 @@ class MemoryRoom(Generic[T]):
     @property
     def piece(self) -> int:
         """How many prompt tokens a step may have now."""
-        return self.plan.piece(self._prompt_bytes)
+        prompt_bytes = self._prompt_bytes
+        if self._piece_for != prompt_bytes:
+            self._piece, self._piece_for = self.plan.piece(prompt_bytes), prompt_bytes
+        return self._piece
 
     @property
     def has_news(self) -> bool:
@@ -109,7 +114,7 @@ class MemoryRoom(Generic[T]):
             return False
         self._growing.pop(request_id, None)
         self._fit_prompts()
-        self._has_changed = True
+        self._has_changed, self._piece_for = True, -1
         return True
 
     def admit(self) -> Admitted[T] | None:
@@ -206,7 +211,7 @@ class MemoryRoom(Generic[T]):
             self._fit_prompts()
 
     def _changed(self) -> None:
-        self._has_changed, self._is_blocked = True, False
+        self._has_changed, self._is_blocked, self._piece_for = True, False, -1
 
     def _next_fits(self) -> bool:
         if self._is_blocked:

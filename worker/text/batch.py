@@ -81,5 +81,8 @@ class Batch(Protocol):
     def remove(self, uids: Iterable[int], *, return_prompt_caches: bool = False) -> dict[int, Held]:
         """Drop sequences. Their caches where asked for, else nothing."""
 
+    def bound_step(self, tokens: int) -> None:
+        """At most so many prompt tokens in a step from now on, and never more than at the beginning."""
+
     def counts(self) -> BatchCounts:
         """May be called from any thread, also during a step."""

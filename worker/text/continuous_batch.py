@@ -125,6 +125,10 @@ class ContinuousBatch:
             self._prefilling = [group for group in self._prefilling if group.rows]
         return removed
 
+    def bound_step(self, tokens: int) -> None:
+        """As in Batch."""
+        self._pace.bound(tokens)
+
     def counts(self) -> BatchCounts:
         """As in Batch."""
         prefilling = sum(len(group.rows) for group in list(self._prefilling))

@@ -215,6 +215,7 @@ class TextEngine:
             self._admit()
         if not self._live:
             return outputs
+        self._batch.bound_step(self.room.piece)
         ends, decoded = self._batch.next()
         if ends:
             self._keep_checkpoints(ends)

@@ -157,6 +157,10 @@ class TurnBatch:
         left = {turn.uid: turn.close() for turn in removed}
         return left if return_prompt_caches else {}
 
+    def bound_step(self, tokens: int) -> None:
+        """As in Batch."""
+        self._pace.bound(tokens)
+
     def counts(self) -> BatchCounts:
         """As in Batch."""
         waiting = list(self._waiting)

@@ -162,6 +162,7 @@ class VisionEngine:
 
     def step(self) -> list[Output]:
         outputs = self._prepare()
+        self._pace.bound(self.room.piece)
         stopped: list[int] = []
         _, responses = self._generator.next()
         if responses:

@@ -94,6 +94,9 @@ class OneRow:
             return {}
         return {one.uid: Held(one.cache, one.known[: one.cache[0].offset]) for one in removed}
 
+    def bound_step(self, tokens: int) -> None:
+        self._prefill_step_size = tokens
+
     def counts(self) -> BatchCounts:
         decoding = sum(one.drawn is not None for one in list(self._rows.values()))
         return BatchCounts(len(self._rows) - decoding, 0, decoding)

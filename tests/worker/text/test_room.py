@@ -75,12 +75,25 @@ def test_sequences_wait_for_room_in_their_order_and_their_answers_are_whole(
     assert engine.stats().live == 0
 
 
+def test_what_mlx_takes_stays_within_the_share(tmp_path: Path) -> None:
+    deep = make_tiny_model(tmp_path / "deep", hidden_size=64, layers=8)
+    engine = with_room_for(deep, 1560, 1560, 1560)
+    share = engine.room.plan.share
+    for number in range(9):
+        add(engine, number, prompt=f"{number}" * (1500 - 300 * (number % 3)), max_tokens=60, **GREEDY)
+    mx.reset_peak_memory()
+    while engine.has_work:
+        engine.step()
+        assert mx.get_active_memory() <= share
+    assert mx.get_peak_memory() <= share
+
+
 def test_the_prompt_cache_gives_way_to_sequences(folder: Path, unbounded: TextEngine) -> None:
     engine = with_room_for(folder, 900, 900)
     run(engine, prompts(2))
     assert engine.stats().cached_tokens > 1000
     before = engine.stats().cached_entries
-    fields = {"prompt": "z" * 1200, "max_tokens": 40, **GREEDY}
+    fields = {"prompt": "z" * 1900, "max_tokens": 40, **GREEDY}
     request_id = add(engine, 9, **fields)
     assert engine.stats().waiting_for_room == 0
     assert engine.stats().cached_entries < before
