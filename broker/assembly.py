@@ -9,6 +9,7 @@ from broker.gateways import BACKLOG, Gateways
 from broker.lookup import Lookup
 from broker.loop import Loop, Stop
 from broker.models.catalog import Catalog
+from broker.models.places import FileSystem
 from broker.performer import Performer
 from broker.pins import read_pins
 from broker.policy.downloads import Downloads
@@ -39,16 +40,19 @@ def run_broker(
     *,
     has_lost_honcho: Callable[[], bool] = lambda: False,
     clock: Clock | None = None,
+    file_system: FileSystem | None = None,
 ) -> str | None:
     """Serve until `stop` is readable, or honcho is lost; closes the launcher. Why the broker could not go on, None if
-    it was meant to end. runtime: locked by this process. memory_bytes: of the machine with the workers."""
+    it was meant to end. runtime: locked by this process. memory_bytes: of the machine with the workers. file_system: of
+    the models."""
     clock = clock or Clock()
     limits, run_id = settings.limits(memory_bytes), os.urandom(3).hex()
     pool = Pool(limits, run_id)
     downloads = Downloads(limits, run_id, str(settings.hub_dir), for_requests=settings.allow_downloads)
     policies = Policies(pool, downloads, Flow())
     overrides = {model_id: model.override() for model_id, model in settings.models.items()}
-    lookup = Lookup(Catalog(settings.models_dir, settings.hub_dir, overrides), policies.running)
+    catalog = Catalog(settings.models_dir, settings.hub_dir, overrides, file_system)
+    lookup = Lookup(catalog, policies.running)
     pins_path = settings.state_dir / "pins.json"
 
     def tell(event: FlowEvent) -> None:

@@ -1,6 +1,5 @@
 """/admin/models/*, /admin/events and the health checks: handlers and their rows of the endpoint table."""
 
-import asyncio
 from collections.abc import Iterable
 
 from pydantic import BaseModel
@@ -19,6 +18,7 @@ from gateway.admin.answers import (
 )
 from gateway.admin.dialect import ADMIN
 from gateway.admin.events import events
+from gateway.awake import awake_timeout
 from gateway.core import ask
 from gateway.core.administration import ModelReport, StatusReport, gib
 from gateway.core.dialect import Json as JsonMap
@@ -74,7 +74,7 @@ async def unpin(request: Request[AppState]) -> Response:
 async def health(request: Request[AppState]) -> Response:
     """Healthy only if the broker answers within 2 s; else 503."""
     try:
-        async with asyncio.timeout(_HEALTH_TIMEOUT):
+        async with awake_timeout(_HEALTH_TIMEOUT):
             await finish(request, ask.status())
     except TimeoutError:
         detail = f"the broker did not answer within {_HEALTH_TIMEOUT:g} s"

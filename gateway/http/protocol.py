@@ -9,7 +9,6 @@ import asyncio
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from time import monotonic
 from typing import Any
 
 import httptools
@@ -18,12 +17,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from broker.wire.failure import Code, Failure
+from gateway.awake import AwakeTimer
 from gateway.core.failure import STATUS, error_object
 from gateway.http.errors import LINGER_SECONDS, LingeringJson
 
 MAX_HEADER_BYTES = 65_536
 HEADER_SECONDS = 30.0  # from a connection, or the first byte of its next request, to the end of the headers
-_EARLY_SECONDS = 0.05  # of a timer, by its resolution alone
 
 _TOO_LARGE = Failure(Code.HEADERS_TOO_LARGE, f"the headers have more than {MAX_HEADER_BYTES} bytes")
 _NOT_HTTP = Failure(Code.INVALID_REQUEST, "this is not HTTP/1.1")
@@ -96,8 +95,7 @@ class Protocol(HttpToolsProtocol):
         self._declined = b""
         self._is_continued = False
         self._outside_bodies = 0  # bytes since the parser last saw a piece of a body or the end of headers
-        self._deadline: asyncio.TimerHandle | None = None
-        self._due = 0.0  # by a clock that stands still while the machine sleeps, as the loop's does not on macOS
+        self._deadline: AwakeTimer | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -201,8 +199,7 @@ class Protocol(HttpToolsProtocol):
         self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
     def _await_headers(self) -> None:
-        self._due = monotonic() + HEADER_SECONDS
-        self._deadline = self.loop.call_later(HEADER_SECONDS, self._on_deadline)
+        self._deadline = AwakeTimer(self.loop, HEADER_SECONDS, self._on_deadline)
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None:
@@ -211,9 +208,7 @@ class Protocol(HttpToolsProtocol):
 
     def _on_deadline(self) -> None:
         self._deadline = None
-        if (left := self._due - monotonic()) > _EARLY_SECONDS:
-            self._deadline = self.loop.call_later(left, self._on_deadline)
-        elif self._answering is not None and not self._answering.response_complete:
+        if self._answering is not None and not self._answering.response_complete:
             self._await_headers()  # of the next request; this one is not to suffer
         elif self._has_begun:
             self._refuse(_TOO_SLOW)

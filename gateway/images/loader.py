@@ -16,6 +16,7 @@ import httpx2
 
 from broker.wire.failure import invalid
 from broker.wire.settings_file import PREFIX
+from gateway.awake import awake_timeout
 from gateway.core.content import Image
 from gateway.images.addresses import CheckedNetwork, NotPublicError
 from gateway.settings import Settings
@@ -62,7 +63,7 @@ class ImageLoader:
             return source
         seconds = self._settings.image_timeout_seconds
         try:
-            async with asyncio.timeout(seconds):
+            async with awake_timeout(seconds):
                 return await self._fetch(source, room)
         except TimeoutError:
             why = f"fetching it took longer than {seconds:g} s"

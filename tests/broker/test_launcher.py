@@ -14,14 +14,17 @@ import pytest
 import zmq
 
 from broker.assembly import run_broker
+from broker.models.places import FileSystem
 from broker.runtime import RuntimeDir
 from broker.settings import BrokerSettings, ModelSettings
 from broker.wire.body import Body
 from broker.wire.clock import Clock
 from broker.wire.codec import decode, encode
-from broker.wire.from_gateways import InferenceRequest, Kill, Status, Unload
+from broker.wire.from_gateways import InferenceRequest, Kill, Load, Status, Unload, Unpin, Watch
 from broker.wire.from_peers import Hello
-from broker.wire.outputs import ERROR, FINAL, PARTIAL, Outputs, decode_outputs
+from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output, Outputs, decode_outputs
+from tests.broker.models.model_folders import make_model
+from tests.broker.models.test_names import MACOS
 from tests.broker.thread_launcher import ThreadLauncher
 from tests.service import wait_until
 
@@ -54,7 +57,14 @@ class House:
     """A broker in a thread, and a gateway that speaks to it."""
 
     def __init__(
-        self, directory: Path, late_failures: int = 0, clock: Clock | None = None, heartbeat_timeout: float = 600.0
+        self,
+        directory: Path,
+        *,
+        late_failures: int = 0,
+        clock: Clock | None = None,
+        heartbeat_timeout: float = 600.0,
+        file_system: FileSystem | None = None,
+        preload: list[str] | None = None,
     ) -> None:
         settings = BrokerSettings(
             runtime_dir=directory,
@@ -62,6 +72,7 @@ class House:
             models_dir=directory,
             hub_dir=directory / "hub",
             models={MODEL: ModelSettings(type="echo", engine="played:Worker")},
+            preload_models=preload or [],
             warm_spares=0,
             heartbeat_timeout_seconds=heartbeat_timeout,  # the threads send none
             stall_timeout_seconds=600,
@@ -82,6 +93,7 @@ class House:
                 8 << 30,
                 has_lost_honcho=lambda: self.lost_honcho,
                 clock=clock,
+                file_system=file_system,
             )
 
         self._thread = threading.Thread(target=run, name="broker")
@@ -95,17 +107,27 @@ class House:
         self._socket.send_multipart(encode(Hello()))
         self._asked = 0
 
-    def ask(self, body: Body) -> list[tuple[int, dict[str, Any]]]:
-        """All outputs of one request: (kind, body)."""
+    def tell(self, body: Body) -> bytes:
+        """Send a request; its id."""
         self._asked += 1
         request_id = self._identity + self._asked.to_bytes(8, "big")
         self._socket.send_multipart(encode(body, request_id))
-        outputs: list[tuple[int, dict[str, Any]]] = []
-        while not outputs or outputs[-1][0] == PARTIAL:
-            assert self._socket.poll(MILLISECONDS), f"{body} has no end: {outputs}"
+        return request_id
+
+    def next_outputs(self) -> list[Output]:
+        """The next outputs for any request."""
+        while True:
+            assert self._socket.poll(MILLISECONDS), "there is no output"
             answer = decode(self._socket.recv_multipart()).body
             if isinstance(answer, Outputs):
-                outputs += [(o.kind, o.body) for o in decode_outputs(answer) if o.request_id == request_id]
+                return decode_outputs(answer)
+
+    def ask(self, body: Body) -> list[tuple[int, dict[str, Any]]]:
+        """All outputs of one request: (kind, body)."""
+        request_id = self.tell(body)
+        outputs: list[tuple[int, dict[str, Any]]] = []
+        while not outputs or outputs[-1][0] == PARTIAL:
+            outputs += [(o.kind, o.body) for o in self.next_outputs() if o.request_id == request_id]
         return outputs
 
     def generate(self, text: str) -> list[tuple[int, dict[str, Any]]]:
@@ -199,6 +221,24 @@ def test_a_worker_that_is_silent_while_the_broker_runs_is_ended(directory: Path)
     try:
         house.generate("hello")
         wait_until(lambda: house.status()["last_exit"] is not None, what="the end of a silent worker")
+    finally:
+        house.close()
+
+
+def test_every_spelling_that_the_file_system_takes_reaches_the_one_model(directory: Path) -> None:
+    make_model(directory / "Tiny")
+    house = House(directory, file_system=MACOS, preload=["TINY"])
+    try:
+        assert house.ask(InferenceRequest("tiny", b"hello"))[-1] == (FINAL, {"text": "hello"})
+        assert (house.status()["model_id"], house.status()["pinned"]) == ("Tiny", True)
+        assert house.ask(Load("tINY"))[-1][1]["model_id"] == "Tiny"
+        house.tell(Watch("tiny"))
+        assert house.next_outputs()[0].body["model_id"] == "Tiny"
+        assert house.ask(Unpin("tiny"))[-1] == (FINAL, {"model_id": "Tiny"})
+        assert house.ask(Kill("tiny"))[-1] == (FINAL, {"model_id": "Tiny", "pid": None})
+        assert house.ask(InferenceRequest("tINy", b"again"))[-1] == (FINAL, {"text": "again"})
+        assert house.ask(Unload("TINY"))[-1] == (FINAL, {"model_id": "Tiny"})
+        assert len(house.launcher.started) == 2
     finally:
         house.close()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.conftest import ECHO
 from tests.service import ROOT, START_SECONDS, Service, processes_with, wait_until
 
 # Seconds between honcho's SIGTERM and its SIGKILL.
@@ -89,26 +90,23 @@ def test_a_signal_ends_everything(make_service: Callable[..., Service], number: 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP], ids=lambda number: number.name)
 def test_without_honcho_nothing_goes_on(make_service: Callable[..., Service], number: signal.Signals) -> None:
     """It has no chance to end its children, and its helpers live on."""
-    service = make_service(start=False)
+    service = make_service(start=False, models={"echo": ECHO})
     with honcho_start(service) as honcho:
-        assert service.load("tiny-a").status_code == 200
+        assert service.load("echo").status_code == 200
         honcho.send_signal(number)
         honcho.wait()
-        wait_until(lambda: processes_with(service.token) == [], 5.0, "the end of everything")
-    with honcho_start(service) as honcho:  # nothing is left in its way
-        honcho.terminate()
-        assert honcho.wait(KILL_WAIT_SECONDS) == 128 + signal.SIGTERM
+        wait_until(lambda: processes_with(service.token) == [], 10.0, "the end of everything")
 
 
 def test_a_window_that_is_closed_leaves_nothing_behind(make_service: Callable[..., Service]) -> None:
-    service = make_service(start=False)
+    service = make_service(start=False, models={"echo": ECHO})
     window, terminal = os.openpty()
     with honcho_start(service, terminal) as honcho:
         os.close(terminal)
-        assert service.load("tiny-a").status_code == 200
+        assert service.load("echo").status_code == 200
         os.close(window)
-        assert honcho.wait(5.0) == -signal.SIGHUP
-        wait_until(lambda: processes_with(service.token) == [], 5.0, "the end of everything")
+        assert honcho.wait(10.0) == -signal.SIGHUP
+        wait_until(lambda: processes_with(service.token) == [], 10.0, "the end of everything")
 
 
 def test_sigkill_of_the_broker_leaves_no_worker_and_the_next_start_works(make_service: Callable[..., Service]) -> None:

@@ -47,6 +47,10 @@ def test_an_error_of_the_gpu_is_a_death_with_its_reason(make_service: MakeServic
     told = service.model("bad")["last_exit"]
     assert (told["code"], DEVICE_ERRORS["victim"] in told["reason"]) == (DEVICE_EXIT_CODE, True)
 
+    met = service.chat("bad", "reset")  # while it is taken in, twice, and yet it is not to blame
+    assert met.status_code == 503
+    assert (met.json()["error"]["code"], met.json()["error"]["retryable"]) == ("worker_died", True)
+
     refused = service.chat("failing")  # it was tried twice
     assert refused.status_code == 503
     assert (refused.json()["error"]["code"], refused.json()["error"]["retryable"]) == ("worker_died", True)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from broker.wire.from_gateways import Cancel, Watch
+from gateway import awake
 from gateway.http import protocol
 from gateway.http.body import Gunzip
 from tests.gateway.played_broker import SECONDS, PlayedBroker
@@ -268,7 +269,7 @@ async def test_the_deadline_stands_still_while_the_machine_sleeps(monkeypatch: p
     """The timers of a loop whose clock counts sleep come early; the other clock is the one that counts."""
     asleep = True
     fell_asleep_at = time.monotonic()
-    monkeypatch.setattr(protocol, "monotonic", lambda: fell_asleep_at if asleep else time.monotonic())
+    monkeypatch.setattr(awake, "monotonic", lambda: fell_asleep_at if asleep else time.monotonic())
     async with served(ScriptedLink([])) as client:
         reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
         writer.write(b"GET /v1/mod")
