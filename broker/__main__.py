@@ -1,11 +1,13 @@
 """`python -m broker`: read the settings, take the runtime directory, run until SIGTERM or SIGINT."""
 
 import logging
+import os
 import sys
 from contextlib import closing
 
 from broker.assembly import run_broker
 from broker.processes.autogroup import lower_autogroup
+from broker.processes.awake import Awake, caffeinate
 from broker.processes.memory import total_bytes
 from broker.processes.supervisor import Supervisor
 from broker.runtime import RuntimeDir, RuntimeDirError
@@ -34,7 +36,10 @@ def main() -> int:
         launcher = Supervisor(
             runtime.worker_endpoint, settings.heartbeat_interval_seconds, settings.hub_dir, settings.blas_library
         )
-        failure = run_broker(settings, runtime, launcher, signals, total_bytes(), has_lost_honcho=lost_honcho)
+        awake = Awake(caffeinate(sys.platform, os.getpid()) if settings.keep_awake else None)
+        failure = run_broker(
+            settings, runtime, launcher, signals, total_bytes(), has_lost_honcho=lost_honcho, awake=awake
+        )
     return 0 if failure is None else 1
 
 

@@ -17,6 +17,7 @@ from broker.policy.events import Event, FlowEvent
 from broker.policy.flow import Flow
 from broker.policy.policies import Policies
 from broker.policy.pool import Pool
+from broker.processes.awake import Awake
 from broker.processes.launcher import Launcher
 from broker.runtime import RuntimeDir
 from broker.settings import BrokerSettings
@@ -39,13 +40,14 @@ def run_broker(
     memory_bytes: int,
     *,
     has_lost_honcho: Callable[[], bool] = lambda: False,
+    awake: Awake | None = None,
     clock: Clock | None = None,
     file_system: FileSystem | None = None,
 ) -> str | None:
     """Serve until `stop` is readable, or honcho is lost; closes the launcher. Why the broker could not go on, None if
     it was meant to end. runtime: locked by this process. memory_bytes: of the machine with the workers. file_system: of
-    the models."""
-    clock = clock or Clock()
+    the models. awake: keeps this machine from sleeping; None: nothing does."""
+    clock, awake = clock or Clock(), awake or Awake(None)
     limits, run_id = settings.limits(memory_bytes), os.urandom(3).hex()
     pool = Pool(limits, run_id)
     downloads = Downloads(limits, run_id, str(settings.hub_dir), for_requests=settings.allow_downloads)
@@ -82,7 +84,7 @@ def run_broker(
             preloaded=[lookup.id_of(name) for name in settings.preload_models],
             wires_memory=settings.wired_memory,
         )
-        upkeep = Upkeep(runtime, sockets.rebind, has_lost_honcho)
+        upkeep = Upkeep(runtime, sockets.rebind, has_lost_honcho, awake, lambda: policies.is_busy)
         loop = Loop(
             inbox=inbox,
             policy=policies,
@@ -98,5 +100,6 @@ def run_broker(
         loop.run()
         return upkeep.failure
     finally:
+        awake.close()
         launcher.close()
         sockets.close(_LINGER_SECONDS)

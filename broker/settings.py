@@ -22,6 +22,9 @@ from broker.wire.to_workers import Assign
 
 GIB = 1 << 30
 
+# A process whose memory is wired takes longer to exit, and one that is killed may leave it wired (jundot/omlx#2184).
+_WIRED_GRACE_SECONDS = 10.0
+
 Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -99,6 +102,7 @@ class BrokerSettings(BaseSettings):
     memory_limit_factor: float = Field(default=3.0, ge=1)
     memory_sample_seconds: Seconds = 1.0
     wired_memory: bool = False
+    keep_awake: bool = False
     warm_spares: int = Field(default=1, ge=0, le=4)
     blas_library: str | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -159,7 +163,7 @@ class BrokerSettings(BaseSettings):
             max_requests_per_model=self.max_requests_per_model,
             queue_timeout=self.queue_timeout_seconds,
             drain_timeout=self.drain_timeout_seconds,
-            stop_grace=self.stop_grace_seconds,
+            stop_grace=max(self.stop_grace_seconds, _WIRED_GRACE_SECONDS if self.wired_memory else 0.0),
             keep_alive=self.keep_alive_seconds,
             heartbeat_timeout=self.heartbeat_timeout_seconds,
             stall_timeout=self.stall_timeout_seconds,

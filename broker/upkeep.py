@@ -1,10 +1,11 @@
-"""What the broker looks after besides its peers: its place in the file system, and whoever has started it. Decides only
-whether the broker can go on.
+"""What the broker looks after besides its peers: its place in the file system, whoever has started it, and that the
+machine stays awake while there is work. Decides only whether the broker can go on.
 """
 
 import logging
 from collections.abc import Callable
 
+from broker.processes.awake import Awake
 from broker.runtime import RuntimeDir, RuntimeDirError
 
 logger = logging.getLogger(__name__)
@@ -12,17 +13,27 @@ logger = logging.getLogger(__name__)
 
 class Upkeep:
     """rebind: binds the socket of this endpoint again, raises OSError. has_lost_honcho: whether the broker would run on
-    without anybody who can see it."""
+    without anybody who can see it. awake: keeps the machine awake. is_busy: whether there is work."""
 
-    def __init__(self, runtime: RuntimeDir, rebind: Callable[[str], None], has_lost_honcho: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        runtime: RuntimeDir,
+        rebind: Callable[[str], None],
+        has_lost_honcho: Callable[[], bool],
+        awake: Awake,
+        is_busy: Callable[[], bool],
+    ) -> None:
         self._runtime = runtime
         self._rebind = rebind
         self._has_lost_honcho = has_lost_honcho
+        self._awake = awake
+        self._is_busy = is_busy
         self.failure: str | None = None
 
     def must_end(self) -> bool:
         """Whether the broker must end now; `failure` then says why, except after honcho. Call it about once a
         second."""
+        self._awake.keep(self._is_busy())
         if self._has_lost_honcho():
             logger.warning("honcho has gone: the broker ends")
             return True

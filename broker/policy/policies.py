@@ -43,6 +43,11 @@ class Policies:
         deadlines = (self._pool.next_deadline(), self._downloads.next_deadline(), self._flow.next_deadline())
         return min([d for d in deadlines if d is not None], default=None)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anybody waits for anything: an answer, a load, a download."""
+        return self._pool.is_busy or bool(self._downloads.all)
+
     def running(self, model_id: str) -> ModelSpec | None:
         """The model as it was when its process was started, if it has one that goes on."""
         return self._pool.running(model_id)

@@ -173,6 +173,11 @@ class Pool:
         return self._facts.workers
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a request waits or runs, or a model loads."""
+        return bool(self._facts.requests) or any(i.phase is Phase.LOADING for _, i in self._facts.serving)
+
+    @property
     def queued(self) -> int:
         """Requests that wait in the broker, in no worker yet."""
         return self._facts.queued

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import zmq
 
 from broker.assembly import run_broker
 from broker.models.places import FileSystem
+from broker.processes.awake import Awake
 from broker.runtime import RuntimeDir
 from broker.settings import BrokerSettings, ModelSettings
 from broker.wire.body import Body
@@ -25,6 +27,7 @@ from broker.wire.from_peers import Hello
 from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output, Outputs, decode_outputs
 from tests.broker.models.model_folders import make_model
 from tests.broker.models.test_names import MACOS
+from tests.broker.processes.test_awake import SLEEP
 from tests.broker.thread_launcher import ThreadLauncher
 from tests.service import wait_until
 
@@ -65,6 +68,7 @@ class House:
         heartbeat_timeout: float = 600.0,
         file_system: FileSystem | None = None,
         preload: list[str] | None = None,
+        awake: Awake | None = None,
     ) -> None:
         settings = BrokerSettings(
             runtime_dir=directory,
@@ -94,6 +98,7 @@ class House:
                 has_lost_honcho=lambda: self.lost_honcho,
                 clock=clock,
                 file_system=file_system,
+                awake=awake,
             )
 
         self._thread = threading.Thread(target=run, name="broker")
@@ -241,6 +246,25 @@ def test_every_spelling_that_the_file_system_takes_reaches_the_one_model(directo
         assert len(house.launcher.started) == 2
     finally:
         house.close()
+
+
+def test_the_machine_is_kept_awake_while_a_request_runs(directory: Path) -> None:
+    def keepers() -> list[psutil.Process]:
+        return [child for child in psutil.Process().children() if child.name() == "sleep"]
+
+    house = House(directory, awake=Awake([SLEEP, "600"]))
+    try:
+        house.generate("hello")
+        wait_until(lambda: not keepers(), what="an idle broker")
+        house.tell(InferenceRequest(MODEL, b"wait"))
+        wait_until(keepers, what="a process that keeps the machine awake")
+        house.ask(Kill(MODEL))
+        wait_until(lambda: not keepers(), what="its end")
+        house.tell(InferenceRequest(MODEL, b"wait"))
+        wait_until(keepers, what="the next one")
+    finally:
+        house.close()
+    assert not keepers()
 
 
 def test_sockets_that_are_deleted_are_made_anew(directory: Path, house: House) -> None:

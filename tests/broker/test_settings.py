@@ -160,6 +160,13 @@ def test_every_limit_reaches_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     assert limits.warm_spares == 3
 
 
+def test_a_worker_with_wired_memory_has_longer_to_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_variables(monkeypatch, WIRED_MEMORY="true")
+    assert load_settings().limits(GIB).stop_grace == 10.0
+    set_variables(monkeypatch, STOP_GRACE_SECONDS="30")
+    assert load_settings().limits(GIB).stop_grace == 30.0
+
+
 def test_the_defaults_of_settings_and_pool_are_the_same() -> None:
     limits = load_settings().limits(64 * GIB)
     assert limits == PoolLimits(limits.max_models, limits.max_memory_bytes)

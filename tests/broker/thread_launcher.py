@@ -1,7 +1,8 @@
 """A launcher of another kind: its workers are threads that play workers, their pids are not known, and a start may fail
 late, as with another machine.
 
-A worker answers a request with its payload; the payload `die` ends it while it answers.
+A worker answers a request with its payload; the payload `die` ends it while it answers, `wait` gets no
+answer.
 """
 
 import select
@@ -132,7 +133,8 @@ class _Worker:
                 broker.send_multipart(encode_outputs([Output(message.request_id, PARTIAL, text)]))
                 if payload == b"die":
                     return Exit(3, None, time.time(), "out of luck")
-                broker.send_multipart(encode_outputs([Output(message.request_id, FINAL, text)]))
+                if payload != b"wait":
+                    broker.send_multipart(encode_outputs([Output(message.request_id, FINAL, text)]))
             case Shutdown():
                 return Exit(0, None, time.time(), "")
         return None
