@@ -1,15 +1,18 @@
 """`python -m tests.fuzz 15000 1`: so many mutated requests with this seed against a real service; prints the figures.
 
 Every answer comes within a time limit, is JSON or a whole stream, is never a 500 and never the end of a process; every
-error has its object, with `param`. A third argument begins at another number, to repeat one request.
+error has its object, with `param`. A third argument begins at another number, to repeat one request. SIGINT ends it early:
+what has been sent is judged as if it were all.
 """
 
 import asyncio
 import json
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from tests.tiny_models import make_tiny_model
 
 _AT_ONCE = 8
 _SECONDS = 30.0  # for one answer; a hang is longer
+_REPORTED = 500  # requests
 # Framed in a stream, or as the status of a whole answer: what a request can be at fault for after it has begun.
 _FRAMED = ("invalid_request", "context_length_exceeded")
 
@@ -45,7 +49,8 @@ async def fuzz(service: Service, count: int, seed: int, first: int = 0) -> Count
     assert service.client.post("/v1/rerank", json=rerank).status_code == 200
     before = _processes(service)
     figures: Counter[str] = Counter()
-    numbers = iter(range(first, first + count))
+    numbers = _numbers(first, count)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, numbers.close)
 
     async def client() -> None:
         for number in numbers:
@@ -63,6 +68,14 @@ async def fuzz(service: Service, count: int, seed: int, first: int = 0) -> Count
         answer = service.client.post("/v1/chat/completions", json=chat_body(model, "Still there?", max_tokens=2))
         assert answer.status_code == 200, answer.text
     return figures
+
+
+def _numbers(first: int, count: int) -> Generator[int]:
+    """Says on stderr how far it is."""
+    for done in range(count):
+        if done and done % _REPORTED == 0:
+            sys.stderr.write(f"{done:,} of {count:,} requests\n")
+        yield first + done
 
 
 def _processes(service: Service) -> dict[str, int | None]:
@@ -149,7 +162,7 @@ def main(count: int, seed: int, first: int = 0) -> None:
             service.stop()  # asserts that no process is left
     rows = "\n".join(f"| {answer} | {times:,} |" for answer, times in sorted(figures.items()))
     sys.stdout.write(
-        f"{count:,} requests in {seconds:.0f} s, seed {seed}\n\n| answer | count |\n| --- | --- |\n{rows}\n"
+        f"{figures.total():,} requests in {seconds:.0f} s, seed {seed}\n\n| answer | count |\n| --- | --- |\n{rows}\n"
     )
 
 
