@@ -97,7 +97,13 @@ IMPURE_CALLS = {"open", "print", "input", "eval", "exec", "compile", "__import__
 
 # Rooms of one floor never reach each other.
 ENGINES = tuple(sorted(f"{path.parent.relative_to(ROOT).as_posix()}/" for path in ROOT.glob("worker/*/engine.py")))
-DIALECTS = ("gateway/openai/", "gateway/admin/")
+DIALECTS = tuple(
+    sorted(
+        f"{path.parent.relative_to(ROOT).as_posix()}/"
+        for path in ROOT.glob("gateway/*/dialect.py")
+        if (path.parent / "endpoints.py").exists()
+    )
+)
 
 # Class names that stand in two files, and why.
 DOUBLES = {
@@ -190,6 +196,7 @@ def test_the_rules_name_places_that_exist() -> None:
     for place in (*NEVER_LOADS, *PURE, *ENGINES, *DIALECTS, *(place for places in OWNERS.values() for place in places)):
         assert _modules_in(place), f"there is no {place}"
     assert len(ENGINES) > 1
+    assert len(DIALECTS) > 1
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
-from broker.wire.kinds import KINDS
+from broker.wire.kinds import KINDS, TEXT
 from broker.wire.outputs import Output
 from broker.wire.to_workers import Assign
 from worker.memory.plan import Wish
@@ -22,7 +22,7 @@ from worker.memory.plan import Wish
 Report = Callable[[str, float | None], None]
 
 # The kind of model whose engine a spare imports: that takes most of the time from a new process to a loaded model.
-_SPARE_KIND = "text-gen"
+_SPARE_KIND = TEXT
 
 
 @dataclass(slots=True, frozen=True)

@@ -15,6 +15,7 @@ from broker.models.places import FileSystem, Places
 from broker.models.weights import weight_files
 from broker.policy.specs import ModelSpec
 from broker.wire.failure import Code
+from broker.wire.kinds import TEXT
 from broker.wire.model_names import folded
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Catalog:
     def _look(self, model_id: str) -> CatalogEntry:
         override = self._override(model_id)
         if override.engine is not None:
-            return CatalogEntry(override.spec(model_id, override.model_type or "text-gen", ".", 0), None, 0, 0.0)
+            return CatalogEntry(override.spec(model_id, override.model_type or TEXT, ".", 0), None, 0, 0.0)
         place = self._places.find(model_id)
         folder = place.folder
         try:

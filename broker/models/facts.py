@@ -11,7 +11,7 @@ from broker.models.architectures import unknown_architecture
 from broker.models.entry import CatalogEntry, CatalogError, ModelOverride
 from broker.models.weights import are_text_only, missing_shards
 from broker.wire.failure import Code
-from broker.wire.kinds import KINDS
+from broker.wire.kinds import KINDS, TEXT
 
 _VISION_KEYS = frozenset({"vision_config", "image_token_id", "image_token_index", "video_token_id"})
 _AUDIO_KEYS = frozenset({"audio_config", "codec_config", "sample_rate"})
@@ -37,10 +37,10 @@ def read_entry(
     if unknown is not None:
         message = f"{model_id}: config.json names the architecture {unknown!r}, unknown for type {model_type}"
         raise CatalogError(Code.LOAD_FAILED, message)
-    if model_type == "text-gen":  # mlx-lm reads only these
+    if model_type == TEXT:  # mlx-lm reads only these
         weights = {name: size for name, size in weights.items() if name.startswith("model")}
     if not weights:
-        kind = "model*.safetensors" if model_type == "text-gen" else ".safetensors"
+        kind = "model*.safetensors" if model_type == TEXT else ".safetensors"
         raise CatalogError(Code.LOAD_FAILED, f"no {kind} file in {folder}", fetchable=fetchable)
     if absent := missing_shards(weights):
         message = f"{folder} lacks {len(absent)} of its weight files, such as {absent[0]!r}"
@@ -62,15 +62,15 @@ def detect_type(config: dict[str, Any], sentence_transformer: bool) -> str:
         return "audio"
     if sentence_transformer or any(part in name for name in names for part in _EMBEDDING_ARCHITECTURES):
         return "embeddings"
-    return "text-gen"
+    return TEXT
 
 
 def _served_type(config: dict[str, Any], folder: Path, weights: dict[str, int]) -> str:
     """The type by the files, and by what the libraries can run: mlx-vlm has some text families that mlx-lm lacks."""
     model_type = detect_type(config, (folder / "modules.json").exists())
     if model_type == "vision" and are_text_only(folder, weights):
-        model_type = "text-gen"
-    if model_type in ("text-gen", "audio") and unknown_architecture(config, "text-gen") is not None:
+        model_type = TEXT
+    if model_type in (TEXT, "audio") and unknown_architecture(config, TEXT) is not None:
         return model_type if unknown_architecture(config, "vision") is not None else "vision"
     return model_type
 

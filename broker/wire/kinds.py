@@ -24,8 +24,10 @@ class Kind:
     engine: str | None
 
 
+# What a model is unless its files or the settings say otherwise.
+TEXT = "text-gen"
 _KINDS = (
-    Kind("text-gen", frozenset({Task.GENERATE}), "worker.text.engine:TextEngine"),
+    Kind(TEXT, frozenset({Task.GENERATE}), "worker.text.engine:TextEngine"),
     Kind("vision", frozenset({Task.GENERATE}), "worker.vision.engine:VisionEngine"),
     Kind("embeddings", frozenset({Task.EMBED, Task.RERANK}), "worker.embeddings.engine:EmbeddingEngine"),
     Kind("audio", frozenset(), None),  # recognised, so that such a model is refused by name

@@ -18,6 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from broker.wire.failure import Code, Failure, FailureError
+from broker.wire.kinds import TEXT
 from gateway.core.ask import models
 from gateway.http.protocol import Protocol
 from gateway.link.link import Link
@@ -131,7 +132,7 @@ class Server(uvicorn.Server):
             call.close()
         if isinstance(report, Failure):
             raise FailureError(report)
-        return next((model.model_id for model in report.models if model.model_type == "text-gen"), None)
+        return next((model.model_id for model in report.models if model.model_type == TEXT), None)
 
     def _url(self) -> str:
         host, port, *_ = self.servers[0].sockets[0].getsockname()

@@ -9,11 +9,11 @@ from worker.generation.pace import Pace
 from worker.generation.scores import score_bytes
 from worker.loading.model_folder import LoadedModel
 from worker.text.batch import Batch
-from worker.text.company import Company
-from worker.text.company_memo import default_folder, remembered_company
 from worker.text.continuous_batch import ContinuousBatch
 from worker.text.options import TextOptions
 from worker.text.quantisation import Quantisation
+from worker.text.sharing import Sharing
+from worker.text.sharing_memo import default_folder, remembered_sharing
 from worker.text.turn_batch import TurnBatch
 
 # (the model, its draft model or None, its settings) -> a batch.
@@ -21,23 +21,32 @@ MakeBatch = Callable[[LoadedModel, Any, TextOptions], Batch]
 
 
 def make_batch(loaded: LoadedModel, draft_model: Any, options: TextOptions) -> Batch:
-    """One batch for all, unless the model (company.py) or a setting works for single sequences only. Raises ValueError
+    """One batch for all, unless the model (sharing.py) or a setting works for single sequences only. Raises ValueError
     for settings that the model cannot have."""
     stop_tokens = sorted(loaded.tokenizer.eos_token_ids)
     # Sequences are also removed between steps: one stream for everything needs no synchronisation.
     stream = mx.default_stream(mx.default_device())
+<<<<<<< HEAD
     scores = score_bytes(getattr(loaded.model, "args", None), is_metal=mx.metal.is_available())
     pace = Pace(options.prefill_step_size, scores)
     company = Company.NOTHING
+=======
+    sharing = Sharing.NOTHING
+>>>>>>> a1dcd5f (worker: a batch is shared; the kind of text models has one name)
     if draft_model is None and options.kv_bits is None:
-        company = remembered_company(loaded.model, default_folder())
-    if company is not Company.NOTHING:
+        sharing = remembered_sharing(loaded.model, default_folder())
+    if sharing is not Sharing.NOTHING:
         return ContinuousBatch(
             loaded.model,
             stop_tokens=stop_tokens,
             completion_batch_size=options.completion_batch_size,
+<<<<<<< HEAD
             prefill_batch_size=options.prefill_batch_size if company is Company.ALL else 1,
             pace=pace,
+=======
+            prefill_batch_size=options.prefill_batch_size if sharing is Sharing.ALL else 1,
+            prefill_step_size=options.prefill_step_size,
+>>>>>>> a1dcd5f (worker: a batch is shared; the kind of text models has one name)
             stream=stream,
         )
     return TurnBatch(

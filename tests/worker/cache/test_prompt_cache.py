@@ -101,7 +101,7 @@ def test_the_same_tokens_with_and_without(tiny_model: Path, without: TextEngine,
     together = [outputs[-1].body for outputs in run(engine, requests)]
     assert [without_count(body) for body in one_by_one] == expected
     assert [without_count(body) for body in together] == expected
-    assert all(body["cached_tokens"] for body in together if body["prompt_tokens"] > 2)
+    assert min(body["cached_tokens"] for body in together if body["prompt_tokens"] > 2) > 0
 
 
 def test_a_prompt_that_was_stopped_by_a_string_is_kept(tiny_model: Path) -> None:

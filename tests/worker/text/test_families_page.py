@@ -6,16 +6,16 @@ import pytest
 
 from tests.every_family import families
 from tests.service import ROOT
-from tests.worker.text.test_company import random_model
+from tests.worker.text.test_sharing import random_model
 from tests.worker.text.test_sweep import CANNOT
 from worker.cache.kv_caches import can_be_shortened
-from worker.text.company import Company, company_of
+from worker.text.sharing import Sharing, sharing_of
 
 PAGE = (ROOT / "docs" / "families.md").read_text()
 BATCH = {
-    Company.ALL: "together",
-    Company.DECODE: "decode together, prompts one at a time",
-    Company.NOTHING: "in turns",
+    Sharing.ALL: "together",
+    Sharing.DECODE: "decode together, prompts one at a time",
+    Sharing.NOTHING: "in turns",
 }
 # Family -> (batch, prompt cache), as the page has it.
 ROWS = {
@@ -37,4 +37,4 @@ def test_every_family_has_a_row_or_a_reason() -> None:
 def test_the_row_says_what_the_engine_does(family: str) -> None:
     model = random_model(family)
     cache = "any shared beginning" if can_be_shortened(model) else "checkpoints"
-    assert ROWS[family] == (BATCH[company_of(model)], cache)
+    assert ROWS[family] == (BATCH[sharing_of(model)], cache)

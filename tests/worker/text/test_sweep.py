@@ -1,4 +1,4 @@
-"""Every architecture of mlx-lm at tiny size: alone, in company and from the prompt cache the tokens of mlx-lm."""
+"""Every architecture of mlx-lm at tiny size: alone, in a batch and from the prompt cache the tokens of mlx-lm."""
 
 from pathlib import Path
 from typing import Any

@@ -24,7 +24,7 @@ _SHORT = [1, 2]
 _LONG = [4, 5, 6, 7, 8]
 
 
-class Company(Enum):
+class Sharing(Enum):
     """What sequences of a model may share."""
 
     ALL = "prefill and decode together"
@@ -32,11 +32,11 @@ class Company(Enum):
     NOTHING = "take turns"
 
 
-def company_of(model: Any) -> Company:
+def sharing_of(model: Any) -> Sharing:
     """model: of mlx-lm, loaded. Takes a few forward passes of up to five tokens."""
     if not can_be_batched(model) or not _agrees(_decode_beside_another, model):
-        return Company.NOTHING
-    return Company.ALL if _agrees(_prefill_beside_another, model) else Company.DECODE
+        return Sharing.NOTHING
+    return Sharing.ALL if _agrees(_prefill_beside_another, model) else Sharing.DECODE
 
 
 def _agrees(probe: Callable[[Any], tuple[mx.array, mx.array]], model: Any) -> bool:

@@ -12,19 +12,19 @@ from mlx.utils import tree_flatten, tree_map_with_path
 from tests.device_errors import DEVICE_ERRORS
 from tests.every_family import tiny_model
 from tests.tiny_families import _random_weight
-from worker.text.company import Company, company_of
-from worker.text.company_memo import remembered_company
+from worker.text.sharing import Sharing, sharing_of
+from worker.text.sharing_memo import remembered_sharing
 
 EXPECTED = {
-    "llama": Company.ALL,
-    "gemma3_text": Company.ALL,
-    "mamba": Company.DECODE,
-    "mamba2": Company.ALL,
-    "jamba": Company.DECODE,
-    "nemotron_h": Company.DECODE,
-    "gemma2": Company.NOTHING,
-    "longcat_flash_ngram": Company.NOTHING,
-    "afm7": Company.NOTHING,
+    "llama": Sharing.ALL,
+    "gemma3_text": Sharing.ALL,
+    "mamba": Sharing.DECODE,
+    "mamba2": Sharing.ALL,
+    "jamba": Sharing.DECODE,
+    "nemotron_h": Sharing.DECODE,
+    "gemma2": Sharing.NOTHING,
+    "longcat_flash_ngram": Sharing.NOTHING,
+    "afm7": Sharing.NOTHING,
 }
 
 
@@ -37,7 +37,7 @@ def random_model(family: str) -> Any:
 
 @pytest.mark.parametrize("family", EXPECTED)
 def test_it_is_found_out_from_the_model_itself(family: str) -> None:
-    assert company_of(random_model(family)) is EXPECTED[family]
+    assert sharing_of(random_model(family)) is EXPECTED[family]
 
 
 def test_an_error_of_the_gpu_says_nothing_about_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,17 +62,17 @@ def test_rounding_is_no_difference(family: str, form: mx.Dtype | str) -> None:
         nn.quantize(  # type: ignore[attr-defined] # exported, though not in the checker's eyes
             model, group_size=32, bits=4, class_predicate=_can_be_quantised
         )
-    assert company_of(model) is EXPECTED[family]
+    assert sharing_of(model) is EXPECTED[family]
 
 
 def _can_be_quantised(_path: str, layer: Any) -> bool:
     return hasattr(layer, "to_quantized") and layer.weight.shape[-1] % 32 == 0
 
 
-def counting(asked: list[Any]) -> Callable[[Any], Company]:
-    def find_out(model: Any) -> Company:
+def counting(asked: list[Any]) -> Callable[[Any], Sharing]:
+    def find_out(model: Any) -> Sharing:
         asked.append(model)
-        return company_of(model)
+        return sharing_of(model)
 
     return find_out
 
@@ -81,20 +81,20 @@ def test_a_slow_answer_is_remembered_for_this_architecture_alone(tmp_path: Path)
     asked: list[Any] = []
     jamba, llama = random_model("jamba"), random_model("llama")
     for model in (jamba, jamba, llama):
-        assert remembered_company(model, tmp_path, slow=0.0, find_out=counting(asked)) is company_of(model)
+        assert remembered_sharing(model, tmp_path, slow=0.0, find_out=counting(asked)) is sharing_of(model)
     assert asked == [jamba, llama]
     for file in tmp_path.iterdir():
         file.write_text("NONSENSE")
-    assert remembered_company(jamba, tmp_path, slow=0.0, find_out=counting(asked)) is Company.DECODE
+    assert remembered_sharing(jamba, tmp_path, slow=0.0, find_out=counting(asked)) is Sharing.DECODE
     assert len(asked) == 3
 
 
 def test_a_fast_answer_leaves_no_file(tmp_path: Path) -> None:
-    assert remembered_company(random_model("llama"), tmp_path, slow=60.0) is Company.ALL
+    assert remembered_sharing(random_model("llama"), tmp_path, slow=60.0) is Sharing.ALL
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
-    assert remembered_company(random_model("llama"), blocked, slow=0.0) is Company.ALL
+    assert remembered_sharing(random_model("llama"), blocked, slow=0.0) is Sharing.ALL

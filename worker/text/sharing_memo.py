@@ -1,4 +1,4 @@
-"""Remembers what company.py found out about an architecture, because its probes take seconds where only a CPU computes.
+"""Remembers what sharing.py found out about an architecture, because its probes take seconds where only a CPU computes.
 
 One small file per architecture in the user's cache, whose name is a digest of the versions of the libraries and of the
 configuration. Losing it costs the probes once more. Fast probes are not remembered.
@@ -15,7 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from worker.text.company import Company, company_of
+from worker.text.sharing import Sharing, sharing_of
 
 log = logging.getLogger("worker")
 
@@ -25,12 +25,12 @@ _SLOW = 0.25
 
 def default_folder() -> Path:
     """Where it is remembered: in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-broker" / "company"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-broker" / "sharing"
 
 
-def remembered_company(
-    model: Any, folder: Path, *, slow: float = _SLOW, find_out: Callable[[Any], Company] = company_of
-) -> Company:
+def remembered_sharing(
+    model: Any, folder: Path, *, slow: float = _SLOW, find_out: Callable[[Any], Sharing] = sharing_of
+) -> Sharing:
     """As `find_out`. folder: of the files; slow: seconds from which on the answer is written there."""
     args = getattr(model, "args", None)
     if args is None:
@@ -39,21 +39,21 @@ def remembered_company(
     facts = f"{libraries}, {type(model).__module__}, {args!r}"
     file = folder / sha256(facts.encode()).hexdigest()[:32]
     try:
-        return Company[file.read_text().strip()]
+        return Sharing[file.read_text().strip()]
     except (OSError, ValueError, KeyError):
         pass  # not known yet, or not one of ours
     began = monotonic()
-    company = find_out(model)
+    sharing = find_out(model)
     if monotonic() - began >= slow:
-        _write(file, company)
-    return company
+        _write(file, sharing)
+    return sharing
 
 
-def _write(file: Path, company: Company) -> None:
+def _write(file: Path, sharing: Sharing) -> None:
     new = file.with_name(f"{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(company.name)
+        new.write_text(sharing.name)
         new.replace(file)
     except OSError as error:
         log.warning("cannot remember what sequences of a model may share: %s", error)
