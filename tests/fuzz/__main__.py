@@ -1,8 +1,8 @@
 """`python -m tests.fuzz 15000 1`: so many mutated requests with this seed against a real service; prints the figures.
 
 Every answer comes within a time limit, is JSON or a whole stream, is never a 500 and never the end of a process; every
-error has its object, with `param`. A third argument begins at another number, to repeat one request. SIGINT ends it early:
-what has been sent is judged as if it were all.
+error has its object, with `param`. A third argument begins at another number, to repeat one request. SIGINT ends it
+early: what has been sent is judged as if it were all.
 """
 
 import asyncio
