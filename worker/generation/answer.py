@@ -5,13 +5,14 @@ belong to the form. Knows nothing of tokens.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlx_lm.generate import TextStateMachine
 
 from worker.generation.calls.formats import GENERIC, HARMONY, CallFormat, call_format
 from worker.generation.calls.harmony import CALL_OPENING, HarmonySplit
+from worker.generation.calls.readers import BOUND_CALL, read_bound_json
 from worker.generation.reasoning import Reasoning, think_tags
 from worker.generation.split import MarkSplit, Opening, Split, text_machine
 from worker.generation.tools import read_calls, whole_calls
@@ -102,10 +103,15 @@ class AnswerFormat:
         start = CALL_OPENING if self.calls is HARMONY else self.calls.start if self.calls else ""
         return (tuple(self._tokenizer.encode(start, add_special_tokens=False)),) if start else ()
 
+    @property
+    def has_bare_calls(self) -> bool:
+        """Whether calls are JSON that nothing marks."""
+        return self.calls is not None and bool(self.calls.openings)
+
     def either(self, reasoning: Reasoning, tools: list[dict[str, Any]], *, one_call: bool) -> "Answer | EitherAnswer":
         """For a request whose answer must follow a grammar, unless it is calls."""
         calls = self.calls
-        assert calls is not None  # there are call_openings
+        assert calls is not None  # there are call_openings, or has_bare_calls
         if calls is HARMONY:
             return Answer(HarmonySplit(), _reader(calls, tools), "", "", one_call=one_call, trims=None)
         return EitherAnswer(self.constrained(reasoning, is_call=False), self._calls_alone(calls, tools, one_call))
@@ -113,8 +119,10 @@ class AnswerFormat:
     def _calls_alone(self, calls: CallFormat, tools: list[dict[str, Any]], one_call: bool) -> "Answer":
         """For the part of an answer after its reasoning that is a plain text, unless it begins with a call."""
         plain = TextStateMachine({"normal": []}).make_state("normal")
-        split = MarkSplit(plain, Opening((calls.start,), self._machine.make_state("tool")))
-        return Answer(split, _reader(calls, tools), calls.start, calls.end, one_call=one_call, trims=None)
+        tool = self._machine.make_state("tool")
+        opening = Opening((BOUND_CALL,), tool, stays=True) if calls.openings else Opening((calls.start,), tool)
+        reader = _reader(replace(calls, read=read_bound_json) if calls.openings else calls, tools)
+        return Answer(MarkSplit(plain, opening), reader, calls.start, calls.end, one_call=one_call, trims=None)
 
     def _split(self, reasoning: Reasoning, *, has_tools: bool) -> Split:
         if self._is_harmony:

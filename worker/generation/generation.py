@@ -71,11 +71,14 @@ class Generation:
             return None, self._constraints.processor(request, NO_REASONING)
         answers = self._generic_format if is_generic else self._format
         reasoning = self._reasoning.after(tokens)
-        calls = answers.call_openings if request.tools and not request.required_tools else ()
-        constraint = self._constraints.processor(request, reasoning, calls)
+        may_call = bool(request.tools) and not request.required_tools
+        calls = answers.call_openings if may_call else ()
+        # Of the grammars that an answer may have to follow, only schemas can be joined with that of a call.
+        is_bare = may_call and answers.has_bare_calls and request.json_schema is not None
+        constraint = self._constraints.processor(request, reasoning, calls, has_bare_calls=is_bare)
         if constraint is None:
             return answers.answer(reasoning, request.tools, one_call=request.one_call), None
-        if calls:
+        if calls or is_bare:
             return answers.either(reasoning, request.tools, one_call=request.one_call), constraint
         return answers.constrained(reasoning, is_call=bool(request.required_tools)), constraint
 

@@ -19,6 +19,8 @@ Reader = Callable[[str, list[dict[str, Any]]], list[dict[str, Any]]]
 # A model may write a line break inside a string.
 _JSON = json.JSONDecoder(strict=False)
 _BETWEEN = re.compile(r"[\s,;]*")
+# How such a call begins, without its blanks.
+BOUND_CALL = '{"name"'
 _NAMES = ("name", "tool_name")
 _ARGUMENTS = ("arguments", "parameters")
 _MISTRAL = re.compile(r"(?P<name>[\w.-]+)\s*(?:\[CALL_ID\]\s*(?P<id>\w+)\s*)?\[ARGS\]\s*")
@@ -41,6 +43,14 @@ def read_bare_json(text: str, tools: list[dict[str, Any]]) -> list[dict[str, Any
     if any(call["name"] not in known for call in calls):
         raise ValueError("no tool has this name")
     return calls
+
+
+def read_bound_json(text: str, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The call in an answer that follows `constraints.calls.call_or_text_schema`: any other object is a text."""
+    call = _JSON.decode(text.strip())
+    if call.keys() != {"name", "parameters"}:
+        raise ValueError("this is a text")
+    return read_bare_json(text, tools)
 
 
 def _values(text: str) -> Iterator[dict[str, Any]]:

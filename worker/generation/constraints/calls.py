@@ -1,4 +1,4 @@
-"""The JSON schema of a required call. Pure."""
+"""The JSON schemas of answers that are calls, or may be. Pure."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +29,18 @@ def call_schema(choices: list[tuple[str, Schema]], *, one_call: bool) -> Schema:
     call = {"anyOf": calls}
     wanted = call if one_call else {"type": "array", "items": call, "minItems": 1}
     return {**wanted, "$defs": roots}
+
+
+def call_or_text_schema(names: list[str], text: Schema) -> Schema:
+    """Of a text with this schema, or of one call as Llama 3 writes it, whose arguments are free: so are those that
+    models choose to write elsewhere."""
+    call = {
+        "type": "object",
+        "properties": {"name": {"enum": names}, "parameters": {"type": "object"}},
+        "required": ["name", "parameters"],
+        "additionalProperties": False,
+    }
+    return {"anyOf": [call, {"$ref": "#/$defs/text"}], "$defs": {"text": _moved(text, "#/$defs/text")}}
 
 
 def _moved(schema: Schema, root: str) -> Schema:

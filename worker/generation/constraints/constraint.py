@@ -34,21 +34,28 @@ class Constraints:
         self._guide: llguidance.LLTokenizer | None = None
 
     def processor(
-        self, request: Generate, reasoning: Reasoning, calls: tuple[tuple[int, ...], ...] = ()
+        self,
+        request: Generate,
+        reasoning: Reasoning,
+        calls: tuple[tuple[int, ...], ...] = (),
+        *,
+        has_bare_calls: bool = False,
     ) -> "Constraint | None":
         """None for a request without a constraint. reasoning: is not constrained. calls: the tokens, one way or the
-        other, with which the answer becomes tool calls instead. Raises FailureError."""
+        other, with which the answer becomes tool calls instead. has_bare_calls: the model's calls are JSON that nothing
+        marks. Raises FailureError."""
         eos = sorted(self._tokenizer.eos_token_ids)
         if request.required_tools:
             wanted = wanted_calls(request)
             matcher, wanted = calls_matcher(self._load_guide(), wanted, one_call=request.one_call)
             ignored = [name for one in wanted.values() for name in one.names]
             return Constraint(matcher, eos, reasoning, "tools", ignored=ignored, review=review_of_calls(wanted))
-        # A model whose calls have no mark cannot choose to call.
+        # What no mark announces can be called only where the grammar itself has it.
         uncalled = ["tools"] if request.tools and not calls else []
         if (schema := wanted_schema(request)) is not None:
-            matcher, schema = text_matcher(self._load_guide(), schema)
-            ignored, review = [*uncalled, *schema.names], review_of_text(schema)
+            names = [tool["function"]["name"] for tool in request.tools] if has_bare_calls else []
+            matcher, schema = text_matcher(self._load_guide(), schema, names)
+            ignored, review = [*([] if names else uncalled), *schema.names], review_of_text(schema)
             return Constraint(matcher, eos, reasoning, "json_schema", calls, ignored=ignored, review=review)
         if request.grammar is None:
             return None

@@ -11,7 +11,7 @@ from broker.wire.failure import invalid
 from broker.wire.work import Generate
 from worker.generation.constraints import keywords
 from worker.generation.constraints.bounds import Schema, check_grammar, check_schema
-from worker.generation.constraints.calls import call_schema, parameters_of
+from worker.generation.constraints.calls import call_or_text_schema, call_schema, parameters_of
 from worker.generation.constraints.native import (
     UnreadableError,
     check_readable,
@@ -65,14 +65,20 @@ def wanted_calls(request: Generate) -> dict[str, Enforced]:
     return found
 
 
-def text_matcher(guide: llguidance.LLTokenizer, wanted: Enforced) -> tuple[llguidance.LLMatcher, Enforced]:
-    """For a text. Raises FailureError."""
+def text_matcher(
+    guide: llguidance.LLTokenizer, wanted: Enforced, callable_names: list[str]
+) -> tuple[llguidance.LLMatcher, Enforced]:
+    """For a text, or a call of one of these functions that nothing marks. Raises FailureError."""
+
+    def schema() -> Schema:
+        return call_or_text_schema(callable_names, wanted.schema) if callable_names else wanted.schema
+
     try:
-        return schema_matcher(guide, wanted.schema), wanted
+        return schema_matcher(guide, schema()), wanted
     except UnreadableError:
         wanted = _settled(wanted)
     try:
-        return schema_matcher(guide, wanted.schema), wanted
+        return schema_matcher(guide, schema()), wanted
     except UnreadableError as error:
         raise invalid(f"{wanted.field}: {error}", wanted.field) from error
 

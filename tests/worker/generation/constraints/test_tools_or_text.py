@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from broker.wire.work import Generate
-from tests.worker.generation.test_answer import THINK_TEMPLATE, TIME, WEATHER, parts, scripted
+from tests.worker.generation.test_answer import THINK_TEMPLATE, TIME, TOOL_TEMPLATE, WEATHER, parts, scripted
 from worker.generation.answer import Parts
 
 CALL = ("<tool_call>", '{"name": "weather", ', '"arguments": {"city": "Paris"}}', "</tool_call>")
@@ -89,3 +89,43 @@ def test_a_model_without_a_mark_for_calls_says_so(tmp_path: Path) -> None:
         assert (got["ignored"], got["tool_calls"]) == (["tools"], [])
     assert "ignored" not in parts(engine, json_schema=SCHEMA)
     assert "ignored" not in parts(engine, json_schema=SCHEMA, tools=[WEATHER], required_tools=["weather"])
+
+
+LLAMA = 'Respond in the format {"name": function name, "parameters": dictionary of argument name and its value}.'
+BARE: dict[str, Any] = {
+    "tags": (),
+    "tool_parser": None,
+    "chat_template": TOOL_TEMPLATE.replace("[tools]", "[tools] " + LLAMA),
+}
+PERSON = {
+    "$ref": "#/$defs/person",
+    "$defs": {"person": {"type": "object", "properties": {"name": {"type": "string"}}, "additionalProperties": False}},
+}
+
+
+def test_calls_that_nothing_marks(tmp_path: Path) -> None:
+    pieces = ('{"na', 'me": "weather", "param', 'eters": {"city": "Oslo"}}')
+    engine = scripted(tmp_path, *pieces, **BARE)
+    for schema in (SCHEMA, PERSON, {"type": "object"}):
+        got = parts(engine, tools=[WEATHER, TIME], json_schema=schema)
+        assert (got["tool_calls"], got["text"]) == ([("weather", {"city": "Oslo"})], "")
+        assert (got["finish_reason"], "ignored" in got) == ("tool_calls", False)
+    got = parts(engine, tools=[WEATHER], json_schema=SCHEMA, required_tools=["weather"], one_call=True)
+    assert got["tool_calls"] in ([("weather", {"city": city})] for city in ("Paris", "Rome"))
+
+
+@pytest.mark.parametrize("name", ["Anna", "weather"])
+def test_a_text_that_begins_like_a_call_is_a_text(tmp_path: Path, name: str) -> None:
+    pieces = ('{"na', f'me": "{name}"', "}")
+    got = parts(scripted(tmp_path, *pieces, **BARE), tools=[WEATHER, TIME], json_schema=PERSON)
+    assert (got["text"], got["tool_calls"], got["finish_reason"]) == ("".join(pieces), [], "stop")
+
+
+def test_other_words_follow_the_schema_or_the_grammar(tmp_path: Path) -> None:
+    engine = scripted(tmp_path, "Well", **BARE)
+    got = parts(engine, tools=[WEATHER], json_schema=SCHEMA)
+    assert (json.loads(got["text"]) in SCHEMA["enum"], got["tool_calls"]) == (True, [])
+    odd = {"type": "array", "uniqueItems": True, "maxItems": 1}
+    assert parts(engine, tools=[WEATHER], json_schema=odd)["ignored"] == ["json_schema.uniqueItems"]
+    got = parts(engine, tools=[WEATHER], grammar='start: "yes"')
+    assert (got["text"], got["ignored"]) == ("yes", ["tools"])
