@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from broker.wire.body import Body
+from broker.wire.failure import invalid
 from broker.wire.from_gateways import InferenceRequest, Kill, Load, Models, Status, Unload, Unpin, Watch
 from broker.wire.kinds import Task
 from broker.wire.packing import pack
@@ -48,13 +49,20 @@ class Ask(Generic[Out_co]):
 
 
 def generate_stream(model: str, unit: Generate) -> Ask[Delta | End]:
-    """An answer piece by piece."""
-    return Ask(model, InferenceRequest(model, pack(unit), Task.GENERATE), delta_of, end_of)
+    """An answer piece by piece. Raises FailureError."""
+    return Ask(model, _generation(model, unit), delta_of, end_of)
 
 
 def generate_whole(model: str, unit: Generate) -> Ask[End]:
-    """An answer in one piece: the rest of its End."""
-    return Ask(model, InferenceRequest(model, pack(unit), Task.GENERATE), no_partial, end_of)
+    """An answer in one piece: the rest of its End. Raises FailureError."""
+    return Ask(model, _generation(model, unit), no_partial, end_of)
+
+
+def _generation(model: str, unit: Generate) -> InferenceRequest:
+    try:
+        return InferenceRequest(model, pack(unit), Task.GENERATE)
+    except ValueError:  # a dialect may add a level to what could just be read
+        raise invalid("the body is nested too deeply") from None
 
 
 def embed(model: str, unit: Embed) -> Ask[Vectors]:

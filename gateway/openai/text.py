@@ -13,6 +13,7 @@ from gateway.core.sampling import Defaults
 from gateway.openai.dialect import field_in_chat, field_name
 from gateway.openai.replies import Chunks, Head, whole
 from gateway.openai.requests import ChatRequest, CompletionRequest, Sampling, chat_work, completion_work
+from gateway.openai.tools import unenforced
 
 Wanted = TypeVar("Wanted", bound=Sampling)
 
@@ -51,6 +52,7 @@ class ChatText(_Text[ChatRequest]):
     def __init__(self, wanted: ChatRequest) -> None:
         super().__init__(wanted)
         self.images = wanted.images
+        self.ignored = unenforced(wanted.tools, wanted.tool_choice)
 
     def units(self, images: list[bytes], defaults: Defaults) -> list[Generate]:
         """One for each choice."""

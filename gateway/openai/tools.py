@@ -119,6 +119,13 @@ def _wrapped(tool: Any) -> Any:
     return {"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}} if is_bare else tool
 
 
+def unenforced(tools: list[dict[str, Any]], choice: ToolChoice) -> list[str]:
+    """The fields of these tools that change nothing: a model that is free to call writes the arguments as it likes."""
+    if choice != "auto":
+        return []
+    return [f"tools[{n}].function.strict" for n, tool in enumerate(tools) if tool["function"].get("strict") is True]
+
+
 def required_names(tools: list[dict[str, Any]], choice: ToolChoice) -> list[str]:
     """The functions at least one of which must be called. Raises ValueError."""
     names = [tool["function"]["name"] for tool in tools]

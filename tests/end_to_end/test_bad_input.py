@@ -25,6 +25,11 @@ def picture(url: str) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
+_DEEP: dict[str, Any] = {}
+for _ in range(150):
+    _DEEP = {"type": "object", "properties": {"a": _DEEP}}
+_TOOL = {"type": "function", "function": {"name": "a"}}
+
 # Fields of an otherwise valid chat -> the parameter that the refusal names.
 WRONG_CHATS: list[tuple[dict[str, Any], str]] = [
     ({"model": None}, "model"),
@@ -57,13 +62,15 @@ WRONG_CHATS: list[tuple[dict[str, Any], str]] = [
     ({"n": 0}, "n"),
     ({"tools": [{"type": "function"}]}, "tools"),
     ({"chat_template_kwargs": []}, "chat_template_kwargs"),
-    # Only the worker can know these three.
+    # Only the worker can know these.
     (
         {"messages": [{"role": "user", "content": [picture("data:image/png;base64,aaaa")]}]},
         "messages[0].content[0].image_url",
     ),
     ({"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}, "chat_template_kwargs"),
     ({"messages": [{"role": "user", "content": "x" * 9000}]}, "messages"),
+    ({"chat_template_kwargs": {"deep": _DEEP}}, "chat_template_kwargs"),
+    ({"tools": [_TOOL, {"type": "function", "function": {"name": "b", "parameters": _DEEP}}]}, "tools[1]"),
 ]
 WRONG_COMPLETIONS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": None}, "prompt"),

@@ -17,6 +17,11 @@ from tests.worker.generation.test_answer import CALL, TAGS, TIME, TOOL_TEMPLATE,
 # No token may occur twice in a script, so the second pair of tags is spelled in characters.
 SCRIPT = ("<think>", "hm", "</think>", "Well", *CALL, "<tool_", 'call>{"name": "time"}', "</tool", "_call>")
 CALLS = [("weather", {"city": "Paris"}), ("time", {})]
+# The words of a model whose template and vocabulary know nothing of tools.
+GENERIC = (
+    *("Well", "<tool_", 'call>{"name": "weather", ', '"arguments": {"city": "Paris"}}', "</tool", "_call>"),
+    *("\n<tool", '_call>{"name": "time"}</tool_call>'),
+)
 ASKED: dict[str, Any] = {"model": "calls", "messages": [USER], "tools": [WEATHER, TIME], "temperature": 0}
 
 
@@ -25,6 +30,7 @@ def client() -> Iterator[OpenAI]:
     options: dict[str, Any] = {"tags": TAGS, "tool_parser": "json_tools", "chat_template": TOOL_TEMPLATE}
     with tempfile.TemporaryDirectory(prefix="mlxb-") as directory:
         make_scripted_model(Path(directory) / "calls", SCRIPT, **options)
+        make_scripted_model(Path(directory) / "generic", GENERIC)
         make_tiny_model(Path(directory) / "tiny")
         service = Service(Path(directory))
         try:
@@ -68,6 +74,29 @@ def test_without_parallel_calls_the_answer_ends_with_the_first(client: OpenAI) -
     with client.chat.completions.stream(**ASKED, parallel_tool_calls=False) as stream:
         [choice] = stream.get_final_completion().choices
     assert (calls_of(choice.message), choice.finish_reason) == (CALLS[:1], "tool_calls")
+
+
+def test_calls_in_the_generic_form(client: OpenAI) -> None:
+    asked = {**ASKED, "model": "generic"}
+    whole = client.chat.completions.create(**asked)
+    with client.chat.completions.stream(**asked) as stream:
+        streamed = stream.get_final_completion()
+    for answer in (whole, streamed):
+        [choice] = answer.choices
+        assert (calls_of(choice.message), choice.finish_reason) == (CALLS, "tool_calls")
+        assert (choice.message.content or "").strip() == "Well"
+    message: Any = whole.choices[0].message
+
+    def prompt_of(result: str, description: str) -> int:
+        turn = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": result}
+        tool = {"type": "function", "function": {**WEATHER["function"], "description": description}}
+        turns = [USER, message.model_dump(exclude_none=True), turn]
+        usage = client.chat.completions.create(**{**asked, "messages": turns, "tools": [tool, TIME]}).usage
+        assert usage is not None
+        return usage.prompt_tokens
+
+    # A byte is a token.
+    assert prompt_of("sunny and warm", "tells the weather") == prompt_of("sunny", "tells") + 9 + 12
 
 
 @pytest.mark.parametrize("wanted", ["required", {"type": "function", "function": {"name": "weather"}}])

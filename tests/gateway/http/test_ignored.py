@@ -51,6 +51,20 @@ async def test_a_header_is_short_and_safe(stream: bool) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
+async def test_strict_functions_are_named_where_the_model_is_free_to_call(stream: bool) -> None:
+    plain, strict = ({"type": "function", "function": {"name": name}} for name in "ab")
+    strict["function"]["strict"] = True  # type: ignore[index] # the dict of a function
+    chat = {**CHAT, "tools": [plain, strict], "stream": stream}
+    async with served(link_of([], stream=stream)) as client:
+        free = await client.post("/v1/chat/completions", json=chat)
+        forced = await client.post("/v1/chat/completions", json={**chat, "tool_choice": "required"})
+        without = await client.post("/v1/chat/completions", json={**chat, "tool_choice": "none"})
+    assert free.headers[HEADER] == "tools[1].function.strict"
+    assert HEADER not in forced.headers
+    assert HEADER not in without.headers
+
+
+@pytest.mark.parametrize("stream", [False, True])
 async def test_a_dialect_names_what_it_leaves_out_itself(stream: bool) -> None:
     link = link_of(["json_schema.not"], stream=stream)
     async with served(link, Settings(port=0), TOY, SUBTREES) as client:

@@ -5,7 +5,8 @@ from typing import Any
 import orjson
 import pytest
 
-from broker.wire.failure import FailureError
+from broker.wire.failure import Code, FailureError
+from gateway.core.ask import generate_whole
 from gateway.core.sampling import Defaults
 from gateway.openai.requests import chat_work, parse_chat
 
@@ -73,6 +74,33 @@ def test_an_object_of_arguments_that_is_too_deep_is_the_clients_mistake() -> Non
     with pytest.raises(FailureError) as caught:
         parse_chat(body)
     assert caught.value.failure.param == "messages[1].tool_calls[0].function.arguments"
+
+
+@pytest.mark.parametrize("name", ["tools", "bare tools", "chat_template_kwargs", "response_format"])
+def test_no_depth_is_more_than_the_clients_mistake(name: str) -> None:
+    """Some are read and cannot be sent on, because a tool without its wrapper gets one."""
+    wrapped = {
+        "tools": b'"tools": [{"type": "function", "function": {"name": "f", "parameters": %s}}]',
+        "bare tools": b'"tools": [{"name": "f", "parameters": %s}]',
+        "chat_template_kwargs": b'"chat_template_kwargs": %s',
+        "response_format": b'"response_format": {"type": "json_object", "schema": %s}',
+    }[name]
+    results = set()
+    for levels in range(1015, 1026):
+        body = (
+            orjson.dumps({"messages": [USER]})[:-1]
+            + b", "
+            + wrapped % (b'{"a":' * levels + b"1" + b"}" * levels)
+            + b"}"
+        )
+        try:
+            (work,) = chat_work(parse_chat(body), [], Defaults())
+            generate_whole("any", work)
+        except FailureError as error:
+            results.add(error.failure.code)
+        else:
+            results.add(None)
+    assert results == {None, Code.INVALID_REQUEST}
 
 
 def _text(deep: dict[str, Any]) -> bytes:
