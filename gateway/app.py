@@ -41,9 +41,12 @@ def create_app(
 
     closed = [subtree.prefix for subtree in subtrees if subtree.guard is Guard.ADMIN]
     origins = settings.allowed_origins
-    return Starlette(
+    app = Starlette(
         routes=routes_of(endpoints, subtrees, guards(settings.api_key, settings.admin_token)),
         middleware=[Middleware(AllowedOrigins, origins, closed)] if origins else [],
         exception_handlers=exception_handlers(subtrees[-1].dialect),
         lifespan=lifespan,
     )
+    # A redirect has no error object, and sends clients behind a proxy to where the gateway believes to be.
+    app.router.redirect_slashes = False
+    return app

@@ -94,7 +94,8 @@ class _SubtreeMount(Mount):
     """A subtree that carries its dialect."""
 
     def __init__(self, subtree: Subtree, routes: Sequence[BaseRoute], guards: Guards) -> None:
-        super().__init__(subtree.prefix, app=Router(routes, default=_guarded(_not_found, guards[subtree.guard])))
+        nothing = _guarded(_not_found, guards[subtree.guard])
+        super().__init__(subtree.prefix, app=Router(routes, redirect_slashes=False, default=nothing))
         self._dialect = subtree.dialect
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:

@@ -213,6 +213,9 @@ async def test_unknown_paths_and_methods_are_json(runtime_dir: Path) -> None:
         wrong = await client.get("/v1/chat/completions")
         assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
         assert wrong.headers["allow"] == "POST"
+        for path in ("/v1/chat/completions/", "/chat/completions/", "/v1/embeddings/"):
+            response = await client.post(path, json={})
+            assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found"), path
         for path in ("/admin/nothing", "/admin/models/nothing"):
             nothing = await client.get(path)
             assert (nothing.status_code, list(nothing.json())) == (404, ["detail"])
