@@ -56,6 +56,9 @@ def _filled(tool: Any, where: str) -> dict[str, Any]:
     parameters = function.get("parameters")
     if parameters is not None and not isinstance(parameters, dict):
         raise invalid(f"{where}.function.parameters must be an object", param=where)
+    description = function.get("description")
+    if description is not None and not isinstance(description, str):
+        raise invalid(f"{where}.function.description must be text", param=where)
     check_json(tool, where)
     whole = {"type": "object", "properties": {}, **(parameters or {})}
-    return {**tool, "function": {**function, "description": function.get("description") or "", "parameters": whole}}
+    return {**tool, "function": {**function, "description": description or "", "parameters": whole}}

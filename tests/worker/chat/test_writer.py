@@ -157,6 +157,10 @@ def test_the_right_part_is_blamed(template: str, messages: list[Any], fields: di
     [
         ({"type": "function"}, "tools[0]"),
         ({"type": "function", "function": {"name": "f", "parameters": []}}, "tools[0]"),
+        *(
+            ({"type": "function", "function": {"name": "f", "description": it}}, "tools[0]")
+            for it in ([], 0.5, {}, True)
+        ),
     ],
 )
 def test_what_is_no_tool_is_refused(tool: dict[str, Any], param: str) -> None:
