@@ -116,7 +116,7 @@ def request_of(seed: int, number: int) -> Request:
     if request.body is not None and rng.random() < 0.1:
         request.raw = _torn(json.dumps(request.body).encode(), rng)
     elif request.body is not None and rng.random() < 0.05:
-        request.raw = gzip.compress(json.dumps(request.body).encode())
+        request.raw = gzip.compress(json.dumps(request.body).encode(), mtime=0)
         request.headers.append((b"Content-Encoding", rng.choice((b"gzip", b"gzip", b"br", b"zstd"))))
     return request
 
@@ -124,7 +124,7 @@ def request_of(seed: int, number: int) -> Request:
 def _usual(rng: random.Random) -> Request:
     kind = rng.random()
     if kind < 0.6:
-        body = {"model": rng.choice(TEXT_MODELS), **copy.deepcopy(rng.choice(_CHATS))}
+        body = {"model": rng.choice(TEXT_MODELS), **rng.choice(_CHATS)}
         path = "/v1/chat/completions"
     elif kind < 0.75:
         prompt: Any = rng.choice(("Hi", ["Hi", "Ho"], [1, 2, 3], [[1], [2.0]]))
@@ -143,7 +143,7 @@ def _usual(rng: random.Random) -> Request:
     if "/v1/e" not in path and "/v1/r" not in path:
         body["stream"] = rng.random() < 0.5
     head = [(b"Host", b"x"), (b"Connection", b"close"), (b"Content-Type", b"application/json")]
-    return Request("POST", path, body, headers=head)
+    return Request("POST", path, copy.deepcopy(body), headers=head)  # mutations are made in place
 
 
 # ---- bodies --------------------------------------------------------------------------------------------------------
@@ -154,14 +154,14 @@ def _mutated(body: Any, rng: random.Random) -> Any:
     places = list(_places(body, ()))
     path = rng.choice(places)
     if not path:
-        return rng.choice(_NASTY) if rng.random() < 0.05 else body
+        return copy.deepcopy(rng.choice(_NASTY)) if rng.random() < 0.05 else body
     holder = body
     for step in path[:-1]:
         holder = holder[step]
     last, value = path[-1], holder[path[-1]]
     match rng.randrange(7):
         case 0 | 1 | 2:
-            holder[last] = rng.choice(_NASTY)
+            holder[last] = copy.deepcopy(rng.choice(_NASTY))  # the next mutation may change it
         case 3:
             del holder[last]
         case 4:
@@ -258,7 +258,7 @@ def _other_path(request: Request, rng: random.Random) -> None:
 
 
 def _less_headers(request: Request, rng: random.Random) -> None:
-    del request.headers[rng.randrange(len(request.headers)) :]
+    del request.headers[rng.randint(0, len(request.headers)) :]
 
 
 def _chunks(request: Request, rng: random.Random) -> None:

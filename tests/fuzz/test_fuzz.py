@@ -4,6 +4,12 @@ import asyncio
 from pathlib import Path
 
 from tests.fuzz.__main__ import fuzz, fuzz_service
+from tests.fuzz.requests import request_of
+
+
+def test_a_request_is_always_the_same_one() -> None:
+    first = [request_of(2, number).encode() for number in range(300)]
+    assert [request_of(2, number).encode() for number in reversed(range(300))][::-1] == first
 
 
 def test_no_request_breaks_anything(tmp_path: Path) -> None:
