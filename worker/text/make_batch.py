@@ -29,7 +29,7 @@ def make_batch(loaded: LoadedModel, draft_model: Any, options: TextOptions) -> B
 <<<<<<< HEAD
     scores = score_bytes(getattr(loaded.model, "args", None), is_metal=mx.metal.is_available())
     pace = Pace(options.prefill_step_size, scores)
-    company = Company.NOTHING
+    sharing = Sharing.NOTHING
 =======
     sharing = Sharing.NOTHING
 >>>>>>> a1dcd5f (worker: a batch is shared; the kind of text models has one name)
@@ -41,7 +41,7 @@ def make_batch(loaded: LoadedModel, draft_model: Any, options: TextOptions) -> B
             stop_tokens=stop_tokens,
             completion_batch_size=options.completion_batch_size,
 <<<<<<< HEAD
-            prefill_batch_size=options.prefill_batch_size if company is Company.ALL else 1,
+            prefill_batch_size=options.prefill_batch_size if sharing is Sharing.ALL else 1,
             pace=pace,
 =======
             prefill_batch_size=options.prefill_batch_size if sharing is Sharing.ALL else 1,

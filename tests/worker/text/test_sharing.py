@@ -49,7 +49,7 @@ def test_an_error_of_the_gpu_says_nothing_about_the_model(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(type(model), "__call__", fails)
     with pytest.raises(RuntimeError, match="InnocentVictim"):
-        company_of(model)
+        sharing_of(model)
 
 
 @pytest.mark.parametrize("form", [mx.float16, mx.bfloat16, "4 bits"], ids=str)
