@@ -26,13 +26,9 @@ def make_batch(loaded: LoadedModel, draft_model: Any, options: TextOptions) -> B
     stop_tokens = sorted(loaded.tokenizer.eos_token_ids)
     # Sequences are also removed between steps: one stream for everything needs no synchronisation.
     stream = mx.default_stream(mx.default_device())
-<<<<<<< HEAD
     scores = score_bytes(getattr(loaded.model, "args", None), is_metal=mx.metal.is_available())
     pace = Pace(options.prefill_step_size, scores)
     sharing = Sharing.NOTHING
-=======
-    sharing = Sharing.NOTHING
->>>>>>> a1dcd5f (worker: a batch is shared; the kind of text models has one name)
     if draft_model is None and options.kv_bits is None:
         sharing = remembered_sharing(loaded.model, default_folder())
     if sharing is not Sharing.NOTHING:
@@ -40,13 +36,8 @@ def make_batch(loaded: LoadedModel, draft_model: Any, options: TextOptions) -> B
             loaded.model,
             stop_tokens=stop_tokens,
             completion_batch_size=options.completion_batch_size,
-<<<<<<< HEAD
             prefill_batch_size=options.prefill_batch_size if sharing is Sharing.ALL else 1,
             pace=pace,
-=======
-            prefill_batch_size=options.prefill_batch_size if sharing is Sharing.ALL else 1,
-            prefill_step_size=options.prefill_step_size,
->>>>>>> a1dcd5f (worker: a batch is shared; the kind of text models has one name)
             stream=stream,
         )
     return TurnBatch(
