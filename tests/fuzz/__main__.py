@@ -106,7 +106,7 @@ async def _send(port: int, request: Request) -> str:
             if not request.is_whole:
                 return "left"  # it closes in the middle of its body
             try:
-                data = await _until_its_end(reader)
+                data = await _until_its_end(reader, is_head=request.method == "HEAD")
             except ConnectionError:
                 return "closed"  # the gateway refused it and did not read all of it
             return _judged(request, data)
@@ -114,7 +114,7 @@ async def _send(port: int, request: Request) -> str:
             writer.close()
 
 
-async def _until_its_end(reader: asyncio.StreamReader) -> bytes:
+async def _until_its_end(reader: asyncio.StreamReader, *, is_head: bool) -> bytes:
     """One answer: connections that are kept open have no other end than that of their first one."""
     data = b""
     while piece := await reader.read(65_536):
@@ -123,6 +123,8 @@ async def _until_its_end(reader: asyncio.StreamReader) -> bytes:
         while mark and head.split(b" ", 2)[1:2] == [b"100"]:
             data = rest
             head, mark, rest = data.partition(b"\r\n\r\n")
+        if mark and is_head:
+            break
         lower = head.lower()
         if mark and b"content-length: " in lower:
             if len(rest) >= int(lower.split(b"content-length: ")[1].split(b"\r\n")[0]):
