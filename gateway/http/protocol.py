@@ -130,6 +130,9 @@ class Protocol(HttpToolsProtocol):
                 # Another protocol was offered, and the parser has stopped where that would begin. It is declined.
                 data = self._declined + data[offer.args[0] :]
                 self._is_continued = bool(self._declined)
+                if self._declined:  # after `Connection: close` the old one would read no body
+                    self.parser = httptools.HttpRequestParser(self)
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
             else:
                 return
 

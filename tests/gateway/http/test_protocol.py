@@ -125,6 +125,13 @@ async def test_an_upgrade_that_is_not_served_does_not_hold_up_the_connection(bot
             assert (await answer_of(raw))[0] == 200
 
 
+async def test_nor_does_one_with_the_last_request(both: Both) -> None:
+    async with connected(both.gateway) as raw:
+        raw.writer.write(request(BODY, "Connection: close", "Connection: Upgrade", "Upgrade: websocket"))
+        await both.broker.finish((await both.broker.expect_work())[0], "One")
+        assert (await raw.read_to_end()).startswith(b"HTTP/1.1 200")
+
+
 # ---- what is refused -----------------------------------------------------------------------------------------------
 
 
