@@ -89,11 +89,12 @@ def test_calls_in_the_generic_form(client: OpenAI) -> None:
 
     def prompt_of(result: str, description: str) -> int:
         turn = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": result}
-        tool = {"type": "function", "function": {**WEATHER["function"], "description": description}}
+        function: Any = WEATHER["function"]
+        tool = {"type": "function", "function": {**function, "description": description}}
         turns = [USER, message.model_dump(exclude_none=True), turn]
         usage = client.chat.completions.create(**{**asked, "messages": turns, "tools": [tool, TIME]}).usage
         assert usage is not None
-        return usage.prompt_tokens
+        return int(usage.prompt_tokens)
 
     # A byte is a token.
     assert prompt_of("sunny and warm", "tells the weather") == prompt_of("sunny", "tells") + 9 + 12

@@ -85,7 +85,7 @@ def test_no_depth_is_more_than_the_clients_mistake(name: str) -> None:
         "chat_template_kwargs": b'"chat_template_kwargs": %s',
         "response_format": b'"response_format": {"type": "json_object", "schema": %s}',
     }[name]
-    results = set()
+    results: set[Code | None] = set()
     for levels in range(1015, 1026):
         body = (
             orjson.dumps({"messages": [USER]})[:-1]

@@ -157,10 +157,8 @@ def test_the_right_part_is_blamed(template: str, messages: list[Any], fields: di
     [
         ({"type": "function"}, "tools[0]"),
         ({"type": "function", "function": {"name": "f", "parameters": []}}, "tools[0]"),
-        *(
-            ({"type": "function", "function": {"name": "f", "description": it}}, "tools[0]")
-            for it in ([], 0.5, {}, True)
-        ),
+        ({"type": "function", "function": {"name": "f", "description": []}}, "tools[0]"),
+        ({"type": "function", "function": {"name": "f", "description": 0.5}}, "tools[0]"),
     ],
 )
 def test_what_is_no_tool_is_refused(tool: dict[str, Any], param: str) -> None:
