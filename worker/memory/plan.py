@@ -38,10 +38,11 @@ def block_of(bound: int) -> int:
 @dataclass(slots=True)
 class MemoryPlan:
     """cost, work: of sequences and steps; fixed: what the process takes without any sequence; padded: as in CacheCost;
-    most_rows: sequences at once; step_tokens: prompt tokens of a step, if there is room.
+    most_rows: sequences at once; step_tokens: prompt tokens of a step, if there is room; is_bounded: whether there is a
+    share.
 
-    Mutable state: share, what the broker has granted; limit, the largest share that this process can ever get; both 0
-    for no bound. lengths: of the sequences that run, at most, by their ids; beside: bytes that some of them take beside
+    Mutable state: share, what the broker has granted; limit, the largest share that this process can ever get, 0 if
+    unknown. lengths: of the sequences that run, at most, by their ids; beside: bytes that some of them take beside
     their caches.
     """
 
@@ -51,15 +52,11 @@ class MemoryPlan:
     padded: bool
     most_rows: int
     step_tokens: int
+    is_bounded: bool = False
     share: int = 0
     limit: int = 0
     lengths: dict[bytes, int] = field(default_factory=dict)
     beside: dict[bytes, int] = field(default_factory=dict)
-
-    @property
-    def is_bounded(self) -> bool:
-        """Whether there is a share at all."""
-        return self.share > 0
 
     @property
     def block(self) -> int:

@@ -21,6 +21,7 @@ class StepRoom:
         self._fixed = fixed
         self._most_tokens = most_tokens
         self._limits = limits
+        self._is_bounded = share_bytes > 0
         self._share = share_bytes
         self.limit = limit_bytes
         self._longest = 0
@@ -34,7 +35,7 @@ class StepRoom:
 
     def fits(self, rows: int, longest: int) -> bool:
         """Whether such a step may be made now."""
-        return not self._share or self.needs(rows, longest) <= self._share
+        return not self._is_bounded or self.needs(rows, longest) <= self._share
 
     def can_ever_fit(self, longest: int) -> bool:
         """Whether a row of this length fits into the largest share, alone."""
@@ -56,7 +57,7 @@ class StepRoom:
 
     def wish(self) -> Wish | None:
         """As in MemoryShare: what steps of the usual size take, and at least one row of the longest input so far."""
-        if not self._share:
+        if not self._is_bounded:
             return None
         if self.waiting:
             self._shrinks_to = None

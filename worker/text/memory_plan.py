@@ -29,6 +29,7 @@ def plan_of(assign: Assign, loaded: LoadedModel, draft: Any, options: TextOption
         padded=padded,
         most_rows=options.completion_batch_size,
         step_tokens=options.prefill_step_size,
+        is_bounded=assign.share_bytes > 0,
         share=assign.share_bytes,
         limit=assign.limit_bytes,
     )

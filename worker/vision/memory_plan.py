@@ -40,6 +40,7 @@ def plan_of(assign: Assign, language_model: Any, *, most_rows: int, step_tokens:
         padded=True,
         most_rows=most_rows,
         step_tokens=step_tokens,
+        is_bounded=assign.share_bytes > 0,
         share=assign.share_bytes,
         limit=assign.limit_bytes,
     )

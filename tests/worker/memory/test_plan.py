@@ -62,7 +62,7 @@ def test_padding_never_makes_sequences_cheaper(cost: CacheCost, several: list[in
 
 @given(plans, some.integers(1, 50_000), some.integers(1, 500 * MIB))
 def test_what_is_admitted_fits_into_the_share(plan: MemoryPlan, length: int, share: int) -> None:
-    plan = replace(plan, share=share)
+    plan = replace(plan, share=share, is_bounded=True)
     if plan.fits(length):
         plan.lengths = {**plan.lengths, b"new": length}
         assert plan.needed() <= share
@@ -81,7 +81,7 @@ def test_the_longest_sequence_fits_and_no_longer_one(plan: MemoryPlan, most: int
 def test_what_can_ever_fit_is_admitted_once_it_is_alone_with_the_largest_share(
     plan: MemoryPlan, length: int, limit: int
 ) -> None:
-    plan = replace(plan, limit=limit, share=limit, lengths={})
+    plan = replace(plan, limit=limit, share=limit, is_bounded=True, lengths={})
     assert plan.can_ever_fit(length) == plan.fits(length)
 
 
@@ -89,7 +89,7 @@ def test_what_can_ever_fit_is_admitted_once_it_is_alone_with_the_largest_share(
 def test_a_wish_has_room_for_all_that_waits_within_the_limit(
     plan: MemoryPlan, waiting: list[int], limit: int, prompts: int
 ) -> None:
-    plan = replace(plan, limit=limit, share=limit)
+    plan = replace(plan, limit=limit, share=limit, is_bounded=True)
     wish = plan.wish(prompts, waiting)
     assert wish.least == plan.needed() <= wish.wanted
     assert wish.wanted <= max(limit, wish.least)
@@ -102,7 +102,7 @@ def test_a_wish_has_room_for_all_that_waits_within_the_limit(
 
 @given(plans, some.integers(1, 500 * MIB), some.integers(0, 10 * MIB))
 def test_a_step_has_what_the_sequences_and_the_prompt_cache_leave(plan: MemoryPlan, share: int, prompts: int) -> None:
-    plan = replace(plan, share=share)
+    plan = replace(plan, share=share, is_bounded=True)
     piece = plan.piece(prompts)
     assert LEAST_PIECE <= piece <= plan.step_tokens
     if piece > LEAST_PIECE and plan.lengths:
@@ -122,7 +122,9 @@ def test_no_share_means_no_bound() -> None:
 
 
 def test_more_is_wanted_at_once_and_less_is_given_back_in_blocks() -> None:
-    plan = MemoryPlan(CacheCost(()), WorkCost(), 10 * MIB, False, 8, 2048, share=100 * MIB, limit=64 * MIB)
+    plan = MemoryPlan(
+        CacheCost(()), WorkCost(), 10 * MIB, False, 8, 2048, is_bounded=True, share=100 * MIB, limit=64 * MIB
+    )
     block = block_of(64 * MIB)
     assert block == MIB
     told = Wish(100 * MIB, 10 * MIB)

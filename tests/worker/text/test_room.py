@@ -270,3 +270,10 @@ def test_seeded_and_constrained_answers_have_room_until_their_end(folder: Path) 
         add(engine, number, prompt="s" * 300, max_tokens=1400, max_tokens_is_default=True, **more)
         assert engine.room.plan.lengths[b"gateway1" + number.to_bytes(8, "big")] == 1700
         engine.cancel(b"gateway1" + number.to_bytes(8, "big"))
+
+
+def test_a_share_of_nothing_is_a_share(folder: Path) -> None:
+    engine = load(folder, share=PLENTY)
+    engine.room.granted(0, 0)
+    add(engine, 1, prompt="x", max_tokens=1)
+    assert engine.stats().waiting_for_room == 1
