@@ -1,7 +1,7 @@
 """A tiny configuration for every architecture that mlx-lm has, made from its own ModelArgs.
 
 Most fields mean the same wherever they have the same name: the tables below say which value is small. What they cannot
-know stands in `_MORE`, by module. Knows no weights.
+know stands in `MORE`, by module. Knows no weights.
 """
 
 import copy
@@ -19,7 +19,7 @@ CONTEXT = 8192
 WINDOW = 32
 
 _LAYERS, _HIDDEN, _HEADS, _KV_HEADS, _HEAD_DIM, _EXPERTS = 4, 32, 4, 2, 8, 4
-_SMALL: dict[str, Any] = {
+SMALL: dict[str, Any] = {
     **dict.fromkeys(("vocab_size", "padded_vocab_size", "embedding_size"), VOCABULARY),
     **dict.fromkeys(
         ("hidden_size", "d_model", "n_embd", "model_dim", "hidden_dim", "dim_model_base", "block_dim"), _HIDDEN
@@ -65,7 +65,7 @@ _SMALL: dict[str, Any] = {
     "eos_token_id": EOS,
 }
 
-_SLIDING = ["sliding_attention", "full_attention"] * 2
+SLIDING = ["sliding_attention", "full_attention"] * 2
 _ROPE: dict[str, Any] = {"rope_theta": 10000.0, "rope_type": "default"}
 _ROPES = dict.fromkeys(("sliding_attention", "full_attention"), _ROPE)
 _YARN: dict[str, Any] = {
@@ -82,10 +82,10 @@ _YARN: dict[str, Any] = {
 }
 _KDA = {"num_heads": 4, "head_dim": 8, "kda_layers": [1, 3]}
 # Module -> what the table above cannot know.
-_MORE: dict[str, dict[str, Any]] = {
+MORE: dict[str, dict[str, Any]] = {
     "Klear": {"mlp_only_layers": [0]},
     "afm7": {"num_kv_reuse_layers": 2},
-    "afmoe": {"layer_types": _SLIDING},
+    "afmoe": {"layer_types": SLIDING},
     "apertus": {"post_norm": True},
     "baichuan_m1": {"sliding_window_layers": [0, 2], "conv_window": 2, "tie_word_embeddings": False},
     "bailing_hybrid": {"layer_group_size": 2, "group_norm_size": 1},
@@ -95,15 +95,15 @@ _MORE: dict[str, dict[str, Any]] = {
         "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
     },
     "deepseek_v2": {"rope_scaling": _YARN},
-    "exaone4": {"rope_scaling": None, "sliding_window_pattern": "LG", "layer_types": _SLIDING},
-    "exaone_moe": {"layer_types": _SLIDING, "is_moe_layer": [False, True, True, True]},
+    "exaone4": {"rope_scaling": None, "sliding_window_pattern": "LG", "layer_types": SLIDING},
+    "exaone_moe": {"layer_types": SLIDING, "is_moe_layer": [False, True, True, True]},
     "falcon_h1": {"mamba_d_ssm": 32},
-    "gear": {"layer_types": _SLIDING},
+    "gear": {"layer_types": SLIDING},
     "gemma3_text": {"sliding_window_pattern": 2},
-    "gemma3n": {"layer_types": _SLIDING, "rope_local_base_freq": 10000.0, "final_logit_softcapping": 30.0}
+    "gemma3n": {"layer_types": SLIDING, "rope_local_base_freq": 10000.0, "final_logit_softcapping": 30.0}
     | {"activation_sparsity_pattern": [0.5] * 4, "altup_num_inputs": 2, "altup_coef_clip": 1.0, "laurel_rank": 8}
     | {"altup_correct_scale": True, "altup_active_idx": 0},
-    "gemma4_text": {"layer_types": _SLIDING, "hidden_size_per_layer_input": 0},
+    "gemma4_text": {"layer_types": SLIDING, "hidden_size_per_layer_input": 0},
     "glm4_moe": {"rope_scaling": None},
     "glm_moe_dsa": {"index_topk": 64, "topk_method": "noaux_tc", "scoring_func": "sigmoid", "moe_layer_freq": 1}
     | {"rope_parameters": _ROPE},
@@ -137,7 +137,7 @@ _MORE: dict[str, dict[str, Any]] = {
     | {"ngram_vocab_size_ratio": 2, "emb_neighbor_num": 3, "emb_split_num": 2},
     "mamba": {"time_step_rank": 2},
     "mamba2": {"time_step_limit": [0.0, 100.0], "time_step_rank": "auto", "head_dim": 16},
-    "mellum": {"layer_types": _SLIDING, "rope_parameters": _ROPES},
+    "mellum": {"layer_types": SLIDING, "rope_parameters": _ROPES},
     "mimo_v2_flash": {"hybrid_layer_pattern": [0, 1, 0, 1], "moe_layer_freq": [0, 1, 0, 1]}
     | {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
     | {"add_swa_attention_sink_bias": True, "add_full_attention_sink_bias": False},
@@ -149,7 +149,7 @@ _MORE: dict[str, dict[str, Any]] = {
     "ministral3": {"rope_parameters": _YARN},
     "mistral4": {"rope_parameters": _YARN},
     "muse_spark": {"post_norm_eps": 1e-5, "rope_parameters": _ROPE, "layer_rope_theta": [1e4] * 4}
-    | {"layer_types": _SLIDING, "final_logit_softcapping": 30.0, "output_multiplier": 1.0}
+    | {"layer_types": SLIDING, "final_logit_softcapping": 30.0, "output_multiplier": 1.0}
     | {"moe_hidden_size": 32, "num_shared_experts": 0},
     "nemotron": {"hidden_act": "relu2"},
     "nemotron-nas": {"block_configs": [{"attention": {"n_heads_in_group": 2}, "ffn": {"ffn_mult": 2.0}}] * 4},
@@ -166,7 +166,7 @@ _MORE: dict[str, dict[str, Any]] = {
     "qwen3_moe": {"mlp_only_layers": [0], "tie_word_embeddings": False},
     "qwen3_next": {"mlp_only_layers": [0], "full_attention_interval": 2},
     "recurrent_gemma": {"logits_soft_cap": 30.0, "block_types": ["recurrent", "attention"]},
-    "spark2_5": {"rope_parameters": _ROPES, "layer_types": _SLIDING},
+    "spark2_5": {"rope_parameters": _ROPES, "layer_types": SLIDING},
 }
 
 # Wrappers of other modules' models -> the one whose fields their text_config has.
@@ -215,9 +215,9 @@ def _fields(module: Any, family: str) -> dict[str, Any]:
         inner = _WRAPPERS.get(family, family)
         text = import_module(f"mlx_lm.models.{inner}")
         arguments = next(getattr(text, name) for name in _TEXTS if hasattr(text, name))
-        outer = {field.name for field in dataclasses.fields(module.ModelArgs)} & _SMALL.keys()
+        outer = {field.name for field in dataclasses.fields(module.ModelArgs)} & SMALL.keys()
         text_config = {"model_type": inner, **_known(arguments, inner)}
-        return {"text_config": text_config} | {name: _SMALL[name] for name in outer}
+        return {"text_config": text_config} | {name: SMALL[name] for name in outer}
     return _known(module.ModelArgs, family)
 
 
@@ -225,14 +225,14 @@ _TEXTS = ("TextArgs", "TextConfig", "TextModelArgs", "ModelArgs")
 
 
 def _known(arguments: Any, family: str) -> dict[str, Any]:
-    more = _MORE.get(family, {})
+    more = MORE.get(family, {})
     config = {}
     for field in dataclasses.fields(arguments):
         is_required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if field.name in more or field.name == "model_type":
             continue
-        if field.name in _SMALL and (is_required or field.default is not None):
-            config[field.name] = _SMALL[field.name]
+        if field.name in SMALL and (is_required or field.default is not None):
+            config[field.name] = SMALL[field.name]
         elif is_required:
             raise KeyError(f"{family}: {field.name}")
     return config | more

@@ -140,6 +140,7 @@ def test_mlx_vlm_batch_generator(model: Any, processor: Any) -> None:
     for _ in range(10):
         responses += generator.next()[1]
     assert not generator.has_pending_prompts
+    assert not generator.has_work
     assert [(r.uid, r.token, r.finish_reason) for r in responses] == [
         (uid, 5, None),
         (uid, 6, None),

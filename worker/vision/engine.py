@@ -34,6 +34,7 @@ from worker.memory.room import Admitted, MemoryRoom, Size
 from worker.options import one_of, read_options, template, whole_number
 from worker.process.device_errors import is_device_error
 from worker.process.intake import taking_in
+from worker.vision.batch import make_batch
 from worker.vision.deepstack import prefill_by
 from worker.vision.memory_plan import encoding_bytes, plan_of
 from worker.vision.model import Prompt, VisionModel
@@ -84,7 +85,7 @@ class _Live:
 class VisionEngine:
     """Engine for `vision` models. `model`: with its processor.
 
-    Mutable state: the requests that wait, in their order, the generator's batch, the sequences in it by uid and id; the
+    Mutable state: the requests that wait, in their order, the batch, the sequences in it by uid and id; the
     room, in which the first that waits may wait for memory; how much prefill may take now.
     """
 
@@ -98,18 +99,6 @@ class VisionEngine:
         tokenizer = self.model.tokenizer
         context = self._options.context_length or self.model.context_length
         self.generation = Generation(tokenizer, self.model.vocabulary, context)
-        self._generator: Any = BatchGenerator(
-            self.model.language_model,
-            self.model.processor,
-            stop_tokens=sorted(tokenizer.eos_token_ids),
-            completion_batch_size=self._options.completion_batch_size,
-            # The prompts of one prefill batch must be of one kind, all with images or all without.
-            prefill_batch_size=1,
-            prefill_step_size=self._options.prefill_step_size,
-            compute_logprobs=False,
-            # Sequences are also removed between steps: one stream for everything needs no synchronisation.
-            stream=mx.default_stream(mx.default_device()),
-        )
         plan = plan_of(
             assign,
             self.model.language_model,
@@ -120,7 +109,26 @@ class VisionEngine:
         self._waiting: dict[bytes, _Waiting] = {}
         self._live: dict[int, _Live] = {}
         self._uids: dict[bytes, int] = {}
+        self._batch = make_batch(
+            self._generator, lambda tokens: self.model.see(self.model.prompt_of(tokens)), tokenizer.eos_token_ids
+        )
         self._warm_up()
+
+    def _generator(self) -> Any:
+        stops = getattr(self.model.processor, "tokenizer", self.model.processor).stopping_criteria
+        return BatchGenerator(
+            self.model.language_model,
+            self.model.processor,
+            # Each generator adds them to the processor's.
+            stop_tokens=[token for token in sorted(self.model.tokenizer.eos_token_ids) if not stops(token)],
+            completion_batch_size=self._options.completion_batch_size,
+            # The prompts of one prefill batch must be of one kind, all with images or all without.
+            prefill_batch_size=1,
+            prefill_step_size=self._options.prefill_step_size,
+            compute_logprobs=False,
+            # Sequences are also removed between steps: one stream for everything needs no synchronisation.
+            stream=mx.default_stream(mx.default_device()),
+        )
 
     @property
     def facts(self) -> ModelFacts:
@@ -164,7 +172,7 @@ class VisionEngine:
         outputs = self._prepare()
         self._pace.bound(self.room.piece)
         stopped: list[int] = []
-        _, responses = self._generator.next()
+        _, responses = self._batch.next()
         if responses:
             self._pace.decoded(monotonic())
         for response in responses:
@@ -185,7 +193,7 @@ class VisionEngine:
                 if reason is None:
                     stopped.append(uid)
         for uid in stopped:
-            self._generator.remove(uid)
+            self._batch.remove(uid)
         return outputs
 
     def cancel(self, request_id: bytes) -> None:
@@ -194,22 +202,22 @@ class VisionEngine:
         uid = self._uids.pop(request_id, None)
         if uid is not None:
             del self._live[uid]
-            self._generator.remove(uid)
+            self._batch.remove(uid)
 
     def _warm_up(self) -> None:
         """Two short texts, so that no client waits for the kernels that Metal compiles on their first use."""
         prompt = self.model.read_text(Generate(prompt=[0, 0]))
         for _ in range(2):
-            self._generator.insert([prompt.tokens], [2], prompt_kwargs=[self.model.see(prompt)])
+            self._batch.insert([prompt.tokens], [2], prompt_kwargs=[self.model.see(prompt)])
         left = 2
         while left:
-            left -= sum(response.finish_reason is not None for response in self._generator.next()[1])
+            left -= sum(response.finish_reason is not None for response in self._batch.next()[1])
         mx.clear_cache()
         mx.reset_peak_memory()
 
     def _prepare(self) -> list[Output]:
         """One piece of work for the request that has waited longest; its error, if it fails."""
-        if not self._waiting or self._generator.has_pending_prompts:
+        if not self._waiting or self._batch.has_pending_prompts:
             return []
         if len(self._live) >= self._options.completion_batch_size:
             return []
@@ -297,8 +305,8 @@ class VisionEngine:
         seen = self.model.see(prompt)
         # The generator asks only the language model. It reads this setting when it begins the prompt, the only one.
         in_pieces = self.model.may_be_read_in_pieces(prompt, seen)
-        self._generator.prefill_step_size = self._options.prefill_step_size if in_pieces else None
-        (uid,) = self._generator.insert(
+        self._batch.prefill_step_size = self._options.prefill_step_size if in_pieces else None
+        (uid,) = self._batch.insert(
             [prompt.tokens],
             [max_tokens],
             prompt_kwargs=[seen],

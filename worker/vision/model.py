@@ -81,7 +81,8 @@ class VisionModel:
             facts = text_facts(config)
         with blame(folder, "*.safetensors or config.json"):
             self.vlm: Any = load_model(folder, lazy=True, **_UNTRUSTED)
-            if is_diffusion_model(self.vlm) or not hasattr(self.vlm, "language_model"):
+            lacks = [part for part in ("language_model", "get_input_embeddings") if not hasattr(self.vlm, part)]
+            if is_diffusion_model(self.vlm) or lacks:
                 raise ValueError(f"{config['model_type']} is not supported: it does not generate token by token")
         given = None if chat_template is None else template_text(chat_template)
         with blame(folder, "preprocessor_config.json or the tokenizer's files"), no_foreign_code():
@@ -153,7 +154,10 @@ class VisionModel:
 
     def read_text(self, request: Generate) -> Prompt:
         """The prompt of a request without messages. Raises FailureError."""
-        tokens = text_tokens(request, self.tokenizer, self.vocabulary)
+        return self.prompt_of(text_tokens(request, self.tokenizer, self.vocabulary))
+
+    def prompt_of(self, tokens: list[int]) -> Prompt:
+        """Of a text."""
         return Prompt(tokens, {"attention_mask": mx.ones((1, len(tokens)), mx.int32)})
 
     def read_chat(self, text: str, images: list[Any]) -> Prompt:
