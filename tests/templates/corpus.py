@@ -24,7 +24,8 @@ _TEMPLATES = "/vendor/llama.cpp/models/templates/"
 _BOS, _EOS = "<s>", "</s>"
 _CONTROL = re.compile(
     r"<\|[^<>|\s'\"]{1,40}\|?>|<[^<>|\s'\"]{1,40}\|>|<\uff5c[^<>\uff5c\s]{1,40}\uff5c>|\[/?[A-Z_]{3,30}\]"
-    r"|</?(?:think|tool_call|longcat_tool_call|minimax:tool_call|start_function_call|end_function_call)>"
+    r"|</?(?:think|seed:think|mm:think|think:opensource|tool_call|longcat_tool_call|minimax:tool_call)>"
+    r"|<(?:start|end)_function_call>"
 )
 
 

@@ -11,7 +11,7 @@ from tests.worker.text.test_sweep import CANNOT
 from worker.cache.kv_caches import can_be_shortened
 from worker.text.sharing import Sharing, sharing_of
 
-PAGE = (ROOT / "docs" / "families.md").read_text()
+PAGE = (ROOT / "docs" / "families.md").read_text().partition("## Text models\n")[2].partition("\n## ")[0]
 BATCH = {
     Sharing.ALL: "together",
     Sharing.DECODE: "decode together, prompts one at a time",
