@@ -38,7 +38,7 @@ def test_a_hung_step_is_ended_and_the_model_serves_again(make_service: MakeServi
 def test_an_error_of_the_gpu_is_a_death_with_its_reason(make_service: MakeService) -> None:
     """The requests of a neighbour's fault: what has output gets worker_died, retryable; the text is in last_exit."""
     failing = MISBEHAVING | {"options": {"on_load": "gpu", "gpu": "memory"}}
-    service = make_service(models={"bad": MISBEHAVING, "failing": failing})
+    service = make_service(models={"bad": MISBEHAVING, "worse": MISBEHAVING, "failing": failing})
     with service.stream("bad", "gpu after 2 tokens " + "x" * 40) as stream:
         stream.finish()
     assert stream.done
@@ -47,7 +47,7 @@ def test_an_error_of_the_gpu_is_a_death_with_its_reason(make_service: MakeServic
     told = service.model("bad")["last_exit"]
     assert (told["code"], DEVICE_ERRORS["victim"] in told["reason"]) == (DEVICE_EXIT_CODE, True)
 
-    met = service.chat("bad", "reset")  # while it is taken in, twice, and yet it is not to blame
+    met = service.chat("worse", "reset")  # while it is taken in, twice, and yet it is not to blame
     assert met.status_code == 503
     assert (met.json()["error"]["code"], met.json()["error"]["retryable"]) == ("worker_died", True)
 
