@@ -8,8 +8,8 @@ from contextlib import closing
 from broker.assembly import run_broker
 from broker.processes.autogroup import lower_autogroup
 from broker.processes.awake import Awake, caffeinate
-from broker.processes.memory import total_bytes
 from broker.processes.supervisor import Supervisor
+from broker.processes.system import ThisSystem
 from broker.runtime import RuntimeDir, RuntimeDirError
 from broker.settings import load_settings
 from broker.signals import Signals
@@ -38,7 +38,7 @@ def main() -> int:
         )
         awake = Awake(caffeinate(sys.platform, os.getpid()) if settings.keep_awake else None)
         failure = run_broker(
-            settings, runtime, launcher, signals, total_bytes(), has_lost_honcho=lost_honcho, awake=awake
+            settings, runtime, launcher, signals, ThisSystem(), has_lost_honcho=lost_honcho, awake=awake
         )
     return 0 if failure is None else 1
 

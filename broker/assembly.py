@@ -8,9 +8,10 @@ from collections.abc import Callable
 from broker.gateways import BACKLOG, Gateways
 from broker.lookup import Lookup
 from broker.loop import Loop, Stop
+from broker.measured import read_measured
 from broker.models.catalog import Catalog
 from broker.models.places import FileSystem
-from broker.performer import Performer
+from broker.performer import MEASURED_FILE, PINS_FILE, Performer
 from broker.pins import read_pins
 from broker.policy.downloads import Downloads
 from broker.policy.events import Event, FlowEvent
@@ -19,6 +20,7 @@ from broker.policy.policies import Policies
 from broker.policy.pool import Pool
 from broker.processes.awake import Awake
 from broker.processes.launcher import Launcher
+from broker.processes.system import System
 from broker.runtime import RuntimeDir
 from broker.settings import BrokerSettings
 from broker.sockets import Sockets
@@ -37,7 +39,7 @@ def run_broker(
     runtime: RuntimeDir,
     launcher: Launcher,
     stop: Stop,
-    memory_bytes: int,
+    system: System,
     *,
     has_lost_honcho: Callable[[], bool] = lambda: False,
     awake: Awake | None = None,
@@ -45,17 +47,17 @@ def run_broker(
     file_system: FileSystem | None = None,
 ) -> str | None:
     """Serve until `stop` is readable, or honcho is lost; closes the launcher. Why the broker could not go on, None if
-    it was meant to end. runtime: locked by this process. memory_bytes: of the machine with the workers. file_system: of
-    the models. awake: keeps this machine from sleeping; None: nothing does."""
+    it was meant to end. runtime: locked by this process. system: the machine with the workers. file_system: of the
+    models. awake: keeps this machine from sleeping; None: nothing does."""
     clock, awake = clock or Clock(), awake or Awake(None)
-    limits, run_id = settings.limits(memory_bytes), os.urandom(3).hex()
-    pool = Pool(limits, run_id)
+    limits, run_id = settings.limits(system.total_bytes, has_metal=system.has_metal), os.urandom(3).hex()
+    pool = Pool(limits, run_id, read_measured(settings.state_dir / MEASURED_FILE))
     downloads = Downloads(limits, run_id, str(settings.hub_dir), for_requests=settings.allow_downloads)
     policies = Policies(pool, downloads, Flow())
     overrides = {model_id: model.override() for model_id, model in settings.models.items()}
     catalog = Catalog(settings.models_dir, settings.hub_dir, overrides, file_system)
     lookup = Lookup(catalog, policies.running)
-    pins_path = settings.state_dir / "pins.json"
+    pins = read_pins(settings.state_dir / PINS_FILE)
 
     def tell(event: FlowEvent) -> None:
         for action in policies.handle(event, clock.now()):
@@ -63,7 +65,7 @@ def run_broker(
 
     sockets = Sockets()
     try:
-        inbox: deque[Event] = deque(lookup.pins([*settings.preload_models, *read_pins(pins_path)]))
+        inbox: deque[Event] = deque(lookup.pins([*settings.preload_models, *pins]))
         workers = Workers(sockets.bind(runtime.worker_endpoint, backlog=0), launcher.sample)
         gateways = Gateways(
             sockets.bind(runtime.gateway_endpoint, backlog=BACKLOG),
@@ -80,7 +82,7 @@ def run_broker(
             lookup=lookup,
             put=inbox.append,
             view=policies,
-            pins_path=pins_path,
+            state_dir=settings.state_dir,
             preloaded=[lookup.id_of(name) for name in settings.preload_models],
             wires_memory=settings.wired_memory,
         )
@@ -92,6 +94,7 @@ def run_broker(
             workers=workers,
             gateways=gateways,
             launcher=launcher,
+            system=system,
             stop=stop,
             must_end=upkeep.must_end,
             clock=clock,

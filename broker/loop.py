@@ -16,11 +16,13 @@ from broker.policy.events import (
     Event,
     PauseEnded,
     ShutdownRequested,
+    SystemSampled,
     TimePassed,
     WorkerExited,
     WorkerSampled,
 )
 from broker.processes.launcher import Launcher
+from broker.processes.system import System, SystemMemory
 from broker.sockets import PollSet, Router
 from broker.wire.clock import Clock
 
@@ -86,6 +88,7 @@ class Loop:
         workers: FromWorkers,
         gateways: FromGateways,
         launcher: Launcher,
+        system: System,
         stop: Stop,
         must_end: Callable[[], bool],
         clock: Clock,
@@ -97,6 +100,8 @@ class Loop:
         self._workers = workers
         self._gateways = gateways
         self._launcher = launcher
+        self._system = system
+        self._system_memory: SystemMemory | None = None
         self._stop = stop
         self._must_end = must_end
         self._is_ending = False
@@ -167,6 +172,7 @@ class Loop:
         now = self._clock.now()
         if now >= self._next_sample:
             self._next_sample = now + self._sample_seconds
+            self._sample_system()
             for worker_id in self._launcher.worker_ids:
                 sample = self._launcher.sample(worker_id)
                 if sample is not None:
@@ -181,3 +187,9 @@ class Loop:
         deadline = self._policy.next_deadline()
         if deadline is not None and now >= deadline:
             self._inbox.append(TimePassed())
+
+    def _sample_system(self) -> None:
+        memory = self._system.sample()
+        if memory != self._system_memory:
+            self._system_memory = memory
+            self._inbox.append(SystemSampled(memory.pressure, memory.wired_bytes))

@@ -8,10 +8,12 @@ from typing import assert_never
 
 from broker.gateways import Gateways, View
 from broker.lookup import Lookup
+from broker.measured import write_measured
 from broker.pins import write_pins
 from broker.policy.actions import (
     Acknowledge,
     Action,
+    AnnounceMemory,
     AnnounceModel,
     AssignModel,
     DownloadEnded,
@@ -21,24 +23,32 @@ from broker.policy.actions import (
     ForwardCancel,
     ForwardOutputs,
     ForwardRequest,
+    GrantShare,
     KillWorker,
     Readmit,
     Reply,
+    SaveMeasured,
     SavePins,
+    ShrinkShare,
     StartDownload,
     StartWorker,
     StopWorker,
 )
+from broker.policy.budget import Origin
 from broker.policy.events import Event, WorkerExited, WorkerStarted
+from broker.policy.pressure import Pressure
 from broker.policy.specs import Exit, Shown
 from broker.processes.launcher import Launcher
 from broker.wire.from_gateways import Cancel, InferenceRequest
 from broker.wire.from_peers import Ack
 from broker.wire.states import State
-from broker.wire.to_workers import Assign, Shutdown
+from broker.wire.to_workers import Assign, Share, Shrink, Shutdown
 from broker.workers import Workers
 
 logger = logging.getLogger(__name__)
+
+PINS_FILE = "pins.json"
+MEASURED_FILE = "measured.json"
 
 
 class Performer:
@@ -54,7 +64,7 @@ class Performer:
         lookup: Lookup,
         put: Callable[[Event], None],
         view: View,
-        pins_path: Path,
+        state_dir: Path,
         preloaded: Sequence[str],
         wires_memory: bool,
     ) -> None:
@@ -64,7 +74,7 @@ class Performer:
         self._lookup = lookup
         self._put = put
         self._view = view
-        self._pins_path = pins_path
+        self._state_dir = state_dir
         self._preloaded = preloaded
         self._wires_memory = wires_memory
         self.is_finished = False
@@ -93,6 +103,10 @@ class Performer:
                 self._start(action, f"downloads {action.model_id}")
             case AssignModel():
                 self._assign(action)
+            case GrantShare():
+                self._workers.send(action.worker_id, Share(action.share_bytes, action.limit_bytes))
+            case ShrinkShare():
+                self._workers.send(action.worker_id, Shrink(action.share_bytes))
             case StopWorker():
                 logger.info("stop %s: %s", action.worker_id, action.reason)
                 self._workers.send(action.worker_id, Shutdown())
@@ -110,7 +124,11 @@ class Performer:
                 self._announce(action)
             case SavePins():
                 # The settings keep what they preload: a model taken out there must not come back from here.
-                write_pins(self._pins_path, [pin for pin in action.model_ids if pin not in self._preloaded])
+                write_pins(self._state_dir / PINS_FILE, [pin for pin in action.model_ids if pin not in self._preloaded])
+            case SaveMeasured():
+                write_measured(self._state_dir / MEASURED_FILE, action.measured)
+            case AnnounceMemory():
+                _log_memory(action)
             case Exited():
                 self.is_finished = True
             case _:
@@ -140,3 +158,14 @@ class Performer:
         level = logging.DEBUG if shown.state is State.DOWNLOADING and shown.fraction is not None else logging.INFO
         logger.log(level, "%s is %s%s", action.model_id, shown.state, f" ({detail})" if detail else "")
         self._gateways.announce(action)
+
+
+def _log_memory(memory: AnnounceMemory) -> None:
+    budget, metal = memory.budget_bytes, memory.working_set_bytes
+    logger.info("models may take %.2f GiB together (%s)", budget / 2**30, memory.origin)
+    if memory.origin is Origin.SETTING and metal is not None and budget > metal:
+        logger.warning("that is more than Metal may use on this machine, %.2f GiB: models may fail", metal / 2**30)
+    if memory.pressure is not Pressure.NORMAL:
+        logger.warning("the system is short of memory (%s): idle models leave early", memory.pressure)
+    if memory.missing_bytes:
+        logger.warning("%.2f GiB of it are wired, and no model has them", memory.missing_bytes / 2**30)

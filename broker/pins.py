@@ -6,9 +6,9 @@ reported.
 
 import json
 import logging
-import os
-from collections.abc import Callable
 from pathlib import Path
+
+from broker.state_files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,10 @@ def read_pins(path: Path) -> list[str]:
     except (ValueError, KeyError, TypeError) as error:
         aside = path.with_suffix(".corrupt")
         logger.error("%s is not a file of pins (%s): set aside as %s, starting without pins", path, error, aside)
-        _try(lambda: path.replace(aside), path)
+        try:
+            path.replace(aside)
+        except OSError as failure:
+            logger.error("%s cannot be set aside: %s", path, failure)
         return []
     except OSError as error:
         logger.error("%s cannot be read: %s; starting without pins", path, error)
@@ -35,21 +38,4 @@ def read_pins(path: Path) -> list[str]:
 
 def write_pins(path: Path, model_ids: list[str]) -> None:
     """Replace the file in one step; a failure is logged, not raised."""
-
-    def write() -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(".new")
-        with new.open("w") as file:
-            file.write(json.dumps({"pinned": model_ids}, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-
-    _try(write, path)
-
-
-def _try(action: Callable[[], object], path: Path) -> None:
-    try:
-        action()
-    except OSError as error:
-        logger.error("%s cannot be written: %s; pins will not survive a restart", path, error)
+    write_json(path, {"pinned": model_ids}, "pins will not survive a restart")

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from broker.models.entry import ModelOverride
-from broker.policy.limits import PoolLimits
+from broker.policy.budget import Hardware, budget_of
+from broker.policy.limits import PoolLimits, block_bytes
 from broker.wire.kinds import KINDS
 from broker.wire.packing import pack
 from broker.wire.paths import default_runtime_dir, default_state_dir
@@ -88,7 +89,7 @@ class BrokerSettings(BaseSettings):
     preload_models: Annotated[list[str], NoDecode] = Field(default_factory=list)
 
     max_models: int = Field(default=4, ge=1)
-    max_memory_gb: float = Field(default=0.0, ge=0, description="0: total memory less a quarter of it, 4 to 8 GiB")
+    max_memory_gb: float = Field(default=0.0, ge=0, description="0: from the machine, see budget.py")
     max_queue: int = Field(default=512, ge=0)
     max_requests_per_model: int = Field(default=256, ge=1)
     queue_timeout_seconds: Seconds = 300.0
@@ -99,7 +100,7 @@ class BrokerSettings(BaseSettings):
     heartbeat_timeout_seconds: Seconds = 10.0
     stall_timeout_seconds: Seconds = 120.0
     load_stall_timeout_seconds: Seconds = 120.0
-    memory_limit_factor: float = Field(default=3.0, ge=1)
+    memory_limit_factor: float = Field(default=2.0, ge=1)
     memory_sample_seconds: Seconds = 1.0
     wired_memory: bool = False
     keep_awake: bool = False
@@ -152,13 +153,13 @@ class BrokerSettings(BaseSettings):
         """Environment, then file."""
         return init_settings, env_settings, InitSettingsSource(settings_cls, read_settings_file("broker"))
 
-    def limits(self, total_bytes: int) -> PoolLimits:
+    def limits(self, total_bytes: int, *, has_metal: bool) -> PoolLimits:
         """The limits for the pool, on a machine with this much memory."""
-        quarter = min(max(total_bytes // 4, 4 * GIB), 8 * GIB)
-        budget = int(self.max_memory_gb * GIB) or max(total_bytes - quarter, GIB)
+        machine = Hardware(total_bytes, int(self.max_memory_gb * GIB), has_metal)
         return PoolLimits(
             max_models=self.max_models,
-            max_memory_bytes=budget,
+            machine=machine,
+            block_bytes=block_bytes(budget_of(machine, None).size_bytes),
             max_queue=self.max_queue,
             max_requests_per_model=self.max_requests_per_model,
             queue_timeout=self.queue_timeout_seconds,

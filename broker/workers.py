@@ -63,11 +63,12 @@ class Workers:
             case Hello():
                 return WorkerConnected(worker_id)
             case Progress():
-                return WorkerProgressed(worker_id, body.stage, body.fraction)
+                return WorkerProgressed(worker_id, body.stage, body.fraction, body.working_set_bytes)
             case Ready():
                 sample = self._sample(worker_id)
                 measured = max(body.mlx_active_bytes, sample.footprint_bytes if sample is not None else 0)
-                return WorkerBecameReady(worker_id, measured, body.context_length)
+                beside = measured - min(measured, body.mlx_active_bytes)
+                return WorkerBecameReady(worker_id, measured, body.context_length, beside, body.working_set_bytes)
             case Need():
                 return MemoryNeeded(worker_id, body.share_bytes, body.least_bytes)
             case LoadFailed():

@@ -7,6 +7,7 @@ sees sockets, gateways or the broker.
 Must stay free of mlx: an engine without a model must not pay for its import.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -132,6 +133,11 @@ def import_for_spare() -> None:
     """Import what most models need, before one is assigned."""
     import_module(_engine_of(_SPARE_KIND).partition(":")[0])
     import_module("worker.text.warm_up").touch_device()  # by name: this module must not import mlx
+
+
+def working_set_bytes() -> int:
+    """What Metal may use on this machine, as it recommends; 0 if there is no Metal or MLX has not been imported."""
+    return int(import_module("worker.loading.metal").working_set_bytes()) if "mlx.core" in sys.modules else 0
 
 
 def _engine_of(model_type: str) -> str:

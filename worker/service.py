@@ -25,7 +25,7 @@ from broker.wire.from_peers import Ack, Heartbeat, Hello
 from broker.wire.from_workers import LoadFailed, Need, Progress, Ready
 from broker.wire.outputs import PARTIAL, WINDOW, Output, encode_outputs, error_output
 from broker.wire.to_workers import Assign, Share, Shrink, Shutdown
-from worker.engine import Engine, MemoryFacts, MemoryShare, import_for_spare, load_engine, share_of
+from worker.engine import Engine, MemoryFacts, MemoryShare, import_for_spare, load_engine, share_of, working_set_bytes
 from worker.process.device_errors import DEVICE_EXIT_CODE, is_device_error
 from worker.process.intake import taking_in
 from worker.process.priority import lower_priority
@@ -133,7 +133,8 @@ class Service:
         GPU."""
         if spare:
             import_for_spare()
-            self._report("imported", None)
+            self._vitals.steps += 1
+            self._send(Progress("imported", None, working_set_bytes()))
         assign = self._wait_for_assignment()
         if assign is None:
             return 0
@@ -187,7 +188,7 @@ class Service:
         self._vitals.engine = engine
         facts = engine.facts
         active = engine.memory().active_bytes
-        self._send(Ready(active, facts.context_length))
+        self._send(Ready(active, facts.context_length, working_set_bytes()))
         return engine
 
     def _report(self, stage: str, fraction: float | None) -> None:

@@ -7,6 +7,7 @@ imports mlx, never loads anything. Whatever a folder holds is an answer or a Cat
 import logging
 from contextlib import suppress
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 from broker.models.entry import CatalogEntry, CatalogError, ModelOverride
@@ -92,6 +93,7 @@ class Catalog:
             raise CatalogError(Code.MODEL_NOT_FOUND, f"{model_id} is a link that leaves {place.root}")
         sizes = {name: size for name, size, _ in weights}
         entry = read_entry(model_id, folder, sizes, override, config_stat.st_mtime, fetchable=place.fetchable)
+        entry = replace(entry, spec=replace(entry.spec, fingerprint=_fingerprint(folder, weights)))
         self._read[model_id] = (signature, entry)
         return self._with_draft(entry, override)
 
@@ -112,8 +114,17 @@ class Catalog:
         try:
             is_path = draft.startswith(("/", "~", "."))
             folder = Path(draft).expanduser().absolute() if is_path else self._places.find(draft).folder
-            weight_bytes = sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
+            files = [(path.name, path.stat()) for path in sorted(folder.glob("model*.safetensors"))]
         except (CatalogError, OSError, RuntimeError) as error:  # RuntimeError: `~name` without such a user
             raise CatalogError(Code.LOAD_FAILED, f"{spec.model_id}: draft_model: {error}") from error
         options = {**spec.options, "draft_model": str(folder)}
-        return replace(entry, spec=replace(spec, options=options, weight_bytes=spec.weight_bytes + weight_bytes))
+        weights = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)
+        weight_bytes = spec.weight_bytes + sum(size for _, size, _ in weights)
+        fingerprint = spec.fingerprint and _fingerprint(folder, weights, spec.fingerprint)
+        both = replace(spec, options=options, weight_bytes=weight_bytes, fingerprint=fingerprint)
+        return replace(entry, spec=both)
+
+
+def _fingerprint(folder: Path, weights: tuple[tuple[str, int, int], ...], other: str = "") -> str:
+    """Another one as soon as a weight file changes. other: that of a model which is loaded with it."""
+    return sha256(repr((str(folder), weights, other)).encode()).hexdigest()[:32]

@@ -6,7 +6,9 @@ An action says what to do, not how; performing it takes no decision.
 from dataclasses import dataclass
 from typing import Any
 
+from broker.policy.budget import Origin
 from broker.policy.events import WantsModel
+from broker.policy.pressure import Pressure
 from broker.policy.specs import ModelSpec, Shown
 from broker.wire.failure import Failure
 
@@ -56,6 +58,23 @@ class AssignModel:
     limit_bytes: int
     rank: int = 0
     ranks: int = 1
+
+
+@dataclass(slots=True, frozen=True)
+class GrantShare:
+    """Tell this worker the share that it has now, and the largest one that it can get; of MLX's memory alone."""
+
+    worker_id: str
+    share_bytes: int
+    limit_bytes: int
+
+
+@dataclass(slots=True, frozen=True)
+class ShrinkShare:
+    """Ask this worker to come down to this share of MLX's memory."""
+
+    worker_id: str
+    share_bytes: int
 
 
 @dataclass(slots=True, frozen=True)
@@ -132,6 +151,25 @@ class SavePins:
 
 
 @dataclass(slots=True, frozen=True)
+class SaveMeasured:
+    """What models took when they were loaded last: fingerprint of their files -> bytes."""
+
+    measured: dict[str, int]
+
+
+@dataclass(slots=True, frozen=True)
+class AnnounceMemory:
+    """The budget or the state of the system's memory has changed. working_set_bytes: what Metal recommends, None if
+    that is not known; missing_bytes: of the budget, because they are wired and no process has them."""
+
+    budget_bytes: int
+    origin: Origin
+    working_set_bytes: int | None
+    pressure: Pressure
+    missing_bytes: int
+
+
+@dataclass(slots=True, frozen=True)
 class AnnounceModel:
     """A model's state, reason or loading stage has changed."""
 
@@ -150,6 +188,8 @@ Action = (
     | Readmit
     | DownloadEnded
     | AssignModel
+    | GrantShare
+    | ShrinkShare
     | ForwardRequest
     | ForwardCancel
     | ForwardOutputs
@@ -160,6 +200,8 @@ Action = (
     | Reply
     | Fail
     | SavePins
+    | SaveMeasured
+    | AnnounceMemory
     | AnnounceModel
     | Exited
 )

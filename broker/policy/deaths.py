@@ -165,6 +165,7 @@ def _blame(facts: Facts, instance: Instance, intake: bytes | None, how: str, now
 def _bury(facts: Facts, model: Model, instance: Instance, now: float) -> None:
     """The last rank has exited."""
     model.serving = None
+    facts.buried_at = now
     model.last_exit, model.last_reason = instance.first_exit, instance.end_reason
     if instance.end_expected or instance.blamed:
         model.restart_at = now

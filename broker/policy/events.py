@@ -6,6 +6,7 @@ Sockets, supervisor and loop report them; the policies see nothing else (actions
 
 from dataclasses import dataclass
 
+from broker.policy.pressure import Pressure
 from broker.policy.specs import Exit, ModelSpec
 from broker.wire.failure import Code, Failure
 
@@ -97,18 +98,24 @@ class WorkerConnected:
 
 @dataclass(slots=True, frozen=True)
 class WorkerProgressed:
+    """working_set_bytes: what Metal may use on this machine, 0 if the process does not know it."""
+
     worker_id: str
     stage: str
     fraction: float | None
+    working_set_bytes: int = 0
 
 
 @dataclass(slots=True, frozen=True)
 class WorkerBecameReady:
-    """measured_bytes: what the process takes now that the model is loaded."""
+    """measured_bytes: what the process takes now that the model is loaded; beside_bytes: of these, what is not MLX's.
+    working_set_bytes: as in WorkerProgressed."""
 
     worker_id: str
     measured_bytes: int
     context_length: int
+    beside_bytes: int = 0
+    working_set_bytes: int = 0
 
 
 @dataclass(slots=True, frozen=True)
@@ -156,6 +163,14 @@ class WorkerSampled:
     rss_bytes: int
     footprint_bytes: int
     cpu_percent: float
+
+
+@dataclass(slots=True, frozen=True)
+class SystemSampled:
+    """The memory of the whole system. wired_bytes: None where the system does not say it."""
+
+    pressure: Pressure
+    wired_bytes: int | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -246,6 +261,7 @@ Event = (
     | OutputsArrived
     | HeartbeatArrived
     | WorkerSampled
+    | SystemSampled
     | WorkerStarted
     | WorkerExited
     | TimePassed

@@ -3,6 +3,7 @@
 Room is counted twice, in models and in bytes, over everything that holds memory: loaded, loading and stopping.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -18,12 +19,23 @@ class Hold(Enum):
 
 @dataclass(slots=True, frozen=True)
 class Occupant:
-    """One instance of a model, which holds memory. last_used: orders victims, the smallest leaves first."""
+    """One instance of a model, which holds memory. last_used: orders victims, the smallest leaves first. least_bytes,
+    idle_bytes: what it can come down to at once, and once it has nothing to do; None: it gives nothing back."""
 
     name: str
     size_bytes: int
     hold: Hold
     last_used: float
+    least_bytes: int | None = None
+    idle_bytes: int | None = None
+
+    @property
+    def at_least(self) -> int:
+        return self.size_bytes if self.least_bytes is None or self.hold is Hold.LEAVING else self.least_bytes
+
+    @property
+    def at_rest(self) -> int:
+        return self.size_bytes if self.idle_bytes is None else self.idle_bytes
 
 
 class Verdict(Enum):
@@ -39,17 +51,26 @@ class Room:
     victims: tuple[str, ...] = ()
 
 
-def make_room(need_bytes: int, max_models: int, max_bytes: int, occupants: list[Occupant]) -> Room:
+def make_room(
+    need_bytes: int, max_models: int, max_bytes: int, occupants: list[Occupant], ever_bytes: int | None = None
+) -> Room:
     """How a model of `need_bytes` gets its place. Victims are as few as the order allows: idle before busy, and the
-    least recently used first."""
+    least recently used first. Those that stay are asked for what they can give back before any model has to leave.
 
-    def fits(others: list[Occupant]) -> bool:
-        return len(others) < max_models and need_bytes + sum(o.size_bytes for o in others) <= max_bytes
+    max_bytes: what there is now; ever_bytes: what there may ever be, if that is more.
+    """
 
-    if fits(occupants):
+    def fits(others: list[Occupant], size: Callable[[Occupant], int], most: int = max_bytes) -> bool:
+        return len(others) < max_models and need_bytes + sum(size(o) for o in others) <= most
+
+    if fits(occupants, lambda o: o.size_bytes):
         return Room(Verdict.FITS)
-    if not fits([o for o in occupants if o.hold is Hold.PINNED]):
+    most = max_bytes if ever_bytes is None else max(max_bytes, ever_bytes)
+    if not fits([o for o in occupants if o.hold is Hold.PINNED], lambda o: o.at_rest, most):
         return Room(Verdict.NEVER)
+
+    def at_least(occupant: Occupant) -> int:
+        return occupant.at_least
 
     staying = [o for o in occupants if o.hold is not Hold.LEAVING]
     in_order = sorted(
@@ -57,13 +78,15 @@ def make_room(need_bytes: int, max_models: int, max_bytes: int, occupants: list[
     )
     victims: list[Occupant] = []
     for candidate in in_order:
-        if fits(staying):
+        if fits(staying, at_least):
             break
         victims.append(candidate)
         staying.remove(candidate)
+    if not fits(staying, at_least):
+        return Room(Verdict.WAIT)  # for pinned models to come to rest: nobody leaves in vain
     # A small early victim may have become needless once a large one had to go: let the most recently used stay.
     for victim in reversed(victims[:-1]):
-        if fits([*staying, victim]):
+        if fits([*staying, victim], at_least):
             victims.remove(victim)
             staying.append(victim)
 

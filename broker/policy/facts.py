@@ -9,16 +9,35 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from broker.policy import restart
-from broker.policy.actions import Action
+from broker.policy.actions import Action, AnnounceMemory
+from broker.policy.budget import Budget, budget_of
 from broker.policy.eviction import Hold, Occupant
 from broker.policy.limits import PoolLimits
+from broker.policy.pressure import (
+    FIRST_LOAD_PAUSE_SECONDS,
+    LOAD_PAUSE_SECONDS,
+    RETURN_SECONDS,
+    Pressure,
+    keep_seconds,
+    missing_bytes,
+)
 from broker.policy.records import Instance, Model, PendingRequest, Phase, Worker
 from broker.policy.specs import ModelSpec
 
 # The spare's imports take a core for a second; a model that has just become ready answers its first clients before.
 SPARE_DELAY_SECONDS = 0.5
 SAMPLES_OVER_LIMIT = 3
+
+# The margin over its share, while all models together take more than the budget: a quarter, and this much.
+TIGHT_DIVISOR = 4
+TIGHT_BYTES = 512 << 20
+
+# A worker has so long to answer SHRINK, and to use what it was granted; if it gives nothing back, it is asked again
+# after a while.
+SHRINK_SECONDS = 5.0
+ASK_AGAIN_SECONDS = 30.0
 FOREVER = float("inf")
+LONG_AGO = float("-inf")
 
 
 class KillDue(NamedTuple):
@@ -35,7 +54,8 @@ class Facts:
 
     actions: what the event that is being handled has led to so far. order, started: the last numbers given to a request
     and to a worker. claimed: instances that get no new work because the head of the queue needs their room.
-    claim_order: the place of that head.
+    claim_order: the place of that head. measured: what models took when they were loaded last, by the fingerprints of
+    their files. wired_bytes: of the whole system. buried_at: when a model's last process exited.
     """
 
     limits: PoolLimits
@@ -48,6 +68,13 @@ class Facts:
     started: int = 0
     claimed: tuple[str, ...] = ()
     claim_order: int = 0
+    measured: dict[str, int] = field(default_factory=dict)
+    working_set_bytes: int | None = None
+    pressure: Pressure = Pressure.NORMAL
+    pressure_since: float = 0.0
+    wired_bytes: int | None = None
+    buried_at: float = LONG_AGO
+    announced: AnnounceMemory | None = None
     spare_deaths: int = 0
     spare_restart_at: float = 0.0
     stopping: bool = False
@@ -84,32 +111,89 @@ class Facts:
 
     # ---- memory ---------------------------------------------------------------------------------------------------
 
+    @property
+    def budget(self) -> Budget:
+        return budget_of(self.limits.machine, self.working_set_bytes)
+
+    @property
+    def asks_metal(self) -> bool:
+        """Whether a spare is needed to say what Metal may use."""
+        machine = self.limits.machine
+        unknown = machine.has_metal and not machine.setting_bytes and self.working_set_bytes is None
+        return unknown and not restart.gives_up(self.spare_deaths)
+
+    @property
+    def missing_bytes(self) -> int:
+        ours = sum(worker.footprint_bytes for worker in self.workers.values())
+        return missing_bytes(self.wired_bytes, ours, self.limits.machine.reserve_bytes)
+
+    @property
+    def room_bytes(self) -> int:
+        """What all models together may take now."""
+        return self.budget.size_bytes - self.missing_bytes
+
+    @property
+    def ever_bytes(self) -> int:
+        """What they may take once all that is missing has returned and Metal has been asked."""
+        return self.budget.most_bytes if self.asks_metal else self.budget.size_bytes
+
+    @property
+    def free_bytes(self) -> int:
+        """Negative while models take more than they may."""
+        return self.room_bytes - sum(instance.reserved_bytes for _, instance in self.serving)
+
+    @property
+    def memory(self) -> AnnounceMemory:
+        """What people should know of it."""
+        budget = self.budget
+        known = (self.working_set_bytes, self.pressure, self.missing_bytes)
+        return AnnounceMemory(budget.size_bytes, budget.origin, *known)
+
     def estimate(self, spec: ModelSpec) -> int:
         return int(spec.weight_bytes * self.limits.estimate_factor)
 
-    def need_of(self, model: Model) -> int:
-        """Bytes to reserve: measured the last time it was loaded, else estimated from its files."""
-        assert model.spec is not None
-        return self.estimate(model.spec) if model.measured_bytes is None else model.measured_bytes
+    def share_of(self, model: Model) -> int:
+        """The share of each rank when it is loaded: what was measured the last time, else an estimate from the files;
+        and a block to work with."""
+        spec, limits = model.spec, self.limits
+        assert spec is not None
+        need = self.measured.get(spec.fingerprint) or model.measured_bytes or self.estimate(spec)
+        return limits.blocks(-(-need // spec.ranks)) + limits.block_bytes
 
-    def memory_limit(self, spec: ModelSpec) -> int:
-        """Bytes that each process of this model may take."""
-        limits = self.limits
-        derived = self.estimate(spec) / spec.ranks * limits.memory_limit_factor + limits.memory_limit_floor_bytes
-        return spec.memory_limit_bytes or int(derived)
+    def most_of(self, model: Model) -> int:
+        """The largest share that a process of this model can ever get."""
+        assert model.spec is not None
+        return self.limits.whole_blocks(min(model.spec.memory_limit_bytes or self.ever_bytes, self.ever_bytes))
+
+    def kill_limit(self, worker: Worker) -> int:
+        """Bytes past which this process is killed: its share and a margin, for what no share can foresee. The margin is
+        small while all models together take more than the budget. 0 for none."""
+        if worker.instance is None:
+            return 0
+        spec, limits, budget = self.models[worker.instance.model_id].spec, self.limits, self.budget.size_bytes
+        assert spec is not None
+        if spec.memory_limit_bytes:
+            return min(spec.memory_limit_bytes, budget)
+        share = max(worker.lease.share_bytes, worker.measured_bytes or 0)
+        taken = sum(w.footprint_bytes for w in self.workers.values() if w.instance is not None)
+        if taken > budget:
+            limit = share + share // TIGHT_DIVISOR + min(TIGHT_BYTES, limits.memory_limit_floor_bytes)
+        else:
+            limit = int(share * limits.memory_limit_factor) + limits.memory_limit_floor_bytes
+        return min(limit, budget)
 
     def why_never(self, model: Model, need: int) -> str:
         pinned = sorted(m.model_id for m in self.models.values() if m.pinned and m.serving is not None)
         limits = self.limits
         return (
             f"{model.model_id} needs {need / 2**30:.2f} GiB and one place; the limits are "
-            f"{limits.max_memory_bytes / 2**30:.2f} GiB and {limits.max_models} models"
+            f"{self.ever_bytes / 2**30:.2f} GiB and {limits.max_models} models"
             + (f", and these are pinned: {', '.join(pinned)}" if pinned else "")
         )
 
     def occupants(self, order: int, now: float) -> list[Occupant]:
-        """Everything that holds memory, as seen by a model whose place in the queue is `order`: requests before it
-        will be dispatched first, so they make an instance busy, and used now, already."""
+        """Everything that holds memory, as seen by what has the place `order` in the queue: requests before it will be
+        dispatched first, so they make an instance busy, and used now, already."""
         occupants = []
         for model, instance in self.serving:
             older_wait = bool(model.waiting) and model.waiting[0].order < order
@@ -122,8 +206,24 @@ class Facts:
             else:
                 hold = Hold.IDLE
             last_used = now if older_wait and instance.phase is Phase.READY else instance.last_used
-            occupants.append(Occupant(instance.name, instance.reserved_bytes, hold, last_used))
+            least, idle = (sum(getattr(w, n) for w in instance.living) for n in ("least_bytes", "idle_bytes"))
+            occupants.append(Occupant(instance.name, instance.reserved_bytes, hold, last_used, least, idle))
         return occupants
+
+    def loads_from(self, now: float) -> tuple[float, str]:
+        """From when on loads may start, and what they wait for until then."""
+        if self.missing_bytes and now < self.buried_at + RETURN_SECONDS:
+            return self.buried_at + RETURN_SECONDS, "waiting for the memory of the process before it"
+        if self.pressure is not Pressure.CRITICAL:
+            return LONG_AGO, ""
+        started = [instance.started_at for _, instance in self.serving]
+        pause = LOAD_PAUSE_SECONDS if started else FIRST_LOAD_PAUSE_SECONDS
+        return max([self.pressure_since, *started]) + pause, "the system is short of memory"
+
+    def waits_for(self, now: float) -> str:
+        """What queued models wait for."""
+        due, why = self.loads_from(now)
+        return why if now < due else "waiting for room"
 
     # ---- when something becomes due -------------------------------------------------------------------------------
 
@@ -136,7 +236,7 @@ class Facts:
             yield KillDue(worker.stop_deadline, "did not exit when asked")
             return
         if worker.samples_over_limit >= SAMPLES_OVER_LIMIT:
-            taken, limit = worker.footprint_bytes / 2**30, worker.memory_limit_bytes / 2**30
+            taken, limit = worker.footprint_bytes / 2**30, self.kill_limit(worker) / 2**30
             yield KillDue(0.0, f"memory_limit: took {taken:.2f} GiB, limit {limit:.2f} GiB")
         if worker.connected:
             silent = f"no heartbeat for {limits.heartbeat_timeout:g} s"
@@ -161,13 +261,15 @@ class Facts:
             return FOREVER
         assert model.spec is not None
         keep = self.limits.keep_alive if model.spec.keep_alive_seconds is None else model.spec.keep_alive_seconds
+        keep = keep_seconds(keep, self.pressure)
         if model.pinned or model.waiting or model.drain is not None or keep < 0:
             return FOREVER
         return instance.last_completed + keep
 
     def spare_due(self) -> float:
         """When to start a spare: after loads, so that it never competes with one for the processor."""
-        if len(self.spares) >= self.limits.warm_spares or restart.gives_up(self.spare_deaths):
+        wanted = max(self.limits.warm_spares, self.asks_metal)
+        if len(self.spares) >= wanted or restart.gives_up(self.spare_deaths):
             return FOREVER
         instances = [instance for _, instance in self.serving]
         if any(instance.phase is Phase.LOADING for instance in instances):
@@ -181,6 +283,13 @@ class Facts:
                 yield coming.due
         if self.stopping:
             return
+        if self.missing_bytes and (returned := self.buried_at + RETURN_SECONDS) > now:
+            yield returned
+        for worker in self.workers.values():
+            if worker.lease.asked_at is not None:
+                yield worker.lease.asked_at + SHRINK_SECONDS
+            if worker.lease.in_use_until:
+                yield worker.lease.in_use_until
         for model in self.models.values():
             if (idle_until := self.idle_until(model)) < FOREVER:
                 yield idle_until
@@ -190,5 +299,7 @@ class Facts:
                 yield expiry
             if model.serving is None and model.restart_at > now:
                 yield model.restart_at
+            if model.serving is None and model.wanted and (loads_from := self.loads_from(now)[0]) > now:
+                yield loads_from
         if (spare_due := self.spare_due()) < FOREVER:
             yield spare_due

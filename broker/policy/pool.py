@@ -14,19 +14,21 @@ queued, cooling down, due: all derived from it there.
 
 Invariants, asserted by tests/broker/policy/test_pool_histories.py after every event:
   * every request ends exactly once, by an output marked as its end or by a Fail; so does every admin request;
-  * when a load starts, everything that holds memory (loaded, loading, stopping) fits the limits together with it;
+  * the shares of all processes together never exceed the budget; when a load starts or a share grows, everything that
+    holds memory (loaded, loading, stopping) fits the limits together with it;
   * a victim is idle and unpinned; a model has at most one instance, its successor starts after all ranks have exited;
   * no request waits although room could be made for its model.
 
 One job each: admission.py (requests come), administration.py (what administrators ask), workers.py (what processes
 tell), deaths.py (how processes end, from first to last), answers.py (how requests end without having run),
-scheduling.py (the decision), eviction.py (which models leave), restart.py (the numbers of the restart policy),
-snapshot.py (status). This file only says which handler an event has.
+scheduling.py (the decision), sharing.py (who gets memory), eviction.py (which models leave), budget.py and pressure.py
+(how much memory there is), restart.py (the numbers of the restart policy), snapshot.py (status). This file only says
+which handler an event has.
 """
 
 from typing import assert_never
 
-from broker.policy.actions import Action
+from broker.policy.actions import Action, AnnounceMemory
 from broker.policy.administration import (
     on_kill_requested,
     on_load_requested,
@@ -55,6 +57,7 @@ from broker.policy.events import (
     RequestArrived,
     RequestCancelled,
     ShutdownRequested,
+    SystemSampled,
     TimePassed,
     UnloadRequested,
     UnpinRequested,
@@ -70,11 +73,13 @@ from broker.policy.facts import Facts
 from broker.policy.limits import PoolLimits
 from broker.policy.records import Model, Phase, Worker
 from broker.policy.scheduling import decide
+from broker.policy.sharing import on_memory_needed
 from broker.policy.specs import ModelSpec
 from broker.policy.workers import (
     on_heartbeat_arrived,
     on_outputs_arrived,
     on_pause_ended,
+    on_system_sampled,
     on_worker_became_ready,
     on_worker_connected,
     on_worker_progressed,
@@ -83,11 +88,12 @@ from broker.policy.workers import (
 
 
 class Pool:
-    """See the top of this file. run_id: makes worker ids unique among all starts of the broker."""
+    """See the top of this file. run_id: makes worker ids unique among all starts of the broker. measured: what models
+    took before this start, as SaveMeasured has it."""
 
-    def __init__(self, limits: PoolLimits, run_id: str) -> None:
+    def __init__(self, limits: PoolLimits, run_id: str, measured: dict[str, int] | None = None) -> None:
         self.limits = limits
-        self._facts = Facts(limits, run_id)
+        self._facts = Facts(limits, run_id, measured=dict(measured or {}))
         self._deadline: float | None = None
 
     def handle(self, event: Event, now: float) -> list[Action]:
@@ -136,6 +142,8 @@ class Pool:
                 on_heartbeat_arrived(facts, event, now)
             case WorkerSampled():
                 on_worker_sampled(facts, event)
+            case SystemSampled():
+                on_system_sampled(facts, event, now)
             case WorkerExited():
                 on_worker_exited(facts, event, now)
             case PauseEnded():
@@ -143,7 +151,7 @@ class Pool:
             case ShutdownRequested():
                 on_shutdown_requested(facts)
             case MemoryNeeded():
-                pass  # no worker says it yet
+                on_memory_needed(facts, event, now)
             case TimePassed() | OutputsArrived():
                 pass  # a deadline alone changes no fact; outputs have their own way
             case ModelMissed() | LinkOpened() | LinkClosed() | OutputsSent() | OutputsRead():
@@ -176,6 +184,19 @@ class Pool:
     def is_busy(self) -> bool:
         """Whether a request waits or runs, or a model loads."""
         return bool(self._facts.requests) or any(i.phase is Phase.LOADING for _, i in self._facts.serving)
+
+    @property
+    def memory(self) -> AnnounceMemory:
+        """The budget and the state of the system's memory."""
+        return self._facts.memory
+
+    def waits_for(self, now: float) -> str:
+        """What queued models wait for."""
+        return self._facts.waits_for(now)
+
+    def kill_limit(self, worker: Worker) -> int:
+        """Bytes past which this process is killed, 0 for none."""
+        return self._facts.kill_limit(worker)
 
     @property
     def queued(self) -> int:

@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
+from broker.policy.actions import GrantShare, ShrinkShare
 from broker.policy.specs import UNLOADED, Exit, ModelSpec, Shown
 from broker.wire.states import State
 
@@ -54,6 +55,38 @@ class Drain:
     force: bool
 
 
+@dataclass(slots=True)
+class Lease:
+    """The memory of one process, from the moment it is given a model; all of it, MLX's and the rest.
+
+    share_bytes: what it may take. wanted_bytes: what it asks for. least_bytes: what it could come down to without harm
+    to a running sequence; None if it has never said anything, and then it can give nothing back. beside_bytes: what it
+    takes beside MLX's memory, of which alone its messages speak. order, goal_bytes: its place in the queue, and how
+    much it waits for there; 0 if for nothing. told: what it was told last. is_asking: it waits for an answer. asked_at:
+    it has not answered a SHRINK since then. in_use_until: so long it is taken to use all that it has, 0 for not at all.
+    """
+
+    share_bytes: int = 0
+    wanted_bytes: int = 0
+    least_bytes: int | None = None
+    beside_bytes: int = 0
+    order: int = 0
+    goal_bytes: int = 0
+    told: GrantShare | ShrinkShare | None = None
+    is_asking: bool = False
+    asked_at: float | None = None
+    in_use_until: float = 0.0
+
+    @property
+    def at_once_bytes(self) -> int:
+        """The share that it can come down to at once."""
+        return (
+            self.share_bytes
+            if self.least_bytes is None or self.in_use_until
+            else min(self.share_bytes, self.least_bytes)
+        )
+
+
 @dataclass(slots=True, eq=False)
 class Worker:
     """One process: a rank of an instance, or a spare (instance None).
@@ -73,7 +106,7 @@ class Worker:
     stage: str | None = None
     fraction: float | None = None
     measured_bytes: int | None = None
-    memory_limit_bytes: int = 0
+    lease: Lease = field(default_factory=Lease)
     samples_over_limit: int = 0
     last_seen: float = 0.0
     progressed_at: float = 0.0
@@ -93,21 +126,36 @@ class Worker:
         """Whether a load may take it."""
         return self.instance is None and not self.killed and self.stop_deadline is None
 
+    @property
+    def counted_bytes(self) -> int:
+        """What counts against the budget."""
+        return max(self.lease.share_bytes, self.footprint_bytes)
+
+    @property
+    def least_bytes(self) -> int:
+        """What would count if it gave back what it can give back at once."""
+        return self.counted_bytes - self.lease.share_bytes + self.lease.at_once_bytes
+
+    @property
+    def idle_bytes(self) -> int:
+        """What would count once all its sequences have ended."""
+        return self.least_bytes if self.measured_bytes is None else min(self.least_bytes, self.measured_bytes)
+
 
 @dataclass(slots=True, eq=False)
 class Instance:
     """One copy of a model in memory: one process, or several ranks that live and die together.
 
-    ranks: all of them, exited ones too; rank 0 alone gets requests. reserved_bytes: what counts against the budget.
-    end_reason: why it is being ended, None as long as it lives. end_expected: the end was asked for, so it is no death
-    in the sense of the restart policy. has_stalled: it is ended because it makes no progress. lost: the payloads of
-    requests without output that were in flight when the end began. blamed: a request has ended it, which is no death
-    of the model either. first_exit: of the rank that exited first.
+    ranks: all of them, exited ones too; rank 0 alone gets requests. started_at: when it got its processes. end_reason:
+    why it is being ended, None as long as it lives. end_expected: the end was asked for, so it is no death in the sense
+    of the restart policy. has_stalled: it is ended because it makes no progress. lost: the payloads of requests without
+    output that were in flight when the end began. blamed: a request has ended it, which is no death of the model
+    either. first_exit: of the rank that exited first.
     """
 
     model_id: str
     ranks: list[Worker]
-    reserved_bytes: int
+    started_at: float = 0.0
     ready_at: float | None = None
     context_length: int = 0
     in_flight: dict[bytes, PendingRequest] = field(default_factory=dict)
@@ -137,6 +185,11 @@ class Instance:
         return self.head.worker_id
 
     @property
+    def reserved_bytes(self) -> int:
+        """What counts against the budget."""
+        return sum(worker.counted_bytes for worker in self.living)
+
+    @property
     def living(self) -> list[Worker]:
         return [worker for worker in self.ranks if not worker.exited]
 
@@ -160,8 +213,9 @@ class Instance:
 class Model:
     """One model that was asked for. serving: what runs it, until the last of its processes has exited.
 
-    last_intake: digest of the request that last ended a process while it was taken in, None once the model has given an
-    output since. refused: digest of each request that ended one -> until when it is refused.
+    measured_bytes: of a model without files, from when it was last ready. last_intake: digest of the request that last
+    ended a process while it was taken in, None once the model has given an output since. refused: digest of each
+    request that ended one -> until when it is refused.
     """
 
     model_id: str
@@ -204,8 +258,8 @@ class Model:
         return min(orders)
 
 
-def shown(model: Model, now: float) -> Shown:
-    """What people see of this model."""
+def shown(model: Model, now: float, waits_for: str = "waiting for room") -> Shown:
+    """What people see of this model. waits_for: why those that are queued are."""
     instance = model.serving
     if instance is None:
         if model.failure is not None:
@@ -213,7 +267,7 @@ def shown(model: Model, now: float) -> Shown:
         if model.restart_at > now:
             return Shown(State.COOLDOWN, model.last_reason)
         if model.wanted:
-            return Shown(State.QUEUED, "waiting for room")
+            return Shown(State.QUEUED, waits_for)
         return Shown(State.UNLOADED, model.last_reason)
     stage, fraction = instance.progress
     match instance.phase:

@@ -3,12 +3,13 @@
 Idempotent: with the same facts and the same time a second call does nothing.
 """
 
-from broker.policy.actions import AnnounceModel, AssignModel, Exited, ForwardRequest, Reply, StartWorker
-from broker.policy.answers import end, fail, finish_drain, give_up_waiting
+from broker.policy.actions import AnnounceModel, AssignModel, Exited, ForwardRequest, Reply
+from broker.policy.answers import end, fail, finish_drain
 from broker.policy.deaths import ask_to_exit, kill, stop, watch
-from broker.policy.eviction import Verdict, make_room
 from broker.policy.facts import FOREVER, Facts
-from broker.policy.records import Instance, Model, Phase, Worker, shown
+from broker.policy.pressure import Pressure
+from broker.policy.records import Phase, shown
+from broker.policy.sharing import share_out, start_worker
 from broker.policy.specs import Shown
 from broker.wire.failure import Code, Failure
 from broker.wire.states import State
@@ -24,7 +25,7 @@ def decide(facts: Facts, now: float) -> None:
         _drain(facts, now)  # an unload may have waited for a request that has just expired
         _answer_loads(facts)
         _expire_idle(facts, now)
-        _start_wanted(facts, now)
+        share_out(facts, now)
         _assign(facts)
         _dispatch(facts, now)
         _keep_spares(facts, now)
@@ -89,54 +90,8 @@ def _answer_loads(facts: Facts) -> None:
 def _expire_idle(facts: Facts, now: float) -> None:
     for model, instance in facts.serving:
         if now >= facts.idle_until(model):
-            stop(facts, instance, "keep_alive", now)
-
-
-def _start_wanted(facts: Facts, now: float) -> None:
-    """Start what fits, in order of waiting. The first that must wait for room claims its victims, and no model
-    overtakes it, so that none starves. What can never fit is refused at any place."""
-    facts.claimed = ()
-    head_waits = False
-    limits = facts.limits
-    wanted = [m for m in facts.models.values() if m.wanted and m.serving is None and m.restart_at <= now]
-    for model in sorted(wanted, key=lambda m: m.order):
-        need = facts.need_of(model)
-        room = make_room(need, limits.max_models, limits.max_memory_bytes, facts.occupants(model.order, now))
-        if room.verdict is Verdict.NEVER:
-            failure = Failure(Code.INSUFFICIENT_MEMORY, facts.why_never(model, need))
-            give_up_waiting(facts, model, failure)
-        elif head_waits:
-            continue
-        elif room.verdict is Verdict.FITS:
-            _start(facts, model, need, now)
-        else:
-            head_waits = True
-            facts.claimed, facts.claim_order = room.victims, model.order
-            if room.verdict is Verdict.EVICT:
-                for _, instance in facts.serving:
-                    if instance.name in room.victims:
-                        stop(facts, instance, f"evicted for {model.model_id}", now)
-
-
-def _start(facts: Facts, model: Model, need: int, now: float) -> None:
-    """Give the model its processes: spares as far as there are any."""
-    assert model.spec is not None  # nothing wants a model that has never had a spec
-    spares = facts.spares[: model.spec.ranks]
-    started = [_start_worker(facts, now, spare=False) for _ in range(model.spec.ranks - len(spares))]
-    instance = model.serving = Instance(model.model_id, [*spares, *started], need)
-    for rank, worker in enumerate(instance.ranks):
-        worker.instance, worker.rank = instance, rank
-        worker.stage, worker.fraction, worker.progressed_at = None, None, now
-        worker.memory_limit_bytes = facts.memory_limit(model.spec)
-    model.restarts += model.deaths > 0
-
-
-def _start_worker(facts: Facts, now: float, *, spare: bool) -> Worker:
-    facts.started += 1
-    worker_id = f"w{facts.started}-{facts.run_id}"
-    worker = facts.workers[worker_id] = Worker(worker_id, started_at=now, last_seen=now, progressed_at=now)
-    facts.actions.append(StartWorker(worker_id, spare))
-    return worker
+            is_early = facts.pressure is not Pressure.NORMAL
+            stop(facts, instance, "the system is short of memory" if is_early else "keep_alive", now)
 
 
 def _assign(facts: Facts) -> None:
@@ -148,9 +103,10 @@ def _assign(facts: Facts) -> None:
         for worker in instance.ranks:
             if worker.connected and not worker.assigned:
                 worker.assigned = True
-                ranks = len(instance.ranks)
-                share, limit = 0, worker.memory_limit_bytes  # no bound: the pool answers no NEED yet
-                facts.actions.append(AssignModel(worker.worker_id, model.spec, share, limit, worker.rank, ranks))
+                memory = (worker.lease.share_bytes, facts.most_of(model))
+                facts.actions.append(
+                    AssignModel(worker.worker_id, model.spec, *memory, worker.rank, len(instance.ranks))
+                )
 
 
 def _dispatch(facts: Facts, now: float) -> None:
@@ -174,12 +130,17 @@ def _dispatch(facts: Facts, now: float) -> None:
 
 def _keep_spares(facts: Facts, now: float) -> None:
     while now >= facts.spare_due():
-        _start_worker(facts, now, spare=True)
+        start_worker(facts, now, spare=True)
 
 
 def _announce(facts: Facts, now: float) -> None:
+    memory = facts.memory
+    if memory != facts.announced:
+        facts.announced = memory
+        facts.actions.append(memory)
+    waits_for = facts.waits_for(now)
     for model in facts.models.values():
-        seen = shown(model, now)
+        seen = shown(model, now, waits_for)
         if facts.stopping and model.serving is None:
             seen = Shown(State.UNLOADED, "shutdown")  # pinned or not, nothing will be started
         if seen != model.announced:

@@ -19,11 +19,12 @@ def status(
     """The FINAL of STATUS; fields in docs/protocol.md. Models that were never asked for, or that left without a
     trace, are not in it."""
     known = {model.model_id: model for model in pool.models}
-    models = [_downloading(d, known.pop(d.model_id, Model(d.model_id)), wall_offset) for d in downloads]
+    memory = pool.memory
+    models = [_downloading(pool, d, known.pop(d.model_id, Model(d.model_id)), wall_offset) for d in downloads]
     for model in known.values():
-        seen = shown(model, now)
+        seen = shown(model, now, pool.waits_for(now))
         if model.serving is not None or seen.state is not State.UNLOADED or model.last_exit is not None:
-            models.append(_model(model, seen, wall_offset))
+            models.append(_model(pool, model, seen, wall_offset))
     return {
         "models": models,
         "spares": [_spare(w) for w in pool.workers.values() if w.is_spare],
@@ -31,14 +32,18 @@ def status(
         "queued": pool.queued,
         "uptime_seconds": now - started_at,
         "max_models": pool.limits.max_models,
-        "max_memory_bytes": pool.limits.max_memory_bytes,
+        "max_memory_bytes": memory.budget_bytes,
+        "budget_origin": memory.origin,
+        "working_set_bytes": memory.working_set_bytes,
         "reserved_bytes": sum(m.serving.reserved_bytes for m in pool.models if m.serving is not None),
+        "missing_bytes": memory.missing_bytes,
+        "pressure": memory.pressure,
     }
 
 
-def _model(model: Model, seen: Shown, wall_offset: float) -> dict[str, Any]:
+def _model(pool: Pool, model: Model, seen: Shown, wall_offset: float) -> dict[str, Any]:
     exit_ = model.last_exit
-    instance = model.serving or Instance(model.model_id, [Worker("", started_at=0.0)], 0)
+    instance = model.serving or Instance(model.model_id, [Worker("", started_at=0.0)])
     ranks = instance.ranks
     return {
         "model_id": model.model_id,
@@ -56,7 +61,9 @@ def _model(model: Model, seen: Shown, wall_offset: float) -> dict[str, Any]:
         "pid": instance.head.pid,
         "rss_bytes": sum(w.rss_bytes for w in ranks),
         "footprint_bytes": sum(w.footprint_bytes for w in ranks),
-        "memory_limit_bytes": sum(w.memory_limit_bytes for w in ranks),
+        "share_bytes": sum(w.lease.share_bytes for w in ranks),
+        "wanted_bytes": sum(max(w.lease.wanted_bytes, w.lease.share_bytes) for w in ranks),
+        "memory_limit_bytes": sum(pool.kill_limit(w) for w in ranks),
         "mlx_active_bytes": sum(w.mlx_active_bytes for w in ranks),
         "mlx_cache_bytes": sum(w.mlx_cache_bytes for w in ranks),
         "mlx_peak_bytes": sum(w.mlx_peak_bytes for w in ranks),
@@ -76,8 +83,8 @@ def _model(model: Model, seen: Shown, wall_offset: float) -> dict[str, Any]:
     }
 
 
-def _downloading(download: Download, model: Model, wall_offset: float) -> dict[str, Any]:
-    entry = _model(model, download.shown, wall_offset)
+def _downloading(pool: Pool, download: Download, model: Model, wall_offset: float) -> dict[str, Any]:
+    entry = _model(pool, model, download.shown, wall_offset)
     since = download.since + wall_offset
     waiting = len(download.waiting)
     return entry | {"since": since, "pid": download.pid, "queued": waiting}

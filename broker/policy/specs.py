@@ -10,9 +10,9 @@ from broker.wire.states import State
 class ModelSpec:
     """A model as its files and settings describe it, before it is loaded.
 
-    weight_bytes: sum of the weight files. keep_alive_seconds: None for the pool's default, negative for ever.
-    memory_limit_bytes: what each of its processes may take, None to derive it from the estimate. ranks: how many
-    processes run it together.
+    weight_bytes: sum of the weight files. fingerprint: of these files, empty without any. keep_alive_seconds: None for
+    the pool's default, negative for ever. memory_limit_bytes: what each of its processes may take, None to derive it
+    from its share. ranks: how many processes run it together.
     """
 
     model_id: str
@@ -24,6 +24,7 @@ class ModelSpec:
     keep_alive_seconds: float | None = None
     memory_limit_bytes: int | None = None
     ranks: int = 1
+    fingerprint: str = ""
 
 
 class Shown(NamedTuple):

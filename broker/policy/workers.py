@@ -1,16 +1,20 @@
 """Reports of worker processes, and samples of them, while they live. deaths.py has their ends."""
 
-from broker.policy.actions import DropOutputs, ForwardOutputs
+from broker.policy.actions import DropOutputs, ForwardOutputs, SaveMeasured
 from broker.policy.events import (
     HeartbeatArrived,
     OutputsArrived,
+    SystemSampled,
     WorkerBecameReady,
     WorkerConnected,
     WorkerProgressed,
     WorkerSampled,
 )
 from broker.policy.facts import FOREVER, Facts
-from broker.policy.records import Instance, Phase, Worker
+from broker.policy.records import Instance, Model, Phase, Worker
+
+# Whose sizes are kept, by their last load.
+REMEMBERED_MODELS = 500
 
 
 def on_worker_connected(facts: Facts, event: WorkerConnected, now: float) -> None:
@@ -27,6 +31,11 @@ def on_worker_progressed(facts: Facts, event: WorkerProgressed, now: float) -> N
         worker.stage, worker.fraction = event.stage, event.fraction
         if worker.is_spare:
             worker.imported, facts.spare_deaths = True, 0
+        _hear_of_metal(facts, event.working_set_bytes)
+
+
+def _hear_of_metal(facts: Facts, working_set_bytes: int) -> None:
+    facts.working_set_bytes = working_set_bytes or facts.working_set_bytes
 
 
 def loading(facts: Facts, worker_id: str) -> tuple[Worker, Instance] | None:
@@ -38,12 +47,14 @@ def loading(facts: Facts, worker_id: str) -> tuple[Worker, Instance] | None:
 
 
 def on_worker_became_ready(facts: Facts, event: WorkerBecameReady, now: float) -> None:
+    _hear_of_metal(facts, event.working_set_bytes)
     found = loading(facts, event.worker_id)
     if found is None:
         return
     worker, instance = found
     worker.last_seen = worker.progressed_at = now
     worker.measured_bytes, worker.stage, worker.fraction = event.measured_bytes, None, None
+    worker.footprint_bytes, worker.lease.beside_bytes = event.measured_bytes, event.beside_bytes
     if worker is instance.head:
         instance.context_length = event.context_length
     measured = [rank.measured_bytes for rank in instance.ranks if rank.measured_bytes is not None]
@@ -54,7 +65,7 @@ def on_worker_became_ready(facts: Facts, event: WorkerBecameReady, now: float) -
 def _became_ready(facts: Facts, instance: Instance, measured_bytes: int, now: float) -> None:
     model = facts.models[instance.model_id]
     instance.ready_at = instance.last_completed = now
-    instance.reserved_bytes = model.measured_bytes = measured_bytes
+    _remember(facts, model, measured_bytes)
     # Requests that waited for this load are one group and are served together: A B A B becomes AA BB. Requests that
     # came after an unload wait for the next load.
     last = model.drain.order if model.drain is not None else FOREVER
@@ -62,6 +73,20 @@ def _became_ready(facts: Facts, instance: Instance, measured_bytes: int, now: fl
         request.waiting_since = now
         if request.order < last:
             request.order = model.waiting[0].order
+
+
+def _remember(facts: Facts, model: Model, measured_bytes: int) -> None:
+    assert model.spec is not None
+    key = model.spec.fingerprint
+    if not key:
+        model.measured_bytes = measured_bytes
+        return
+    is_new = facts.measured.pop(key, None) != measured_bytes
+    facts.measured[key] = measured_bytes  # the last of all: the oldest are forgotten
+    for oldest in list(facts.measured)[:-REMEMBERED_MODELS]:
+        del facts.measured[oldest]
+    if is_new:
+        facts.actions.append(SaveMeasured(dict(facts.measured)))
 
 
 def on_outputs_arrived(facts: Facts, event: OutputsArrived, now: float) -> bool:
@@ -110,13 +135,21 @@ def on_worker_sampled(facts: Facts, event: WorkerSampled) -> None:
         return
     worker.rss_bytes, worker.footprint_bytes = event.rss_bytes, event.footprint_bytes
     worker.cpu_percent = event.cpu_percent
-    over = 0 < worker.memory_limit_bytes < event.footprint_bytes
+    over = 0 < facts.kill_limit(worker) < event.footprint_bytes
     worker.samples_over_limit = worker.samples_over_limit + 1 if over else 0
 
 
+def on_system_sampled(facts: Facts, event: SystemSampled, now: float) -> None:
+    facts.wired_bytes = event.wired_bytes
+    if event.pressure is not facts.pressure:
+        facts.pressure, facts.pressure_since = event.pressure, now
+
+
 def on_pause_ended(facts: Facts, now: float) -> None:
-    """Every process gets as much time as it had at first to show a sign of life, or to exit."""
+    """Every process gets as much time as it had at first to show a sign of life, to answer, or to exit."""
     for worker in facts.workers.values():
         worker.last_seen = worker.progressed_at = now
         if worker.stop_deadline is not None:
             worker.stop_deadline = now + facts.limits.stop_grace
+        if worker.lease.asked_at is not None:
+            worker.lease.asked_at = now

@@ -49,6 +49,12 @@ def total_bytes() -> int:
     return int(psutil.virtual_memory().total)
 
 
+def wired_bytes() -> int | None:
+    """Memory of this machine that cannot be paged out; None where the system does not say it."""
+    wired = getattr(psutil.virtual_memory(), "wired", None)
+    return None if wired is None else int(wired)
+
+
 class _RusageInfoV0(ctypes.Structure):
     """`struct rusage_info_v0` of <sys/resource.h>; flavor 0 fills exactly this much."""
 

@@ -60,6 +60,17 @@ class MemoryAnswer(AdminAnswer):
     footprint_gb: float
 
 
+class BudgetAnswer(AdminAnswer):
+    """Where `max_memory_gb` comes from, and how much of it is taken, in GiB. metal_gb: what Metal may use on this
+    machine, None if that is not known; missing_gb: wired, and by no model; pressure: of the whole system."""
+
+    origin: str
+    metal_gb: float | None
+    taken_gb: float
+    missing_gb: float
+    pressure: Literal["normal", "warning", "critical"]
+
+
 class ModelAnswer(BaseModel):
     """One model; the broker's other fields are beside these."""
 
@@ -81,6 +92,7 @@ class StatusAnswer(AdminAnswer):
     total_models: int
     memory: MemoryAnswer
     max_memory_gb: float
+    budget: BudgetAnswer
     max_models: int
     models: list[ModelAnswer]
     spares: list[dict[str, Any]]

@@ -101,6 +101,13 @@ def pool_status(report: StatusReport) -> JsonMap:
             "footprint_gb": _total_gb(model.footprint_bytes for model in models),
         },
         "max_memory_gb": gib(report.max_memory_bytes),
+        "budget": {
+            "origin": report.budget_origin,
+            "metal_gb": None if report.working_set_bytes is None else gib(report.working_set_bytes),
+            "taken_gb": gib(report.reserved_bytes),
+            "missing_gb": gib(report.missing_bytes),
+            "pressure": report.pressure,
+        },
         "max_models": report.max_models,
         "models": [entry for _state, entry in entries],
         "spares": report.spares,

@@ -86,6 +86,11 @@ class StatusReport(Report):
     uptime_seconds: float
     max_models: int
     max_memory_bytes: int
+    budget_origin: str
+    working_set_bytes: int | None
+    reserved_bytes: int
+    missing_bytes: int
+    pressure: str
 
 
 R = TypeVar("R", bound=Report)

@@ -16,7 +16,9 @@ import zmq
 
 from broker.assembly import run_broker
 from broker.models.places import FileSystem
+from broker.policy.pressure import Pressure
 from broker.processes.awake import Awake
+from broker.processes.system import SystemMemory
 from broker.runtime import RuntimeDir
 from broker.settings import BrokerSettings, ModelSettings
 from broker.wire.body import Body
@@ -28,12 +30,12 @@ from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output, Outputs, decode_o
 from tests.broker.models.model_folders import make_model
 from tests.broker.models.test_names import MACOS
 from tests.broker.processes.test_awake import SLEEP
-from tests.broker.thread_launcher import ThreadLauncher
+from tests.broker.thread_launcher import MIB, ThreadLauncher
 from tests.service import wait_until
 
 SECONDS = 20
 MILLISECONDS = 1000 * SECONDS
-MODEL = "m"
+MODEL, OTHER = "m", "other"
 
 
 class Stop:
@@ -56,6 +58,19 @@ class Stop:
         self._writable.close()
 
 
+class PlayedSystem:
+    """A machine of 8 GiB that says what a test wants."""
+
+    total_bytes = 8 << 30
+    has_metal = False
+
+    def __init__(self) -> None:
+        self.pressure = Pressure.NORMAL
+
+    def sample(self) -> SystemMemory:
+        return SystemMemory(self.pressure)
+
+
 class House:
     """A broker in a thread, and a gateway that speaks to it."""
 
@@ -75,7 +90,8 @@ class House:
             state_dir=directory / "state",
             models_dir=directory,
             hub_dir=directory / "hub",
-            models={MODEL: ModelSettings(type="echo", engine="played:Worker")},
+            models=dict.fromkeys((MODEL, OTHER), ModelSettings(type="echo", engine="played:Worker")),
+            max_memory_gb=1.0,
             preload_models=preload or [],
             warm_spares=0,
             heartbeat_timeout_seconds=heartbeat_timeout,  # the threads send none
@@ -85,6 +101,7 @@ class House:
         self._runtime = RuntimeDir(directory)
         self.launcher = ThreadLauncher(self._runtime.worker_endpoint, late_failures)
         self._stop = Stop()
+        self.system = PlayedSystem()
         self.failure: str | None = None
         self.lost_honcho = False
 
@@ -94,7 +111,7 @@ class House:
                 self._runtime,
                 self.launcher,
                 self._stop,
-                8 << 30,
+                self.system,
                 has_lost_honcho=lambda: self.lost_honcho,
                 clock=clock,
                 file_system=file_system,
@@ -135,14 +152,17 @@ class House:
             outputs += [(o.kind, o.body) for o in self.next_outputs() if o.request_id == request_id]
         return outputs
 
-    def generate(self, text: str) -> list[tuple[int, dict[str, Any]]]:
-        return self.ask(InferenceRequest(MODEL, text.encode()))
+    def generate(self, text: str, model: str = MODEL) -> list[tuple[int, dict[str, Any]]]:
+        return self.ask(InferenceRequest(model, text.encode()))
 
-    def status(self) -> dict[str, Any]:
+    def whole_status(self) -> dict[str, Any]:
         [(_, body)] = self.ask(Status())
-        [entry] = body["models"]
-        model: dict[str, Any] = entry
-        return model
+        return body
+
+    def status(self, model: str = MODEL) -> dict[str, Any]:
+        [entry] = [m for m in self.whole_status()["models"] if m["model_id"] == model]
+        found: dict[str, Any] = entry
+        return found
 
     def ends(self) -> None:
         """Wait until the broker has ended by itself."""
@@ -235,7 +255,7 @@ def test_every_spelling_that_the_file_system_takes_reaches_the_one_model(directo
     house = House(directory, file_system=MACOS, preload=["TINY"])
     try:
         assert house.ask(InferenceRequest("tiny", b"hello"))[-1] == (FINAL, {"text": "hello"})
-        assert (house.status()["model_id"], house.status()["pinned"]) == ("Tiny", True)
+        assert (house.status("Tiny")["model_id"], house.status("Tiny")["pinned"]) == ("Tiny", True)
         assert house.ask(Load("tINY"))[-1][1]["model_id"] == "Tiny"
         house.tell(Watch("tiny"))
         assert house.next_outputs()[0].body["model_id"] == "Tiny"
@@ -295,3 +315,23 @@ def test_a_broker_that_has_lost_honcho_ends(house: House) -> None:
     house.lost_honcho = True
     house.ends()
     assert (house.failure, house.launcher.worker_ids) == (None, [])
+
+
+# ---- memory -------------------------------------------------------------------------------------------------------
+
+
+def test_a_larger_share_comes_from_what_another_worker_gives_back(house: House) -> None:
+    assert house.ask(Load(OTHER))[-1][0] == FINAL  # pinned, so it does not have to leave
+    assert house.generate("need 900", OTHER)[-1][1]["share"] >= 900 * MIB
+    assert house.generate("need 600")[-1][1]["share"] >= 600 * MIB
+    shares = [house.status(model)["share_bytes"] for model in (MODEL, OTHER)]
+    assert 1000 * MIB < sum(shares) <= house.whole_status()["max_memory_bytes"] == 1024 * MIB
+    assert house.status(OTHER)["state"] == "ready"
+
+
+def test_a_system_that_runs_short_is_seen(house: House) -> None:
+    house.generate("hello")
+    house.system.pressure = Pressure.CRITICAL
+    wait_until(lambda: house.whole_status()["pressure"] == "critical", what="the pressure")
+    house.system.pressure = Pressure.NORMAL
+    wait_until(lambda: house.whole_status()["pressure"] == "normal", what="the end of it")

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from broker.policy.budget import Hardware
 from broker.policy.limits import PoolLimits
 from broker.settings import GIB, BrokerSettings, load_settings
 from broker.wire.settings_file import SettingsError
+from tests.broker.policy.world_books import MIB
 from tests.service import ROOT
 
 
@@ -125,17 +127,12 @@ def test_what_the_file_says_about_a_model() -> None:
 # ---- what the pool obeys ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("total", "expected"),
-    [(8, 4), (16, 12), (24, 18), (32, 24), (64, 56), (192, 184), (5, 1), (4, 1), (2, 1)],
-)
-def test_the_default_budget_leaves_a_quarter_between_4_and_8_gib(total: int, expected: int) -> None:
-    assert load_settings().limits(total * GIB).max_memory_bytes == expected * GIB
-
-
-def test_a_budget_that_is_given_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_machine_and_the_setting_reach_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = load_settings().limits(64 * GIB, has_metal=True)
+    assert (limits.machine, limits.block_bytes) == (Hardware(64 * GIB, 0, has_metal=True), 64 * MIB)
     set_variables(monkeypatch, MAX_MEMORY_GB="0.5")
-    assert load_settings().limits(64 * GIB).max_memory_bytes == GIB // 2
+    limits = load_settings().limits(64 * GIB, has_metal=False)
+    assert (limits.machine, limits.block_bytes) == (Hardware(64 * GIB, GIB // 2), 4 * MIB)
 
 
 def test_every_limit_reaches_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +150,7 @@ def test_every_limit_reaches_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
         "MEMORY_LIMIT_FACTOR": "memory_limit_factor",
     }
     set_variables(monkeypatch, **{name: str(n) for n, name in enumerate(names, start=11)}, WARM_SPARES="3")
-    limits = load_settings().limits(GIB)
+    limits = load_settings().limits(GIB, has_metal=False)
     assert {name: getattr(limits, name) for name in names.values()} == {
         name: n for n, name in enumerate(names.values(), start=11)
     }
@@ -162,14 +159,14 @@ def test_every_limit_reaches_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_worker_with_wired_memory_has_longer_to_exit(monkeypatch: pytest.MonkeyPatch) -> None:
     set_variables(monkeypatch, WIRED_MEMORY="true")
-    assert load_settings().limits(GIB).stop_grace == 10.0
+    assert load_settings().limits(GIB, has_metal=False).stop_grace == 10.0
     set_variables(monkeypatch, STOP_GRACE_SECONDS="30")
-    assert load_settings().limits(GIB).stop_grace == 30.0
+    assert load_settings().limits(GIB, has_metal=False).stop_grace == 30.0
 
 
 def test_the_defaults_of_settings_and_pool_are_the_same() -> None:
-    limits = load_settings().limits(64 * GIB)
-    assert limits == PoolLimits(limits.max_models, limits.max_memory_bytes)
+    limits = load_settings().limits(64 * GIB, has_metal=False)
+    assert limits == PoolLimits(limits.max_models, limits.machine)
 
 
 # ---- mistakes -----------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """A launcher of another kind: its workers are threads that play workers, their pids are not known, and a start may fail
 late, as with another machine.
 
-A worker answers a request with its payload; the payload `die` ends it while it answers, `wait` gets no
-answer.
+A worker answers a request with its payload; the payload `die` ends it while it answers, `wait` gets no answer. `need
+MEBIBYTES` asks for that much memory and is answered when it is granted; a worker that is asked to shrink does so.
 """
 
 import select
@@ -19,9 +19,11 @@ from broker.processes.launcher import Sample
 from broker.wire.codec import decode, encode
 from broker.wire.from_gateways import InferenceRequest
 from broker.wire.from_peers import Hello
-from broker.wire.from_workers import Ready
+from broker.wire.from_workers import Need, Ready
 from broker.wire.outputs import FINAL, PARTIAL, Output, encode_outputs
-from broker.wire.to_workers import Assign, Shutdown
+from broker.wire.to_workers import Assign, Share, Shrink, Shutdown
+
+MIB = 1 << 20
 
 
 class ThreadLauncher:
@@ -89,6 +91,7 @@ class _Worker:
         self._worker_id = worker_id
         self._launcher = launcher
         self._killed, self._kill = socket.socketpair()
+        self._asking: dict[bytes, int] = {}  # request id -> the share that it waits for
         self._thread: threading.Thread | None = None
 
     def begin(self, endpoint: str) -> None:
@@ -122,12 +125,21 @@ class _Worker:
         context.term()
         self._launcher.exited(self._worker_id, how)
 
-    @staticmethod
-    def _take(broker: "zmq.Socket[bytes]") -> Exit | None:
+    def _take(self, broker: "zmq.Socket[bytes]") -> Exit | None:
         message = decode(broker.recv_multipart())
         match message.body:
             case Assign():
                 broker.send_multipart(encode(Ready(mlx_active_bytes=0)))
+            case InferenceRequest(payload=payload) if payload.startswith(b"need "):
+                wanted = int(payload.removeprefix(b"need ")) * MIB
+                self._asking[message.request_id] = wanted
+                broker.send_multipart(encode(Need(wanted, 0)))
+            case Share(share_bytes=share):
+                for request_id in [r for r, wanted in self._asking.items() if wanted <= share]:
+                    del self._asking[request_id]
+                    broker.send_multipart(encode_outputs([Output(request_id, FINAL, {"share": share})]))
+            case Shrink(share_bytes=share):
+                broker.send_multipart(encode(Need(share, 0)))
             case InferenceRequest(payload=payload):
                 text = {"text": payload.decode()}
                 broker.send_multipart(encode_outputs([Output(message.request_id, PARTIAL, text)]))

@@ -9,6 +9,7 @@ from dataclasses import replace
 from broker.policy.actions import (
     Acknowledge,
     Action,
+    AnnounceMemory,
     AnnounceModel,
     AssignModel,
     DownloadEnded,
@@ -18,10 +19,13 @@ from broker.policy.actions import (
     ForwardCancel,
     ForwardOutputs,
     ForwardRequest,
+    GrantShare,
     KillWorker,
     Readmit,
     Reply,
+    SaveMeasured,
     SavePins,
+    ShrinkShare,
     StartDownload,
     StartWorker,
     StopWorker,
@@ -44,26 +48,27 @@ from broker.policy.events import (
     RequestArrived,
     RequestCancelled,
     ShutdownRequested,
+    SystemSampled,
     TimePassed,
     UnloadRequested,
     UnpinRequested,
     WantsModel,
-    WorkerBecameReady,
     WorkerConnected,
     WorkerExited,
     WorkerFailedToLoad,
     WorkerProgressed,
-    WorkerSampled,
     WorkerStarted,
 )
 from broker.policy.policies import Policies
+from broker.policy.pressure import Pressure
 from broker.policy.records import Phase
 from broker.policy.specs import Exit
 from broker.wire.failure import Code, Failure
-from tests.broker.policy.world_books import GATEWAYS, Books, SimDownload, SimLink, SimRequest, SimWorker
+from tests.broker.policy.world_books import GATEWAYS, MIB, SimDownload, SimLink, SimRequest, SimWorker
+from tests.broker.policy.world_memory import Memory
 
 
-class World(Books):
+class World(Memory):
     """One history. `step()` does one random thing; `settle()` lets everything that is under way come to its end."""
 
     # ---- performing -----------------------------------------------------------------------------------------------
@@ -74,11 +79,14 @@ class World(Books):
         loading_before = {i.name for i in self.instances() if i.phase is Phase.LOADING}
         if isinstance(event, ModelPinned):  # comes from where pins are kept, so it is not written there again
             self.pins = [*self.pins, event.model_id]
+        promised = self.promised()
         actions = self.driven.handle(event, self.now)
         for action in actions:
             self.log.append(f"    -> {action}")
             self._perform(action)
         self._check(loading_before)
+        self._check_shares(promised, actions)
+        self._check_loads(actions)
         self._check_nothing_is_left(self.driven if isinstance(event, TimePassed) else self.pool)
         if isinstance(event, TimePassed):
             self._check_awake_in_time()
@@ -91,13 +99,13 @@ class World(Books):
             case StartWorker(worker_id, spare):
                 assert worker_id not in self.workers
                 self._start(worker_id, spare=spare)
-            case AssignModel(worker_id, spec, _, _, rank, ranks):
+            case AssignModel(worker_id, spec, share, limit, rank, ranks):
                 worker = self.workers[worker_id]
                 assert worker.connected
                 assert worker.spec is None
                 assert ranks == spec.ranks
                 assert rank not in [w.rank for w in self.ranks_of(spec.model_id)]
-                worker.spec, worker.rank = spec, rank
+                self.assigned(worker, spec, rank, share, limit)
             case ForwardRequest(worker_id, request_id, model_id, payload):
                 worker, request = self.workers[worker_id], self.requests[request_id]
                 assert worker.spec is not None
@@ -115,7 +123,7 @@ class World(Books):
                 worker.in_flight.add(request_id)
             case ForwardCancel(worker_id, request_id):
                 self.workers[worker_id].cancelled.add(request_id)
-            case ForwardOutputs() | DropOutputs() | AnnounceModel() | DownloadEnded():
+            case ForwardOutputs() | DropOutputs() | AnnounceModel() | AnnounceMemory() | DownloadEnded():
                 pass
             case StopWorker(worker_id, reason):
                 worker = self.workers[worker_id]
@@ -144,8 +152,10 @@ class World(Books):
             self.inbox.append(WorkerStarted(worker_id, 4000 + len(self.workers)))
 
     def _perform_other(self, action: Action) -> None:
-        """Those of downloads and flow."""
+        """Those of memory, downloads and flow."""
         match action:
+            case GrantShare() | ShrinkShare() | SaveMeasured():
+                self.perform_memory(action)
             case Acknowledge(worker_id, total):
                 assert self.read.get(worker_id, 0) < total <= self.sent[worker_id], "told of what is unread"
                 self.read[worker_id] = total
@@ -176,6 +186,7 @@ class World(Books):
         self.counter += 1
         request_id = self.random.choice(GATEWAYS) + self.counter.to_bytes(8, "big")
         self.requests[request_id] = SimRequest(model_id, admin)
+        self.sizes[request_id] = self.random.choice([0, 0, 0, 1, 20, 100, 400]) * MIB
         return request_id
 
     def request(self, model_id: str) -> bytes:
@@ -227,6 +238,8 @@ class World(Books):
             self._time()
         elif choice < 0.52:
             self._gateway()
+        elif choice < 0.53:
+            self.change_system()
         elif self.fetching and choice < 0.60:
             self._download(self.random.choice(list(self.fetching.values())), trouble=0.1)
         elif self.workers:
@@ -273,6 +286,8 @@ class World(Books):
             if worker.connected and not worker.stuck and not worker.killed:
                 worker.steps += bool(worker.in_flight) or not worker.ready
                 self.send(HeartbeatArrived(worker.worker_id, worker.steps, 1, 2, 3))
+            if worker.ready and self.random.random() < 0.3:
+                self.see(worker)
         if self.random.random() < 0.02:
             self.send(PauseEnded())
         self.send(TimePassed())
@@ -287,42 +302,25 @@ class World(Books):
         elif not worker.connected:
             self._connect(worker)
         elif worker.spec is None:
-            self.send(WorkerProgressed(worker.worker_id, "imported", None))
+            self.send(WorkerProgressed(worker.worker_id, "imported", None, self.working_set))
         elif not worker.ready:
-            self._load(worker)
-        elif worker.in_flight:
-            self._output(worker)
+            self.load_part(worker)
+        else:
+            self.run(worker)
+            if worker.in_flight and worker.worker_id in self.workers:
+                self._output(worker)
 
     def _connect(self, worker: SimWorker) -> None:
         worker.connected = True
         self.send(WorkerConnected(worker.worker_id))
 
-    def _load(self, worker: SimWorker) -> None:
-        if self.random.random() < 0.3:
-            self.send(WorkerProgressed(worker.worker_id, "weights", self.random.random()))
-            return
-        assert worker.spec is not None
-        factor = self.random.choice([0.9, 1.0, 1.0, 1.3])
-        taken = int(worker.spec.weight_bytes * factor) // worker.spec.ranks
-        worker.ready = True
-        self.took(worker.worker_id, taken)
-        self.send(WorkerBecameReady(worker.worker_id, taken, 4096))
-
-    def took(self, worker_id: str, measured_bytes: int) -> None:
-        """Into the world's books: what this process takes now that its part of the model is loaded."""
-        worker = self.workers[worker_id]
-        worker.measured = measured_bytes
-        if worker.spec is None:
-            return
-        parts = [rank.measured for rank in self.ranks_of(worker.spec.model_id) if rank.measured is not None]
-        if len(parts) == worker.spec.ranks:
-            self.measured[worker.spec.model_id] = sum(parts)
-
     def _output(self, worker: SimWorker) -> None:
         gateway = self.random.choice(GATEWAYS)
         entries = []
-        for request_id in sorted(r for r in worker.in_flight if r.startswith(gateway)):
-            end = request_id in worker.cancelled or self.random.random() < 0.3
+        over = worker.cancelled | self.never_fit(worker)
+        begun = self.memory(worker.worker_id).running.keys() | over
+        for request_id in sorted(r for r in worker.in_flight & begun if r.startswith(gateway)):
+            end = request_id in over or self.random.random() < 0.3
             if not end and self.random.random() < 0.4:
                 continue
             entries.append((request_id, end))
@@ -344,7 +342,7 @@ class World(Books):
                 worker.stuck = True  # it says why and dies later
                 self.send(WorkerFailedToLoad(worker.worker_id, "model.safetensors is broken"))
             case 2 if worker.connected:
-                self.send(WorkerSampled(worker.worker_id, 1, 1 << 40, 1.0))
+                self.see(worker, 1 << 40)
             case 3:
                 self.sent[worker.worker_id] += 1
                 self.send(OutputsArrived(worker.worker_id, [(b"gatewayA-unknown", True)], [b"frames"]))
@@ -363,6 +361,8 @@ class World(Books):
 
     def settle(self) -> None:
         """No more trouble and no new clients: everybody must get an answer."""
+        self.is_settling, self.pressure = True, Pressure.NORMAL
+        self.send(SystemSampled(Pressure.NORMAL))
         for _ in range(4000):
             if all(r.ends for r in self.requests.values()):
                 return

@@ -7,7 +7,17 @@ After every event the World's invariants are asserted too, so a script proves mo
 from dataclasses import dataclass
 from typing import Any
 
-from broker.policy.actions import Action, AnnounceModel, AssignModel, Fail, ForwardRequest, Reply, StopWorker
+from broker.policy.actions import (
+    Action,
+    AnnounceMemory,
+    AnnounceModel,
+    AssignModel,
+    Fail,
+    ForwardRequest,
+    Reply,
+    StopWorker,
+)
+from broker.policy.budget import Hardware
 from broker.policy.events import (
     Event,
     GatewayLeft,
@@ -44,14 +54,16 @@ SIZE = 100 * MIB  # what a model of a script needs unless it says otherwise, bef
 
 class Script(World):
     """Models a, b, c, d of 100 MiB each; room for 1000 MiB and two of them; no spare, no keep_alive. `limits` as in
-    PoolLimits, memory in MiB."""
+    PoolLimits, memory in MiB; shares are to the byte."""
 
     def __init__(self, *, memory: int = 1000, max_models: int = 2, **limits: Any) -> None:
-        defaults = {"warm_spares": 0, "keep_alive": -1.0}
-        super().__init__(0, PoolLimits(max_models, memory * MIB, **defaults | limits), models=0)
+        defaults = {"warm_spares": 0, "keep_alive": -1.0, "block_bytes": 0}
+        machine = limits.pop("machine", Hardware(0, memory * MIB))
+        super().__init__(0, PoolLimits(max_models, machine, **defaults | limits), models=0)
         self.now = START
         self.driven = self.pool  # alone: what the pool does shows best without the others
         self.announced: list[AnnounceModel] = []
+        self.remembered: list[AnnounceMemory] = []
         for model_id in "abcd":
             self.add_model(model_id, 100)
 
@@ -63,7 +75,8 @@ class Script(World):
     def send(self, event: Event) -> list[Action]:
         actions = super().send(event)
         self.announced += [action for action in actions if isinstance(action, AnnounceModel)]
-        return [action for action in actions if not isinstance(action, AnnounceModel)]
+        self.remembered += [action for action in actions if isinstance(action, AnnounceMemory)]
+        return [action for action in actions if not isinstance(action, AnnounceModel | AnnounceMemory)]
 
     # ---- clients and administrators -------------------------------------------------------------------------------
 
@@ -108,14 +121,16 @@ class Script(World):
     def progress(self, worker_id: str, stage: str = "weights", fraction: float | None = None) -> list[Action]:
         return self.send(WorkerProgressed(worker_id, stage, fraction))
 
-    def ready(self, worker_id: str, measured: int | None = None) -> list[Action]:
-        """Its model is loaded and the process takes this many MiB, or exactly what was reserved for it."""
+    def ready(self, worker_id: str, measured: int | None = None, beside: int = 0) -> list[Action]:
+        """Its model is loaded and the process takes this many MiB, or exactly what was reserved for it. beside: how
+        many of them are not MLX's."""
         self.workers[worker_id].ready = True
         worker = self.pool.workers[worker_id]
         reserved = worker.instance.reserved_bytes // len(worker.instance.ranks) if worker.instance else 0
         taken = reserved if measured is None else measured * MIB
         self.took(worker_id, taken)
-        return self.send(WorkerBecameReady(worker_id, taken, 4096))
+        self.memory(worker_id).beside = beside * MIB
+        return self.send(WorkerBecameReady(worker_id, taken, 4096, beside * MIB))
 
     def load_fails(self, worker_id: str, message: str = "model.safetensors is broken") -> list[Action]:
         """What follows, besides that the worker hears that it may go."""
@@ -144,6 +159,7 @@ class Script(World):
 
     def sample(self, worker_id: str, footprint: int) -> list[Action]:
         """The process is seen to take this many MiB."""
+        self.memory(worker_id).footprint = footprint * MIB
         return self.send(WorkerSampled(worker_id, footprint * MIB, footprint * MIB, 12.5))
 
     def dies(
@@ -224,7 +240,7 @@ class Script(World):
         return shown(self.model(model_id), self.now).state
 
     def reason(self, model_id: str) -> str | None:
-        return shown(self.model(model_id), self.now).reason
+        return shown(self.model(model_id), self.now, self.pool.waits_for(self.now)).reason
 
     def forward(self, worker_id: str, model_id: str, request_id: bytes, payload: bytes = b"") -> ForwardRequest:
         """The action that hands this request to this worker."""
@@ -233,8 +249,8 @@ class Script(World):
     def assign(self, worker_id: str, model_id: str) -> AssignModel:
         """The action that makes this worker load this model."""
         worker, spec = self.pool.workers[worker_id], self.specs[model_id]
-        assert worker.instance is not None
-        return AssignModel(worker_id, spec, 0, worker.memory_limit_bytes, worker.rank, spec.ranks)
+        limit = spec.memory_limit_bytes or self.pool.memory.budget_bytes
+        return AssignModel(worker_id, spec, worker.lease.share_bytes, limit, worker.rank, spec.ranks)
 
     def loaded(self, request_id: bytes, model_id: str) -> Reply:
         """The answer to an administrator whose load has succeeded."""

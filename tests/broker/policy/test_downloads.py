@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from broker.policy.actions import Action, AnnounceModel, DownloadEnded, KillWorker, Readmit, Reply, StartDownload
+from broker.policy.budget import Hardware
 from broker.policy.downloads import MAX_DOWNLOADS, Downloads
 from broker.policy.events import (
     Event,
@@ -53,7 +54,7 @@ class Script:
 
     def __init__(self, *, for_requests: bool = False, **limits: Any) -> None:
         self.now = 1000.0
-        self.limits = PoolLimits(2, 1 << 30, load_stall_timeout=60.0, **limits)
+        self.limits = PoolLimits(2, Hardware(0, 1 << 30), load_stall_timeout=60.0, **limits)
         self.downloads = Downloads(self.limits, "test", "/hub", for_requests=for_requests)
         self.announced: list[tuple[str, str, str | None, float | None]] = []
 

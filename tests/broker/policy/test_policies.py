@@ -1,6 +1,7 @@
 """What the composed policies answer when they are asked; the random histories drive the composition itself."""
 
 from broker.policy.actions import Acknowledge, DropOutputs, ForwardOutputs
+from broker.policy.budget import Hardware
 from broker.policy.downloads import Downloads
 from broker.policy.events import (
     LinkOpened,
@@ -28,7 +29,7 @@ ABSENT = Failure(Code.MODEL_NOT_FOUND, "no model of this name")
 
 
 def new_policies() -> Policies:
-    limits = PoolLimits(2, 1 << 30)
+    limits = PoolLimits(2, Hardware(0, 1 << 30))
     return Policies(Pool(limits, "test"), Downloads(limits, "test", "/hub", for_requests=False), Flow())
 
 

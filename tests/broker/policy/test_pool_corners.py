@@ -13,6 +13,7 @@ from broker.policy.specs import Shown
 from broker.wire.failure import Code, Failure
 from broker.wire.states import State
 from tests.broker.policy.script import R1, R2, R3, R8, R9, W1, W2, Failed, Script, replied
+from tests.broker.policy.world_books import MIB
 
 ADMIN = "killed by an administrator"
 GONE = Failure(Code.MODEL_NOT_FOUND, "/models/a: No such file or directory")
@@ -261,9 +262,9 @@ def test_a_rank_is_ready_once_and_while_it_loads() -> None:
     for worker_id in (W1, W2):
         s.connect(worker_id)
         s.workers[worker_id].ready = True
-    for worker_id, measured in ((W1, 200), (W1, 999), (W2, 200)):
-        s.send(WorkerBecameReady(worker_id, measured, 4096))
-    assert s.instance("two").reserved_bytes == 400
+    for worker_id, measured in ((W1, 250), (W1, 999), (W2, 250)):
+        s.send(WorkerBecameReady(worker_id, measured * MIB, 4096))
+    assert s.instance("two").reserved_bytes == 500 * MIB
 
 
 def test_what_a_spare_or_a_killed_process_says_of_a_model_is_ignored() -> None:

@@ -176,15 +176,14 @@ def test_after_a_pause_a_worker_that_was_asked_to_exit_has_its_grace_anew() -> N
 
 
 def test_a_worker_over_its_limit_for_three_samples_in_a_row_is_killed_and_no_other() -> None:
-    s = Script()
+    s = Script(memory=10_000)
     s.busy("a", R1)
     s.busy("b", R2)
-    limit = 3 * 100 + 2048
-    assert s.worker("a").memory_limit_bytes == limit * MIB
+    limit = 2 * 100 + 2048
     for footprint in (limit + 1, limit + 1, limit, limit + 1, limit + 1):
         assert s.sample(W1, footprint) == []
         assert s.sample(W2, 1) == []
-    why = "memory_limit: took 2.29 GiB, limit 2.29 GiB"
+    why = "memory_limit: took 2.20 GiB, limit 2.20 GiB"
     assert s.sample(W1, limit + 1) == [KillWorker(W1, why)]
     assert s.sample(W1, limit + 1) == []
     s.dies(W1)
@@ -193,11 +192,12 @@ def test_a_worker_over_its_limit_for_three_samples_in_a_row_is_killed_and_no_oth
     assert s.state("b") == "ready"
 
 
-def test_the_limit_is_a_factor_over_the_estimate_and_not_over_what_was_measured() -> None:
-    s = Script(memory_limit_factor=2.0, memory_limit_floor_bytes=0)
+def test_the_limit_is_a_factor_over_the_share_or_over_what_it_took_to_load() -> None:
+    s = Script(memory_limit_factor=1.2, memory_limit_floor_bytes=0)
     s.loading("a", R1)
+    assert s.pool.kill_limit(s.worker("a")) == 120 * MIB
     s.ready(W1, measured=700)
-    assert s.worker("a").memory_limit_bytes == 200 * MIB
+    assert s.pool.kill_limit(s.worker("a")) == 840 * MIB
 
 
 def test_the_settings_may_name_the_limit_of_a_model() -> None:

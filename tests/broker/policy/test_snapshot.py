@@ -32,7 +32,11 @@ def test_a_pool_that_nobody_has_used() -> None:
         "uptime_seconds": 7.0,
         "max_models": 2,
         "max_memory_bytes": 1000 * MIB,
+        "budget_origin": "setting",
+        "working_set_bytes": None,
         "reserved_bytes": 0,
+        "missing_bytes": 0,
+        "pressure": "normal",
     }
 
 
@@ -61,7 +65,9 @@ def test_a_model_at_work() -> None:
         "pid": 4711,
         "rss_bytes": 64 * MIB,
         "footprint_bytes": 64 * MIB,
-        "memory_limit_bytes": 3 * SIZE + 2048 * MIB,
+        "share_bytes": SIZE,
+        "wanted_bytes": SIZE,
+        "memory_limit_bytes": 1000 * MIB,
         "mlx_active_bytes": 1,
         "mlx_cache_bytes": 2,
         "mlx_peak_bytes": 3,

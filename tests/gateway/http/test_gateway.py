@@ -58,6 +58,11 @@ STATUS = {
     "spares": [],
     "workers": 1,
     "max_memory_bytes": 8 * 2**30,
+    "budget_origin": "metal",
+    "working_set_bytes": 8 * 2**30,
+    "reserved_bytes": 2**30,
+    "missing_bytes": 0,
+    "pressure": "normal",
     "max_models": 4,
     "queued": 0,
     "uptime_seconds": 12.5,
@@ -124,6 +129,8 @@ async def test_status_to_the_letter_of_the_contract(runtime_dir: Path) -> None:
             "footprint_gb": 0.25,
         }
         assert (status["max_memory_gb"], status["max_models"]) == (8.0, 4)
+        budget = {"origin": "metal", "metal_gb": 8.0, "taken_gb": 1.0, "missing_gb": 0.0, "pressure": "normal"}
+        assert status["budget"] == budget
         assert [model["state"] for model in status["models"]] == ["ready", "failed"]
 
 
