@@ -38,8 +38,10 @@ def test_a_hung_step_is_ended_and_the_model_serves_again(make_service: MakeServi
 def test_an_error_of_the_gpu_is_a_death_with_its_reason(make_service: MakeService) -> None:
     """The requests of a neighbour's fault: what has output gets worker_died, retryable; the text is in last_exit."""
     failing = MISBEHAVING | {"options": {"on_load": "gpu", "gpu": "memory"}}
-    service = make_service(models={"bad": MISBEHAVING, "worse": MISBEHAVING, "failing": failing})
-    with service.stream("bad", "gpu after 2 tokens " + "x" * 40) as stream:
+    bad = MISBEHAVING | {"options": PACED}
+    service = make_service(models={"bad": bad, "worse": MISBEHAVING, "failing": failing})
+    with service.stream("bad", "gpu after 15 tokens", max_tokens=1000) as stream:
+        stream.next_text()
         stream.finish()
     assert stream.done
     assert stream.error is not None
