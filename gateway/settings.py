@@ -6,7 +6,6 @@ then the defaults here. Of a table [models."org/name"] the gateway reads `defaul
 
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -19,10 +18,10 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from broker.wire.model_names import folded
 from broker.wire.paths import GATEWAY_SOCKET, MAX_SOCKET_PATH_BYTES, default_runtime_dir
 from broker.wire.settings_file import PREFIX, mistakes, read_settings_file
 from gateway.core.sampling import Defaults
+from gateway.names import meant
 
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\sA-Z]+")
 
@@ -91,12 +90,10 @@ class Settings(BaseSettings):
         """Where the broker listens for gateways."""
         return self.runtime_dir / GATEWAY_SOCKET
 
-    def defaults_of(self, model: str, platform: str = sys.platform) -> Defaults:
+    def defaults_of(self, model: str) -> Defaults:
         """Default values for requests to `model` that leave fields out; max_tokens always has one."""
-        given = self.models[model].defaults if model in self.models else Defaults()
-        if model not in self.models and platform == "darwin":  # where another spelling is the same model
-            alike = (other.defaults for name, other in self.models.items() if folded(name) == folded(model))
-            given = next(alike, given)
+        name = meant(model, self.models)
+        given = Defaults() if name is None else self.models[name].defaults
         return given if given.max_tokens else given.model_copy(update={"max_tokens": self.default_max_tokens})
 
     @property

@@ -12,6 +12,7 @@ from gateway.http.body import read_body
 from gateway.http.endpoints import Endpoint, Guard, Handler
 from gateway.http.errors import Json
 from gateway.http.inference import AppState, answer, finish, model_for
+from gateway.names import meant
 from gateway.openai.answers import (
     ChatAnswer,
     CompletionAnswer,
@@ -72,9 +73,10 @@ async def get_model(request: Request[AppState]) -> Response:
     """One of the list. Raises FailureError `model_not_found`."""
     wanted = request.path_params["model_id"]
     report = await finish(request, ask.models())
-    for model in report.models:
-        if model.model_id == wanted:
-            return Json(model_entry(model))
+    models = {model.model_id: model for model in report.models}
+    name = meant(wanted, models)
+    if name is not None:
+        return Json(model_entry(models[name]))
     raise FailureError(Failure(Code.MODEL_NOT_FOUND, f"this machine has no model {wanted!r}", "model"))
 
 

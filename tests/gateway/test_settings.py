@@ -7,6 +7,7 @@ import pytest
 
 from broker.wire.paths import default_runtime_dir
 from broker.wire.settings_file import SettingsError
+from gateway import names
 from gateway.core.sampling import Defaults
 from gateway.settings import Settings, load_settings
 
@@ -149,11 +150,13 @@ def test_a_wrong_start_says_every_mistake_and_nothing_else(tmp_path: Path) -> No
     assert "secret" not in run.stderr
 
 
-def test_defaults_apply_by_every_spelling_that_macos_takes_for_the_model() -> None:
+def test_defaults_apply_by_every_spelling_that_macos_takes_for_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("mlx-broker.toml").write_text(
         '[models."org/Tiny".defaults]\ntemperature = 0.5\n[models."org/other".defaults]\ntemperature = 0.7\n'
     )
     settings = load_settings()
-    told = {name: settings.defaults_of(name, "darwin").temperature for name in ("org/Tiny", "ORG/tiny", "org/x")}
-    assert told == {"org/Tiny": 0.5, "ORG/tiny": 0.5, "org/x": Defaults().temperature}
-    assert settings.defaults_of("ORG/tiny", "linux").temperature == Defaults().temperature
+    asked = ("org/Tiny", "ORG/tiny", "org/x")
+    monkeypatch.setattr(names, "PLATFORM", "darwin")
+    assert [settings.defaults_of(name).temperature for name in asked] == [0.5, 0.5, None]
+    monkeypatch.setattr(names, "PLATFORM", "linux")
+    assert [settings.defaults_of(name).temperature for name in asked] == [0.5, None, None]

@@ -1,6 +1,7 @@
 """An error of the GPU ends the process, in whatever phase it comes; no request is told anything, so that the broker can
 replay those without output. All other errors stay answers."""
 
+import ast
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +17,13 @@ from broker.wire.packing import pack
 from broker.wire.to_workers import Assign
 from broker.wire.work import Generate
 from tests.device_errors import DEVICE_ERRORS
-from tests.worker.harness import GATEWAY, WorkerHarness
+from tests.worker.harness import GATEWAY, ROOT, WorkerHarness
 from worker.loading.model_folder import blame
 from worker.process.device_errors import DEVICE_EXIT_CODE, is_device_error
 from worker.service import Service, Vitals
 
 MISBEHAVING = "tests.engines:Misbehaving"
-# Phase -> what the request that meets it says. The other request of the model streams meanwhile.
+# Phase -> what the request that meets it says. The model has another request meanwhile.
 PROMPTS = {"load": None, "add": "reset", "prefill": "gpu", "decode": "gpu after 2 tokens " + "x" * 40}
 SECONDS = 20
 
@@ -49,8 +50,8 @@ class Run:
     def assign(self, **options: object) -> None:
         self._broker.send_multipart(encode(Assign("m", "/nowhere", "echo", MISBEHAVING, dict(options))))
 
-    def request(self, request_id: bytes, prompt: str) -> None:
-        body = InferenceRequest("m", pack(Generate(prompt=prompt, stream=True)))
+    def request(self, request_id: bytes, prompt: str, *, stream: bool = True, max_tokens: int | None = None) -> None:
+        body = InferenceRequest("m", pack(Generate(prompt=prompt, stream=stream, max_tokens=max_tokens)))
         self._broker.send_multipart(encode(body, request_id))
 
     def end(self) -> list[object]:
@@ -79,7 +80,8 @@ def test_each_error_in_each_phase_ends_the_service_without_a_word(a_run: Run, na
     prompt = PROMPTS[phase]
     a_run.assign(gpu=name, on_load="gpu" if prompt is None else None)
     if prompt is not None:
-        a_run.request(GATEWAY + b"other...", "y" * 4000)
+        # Whole: of a stream so many outputs might be unread that the service waits for an acknowledgement.
+        a_run.request(GATEWAY + b"other...", "y", stream=False, max_tokens=10**9)
         a_run.request(GATEWAY + b"hit.....", prompt)
     bodies = a_run.end()
     assert isinstance(a_run.raised, RuntimeError)
@@ -131,3 +133,25 @@ def test_an_error_that_is_none_of_the_gpu_still_ends_the_request_alone(a_run: Ru
     assert a_run.raised is None
     [error] = [o for body in bodies if isinstance(body, Outputs) for o in decode_outputs(body)]
     assert (error.kind, error.body["code"]) == (ERROR, "internal_error")
+
+
+def _takes_all(handler: ast.ExceptHandler) -> bool:
+    kinds = {node.id for node in ast.walk(handler.type or ast.Name("Exception")) if isinstance(node, ast.Name)}
+    return bool(kinds & {"Exception", "BaseException", "RuntimeError"})
+
+
+def test_where_mlx_computes_no_handler_keeps_an_error_of_the_gpu_for_itself() -> None:
+    seen = []
+    tool = ROOT / "worker/loading/architectures.py"  # of developers: asks libraries and computes nothing
+    for path in sorted({*(ROOT / "worker").rglob("*.py")} - {tool}):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        imported |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+        if not {name.partition(".")[0] for name in imported} & {"mlx", "mlx_lm", "mlx_vlm"}:
+            continue
+        for handler in nodes:
+            if isinstance(handler, ast.ExceptHandler) and _takes_all(handler):
+                seen.append(f"{path.relative_to(ROOT)}:{handler.lineno}")
+                raises = any(isinstance(node, ast.Raise) for node in ast.walk(handler))
+                assert raises, f"{seen[-1]} must raise what is_device_error finds"
+    assert len(seen) > 3

@@ -30,6 +30,7 @@ from worker.memory.cost import WorkCost
 from worker.memory.limits import limits_of
 from worker.memory.step_room import StepRoom
 from worker.options import read_options, whole_number
+from worker.process.device_errors import is_device_error
 from worker.process.intake import taking_in
 
 log = logging.getLogger("worker")
@@ -183,6 +184,8 @@ class EmbeddingEngine:
                 failed.append(_error(work, error.failure))
                 continue
             except Exception as error:  # of the tokenizer: concerns this input alone
+                if is_device_error(error):
+                    raise
                 log.exception("a request fails while an input is tokenised")
                 reason = f"an input cannot be tokenised: {named_line(error)}"
                 failed.append(_error(work, Failure(Code.INTERNAL_ERROR, reason)))

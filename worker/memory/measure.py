@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 
 from worker.memory.cost import STEP, CacheCost, LayerCost, WorkCost, merged
+from worker.process.device_errors import is_device_error
 
 log = logging.getLogger("worker")
 
@@ -115,7 +116,9 @@ def _work(model: Any, make_cache: MakeCache) -> WorkCost:
     per_pair = 0.0
     try:
         far = _peak(model, [_longer(layer) for layer in _filled(model, make_cache)], _SHORT)
-    except Exception as error:  # noqa: BLE001 # a model's code raises what it likes where its layers' lengths differ
+    except Exception as error:  # a model's code raises what it likes where its layers' lengths differ
+        if is_device_error(error):
+            raise
         log.info("what attention takes cannot be measured: %s", error)
     else:
         per_pair = max(0.0, (far - short) / (_SHORT * _CONTEXT))

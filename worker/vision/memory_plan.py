@@ -13,6 +13,7 @@ from broker.wire.to_workers import Assign
 from worker.memory.cost import CacheCost, WorkCost
 from worker.memory.measure import cache_cost, work_cost
 from worker.memory.plan import MemoryPlan
+from worker.process.device_errors import is_device_error
 from worker.vision.model import Prompt
 
 log = logging.getLogger("worker")
@@ -30,7 +31,9 @@ def plan_of(assign: Assign, language_model: Any, *, most_rows: int, step_tokens:
             with _undisturbed(language_model):
                 cost = cache_cost([language_model], make_prompt_cache)
                 work = work_cost([language_model], make_prompt_cache)
-        except Exception:  # the code of a family may want more than tokens
+        except Exception as error:  # the code of a family may want more than tokens
+            if is_device_error(error):
+                raise
             log.warning("the memory of this model's sequences cannot be measured, and is not bounded", exc_info=True)
         mx.clear_cache()
     return MemoryPlan(
