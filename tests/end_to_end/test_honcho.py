@@ -109,6 +109,29 @@ def test_a_window_that_is_closed_leaves_nothing_behind(make_service: Callable[..
         wait_until(lambda: processes_with(service.token) == [], 10.0, "the end of everything")
 
 
+def test_started_by_hand_they_go_on_without_their_parent(make_service: Callable[..., Service]) -> None:
+    """As under nohup: the shell that started them has ended."""
+    service = make_service(start=False)
+    commands = " & ".join(f"exec {sys.executable} -m {module} >>{module}.log 2>&1" for module in ("broker", "gateway"))
+    subprocess.run(
+        ["/bin/sh", "-c", f"{commands} &"],
+        cwd=service.directory,
+        env=service.environment,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        check=True,
+        timeout=10,
+    )
+    wait_until(service.healthy, START_SECONDS, lambda: f"{service.log('broker')}{service.log('gateway')}health")
+    # Longer than it takes them to notice that honcho has gone.
+    wait_until(lambda: service.status()["uptime_seconds"] > 2.5, what="an uptime of some seconds")
+    for module in ("gateway", "broker"):
+        process = the(service, module)
+        assert process.ppid() != os.getpid()
+        process.terminate()
+    wait_until(lambda: processes_with(service.token) == [], 10.0, "the end of everything")
+
+
 def test_sigkill_of_the_broker_leaves_no_worker_and_the_next_start_works(make_service: Callable[..., Service]) -> None:
     service = make_service(start=False, broker={"warm_spares": 1})
     with honcho_start(service) as honcho:
