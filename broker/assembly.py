@@ -85,6 +85,7 @@ def run_broker(
             state_dir=settings.state_dir,
             preloaded=[lookup.id_of(name) for name in settings.preload_models],
             wires_memory=settings.wired_memory,
+            lends_prefill=settings.prefill_in_turns,
         )
         upkeep = Upkeep(runtime, sockets.rebind, has_lost_honcho, awake, lambda: policies.is_busy)
         loop = Loop(

@@ -25,6 +25,7 @@ from broker.policy.actions import (
     ForwardRequest,
     GrantShare,
     KillWorker,
+    LendPrefill,
     Readmit,
     Reply,
     SaveMeasured,
@@ -42,7 +43,7 @@ from broker.processes.launcher import Launcher
 from broker.wire.from_gateways import Cancel, InferenceRequest
 from broker.wire.from_peers import Ack
 from broker.wire.states import State
-from broker.wire.to_workers import Assign, Share, Shrink, Shutdown
+from broker.wire.to_workers import Assign, MayPrefill, Share, Shrink, Shutdown
 from broker.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,8 @@ MEASURED_FILE = "measured.json"
 
 class Performer:
     """put: takes the events that follow from actions. view: what the policies have announced. preloaded: models that
-    the settings pin. wires_memory: whether workers wire their shares."""
+    the settings pin. wires_memory: whether workers wire their shares;
+    lends_prefill: whether they ask before they prefill."""
 
     def __init__(
         self,
@@ -67,6 +69,7 @@ class Performer:
         state_dir: Path,
         preloaded: Sequence[str],
         wires_memory: bool,
+        lends_prefill: bool,
     ) -> None:
         self._launcher = launcher
         self._workers = workers
@@ -76,7 +79,7 @@ class Performer:
         self._view = view
         self._state_dir = state_dir
         self._preloaded = preloaded
-        self._wires_memory = wires_memory
+        self._for_all = {"wires_memory": wires_memory, "lends_prefill": lends_prefill}
         self.is_finished = False
 
     def perform(self, action: Action) -> None:
@@ -122,6 +125,8 @@ class Performer:
                 self._announce(AnnounceModel(action.model_id, shown))
             case AnnounceModel():
                 self._announce(action)
+            case LendPrefill():
+                self._workers.send(action.worker_id, MayPrefill(action.seconds))
             case SavePins():
                 # The settings keep what they preload: a model taken out there must not come back from here.
                 write_pins(self._state_dir / PINS_FILE, [pin for pin in action.model_ids if pin not in self._preloaded])
@@ -147,8 +152,8 @@ class Performer:
     def _assign(self, action: AssignModel) -> None:
         spec = self._lookup.newest(action.spec)
         logger.info("%s loads %s", action.worker_id, spec.model_id)
-        limits = (action.share_bytes, action.limit_bytes, action.rank, action.ranks, self._wires_memory)
-        body = Assign(spec.model_id, spec.path, spec.model_type, spec.engine, spec.options, *limits)
+        limits = (action.share_bytes, action.limit_bytes, action.rank, action.ranks)
+        body = Assign(spec.model_id, spec.path, spec.model_type, spec.engine, spec.options, *limits, **self._for_all)
         self._workers.send(action.worker_id, body)
 
     def _announce(self, action: AnnounceModel) -> None:

@@ -104,6 +104,7 @@ class BrokerSettings(BaseSettings):
     memory_sample_seconds: Seconds = 1.0
     wired_memory: bool = False
     keep_awake: bool = False
+    prefill_in_turns: bool = False
     warm_spares: int = Field(default=1, ge=0, le=4)
     blas_library: str | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"

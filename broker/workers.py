@@ -9,6 +9,7 @@ from broker.policy.events import (
     HeartbeatArrived,
     MemoryNeeded,
     OutputsArrived,
+    PrefillWanted,
     WorkerBecameReady,
     WorkerConnected,
     WorkerFailedToLoad,
@@ -20,7 +21,7 @@ from broker.wire.body import Body, ProtocolError
 from broker.wire.codec import decode, encode
 from broker.wire.frames import NO_REQUEST
 from broker.wire.from_peers import Heartbeat, Hello
-from broker.wire.from_workers import FromWorker, LoadFailed, Need, Progress, Ready
+from broker.wire.from_workers import FromWorker, LoadFailed, Need, Prefill, Progress, Ready
 from broker.wire.outputs import PARTIAL, Outputs
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,8 @@ class Workers:
                 return WorkerBecameReady(worker_id, measured, body.context_length, beside, body.working_set_bytes)
             case Need():
                 return MemoryNeeded(worker_id, body.share_bytes, body.least_bytes)
+            case Prefill():
+                return PrefillWanted(worker_id, body.wanted)
             case LoadFailed():
                 return WorkerFailedToLoad(worker_id, body.message, body.code)
             case _:

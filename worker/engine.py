@@ -81,7 +81,8 @@ class MemoryShare(Protocol):
 class Engine(Protocol):
     """One loaded model. All methods but `memory` and `stats` are called from the thread that made the engine.
 
-    An engine whose memory grows with its requests has one more member, `room`: a MemoryShare.
+    An engine whose memory grows with its requests has one more member, `room`: a MemoryShare. One that can go on to
+    decode without prefill has `hold_prefill(is_held)`: after True, steps only decode, until False.
     """
 
     @property
@@ -127,6 +128,12 @@ def share_of(engine: Engine) -> MemoryShare | None:
     """The share of an engine, if its memory grows with its requests."""
     share: MemoryShare | None = getattr(engine, "room", None)
     return share
+
+
+def holder_of(engine: Engine) -> Callable[[bool], None]:
+    """What keeps an engine from prefill; nothing does for one whose steps are all of one kind."""
+    hold: Callable[[bool], None] = getattr(engine, "hold_prefill", lambda _is_held: None)
+    return hold
 
 
 def import_for_spare() -> None:

@@ -22,10 +22,20 @@ from broker.wire.failure import Code, Failure, FailureError, named_line, one_lin
 from broker.wire.frames import gateway_of, receive_frames, send_frames
 from broker.wire.from_gateways import Cancel, InferenceRequest
 from broker.wire.from_peers import Ack, Heartbeat, Hello
-from broker.wire.from_workers import LoadFailed, Need, Progress, Ready
+from broker.wire.from_workers import LoadFailed, Need, Prefill, Progress, Ready
 from broker.wire.outputs import PARTIAL, WINDOW, Output, encode_outputs, error_output
-from broker.wire.to_workers import Assign, Share, Shrink, Shutdown
-from worker.engine import Engine, MemoryFacts, MemoryShare, import_for_spare, load_engine, share_of, working_set_bytes
+from broker.wire.to_workers import Assign, MayPrefill, Share, Shrink, Shutdown
+from worker.engine import (
+    Engine,
+    MemoryFacts,
+    MemoryShare,
+    holder_of,
+    import_for_spare,
+    load_engine,
+    share_of,
+    working_set_bytes,
+)
+from worker.prefill_lease import PrefillLease
 from worker.process.device_errors import DEVICE_EXIT_CODE, is_device_error
 from worker.process.intake import taking_in
 from worker.process.priority import lower_priority
@@ -48,12 +58,13 @@ _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 class Vitals:
     """State for the heartbeat thread. Only the main thread writes; each field changes atomically.
 
-    waits_for_room: the main thread has nothing to do until the broker grants memory, which is no standstill.
+    waits_for_broker: the main thread has nothing to do until the broker grants memory or lends prefill, which is no
+    standstill.
     """
 
     steps: int = 0
     engine: Engine | None = None
-    waits_for_room: bool = False
+    waits_for_broker: bool = False
 
 
 def run(
@@ -105,7 +116,7 @@ def _beat(endpoint: str, identity: str, vitals: Vitals, interval: float) -> None
     waited = 0
     while True:
         memory = vitals.engine.memory() if vitals.engine else MemoryFacts()
-        waited += vitals.waits_for_room
+        waited += vitals.waits_for_broker
         beat = Heartbeat(vitals.steps + waited, memory.active_bytes, memory.cache_bytes, memory.peak_bytes)
         # If the broker is busy, this beat is not needed: the next one says as much.
         with suppress(zmq.Again):
@@ -146,7 +157,7 @@ class Service:
             log.exception("cannot load %s", assign.model)
             return self._end_with(LoadFailed(_describe(error)))
         try:
-            self._serve(engine)
+            self._serve(engine, assign)
         except Exception as error:
             if is_device_error(error):
                 raise
@@ -195,15 +206,17 @@ class Service:
         self._vitals.steps += 1
         self._send(Progress(stage, fraction))
 
-    def _serve(self, engine: Engine) -> None:
+    def _serve(self, engine: Engine, assign: Assign) -> None:
         room = share_of(engine)
+        lease = PrefillLease(engine.stats, holder_of(engine)) if assign.lends_prefill else None
         while True:
             if room is not None:
                 self._tell(room)
-            is_idle = not (engine.has_work or self._arrived)
-            self._vitals.waits_for_room = is_idle and room is not None and room.waiting > 0
+            is_held = self._is_held(lease)
+            is_idle = not self._arrived and (is_held or not engine.has_work)
+            self._vitals.waits_for_broker = is_idle and (is_held or (room is not None and room.waiting > 0))
             for message in self._receive(wait=is_idle or self._window_is_full):
-                self._vitals.waits_for_room = False
+                self._vitals.waits_for_broker = False
                 match message.body:
                     case Ack(total=total):
                         self._acked = total
@@ -213,6 +226,9 @@ class Service:
                     case Shrink(share_bytes=share_bytes):
                         if room is not None:
                             room.shrink(share_bytes)
+                    case MayPrefill(seconds=seconds):
+                        if lease is not None:
+                            lease.lent(seconds)
                     case InferenceRequest(payload=payload):
                         self._take(message.request_id, payload)
                     case Cancel():
@@ -224,7 +240,7 @@ class Service:
                     case body:
                         log.warning("%s to a loaded worker is dropped", body.COMMAND.decode())
             self._add_arrived(engine)
-            if engine.has_work and not self._window_is_full:
+            if engine.has_work and not (self._is_held(lease) or self._window_is_full):
                 outputs = engine.step()
                 self._vitals.steps += 1
                 self._send_outputs(outputs)
@@ -235,6 +251,14 @@ class Service:
     def _tell(self, room: MemoryShare) -> None:
         if (wish := room.wish()) is not None:
             self._send(Need(wish.wanted, wish.least))
+
+    def _is_held(self, lease: PrefillLease | None) -> bool:
+        """Whether the engine can do nothing before the broker lends prefill, which is asked for here."""
+        if lease is None:
+            return False
+        if (wants := lease.news()) is not None:
+            self._send(Prefill(wants))
+        return lease.blocks
 
     @property
     def _window_is_full(self) -> bool:

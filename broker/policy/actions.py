@@ -146,6 +146,14 @@ class Fail:
 
 
 @dataclass(slots=True, frozen=True)
+class LendPrefill:
+    """Let this process prefill for so many seconds."""
+
+    worker_id: str
+    seconds: float
+
+
+@dataclass(slots=True, frozen=True)
 class SavePins:
     model_ids: list[str]
 
@@ -199,6 +207,7 @@ Action = (
     | KillWorker
     | Reply
     | Fail
+    | LendPrefill
     | SavePins
     | SaveMeasured
     | AnnounceMemory

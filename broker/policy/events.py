@@ -129,6 +129,14 @@ class MemoryNeeded:
 
 
 @dataclass(slots=True, frozen=True)
+class PrefillWanted:
+    """A process wants to prefill, or no longer does."""
+
+    worker_id: str
+    wanted: bool
+
+
+@dataclass(slots=True, frozen=True)
 class WorkerFailedToLoad:
     """The worker says why it cannot load its model; its exit follows. A download too, and with which code."""
 
@@ -257,6 +265,7 @@ Event = (
     | WorkerProgressed
     | WorkerBecameReady
     | MemoryNeeded
+    | PrefillWanted
     | WorkerFailedToLoad
     | OutputsArrived
     | HeartbeatArrived

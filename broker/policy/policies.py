@@ -1,12 +1,14 @@
 """The pure policies as one: which of them sees an event, and all their answers. No clock, no I/O."""
 
+from itertools import chain
 from typing import Any
 
 from broker.policy.actions import Action, ForwardOutputs
 from broker.policy.downloads import Downloads
-from broker.policy.events import Event, FlowEvent, OutputsArrived
+from broker.policy.events import Event, FlowEvent, OutputsArrived, PrefillWanted
 from broker.policy.flow import Flow
 from broker.policy.pool import Pool
+from broker.policy.prefill_turns import PrefillTurns
 from broker.policy.snapshot import status
 from broker.policy.specs import ModelSpec, Shown
 from broker.wire.frames import gateway_of
@@ -19,6 +21,7 @@ class Policies:
         self._pool = pool
         self._downloads = downloads
         self._flow = flow
+        self._prefill = PrefillTurns()
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """What to do now that `event` has happened. now: seconds, monotonic."""
@@ -26,8 +29,11 @@ class Policies:
             return self._outputs_arrived(event, now)
         if isinstance(event, FlowEvent):
             return [*self._flow.handle(event, now)]
+        if isinstance(event, PrefillWanted):
+            return [*self._prefill.handle(event, now)]
         actions = [] if self._downloads.takes(event) else self._pool.handle(event, now)
-        return [*actions, *self._downloads.handle(event, now), *self._flow.handle(event, now)]
+        others = (policy.handle(event, now) for policy in (self._downloads, self._flow, self._prefill))
+        return [*actions, *chain.from_iterable(others)]
 
     def _outputs_arrived(self, event: OutputsArrived, now: float) -> list[Action]:
         """The hot path: nearly every event is one of these, and no download has any."""
@@ -40,7 +46,8 @@ class Policies:
 
     def next_deadline(self) -> float | None:
         """When to call `handle(TimePassed(), now)` at the latest; None: only when something happens."""
-        deadlines = (self._pool.next_deadline(), self._downloads.next_deadline(), self._flow.next_deadline())
+        policies = (self._pool, self._downloads, self._flow, self._prefill)
+        deadlines = [policy.next_deadline() for policy in policies]
         return min([d for d in deadlines if d is not None], default=None)
 
     @property

@@ -54,6 +54,7 @@ from broker.policy.events import (
     OutputsRead,
     OutputsSent,
     PauseEnded,
+    PrefillWanted,
     RequestArrived,
     RequestCancelled,
     ShutdownRequested,
@@ -154,6 +155,8 @@ class Pool:
                 on_memory_needed(facts, event, now)
             case TimePassed() | OutputsArrived():
                 pass  # a deadline alone changes no fact; outputs have their own way
+            case PrefillWanted():
+                pass  # for prefill_turns.py
             case ModelMissed() | LinkOpened() | LinkClosed() | OutputsSent() | OutputsRead():
                 pass  # for downloads.py and flow.py
             case _:

@@ -20,16 +20,16 @@ from broker.wire.from_gateways import (
     Watch,
 )
 from broker.wire.from_peers import Ack, Heartbeat, Hello
-from broker.wire.from_workers import LoadFailed, Need, Progress, Ready
+from broker.wire.from_workers import LoadFailed, Need, Prefill, Progress, Ready
 from broker.wire.outputs import Outputs, decode_header
 from broker.wire.packing import pack, unpack_map
-from broker.wire.to_workers import Assign, Share, Shrink, Shutdown
+from broker.wire.to_workers import Assign, MayPrefill, Share, Shrink, Shutdown
 
 COMMANDS: dict[bytes, type[Body]] = {
     cls.COMMAND: cls
     for cls in (
         *(InferenceRequest, Cancel, Load, Unload, Kill, Unpin, Status, Models, Watch, Hello, Goodbye, Heartbeat, Ack),
-        *(Assign, Share, Shrink, Shutdown, Progress, Ready, Need, LoadFailed, Outputs),
+        *(Assign, Share, Shrink, MayPrefill, Shutdown, Progress, Ready, Need, Prefill, LoadFailed, Outputs),
     )
 }
 

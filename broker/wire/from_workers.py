@@ -48,6 +48,15 @@ class Need(Body):
 
 
 @dataclass(slots=True, frozen=True)
+class Prefill(Body):
+    """Whether this process wants to prefill, answered by MAY_PREFILL in its turn. Of the process that prefills it
+    says that its turn is over: wanted is false if nothing is left to prefill, true if its time is."""
+
+    COMMAND: ClassVar[bytes] = b"PREFILL"
+    wanted: bool
+
+
+@dataclass(slots=True, frozen=True)
 class LoadFailed(Body):
     """The assigned model cannot be loaded, or not be downloaded; the process exits after this.
 
@@ -60,4 +69,4 @@ class LoadFailed(Body):
 
 
 # Everything that a worker may send to the broker, beside its Outputs.
-FromWorker = Heartbeat | Hello | Progress | Ready | LoadFailed | Need
+FromWorker = Heartbeat | Hello | Progress | Ready | LoadFailed | Need | Prefill

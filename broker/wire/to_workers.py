@@ -14,6 +14,7 @@ class Assign(Body):
     process may take from the start, for its weights and a first block. limit_bytes: the largest share that it can ever
     get, 0 if unknown: what needs more can never be served. rank, ranks: which part of the model this process loads, out
     of how many; rank 0 alone gets requests. wires_memory: whether the process wires its share, on a Mac.
+    lends_prefill: whether it must ask before it prefills.
     """
 
     COMMAND: ClassVar[bytes] = b"ASSIGN"
@@ -27,6 +28,7 @@ class Assign(Body):
     rank: int = 0
     ranks: int = 1
     wires_memory: bool = False
+    lends_prefill: bool = False
 
 
 @dataclass(slots=True, frozen=True)
@@ -50,6 +52,14 @@ class Shrink(Body):
 
     COMMAND: ClassVar[bytes] = b"SHRINK"
     share_bytes: int
+
+
+@dataclass(slots=True, frozen=True)
+class MayPrefill(Body):
+    """Prefill for so many seconds: an answer to PREFILL. After them the process asks again."""
+
+    COMMAND: ClassVar[bytes] = b"MAY_PREFILL"
+    seconds: float
 
 
 @dataclass(slots=True, frozen=True)

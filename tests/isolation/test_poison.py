@@ -10,6 +10,8 @@ from tests.isolation.test_matrix import Client, streaming
 from tests.service import Service
 from tests.worker.generation.constraints.test_bounds import chain, in_object, rules
 
+pytestmark = pytest.mark.exact
+
 TOKENS = 400
 SCHEMA = chain(1000, in_object)
 POISONS: list[tuple[str, dict[str, Any]]] = [

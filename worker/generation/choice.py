@@ -39,6 +39,8 @@ def choose(
     """None where decode comes first. begun: oldest first; waiting: one row each, at most LOOK;
     room: how many of them may begin;
     beside: whether sequences decode."""
+    if pace.is_held:
+        return None
     turn = pace.turn(now, beside=beside)
     shown = [*begun, *(waiting if room > 0 else ())]
     fits = [_fits(pace, part, turn.seconds) for part in shown]
@@ -62,6 +64,8 @@ def choose(
 
 def has_short(pace: Pace, waiting: Sequence[Part], *, now: float, beside: bool) -> bool:
     """Whether a waiting prompt fits into one piece."""
+    if pace.is_held:
+        return False
     seconds = pace.turn(now, beside=beside).seconds
     return any(_fits(pace, part, seconds) for part in waiting)
 

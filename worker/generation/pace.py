@@ -67,13 +67,14 @@ class Pace:
     """Mutable state: what pieces have cost, by doublings of the context; until when decode comes first; the steps of
     prefill since the last one of decode, and whether one has been a piece of a long prompt; the seconds of short
     prompts since the last such piece; since when decode has had its step, and how
-    long one takes."""
+    long one takes. is_held: whether no prompt may go on; whoever holds the pace sets it."""
 
     def __init__(self, most: int, score_bytes: int = 0) -> None:
         """most: tokens of a piece. score_bytes: of the attention of one token to one other in one layer, if they are
         kept in memory (worker/generation/scores.py)."""
         self._most = self._usual_most = most
         self._score_bytes = score_bytes
+        self.is_held = False
         self._known: dict[int, _Piece] = {}
         self._decode_until = 0.0
         self._in_a_row = 0

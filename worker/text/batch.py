@@ -84,5 +84,8 @@ class Batch(Protocol):
     def bound_step(self, tokens: int) -> None:
         """At most so many prompt tokens in a step from now on, and never more than at the beginning."""
 
+    def hold_prefill(self, is_held: bool) -> None:
+        """Whether the next steps may only decode, until this is called again."""
+
     def counts(self) -> BatchCounts:
         """May be called from any thread, also during a step."""

@@ -129,6 +129,10 @@ class ContinuousBatch:
         """As in Batch."""
         self._pace.bound(tokens)
 
+    def hold_prefill(self, is_held: bool) -> None:
+        """As in Batch."""
+        self._pace.is_held = is_held
+
     def counts(self) -> BatchCounts:
         """As in Batch."""
         prefilling = sum(len(group.rows) for group in list(self._prefilling))

@@ -264,6 +264,10 @@ class TextEngine:
             self.room.return_to_front(request_id, size, arrived)
             self._store(held.values())
 
+    def hold_prefill(self, is_held: bool) -> None:
+        """As in Engine."""
+        self._batch.hold_prefill(is_held)
+
     def cancel(self, request_id: bytes) -> None:
         self.room.leave(request_id)
         uid = self._uids.pop(request_id, None)

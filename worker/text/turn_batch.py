@@ -161,6 +161,10 @@ class TurnBatch:
         """As in Batch."""
         self._pace.bound(tokens)
 
+    def hold_prefill(self, is_held: bool) -> None:
+        """As in Batch."""
+        self._pace.is_held = is_held
+
     def counts(self) -> BatchCounts:
         """As in Batch."""
         waiting = list(self._waiting)

@@ -196,6 +196,10 @@ class VisionEngine:
             self._batch.remove(uid)
         return outputs
 
+    def hold_prefill(self, is_held: bool) -> None:
+        """As in Engine. Images are prepared for the model when prefill goes on."""
+        self._pace.is_held = is_held
+
     def cancel(self, request_id: bytes) -> None:
         self._waiting.pop(request_id, None)
         self.room.leave(request_id)
@@ -222,7 +226,7 @@ class VisionEngine:
         if len(self._live) >= self._options.completion_batch_size:
             return []
         began, beside = monotonic(), self._is_decoding
-        if not self._pace.turn(began, beside=beside).has_piece:
+        if self._pace.is_held or not self._pace.turn(began, beside=beside).has_piece:
             return []
         request_id, waiting = next(iter(self._waiting.items()))
         failure = next((failure for _, failure in self.room.refused()), None) or self._advance(request_id, waiting)

@@ -37,6 +37,7 @@ class OneRow:
         self._prefill_step_size = options.prefill_step_size
         self._rows: dict[int, _One] = {}
         self._next_uid = 0
+        self._is_held = False
 
     def insert(
         self,
@@ -59,6 +60,8 @@ class OneRow:
     def next(self) -> tuple[list[int], list[Decoded]]:
         one = next(iter(self._rows.values()))
         if one.drawn is None:
+            if self._is_held:
+                return [], []
             one.drawn = generate_step(
                 mx.array(one.prompt),
                 self._model,
@@ -96,6 +99,9 @@ class OneRow:
 
     def bound_step(self, tokens: int) -> None:
         self._prefill_step_size = tokens
+
+    def hold_prefill(self, is_held: bool) -> None:
+        self._is_held = is_held
 
     def counts(self) -> BatchCounts:
         decoding = sum(one.drawn is not None for one in list(self._rows.values()))

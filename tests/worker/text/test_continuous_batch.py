@@ -23,6 +23,8 @@ from worker.text.continuous_batch import ContinuousBatch
 from worker.text.engine import TextEngine
 from worker.text.row_caches import extract
 
+pytestmark = pytest.mark.exact
+
 STREAM = mx.default_stream(mx.default_device())
 
 

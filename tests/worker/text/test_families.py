@@ -12,6 +12,8 @@ from tests.worker.engine_runs import add, answer, load, load_with_batch, run, st
 from worker.text.batch import Batch
 from worker.text.engine import TextEngine
 
+pytestmark = pytest.mark.exact
+
 SYSTEM = {"role": "system", "content": "rules " * 30}
 GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 20}
 PROMPTS = ["hello", "a longer prompt " * 8, "x", "q" * 70, "w" * 200]

@@ -15,6 +15,8 @@ from tests.worker.engine_runs import MOST_STEPS, add, assert_empty, joined, load
 from worker.generation.logprobs import TokenTexts
 from worker.text.engine import TextEngine
 
+pytestmark = pytest.mark.exact
+
 # One batch: each with a prompt, a seed and a length of its own.
 GREEDY: list[dict[str, Any]] = [
     {},

@@ -13,6 +13,8 @@ from worker.generation.pace import Pace
 from worker.generation.sampling import GREEDY
 from worker.text.continuous_batch import ContinuousBatch
 
+pytestmark = pytest.mark.exact
+
 
 class Light:
     """As cheap as a model with a cache can be: it attends to nothing, and every token follows from the one before."""

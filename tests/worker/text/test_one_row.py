@@ -12,6 +12,8 @@ from tests.worker.text.test_turn_batch import REQUESTS, SAMPLED
 from worker.engine import EngineStats
 from worker.text.engine import TextEngine
 
+pytestmark = pytest.mark.exact
+
 EVERYTHING = [*REQUESTS, *SAMPLED]
 
 

@@ -15,6 +15,8 @@ from tests.tiny_families import _random_weight
 from worker.text.sharing import Sharing, sharing_of
 from worker.text.sharing_memo import remembered_sharing
 
+pytestmark = pytest.mark.exact
+
 EXPECTED = {
     "llama": Sharing.ALL,
     "gemma3_text": Sharing.ALL,

@@ -11,6 +11,8 @@ from tests.worker.harness import text_of
 from tests.worker.text.test_turn_batch import directly
 from worker.text.engine import TextEngine
 
+pytestmark = pytest.mark.exact
+
 REQUESTS: list[dict[str, Any]] = [
     {"prompt": "once upon a time", "temperature": 0.0, "max_tokens": 60},
     {"prompt": "a prompt of many chunks " * 9, "temperature": 0.0, "max_tokens": 40},

@@ -14,7 +14,7 @@ from tests.tiny_models import EOS
 from tests.worker.engine_runs import add, joined, load, run, steps
 from worker.text.engine import TextEngine
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exact]
 
 LENGTHS = (1, 2, 3, 9, 31, 33, 64, 100, 200)
 TOKENS = 8

@@ -19,6 +19,8 @@ from tests.worker.engine_runs import MOST_STEPS, add, assert_empty, load, load_w
 from tests.worker.harness import text_of
 from worker.text.engine import TextEngine
 
+pytestmark = pytest.mark.exact
+
 # Heads of 32 numbers, the fewest that share a scale.
 WIDE: dict[str, Any] = {"hidden_size": 128}
 BITS: dict[str, Any] = {"kv_bits": 4, "kv_group_size": 32, "quantized_kv_start": 20}

@@ -41,6 +41,8 @@ from tests.worker.vision.vision_runs import (
 from worker.vision.engine import VisionEngine
 from worker.vision.model import _marks, no_foreign_code
 
+pytestmark = pytest.mark.exact
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

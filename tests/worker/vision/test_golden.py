@@ -25,6 +25,8 @@ from tests.worker.vision.vision_runs import (
 from worker.generation.logprobs import TokenTexts
 from worker.vision.engine import VisionEngine
 
+pytestmark = pytest.mark.exact
+
 
 @dataclass(frozen=True)
 class Model:

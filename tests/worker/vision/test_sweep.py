@@ -25,6 +25,8 @@ from worker.vision.batch import Turns
 from worker.vision.engine import VisionEngine, _Waiting
 from worker.vision.model import Prompt
 
+pytestmark = pytest.mark.exact
+
 PAGE = (ROOT / "docs" / "families.md").read_text().partition("## Vision models\n")[2].partition("\n## ")[0]
 # Family -> (batch, what was tried), as the page has it.
 ROWS = {
