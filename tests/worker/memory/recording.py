@@ -1,6 +1,7 @@
-"""Engines that record what they tell MLX about memory, on a machine that plays a Mac with 8 GiB for Metal.
+"""Records what an engine tells MLX about memory, on a machine that plays a Mac with 8 GiB for Metal.
 
-Each call is a line of the file that the option `record` names: the time, the process, the function and its number.
+Each call is a line of the file that the option `record` names: the time, the process, the function and its number. The
+option `folder` is that of the model, where the settings name the engine.
 """
 
 import os
@@ -12,17 +13,14 @@ from typing import Any
 import mlx.core as mx
 
 from broker.wire.to_workers import Assign
-from worker.embeddings.engine import EmbeddingEngine
 from worker.engine import Report
-from worker.text.engine import TextEngine
-from worker.vision.engine import VisionEngine
 
 WORKING_SET = 8 << 30
 
 _FUNCTIONS = ("set_wired_limit", "set_memory_limit", "set_cache_limit")
 
 
-def _recorded(assign: Assign, report: Report) -> tuple[Assign, Report]:
+def recorded(assign: Assign, report: Report) -> tuple[Assign, Report]:
     """Replaces MLX's functions in this process, before anything is loaded."""
     options = dict(assign.options)
     file = Path(options.pop("record"))
@@ -47,25 +45,4 @@ def _recorded(assign: Assign, report: Report) -> tuple[Assign, Report]:
         line(stage, 0)
         report(stage, fraction)
 
-    return replace(assign, options=options), reported
-
-
-class RecordingText(TextEngine):
-    """A text engine."""
-
-    def __init__(self, assign: Assign, report: Report) -> None:
-        super().__init__(*_recorded(assign, report))
-
-
-class RecordingVision(VisionEngine):
-    """A vision engine."""
-
-    def __init__(self, assign: Assign, report: Report) -> None:
-        super().__init__(*_recorded(assign, report))
-
-
-class RecordingEmbeddings(EmbeddingEngine):
-    """An engine of embeddings."""
-
-    def __init__(self, assign: Assign, report: Report) -> None:
-        super().__init__(*_recorded(assign, report))
+    return replace(assign, path=options.pop("folder", assign.path), options=options), reported

@@ -17,9 +17,9 @@ from tests.worker.memory import recording
 
 MIB = 2**20
 ENGINES = {
-    "text-gen": "tests.worker.memory.recording:RecordingText",
-    "vision": "tests.worker.memory.recording:RecordingVision",
-    "embeddings": "tests.worker.memory.recording:RecordingEmbeddings",
+    "text-gen": "tests.worker.memory.recording_text:RecordingText",
+    "vision": "tests.worker.memory.recording_vision:RecordingVision",
+    "embeddings": "tests.worker.memory.recording_embeddings:RecordingEmbeddings",
 }
 
 
