@@ -119,6 +119,19 @@ class Sequence:
             return Output(self.request_id, PARTIAL, body)
         return None
 
+    def cut(self) -> Output:
+        """End it after the tokens that have come, as `length`."""
+        parts, text = self._parts, self._text.finish()
+        if self._logprobs is not None:
+            self._length += len(text)
+            parts.logprobs += self._certain_logprobs(is_whole=True)
+        if self._answer is not None:
+            self._answer.push(text, parts)
+            self._answer.finish(parts)
+        elif text:
+            parts.text.append(text)
+        return self._end("length")
+
     def _certain_logprobs(self, *, is_whole: bool) -> Iterator[dict[str, Any]]:
         """The entries of tokens whose text is certain; all of them once the text is whole. Entries of text that a stop
         string cuts off are never sent."""

@@ -45,6 +45,14 @@ class Admitted(NamedTuple, Generic[T]):
     reserved: int
 
 
+class Refused(NamedTuple, Generic[T]):
+    """A request that has waited and can never fit any more."""
+
+    request_id: bytes
+    what: T
+    failure: Failure
+
+
 class MemoryRoom(Generic[T]):
     """Mutable state: the plan with its sequences, and the lengths that some of them would grow to; the requests that
     wait for room, whether the first of them is known not to fit, and those that can never fit since the limit has
@@ -59,7 +67,7 @@ class MemoryRoom(Generic[T]):
         self._limits = limits
         self._prompts = prompts
         self._waiting: dict[bytes, tuple[Size, T]] = {}
-        self._refused: list[tuple[bytes, Failure]] = []
+        self._refused: list[Refused[T]] = []
         self._growing: dict[bytes, int] = {}
         self._has_changed = True
         self._told: Wish | None = None
@@ -133,7 +141,7 @@ class MemoryRoom(Generic[T]):
         self._changed()
         return Admitted(request_id, what, answer, reserved)
 
-    def refused(self) -> list[tuple[bytes, Failure]]:
+    def refused(self) -> "list[Refused[T]]":
         """Requests that had waited and can never fit any more, each once."""
         refused, self._refused = self._refused, []
         return refused
@@ -239,12 +247,12 @@ class MemoryRoom(Generic[T]):
         raise FailureError(Failure(Code.CONTEXT_LENGTH_EXCEEDED, message, param))
 
     def _refuse(self) -> None:
-        for request_id, (size, _) in list(self._waiting.items()):
+        for request_id, (size, what) in list(self._waiting.items()):
             try:
                 self._answer(size)
             except FailureError as error:
                 del self._waiting[request_id]
-                self._refused.append((request_id, error.failure))
+                self._refused.append(Refused(request_id, what, error.failure))
 
     def _set_share(self, share_bytes: int) -> None:
         self.plan.share = share_bytes

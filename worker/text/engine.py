@@ -32,7 +32,7 @@ from worker.generation.sampling import LogitsProcessor, Sampler
 from worker.generation.sequence import Sequence
 from worker.loading.model_folder import load_folder
 from worker.memory.limits import limits_of
-from worker.memory.room import Admitted, MemoryRoom, Size
+from worker.memory.room import Admitted, MemoryRoom, Refused, Size
 from worker.options import read_options
 from worker.process.intake import taking_in
 from worker.text.batch import Held
@@ -211,7 +211,7 @@ class TextEngine:
         outputs: list[Output] = []
         stopped: list[int] = []
         if self.room.has_news:
-            outputs += [error_output(request_id, failure) for request_id, failure in self.room.refused()]
+            outputs += map(_ended, self.room.refused())
             self._admit()
         if not self._live:
             return outputs
@@ -302,3 +302,9 @@ class TextEngine:
     def _store(self, ended: Iterable[Held]) -> None:
         for held in ended:
             self._prompts.store(held.tokens, held.cache)
+
+
+def _ended(refused: Refused[_Arrived]) -> Output:
+    """The end of a request that gets no room any more: of one that had begun, where it is."""
+    sequence = refused.what.sequence
+    return error_output(refused.request_id, refused.failure) if sequence is None else sequence.cut()

@@ -229,7 +229,7 @@ class VisionEngine:
         if self._pace.is_held or not self._pace.turn(began, beside=beside).has_piece:
             return []
         request_id, waiting = next(iter(self._waiting.items()))
-        failure = next((failure for _, failure in self.room.refused()), None) or self._advance(request_id, waiting)
+        failure = next((refused.failure for refused in self.room.refused()), None) or self._advance(request_id, waiting)
         if beside:
             self._pace.interrupted(began, monotonic() - began)
         if failure is not None or request_id in self._uids:

@@ -77,10 +77,10 @@ def test_sequences_wait_for_room_in_their_order_and_their_answers_are_whole(
 
 def test_what_mlx_takes_stays_within_the_share(tmp_path: Path) -> None:
     deep = make_tiny_model(tmp_path / "deep", hidden_size=64, layers=8)
-    engine = with_room_for(deep, 1560, 1560, 1560)
+    engine = with_room_for(deep, 760, 760, 760)
     share = engine.room.plan.share
-    for number in range(9):
-        add(engine, number, prompt=f"{number}" * (1500 - 300 * (number % 3)), max_tokens=60, **GREEDY)
+    for number in range(7):
+        add(engine, number, prompt=f"{number}" * (700 - 100 * (number % 3)), max_tokens=60, **GREEDY)
     mx.reset_peak_memory()
     while engine.has_work:
         engine.step()
@@ -228,12 +228,14 @@ def test_memory_goes_back_in_blocks_when_sequences_end(folder: Path) -> None:
     assert engine.room.plan.share <= idle + 2 * engine.room.plan.block
 
 
+@pytest.mark.parametrize("options", [{}, {"draft_model": True}])
 def test_answers_of_unknown_length_grow_and_one_that_cannot_waits_and_goes_on(
-    folder: Path, unbounded: TextEngine
+    folder: Path, unbounded: TextEngine, options: dict[str, Any]
 ) -> None:
+    options = {"draft_model": str(folder)} if options else {}
     requests = [{"prompt": f"{n}" * 300, "max_tokens": 700, **GREEDY, "stream": n == 0} for n in range(2)]
     alone = [answer(unbounded, **fields) for fields in requests]
-    engine = with_room_for(folder, 820, 820)
+    engine = with_room_for(folder, 820, 820, **options)
     ids = [add(engine, number, **fields, max_tokens_is_default=True) for number, fields in enumerate(requests)]
     assert engine.stats().waiting_for_room == 0
     outputs: dict[bytes, list[Output]] = {request_id: [] for request_id in ids}
@@ -277,3 +279,16 @@ def test_a_share_of_nothing_is_a_share(folder: Path) -> None:
     engine.room.granted(0, 0)
     add(engine, 1, prompt="x", max_tokens=1)
     assert engine.stats().waiting_for_room == 1
+
+
+def test_an_answer_that_can_never_grow_any_more_ends_where_it_is(folder: Path, unbounded: TextEngine) -> None:
+    fields = {"prompt": "g" * 300, "max_tokens": 1400, **GREEDY}
+    whole = str(answer(unbounded, **fields)["text"])
+    engine = with_room_for(folder, 900)
+    add(engine, 1, **fields, max_tokens_is_default=True)
+    while not engine.room.waiting:
+        engine.step()
+    limit_to(engine, 805)
+    body = joined(steps(engine))
+    assert (body["finish_reason"], body["completion_tokens"]) == ("length", 512)
+    assert whole.startswith(body["text"].rstrip("\ufffd"))
