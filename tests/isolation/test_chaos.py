@@ -1,4 +1,4 @@
-"""One minute of chaos with a fixed seed; see chaos.py."""
+"""Half a minute of chaos with a fixed seed; see chaos.py."""
 
 import asyncio
 from pathlib import Path
@@ -11,17 +11,17 @@ from tests.isolation.chaos import chaos_service, run_chaos
 GROWTH_MIB = 8.0
 
 
-@pytest.mark.timeout(600)  # five times what it takes on a machine with nothing else to do
+@pytest.mark.timeout(600)  # ten times what it takes on a machine with nothing else to do
 def test_every_request_ends_once_whatever_dies(isolation_models: Path) -> None:
     service = chaos_service(isolation_models)
     try:
         service.start()
-        figures = asyncio.run(run_chaos(service, seconds=60, seed=20261122, least=51))
+        figures = asyncio.run(run_chaos(service, seconds=30, seed=20261122, least=26))
     finally:
         service.stop()
     assert figures.ends["answered, streamed"] > 50
     assert figures.ends["error, framed"] > 0
     assert figures.ends["client left"] > 0
-    assert sum(figures.attacks.values()) > 50
+    assert sum(figures.attacks.values()) > 25
     for name, late in figures.rss_late.items():
         assert late - figures.rss_early[name] < GROWTH_MIB, f"{name} grows: {figures.rss_early} -> {figures.rss_late}"

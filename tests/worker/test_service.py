@@ -195,7 +195,7 @@ def test_one_end_per_request_under_random_cancels(worker: Worker) -> None:
 
 def test_requests_that_arrive_during_a_long_step_all_fit(harness: WorkerHarness) -> None:
     worker = harness.start()
-    worker.serve(ECHO, delay_seconds=0.5)
+    worker.serve(ECHO, delay_seconds=0.15)
     requests = [worker.request(prompt="hi") for _ in range(5000)]
     assert all(outputs[-1].kind == FINAL for outputs in worker.until_ended(*requests).values())
 

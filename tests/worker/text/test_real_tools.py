@@ -20,6 +20,7 @@ WEATHER = {
 }
 
 
+@pytest.mark.slow  # the tool makes a long prompt for two cores
 @pytest.mark.needs_index(demo_model._WHEEL)
 @pytest.mark.timeout(300)
 def test_it_says_the_city(tmp_path: Path) -> None:
