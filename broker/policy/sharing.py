@@ -182,6 +182,8 @@ class _Round:
             # What is in use is for those who have less than an equal part, from those who have more.
             equal = facts.room_bytes // len(facts.serving)
             still = goal - worker.counted_bytes - facts.free_bytes - self._taken(gone)
+            if own.phase is Phase.STOPPING:  # it has had to make room itself
+                still = 0
             workers = [w for w in _askable(facts, names) if w.worker_id not in first]
             return _Ask(still, equal - worker.lease.share_bytes, equal, workers)
 

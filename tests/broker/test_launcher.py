@@ -335,3 +335,14 @@ def test_a_system_that_runs_short_is_seen(house: House) -> None:
     wait_until(lambda: house.whole_status()["pressure"] == "critical", what="the pressure")
     house.system.pressure = Pressure.NORMAL
     wait_until(lambda: house.whole_status()["pressure"] == "normal", what="the end of it")
+
+
+def test_a_setting_above_what_metal_may_use_is_obeyed_with_a_warning(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    house.launcher.working_set_bytes = 512 * MIB
+    house.generate("hello")
+    status = house.whole_status()
+    assert (status["max_memory_bytes"], status["budget_origin"]) == (1024 * MIB, "setting")
+    assert status["working_set_bytes"] == 512 * MIB
+    assert "more than Metal may use on this machine, 0.50 GiB" in caplog.text

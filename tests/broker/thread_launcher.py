@@ -27,10 +27,12 @@ MIB = 1 << 20
 
 
 class ThreadLauncher:
-    """late_failures: so many starts seem to work and end before their worker says anything."""
+    """late_failures: so many starts seem to work and end before their worker says anything. working_set_bytes: what
+    workers say that Metal may use."""
 
     def __init__(self, endpoint: str, late_failures: int = 0) -> None:
         self.started: list[str] = []
+        self.working_set_bytes = 0
         self._endpoint = endpoint
         self._late_failures = late_failures
         self._workers: dict[str, _Worker] = {}
@@ -129,7 +131,8 @@ class _Worker:
         message = decode(broker.recv_multipart())
         match message.body:
             case Assign():
-                broker.send_multipart(encode(Ready(mlx_active_bytes=0)))
+                working_set = self._launcher.working_set_bytes
+                broker.send_multipart(encode(Ready(mlx_active_bytes=0, working_set_bytes=working_set)))
             case InferenceRequest(payload=payload) if payload.startswith(b"need "):
                 wanted = int(payload.removeprefix(b"need ")) * MIB
                 self._asking[message.request_id] = wanted

@@ -128,6 +128,29 @@ def test_all_weight_files_count_and_adapters_do_not(catalog: Catalog, models: Pa
     assert catalog.find("sharded").weight_bytes == 600
 
 
+def test_the_fingerprint_changes_with_the_weights_and_with_nothing_else(models: Path, hub: Path) -> None:
+    folder = make_model(models / "a")
+    make_model(models / "b")
+    catalog = Catalog(models, hub, {"engine": ModelOverride(engine="module:Class")})
+    first = catalog.find("a").fingerprint
+    assert first not in ("", catalog.find("b").fingerprint)
+    (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
+    assert Catalog(models, hub, {}).find("a").fingerprint == catalog.find("a").fingerprint == first
+    (folder / "model.safetensors").write_bytes(bytes(1001))
+    assert catalog.find("a").fingerprint != first
+    assert catalog.find("engine").fingerprint == ""
+
+
+def test_a_draft_model_is_part_of_the_fingerprint(models: Path, hub: Path, tmp_path: Path) -> None:
+    make_model(models / "large")
+    small = make_model(tmp_path / "small")
+    alone = Catalog(models, hub, {}).find("large").fingerprint
+    catalog = Catalog(models, hub, {"large": ModelOverride(options={"draft_model": str(small)})})
+    both = catalog.find("large").fingerprint
+    (small / "model.safetensors").write_bytes(bytes(7))
+    assert len({alone, both, catalog.find("large").fingerprint}) == 3
+
+
 def test_a_draft_model_is_a_name_or_a_folder_and_counts(models: Path, hub: Path, tmp_path: Path) -> None:
     make_model(models / "large")
     small, snapshot = make_model(tmp_path / "small"), make_hub_model(hub, "org/small")

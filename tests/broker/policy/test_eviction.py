@@ -32,6 +32,39 @@ def test_of_two_small_models_the_most_recently_used_stays() -> None:
     assert make_room(55, 9, 70, rows) == Room(Verdict.EVICT, ("old", "large"))
 
 
+def shrinking(name: str, size: int, least: int, rest: int, hold: Hold) -> Occupant:
+    return Occupant(name, size, hold, 0.0, least, rest)
+
+
+def test_what_can_be_given_back_is_asked_for_before_anybody_leaves() -> None:
+    cached, idle = shrinking("cached", 8, 3, 3, BUSY), Occupant("idle", 2, IDLE, 1.0)
+    assert make_room(5, 9, 10, [cached, idle]) == Room(Verdict.WAIT)
+    assert make_room(6, 9, 10, [cached, idle]) == Room(Verdict.EVICT, ("idle",))
+
+
+def test_a_pinned_model_is_judged_by_what_it_takes_at_rest() -> None:
+    at_work = shrinking("pinned", 9, 8, 3, PINNED)
+    assert make_room(8, 9, 10, [at_work]) == Room(Verdict.NEVER)
+    assert make_room(7, 9, 10, [at_work]) == Room(Verdict.WAIT)
+
+
+def test_nobody_leaves_in_vain_while_a_pinned_model_has_to_come_to_rest() -> None:
+    assert make_room(7, 9, 10, [shrinking("pinned", 9, 8, 3, PINNED), Occupant("idle", 1, IDLE, 0.0)]) == Room(
+        Verdict.WAIT
+    )
+
+
+def test_what_there_may_be_later_is_waited_for() -> None:
+    assert make_room(7, 9, 5, [], 10) == Room(Verdict.WAIT)
+    assert make_room(11, 9, 5, [], 10) == Room(Verdict.NEVER)
+    assert make_room(5, 9, 5, [], 1) == Room(Verdict.FITS)
+
+
+def test_what_leaves_gives_back_all_of_it_and_nothing_before() -> None:
+    leaving = shrinking("leaving", 9, 1, 1, LEAVING)
+    assert make_room(5, 9, 10, [leaving]) == Room(Verdict.WAIT)
+
+
 def test_idle_ones_leave_before_busy_ones_are_waited_for() -> None:
     rows = occupants(("old", 5, BUSY), ("new", 5, IDLE))
     assert make_room(5, 2, 100, rows) == Room(Verdict.EVICT, ("new",))

@@ -36,8 +36,8 @@ class SimMemory:
 
     @property
     def told(self) -> int:
-        """What it may take, all in all."""
-        return self.share + (self.beside if self.said is not None else 0)
+        """What it may take, all in all. Without a share of MLX's memory that is nothing, whatever it takes."""
+        return self.share + (self.beside if self.said is not None and self.share else 0)
 
     @property
     def counted(self) -> int:

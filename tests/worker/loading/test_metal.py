@@ -1,0 +1,35 @@
+"""What a worker says about Metal: the real call, with what MLX would answer on a Mac in its place."""
+
+import sys
+
+import mlx.core as mx
+import pytest
+
+from worker.engine import working_set_bytes
+from worker.loading import metal
+
+MAC = {"device_name": "Apple M2", "memory_size": 16 << 30, "max_recommended_working_set_size": 11453251584}
+
+
+def test_on_a_mac_it_is_what_metal_recommends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(mx, "device_info", lambda: MAC)
+    assert metal.working_set_bytes() == 11453251584
+    assert working_set_bytes() == 11453251584
+
+
+def test_without_metal_it_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mx.metal, "is_available", lambda: False)
+    assert working_set_bytes() == 0
+
+
+def test_a_device_that_does_not_say_it_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(mx, "device_info", dict)
+    assert working_set_bytes() == 0
+
+
+def test_a_worker_without_mlx_does_not_import_it_for_this(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "mlx.core")
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    assert working_set_bytes() == 0
