@@ -195,8 +195,13 @@ def test_mlx_lm_single_caches(model: Any) -> None:
     assert can_trim_prompt_cache([chunked])  # it says so, though it has dropped its first tokens
 
 
-def test_mlx_lm_wired_limit() -> None:
-    maybe_set_recommended_wired_limit()  # takes nothing, and does nothing without Metal
+def test_mlx_lm_wired_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks MLX's function up whenever it wires memory, so that it can be replaced."""
+    wired: list[int] = []
+    monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 7})
+    monkeypatch.setattr(mx, "set_wired_limit", wired.append)
+    maybe_set_recommended_wired_limit()
+    assert wired == [7]
 
 
 def test_mlx_lm_detokenizers(tokenizer: Any) -> None:
