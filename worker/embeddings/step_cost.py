@@ -9,7 +9,7 @@ from worker.memory.cost import WorkCost
 _SHORT, _LONG = 32, 256
 
 # What the estimate has over the measured work.
-_MARGIN = 1.25
+_MARGIN = 2.0
 
 
 def step_cost(encoder: Encoder) -> WorkCost:

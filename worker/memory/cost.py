@@ -80,12 +80,12 @@ class WorkCost:
     per_token: float = 0
     per_pair: float = 0
     per_square: float = 0
-    per_row: int = 0
+    per_row: float = 0
 
     def bytes(self, tokens: int, context: int, rows: int) -> int:
         """Of a step over so many prompt tokens of contexts of at most this length, beside so many sequences."""
         each = self.per_token + self.per_pair * context + self.per_square * tokens
-        return int(tokens * each) + rows * self.per_row
+        return int(tokens * each + rows * self.per_row)
 
     def tokens(self, room: int, context: int, rows: int, most: int) -> int:
         """How many prompt tokens a step can have in so many bytes, of at most so many."""

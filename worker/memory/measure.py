@@ -16,11 +16,12 @@ log = logging.getLogger("worker")
 MakeCache = Callable[[Any], list[Any]]
 
 # The prompts whose work is measured, and the tokens before the shorter one in another measurement.
-_SHORT, _LONG = 32, 96
+_SHORT, _LONG = 16, 64
 _CONTEXT = 1024
 
-# What the estimate of a step has over the measured work: allocations are rounded, and kernels choose by size.
-_MARGIN = 1.5
+# What the estimate of a step has over the measured work: how much there is at once also depends on how far the host is
+# ahead, and squares show little in so few tokens.
+_MARGIN = 2.0
 
 # Copies of the logits that samplers and log-probabilities make.
 _LOGITS_COPIES = 4

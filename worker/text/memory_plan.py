@@ -6,6 +6,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from broker.wire.to_workers import Assign
+from worker.loading.memo import folder_of, remembered
 from worker.loading.model_folder import LoadedModel
 from worker.memory.cost import CacheCost, WorkCost
 from worker.memory.measure import cache_cost, work_cost
@@ -20,7 +21,7 @@ def plan_of(assign: Assign, loaded: LoadedModel, draft: Any, options: TextOption
     cost, work = CacheCost(()), WorkCost()
     if assign.share_bytes:
         models = [loaded.model] if draft is None else [loaded.model, draft]
-        cost, work = _cache_cost(models, options), work_cost(models, make_prompt_cache)
+        cost, work = _cache_cost(models, options), _work_cost(models, loaded.weights_bytes)
         mx.clear_cache()
     return MemoryPlan(
         cost,
@@ -41,3 +42,22 @@ def _cache_cost(models: list[Any], options: TextOptions) -> CacheCost:
     # A cache is quantised after the piece of the prompt with which it becomes long enough.
     start = options.quantized_kv_start + options.prefill_step_size
     return cache_cost(models, make_prompt_cache, Quantisation(options.kv_bits, options.kv_group_size, 0).apply, start)
+
+
+def _work_cost(models: list[Any], weights_bytes: int) -> WorkCost:
+    """Remembered for a model alone, by its configuration and the size of its weights."""
+    if len(models) > 1:
+        return work_cost(models, make_prompt_cache)
+    return remembered(
+        models[0],
+        folder_of("work"),
+        lambda: work_cost(models, make_prompt_cache),
+        read=_read_cost,
+        write=lambda cost: f"{cost.per_token} {cost.per_pair} {cost.per_square} {cost.per_row}",
+        beside=f", {weights_bytes} bytes",
+    )
+
+
+def _read_cost(line: str) -> WorkCost:
+    per_token, per_pair, per_square, per_row = map(float, line.split())
+    return WorkCost(per_token, per_pair, per_square, per_row)
