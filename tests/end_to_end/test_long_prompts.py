@@ -50,4 +50,4 @@ def test_five_long_prompts_on_a_slow_machine(make_service: MakeService, tmp_path
     assert service.model("slow")["pid"] == pid
     # tests/worker/text/test_interleaving.py measures on a clock of its own how much of the time streams have.
     assert len(gaps) > 10
-    assert sorted(gaps)[-2] < STALL_SECONDS / 2
+    assert sorted(gaps)[-2] < STALL_SECONDS

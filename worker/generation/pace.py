@@ -16,7 +16,7 @@ _GAP_SECONDS = 0.28
 _LEAST_SECONDS = 0.05
 
 # Seconds of decode for each second of prefill.
-_DECODE_SHARE = 0.75
+_DECODE_SHARE = 0.85
 
 # Steps of prefill between two of decode, at most.
 _MOST_IN_A_ROW = 8
@@ -29,7 +29,7 @@ _QUICK_SECONDS = 0.08
 _GROWTH = 3
 
 # More tokens than that, compared with the largest piece that was measured, are a guess.
-_MOST_GROWTH = 8
+_MOST_GROWTH = 4
 
 # A piece that costs so many times what such a piece did makes all that is known too little.
 _SLOWER = 1.5
@@ -148,7 +148,8 @@ class Pace:
         known = self._known.get(place)
         if known is not None and piece.seconds >= _QUICK_SECONDS and piece.cost > _SLOWER * known.cost:
             self._known.clear()  # the machine has become slower, for any context
-        if known is None or piece.seconds >= _QUICK_SECONDS or piece.cost <= known.cost:
+        says_more = known is None or piece.tokens >= known.tokens or piece.cost <= known.cost
+        if says_more or piece.seconds >= _QUICK_SECONDS:
             self._known[place] = piece
 
     def _nearest(self, context: int) -> _Piece | None:
