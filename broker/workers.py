@@ -71,7 +71,7 @@ class Workers:
                 beside = measured - min(measured, body.mlx_active_bytes)
                 return WorkerBecameReady(worker_id, measured, body.context_length, beside, body.working_set_bytes)
             case Need():
-                return MemoryNeeded(worker_id, body.share_bytes, body.least_bytes)
+                return MemoryNeeded(worker_id, body.share_bytes, body.least_bytes, body.must_bytes)
             case Prefill():
                 return PrefillWanted(worker_id, body.wanted)
             case LoadFailed():

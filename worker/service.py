@@ -250,7 +250,7 @@ class Service:
 
     def _tell(self, room: MemoryShare) -> None:
         if (wish := room.wish()) is not None:
-            self._send(Need(wish.wanted, wish.least))
+            self._send(Need(wish.wanted, wish.least, wish.must))
 
     def _is_held(self, lease: PrefillLease | None) -> bool:
         """Whether the engine can do nothing before the broker lends prefill, which is asked for here."""

@@ -120,12 +120,13 @@ class WorkerBecameReady:
 
 @dataclass(slots=True, frozen=True)
 class MemoryNeeded:
-    """The share of MLX's memory that a worker wants now, in total, and the least that it could come down to without
-    harm to a running sequence."""
+    """The share of MLX's memory that a worker wants now, in total; the least that it could come down to without harm to
+    a running sequence; and how much of it requests wait for, None for all."""
 
     worker_id: str
     share_bytes: int
     least_bytes: int
+    must_bytes: int | None = None
 
 
 @dataclass(slots=True, frozen=True)

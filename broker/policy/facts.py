@@ -288,8 +288,8 @@ class Facts:
         for worker in self.workers.values():
             if worker.lease.asked_at is not None:
                 yield worker.lease.asked_at + SHRINK_SECONDS
-            if worker.lease.in_use_until:
-                yield worker.lease.in_use_until
+            if worker.lease.kept_until:
+                yield worker.lease.kept_until
         for model in self.models.values():
             if (idle_until := self.idle_until(model)) < FOREVER:
                 yield idle_until

@@ -59,15 +59,18 @@ class Drain:
 class Lease:
     """The memory of one process, from the moment it is given a model; all of it, MLX's and the rest.
 
-    share_bytes: what it may take. wanted_bytes: what it asks for. least_bytes: what it could come down to without harm
-    to a running sequence; None if it has never said anything, and then it can give nothing back. beside_bytes: what it
-    takes beside MLX's memory, of which alone its messages speak. order, goal_bytes: its place in the queue, and how
-    much it waits for there; 0 if for nothing. told: what it was told last. is_asking: it waits for an answer. asked_at:
-    it has not answered a SHRINK since then. in_use_until: so long it is taken to use all that it has, 0 for not at all.
+    share_bytes: what it may take. wanted_bytes: what it asks for. must_bytes: how much of that its requests wait for,
+    while the rest is welcome where memory is free. least_bytes: what it could come down to without harm to a running
+    sequence; None if it has never said anything, and then it can give nothing back. beside_bytes: what it takes beside
+    MLX's memory, of which alone its messages speak. order, goal_bytes: its place in the queue, and how much it waits
+    for there; 0 if for nothing. told: what it was told last. is_asking: it waits for an answer. asked_at: it has not
+    answered a SHRINK since then. kept_until, kept_bytes: so long it is taken to use so much, whatever it has said; 0
+    for not at all.
     """
 
     share_bytes: int = 0
     wanted_bytes: int = 0
+    must_bytes: int = 0
     least_bytes: int | None = None
     beside_bytes: int = 0
     order: int = 0
@@ -75,16 +78,15 @@ class Lease:
     told: GrantShare | ShrinkShare | None = None
     is_asking: bool = False
     asked_at: float | None = None
-    in_use_until: float = 0.0
+    kept_until: float = 0.0
+    kept_bytes: int = 0
 
     @property
     def at_once_bytes(self) -> int:
         """The share that it can come down to at once."""
-        return (
-            self.share_bytes
-            if self.least_bytes is None or self.in_use_until
-            else min(self.share_bytes, self.least_bytes)
-        )
+        if self.least_bytes is None:
+            return self.share_bytes
+        return min(self.share_bytes, max(self.least_bytes, self.kept_bytes if self.kept_until else 0))
 
 
 @dataclass(slots=True, eq=False)

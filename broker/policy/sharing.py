@@ -31,13 +31,15 @@ def on_memory_needed(facts: Facts, event: MemoryNeeded, now: float) -> None:
     most = max(lease.share_bytes, facts.most_of(facts.models[worker.instance.model_id]))
     wanted = min(limits.blocks(max(0, event.share_bytes) + lease.beside_bytes), most)
     least = min(limits.blocks(max(0, event.least_bytes) + lease.beside_bytes), wanted)
+    must = wanted if event.must_bytes is None else limits.blocks(max(0, event.must_bytes) + lease.beside_bytes)
     lease.share_bytes = min(lease.share_bytes, wanted)
     lease.wanted_bytes, lease.least_bytes, lease.is_asking = wanted, least, True
-    lease.asked_at, lease.in_use_until = None, 0.0
+    lease.must_bytes = min(must, wanted)
+    lease.asked_at, lease.kept_until = None, 0.0
     if isinstance(lease.told, ShrinkShare):
         asked = max(least, limits.blocks(lease.told.share_bytes + lease.beside_bytes))
         if lease.share_bytes > asked:  # it has heard that, and needs what it keeps
-            lease.in_use_until = now + ASK_AGAIN_SECONDS
+            lease.kept_until, lease.kept_bytes = now + ASK_AGAIN_SECONDS, lease.share_bytes
     _queue_up(facts, worker)
 
 
@@ -55,9 +57,9 @@ def share_out(facts: Facts, now: float) -> None:
     for worker in facts.workers.values():
         lease = worker.lease
         if lease.asked_at is not None and now >= lease.asked_at + SHRINK_SECONDS:
-            lease.in_use_until, lease.asked_at = now + ASK_AGAIN_SECONDS, None
-        if now >= lease.in_use_until:
-            lease.in_use_until = 0.0
+            lease.kept_until, lease.kept_bytes, lease.asked_at = now + ASK_AGAIN_SECONDS, lease.share_bytes, None
+        if now >= lease.kept_until:
+            lease.kept_until = 0.0
     while (turn := _go_round(facts, now)).has_changed_behind_head:
         pass  # what the head waits for may be another one now
     _tell(facts, turn.targets(), now)
@@ -146,10 +148,10 @@ class _Round:
             self.has_changed_behind_head |= self._head_waits and upto > lease.share_bytes
             lease.share_bytes = max(lease.share_bytes, upto)
         if lease.share_bytes >= goal:
-            lease.in_use_until = self._now + SHRINK_SECONDS
+            lease.kept_until, lease.kept_bytes = self._now + SHRINK_SECONDS, lease.must_bytes
             _queue_up(facts, worker)
             return lease.order > 0
-        goal = min(goal, _limit_of(facts, worker, self._now))
+        goal = min(goal, lease.must_bytes, _limit_of(facts, worker, self._now))
         if lease.share_bytes < goal:
             self._head_waits |= self._make_room(goal, worker, instance)
         return False
@@ -210,7 +212,7 @@ class _Round:
             for worker in ask.workers:
                 missing -= self._take(targets, worker, missing, worker.lease.at_once_bytes)
             missing = min(missing, in_use)
-            for worker in ask.workers:
+            for worker in [w for w in ask.workers if not w.lease.kept_until]:
                 missing -= self._take(targets, worker, missing, max(ask.left_bytes, worker.measured_bytes or 0))
         return targets
 
@@ -238,9 +240,7 @@ class _Ask(NamedTuple):
 def _askable(facts: Facts, names: set[str]) -> list[Worker]:
     """The workers of these instances that may have something to give back, the most first."""
     workers = [w for w in _leasing(facts) if w.instance is not None and w.instance.name in names]
-    return sorted(
-        (w for w in workers if not w.lease.in_use_until), key=lambda w: w.lease.at_once_bytes - w.lease.share_bytes
-    )
+    return sorted(workers, key=lambda w: w.lease.at_once_bytes - w.lease.share_bytes)
 
 
 def _start(facts: Facts, model: Model, share_bytes: int, now: float) -> None:

@@ -38,13 +38,16 @@ class Need(Body):
 
     share_bytes: more than its share asks for more, which comes as SHARE, perhaps in parts. Less has been freed already,
     and the broker takes it back at once. least_bytes: how far it could come down without harm to a running sequence
-    (weights and live sequences, no prompt cache). Sent after READY, and whenever one of the two changes by a block.
-    Bytes are those of MLX; what the process takes beside them is added by the broker.
+    (weights and live sequences, no prompt cache). must_bytes: how much of the share requests wait for, None for all:
+    others make room for that alone, the rest (prompt cache, headroom) is granted where memory is free. Sent after
+    READY, and whenever one of them changes by a block. Bytes are those of MLX; what the process takes beside them is
+    added by the broker.
     """
 
     COMMAND: ClassVar[bytes] = b"NEED"
     share_bytes: int
     least_bytes: int
+    must_bytes: int | None = None
 
 
 @dataclass(slots=True, frozen=True)

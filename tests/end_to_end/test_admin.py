@@ -99,7 +99,8 @@ def test_preload_pins_and_starts_one_process_and_unload_ends_it(service: Service
     assert memory["active_gb"] > 0
     assert memory["peak_gb"] >= memory["active_gb"]
 
-    assert service.load("tiny-a").json()["size_gb"] == answer["size_gb"]  # a second preload starts no second process
+    again = service.load("tiny-a").json()  # a second preload starts no second process
+    assert (again["status"], again["size_gb"] > 0) == ("loaded", True)
     assert pids(service) - idle == {entry["pid"]}
     assert service.chat("tiny-a").status_code == 200
     assert service.model("tiny-a")["last_used"] > entry["last_used"]

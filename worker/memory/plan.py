@@ -24,10 +24,11 @@ LEAST_PIECE = 64
 @dataclass(slots=True, frozen=True)
 class Wish:
     """What a process would have of the machine's memory. wanted: all that it has use for now; least: what it cannot do
-    without as long as its sequences run. Bytes."""
+    without as long as its sequences run; must: how much of `wanted` requests wait for, None for all. Bytes."""
 
     wanted: int
     least: int
+    must: int | None = None
 
 
 def block_of(bound: int) -> int:
@@ -117,13 +118,14 @@ class MemoryPlan:
         more than is needed now, because others need memory."""
         more = tuple(waiting[: max(0, self.most_rows - len(self.lengths))])
         least = self.needed()
-        wanted = self.needed(more) + prompt_bytes
+        must = self.needed(more)
+        wanted = must + prompt_bytes
         if not is_modest:
             wanted += self._wider_steps([*self.lengths.values(), *more]) + self.block
             wanted = -(-wanted // self.block) * self.block
         if self.limit:
             wanted = min(wanted, self.limit)
-        return Wish(max(wanted, least), least)
+        return Wish(max(wanted, least), least, min(must, max(wanted, least)))
 
     def is_news(self, wish: Wish, told: Wish | None) -> bool:
         """Whether the broker should be told this wish. told: the last one. More is asked for at once, less is given
@@ -131,7 +133,7 @@ class MemoryPlan:
         if told is None:
             return True
         far = _SPARE_BLOCKS * self.block
-        wants_more = wish.wanted > self.share and wish.wanted != told.wanted
+        wants_more = wish.wanted > self.share and (wish.wanted, wish.must) != (told.wanted, told.must)
         return wants_more or self.share - wish.wanted >= far or abs(wish.least - told.least) >= far
 
     def smaller(self, share: int | None) -> int:

@@ -69,7 +69,7 @@ class StepRoom:
             wanted = -(-wanted // block) * block
         else:
             wanted = min(max(self._shrinks_to, least), self._share)
-        wish = Wish(max(min(wanted, self.limit or wanted), least), least)
+        wish = Wish(max(min(wanted, self.limit or wanted), least), least, least)
         if wish == self._told:
             return None
         self._told = wish

@@ -117,6 +117,21 @@ def test_idle_models_leave_for_a_lease() -> None:
     assert s.exits(W1) == [grant(W2, 950)]
 
 
+def test_nobody_leaves_and_nobody_waits_for_what_is_only_welcome() -> None:
+    s = Script(max_models=3)
+    s.idle("b")
+    s.busy("a", R1)
+    s.memory(W2).said, s.memory(W2).share = (950 * MIB, 100 * MIB), 100 * MIB
+    assert s.send(MemoryNeeded(W2, 950 * MIB, 100 * MIB, 300 * MIB)) == [grant(W2, 900)]
+    s.add_model("tiny", 0)
+    assert s.ask(R2, "tiny") == [StartWorker(W3, spare=False)]
+    s.cancel(R2)
+    assert s.send(MemoryNeeded(W2, 950 * MIB, 100 * MIB, 940 * MIB)) == [
+        StopWorker(W1, "evicted for a larger share of a"),
+        grant(W2, 900),
+    ]
+
+
 def test_caches_are_given_back_before_a_model_has_to_leave() -> None:
     s = Script(max_models=3)
     s.idle("b")

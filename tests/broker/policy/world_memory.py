@@ -138,12 +138,13 @@ class Memory(Books):
         elif not waiting and memory.share >= wanted and self.random.random() < 0.5:
             memory.cache += memory.share - wanted  # the prompts of those that have ended
             wanted = memory.share
+        must = self.random.choice([None, memory.least + waiting])
         if (wanted, memory.least) != memory.said or memory.cap is not None:
             if memory.said is None:
                 memory.share = max(0, memory.share - memory.beside)
             kept = self.limits.blocks(wanted + memory.beside) - memory.beside
             memory.said, memory.share = (wanted, memory.least), min(memory.share, kept)
-            self.send(MemoryNeeded(worker.worker_id, wanted, memory.least))
+            self.send(MemoryNeeded(worker.worker_id, wanted, memory.least, must))
 
     def see(self, worker: SimWorker, more: int = 0) -> None:
         """The system looks at the process."""
