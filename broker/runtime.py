@@ -39,7 +39,7 @@ class RuntimeDir:
         if not (self._path / "lock").exists():
             self._write_pid()
         endpoints = (self.gateway_endpoint, self.worker_endpoint)
-        return [endpoint for endpoint in endpoints if not os.path.lexists(endpoint.removeprefix("ipc://"))]
+        return [endpoint for endpoint in endpoints if not Path(endpoint.removeprefix("ipc://")).is_socket()]
 
     def close(self) -> None:
         os.close(self._locked)

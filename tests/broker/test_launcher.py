@@ -1,7 +1,7 @@
 """The real broker, its loop and sockets, with a launcher that starts no process of this machine."""
 
+import contextlib
 import os
-import shutil
 import socket
 import tempfile
 import threading
@@ -118,7 +118,7 @@ class House:
                 awake=awake,
             )
 
-        self._thread = threading.Thread(target=run, name="broker")
+        self._thread = threading.Thread(target=run, name="broker", daemon=True)
         self._thread.start()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
@@ -297,14 +297,37 @@ def test_sockets_that_are_deleted_are_made_anew(directory: Path, house: House) -
     assert {"gateway.sock", "worker.sock", "lock"} <= {path.name for path in directory.iterdir()}
 
 
-def test_a_broker_whose_directory_another_has_taken_ends_with_a_reason(directory: Path) -> None:
-    house = House(directory / "run")
-    shutil.rmtree(directory / "run")
-    second = RuntimeDir(directory / "run")
+def _put_a_folder_in_place_of(path: Path) -> None:
+    while not path.is_dir():
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileExistsError):  # the broker was faster
+            path.mkdir()
+
+
+def test_a_broker_that_cannot_make_its_socket_anew_ends_with_a_reason(directory: Path) -> None:
+    house = House(directory)
     try:
+        house.generate("hello")
+        _put_a_folder_in_place_of(directory / "worker.sock")
         house.ends()
         assert house.failure is not None
-        assert house.failure.startswith(f"another broker (pid {os.getpid()}) is running in {directory}/run")
+        assert f"ipc://{directory}/worker.sock" in house.failure
+    finally:
+        house.close()
+
+
+def test_a_broker_whose_directory_another_has_taken_ends_with_a_reason(directory: Path) -> None:
+    for name in ("first", "second"):
+        (directory / name).mkdir()
+    run = directory / "run"
+    run.symlink_to("first")
+    house, second = House(run), RuntimeDir(directory / "second")
+    try:
+        (directory / "new").symlink_to("second")
+        (directory / "new").replace(run)  # in one step, so that the first cannot be faster
+        house.ends()
+        assert house.failure is not None
+        assert house.failure.startswith(f"another broker (pid {os.getpid()}) is running in {run}")
     finally:
         second.close()
         house.close()

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -76,11 +77,14 @@ def test_the_directory_is_deleted_and_made_anew(parent: Path) -> None:
 
 def test_it_says_which_sockets_have_gone(parent: Path) -> None:
     runtime = RuntimeDir(parent / "run")
-    for name in ("gateway.sock", "worker.sock"):
-        (parent / "run" / name).touch()
-    assert runtime.repair() == []
-    (parent / "run" / "worker.sock").unlink()
-    assert runtime.repair() == [runtime.worker_endpoint]
+    with socket.socket(socket.AF_UNIX) as gateways, socket.socket(socket.AF_UNIX) as workers:
+        gateways.bind(str(parent / "run" / "gateway.sock"))
+        workers.bind(str(parent / "run" / "worker.sock"))
+        assert runtime.repair() == []
+        (parent / "run" / "worker.sock").unlink()
+        assert runtime.repair() == [runtime.worker_endpoint]
+        (parent / "run" / "worker.sock").touch()  # something else
+        assert runtime.repair() == [runtime.worker_endpoint]
     runtime.close()
 
 
