@@ -124,6 +124,8 @@ class Facts:
 
     @property
     def missing_bytes(self) -> int:
+        if self.wired_bytes is None:
+            return 0
         ours = sum(worker.footprint_bytes for worker in self.workers.values())
         return missing_bytes(self.wired_bytes, ours, self.limits.machine.reserve_bytes)
 

@@ -82,6 +82,12 @@ class Lease:
     kept_bytes: int = 0
 
     @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing is asked for or has to be said: so it is nearly always."""
+        waits = self.order or self.is_asking or self.kept_until or self.asked_at is not None
+        return not waits and not isinstance(self.told, ShrinkShare)
+
+    @property
     def at_once_bytes(self) -> int:
         """The share that it can come down to at once."""
         if self.least_bytes is None:

@@ -54,6 +54,11 @@ def _queue_up(facts: Facts, worker: Worker) -> None:
 
 def share_out(facts: Facts, now: float) -> None:
     """Start the loads and grant the leases that fit; see the top of this file."""
+    facts.claimed = ()
+    if all(m.serving is not None or not m.wanted for m in facts.models.values()) and all(
+        worker.lease.is_at_rest for worker in facts.workers.values()
+    ):
+        return
     for worker in facts.workers.values():
         lease = worker.lease
         if lease.asked_at is not None and now >= lease.asked_at + SHRINK_SECONDS:
