@@ -257,7 +257,9 @@ def test_a_broken_model_is_refused_by_file_and_disturbs_no_other(
         shutil.copytree(tmp_path / "good", tmp_path / name)
         break_it(tmp_path / name)
     (tmp_path / "empty").mkdir()
-    service = make_service(models_path=tmp_path, models={"echo": ECHO | {"options": {"delay_seconds": 0.005}}})
+    echo = {"echo": ECHO | {"options": {"delay_seconds": 0.005}}}
+    # A stream that gets a comment before its load has failed has begun with 200.
+    service = make_service(models_path=tmp_path, models=echo, gateway={"keepalive_seconds": 300})
 
     before = service.chat("good").json()["choices"]
     pid = service.model("good")["pid"]
