@@ -119,12 +119,12 @@ def echo_table(by_streams: dict[str, dict[str, Any]]) -> str:
 
 def prefill_table(by_server: dict[str, dict[str, list[float]]]) -> str:
     rows = [
-        "| | streams before, tok/s | kept beside the prompt | longest gap, s | TTFT alone, s | beside, s | times |",
+        "| | streams, tok/s | kept beside the prompt | longest gap, s | TTFT alone, s | beside, s | times |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, row in by_server.items():
         rate, alone, beside, slower = (
-            _number(median(row[key])) for key in ("rate_before", "ttft_alone", "ttft_beside", "slower")
+            _number(median(row[key])) for key in ("rate", "ttft_alone", "ttft_beside", "slower")
         )
         kept, gap = f"{median(row['rate_kept']) * 100:.0f} %", _number(max(row["gap"]))
         rows.append(f"| {name} | {rate} | {kept} | {gap} | {alone} | {beside} | {slower} |")

@@ -16,7 +16,7 @@ _GAP_SECONDS = 0.28
 _LEAST_SECONDS = 0.05
 
 # Seconds of decode for each second of prefill.
-_DECODE_SHARE = 0.85
+_DECODE_SHARE = 1.1
 
 # Steps of prefill between two of decode, at most.
 _MOST_IN_A_ROW = 8

@@ -230,8 +230,8 @@ def test_a_piece_waits_for_a_step_of_decode_however_late_it_is() -> None:
     pace.prefilled(10, 0, 0.0, 0.1, beside=True, in_whole=False)
     assert not pace.turn(1000.0, beside=True).has_piece
     pace.decoded(0.12)
-    assert not pace.turn(0.1 + 0.084, beside=True).has_piece
-    assert pace.turn(0.1 + 0.086, beside=True).has_piece
+    assert not pace.turn(0.1 + 0.109, beside=True).has_piece
+    assert pace.turn(0.1 + 0.111, beside=True).has_piece
 
 
 @pytest.mark.parametrize("context", [0, 8192, 32_768, 131_072])

@@ -106,7 +106,7 @@ def test_streams_keep_two_fifths_of_their_rate_while_a_long_prompt_is_read() -> 
     assert len(pieces) > 30
     for (at, piece), (later, _) in pairwise(pieces[3:-1]):
         # Each piece is followed by steps of decode that take about as long.
-        assert 0.65 * piece <= (later - at - 1) * 0.005 <= piece + 0.005
+        assert 0.9 * piece <= (later - at - 1) * 0.005 <= 1.1 * piece + 0.01
 
 
 @pytest.mark.parametrize("length", [4000, pytest.param(32_000, marks=pytest.mark.slow)])
