@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.service import Service, wait_until
 from tests.tiny_models import make_tiny_model
 
@@ -17,12 +19,14 @@ CHATS = 32
 
 def ready(service: Service) -> list[dict[str, Any]]:
     """The entries of both models, loaded and measured."""
+    service.client.timeout = 200.0
     for model in MODELS:
         assert service.load(model).status_code == 200
     wait_until(lambda: all(service.model(model)["footprint_bytes"] > 0 for model in MODELS))
     return [service.model(model) for model in MODELS]
 
 
+@pytest.mark.timeout(300)  # four loads
 def test_many_long_chats_take_no_more_than_the_budget(make_service: Callable[..., Service], tmp_path: Path) -> None:
     for seed, name in enumerate(MODELS):
         make_tiny_model(tmp_path / name, seed=seed, layers=8, hidden_size=64)  # 2 KiB for a token of a sequence
