@@ -3,7 +3,7 @@
 import pytest
 
 from broker.policy.actions import Action, AssignModel, GrantShare, KillWorker, ShrinkShare, StartWorker, StopWorker
-from broker.policy.events import MemoryNeeded
+from broker.policy.events import MemoryNeeded, PauseEnded
 from tests.broker.policy.script import R1, R2, R3, SIZE, W1, W2, W3, Failed, Script
 from tests.broker.policy.world_books import MIB
 
@@ -232,6 +232,20 @@ def test_a_worker_that_does_not_answer_is_not_waited_for() -> None:
     assert s.wait(0.1) == [StartWorker(W3, spare=False), grant(W1, 900)]
     assert s.wait(29.9) == []
     assert s.wait(0.1) == [shrink(W1, 700)]  # after a while it is asked again
+
+
+def test_a_pause_of_everything_does_not_count_as_silence() -> None:
+    s = Script(max_models=3, heartbeat_timeout=600.0)
+    s.busy("a", R1)
+    s.busy("b", R2)
+    holds(s, W1, 900, least=100)
+    need(s, W2, 300)
+    s.add_model("tiny", 0)
+    s.ask(R3, "tiny")
+    s.now += 4.0
+    s.send(PauseEnded())
+    assert s.wait(4.9) == []
+    assert need(s, W1, 700) == [StartWorker(W3, spare=False), grant(W1, 700), grant(W2, 300)]
 
 
 def test_a_load_asks_for_what_is_not_in_use() -> None:
