@@ -15,6 +15,9 @@ ALONE_SECONDS = 0.4
 _GAP_SECONDS = 0.28
 _LEAST_SECONDS = 0.05
 
+# Steps of decode that are shorter may take as long to launch as to compute.
+_LAUNCH_SECONDS = 0.004
+
 # Seconds of decode for each second of prefill.
 _DECODE_SHARE = 1.1
 
@@ -138,6 +141,11 @@ class Pace:
         self._step_began = now
         self._in_a_row = 0
         self._owes_decode = False
+
+    @property
+    def hides_launches(self) -> bool:
+        """Whether a step of decode takes so long that the host has launched the next one before it ends."""
+        return self._step_seconds >= _LAUNCH_SECONDS
 
     def waited(self, seconds: float) -> None:
         """A piece could begin only so late, when a step of decode had ended."""

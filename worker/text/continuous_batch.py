@@ -190,8 +190,9 @@ class ContinuousBatch:
             mx.eval(self._decoding.drawn)
             waited = self._clock() - launched
             self._pace.waited(waited)
-        # The next step of all is launched before the first tokens are waited for, unless another prompt waits for that.
-        steps = bool(complete.rows) and not self._has_short
+        # The next step of all is launched before the first tokens are waited for, unless that would delay them or
+        # another prompt.
+        steps = bool(complete.rows) and self._pace.hides_launches and not self._has_short
         decoded = self._begin(complete, steps=steps) if complete.rows else []
         if group.rows:
             mx.eval([cache.state for cache in group.caches])

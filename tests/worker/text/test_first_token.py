@@ -37,7 +37,7 @@ def test_a_prompt_that_is_remembered_is_not_read_again(tiny_model: Path) -> None
     assert first[-1].body["cached_tokens"] == 0
     calls.clear()
     assert steps_to_the_first_text(engine, "abcdef") == 1
-    assert calls == [(1, 1)] * 2  # the second was launched before the first token was known
+    assert calls in ([(1, 1)], [(1, 1)] * 2)  # where steps take long, the second is launched before the first is known
     (again,) = run(engine, [whole])
     assert again[-1].body["cached_tokens"] == len("abcdef") - 1
     assert again[-1].body["text"] == first[-1].body["text"]

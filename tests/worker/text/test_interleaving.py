@@ -143,6 +143,8 @@ def test_eight_short_prompts_begin_together() -> None:
     served = Served(rate=2000, step=0.016)
     stream = served.ask(200, 10**6)
     served.until(stream)
+    for _ in range(3):
+        served.batch.next()
     served.calls.clear()
     uids = [served.ask(8 + number, 9) for number in range(8)]
     served.until(*uids)
