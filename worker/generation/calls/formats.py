@@ -34,12 +34,15 @@ HARMONY = CallFormat("harmony", "", "", read_message)
 
 _BARE = tuple(f'{{"{key}"' for key in ("name", "type", "function", "parameters"))
 _DEEPSEEK = readers.headed(
-    r"<｜tool▁call▁begin｜>\s*(?:function<｜tool▁sep｜>)?(?P<name>[^\s<]+)\s*(?:<｜tool▁sep｜>|```json)"
-    r"(?P<arguments>.*?)(?:```)?\s*<｜tool▁call▁end｜>"
+    r"<｜tool▁call▁begin｜>\s*+(?:function<｜tool▁sep｜>)?(?P<name>[^\s<]++)\s*+(?:<｜tool▁sep｜>|```json)",
+    r"\s*+(?:```)?+\s*+<｜tool▁call▁end｜>",
 )
-_DSML = readers.invoked("｜DSML｜", r'\s+string="(?P<string>true|false)"')
-_SOLAR = readers.headed(r"\A(?P<id>.*?)<\|tool_call:name\|>(?P<name>.*?)<\|tool_call:args\|>(?P<arguments>.*)\Z")
-_FUNCTION = readers.headed(r"\A(?P<name>[^>\s]+)>(?P<arguments>.*)\Z")
+_DSML = readers.invoked("｜DSML｜", r'\s++string="(?P<string>true|false)"')
+_SOLAR = readers.headed(
+    r"(?P<id>(?>.*?(?=<\|tool_call:name\|>)))<\|tool_call:name\|>"
+    r"(?P<name>(?>.*?(?=<\|tool_call:args\|>)))<\|tool_call:args\|>"
+)
+_FUNCTION = readers.headed(r"(?P<name>[^>\s]++)>")
 _HUNYUAN = readers.key_value("arg_key:opensource", "arg_value:opensource", "<tool_sep:opensource>")
 
 # What the template or the vocabulary must have, all of it, and the form. The first that fits counts.

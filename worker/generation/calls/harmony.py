@@ -24,8 +24,11 @@ _RECIPIENT = re.compile(r"to=[^\s<]")
 _NAME = re.compile(r"<\|channel\|>\s*(\w*)")
 # As far as it has been written.
 _WHOLE = re.compile(
-    rf"\s*(?:{_ROLE})?(?:\s*to=[^\s<]*)?\s*(?:<\|channel\|>\s*\w*(?:\s*to=[^\s<]*)?\s*(?:<\|constrain\|>)?\s*\w*\s*)?"
+    rf"\s*+(?:{_ROLE})?+(?:\s*+to=[^\s<]*+)?+\s*+(?:<\|channel\|>\s*+(?:(?!to=)\w)*+(?:\s*+to=[^\s<]*+)?+"
+    r"\s*+(?:<\|constrain\|>)?+\s*+\w*+\s*+)?+"
 )
+# A longer one is a text. It is read again with each of its characters.
+_MAX_HEADER = 1000
 _UNFINISHED = re.compile(r"(?:<[|\w]*|\bto?)\Z")
 
 # The way from a prompt to an answer that follows a grammar: into the reasoning, out of it, and to the answer. And the
@@ -33,7 +36,7 @@ _UNFINISHED = re.compile(r"(?:<[|\w]*|\bto?)\Z")
 FINAL_PATH = ("<|channel|>analysis<|message|>", "<|end|>", "<|start|>assistant<|channel|>final<|message|>")
 CALL_OPENING = "<|start|>assistant<|channel|>commentary to"
 
-read_message = headed(r"to=(?:functions\.)?(?P<name>[^\s<]+).*?<\|message\|>(?P<arguments>.*)\Z")
+read_message = headed(r"(?>.*?to=)(?:functions\.)?+(?P<name>[^\s<]++)(?>.*?<\|message\|>)")
 
 
 def is_harmony(tokenizer: Any) -> bool:
@@ -112,6 +115,8 @@ class HarmonySplit:
 
 
 def _may_be_header(text: str) -> bool:
+    if len(text) > _MAX_HEADER:
+        return False
     return bool(_WHOLE.fullmatch(_UNFINISHED.sub("", text))) or any(
         whole.startswith(text.lstrip()) for whole in (_ROLE, "to=")
     )

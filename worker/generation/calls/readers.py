@@ -1,6 +1,7 @@
 """The text of calls, as models of different families write it, to `{name, arguments, id}`. Raises for anything else.
 
-A reader gets the text between the marks of a CallFormat, and the request's tools.
+A reader gets the text between the marks of a CallFormat, and the request's tools. It takes time in proportion to the
+text, which a model writes: patterns match at a position, never search, and never go back (`*+`, `(?>...)`).
 """
 
 import ast
@@ -23,7 +24,8 @@ _BETWEEN = re.compile(r"[\s,;]*")
 BOUND_CALL = '{"name"'
 _NAMES = ("name", "tool_name")
 _ARGUMENTS = ("arguments", "parameters")
-_MISTRAL = re.compile(r"(?P<name>[\w.-]+)\s*(?:\[CALL_ID\]\s*(?P<id>\w+)\s*)?\[ARGS\]\s*")
+_MISTRAL = re.compile(r"(?P<name>[\w.-]++)\s*+(?:\[CALL_ID\]\s*+(?P<id>\w++)\s*+)?+\[ARGS\]\s*+")
+_BETWEEN_MISTRAL = re.compile(r"(?:[\s,;]|\[TOOL_CALLS\])*+")
 
 
 def read_json(text: str, _tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -54,14 +56,14 @@ def read_bound_json(text: str, tools: list[dict[str, Any]]) -> list[dict[str, An
 
 
 def _values(text: str) -> Iterator[dict[str, Any]]:
-    begin = _BETWEEN.match(text).end()  # type: ignore[union-attr] # it matches nothing, too
+    begin = _beyond(_BETWEEN, text, 0)
     while begin < len(text):
         value, end = _JSON.raw_decode(text, begin)
         for call in value if isinstance(value, list) else [value]:
             if not isinstance(call, dict):
                 raise TypeError("a call must be an object")
             yield call
-        begin = _BETWEEN.match(text, end).end()  # type: ignore[union-attr]
+        begin = _beyond(_BETWEEN, text, end)
 
 
 def _named(call: dict[str, Any]) -> dict[str, Any]:
@@ -78,12 +80,13 @@ def read_mistral(text: str, tools: list[dict[str, Any]]) -> list[dict[str, Any]]
     """A list in JSON, or `NAME[ARGS]{...}` and `NAME[CALL_ID]ID[ARGS]{...}`, one after the other."""
     if text.lstrip().startswith("["):
         return read_json(text, tools)
-    calls, position = [], 0
-    while (head := _MISTRAL.search(text, position)) is not None:
+    calls: list[dict[str, Any]] = []
+    position = _beyond(_BETWEEN_MISTRAL, text, 0)
+    while position < len(text) or not calls:
+        head = _matched(_MISTRAL, text, position)
         arguments, position = _JSON.raw_decode(text, head.end())
         calls.append({**head.groupdict(), "arguments": arguments})
-    if not calls:
-        raise ValueError("there is no call")
+        position = _beyond(_BETWEEN_MISTRAL, text, position)
     return calls
 
 
@@ -99,42 +102,71 @@ def read_pythonic(text: str, tools: list[dict[str, Any]]) -> Any:
 
 @dataclass(slots=True, frozen=True)
 class Headed:
-    """The name and perhaps an id before JSON arguments. call: groups `name`, `arguments` and perhaps `id`."""
+    """The name and perhaps an id before JSON arguments. head: groups `name` and perhaps `id`. tail: after them."""
 
-    call: re.Pattern[str]
+    head: re.Pattern[str]
+    tail: re.Pattern[str]
 
     def __call__(self, text: str, _tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        calls = []
-        for found in _all(self.call, text):
-            arguments = found["arguments"].strip()
-            calls.append({**found, "arguments": _JSON.decode(arguments) if arguments else {}})
+        calls: list[dict[str, Any]] = []
+        position = _beyond(_BLANKS, text, 0)
+        while position < len(text) or not calls:
+            head = _matched(self.head, text, position)
+            arguments: Any = {}
+            end = head.end()
+            if self.tail.match(text, end) is None:
+                arguments, end = _JSON.raw_decode(text, end)
+            position = _beyond(_BLANKS, text, _matched(self.tail, text, end).end())
+            calls.append({**head.groupdict(), "arguments": arguments})
         return calls
 
 
 @dataclass(slots=True, frozen=True)
 class Tagged:
-    """Each argument between tags of its own, without quotes. call: groups `name` and `body`. parameter: `name`,
-    `value`, and perhaps `string`: `true` if the markup says so. lines: the template writes values on lines of their
-    own, so that one line break at each end is no part of them."""
+    """Each argument between tags of its own, without quotes. Whatever else is in a call makes it malformed.
 
-    call: re.Pattern[str]
+    head, end: of a call, with group `name`. parameter: its opening, with groups `name` and perhaps `string`: `true` if
+    the markup says so. close: its closing tag, which counts where `follows` comes next: a value may contain it.
+    lines: the template writes values on lines of their own, so that one line break at each end is no part of them.
+    """
+
+    head: re.Pattern[str]
+    end: re.Pattern[str]
     parameter: re.Pattern[str]
+    close: str
+    follows: re.Pattern[str]
     lines: bool = False
 
     def __call__(self, text: str, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if text.lstrip().startswith("{"):  # some models fall back to JSON
             return read_json(text, tools)
-        calls = []
-        for found in _all(self.call, text):
-            schema = parameters_of(found["name"], tools)
-            arguments = {}
-            for parameter in self.parameter.finditer(found["body"]):
-                name, value = parameter["name"], self._value(parameter["value"])
-                kind = kind_of(property_of(schema, name, schema), schema)
+        calls: list[dict[str, Any]] = []
+        position = _beyond(_BLANKS, text, 0)
+        while position < len(text) or not calls:
+            head = _matched(self.head, text, position)
+            schema = parameters_of(head["name"], tools)
+            arguments: dict[str, Any] = {}
+            position = _beyond(_BLANKS, text, head.end())
+            while (end := self.end.match(text, position)) is None:
+                parameter = _matched(self.parameter, text, position)
+                name, close = parameter["name"].strip(), self._close(text, parameter.end())
+                value = self._value(text[parameter.end() : close])
                 is_string = parameter.groupdict().get("string") == "true"
-                arguments[name] = value if is_string else typed(value, kind)
-            calls.append({"name": found["name"], "arguments": arguments})
+                arguments[name] = (
+                    value if is_string else typed(value, kind_of(property_of(schema, name, schema), schema))
+                )
+                position = _beyond(_BLANKS, text, close + len(self.close))
+            calls.append({"name": head["name"], "arguments": arguments})
+            position = _beyond(_BLANKS, text, end.end())
         return calls
+
+    def _close(self, text: str, begin: int) -> int:
+        """Where the closing tag of the value that begins here is."""
+        while (close := text.find(self.close, begin)) >= 0:
+            begin = close + len(self.close)
+            if self.follows.match(text, begin):
+                return close
+        raise ValueError("an argument does not close")
 
     def _value(self, text: str) -> str:
         if found := _CDATA.fullmatch(text):
@@ -142,53 +174,68 @@ class Tagged:
         return text.removeprefix("\n").removesuffix("\n") if self.lines else text
 
 
-def _all(pattern: re.Pattern[str], text: str) -> list[dict[str, str]]:
-    found = [match.groupdict() for match in pattern.finditer(text)]
-    if not found:
-        raise ValueError("there is no call")
+def _matched(pattern: re.Pattern[str], text: str, position: int) -> re.Match[str]:
+    found = pattern.match(text, position)
+    if found is None:
+        raise ValueError("a part of a call must stand here")
     return found
 
 
-_CDATA = re.compile(r"\s*<!\[CDATA\[(.*?)\]\]>\s*", re.DOTALL)
-_QUOTED = r"[\"']?(?P<name>[^\"'>]+)[\"']?"
+def _beyond(blanks: re.Pattern[str], text: str, position: int) -> int:
+    found = blanks.match(text, position)
+    return position if found is None else found.end()
 
 
-def _tagged(call: str, parameter: str, *, lines: bool = False) -> Tagged:
-    return Tagged(re.compile(call, re.DOTALL), re.compile(parameter, re.DOTALL), lines)
+_CDATA = re.compile(r"\s*+<!\[CDATA\[((?>.*?(?=\]\]>)))\]\]>\s*+", re.DOTALL)
+_QUOTED = r"[\"']?+(?P<name>[^\"'>]++)[\"']?+"
+# Some models write `\n` between arguments.
+_BLANK = r"(?:\\n|\s)*+"
+_BLANKS = re.compile(_BLANK)
+
+
+def _tagged(head: str, end: str, parameter: tuple[str, str, str], *, lines: bool = False) -> Tagged:
+    """parameter: how it begins, its whole opening, its closing tag."""
+    begin, opening, close = parameter
+    follows = re.compile(rf"{_BLANK}(?:{begin}|{end})")
+    return Tagged(re.compile(head), re.compile(end), re.compile(opening, re.DOTALL), close, follows, lines)
 
 
 def key_value(key: str, value: str, separator: str = "") -> Tagged:
     """`NAME <key>K</key> <value>V</value>` (GLM), with these words in the tags."""
-    first = "|".join(filter(None, (re.escape(separator), f"<{re.escape(key)}>", r"\s*\Z")))
+    name = rf"(?P<name>(?>.*?(?=</{key}>)))"
     return _tagged(
-        rf"\A\s*(?P<name>[^\s<>]+)\s*(?={first})(?P<body>.*)\Z",
-        rf"<{key}>\s*(?P<name>.*?)\s*</{key}>(?:\\n|\s)*<{value}>(?P<value>.*?)</{value}>",
+        rf"(?P<name>[^\s<>]++)\s*+(?:{re.escape(separator)})?+",
+        r"\Z",
+        (f"<{key}>", rf"<{key}>{name}</{key}>{_BLANK}<{value}>", f"</{value}>"),
     )
 
 
-def invoked(prefix: str, parameter: str = "") -> Tagged:
+def invoked(prefix: str, string: str = "") -> Tagged:
     """`<invoke name="N"><parameter name="K">V</parameter></invoke>` (MiniMax, Muse, DeepSeek V3.2)."""
     p = re.escape(prefix)
-    end = rf"</{p}parameter>(?=\s*(?:<{p}parameter|\Z))"
+    name = rf"\b(?>[^>]*?\bname=){_QUOTED}"
     return _tagged(
-        rf"<{p}invoke\b[^>]*?\bname={_QUOTED}>(?P<body>.*?)</{p}invoke>",
-        rf"<{p}parameter\b[^>]*?\bname={_QUOTED}{parameter}[^>]*>(?P<value>.*?){end}",
+        rf"<{p}invoke{name}[^>]*+>",
+        rf"</{p}invoke>(?=\s*+(?:<{p}invoke|\Z))",
+        (f"<{p}parameter", rf"<{p}parameter{name}{string}[^>]*+>", f"</{prefix}parameter>"),
     )
 
 
-def headed(call: str) -> Headed:
+def headed(head: str, tail: str = r"\s*+\Z") -> Headed:
     """JSON arguments after a name."""
-    return Headed(re.compile(call, re.DOTALL))
+    return Headed(re.compile(head + r"\s*+", re.DOTALL), re.compile(tail))
 
 
 # Qwen3-Coder, Seed-OSS.
 read_functions = _tagged(
-    r"<function=\s*(?P<name>[^\s<>]+)\s*>?(?P<body>.*?)</function>\s*\Z",
-    r"<parameter=\s*(?P<name>[^\s<>]+)\s*>(?P<value>.*?)</parameter>(?=\s*(?:<parameter=|\Z))",
+    r"<function=\s*+(?P<name>[^\s<>]++)\s*+>?+",
+    r"</function>(?=\s*+(?:<function=|\Z))",
+    ("<parameter=", r"<parameter=\s*+(?P<name>[^\s<>]++)\s*+>", "</parameter>"),
     lines=True,
 )
 # MiniCPM 5, after `<function name=`.
 read_params = _tagged(
-    rf"\A\s*{_QUOTED}\s*>(?P<body>.*)\Z",
-    rf"<param\s+name\s*=\s*{_QUOTED}\s*>(?P<value>.*?)</param>",
+    rf"{_QUOTED}\s*+>",
+    r"\Z",
+    (r"<param\s", rf"<param\s++name\s*+=\s*+{_QUOTED}\s*+>", "</param>"),
 )

@@ -24,7 +24,8 @@ _MAX_RULES = 500  # of a grammar, terminals included
 MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 DATA = frozenset({"const", "enum", "default", "example", "examples", "required", "dependentRequired", "type"})
 
-_RULE = re.compile(r"[A-Za-z_]\w*(?:\.-?\d+)?(?:\{[^}\n]*\}|\[[^]\n]*\]|::\w+)?\s*:(?!:)")
+# What ends a rule's head: its name, priority, attributes or parameter, and the colon. Linear: it never looks back.
+_RULE = re.compile(r"[\w}\]-]\s*+:(?!:)")
 _EMBEDDED_SCHEMA = re.compile(r'(?<!["\w])%json\s*')
 
 

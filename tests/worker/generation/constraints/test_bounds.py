@@ -1,6 +1,7 @@
 """What llguidance must never read, and what it must: schemas and grammars that are chained, wide or nested."""
 
 import json
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -137,3 +138,12 @@ def test_grammars_that_are_fine() -> None:
         "start: " + " ".join(f'"{n}"' for n in range(5000)),
     ):
         check_grammar(grammar)
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 100_000, "a{" * 50_000, "a[" * 50_000, "a " * 50_000, "a" + " " * 100_000, "::a" * 30_000]
+)
+def test_rules_are_counted_in_one_pass(text: str) -> None:
+    began = time.process_time()
+    check_grammar("start: " + text)
+    assert time.process_time() - began < 1
