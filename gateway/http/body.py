@@ -10,6 +10,7 @@ from gateway.http.inference import AppState
 _GZIP = 16 + zlib.MAX_WBITS
 _PLAIN = ("", "identity")
 _GZIPPED = ("gzip", "x-gzip")
+_PIECE_BYTES = 4096  # each member that ends copies what follows it in its piece
 
 
 async def read_body(request: Request[AppState]) -> bytes:
@@ -24,8 +25,11 @@ async def read_body(request: Request[AppState]) -> bytes:
     if int(request.headers.get("content-length", "0")) > limit:
         raise too_large
     packed = Gunzip() if coding in _GZIPPED else None
-    body = bytearray()
+    body, received = bytearray(), 0
     async for chunk in request.stream():
+        received += len(chunk)
+        if received > limit:  # gzip may hold nothing for ever
+            raise too_large
         body += chunk if packed is None else packed.feed(chunk, limit + 1 - len(body))
         if len(body) > limit:
             raise too_large
@@ -50,12 +54,14 @@ class Gunzip:
         """The next bytes, up to `limit` of them: the rest of a bomb stays packed. Raises FailureError."""
         unpacked = bytearray()
         try:
-            while data and len(unpacked) < limit:
-                if self._member.eof:
-                    self._member = zlib.decompressobj(_GZIP)
-                self._has_begun = True
-                unpacked += self._member.decompress(data, limit - len(unpacked))
-                data = self._member.unused_data if self._member.eof else b""
+            for start in range(0, len(data), _PIECE_BYTES):
+                piece = data[start : start + _PIECE_BYTES]
+                while piece and len(unpacked) < limit:
+                    if self._member.eof:
+                        self._member = zlib.decompressobj(_GZIP)
+                    self._has_begun = True
+                    unpacked += self._member.decompress(piece, limit - len(unpacked))
+                    piece = self._member.unused_data if self._member.eof else b""
         except zlib.error as error:
             raise invalid(f"the body is not gzip: {error}") from None
         return bytes(unpacked)

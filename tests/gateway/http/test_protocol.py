@@ -244,6 +244,16 @@ async def test_a_gzipped_body_is_unpacked_within_the_limit_of_bodies(both: Both)
         assert (got, error["error"]["param"]) == (status, None), body[-20:]
 
 
+async def test_gzip_of_nothing_is_no_larger_than_a_body_may_be(both: Both) -> None:
+    nothing = gzip.compress(b"")
+    many = nothing * (SMALL // 4 // len(nothing))
+    chunked = head("Host: x", "Transfer-Encoding: chunked", "Content-Encoding: gzip")
+    async with connected(both.gateway) as raw:
+        raw.writer.write(chunked + b"".join(b"%x\r\n%s\r\n" % (len(many), many) for _ in range(5)))
+        status, error = await answer_of(raw)
+        assert (status, error["error"]["code"]) == (413, "request_too_large")
+
+
 def test_a_bomb_stays_packed() -> None:
     bomb = gzip.compress(bytes(10**8))
     assert len(Gunzip().feed(bomb, 1000)) == 1000
