@@ -26,16 +26,15 @@ class Outcome:
     refused: Failure | None = None
     raised: str | None = None
 
-    def fault(self, shape: Shape) -> str | None:
-        """What is wrong with it, None if nothing is."""
+    def fault(self, wanted: str | None) -> str | None:
+        """What is wrong with it, None if nothing is. wanted: the field that must be refused, None if none may be."""
         if self.raised is not None:
             return f"raised {self.raised}"
         if self.refused is not None:
-            param = self.refused.param or ""
-            wanted = (shape.refused,) if shape.refused else ("tools[",) + ("messages",) * shape.order
-            return None if param.startswith(wanted) else f"refused, naming {param or 'nothing'}: {self.refused.message}"
-        if shape.refused:
-            return f"not refused: {shape.refused}"
+            param = self.refused.param
+            return None if param and param == wanted else f"refused, naming {param}: {self.refused.message}"
+        if wanted:
+            return f"not refused: {wanted}"
         if self.vanished:
             return "vanished: " + ", ".join(f"{path} ({' '.join(words)})" for path, words in self.vanished.items())
         return None

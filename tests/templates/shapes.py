@@ -1,7 +1,7 @@
 """Conversations as clients send them: bodies of POST /v1/chat/completions, as data.
 
 Each part of each message and each tool has words of its own, `kz...`, that the prompt must have in the end: what is
-called has at least one that no tool has. `order`: the turns come in an order that a template may refuse.
+called has at least one that no tool has.
 """
 
 import re
@@ -15,13 +15,18 @@ Turn = dict[str, Any]
 
 @dataclass(slots=True, frozen=True)
 class Shape:
-    """refused: the field that the answer must name, for what no text model can take."""
+    """refused: the field that the answer must name, for what no text model can take. refused_by: the templates that
+    refuse it; none are named where all do."""
 
     name: str
     messages: list[Turn]
     fields: dict[str, Any]
-    order: bool = False
     refused: str | None = None
+    refused_by: tuple[str, ...] = ()
+
+    def refused_field(self, template: str) -> str | None:
+        """The field that this template's refusal names, None if it must take it."""
+        return self.refused if template in (self.refused_by or (template,)) else None
 
     @property
     def body(self) -> dict[str, Any]:
@@ -98,20 +103,31 @@ ORDERS = [
     Shape("user", [USER], {}),
     Shape("system, user", [SYSTEM, USER], {}),
     Shape("developer, user", [DEVELOPER, USER], {}),
-    Shape("system, developer, user", [SYSTEM, DEVELOPER, USER], {}, order=True),
-    Shape("developer, system, user", [DEVELOPER, SYSTEM, USER], {}, order=True),
-    Shape("two systems, user", [SYSTEM, say("system", "kzsecond"), USER], {}, order=True),
-    Shape("user, system", [USER, say("system", "kzlate")], {}, order=True),
-    Shape("system late", [SYSTEM, USER, ANSWER, say("system", "kzlate"), AGAIN], {}, order=True),
-    Shape("developer late", [USER, ANSWER, say("developer", "kzlate"), AGAIN], {}, order=True),
-    Shape("system late and last", [SYSTEM, USER, ANSWER, AGAIN, say("system", "kzlate")], {}, order=True),
+    Shape("system, developer, user", [SYSTEM, DEVELOPER, USER], {}),
+    Shape("developer, system, user", [DEVELOPER, SYSTEM, USER], {}),
+    Shape("two systems, user", [SYSTEM, say("system", "kzsecond"), USER], {}),
+    Shape("user, system", [USER, say("system", "kzlate")], {}),
+    Shape("system late", [SYSTEM, USER, ANSWER, say("system", "kzlate"), AGAIN], {}),
+    Shape("developer late", [USER, ANSWER, say("developer", "kzlate"), AGAIN], {}),
+    Shape("system late and last", [SYSTEM, USER, ANSWER, AGAIN, say("system", "kzlate")], {}),
     Shape("system, two turns", [SYSTEM, USER, ANSWER, AGAIN], {}),
     Shape("three turns", [USER, ANSWER, AGAIN, say("assistant", "kzthird"), say("user", "kzfourth")], {}),
-    Shape("user twice", [USER, AGAIN], {}, order=True),
-    Shape("assistant first", [ANSWER, USER], {}, order=True),
-    Shape("assistant last", [USER, ANSWER], {}, order=True),
-    Shape("assistant twice", [USER, ANSWER, say("assistant", "kzmore"), AGAIN], {}, order=True),
-    Shape("system alone", [SYSTEM], {}, order=True),
+    Shape("user twice", [USER, AGAIN], {}),
+    Shape(
+        "assistant first",
+        [ANSWER, USER],
+        {},
+        refused="messages[0]",
+        refused_by=(
+            "Mistral-Small-3.2-24B-Instruct-2506",
+            "google-gemma-2-2b-it",
+            "mistralai-Ministral-3-14B-Reasoning-2512",
+            "mistralai-Mistral-Nemo-Instruct-2407",
+        ),
+    ),
+    Shape("assistant last", [USER, ANSWER], {}),
+    Shape("assistant twice", [USER, ANSWER, say("assistant", "kzmore"), AGAIN], {}),
+    Shape("system alone", [SYSTEM], {}),
 ]
 CONTENTS = [
     Shape("user says nothing", [SYSTEM, {"role": "user", "content": ""}], {}),
@@ -168,8 +184,8 @@ CALLS = [
     Shape("two calls, results the other way round", [USER, calling(PARIS, ZONE), NOON, SUNNY], BOTH),
     Shape("two rounds", [USER, calling(PARIS), SUNNY, calling(ZONE), NOON], BOTH),
     Shape("a call and its end", [USER, calling(PARIS), SUNNY, ANSWER, AGAIN], ONE),
-    Shape("a call interrupted", [USER, calling(PARIS), SUNNY, AGAIN], ONE, order=True),
-    Shape("a call, system late", [USER, calling(PARIS), SUNNY, say("system", "kzlate")], ONE, order=True),
+    Shape("a call interrupted", [USER, calling(PARIS), SUNNY, AGAIN], ONE),
+    Shape("a call, system late", [USER, calling(PARIS), SUNNY, say("system", "kzlate")], ONE),
     Shape("calls without tools", [USER, calling(PARIS), SUNNY, ANSWER, AGAIN], {}),
     Shape("calls of tools that are gone", [USER, calling(PARIS, ZONE), SUNNY, NOON], {"tools": [NESTED]}),
     Shape("arguments as an object", [USER, calling(call(OWN_ID, "kzweather", {"kzcity": "kzparis"})), SUNNY], ONE),

@@ -28,7 +28,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> Tokenizers:
 
 
 def faults(shape: Shape, tokenizers: Tokenizers) -> dict[str, str]:
-    found = {name: outcome(shape, tokenizer).fault(shape) for name, tokenizer in tokenizers.items()}
+    found = {name: outcome(shape, tokenizer).fault(shape.refused_field(name)) for name, tokenizer in tokenizers.items()}
     return {name: fault for name, fault in found.items() if fault is not None}
 
 
