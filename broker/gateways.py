@@ -118,7 +118,7 @@ class Gateways:
             case Ack():
                 self._tell(OutputsRead(gateway, body.total))
             case InferenceRequest():
-                self._put(self._lookup.request(request_id, body.model, body.payload, body.task))
+                self._put(self._lookup.request(request_id, body))
             case Cancel():
                 self._cancel(request_id)
             case Load():

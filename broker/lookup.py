@@ -23,6 +23,7 @@ from broker.policy.events import (
 )
 from broker.policy.specs import ModelSpec
 from broker.wire.failure import Failure
+from broker.wire.from_gateways import InferenceRequest
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +48,11 @@ class Lookup:
         """The only id of the model that this name leads to; the name itself if there is none."""
         return name if self._running(name) is not None else self._catalog.id_of(name)
 
-    def request(self, request_id: bytes, name: str, payload: bytes, task: str) -> Event:
-        model_id = self.id_of(name)
-        found = self._find(model_id, task)
-        return _event(RequestArrived(request_id, model_id, payload, found.spec, found.problem, task), found)
+    def request(self, request_id: bytes, body: InferenceRequest) -> Event:
+        model_id = self.id_of(body.model)
+        found = self._find(model_id, body.task)
+        event = RequestArrived(request_id, model_id, body.payload, found.spec, found.problem, body.task, body.origin)
+        return _event(event, found)
 
     def load(self, request_id: bytes, name: str) -> Event:
         model_id = self.id_of(name)

@@ -1,7 +1,7 @@
 """Inference requests come, are refused or wait for their model, and are cancelled."""
 
 from broker.policy.actions import ForwardCancel
-from broker.policy.answers import CANCELLED, SHUTTING_DOWN, digest_of, end, ended_its_process, fail, refuse
+from broker.policy.answers import CANCELLED, SHUTTING_DOWN, end, ended_its_process, fail, refuse
 from broker.policy.events import GatewayLeft, RequestArrived
 from broker.policy.facts import Facts
 from broker.policy.records import Model, PendingRequest
@@ -45,21 +45,22 @@ def on_request_arrived(facts: Facts, event: RequestArrived, now: float) -> None:
         fail(facts, event.request_id, SHUTTING_DOWN)
     elif model is None or (event.spec is None and model.serving is None) or (event.spec is not None and event.problem):
         refuse(facts, event.request_id, event.problem, event.model_id)
-    elif (failure := _refusal(facts, model, event.payload, now)) is not None:
+    elif (failure := _refusal(facts, model, event, now)) is not None:
         fail(facts, event.request_id, failure)
     else:
-        request = PendingRequest(event.request_id, event.model_id, event.payload, facts.next_order(), now)
+        origin = event.origin or event.request_id
+        request = PendingRequest(event.request_id, event.model_id, event.payload, origin, facts.next_order(), now)
         facts.requests[event.request_id] = request
         model.waiting.append(request)
 
 
-def _refusal(facts: Facts, model: Model, payload: bytes, now: float) -> Failure | None:
-    return _refused(model, payload, now) or _unavailable(model, now) or _too_many(facts, model)
+def _refusal(facts: Facts, model: Model, event: RequestArrived, now: float) -> Failure | None:
+    return _refused(model, event.origin, now) or _unavailable(model, now) or _too_many(facts, model)
 
 
-def _refused(model: Model, payload: bytes, now: float) -> Failure | None:
+def _refused(model: Model, origin: bytes, now: float) -> Failure | None:
     """Of a request that has ended a process of this model a short while ago."""
-    if not model.refused or model.refused.get(digest_of(payload), 0.0) <= now:
+    if model.refused.get(origin, 0.0) <= now:
         return None
     return ended_its_process(model.model_id, "the same request as before")
 

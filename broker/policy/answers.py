@@ -3,8 +3,6 @@
 Everything here answers requests. It starts, stops and kills nothing.
 """
 
-from hashlib import sha256
-
 from broker.policy.actions import Fail, SavePins
 from broker.policy.facts import Facts
 from broker.policy.records import Model, PendingRequest
@@ -17,11 +15,6 @@ SHUTTING_DOWN = Failure(Code.MODEL_UNAVAILABLE, "the broker is shutting down", r
 def ended_its_process(model_id: str, how: str) -> Failure:
     """Of a request that ended its process while it was taken in. Not to be tried again: it would end the next one."""
     return Failure(Code.WORKER_DIED, f"this request ended the process of {model_id} while it was taken in ({how})")
-
-
-def digest_of(payload: bytes) -> bytes:
-    """By this a request is known again: 32 bytes."""
-    return sha256(payload).digest()
 
 
 def fail(facts: Facts, request_id: bytes, failure: Failure) -> None:

@@ -4,15 +4,14 @@ An end begins in one of four ways: the process is asked to exit (`stop`), killed
 `watch` when it has stopped living), says that it cannot load, or exits by itself. The ranks of an instance are one
 failure domain: any of them takes all others with it. Clients get their errors when the end begins, because reaping a
 process of many gigabytes can take a while; deaths are counted, and administrators answered, when the last rank has
-exited. A request that ends its process while it is taken in is blamed alone. The numbers of the restart policy are in
-restart.py.
+exited. A request that ends its process while it is taken in is blamed alone, with those like it. The numbers of the
+restart policy are in restart.py.
 """
 
 from broker.policy import restart
 from broker.policy.actions import KillWorker, Reply, StopWorker
 from broker.policy.answers import (
     CANCELLED,
-    digest_of,
     end,
     ended_its_process,
     fail,
@@ -97,7 +96,7 @@ def _take_down(
     instance.end_expected = instance.end_expected or expected
     model = facts.models[instance.model_id]
     restart_waiting(model, now)
-    instance.lost |= {request_id: r.payload for request_id, r in instance.in_flight.items() if not r.has_output}
+    instance.lost |= {request_id: r.origin for request_id, r in instance.in_flight.items() if not r.has_output}
     for request in reversed(instance.in_flight.values()):
         _lose(facts, model, request, why, now, replay=replay)
     instance.in_flight.clear()
@@ -141,25 +140,25 @@ def on_worker_exited(facts: Facts, event: WorkerExited, now: float) -> None:
 
 
 def _blame(facts: Facts, instance: Instance, intake: bytes | None, how: str, now: float) -> None:
-    """The request that ended its process, or stalled it, while it was taken in, is refused, and refused again for a
-    while; the model is not at fault. Unless two different requests in a row did that: then the model is broken, and its
-    deaths count. intake: the request that was being taken in."""
+    """The request that ended its process, or stalled it, while it was taken in, is refused, with all that are like it:
+    those that are here, and for a while those that come. The model is not at fault. Unless two different requests in a
+    row did that: then the model is broken, and its deaths count. intake: the request that was being taken in."""
     request = instance.in_flight.get(intake or b"")
-    payload = instance.lost.get(intake or b"") if request is None else request.payload
-    if intake is None or payload is None:
+    origin = instance.lost.get(intake or b"") if request is None else request.origin
+    if origin is None:
         return
-    model, digest = facts.models[instance.model_id], digest_of(payload)
-    is_first, model.last_intake = model.last_intake in (None, digest), digest
+    model = facts.models[instance.model_id]
+    is_first, model.last_intake = model.last_intake in (None, origin), origin
     if not is_first:
         return
     instance.blamed = True
     model.refused = {known: until for known, until in model.refused.items() if until > now}
-    model.refused[digest] = now + restart.REFUSED_SECONDS
-    request = facts.requests.get(intake)
-    if request is not None and not request.cancelled:
-        if instance.in_flight.pop(intake, None) is None:
-            model.waiting.remove(request)
-        end(facts, request, ended_its_process(model.model_id, how))
+    model.refused[origin] = now + restart.REFUSED_SECONDS
+    for request in [*instance.in_flight.values(), *model.waiting]:
+        if request.origin == origin and not request.cancelled:
+            if instance.in_flight.pop(request.request_id, None) is None:
+                model.waiting.remove(request)
+            end(facts, request, ended_its_process(model.model_id, how))
 
 
 def _bury(facts: Facts, model: Model, instance: Instance, now: float) -> None:

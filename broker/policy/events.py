@@ -16,7 +16,8 @@ from broker.wire.failure import Code, Failure
 @dataclass(slots=True, frozen=True)
 class RequestArrived:
     """spec None: the catalog has no usable model of this name, `problem` says why. A problem beside a spec: the model
-    is there and cannot do this work. payload: opaque to the pool."""
+    is there and cannot do this work. payload: opaque to the pool. origin: equal for requests that a process takes in
+    alike; empty for one that is like no other."""
 
     request_id: bytes
     model_id: str
@@ -24,6 +25,7 @@ class RequestArrived:
     spec: ModelSpec | None
     problem: Failure | None = None
     task: str = "generate"
+    origin: bytes = b""
 
 
 @dataclass(slots=True, frozen=True)

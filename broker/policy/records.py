@@ -24,11 +24,13 @@ class Phase(Enum):
 @dataclass(slots=True)
 class PendingRequest:
     """One inference request that has not ended. order: place in the queue; deaths: workers that died
-    under it. waiting_since: the queue timeout counts from here; a load in progress stops its clock."""
+    under it. waiting_since: the queue timeout counts from here; a load in progress stops its clock. origin: equal for
+    requests that a process takes in alike."""
 
     request_id: bytes
     model_id: str
     payload: bytes
+    origin: bytes
     order: int
     waiting_since: float
     deaths: int = 0
@@ -156,7 +158,7 @@ class Instance:
 
     ranks: all of them, exited ones too; rank 0 alone gets requests. started_at: when it got its processes. end_reason:
     why it is being ended, None as long as it lives. end_expected: the end was asked for, so it is no death in the sense
-    of the restart policy. has_stalled: it is ended because it makes no progress. lost: the payloads of requests without
+    of the restart policy. has_stalled: it is ended because it makes no progress. lost: the origins of requests without
     output that were in flight when the end began. blamed: a request has ended it, which is no death of the model
     either. first_exit: of the rank that exited first.
     """
@@ -221,8 +223,8 @@ class Instance:
 class Model:
     """One model that was asked for. serving: what runs it, until the last of its processes has exited.
 
-    measured_bytes: of a model without files, from when it was last ready. last_intake: digest of the request that last
-    ended a process while it was taken in, None once the model has given an output since. refused: digest of each
+    measured_bytes: of a model without files, from when it was last ready. last_intake: origin of the request that last
+    ended a process while it was taken in, None once the model has given an output since. refused: origin of each
     request that ended one -> until when it is refused.
     """
 

@@ -45,7 +45,7 @@ class Message:
 def encode(body: Body, request_id: bytes = NO_REQUEST) -> list[bytes]:
     """The frames of one message, without the ROUTER's identity frame. OUTPUTS have `encode_outputs`."""
     if isinstance(body, InferenceRequest):
-        head = msgpack.packb({"model": body.model, "task": body.task})
+        head = msgpack.packb({"model": body.model, "task": body.task, "origin": body.origin})
         return [VERSION, body.COMMAND, request_id, head, body.payload]
     return [VERSION, body.COMMAND, request_id, pack(body)]
 

@@ -1,7 +1,8 @@
 """What can be asked of a link: one message to the broker and how its outputs are read. Pure."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 
 from broker.wire.body import Body
@@ -60,22 +61,30 @@ def generate_whole(model: str, unit: Generate) -> Ask[End]:
 
 def _generation(model: str, unit: Generate) -> InferenceRequest:
     try:
-        return InferenceRequest(model, pack(unit), Task.GENERATE)
+        # The choices of one request differ in their seed alone, and are taken in alike.
+        origin = _origin(pack(replace(unit, seed=None, stream=False)))
+        return InferenceRequest(model, pack(unit), Task.GENERATE, origin)
     except ValueError:  # a dialect may add a level to what could just be read
         raise invalid("the body is nested too deeply") from None
+
+
+def _origin(taken_in: bytes) -> bytes:
+    return blake2b(taken_in, digest_size=16).digest()
 
 
 def embed(model: str, unit: Embed) -> Ask[Vectors]:
     """The vectors of texts."""
     count = len(unit.inputs)
-    body = InferenceRequest(model, pack(unit), Task.EMBED)
+    payload = pack(unit)
+    body = InferenceRequest(model, payload, Task.EMBED, _origin(payload))
     return Ask(model, body, no_partial, lambda final: vectors_of(final, count))
 
 
 def rerank(model: str, unit: Rerank) -> Ask[Scores]:
     """The scores of documents."""
     count = len(unit.documents)
-    body = InferenceRequest(model, pack(unit), Task.RERANK)
+    payload = pack(unit)
+    body = InferenceRequest(model, payload, Task.RERANK, _origin(payload))
     return Ask(model, body, no_partial, lambda final: scores_of(final, count))
 
 

@@ -1,6 +1,7 @@
 """A request that ends its process while it is taken in: it is refused alone, and its model goes on."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.conftest import MISBEHAVING
 from tests.service import Service, wait_until
@@ -26,6 +27,20 @@ def test_the_same_request_reaches_no_process_again(service: Service) -> None:
     assert service.chat("bad", "Hello").status_code == 200
     pid = service.model("bad")["pid"]
     assert service.chat("bad", "poison").json()["error"]["code"] == "worker_died"
+    assert service.model("bad")["pid"] == pid
+
+
+def test_two_choices_with_a_seed_end_one_process_and_an_innocent_is_answered_by_the_next(service: Service) -> None:
+    service.load("bad").raise_for_status()
+    with ThreadPoolExecutor(1) as pool:
+        innocent = pool.submit(service.chat, "bad", "slow " * 50)
+        wait_until(lambda: service.model("bad")["in_flight"] == 1, 20.0, "the innocent")
+        error = service.chat("bad", "poison", n=2, seed=7).json()["error"]
+        assert (error["code"], error["retryable"]) == ("worker_died", False)
+        assert innocent.result().status_code == 200
+    assert service.model("bad")["restarts"] == 0
+    pid = service.model("bad")["pid"]
+    assert service.chat("bad", "poison", seed=8).json()["error"]["code"] == "worker_died"
     assert service.model("bad")["pid"] == pid
 
 

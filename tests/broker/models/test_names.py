@@ -15,6 +15,7 @@ from broker.models.entry import CatalogError, ModelOverride
 from broker.models.places import FileSystem
 from broker.policy.events import LoadRequested, ModelMissed, ModelPinned, RequestArrived
 from broker.policy.specs import ModelSpec
+from broker.wire.from_gateways import InferenceRequest
 from broker.wire.model_names import folded
 from tests.broker.models.model_folders import make_hub_model, make_model
 
@@ -110,7 +111,7 @@ def test_whatever_is_asked_for_comes_with_the_one_id(macos: Catalog, models: Pat
     running: dict[str, ModelSpec] = {}
     lookup = Lookup(macos, running.get)
     for name in ("tiny", "TINY", "Tiny"):
-        request, load = lookup.request(b"r", name, b"", "generate"), lookup.load(b"l", name)
+        request, load = lookup.request(b"r", InferenceRequest(name, b"")), lookup.load(b"l", name)
         assert isinstance(request, RequestArrived)
         assert isinstance(load, LoadRequested)
         for event in (request, load):
@@ -126,7 +127,7 @@ def test_a_model_that_runs_is_met_by_every_spelling_and_needs_no_look_at_its_own
     folder = make_model(models / "Tiny")
     spec = macos.find("Tiny")
     lookup = Lookup(macos, {"Tiny": spec}.get)
-    arrived = lookup.request(b"r", "tiny", b"", "generate")
+    arrived = lookup.request(b"r", InferenceRequest("tiny", b""))
     assert isinstance(arrived, RequestArrived)
     assert arrived.spec is spec
     folder.rename(models / "elsewhere")

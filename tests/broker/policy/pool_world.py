@@ -117,7 +117,7 @@ class World(Memory):
                 assert worker.spec.model_id == model_id == request.model_id
                 assert request.ends == 0
                 assert request.outputs == 0, "replayed after output"
-                assert payload == (request.payload or request_id), "payload lost"
+                assert payload == request_id, "payload lost"
                 request.forwards += 1
                 assert request.forwards <= 2, "replayed more than once"
                 worker.in_flight.add(request_id)

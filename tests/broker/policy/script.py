@@ -80,10 +80,11 @@ class Script(World):
 
     # ---- clients and administrators -------------------------------------------------------------------------------
 
-    def ask(self, request_id: bytes, model_id: str, payload: bytes = b"") -> list[Action]:
-        """A request that asks for this model. payload: of an earlier request (its id), or empty for one of its own."""
-        self.requests.setdefault(request_id, SimRequest(model_id, payload=payload))
-        return self.send(RequestArrived(request_id, model_id, payload or request_id, self.specs.get(model_id)))
+    def ask(self, request_id: bytes, model_id: str, origin: bytes = b"") -> list[Action]:
+        """A request that asks for this model. origin: equal for requests that a worker takes in alike."""
+        self.requests.setdefault(request_id, SimRequest(model_id))
+        spec = self.specs.get(model_id)
+        return self.send(RequestArrived(request_id, model_id, request_id, spec, origin=origin))
 
     def cancel(self, request_id: bytes) -> list[Action]:
         return self.send(RequestCancelled(request_id))
@@ -242,9 +243,9 @@ class Script(World):
     def reason(self, model_id: str) -> str | None:
         return shown(self.model(model_id), self.now, self.pool.waits_for(self.now)).reason
 
-    def forward(self, worker_id: str, model_id: str, request_id: bytes, payload: bytes = b"") -> ForwardRequest:
+    def forward(self, worker_id: str, model_id: str, request_id: bytes) -> ForwardRequest:
         """The action that hands this request to this worker."""
-        return ForwardRequest(worker_id, request_id, model_id, payload or request_id)
+        return ForwardRequest(worker_id, request_id, model_id, request_id)
 
     def assign(self, worker_id: str, model_id: str) -> AssignModel:
         """The action that makes this worker load this model."""

@@ -174,7 +174,7 @@ def test_refusals_that_are_over_are_forgotten_and_no_others() -> None:
         s.ask(answered, "a")
         s.finish(worker_id, answered)
         s.wait(400.0, worker_id)
-    assert s.ask(R3, "a", payload=R2) == [Failed(R3, "worker_died")]
+    assert s.ask(R3, "a", origin=R2) == [Failed(R3, "worker_died")]
     assert len(s.model("a").refused) == 2
     s.wait(700.0, worker_id)
     s.ask(R4, "a")
@@ -199,9 +199,9 @@ def test_a_request_is_refused_for_ten_minutes() -> None:
     s.connect(worker_id)
     s.ready(worker_id)
     s.wait(599.9, worker_id)
-    assert s.ask(R2, "a", payload=R1) == [Failed(R2, "worker_died")]
+    assert s.ask(R2, "a", origin=R1) == [Failed(R2, "worker_died")]
     s.wait(0.1, worker_id)
-    assert s.ask(R3, "a", payload=R1) == [s.forward(worker_id, "a", R3, payload=R1)]
+    assert s.ask(R3, "a", origin=R1) == [s.forward(worker_id, "a", R3)]
 
 
 # ---- room ---------------------------------------------------------------------------------------------------------

@@ -70,7 +70,6 @@ class SimLink:
 class SimRequest:
     model_id: str
     admin: bool = False
-    payload: bytes = b""  # empty: the request's id
     ends: int = 0
     outputs: int = 0
     forwards: int = 0

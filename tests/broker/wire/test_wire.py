@@ -112,11 +112,11 @@ def test_so_are_outputs_in_their_order(rows: list[tuple[bytes, int, dict[str, An
 
 
 def test_the_payload_of_a_request_travels_unread_in_a_frame_of_its_own() -> None:
-    frames = encode(InferenceRequest("org/name", b"anything at all", "embed"), R1)
-    head = msgpack.packb({"model": "org/name", "task": "embed"})
+    frames = encode(InferenceRequest("org/name", b"anything at all", "embed", b"alike"), R1)
+    head = msgpack.packb({"model": "org/name", "task": "embed", "origin": b"alike"})
     assert frames == [VERSION, b"REQUEST", R1, head, b"anything at all"]
-    without_task = [*frames[:3], msgpack.packb({"model": "org/name"}), b""]
-    assert decode(without_task).body == InferenceRequest("org/name", b"", "generate")
+    without_defaults = [*frames[:3], msgpack.packb({"model": "org/name"}), b""]
+    assert decode(without_defaults).body == InferenceRequest("org/name", b"", "generate", b"")
 
 
 def test_a_request_id_begins_with_its_gateway() -> None:

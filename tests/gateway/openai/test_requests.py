@@ -4,8 +4,10 @@ import orjson
 import pytest
 
 from broker.wire.failure import FailureError
+from broker.wire.from_gateways import InferenceRequest
 from broker.wire.packing import pack, unpack
 from broker.wire.work import Generate
+from gateway.core.ask import generate_whole
 from gateway.core.content import Image
 from gateway.core.sampling import Defaults
 from gateway.openai.requests import chat_work, completion_work, parse_chat, parse_completion
@@ -47,6 +49,17 @@ def test_defaults() -> None:
     nothing = dict.fromkeys(("n", "stop", "seed", "stream", "temperature", "top_p", "max_tokens", "tools", "logprobs"))
     nothing |= dict.fromkeys(("tool_choice", "top_logprobs", "response_format", "grammar", "chat_template_kwargs"))
     assert chat(**nothing) == chat()
+
+
+def test_the_choices_of_a_request_are_known_as_one_whatever_their_seed_and_their_stream() -> None:
+    def origins(**fields: Any) -> set[bytes]:
+        bodies = [generate_whole("m", unit).body for unit in chat(**fields)]
+        return {body.origin for body in bodies if isinstance(body, InferenceRequest)}
+
+    alike = origins(n=3) | origins(n=3, seed=1) | origins(seed=2, stream=True)
+    assert len(alike) == 1
+    assert alike.isdisjoint(origins(tools=[WEATHER]))
+    assert all(alike)
 
 
 def test_every_field_reaches_the_wire() -> None:
