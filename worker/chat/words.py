@@ -9,13 +9,12 @@ from typing import Any
 
 from worker.chat.chat import Chat
 from worker.chat.messages import THOUGHT_NAMES, Turn
+from worker.chat.schemas import ANNOTATING, NAMING, TYPES, VALUES
 
-_WORD = re.compile(r"kzq[a-z]{5}")
+# A number stands for a number.
+_WORD = re.compile(r"kzq[a-z]{5}|73\d{8}")
+_FIRST_NUMBER = 7_300_000_000
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
-
-# In a JSON schema: what maps names that the schema's author chose, and what tells a model about values.
-_NAMING = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
-_TELLING = ("description", "enum", "const", "default", "examples")
 
 
 @dataclass(slots=True)
@@ -44,9 +43,11 @@ def _lacking(words: dict[str, str], text: str) -> list[str]:
 def skeleton(chat: Chat) -> Skeleton:
     """Of a chat as `chat_of` makes it. The same structure gives the same words."""
     maker = _Maker()
-    turns = [maker.turn(turn, f"messages[{index}]") for index, turn in enumerate(chat.turns)]
+    # First, so that they are the same in each turn of a conversation.
     tools = None if chat.tools is None else [maker.tool(tool, f"tools[{i}]") for i, tool in enumerate(chat.tools)]
-    return Skeleton(Chat(turns, tools, chat.kwargs), maker.needed, maker.wanted)
+    of_tools, maker.needed = maker.needed, {}
+    turns = [maker.turn(turn, f"messages[{index}]") for index, turn in enumerate(chat.turns)]
+    return Skeleton(Chat(turns, tools, chat.kwargs), maker.needed | of_tools, maker.wanted)
 
 
 class _Maker:
@@ -75,13 +76,16 @@ class _Maker:
     def tool(self, tool: dict[str, Any], where: str) -> dict[str, Any]:
         function = tool["function"]
         names: dict[str, str] = {}
+        title = str(function["parameters"].get("title", ""))
+        # Frameworks make the title of the whole from the function's name.
+        known = title if _letters(title).startswith(_letters(function["name"])) else ""
         return {
             **tool,
             "function": {
                 **function,
                 "name": self._text(function["name"], where, self.needed),
                 "description": self._text(function["description"], where, self.needed),
-                "parameters": self._schema(function["parameters"], where, names),
+                "parameters": self._schema(function["parameters"], where, names, known),
             },
         }
 
@@ -112,23 +116,39 @@ class _Maker:
             return {self._text(key, where, self.needed): self._value(inner, where) for key, inner in value.items()}
         if isinstance(value, list):
             return [self._value(inner, where) for inner in value]
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return self._number(value, where)
         return self._text(value, where, self.needed) if isinstance(value, str) else value
 
-    def _schema(self, schema: Any, where: str, names: dict[str, str]) -> Any:
+    def _number(self, value: float, where: str) -> float:
+        """A whole number for a whole number, and one with a fraction for any other."""
+        number = _FIRST_NUMBER + self._made
+        self._made += 1
+        self.needed[str(number)] = where
+        return number if isinstance(value, int) else number + 0.5
+
+    def _schema(self, schema: Any, where: str, names: dict[str, str], known: str = "") -> Any:
+        """known: a title that says nothing new."""
         if isinstance(schema, list):
             return [self._schema(inner, where, names) for inner in schema]
         if not isinstance(schema, dict):
-            return schema
+            return self._value(schema, where)
         made: dict[str, Any] = {}
         for key, inner in schema.items():
-            if key in _NAMING and isinstance(inner, dict):
+            if key in NAMING and isinstance(inner, dict):
                 is_told = key == "properties"
                 made[key] = {
-                    self._name(name, where, names, is_told=is_told): self._schema(below, where, names)
+                    self._name(name, where, names, is_told=is_told): self._schema(below, where, names, name)
                     for name, below in inner.items()
                 }
-            elif key in _TELLING:
+            elif key in ANNOTATING:
+                made[key] = inner
+            elif key in VALUES:
                 made[key] = self._value(inner, where)
+            elif key == "title" and isinstance(inner, str) and _letters(inner) == _letters(known):
+                made[key] = self._text(inner, where, {})
+            elif key == "type" and (inner in TYPES or isinstance(inner, list)):
+                made[key] = inner
             elif key == "$ref" and isinstance(inner, str):
                 made[key] = "/".join(names.get(part, part) for part in inner.split("/"))
             elif key == "required" and isinstance(inner, list):
@@ -157,6 +177,10 @@ class _Maker:
         word = f"kzq{letters}"
         words[word] = where
         return word
+
+
+def _letters(text: str) -> str:
+    return "".join(char for char in text.lower() if char.isalnum())
 
 
 def is_plain_id(identity: str) -> bool:

@@ -8,7 +8,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from broker.wire.failure import Code, Failure, FailureError, invalid, one_line
 from worker.chat.chat import Chat
@@ -24,6 +24,8 @@ from worker.chat.forms import (
     thinking_parts,
 )
 from worker.chat.generic import generic, generic_in_user_turn
+from worker.chat.messages import Turn
+from worker.chat.schemas import changed, is_whole, without_blanks
 from worker.chat.words import Skeleton, skeleton
 
 # How a model's chats have tools: as its template writes them, in the generic form, or not at all.
@@ -46,6 +48,25 @@ _NATIVE: tuple[Changes, ...] = (
     (plain_ids, instructions_first, one_call_each, alternating, text_arguments),
 )
 _GENERIC: tuple[Changes, ...] = ((generic,), (generic_in_user_turn,))
+
+_T = TypeVar("_T")
+
+_PROBE: Turn = {"role": "user", "content": "Hi"}
+
+
+def _proof() -> Chat:
+    """What a template must write so that a conversation with tools keeps one form from its first turn."""
+    parameters: dict[str, Any] = {"type": "object", "properties": {}}
+    tools = []
+    calls = []
+    results: list[Turn] = []
+    for name in ("f", "g"):
+        tools.append({"type": "function", "function": {"name": name, "description": "d", "parameters": parameters}})
+        calls.append({"id": f"call_{name}", "type": "function", "function": {"name": name, "arguments": {"a": "b"}}})
+        results.append({"role": "tool", "content": "done", "tool_call_id": f"call_{name}", "name": name})
+    calling = {"role": "assistant", "content": "", "tool_calls": calls}
+    turns = [_PROBE, calling, *results, {"role": "assistant", "content": "Done."}, _PROBE]
+    return Chat(turns, tools, {})
 
 
 class Render(Protocol):
@@ -84,7 +105,8 @@ class _Attempt:
 
 
 class ChatWriter:
-    """For one model. Mutable state: the forms of the structures that came last, or why there is none."""
+    """For one model. Mutable state: the forms of the structures that came last, or why there is none; whether the
+    schemas of the tools that came last are written; whether calls are, None until somebody asks."""
 
     def __init__(
         self, renderers: Sequence[Render], tool_form: str | None = None, *, writes_images: bool = False
@@ -95,18 +117,14 @@ class ChatWriter:
         self._tool_form = tool_form
         self._writes_images = writes_images
         self._known: OrderedDict[bytes, Form | Failure] = OrderedDict()
+        self._told: OrderedDict[bytes, bool] = OrderedDict()
+        self._writes_calls: bool | None = None
 
     def form(self, chat: Chat) -> Form:
         """Raises FailureError naming the part that no form writes."""
         self._refuse_tools(chat)
         bones = skeleton(chat)
-        key = hashlib.blake2b(repr(bones.chat).encode("utf-8", "replace"), digest_size=16).digest()
-        known = self._known.pop(key, None)
-        if known is None:
-            known = self._find(bones)
-        self._known[key] = known
-        if len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
+        known = _remembered(self._known, bones.chat, lambda: self._find(bones))
         if isinstance(known, Failure):
             raise FailureError(known)
         return known
@@ -133,52 +151,81 @@ class ChatWriter:
     def _forms(self, chat: Chat) -> Iterator[Changes]:
         has_tools = bool(chat.tools) or chat.has_calls
         variant = schemas_described if chat.tools else empty_tools
-        if self._tool_form != "generic" or not has_tools:
-            yield from _NATIVE
-            yield from ((*changes, variant) for changes in _NATIVE)
+        if not has_tools or self._tool_form == "template" or (self._tool_form is None and self._can_call()):
+            yield from _native(variant)
         if self._tool_form != "template" or not has_tools:
             yield from _GENERIC
             yield from ((*changes, empty_tools) for changes in _GENERIC)
 
+    def _can_call(self) -> bool:
+        """Whether the template writes tools, calls and results. If not, tools have the generic form before the first
+        call too: an answer is read in the form of its prompt."""
+        if self._writes_calls is None:
+            self._writes_calls = isinstance(self._first(skeleton(_proof()), _native(schemas_described)), Form)
+        return self._writes_calls
+
     def _find(self, bones: Skeleton) -> Form | Failure:
+        found = self._first(bones, self._forms(bones.chat))
+        return self._with_thoughts(bones, found) if isinstance(found, Form) else self._blame(bones.chat, found)
+
+    def _first(self, bones: Skeleton, forms: Iterator[Changes]) -> Form | list[_Attempt]:
         attempts: list[_Attempt] = []
         tried: list[Chat] = []
-        for changes in self._forms(bones.chat):
+        for changes in forms:
             form = Form(changes, 0, ())
             chat = form.apply(bones.chat)
             if chat in tried:  # many changes change nothing
                 continue
             tried.append(chat)
-            for number, renderer in enumerate(self._renderers):
-                attempt = self._attempt(bones, chat, renderer)
-                if isinstance(attempt, _Attempt):
-                    attempts.append(attempt)
-                else:
-                    return self._with_thoughts(bones, Form(changes, number, attempt))
-        return self._blame(bones.chat, attempts)
+            for number in range(len(self._renderers)):
+                attempt = self._attempt(bones, chat, replace(form, renderer=number))
+                if not isinstance(attempt, _Attempt):
+                    return Form(changes, number, attempt)
+                attempts.append(attempt)
+        return attempts
 
-    def _attempt(self, bones: Skeleton, chat: Chat, renderer: Render) -> _Attempt | tuple[str, ...]:
-        """What is left out on purpose, if all the rest is written."""
+    def _attempt(self, bones: Skeleton, chat: Chat, form: Form) -> _Attempt | tuple[str, ...]:
+        """What is left out on purpose, if all the rest is written. chat: in this form."""
+        renderer = self._renderers[form.renderer]
         try:
             text = str(renderer(chat, tokenize=False, asks=True))
             if _DUMPED.search(text):
                 return _Attempt(error=ValueError("the template writes parts of a content as they are"))
             missing = bones.missing(text)
+            if not missing and chat.tools and schemas_described not in form.changes:
+                missing = self._untold(chat, text, form.renderer)
             if not missing and self._writes_images:
                 missing = _unwritten_images(chat, text, renderer)
         except Exception as error:  # noqa: BLE001 # see above
             return _Attempt(error=error)
         return _Attempt(missing=tuple(missing)) if missing else tuple(bones.left_out(text))
 
+    def _untold(self, chat: Chat, text: str, renderer: int) -> list[str]:
+        """The first tool of whose schema the text lacks something that no word stands for."""
+        plain = without_blanks(text)
+        partly = {f"tools[{n}]": tool for n, tool in enumerate(chat.tools or ()) if not is_whole(tool, plain)}
+
+        def is_told() -> bool:
+            pairs = changed(list(partly.values()))
+            return pairs is not None and all(written(one) != written(other) for one, other in pairs)
+
+        def written(tool: dict[str, Any]) -> str:
+            probe = Chat([_PROBE], [tool], chat.kwargs)
+            return str(self._renderers[renderer](probe, tokenize=False, asks=True))
+
+        if not partly or _remembered(self._told, (partly, chat.kwargs, renderer), is_told):
+            return []
+        return [next(iter(partly))]
+
     def _with_thoughts(self, bones: Skeleton, form: Form) -> Form:
         """The same form with reasoning as a part of the content, if the template writes it there alone."""
         if not any(where.endswith("reasoning_content") for where in form.ignored):
             return form
-        changed = replace(form, changes=(*form.changes, thinking_parts))
-        attempt = self._attempt(bones, changed.apply(bones.chat), self._renderers[form.renderer])
+        other = replace(form, changes=(*form.changes, thinking_parts))
+        attempt = self._attempt(bones, other.apply(bones.chat), other)
         if isinstance(attempt, _Attempt) or len(attempt) >= len(form.ignored):
             return form
-        return replace(changed, ignored=attempt)
+        return replace(other, ignored=attempt)
 
     def _blame(self, chat: Chat, attempts: list[_Attempt]) -> Failure:
         """Why no form does: the fewest parts that one of them lacks, or who is at fault that the template fails."""
@@ -187,7 +234,7 @@ class ChatWriter:
             where = min(lacking, key=len)[0]
             return _refusal(f"{where}: the model's chat template does not write it", where)
         error = next((one_line(attempt.error) for attempt in attempts if attempt.error), "")
-        anything = replace(chat, turns=[{"role": "user", "content": "Hi"}], tools=None, kwargs={})
+        anything = replace(chat, turns=[_PROBE], tools=None, kwargs={})
         if not self._can(anything):
             return Failure(Code.INTERNAL_ERROR, f"the model's chat template fails with any messages: {error}")
         if not self._can(replace(anything, kwargs=chat.kwargs)):
@@ -223,6 +270,21 @@ class ChatWriter:
                     continue
                 return True
         return False
+
+
+def _native(variant: Change) -> Iterator[Changes]:
+    yield from _NATIVE
+    yield from ((*changes, variant) for changes in _NATIVE)
+
+
+def _remembered(known: OrderedDict[bytes, _T], structure: object, find: Callable[[], _T]) -> _T:
+    """What was found for a structure before, or is now."""
+    key = hashlib.blake2b(repr(structure).encode("utf-8", "replace"), digest_size=16).digest()
+    found = known.pop(key) if key in known else find()
+    known[key] = found
+    if len(known) > _REMEMBERED:
+        known.popitem(last=False)
+    return found
 
 
 def _unwritten_images(chat: Chat, text: str, renderer: Callable[..., Any]) -> list[str]:

@@ -29,6 +29,15 @@ NATIVE = (
     "{% for c in m.tool_calls or [] %}{% if c.id | length != 9 %}{{ nothing.there }}{% endif %}"
     "{{ c.id }}={{ c.function | tojson }}{% endfor %}{% endfor %}"
 )
+# Writes of each tool what is usual.
+USUAL = (
+    "{% for t in tools or [] %}{% set f = t.function %}{{ f.name }}: {{ f.description }}"
+    "{% for name, p in f.parameters.properties.items() %}"
+    "({{ name }}{{ '' if name in (f.parameters.required or []) else '?' }}: "
+    "{{ p.type }} {{ p.description }} {{ p.enum }}){% endfor %}{% endfor %}"
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function }}{% endfor %}"
+    "{% endfor %}"
+)
 
 
 class Template:
@@ -84,6 +93,79 @@ def test_tools_that_the_template_drops_take_the_generic_form() -> None:
     assert form.is_generic
     assert text.startswith("[system]Be kind.\n\n# Tools")
     assert '"name": "weather"' in text
+
+
+@pytest.mark.parametrize(
+    ("schema", "written"),
+    [
+        ({"type": "integer", "minimum": 71}, '"minimum": 71'),
+        ({"type": "number", "exclusiveMaximum": 0.25}, '"exclusiveMaximum": 0.25'),
+        ({"type": "string", "pattern": "^a+$"}, '"pattern": "^a+$"'),
+        ({"type": "string", "format": "uuid"}, '"format": "uuid"'),
+        ({"type": "string", "minLength": 3}, '"minLength": 3'),
+        ({"anyOf": [{"type": "boolean"}, {"type": "null"}]}, '[{"type": "boolean"}, {"type": "null"}]'),
+        ({"type": "array", "items": {"type": "integer"}}, '"items": {"type": "integer"}'),
+        ({"type": "array", "items": {"type": "string"}, "uniqueItems": True}, '"uniqueItems": true'),
+        ({"type": "object", "additionalProperties": False}, '"additionalProperties": false'),
+        ({"type": "string", "title": "Name of a town"}, '"title": "Name of a town"'),
+        ({"type": "integer", "default": 7}, '"default": 7'),
+        ({"type": "boolean", "default": True}, '"default": true'),
+        ({"$ref": "#/$defs/town"}, '"$ref": "#/$defs/town"'),
+        ({"type": "object", "properties": {"x": {}}, "required": ["x"]}, '"required": ["x"]'),
+    ],
+)
+def test_what_a_schema_says_is_in_the_prompt(schema: dict[str, Any], written: str) -> None:
+    parameters = {"type": "object", "properties": {"a": schema}}
+    tool = {"type": "function", "function": {"name": "weather", "description": "Says.", "parameters": parameters}}
+    text, form = write(ChatWriter([Template(USUAL)]), [USER], tools=[tool])
+    assert not form.is_generic
+    assert written in text
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer", "description": "Days."},
+        {"type": "string", "title": "The Town"},
+        {"type": "string", "enum": ["x", "y"]},
+        {"enum": [99171, 99172]},
+        {"$comment": "for authors", "type": "string", "deprecated": True},
+    ],
+)
+def test_a_schema_that_the_template_writes_is_not_written_twice(schema: dict[str, Any]) -> None:
+    whole = {"$schema": "s", "additionalProperties": False, "required": ["the_town"], "title": "weatherArguments"}
+    parameters = {**whole, "type": "object", "properties": {"the_town": schema, "other": {"type": "string"}}}
+    tool = {"type": "function", "function": {"name": "weather", "description": "Says.", "parameters": parameters}}
+    assert write(ChatWriter([Template(USUAL)]), [USER], tools=[tool])[1].changes == ()
+    assert write(ChatWriter([Template(NATIVE)]), [USER], tools=[tool])[1].changes == ()
+
+
+def test_a_conversation_keeps_its_form_from_the_first_turn_to_the_last() -> None:
+    tools_alone = "{% for t in tools or [] %}<{{ t | tojson }}>{% endfor %}" + LAX
+    for template, is_generic in ((tools_alone, True), (NATIVE, False), (USUAL, False)):
+        for messages in ([USER], [USER, CALLING, RESULT]):
+            assert write(ChatWriter([Template(template)]), messages, tools=[WEATHER])[1].is_generic == is_generic
+    assert not write(ChatWriter([Template(tools_alone)], "template"), [USER], tools=[WEATHER])[1].is_generic
+
+
+def test_a_tool_may_look_like_a_part_of_a_content() -> None:
+    properties = {"x": {"type": "text"}, "y": {"default": {"type": "image"}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": properties}}}
+    text, form = write(ChatWriter([Template(NATIVE)]), [USER], tools=[tool])
+    assert '{"type": "text"}' in text
+    assert form.changes == ()
+
+
+def test_what_schemas_say_is_found_out_once_for_a_conversation() -> None:
+    template = Template(USUAL)
+    writer = ChatWriter([template])
+    write(writer, [USER], tools=[WEATHER])
+    messages: list[dict[str, Any]] = [USER]
+    for _ in range(3):
+        messages = [*messages, {"role": "assistant", "content": "Hm."}, USER]
+        before = template.count
+        write(writer, messages, tools=[WEATHER])
+        assert template.count == before + 2
 
 
 def test_results_of_the_generic_form_come_in_the_order_of_their_calls() -> None:
