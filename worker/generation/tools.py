@@ -27,7 +27,9 @@ def read_calls(parse: Callable[[], Any]) -> list[dict[str, Any]] | None:
 
 
 def _call_of(call: Any) -> dict[str, Any]:
-    name, arguments = call["name"], call.get("arguments") or {}
+    name, arguments = call["name"], call.get("arguments")
+    if arguments in (None, ""):
+        arguments = {}
     if isinstance(arguments, str):
         arguments = json.loads(arguments)
     if not isinstance(name, str) or not name or not isinstance(arguments, dict):

@@ -13,6 +13,9 @@ def test_calls_in_every_form_that_parsers_give() -> None:
     assert read({"name": "f", "arguments": '{"a": 1}'}) == [("f", '{"a": 1}')]
     assert read({"name": "f"}) == [("f", "{}")]
     assert read([{"name": "f"}, {"name": "g", "arguments": None}]) == [("f", "{}"), ("g", "{}")]
+    others: tuple[Any, ...] = ([], 0, False, "[]", "null")
+    for other in others:
+        assert read({"name": "f", "arguments": other}) is None
     for garbled in (None, [], "f", {}, {"name": ""}, {"name": "f", "arguments": "x"}, [{"name": "f"}, {"name": 1}]):
         assert read(garbled) is None
     for half in ({"name": "f\ud83d"}, {"name": "f", "arguments": {"a": "\ud83d"}}, {"name": "f", "id": "\ud83d"}):

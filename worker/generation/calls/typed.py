@@ -1,13 +1,16 @@
 """Text to a JSON value, by the schema of the parameter that it is for. Some models write arguments without quotes.
 
-Where the schema says string, the text is the value, blanks included. Integers keep every digit.
+Where the schema says string, the text is the value, blanks included; only `null` is null where that is allowed too.
+Integers keep every digit. A schema is the client's: each of its parts is looked at once.
 """
 
 import ast
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 _ALL = frozenset({"string", "integer", "number", "boolean", "null", "object", "array"})
@@ -16,6 +19,8 @@ _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 
 # How deep references and alternatives of a schema are followed.
 _DEPTH = 64
+# Alternatives with more values than these together allow any of their types.
+_MAX_VALUES = 1000
 
 
 @dataclass(slots=True, frozen=True)
@@ -32,6 +37,8 @@ class Allowed:
     def either(self, other: "Allowed") -> "Allowed":
         """What at least one allows."""
         values = None if self.values is None or other.values is None else (*self.values, *other.values)
+        if values is not None and len(values) > _MAX_VALUES:
+            values = None
         return Allowed(self.types | other.types, values)
 
 
@@ -48,46 +55,70 @@ def parameters_of(name: str, tools: list[dict[str, Any]]) -> dict[str, Any]:
     return {}
 
 
-def property_of(schema: Any, key: str, root: dict[str, Any], depth: int = 0) -> Any:
+def property_of(schema: Any, key: str, root: dict[str, Any]) -> Any:
     """The schema of one property, {} if none is known."""
-    if not isinstance(schema, dict) or depth > _DEPTH:
-        return {}
-    properties = schema.get("properties")
-    if isinstance(properties, dict) and key in properties:
-        return properties[key]
-    for inner in _parts(schema, root):
-        if found := property_of(inner, key, root, depth + 1):
-            return found
-    return schema.get("additionalProperties") or {}
+
+    def find(schema: dict[str, Any]) -> Any:
+        properties = schema.get("properties")
+        return properties[key] if isinstance(properties, dict) and key in properties else {}
+
+    return _found(schema, root, find, lambda schema: schema.get("additionalProperties") or {})
 
 
-def items_of(schema: Any, root: dict[str, Any], depth: int = 0) -> Any:
+def items_of(schema: Any, root: dict[str, Any]) -> Any:
     """The schema of a list's elements, {} if none is known."""
-    if not isinstance(schema, dict) or depth > _DEPTH:
-        return {}
-    if isinstance(schema.get("items"), dict):
-        return schema["items"]
-    found = (items_of(inner, root, depth + 1) for inner in _parts(schema, root))
-    return next(filter(None, found), {})
+
+    def find(schema: dict[str, Any]) -> Any:
+        return schema["items"] if isinstance(schema.get("items"), dict) else {}
+
+    return _found(schema, root, find, lambda _schema: {})
 
 
-def kind_of(schema: Any, root: dict[str, Any], depth: int = 0) -> Allowed:
+_Find = Callable[[dict[str, Any]], Any]
+
+
+def _found(schema: Any, root: dict[str, Any], find: _Find, otherwise: _Find) -> Any:
+    """What the schema or the first of its parts has, each looked at once; {} if none has it."""
+    seen: set[int] = set()
+
+    def within(schema: Any, depth: int) -> Any:
+        if not isinstance(schema, dict) or depth > _DEPTH or id(schema) in seen:
+            return {}
+        seen.add(id(schema))
+        if found := find(schema):
+            return found
+        for inner in _parts(schema, root):
+            if found := within(inner, depth + 1):
+                return found
+        return otherwise(schema)
+
+    return within(schema, 0)
+
+
+def kind_of(schema: Any, root: dict[str, Any]) -> Allowed:
     """What the schema allows; root: where its references start."""
-    if not isinstance(schema, dict) or depth > _DEPTH:
-        return ANYTHING
-    kind = _declared(schema)
-    if "$ref" in schema:
-        kind = kind.both(kind_of(_referred(schema["$ref"], root), root, depth + 1))
-    for every in _schemas(schema.get("allOf")):
-        kind = kind.both(kind_of(every, root, depth + 1))
-    for word in ("anyOf", "oneOf"):
-        choices = [kind_of(choice, root, depth + 1) for choice in _schemas(schema.get(word))]
-        if choices:
-            allowed = choices[0]
-            for choice in choices[1:]:
-                allowed = allowed.either(choice)
-            kind = kind.both(allowed)
-    return kind
+    # By the identity of a part. Inside itself a part may be anything.
+    known: dict[int, Allowed] = {}
+
+    def of(schema: Any, depth: int) -> Allowed:
+        if not isinstance(schema, dict) or depth > _DEPTH:
+            return ANYTHING
+        if id(schema) in known:
+            return known[id(schema)]
+        known[id(schema)] = ANYTHING
+        kind = _declared(schema)
+        if "$ref" in schema:
+            kind = kind.both(of(_referred(schema["$ref"], root), depth + 1))
+        for every in _schemas(schema.get("allOf")):
+            kind = kind.both(of(every, depth + 1))
+        for word in ("anyOf", "oneOf"):
+            choices = [of(choice, depth + 1) for choice in _schemas(schema.get(word))]
+            if choices:
+                kind = kind.both(reduce(Allowed.either, choices))
+        known[id(schema)] = kind
+        return kind
+
+    return of(schema, 0)
 
 
 def typed(text: str, kind: Allowed) -> Any:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from worker.generation.calls.typed import kind_of, property_of, typed
+from worker.generation.calls.typed import items_of, kind_of, property_of, typed
 
 
 def value(text: str, schema: Any, root: dict[str, Any] | None = None) -> Any:
@@ -83,3 +83,13 @@ def test_references_are_followed() -> None:
     assert value("4", {"anyOf": [{"$ref": "#/$defs/word"}, {"type": "null"}]}, root) == "4"
     assert property_of(root, "inner", root) == {"$ref": "#/$defs/word"}
     assert property_of(root, "other", root) == STRING
+
+
+@pytest.mark.parametrize("word", ["allOf", "anyOf", "oneOf"])
+@pytest.mark.parametrize("last", [{"type": "integer"}, {"enum": [4]}])
+def test_each_part_is_looked_at_once(word: str, last: Any) -> None:
+    links = {f"d{n}": {word: [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(30)}
+    root = {"$ref": "#/$defs/d0", "$defs": {**links, "d30": last}}
+    assert value("4", root, root) == 4
+    assert property_of(root, "a", root) == {}
+    assert items_of(root, root) == {}
