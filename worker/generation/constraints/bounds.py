@@ -97,42 +97,26 @@ def _definitions(node: Schema) -> int:
     return sum(len(definitions) for definitions in named if isinstance(definitions, dict))
 
 
-class _Levels:
-    """Follows references. Those that lead back to where they come from end there, as llguidance has it.
-
-    Mutable state: of each subschema, by its identity, the levels in it; None while it is being looked at.
-    """
+class References:
+    """Where the references of a schema lead."""
 
     def __init__(self, root: Schema, nodes: list[Schema]) -> None:
         self._root = root
-        self._known: dict[int, int | None] = {}
         self._named = {node["$id"]: node for node in nodes if isinstance(node.get("$id"), str)}
         for keyword in ("$anchor", "$dynamicAnchor"):
             self._named |= {f"#{node[keyword]}": node for node in nodes if isinstance(node.get(keyword), str)}
 
-    def are_few(self) -> bool:
-        return self._levels(self._root, 1) <= _MAX_LEVELS
+    def leads_nowhere(self, reference: str) -> bool:
+        """Or to another host."""
+        base, _, fragment = reference.partition("#")
+        is_path = not fragment or fragment.startswith("/")
+        is_known = reference in self._named or (
+            base in ("", *self._named) and (is_path or f"#{fragment}" in self._named)
+        )
+        return not is_known or self.target(reference) is None
 
-    def _levels(self, node: Schema, above: int) -> int:
-        """Of `node`; more than the limit as soon as that is certain. above: levels up to this one."""
-        if id(node) in self._known:
-            return self._known[id(node)] or 0
-        if above > _MAX_LEVELS:
-            return above
-        self._known[id(node)] = None
-        parts = list(parts_of(node))
-        target = self._target(node.get("$ref"))
-        if target is not None:
-            parts.append(target)
-        levels = 0
-        for part in parts:
-            levels = max(levels, self._levels(part, above + 1))
-            if above + levels > _MAX_LEVELS:
-                return levels + _MAX_LEVELS
-        self._known[id(node)] = levels + 1
-        return levels + 1
-
-    def _target(self, reference: Any) -> Schema | None:
+    def target(self, reference: Any) -> Schema | bool | None:
+        """None for nowhere; from the root if the rest of the reference is unknown."""
         if not isinstance(reference, str):
             return None
         if reference in self._named:
@@ -145,4 +129,38 @@ class _Levels:
                 found = found[int(key)] if key.isdecimal() and int(key) < len(found) else None
             else:
                 found = found.get(key) if isinstance(found, dict) else None
-        return found if isinstance(found, dict) else None
+        return found if isinstance(found, dict | bool) else None
+
+
+class _Levels:
+    """Follows references. Those that lead back to where they come from end there, as llguidance has it.
+
+    Mutable state: of each subschema, by its identity, the levels in it; None while it is being looked at.
+    """
+
+    def __init__(self, root: Schema, nodes: list[Schema]) -> None:
+        self._root = root
+        self._known: dict[int, int | None] = {}
+        self._references = References(root, nodes)
+
+    def are_few(self) -> bool:
+        return self._levels(self._root, 1) <= _MAX_LEVELS
+
+    def _levels(self, node: Schema, above: int) -> int:
+        """Of `node`; more than the limit as soon as that is certain. above: levels up to this one."""
+        if id(node) in self._known:
+            return self._known[id(node)] or 0
+        if above > _MAX_LEVELS:
+            return above
+        self._known[id(node)] = None
+        parts = list(parts_of(node))
+        target = self._references.target(node.get("$ref"))
+        if isinstance(target, dict):
+            parts.append(target)
+        levels = 0
+        for part in parts:
+            levels = max(levels, self._levels(part, above + 1))
+            if above + levels > _MAX_LEVELS:
+                return levels + _MAX_LEVELS
+        self._known[id(node)] = levels + 1
+        return levels + 1

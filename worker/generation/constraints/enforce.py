@@ -140,6 +140,7 @@ def _settled(wanted: Enforced) -> Enforced:
 
 def _steps() -> Iterator[Callable[[Schema], keywords.Rest]]:
     """What may be left out, one after the other, until the rest can be read."""
+    yield keywords.without_unknown
     yield lambda schema: keywords.without_unreadable(schema, is_unreadable)
     yield keywords.with_any_of
     yield keywords.without_pattern_properties

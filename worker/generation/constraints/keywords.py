@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from broker.wire.failure import invalid
-from worker.generation.constraints.bounds import DATA, MAPS, Schema, subschemas
+from worker.generation.constraints.bounds import DATA, MAPS, References, Schema, subschemas
 
 # Keywords that llguidance does not know.
 _UNENFORCED = frozenset(
@@ -33,6 +33,12 @@ _SILENT = {
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 # Numbers are floats inside llguidance.
 _MAX_EXACT = 2**53
+# Larger ones than these it cannot read: lengths become repetitions of a regular expression.
+_MAX_COUNTS = {
+    **dict.fromkeys(("minLength", "maxLength"), 2**32 - 1),
+    **dict.fromkeys(("minItems", "maxItems", "minProperties", "maxProperties"), _MAX_EXACT),
+}
+_TYPES = frozenset({"string", "integer", "number", "boolean", "null", "object", "array"})
 # Keywords that are combined with what stands beside them.
 _CHOICES = frozenset({"$ref", "anyOf", "oneOf"})
 # The states of its automaton: 10,000 take 0.04 s, a million more than 25 s.
@@ -61,11 +67,28 @@ def enforceable(schema: Schema, field: str) -> Rest:
             if keyword in _UNENFORCED:
                 if keyword not in _SILENT or value != _SILENT[keyword]:
                     gone[keyword] = None
-            elif keyword in _BOUNDS and (_is_inexact(value) or (keyword == "multipleOf" and is_wide(value))):
+            elif _is_too_large(keyword, value) or (keyword == "multipleOf" and is_wide(value)):
                 gone[keyword] = None
+            elif keyword in _MAX_COUNTS and isinstance(value, float) and value.is_integer():
+                kept[keyword] = int(value)
             else:
                 kept[keyword] = value
         return kept
+
+    return rewritten(schema, rule), list(gone)
+
+
+def without_unknown(schema: Schema) -> Rest:
+    """Without types that JSON does not have, and references that lead nowhere or to another host."""
+    gone: dict[str, None] = {}
+    references = References(schema, list(subschemas(schema)))
+
+    def rule(node: Schema) -> Schema:
+        bad = {"type"} if _names_other_types(node.get("type")) else set()
+        if isinstance(node.get("$ref"), str) and references.leads_nowhere(node["$ref"]):
+            bad.add("$ref")
+        gone.update(dict.fromkeys(sorted(bad)))
+        return {keyword: value for keyword, value in node.items() if keyword not in bad}
 
     return rewritten(schema, rule), list(gone)
 
@@ -150,12 +173,25 @@ def _without_pattern_properties(node: Schema, gone: dict[str, None]) -> Schema:
     return {keyword: value for keyword, value in node.items() if keyword not in left}
 
 
+def _names_other_types(declared: Any) -> bool:
+    names = declared if isinstance(declared, list) else [declared]
+    return all(isinstance(name, str) for name in names) and not _TYPES.issuperset(names)
+
+
+def _is_too_large(keyword: str, value: Any) -> bool:
+    if keyword in _BOUNDS:
+        return _is_inexact(value)
+    return isinstance(value, int | float) and value > _MAX_COUNTS.get(keyword, math.inf)
+
+
 def _is_inexact(value: Any) -> bool:
     if isinstance(value, list):
         return any(map(_is_inexact, value))
     if isinstance(value, dict):
         return any(map(_is_inexact, value.values()))
-    return isinstance(value, int | float) and abs(value) > _MAX_EXACT
+    if isinstance(value, float):  # 2^53 + 1 may have been written: as a float it is 2^53
+        return abs(value) >= _MAX_EXACT
+    return isinstance(value, int) and abs(value) > _MAX_EXACT
 
 
 def _wide_multiples(schema: Schema) -> Callable[[Any], bool]:

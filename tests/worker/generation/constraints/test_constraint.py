@@ -231,8 +231,8 @@ def test_what_grows_over_the_limits_is_an_error_of_its_own(roomy: TextEngine) ->
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"json_schema": {"type": "nothing"}}, "json_schema"),
-        ({"json_schema": {"$ref": "#/$defs/missing"}}, "json_schema"),
+        ({"json_schema": {"type": "nothing"}, "strict": True}, "json_schema"),
+        ({"json_schema": {"minLength": -1}}, "json_schema"),
         ({"grammar": "start: missing"}, "grammar"),
         ({"grammar": "("}, "grammar"),
         ({"required_tools": ["weather"]}, "required_tools"),
@@ -321,6 +321,10 @@ def test_an_answer_that_follows_is_not_logged(engine: TextEngine, caplog: pytest
         ({"oneOf": [{"const": "a"}, {"enum": ["a", "b"]}]}, "oneOf"),
         ({"type": "integer", "minimum": 1, "maximum": 2**63}, "maximum"),
         ({"enum": ["a"], "not": {"const": "b"}}, "not"),
+        ({"type": "string", "maxLength": 2**32}, "maxLength"),
+        ({"type": "text", "maxLength": 5}, "type"),
+        ({"$ref": "#/$defs/missing", "type": "string"}, "$ref"),
+        ({"$ref": "https://example.org/x", "type": "string"}, "$ref"),
         (
             {"type": "object", "patternProperties": {"^a": {"const": 1}, "a$": {"const": 2}}, "maxProperties": 1},
             "patternProperties",

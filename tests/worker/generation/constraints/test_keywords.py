@@ -29,6 +29,10 @@ TEXT = {"type": "string"}
         ("minimum", -(2**53) - 1),
         ("exclusiveMaximum", 1e300),
         ("multipleOf", 1_000_003),
+        ("maximum", 9007199254740993.0),
+        ("maxLength", 2**32),
+        ("minLength", 1e300),
+        ("maxItems", 2**64),
     ],
 )
 def test_what_is_left_out_anywhere_in_a_schema(keyword: str, value: Any) -> None:
@@ -61,7 +65,7 @@ def test_values_that_say_nothing_are_not_named() -> None:
     assert keywords.enforceable({**TEXT, **silent}, "f") == (TEXT, [])
 
 
-@pytest.mark.parametrize("number", [2**53 + 1, -(2**63), 123456789012345678, 1e17])
+@pytest.mark.parametrize("number", [2**53 + 1, -(2**63), 123456789012345678, 1e17, 9007199254740993.0])
 def test_numbers_that_would_become_others_are_refused(number: float) -> None:
     for schema in ({"const": number}, {"enum": [1, number]}, {"properties": {"a": {"const": {"deep": [number]}}}}):
         with pytest.raises(FailureError, match="2\\^53") as raised:
@@ -106,6 +110,29 @@ def test_what_is_left_out_when_it_cannot_be_read() -> None:
         {"type": "object"},
         ["patternProperties", "additionalProperties"],
     )
+
+
+def test_counts_are_whole_numbers() -> None:
+    counts = {"minLength": 3.0, "maxLength": 2**32 - 1, "maxItems": 2**53}
+    assert keywords.enforceable(counts, "f") == ({**counts, "minLength": 3}, [])
+    assert type(keywords.enforceable(counts, "f")[0]["minLength"]) is int
+
+
+def test_unknown_types_and_references_are_left_out() -> None:
+    for odd, keyword in (
+        ({"type": "text"}, "type"),
+        ({"type": ["string", "text"]}, "type"),
+        ({"$ref": "#/$defs/none"}, "$ref"),
+        ({"$ref": "#gone"}, "$ref"),
+        ({"$ref": "https://example.org/x"}, "$ref"),
+        ({"$ref": "https://example.org/x#/$defs/a"}, "$ref"),
+    ):
+        schema = {"properties": {"a": {"title": "t", **odd}}, "$defs": {"a": TEXT}}
+        assert keywords.without_unknown(schema) == ({**schema, "properties": {"a": {"title": "t"}}}, [keyword])
+    definitions = {"a": True, "b": {"$anchor": "b"}, "c": {"$id": "https://example.org/c", "items": TEXT}}
+    for reference in ("#", "#/$defs/a", "#b", "https://example.org/c", "https://example.org/c#/items"):
+        fine = {"properties": {"p": {"$ref": reference, "type": ["string", "null"]}}, "$defs": definitions}
+        assert keywords.without_unknown(fine) == (fine, [])
 
 
 def test_one_of_becomes_any_of() -> None:
