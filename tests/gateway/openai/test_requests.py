@@ -3,7 +3,6 @@ from typing import Any
 import orjson
 import pytest
 
-from broker.wire.failure import FailureError
 from broker.wire.from_gateways import InferenceRequest
 from broker.wire.packing import pack, unpack
 from broker.wire.work import Generate
@@ -11,37 +10,19 @@ from gateway.core.ask import generate_whole
 from gateway.core.content import Image
 from gateway.core.sampling import Defaults
 from gateway.openai.requests import chat_work, completion_work, parse_chat, parse_completion
-from gateway.openai.text import ChatText, CompletionText
-
-DEFAULTS = Defaults(max_tokens=100)
-USER = {"role": "user", "content": "Hi"}
-WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
-TIME = {"type": "function", "function": {"name": "time"}}
-CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
-HELLO = {"type": "text", "text": "Hello"}
-PNG = "data:image/png;base64,iVBORw0KGgo="
-
-
-def picture(image_url: Any) -> dict[str, Any]:
-    return {"type": "image_url", "image_url": image_url}
-
-
-def chat(**fields: Any) -> list[Generate]:
-    """The work of a chat with these fields; it survives the wire."""
-    work = chat_work(parse_chat(orjson.dumps({"messages": [USER], **fields})), [], DEFAULTS)
-    assert [unpack(Generate, pack(unit)) for unit in work] == work
-    return work
-
-
-def completion(prompt: Any, **fields: Any) -> list[Generate]:
-    return completion_work(parse_completion(orjson.dumps({"prompt": prompt, **fields})), DEFAULTS)
-
-
-def refused_chat(body: dict[str, Any] | bytes) -> FailureError:
-    with pytest.raises(FailureError) as caught:
-        parse_chat(body if isinstance(body, bytes) else orjson.dumps(body))
-    assert caught.value.failure.code == "invalid_request"
-    return caught.value
+from gateway.openai.text import ChatText
+from tests.gateway.openai.bodies import (
+    CALL,
+    DEFAULTS,
+    HELLO,
+    PNG,
+    TIME,
+    USER,
+    WEATHER,
+    chat,
+    completion,
+    picture,
+)
 
 
 def test_defaults() -> None:
@@ -300,35 +281,6 @@ def test_spaces_in_a_data_url_are_nothing(url: str) -> None:
     assert wanted.images == [Image(b"\x89PNG\r\n\x1a\n")]
 
 
-@pytest.mark.parametrize(
-    ("image_url", "why"),
-    [
-        (1, "must be"),
-        ({"url": 1}, "must be"),
-        ({"url": PNG, "detail": "full"}, "detail"),
-        ("data:image/png;base64", "data:image/...;base64,..."),
-        ("data:image/png,iVBORw0KGgo=", "data:image/...;base64,..."),
-        ("data:,", "data:image/...;base64,..."),
-        ("data:text/html;base64,iVBORw0KGgo=", "text/html"),
-        ("data:;base64,iVBORw0KGgo=", "not an image"),
-        ("data:image/png;base64,", "empty"),
-        ("data:image/png;base64,iVBORw0KGgo", "not base64"),
-        ("data:image/png;base64,iVBO\u00a0Rw0KGgo=", "not ASCII"),
-        ("data:image/png;base64, \n", "empty"),
-        ("data:image/png;base64,iVBORw0K=Ggo", "not base64"),
-        ("data:image/png;base64,iVBORw0K%2Bgo=", "not base64"),
-        ("data:image/png;base64,iVBORw0K-_o=", "not base64"),
-        ("data:image/png;base64,ïVBORw0KGgo=", "not ASCII"),
-    ],
-)
-def test_an_image_that_cannot_be_is_named(image_url: Any, why: str) -> None:
-    error = refused_chat({"messages": [{"role": "user", "content": [HELLO, picture(image_url)]}]})
-    assert error.failure.param == "messages[0].content[1].image_url"
-    assert error.failure.message.startswith("messages[0].content[1].image_url: ")
-    assert why in error.failure.message
-    assert len(error.failure.message) < 250
-
-
 def test_choices_differ_by_their_seed() -> None:
     assert [unit.seed for unit in chat(n=3, seed=41)] == [41, 42, 43]
     assert [unit.seed for unit in chat(n=2, seed=2**63 - 1)] == [2**63 - 1, -(2**63)]
@@ -355,138 +307,6 @@ def test_unknown_fields_are_ignored() -> None:
     assert chat(user="me", metadata={}, store=False, parallel_tool_calls=True, no_such_field=1) == chat()
 
 
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        (b"", None),
-        (b"{", None),
-        (b"\xff", None),
-        (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', None),
-        (b"[]", None),
-        ({}, "messages"),
-        ({"messages": []}, "messages"),
-        ({"messages": "Hi"}, "messages"),
-        ({"messages": ["Hi"]}, "messages[0]"),
-        ({"messages": [USER, {"content": "Hi"}]}, "messages[1].role"),
-        ({"messages": [{"role": "robot", "content": "Hi"}]}, "messages[0].role"),
-        ({"messages": [{**USER, "tool_calls": [CALL]}]}, "messages[0].tool_calls"),
-        ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": ["Hi"]}]}, "messages[0].content[0]"),
-        ({"messages": [{"role": "user", "content": [HELLO, {"type": "text"}]}]}, "messages[0].content[1]"),
-        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages[0].content[0]"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
-        ({"messages": [USER, {"role": "user", "content": [HELLO, picture({})]}]}, "messages[1].content[1].image_url"),
-        ({"messages": [{"role": "system", "content": [picture("http://a/b.png")]}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": [HELLO] * 8193}] * 2}, "messages"),
-        ({"messages": 1}, "messages"),
-        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls[0].function"),
-        (
-            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": 1}}]}]},
-            "messages[0].tool_calls[0].function.arguments",
-        ),
-        ({"messages": [USER], "top_logprobs": 3}, "top_logprobs"),
-        ({"messages": [USER], "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
-        ({"messages": [USER], "response_format": {"type": "json_object"}, "grammar": "start: A"}, "grammar"),
-    ],
-)
-def test_what_is_not_a_chat_is_refused(body: dict[str, Any] | bytes, param: str | None) -> None:
-    assert refused_chat(body).failure.param == param
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("model", ""),
-        ("model", 1),
-        ("stream", "yes"),
-        ("stream", 1),
-        ("stream_options", True),
-        ("max_tokens", 0),
-        ("max_tokens", -1),
-        ("max_tokens", 1.5),
-        ("max_tokens", 1e300),
-        ("max_tokens", "10"),
-        ("max_tokens", True),
-        ("max_completion_tokens", 0),
-        ("temperature", -0.1),
-        ("temperature", "warm"),
-        ("top_p", -0.1),
-        ("top_p", 1.1),
-        ("n", 0),
-        ("n", 9),
-        ("seed", 1.5),
-        ("seed", 2**63),
-        ("top_k", -2),
-        ("top_k", 1.5),
-        ("min_p", 1.1),
-        ("xtc_probability", -0.1),
-        ("xtc_threshold", 0.6),
-        ("repetition_penalty", -1),
-        ("repetition_context_size", -1),
-        ("presence_penalty", "much"),
-        ("frequency_penalty", 101),
-        ("frequency_context_size", True),
-        ("logit_bias", [1]),
-        ("logit_bias", {"a": 1}),
-        ("logit_bias", {"-1": 1}),
-        ("logit_bias", {"1": 1e39}),
-        ("logit_bias", {"1": None}),
-        ("stop", 1),
-        ("stop", ["a", ""]),
-        ("stop", ["a", 1]),
-        ("stop", ["a"] * 17),
-        ("chat_template_kwargs", []),
-        ("logprobs", 1),
-        ("top_logprobs", 1),
-        ("tools", {}),
-        ("tools", [{"type": "function"}]),
-        ("tools", [{"type": "web_search", "name": "f"}]),
-        ("tools", [{"type": "function", "function": {"name": ""}}]),
-        ("tools", [WEATHER, WEATHER]),
-        ("tools", [{"type": "function", "function": {"name": "f", "parameters": []}}]),
-        ("tool_choice", "maybe"),
-        ("tool_choice", "required"),
-        ("tool_choice", {"type": "function"}),
-        ("tool_choice", {"type": "function", "function": {"name": "f"}}),
-        ("response_format", "json"),
-        ("response_format", {"type": "json_schema"}),
-        ("grammar", ""),
-        ("grammar", {}),
-        # not supported yet
-        ("adapters", "a"),
-        ("draft_model", "d"),
-        ("functions", [{"name": "f"}]),
-        ("role_mapping", {"user": "U: "}),
-        ("num_draft_tokens", 3),
-        ("adapter_path", "a"),
-        ("top_n_sigma", 1.0),
-        ("p_less", True),
-        ("typical_p", 0.9),
-        ("reasoning", {"effort": "low"}),
-        ("thinking_budget", 100),
-        ("thinking_start_token", "<t>"),
-        ("thinking_end_token", "</t>"),
-        ("resize_shape", [224]),
-        ("min_pixels", 1),
-        ("max_pixels", 1),
-        ("tool_parser", "json"),
-        ("context_management", [{"type": "compaction", "compact_threshold": 1}]),
-        ("enable_thinking", "no"),
-        ("reasoning_effort", ""),
-        ("reasoning_effort", 1),
-    ],
-)
-def test_a_wrong_or_unsupported_field_is_named(field: str, value: Any) -> None:
-    error = refused_chat({"messages": [USER], field: value})
-    assert error.failure.param == field
-    assert field in error.failure.message
-
-
-def test_a_field_within_a_field_is_named() -> None:
-    error = refused_chat({"messages": [USER], "stream_options": {"include_usage": 1}})
-    assert error.failure.param == "stream_options.include_usage"
-
-
 def test_values_that_change_nothing_are_accepted() -> None:
     neutral = {"tools": [], "tool_choice": "none", "logprobs": False, "frequency_penalty": 0.0, "logit_bias": {}}
     assert chat(**neutral, response_format={"type": "text"}) == chat()
@@ -509,57 +329,3 @@ def test_values_that_change_nothing_are_accepted() -> None:
 )
 def test_thinking_is_the_templates_matter(fields: dict[str, Any], kwargs: dict[str, Any]) -> None:
     assert chat(**fields)[0].chat_template_kwargs == kwargs
-
-
-@pytest.mark.parametrize(
-    "prompt", ["", [], [""], [[]], ["a", 1], [1, "a"], [[1], "a", None], [-1], [True], [2**31], {}, 1, None]
-)
-def test_what_is_not_a_prompt_is_refused(prompt: Any) -> None:
-    with pytest.raises(FailureError) as caught:
-        completion(prompt)
-    assert caught.value.failure.param == "prompt"
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("echo", True), ("logprobs", 21), ("best_of", 2), ("suffix", "!"), ("num_draft_tokens", 3), ("top_logprobs", 3)],
-)
-def test_unsupported_fields_of_completions_are_named(field: str, value: Any) -> None:
-    with pytest.raises(FailureError) as caught:
-        completion("Hi", **{field: value})
-    assert caught.value.failure.param == field
-
-
-def test_choices_of_one_request_are_bounded() -> None:
-    assert len(completion(["a"] * 16, n=8)) == 128
-    with pytest.raises(FailureError, match="128"):
-        completion(["a"] * 17, n=8)
-
-
-@pytest.mark.parametrize(
-    ("field", "name"),
-    [
-        ("json_schema", "response_format"),
-        ("required_tools", "tool_choice"),
-        ("messages[0].parts[0]", "messages[0].content[0]"),
-        ("messages[0].parts[0].text", "messages[0].content[0].text"),
-        ("messages[0].parts[1]", "messages[0].content[1].image_url"),
-        ("messages[1].parts[0]", "messages[1].content[0]"),
-        ("messages[7].parts[0]", "messages[7].content[0]"),  # not of this chat
-        ("images[0]", "messages[0].content[1].image_url"),
-        ("images[1]", "messages"),  # not of this chat
-        *(
-            (same, same)
-            for same in ("messages", "messages[1]", "messages[1].role", "tools", "grammar", "max_tokens", "model")
-        ),
-        ("messages[1].tool_calls[0].function.arguments", "messages[1].tool_calls[0].function.arguments"),
-    ],
-)
-def test_fields_of_the_wire_have_openais_names(field: str, name: str) -> None:
-    turns = [{"role": "user", "content": [HELLO, picture(PNG)]}, {"role": "user", "content": [HELLO, HELLO]}]
-    assert ChatText(parse_chat(orjson.dumps({"messages": turns}))).field_name(field) == name
-
-
-def test_fields_of_a_completion_have_openais_names() -> None:
-    names = CompletionText(parse_completion(b'{"prompt": "Hi"}')).field_name
-    assert [names(field) for field in ("prompt", "json_schema", "top_k")] == ["prompt", "response_format", "top_k"]

@@ -2,35 +2,25 @@
 
 import io
 import json
-import random
-import struct
-import zlib
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 from PIL import Image
 from transformers import AutoTokenizer
 
-from broker.wire.body import to_map
-from broker.wire.failure import FailureError
-from broker.wire.outputs import ERROR, FINAL
-from broker.wire.packing import pack
 from broker.wire.work import Generate
-from tests.device_errors import DEVICE_ERRORS
 from tests.tiny_models import make_tiny_model
 from tests.tiny_vision import CHAT_TEMPLATE, LARGEST_PIXELS, make_tiny_vision, picture
 from tests.worker import engine_runs
-from tests.worker.engine_runs import add, answer, joined, run, steps
+from tests.worker.engine_runs import answer, joined, run
+from tests.worker.vision.failing import failure
 from tests.worker.vision.vision_runs import (
     IMAGE,
     MIXED,
     ONE,
     TEXT_ONLY,
     THREE,
-    TWO_TURNS,
     assert_nothing_left,
     in_company,
     load,
@@ -39,19 +29,9 @@ from tests.worker.vision.vision_runs import (
     user,
 )
 from worker.vision.engine import VisionEngine
-from worker.vision.model import _marks, no_foreign_code
+from worker.vision.model import no_foreign_code
 
 pytestmark = pytest.mark.exact
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_vision(tmp_path_factory.mktemp("vision") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def engine(folder: Path) -> VisionEngine:
-    return load(folder)
 
 
 def test_an_image_counts_and_so_does_its_place(engine: VisionEngine) -> None:
@@ -146,140 +126,7 @@ def test_a_required_call(engine: VisionEngine) -> None:
     assert got["finish_reason"] == "tool_calls"
 
 
-# ---- what clients get wrong ---------------------------------------------------------------------------------------
-
-
-def failure(engine: VisionEngine, **fields: Any) -> dict[str, Any]:
-    """How the request ends: refused at once, or by the step that comes to its fault."""
-    try:
-        request_id = add(engine, 1, **fields)
-    except FailureError as error:
-        return to_map(error.failure)
-    (output,) = steps(engine)
-    assert (output.request_id, output.kind) == (request_id, ERROR)
-    assert_nothing_left(engine)
-    return output.body
-
-
-def bomb(width: int, height: int) -> bytes:
-    """The head of a PNG that claims so many pixels, and hardly more."""
-    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    data = b"IDAT" + zlib.compress(b"")
-    chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (chunk, data)]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-
-
-def bitmap() -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(file, "BMP")
-    return file.getvalue()
-
-
-BROKEN = {
-    "nothing": (b"", "formats are PNG"),
-    "no image": (b"<svg/>" * 20, "formats are PNG"),
-    "another format": (bitmap(), "formats are PNG"),
-    "cut off": (picture(1, width=64, height=64)[:100], "not an image that can be decoded"),
-    "half a JPEG": (picture(1, width=64, height=64, format_="JPEG")[:-300], "not an image that can be decoded"),
-    "bad data": (picture(1)[:60] + b"\0" * 40, "not an image that can be decoded"),
-    "a bomb": (bomb(20_000, 20_000), "too many pixels"),
-    "a small bomb": (bomb(10_000, 10_000), "too many pixels"),
-    "a line": (picture(1, width=4000, height=2), "aspect ratio"),
-}
-
-
-@pytest.mark.parametrize(("data", "message"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_image_is_named_and_does_not_disturb_others(engine: VisionEngine, data: bytes, message: str) -> None:
-    fields: dict[str, Any] = {**TWO_TURNS, "temperature": 0.0, "max_tokens": 30}
-    expected = answer(engine, **fields)
-    neighbour = add(engine, 7, **fields)
-    first = engine.step()
-    broken = {"messages": [TEXT_ONLY["messages"][0], user(text("a"), IMAGE, IMAGE)], "images": [picture(1), data]}
-    try:
-        bad = add(engine, 8, **broken)
-    except FailureError as error:
-        code, param, said = error.failure.code, error.failure.param or "", str(error)
-        outputs = steps(engine)
-    else:
-        outputs = steps(engine)
-        (end,) = (output for output in outputs if output.request_id == bad)
-        assert end.kind == ERROR
-        code, param, said = end.body["code"], end.body["param"], end.body["message"]
-    assert (code, param) == ("invalid_request", "images[1]")
-    assert param in said
-    assert message in said
-    assert joined([o for o in first + outputs if o.request_id == neighbour]) == {**expected, "cached_tokens": 0}
-
-
-def test_all_images_of_a_request_together_have_a_limit(engine: VisionEngine) -> None:
-    images = [bomb(9000, 9000), bomb(3000, 3000)]
-    got = failure(engine, messages=[user(IMAGE, IMAGE)], images=images)
-    assert got["param"] == "images[1]"
-    assert "more than" in got["message"]
-
-
-@pytest.mark.parametrize(
-    ("fields", "param", "message"),
-    [
-        ({}, "messages", "either"),
-        ({**ONE, "prompt": "x"}, "messages", "either"),
-        ({"messages": []}, "messages", "empty"),
-        ({"messages": ONE["messages"]}, "messages", "1 images, but 0 came"),
-        ({"messages": TEXT_ONLY["messages"], "images": ONE["images"]}, "messages", "0 images, but 1 came"),
-        ({"prompt": "x", "images": ONE["images"]}, "messages", "images belong in messages"),
-        ({"messages": [user({"type": "audio"})]}, "messages[0].parts[0]", "not a text part"),
-        ({"messages": [user(IMAGE, {"type": "audio"})]}, "messages[0].parts[1]", "not a text part"),
-        (
-            {"messages": [{"role": "system", "content": [IMAGE]}], "images": ONE["images"]},
-            "images[0]",
-            "role user",
-        ),
-        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0]", "unknown role wizard"),
-        ({**ONE, "chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs", "tokenize"),
-        ({**ONE, "max_tokens": 0}, "max_tokens", "at least 1"),
-        ({**ONE, "temperature": -1.0}, "temperature", "at least 0"),
-        ({**ONE, "grammar": "start: ("}, "grammar", "grammar"),
-        # Its processor takes this for a picture too.
-        ({"messages": [user(IMAGE, text("<|placeholder|>"))], "images": ONE["images"]}, "messages", "cannot take"),
-    ],
-)
-def test_bad_requests(engine: VisionEngine, fields: dict[str, Any], param: str, message: str) -> None:
-    got = failure(engine, **fields)
-    assert (got["code"], got["param"]) == ("invalid_request", param)
-    assert message in got["message"]
-
-
-VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
-
-
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"messages": [user(text("a <|image_pad|>"), IMAGE)]}, "messages[0].parts[0].text"),
-        ({"messages": [user(IMAGE, text("a"), text(VIDEO))]}, "messages[0].parts[2].text"),
-        ({"messages": [user(IMAGE), {"role": "assistant", "content": VIDEO}]}, "messages[1].content"),
-        ({"messages": [user(IMAGE)], "chat_template_kwargs": {"suffix": VIDEO}}, "chat_template_kwargs.suffix"),
-        (
-            {
-                "messages": [user(IMAGE)],
-                "tools": [{"type": "function", "function": {"name": "f", "description": VIDEO}}],
-            },
-            "tools[0].function.description",
-        ),
-    ],
-)
-def test_marks_for_pictures_in_what_the_client_says(engine: VisionEngine, fields: dict[str, Any], param: str) -> None:
-    got = failure(engine, images=ONE["images"], **fields)
-    assert (got["code"], got["param"]) == ("invalid_request", param)
-    assert "takes it for one" in got["message"]
-    # Where there is no image, they are words.
-    assert answer(engine, messages=[user(text(VIDEO))], max_tokens=2)["completion_tokens"] == 2
-
-
-def test_marks_are_those_of_the_processor_and_of_the_tokenizer() -> None:
-    tokenizer = SimpleNamespace(get_added_vocab=lambda: {"<s>": 0, "[IMG]": 1, "<|Vision_start|>": 2})
-    processor = SimpleNamespace(image_token="<pic>")  # noqa: S106 # no password
-    assert _marks(processor, tokenizer) == {"<pic>", "[IMG]", "<|Vision_start|>"}
+# ---- the context and pictures ---------------------------------------------------------------------------------------
 
 
 def test_the_context_counts_images_too(tmp_path: Path) -> None:
@@ -338,149 +185,7 @@ def test_a_picture_is_upright(engine: VisionEngine) -> None:
     assert answer(engine, **fields, images=[turned.getvalue()]) == expected
 
 
-# ---- comings and goings -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("steps_before", [0, 1, 2, 3, 5, 9, 30])
-def test_a_cancelled_request_is_gone_before_the_next_step(folder: Path, steps_before: int) -> None:
-    """Waiting, between two of its images, while its prompt is read in pieces, and while it decodes."""
-    engine = load(folder, prefill_step_size=8)
-    kept: dict[str, Any] = {**ONE, "temperature": 0.0, "max_tokens": 60}
-    expected = answer(engine, **kept)["text"]
-    gone = add(engine, 2, **THREE, max_tokens=500, stream=True)
-    keep = add(engine, 1, **kept)
-    outputs = [output for _ in range(steps_before) for output in engine.step()]
-    engine.cancel(gone)
-    engine.cancel(gone)
-    rest = steps(engine)
-    assert {output.request_id for output in rest} == {keep}
-    assert joined([output for output in [*outputs, *rest] if output.request_id == keep])["text"] == expected
-    assert_nothing_left(engine)
-
-
-def test_a_hundred_cancels_at_random_moments_leave_nothing(folder: Path) -> None:
-    engine = load(folder, prefill_step_size=16)
-    generator = random.Random(5)
-    for number in range(100):
-        kind: dict[str, Any] = generator.choice([{}, {"seed": 1}, {"logprobs": 2}, {"repetition_penalty": 1.2}])
-        fields: dict[str, Any] = generator.choice([ONE, THREE, TWO_TURNS, TEXT_ONLY])
-        request_id = add(engine, number, **fields, max_tokens=100, **kind)
-        add(engine, 1000 + number, **generator.choice([ONE, TEXT_ONLY]), max_tokens=generator.randint(1, 5))
-        for _ in range(generator.randint(0, 8)):
-            engine.step()
-        engine.cancel(request_id)
-    steps(engine)
-    assert_nothing_left(engine)
-
-
-def test_more_requests_than_places(folder: Path) -> None:
-    engine = load(folder, completion_batch_size=2)
-    fields: list[dict[str, Any]] = [{**ONE, "seed": n, "max_tokens": 5 + n, "stream": n % 2 == 0} for n in range(6)]
-    ends = [of_one[-1] for of_one in run(engine, fields)]
-    assert [(end.kind, end.body["completion_tokens"]) for end in ends] == [(FINAL, 5 + n) for n in range(6)]
-    assert_nothing_left(engine)
-
-
-def test_prompts_are_read_in_turn_and_not_the_short_ones_first(folder: Path) -> None:
-    engine = load(folder, prefill_step_size=8)
-    ids = [add(engine, n, **fields, max_tokens=1) for n, fields in enumerate([THREE, {"prompt": "p" * 40}, ONE])]
-    assert [output.request_id for output in steps(engine)] == ids
-
-
-def test_a_family_that_must_read_a_prompt_as_a_whole(folder: Path) -> None:
-    """As PaliGemma, whose prompts see themselves from both ends."""
-    engine = load(folder, prefill_step_size=8)
-
-    def steps_to_the_end() -> int:
-        add(engine, 1, prompt="p" * 40, max_tokens=1)
-        for step in range(1, 100):
-            if engine.step():
-                return step
-        raise AssertionError("it does not come to an end")
-
-    assert steps_to_the_end() > 5
-    engine.model.vlm.no_chunked_prefill = True
-    assert steps_to_the_end() <= 2
-    engine.model.vlm.no_chunked_prefill = False
-    assert steps_to_the_end() > 5
-
-
-def test_while_images_are_read_the_others_go_on(engine: VisionEngine) -> None:
-    """Each step gives a token to those that decode, whatever waits."""
-    always = {str(engine.model.tokenizer.encode("b")[-1]): 100.0}
-    busy = add(engine, 1, prompt="busy", max_tokens=200, stream=True, temperature=0.0, logit_bias=always)
-    while not engine.stats().decoding:
-        engine.step()
-    add(engine, 2, **THREE, max_tokens=1)
-    waited = 0
-    while engine.stats().waiting:
-        said = [output.body["text"] for output in engine.step() if output.request_id == busy]
-        assert said == ["b"]
-        waited += 1
-    assert waited == 4  # three images, then the prompt
-    steps(engine)
-
-
-def test_an_error_of_the_gpu_is_not_the_fault_of_the_request_that_meets_it(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = load(folder)
-
-    def fails(_prompt: object) -> None:
-        raise RuntimeError(DEVICE_ERRORS["memory"])
-
-    monkeypatch.setattr(engine.model, "see", fails)
-    engine.add(b"x" * 16, pack(Generate(prompt="x")))
-    with pytest.raises(RuntimeError, match="Insufficient Memory"):
-        steps(engine)
-
-
-def test_what_requests_took_is_given_back(folder: Path) -> None:
-    engine = load(folder)
-
-    def round_of_requests() -> None:
-        ids = [add(engine, number, **THREE, max_tokens=10) for number in range(8)]
-        for _ in range(9):
-            engine.step()
-        for request_id in ids[::2]:
-            engine.cancel(request_id)
-        steps(engine)
-
-    round_of_requests()
-    before = engine.memory().active_bytes
-    for _ in range(3):
-        round_of_requests()
-    assert engine.memory().active_bytes <= before + 10_000
-    assert engine.memory().peak_bytes >= before >= engine.facts.weights_bytes > 90_000
-    assert engine.facts.context_length == 8192
-
-
-def assert_memory_returns(folder: Path, warm: int, count: int) -> None:
-    """Short requests with images and without, some of them cancelled: memory is as before."""
-    engine = load(folder)
-
-    def serve(count: int) -> tuple[int, int]:
-        for begin in range(0, count, 20):
-            ids = [add(engine, n, **(TEXT_ONLY if n % 4 == 0 else ONE), max_tokens=2) for n in range(begin, begin + 20)]
-            engine.step()
-            engine.cancel(ids[begin % 20])
-            steps(engine)
-        assert_nothing_left(engine)
-        return engine.memory().active_bytes, psutil.Process().memory_info().rss
-
-    active, resident = serve(warm)
-    active_after, resident_after = serve(count)
-    assert active_after <= active + 100_000
-    assert resident_after <= resident + 30_000_000
-
-
-def test_two_hundred_short_requests_leave_no_memory_behind(folder: Path) -> None:
-    assert_memory_returns(folder, warm=100, count=200)
-
-
-@pytest.mark.slow
-def test_two_thousand_short_requests_leave_no_memory_behind(folder: Path) -> None:
-    assert_memory_returns(folder, warm=400, count=2000)
+# ---- thinking -----------------------------------------------------------------------------------------------------
 
 
 THINKING = CHAT_TEMPLATE.replace("[assistant]{{ suffix or '' }} ", "[assistant]<think>")
