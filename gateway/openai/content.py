@@ -40,8 +40,8 @@ def said_in(content: object) -> Said:
             parts.append(part["text"])
         elif kind == "refusal" and isinstance(part.get("refusal"), str):
             parts.append(part["refusal"])
-        elif kind == "thinking" and isinstance(part.get("thinking"), str):
-            reasoning += part["thinking"]
+        elif kind == "thinking" and (thought := _thought(part.get("thinking"))) is not None:
+            reasoning += thought
         elif kind in _IMAGES and "image_url" in part:
             try:
                 parts.append(_image(part["image_url"]))
@@ -50,6 +50,15 @@ def said_in(content: object) -> Said:
         else:
             raise at(f"[{position}]", _UNKNOWN)
     return Said(content_from(parts), reasoning)
+
+
+def _thought(thinking: Any) -> str | None:
+    """Mistral's is a list of texts. None for what is neither a text nor that."""
+    if not isinstance(thinking, list):
+        return thinking if isinstance(thinking, str) else None
+    texts = [part.get("text") for part in thinking if isinstance(part, dict) and part.get("type") == "text"]
+    whole = [text for text in texts if isinstance(text, str)]
+    return "".join(whole) if len(whole) == len(thinking) else None
 
 
 def _image(value: Any) -> Image:

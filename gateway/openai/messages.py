@@ -14,6 +14,12 @@ from gateway.openai.tools import CalledFunction, ToolCall
 _ROLES = {"developer": "system", "function": "tool"}
 
 
+def _no_audio(audio: object) -> None:
+    """Raises ValueError for what OpenAI's servers have kept of an answer, and nobody else has."""
+    if audio is not None:
+        raise ValueError("is not supported: no model here has spoken; send the transcript as content")
+
+
 class ChatMessage(RequestBody):
     """One turn. said: its `content`. `reasoning` is what others call `reasoning_content`; function_call, and the role
     `function` for its result: what OpenAI had before tool_calls."""
@@ -24,6 +30,7 @@ class ChatMessage(RequestBody):
     reasoning_content: str | None = None
     reasoning: str | None = None
     refusal: str | None = None
+    audio: Annotated[None, PlainValidator(_no_audio)] = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     function_call: CalledFunction | None = None
@@ -34,7 +41,8 @@ class ChatMessage(RequestBody):
         if self.refusal is not None and isinstance(content, str):
             # What the model said instead of an answer; without images, which no assistant sends.
             content += self.refusal
-        reasoning = self.reasoning if self.reasoning_content is None else self.reasoning_content
+        # Some clients send both, one of them empty.
+        reasoning = self.reasoning_content or self.reasoning or self.reasoning_content
         message: dict[str, Any] = {
             "role": _ROLES.get(self.role, self.role),
             "content": content,

@@ -120,7 +120,10 @@ def _wrapped(tool: Any) -> Any:
 
 
 def unenforced(tools: list[dict[str, Any]], choice: ToolChoice) -> list[str]:
-    """The fields of these tools that change nothing: a model that is free to call writes the arguments as it likes."""
+    """The fields of these tools that change nothing: a model that must not call gets no tools, and one that is free to
+    call writes the arguments as it likes."""
+    if choice == "none" and tools:
+        return ["tools"]
     if choice != "auto":
         return []
     return [f"tools[{n}].function.strict" for n, tool in enumerate(tools) if tool["function"].get("strict") is True]

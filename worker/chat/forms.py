@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 from worker.chat.chat import Chat
@@ -14,10 +15,17 @@ Change = Callable[[Chat], Chat]
 
 def plain_ids(chat: Chat) -> Chat:
     """With ids of calls in the form that every template takes, the same for a call and its result."""
+    sent = {call["id"] for turn in chat.turns for call in turn.get("tool_calls", ())}
+    sent |= {turn["tool_call_id"] for turn in chat.turns if turn["role"] == "tool"}
+    fresh = (made for made in map("call{:05d}".format, count()) if made not in sent)
     ids: dict[str, str] = {}
 
     def plain(identity: str) -> str:
-        return identity if is_plain_id(identity) else ids.setdefault(identity, f"call{len(ids):05d}")
+        if is_plain_id(identity):
+            return identity
+        if identity not in ids:
+            ids[identity] = next(fresh)
+        return ids[identity]
 
     turns = []
     for turn in chat.turns:

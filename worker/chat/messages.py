@@ -4,6 +4,8 @@ Every mistake that a client can make raises FailureError naming the field.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from broker.wire.failure import invalid
@@ -82,22 +84,46 @@ def _calls(calls: Any, where: str) -> list[dict[str, Any]]:
 
 
 def _pair(turns: list[Turn]) -> None:
-    """Give each call an id, and each result the id and the name of its call: without an id it answers the next call
-    that has no result yet."""
+    """Give each call an id that no other waiting call has, and each result the id and the name of its call."""
+    given = {_text_or_none(call.get("id")) for turn in turns for call in turn.get("tool_calls", ())}
+    given |= {_text_or_none(turn.get("tool_call_id")) for turn in turns}
+    fresh = (made for made in map("call{:05d}".format, count()) if made not in given)
+    waiting: list[_OpenCall] = []
     names: dict[str, str] = {}
-    waiting: dict[str, None] = {}  # in their order
-    made = 0
     for turn in turns:
         for call in turn.get("tool_calls", ()):
-            if not isinstance(call.get("id"), str) or not call["id"]:
-                call["id"] = f"call{made:05d}"
-                made += 1
+            sent = _text_or_none(call.get("id"))
+            if not sent or any(other.sent == sent for other in waiting):
+                call["id"] = next(fresh)
             names[call["id"]] = call["function"]["name"]
-            waiting[call["id"]] = None
+            waiting.append(_OpenCall(sent, call["id"], call["function"]["name"]))
         if turn["role"] == "tool":
-            if not isinstance(turn.get("tool_call_id"), str) or not turn["tool_call_id"]:
-                turn["tool_call_id"] = next(iter(waiting), None) or f"call{made:05d}"
-                made += not waiting
-            waiting.pop(turn["tool_call_id"], None)
+            sent = _text_or_none(turn.get("tool_call_id"))
+            if answered := _answered(waiting, sent, turn.get("name")):
+                waiting.remove(answered)
+                turn["tool_call_id"] = answered.id
+            elif not sent:
+                turn["tool_call_id"] = next(fresh)
             if name := names.get(turn["tool_call_id"]):
                 turn.setdefault("name", name)
+
+
+def _text_or_none(identity: Any) -> str | None:
+    return identity if isinstance(identity, str) and identity else None
+
+
+@dataclass(slots=True, frozen=True)
+class _OpenCall:
+    """A call without a result. sent: the client's id."""
+
+    sent: str | None
+    id: str
+    name: str
+
+
+def _answered(waiting: list[_OpenCall], sent: str | None, name: str | None) -> _OpenCall | None:
+    """The first call with this id; for a result without an id, the first of its name, or just the first."""
+    if sent:
+        return next((call for call in waiting if call.sent == sent), None)
+    named = (call for call in waiting if call.name == name)
+    return next(named, waiting[0] if waiting else None)

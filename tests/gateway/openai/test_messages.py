@@ -36,6 +36,14 @@ def assistant(content: Any = "", **more: Any) -> dict[str, Any]:
             assistant("Yes.", reasoning_content="Hm."),
         ),
         (assistant("Yes.", reasoning="Hm."), assistant("Yes.", reasoning_content="Hm.")),
+        (assistant("Yes.", reasoning_content="", reasoning="Hm."), assistant("Yes.", reasoning_content="Hm.")),
+        (
+            assistant(
+                [{"type": "thinking", "thinking": [{"type": "text", "text": "H"}, {"type": "text", "text": "m."}]}]
+            ),
+            assistant(reasoning_content="Hm."),
+        ),
+        (assistant("Yes.", audio=None), assistant("Yes.")),
         (assistant("Yes.", reasoning_content=""), assistant("Yes.", reasoning_content="")),
     ],
 )
@@ -52,6 +60,9 @@ def test_what_a_message_says_goes_on(message: dict[str, Any], expected: dict[str
         ({**USER, "refusal": "No."}, "messages[0].refusal"),
         ({"role": "user", "content": [{"type": "thinking", "thinking": "Hm."}]}, "messages[0].content"),
         (assistant([{"type": "thinking", "text": "Hm."}]), "messages[0].content[0]"),
+        (assistant([{"type": "thinking", "thinking": [{"type": "text"}]}]), "messages[0].content[0]"),
+        (assistant([{"type": "thinking", "thinking": [{"type": "image"}]}]), "messages[0].content[0]"),
+        (assistant(None, audio={"id": "audio_1"}), "messages[0].audio"),
         (
             assistant([{"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}]),
             "messages[0].content",
@@ -74,6 +85,40 @@ def test_an_object_of_arguments_that_is_too_deep_is_the_clients_mistake() -> Non
     with pytest.raises(FailureError) as caught:
         parse_chat(body)
     assert caught.value.failure.param == "messages[1].tool_calls[0].function.arguments"
+
+
+BIG = b"100000000000000000001"
+
+
+@pytest.mark.parametrize(
+    ("rest", "param"),
+    [
+        (b'"tools": [{"name": "f", "parameters": {"default": %s}}]', "tools[0]"),
+        (b'"tools": [{"name": "f"}, {"name": "g", "parameters": {"enum": [1, -%s]}}]', "tools[1]"),
+        (b'"chat_template_kwargs": {"a": [%s]}', "chat_template_kwargs"),
+    ],
+)
+def test_an_integer_that_would_be_rounded_is_refused(rest: bytes, param: str) -> None:
+    body = orjson.dumps({"messages": [USER]})[:-1] + b", " + rest % BIG + b"}"
+    with pytest.raises(FailureError) as caught:
+        parse_chat(body)
+    assert caught.value.failure.param == param
+    for exact in (b"18446744073709551615", b"1e300", b"1.5e20"):
+        parse_chat(body.replace(BIG, exact).replace(b"-" + exact, exact))
+
+
+@pytest.mark.parametrize(
+    ("call", "param"),
+    [
+        (b'"tool_calls": [{"function": {"name": "f", "arguments": {"n": %s}}}]', "tool_calls[0].function.arguments"),
+        (b'"function_call": {"name": "f", "arguments": {"n": [%s]}}', "function_call.arguments"),
+    ],
+)
+def test_arguments_with_an_integer_that_would_be_rounded_are_refused(call: bytes, param: str) -> None:
+    body = b'{"messages": [{"role": "assistant", ' + call % BIG + b"}]}"
+    with pytest.raises(FailureError) as caught:
+        parse_chat(body)
+    assert caught.value.failure.param == f"messages[0].{param}"
 
 
 @pytest.mark.parametrize("name", ["tools", "bare tools", "chat_template_kwargs", "response_format"])

@@ -5,8 +5,11 @@ from typing import Any
 import pytest
 
 from broker.wire.failure import Code, FailureError
+from worker.chat.chat import Chat
 from worker.chat.client_json import MAX_DEPTH, client_object
+from worker.chat.forms import plain_ids
 from worker.chat.messages import plain_messages
+from worker.chat.words import is_plain_id
 
 WHERE = "messages[0].tool_calls[0].function.arguments"
 
@@ -80,3 +83,27 @@ def test_calls_and_results_without_ids_belong_together_in_their_order() -> None:
         ("b", "second"),
         (ids[2], "third"),
     ]
+
+
+def test_a_result_without_an_id_belongs_to_the_call_of_its_name() -> None:
+    turns = plain_messages(
+        [calling(("a", "fa"), ("b", "fb")), result(None, name="fb"), result(None, name="other"), result(None)]
+    )
+    assert [turn["tool_call_id"] for turn in turns[1:]] == ["b", "a", "call00000"]
+
+
+def test_results_of_two_calls_with_one_id_come_in_the_order_of_the_calls() -> None:
+    first, second = calling(("x", "fa"), ("x", "fb")), calling(("x", "fc"))
+    turns = plain_messages([first, result("x"), result("x"), result("x"), second, result("x")])
+    calls = [call["id"] for turn in turns for call in turn.get("tool_calls", ())]
+    assert calls == ["x", "call00000", "x"]
+    results = [(turn["tool_call_id"], turn["name"]) for turn in turns if turn["role"] == "tool"]
+    assert results == [("x", "fa"), ("call00000", "fb"), ("x", "fa"), ("x", "fc")]
+
+
+def test_ids_that_are_made_are_those_of_no_other_call() -> None:
+    turns = plain_messages([calling((None, "fa"), ("call_abc", "fb"), ("call00000", "fc"))])
+    ids = [call["id"] for call in plain_ids(Chat(turns, None, {})).turns[0]["tool_calls"]]
+    assert ids[2] == "call00000"
+    assert len(set(ids)) == 3
+    assert all(map(is_plain_id, ids))
