@@ -85,6 +85,7 @@ _READERS: dict[str, readers.Reader] = {
     "minicpm5": readers.read_params,
     "muse_spark": readers.invoked("atem:"),
     "mistral": readers.read_mistral,
+    "gemma4": readers.read_gemma,
     "pythonic": readers.read_pythonic,
 }
 

@@ -25,6 +25,8 @@ BOUND_CALL = '{"name"'
 _NAMES = ("name", "tool_name")
 _ARGUMENTS = ("arguments", "parameters")
 _MISTRAL = re.compile(r"(?P<name>[\w.-]++)\s*+(?:\[CALL_ID\]\s*+(?P<id>\w++)\s*+)?+\[ARGS\]\s*+")
+_GEMMA = re.compile(r"call:(?P<name>[\w.-]++)(?=\{)")
+_GEMMA_QUOTES = re.compile(r'<\|"\|>(?P<text>(?>.*?(?=<\|"\|>)))<\|"\|>|(?<=[{,])\s*+(?P<key>[\w.$-]++):', re.DOTALL)
 _BETWEEN_MISTRAL = re.compile(r"(?:[\s,;]|\[TOOL_CALLS\])*+")
 
 
@@ -88,6 +90,23 @@ def read_mistral(text: str, tools: list[dict[str, Any]]) -> list[dict[str, Any]]
         calls.append({**head.groupdict(), "arguments": arguments})
         position = _beyond(_BETWEEN_MISTRAL, text, position)
     return calls
+
+
+def read_gemma(text: str, _tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`call:NAME{key:<|"|>text<|"|>,other:[1]}` (Gemma 4): JSON but for the quotes."""
+    calls: list[dict[str, Any]] = []
+    text = _GEMMA_QUOTES.sub(_with_quotes, text)
+    position = _beyond(_BLANKS, text, 0)
+    while position < len(text) or not calls:
+        head = _matched(_GEMMA, text, position)
+        arguments, position = _JSON.raw_decode(text, head.end())
+        calls.append({"name": head["name"], "arguments": arguments})
+        position = _beyond(_BLANKS, text, position)
+    return calls
+
+
+def _with_quotes(found: re.Match[str]) -> str:
+    return f"{json.dumps(found['key'])}:" if found["text"] is None else json.dumps(found["text"])
 
 
 def read_pythonic(text: str, tools: list[dict[str, Any]]) -> Any:
