@@ -89,6 +89,19 @@ NESTED = tool(
         "$defs": {"kzshared": {"type": "object", "properties": {"kzdeep": {"type": "boolean"}}}},
     },
 )
+BOUND = tool(
+    "kzbound",
+    description="Takes kzlittle",
+    parameters={
+        "type": "object",
+        "title": "All of kzall",
+        "properties": {
+            "kzcode": {"type": "string", "pattern": "kzpattern", "title": "Code of kzlong"},
+            "kzday": {"type": "string", "format": "kzdate", "minLength": 3, "x-hint": "kzhint"},
+            "kzmaybe": {"anyOf": [{"type": "boolean", "title": "kztruth"}, {"type": "null"}], "default": None},
+        },
+    },
+)
 OWN_ID, OTHER_ID = "call_0123456789abcdef01234567", "call_76543210fedcba9876543210"
 PARIS = call(OWN_ID, "kzweather", '{"kzcity": "kzparis"}')
 OLD_CALL = {"name": "kzweather", "arguments": '{"kzcity": "kzparis"}'}
@@ -168,6 +181,7 @@ TOOLS = [
         {"tools": [tool("kzweather", description="kzsky", parameters={"type": "object", "properties": {}})]},
     ),
     Shape("nested parameters", [USER], {"tools": [NESTED]}),
+    Shape("bound parameters", [USER], {"tools": [BOUND]}),
     Shape("a strict tool", [USER], {"tools": [tool("kzweather", strict=True, parameters=PARAMETERS)]}),
     Shape("two tools", [USER], BOTH),
     Shape("system, tools", [SYSTEM, USER], BOTH),

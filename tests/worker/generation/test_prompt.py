@@ -29,7 +29,7 @@ class Characters:
     def apply_chat_template(self, messages: list[dict[str, Any]], /, **kwargs: Any) -> Any:
         if self._refuses and not kwargs["add_generation_prompt"]:
             raise ValueError("no question")
-        text = "".join(f"[{turn['role']}]{turn['content']}" for turn in messages)
+        text = "".join(f"[{turn['role']}]{turn['content']}{turn.get('tool_calls') or ''}" for turn in messages)
         asks = self._asks if kwargs["add_generation_prompt"] else ""
         tools = [f"<{tool['function']['name']}{tool['function']['description']}>" for tool in kwargs.get("tools", [])]
         written = "".join([*tools, text, asks])
