@@ -12,7 +12,7 @@ from openai import OpenAI
 from tests.scripted_model import make_scripted_model
 from tests.service import Service
 from tests.tiny_models import make_tiny_model
-from tests.worker.generation.test_answer import CALL, TAGS, TIME, TOOL_TEMPLATE, USER, WEATHER
+from tests.worker.generation.scripted import CALL, TAGS, TIME, TOOL_TEMPLATE, USER, WEATHER
 
 # No token may occur twice in a script, so the second pair of tags is spelled in characters.
 SCRIPT = ("<think>", "hm", "</think>", "Well", *CALL, "<tool_", 'call>{"name": "time"}', "</tool", "_call>")

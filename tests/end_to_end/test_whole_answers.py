@@ -11,7 +11,7 @@ import pytest
 from tests.scripted_model import make_scripted_model
 from tests.service import Service
 from tests.tiny_models import make_tiny_model
-from tests.worker.generation.test_answer import CALL, TAGS, TOOL_TEMPLATE, WEATHER
+from tests.worker.generation.scripted import CALL, TAGS, TOOL_TEMPLATE, WEATHER
 
 USER: Any = {"role": "user", "content": "Weather in Paris?"}
 

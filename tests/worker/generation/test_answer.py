@@ -1,73 +1,30 @@
 """Reasoning, tool calls and text, from models with scripted answers."""
 
-import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker.wire.failure import FailureError
 from broker.wire.outputs import PARTIAL
-from broker.wire.work import Generate
-from tests.scripted_model import make_scripted_model
 from tests.tiny_models import CHAT_TEMPLATE
-from tests.worker.engine_runs import add, answer, assert_empty, joined, load, run
-from worker.chat.words import is_plain_id
-from worker.generation.answer import AnswerFormat, Parts
-from worker.generation.constraints.constraint import Constraint
-from worker.generation.reasoning import NO_REASONING
-from worker.text.engine import TextEngine
-
-USER = {"role": "user", "content": "Weather in Paris?"}
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"enum": ["Paris", "Rome"]}},
-            "required": ["city"],
-            "additionalProperties": False,
-        },
-    },
-}
-TIME = {"type": "function", "function": {"name": "time"}}
-THINK_TEMPLATE = CHAT_TEMPLATE.replace("[assistant]{{ suffix or '' }} ", "[assistant]<think>")
-TOOL_TEMPLATE = (
-    "{% if tools %}[tools] {{ tools | tojson }} {% endif %}"
-    "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}"
-    "{% for c in m.tool_calls or [] %}{{ c.function.name }}:{{ c.function.arguments | tojson }}{% endfor %}"
-    " {% endfor %}"
-    "[assistant] "
+from tests.worker.engine_runs import add, answer, assert_empty, run
+from tests.worker.generation.scripted import (
+    CALL,
+    TAGS,
+    THINK_TEMPLATE,
+    TIME,
+    TOOL_TEMPLATE,
+    USER,
+    WEATHER,
+    parts,
+    scripted,
 )
-TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
-
-
-def scripted(folder: Path, *pieces: str, **options: Any) -> TextEngine:
-    options = {"tags": TAGS, "tool_parser": "json_tools", "chat_template": TOOL_TEMPLATE, **options}
-    return load(make_scripted_model(folder, pieces, **options))
-
-
-def parts(engine: TextEngine, **fields: Any) -> dict[str, Any]:
-    """The answer, which is the same streamed and not streamed, and alone and in company."""
-    request = {"messages": [USER], "temperature": 0.0, "max_tokens": 200, **fields}
-    whole, streamed, _, _ = run(engine, [request, {**request, "stream": True}, request, {**request, "max_tokens": 3}])
-    assert len(whole) == 1
-    got = joined(whole)
-    first, second = (
-        {
-            **{name: value for name, value in one.items() if name != "cached_tokens"},
-            "tool_calls": [(call["name"], json.loads(call["arguments"])) for call in one.get("tool_calls", [])],
-        }
-        for one in (got, joined(streamed))
-    )
-    assert first == second
-    assert all(is_plain_id(call["id"]) for call in got.get("tool_calls", []))
-    return first
+from worker.generation.answer import AnswerFormat, Parts
+from worker.generation.reasoning import NO_REASONING
 
 
 def test_reasoning_is_apart(tmp_path: Path) -> None:
@@ -145,9 +102,6 @@ def test_a_stop_string_counts_in_reasoning_too(tmp_path: Path) -> None:
     engine = scripted(tmp_path, "<think>", "I", " wonder", " why", "</think>", "It")
     got = parts(engine, stop=["er w"])
     assert (got["reasoning"], got["text"], got["finish_reason"]) == ("I wond", "", "stop")
-
-
-CALL = ("<tool_call>", '{"name": "weather", ', '"arguments":', ' {"city": "Paris"}}', "</tool_call>")
 
 
 def test_a_call(tmp_path: Path) -> None:
@@ -298,78 +252,6 @@ EXACT = {"code": "    if x:\n\ty = null  ", "number": 123456789012345678, "zip":
 def test_arguments_have_the_types_of_the_schema(tmp_path: Path, tool_parser: str, pieces: tuple[str, ...]) -> None:
     got = parts(scripted(tmp_path, *pieces, tool_parser=tool_parser), tools=[EVERY], max_tokens=2000)
     assert got["tool_calls"] == [("every", EXACT)]
-
-
-HARMONY = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|call|>")
-
-
-def harmony(folder: Path, *pieces: str) -> TextEngine:
-    return scripted(folder, *pieces, tags=HARMONY, tool_parser=None)
-
-
-def test_harmony_is_read(tmp_path: Path) -> None:
-    pieces = ("<|channel|>", "analysis", "<|message|>", "I wonder", "<|end|>", "<|start|>", "assistant<|chan", "nel|>")
-    engine = harmony(tmp_path, *pieces, "final<|message|", ">It is ", "<b>", " to=you")
-    got = parts(engine)
-    assert (got["reasoning"], got["text"], got["finish_reason"]) == ("I wonder", "It is <b> to=you", "stop")
-
-
-def test_harmony_calls_a_tool(tmp_path: Path) -> None:
-    head = ("<|channel|>", "commentary to=functions.weather ", "<|constrain|>", "json", "<|message|>")
-    got = parts(harmony(tmp_path, *head, '{"city": ', '"Paris"}', "<|call|>"), tools=[WEATHER])
-    assert (got["text"], got["tool_calls"]) == ("", [("weather", {"city": "Paris"})])
-    assert got["finish_reason"] == "tool_calls"
-
-
-@pytest.mark.parametrize("is_call", [False, True])
-def test_harmony_under_a_grammar_reasons_and_answers_on_the_final_channel(tmp_path: Path, is_call: bool) -> None:
-    engine = harmony(tmp_path, "<|channel|>", "<|message|>", "I wonder", "<|end|>")
-    asked: dict[str, Any] = {"json_schema": {"enum": ["a"]}}
-    if is_call:
-        asked = {"tools": [WEATHER], "required_tools": ["weather"], "one_call": True}
-    got = parts(engine, logprobs=0, **asked)
-    assert got["reasoning"] == "I wonder"
-    assert got["text"] == ("" if is_call else '"a"')
-    assert got["tool_calls"] == ([("weather", {"city": "Paris"})] if is_call else [])
-    written = "".join(entry["token"] for entry in got["logprobs"])
-    begin = "<|channel|>analysis<|message|>I wonder<|end|><|start|>assistant<|channel|>final<|message|>"
-    assert written.startswith(begin + ('{"name"' if is_call else '"a"'))
-
-
-def test_harmony_calls_or_follows_a_schema(tmp_path: Path) -> None:
-    engine = harmony(tmp_path, "I wonder")
-    request = Generate(messages=[USER], tools=[WEATHER], json_schema={"enum": ["a"]})
-    thought = "<|channel|>analysis<|message|>I wonder<|end|><|start|>assistant<|channel|>"
-    answers = {
-        thought + 'final<|message|>"a"': ('"a"', []),
-        thought + "commentary to=functions.weather <|constrain|>json<|message|>{}": ("", [("weather", "{}")]),
-        thought + "final<|message|>b": None,
-        "<|channel|>final<|message|>": None,
-    }
-    for text, wanted in answers.items():
-        prompt = engine.loaded.tokenizer.encode("x")
-        form, constraint = engine.generation.answer(request, prompt)
-        assert form is not None
-        assert constraint is not None
-        allowed = follows(constraint, prompt, engine.loaded.tokenizer.encode(text, add_special_tokens=False), engine)
-        assert allowed == (wanted is not None), text
-        if wanted is not None:
-            got = Parts()
-            form.push(text, got)
-            form.finish(got)
-            calls = [(call["name"], call["arguments"]) for call in got.tool_calls]
-            assert ("".join(got.reasoning), "".join(got.text), calls) == ("I wonder", *wanted)
-
-
-def follows(constraint: Constraint, prompt: list[int], answer: list[int], engine: TextEngine) -> bool:
-    """Whether the constraint allows this answer."""
-    tokens = list(prompt)
-    for token in answer:
-        allowed = constraint(mx.array(tokens), mx.zeros((1, engine.loaded.vocabulary)))
-        if allowed[0, token].item() != 0.0:
-            return False
-        tokens.append(token)
-    return True
 
 
 def test_a_llama_answer_that_is_a_call(tmp_path: Path) -> None:

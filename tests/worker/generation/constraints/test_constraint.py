@@ -12,7 +12,7 @@ from broker.wire.outputs import ERROR
 from tests.scripted_model import make_scripted_model
 from tests.worker.engine_runs import add, answer, assert_empty, joined, load, run, without_count
 from tests.worker.generation.constraints.test_bounds import chain, in_much, in_object, rules
-from tests.worker.generation.test_answer import THINK_TEMPLATE, TIME, USER, WEATHER, parts, scripted
+from tests.worker.generation.scripted import THINK_TEMPLATE, TIME, USER, WEATHER, parts, scripted
 from worker.generation.answer import AnswerFormat, Parts
 from worker.generation.constraints.native import check_readable
 from worker.generation.reasoning import NO_REASONING

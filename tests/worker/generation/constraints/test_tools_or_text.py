@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from broker.wire.work import Generate
-from tests.worker.generation.test_answer import THINK_TEMPLATE, TIME, TOOL_TEMPLATE, WEATHER, parts, scripted
+from tests.worker.generation.scripted import THINK_TEMPLATE, TIME, TOOL_TEMPLATE, WEATHER, parts, scripted
 from worker.generation.answer import Parts
 
 CALL = ("<tool_call>", '{"name": "weather", ', '"arguments": {"city": "Paris"}}', "</tool_call>")
