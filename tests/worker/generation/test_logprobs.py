@@ -101,8 +101,7 @@ class Unread:
 def test_rows_that_no_request_asks_for_are_not_read(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each costs a wait for the device."""
     engine, batch = load_with_batch(tiny_model)
-    add(engine, 1, prompt="asked", max_tokens=20, logprobs=0)
-    asked = 0  # uids count from there
+    asked = engine._uids[add(engine, 1, prompt="asked", max_tokens=20, logprobs=0)]
     add(engine, 2, prompt="not", max_tokens=20)
     add(engine, 3, prompt="not", max_tokens=20, stream=True, seed=1)
     original = batch.next
