@@ -67,7 +67,7 @@ def test_a_broken_folder_names_its_file(harness: WorkerHarness, tmp_path: Path) 
 def test_heartbeats_go_on_during_a_long_prefill(harness: WorkerHarness, tmp_path: Path) -> None:
     """Within one step, in which MLX computes and the main thread runs no Python."""
     folder = make_tiny_model(tmp_path / "wide", hidden_size=128, context_length=2**16)
-    worker = harness.start(heartbeat_interval=0.02)
+    worker = harness.start(heartbeat_interval=0.004)
     worker.serve(None, folder, prefill_step_size=2**16)
     beats_in_one_step = 0
     # What takes a CPU a second takes a GPU no time: longer prompts until one takes long enough.
