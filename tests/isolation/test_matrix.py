@@ -10,10 +10,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -140,9 +141,18 @@ def undisturbed(isolated: Service) -> dict[str, float]:
     return {"loading": loading, "idle": reload, "prefill": reload + prefill, "decode": 0.0, "draining": 0.0}
 
 
+def cells() -> Iterator[Any]:
+    """All of the matrix. Each blow in one phase, and each phase with one blow, come with every change; the others take
+    five minutes more, for processes that end in the same way."""
+    for blow in BLOWS:
+        for phase in PHASES:
+            is_quick = phase == "decode" or blow.name == "SIGKILL" or (blow.name, phase) == ("GPU", "prefill")
+            marks = () if is_quick else (pytest.mark.slow,)
+            yield pytest.param(blow, phase, id=f"{blow.name}-{phase}", marks=marks)
+
+
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("blow", BLOWS, ids=lambda blow: blow.name)
+@pytest.mark.parametrize(("blow", "phase"), list(cells()))
 def test_b_cannot_tell(
     *,
     isolated: Service,

@@ -6,7 +6,7 @@ from broker.policy.events import TimePassed
 from tests.broker.policy.pool_world import World
 
 
-@pytest.mark.parametrize("block", range(8))
+@pytest.mark.parametrize("block", [*range(4), *(pytest.param(n, marks=pytest.mark.slow) for n in range(4, 8))])
 def test_random_histories_keep_every_promise(block: int) -> None:
     for seed in range(block * 25, block * 25 + 25):
         world = World(seed)

@@ -94,6 +94,7 @@ def test_every_module_of_mlx_lm() -> None:
         assert unknown_architecture({"model_type": name, "architectures": [architecture]}, "text-gen") is None
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_every_module_of_mlx_vlm(tmp_path: Path) -> None:
     """All that mlx-vlm can write with are served: as text where mlx-lm has them too, else as vision."""
