@@ -1,6 +1,6 @@
 """Random chaos: clients ask, stream and leave early while models are killed, stopped, unloaded and loaded.
 
-test_chaos.py runs 20 seconds; `python -m tests.isolation.chaos SECONDS SEED` (`make chaos`) prints the figures of
+test_chaos.py runs 40 seconds; `python -m tests.isolation.chaos SECONDS SEED` (`make chaos`) prints the figures of
 a longer run as a table. Every request must end exactly once: with an answer, with a framed or plain error of a known
 code, or because its client left. Anything else raises.
 
