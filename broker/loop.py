@@ -135,7 +135,7 @@ class Loop:
         if self._clock.now() >= due:
             self._keep_time()
         if pause := self._clock.take_pause():
-            logger.info("nothing ran here for %.0f s: nobody is judged by that time", pause)
+            logger.info("nothing ran here for %.0f s; no timeout counts that time", pause)
             self._inbox.append(PauseEnded())
 
     def _make_poll_set(self, outputs: dict[int, str]) -> PollSet:

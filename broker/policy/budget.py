@@ -1,8 +1,8 @@
 """The budget: how much memory all models together may take on this machine, and why. Pure.
 
-On a Mac Metal may use less than what the machine has (`recommendedMaxWorkingSetSize`, which follows the sysctl
-`iogpu.wired_limit_mb`); past it, command buffers fail in whichever process allocates next. Only a process that may
-import MLX can ask for it, so until one has, a figure counts that no known Mac is below.
+On a Mac, Metal may use only a part of the memory: `recommendedMaxWorkingSetSize`, which follows the sysctl
+`iogpu.wired_limit_mb`. Beyond it, command buffers fail in the process that allocates next. Only a process that imports
+MLX can ask for this figure. Until one has, the budget is a part of the memory that every known Mac allows.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _LARGE_BYTES = 36 * GIB
 
 
 class Origin(StrEnum):
-    """What the budget comes from."""
+    """The source of the budget."""
 
     SETTING = "setting"
     METAL = "metal"

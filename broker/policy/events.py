@@ -243,8 +243,8 @@ class TimePassed:
 
 @dataclass(slots=True, frozen=True)
 class PauseEnded:
-    """Nothing ran here for a while, and perhaps nowhere: the machine slept, or everything was stopped. The time that is
-    passed as `now` has stood still; nobody could show a sign of life."""
+    """The broker did not run for a while: the machine slept, or everything was stopped. `now` did not advance in that
+    time, in which no process could send a sign of life."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -83,7 +83,7 @@ def make_room(
         victims.append(candidate)
         staying.remove(candidate)
     if not fits(staying, at_least):
-        return Room(Verdict.WAIT)  # for pinned models to come to rest: nobody leaves in vain
+        return Room(Verdict.WAIT)  # until pinned models give memory back; no model leaves in vain
     # A small early victim may have become needless once a large one had to go: let the most recently used stay.
     for victim in reversed(victims[:-1]):
         if fits([*staying, victim], at_least):

@@ -1,8 +1,8 @@
 """Which process may prefill, where a setting lets one do so at a time: pure, no clock.
 
-The GPU is not shared fairly between processes: one that multiplies large matrices leaves little to another that decodes
-(ml-explore/mlx and others report a tenth of its speed). So prefill is lent, for a bounded time, to whoever has asked
-first. A process whose time is over asks again, behind the others; one that has died holds nothing.
+The GPU does not share itself fairly between processes: beside one that multiplies large matrices, one that decodes
+kept a ninth of its speed (d-inference#1116). So the broker lends prefill to the process that asked first, for a bounded
+time. A process whose time is over asks again, behind the others. A process that has died holds nothing.
 
 `handle(event, now) -> actions` and `next_deadline()`, as all policies. Where the setting is off no process asks.
 """
@@ -46,7 +46,7 @@ class PrefillTurns:
         return [LendPrefill(self._holder, LEASE_SECONDS)]
 
     def next_deadline(self) -> float | None:
-        """When the next that waits gets its turn at the latest; None if nobody waits."""
+        """By when the next process in the queue gets its turn; None if the queue is empty."""
         return self._until if self._waiting else None
 
     def _forget(self, worker_id: str) -> None:

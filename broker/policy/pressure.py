@@ -1,7 +1,7 @@
 """What the pool does when the system as a whole runs short of memory, in numbers. Pure.
 
-Whoever takes the memory, this project's part in it is what nobody uses: idle models leave early. A load adds to the
-trouble, so it waits; but not for ever, because the trouble may be another program's and last.
+Idle models leave early, whichever program takes the memory: they are what this project can give back. A load would make
+the shortage worse, so it waits; but not for ever, because another program may cause the shortage and never end it.
 """
 
 from enum import StrEnum

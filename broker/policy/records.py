@@ -64,7 +64,7 @@ class Lease:
     share_bytes: what it may take. wanted_bytes: what it asks for. must_bytes: how much of that its requests wait for,
     while the rest is welcome where memory is free. least_bytes: what it could come down to without harm to a running
     sequence; None if it has never said anything, and then it can give nothing back. beside_bytes: what it takes beside
-    MLX's memory, of which alone its messages speak. order, goal_bytes: its place in the queue, and how much it waits
+    MLX's memory; its messages count only the latter. order, goal_bytes: its place in the queue, and how much it waits
     for there; 0 if for nothing. told: what it was told last. is_asking: it waits for an answer. asked_at: it has not
     answered a SHRINK since then. kept_until, kept_bytes: so long it is taken to use so much, whatever it has said; 0
     for not at all.
