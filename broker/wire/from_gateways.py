@@ -15,9 +15,9 @@ from broker.wire.kinds import Task
 class InferenceRequest(Body):
     """One unit of work for `model`. `payload` travels as a frame of its own and is decoded by the worker only.
 
-    task: generate, embed or rerank; the broker refuses a task that this type of model cannot do. origin: by this the
-    broker knows a request again, as it does not read payloads: equal for payloads that a worker takes in alike. Empty:
-    this request is like no other.
+    task: generate, count, embed or rerank; the broker refuses a task that this type of model cannot do. origin: by
+    this the broker knows a request again, as it does not read payloads: equal for payloads that a worker takes in
+    alike. Empty: this request is like no other.
     """
 
     COMMAND: ClassVar[bytes] = b"REQUEST"

@@ -11,6 +11,7 @@ class Task(StrEnum):
     """The work that a request asks for; each has its own payload (work.py)."""
 
     GENERATE = "generate"
+    COUNT = "count"
     EMBED = "embed"
     RERANK = "rerank"
 
@@ -27,10 +28,10 @@ class Kind:
 # What a model is unless its files or the settings say otherwise.
 TEXT = "text-gen"
 _KINDS = (
-    Kind(TEXT, frozenset({Task.GENERATE}), "worker.text.engine:TextEngine"),
-    Kind("vision", frozenset({Task.GENERATE}), "worker.vision.engine:VisionEngine"),
+    Kind(TEXT, frozenset({Task.GENERATE, Task.COUNT}), "worker.text.engine:TextEngine"),
+    Kind("vision", frozenset({Task.GENERATE, Task.COUNT}), "worker.vision.engine:VisionEngine"),
     Kind("embeddings", frozenset({Task.EMBED, Task.RERANK}), "worker.embeddings.engine:EmbeddingEngine"),
     Kind("audio", frozenset(), None),  # recognised, so that such a model is refused by name
-    Kind("echo", frozenset({Task.GENERATE}), "worker.echo.engine:EchoEngine"),
+    Kind("echo", frozenset({Task.GENERATE, Task.COUNT}), "worker.echo.engine:EchoEngine"),
 )
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _KINDS}

@@ -8,7 +8,7 @@ from broker.wire.body import Body
 
 @dataclass(slots=True, frozen=True)
 class Generate(Body):
-    """The payload of a REQUEST to a text model.
+    """The payload of a REQUEST to a text model, with the task generate or count.
 
     Exactly one of `messages` (chat, rendered by the model's template) and `prompt` (text or token ids) is given.
     images: image files as the client gave them. Where a message has images its content is a list of parts in the
@@ -20,10 +20,14 @@ class Generate(Body):
     tools: OpenAI's; required_tools: names, at least one of which has to be called; one_call: the answer ends with the
     first call. json_schema, grammar (Lark, as llguidance reads it): what the answer must be; at most one of them. With
     tools it may be calls instead, with required_tools it must be calls. strict: json_schema is enforced as a whole or
-    refused, otherwise what of it cannot be enforced is left out and named.
-    PARTIAL: `{text}` and, where there are any, `reasoning`, `tool_calls`, `logprobs`; in the first output `ignored`.
-    See docs/protocol.md.
-    FINAL: the same of what no PARTIAL held, and `{finish_reason, prompt_tokens, completion_tokens, cached_tokens}`.
+    refused, otherwise what of it cannot be enforced is left out and named. input_grammars: name of a tool -> Lark
+    grammar that the text of its only parameter, `input`, must follow. thinking_budget: tokens of reasoning at most.
+    suffix: text that follows the answer, for models that fill in the middle. echo: the answer begins with the prompt.
+    min_pixels, max_pixels: of each image.
+    PARTIAL: `{text}` and, where there are any, `reasoning`, `tool_calls`, `logprobs`; in the first output `ignored` and
+    `prompt`. See docs/protocol.md.
+    FINAL: the same of what no PARTIAL held, and `{finish_reason, prompt_tokens, completion_tokens, cached_tokens}`;
+    where they are not the rule `stop_string`, `context_full`, `reasoning_tokens`. Of a count: `{prompt_tokens}`.
     """
 
     messages: list[dict[str, Any]] | None = None
@@ -55,6 +59,14 @@ class Generate(Body):
     json_schema: dict[str, Any] | None = None
     strict: bool = False
     grammar: str | None = None
+    input_grammars: dict[str, str] = field(default_factory=dict)
+    thinking_budget: int | None = None
+    top_n_sigma: float = 0.0
+    typical_p: float = 1.0
+    suffix: str | None = None
+    echo: bool = False
+    min_pixels: int | None = None
+    max_pixels: int | None = None
 
 
 @dataclass(slots=True, frozen=True)

@@ -19,11 +19,25 @@ _ENTRY_BYTES = 256  # what an output, or an entry of a list in it, occupies besi
 
 @dataclass(slots=True, frozen=True)
 class ToolUse:
-    """A complete call of a tool. arguments: JSON text."""
+    """A call of a tool, or a piece of one. arguments: JSON text.
+
+    A complete call starts and ends. Of a call in pieces the first one starts it, the last one ends it; all have its id
+    and name, and their arguments are to be joined. Whole answers have complete calls only.
+    """
 
     id: str
     name: str
     arguments: str
+    starts: bool = True
+    ends: bool = True
+
+
+@dataclass(slots=True, frozen=True)
+class PromptUsage:
+    """Tokens of a prompt, and how many of them the prompt cache had."""
+
+    tokens: int
+    cached: int
 
 
 @dataclass(slots=True)
@@ -38,14 +52,15 @@ class TokenLogprob:
 
 @dataclass(slots=True)  # not frozen: one per token, and freezing triples what it takes to make
 class Delta:
-    """The next piece of one answer. ignored: only in the first one, what of the request this answer does without, in
-    the wire's names."""
+    """The next piece of one answer. Only the first one of a stream has `prompt`, and `ignored`: the parts of the
+    request that this answer does without, in the wire's names."""
 
     text: str = ""
     reasoning: str = ""
     tool_calls: Sequence[ToolUse] = ()
     logprobs: Sequence[TokenLogprob] = ()
     ignored: Sequence[str] = ()
+    prompt: PromptUsage | None = None
 
     @property
     def has_more(self) -> bool:
@@ -55,13 +70,27 @@ class Delta:
 
 @dataclass(slots=True, frozen=True)
 class End:
-    """The end of one answer. rest: what no Delta before it held. finish_reason: stop, length or tool_calls."""
+    """The end of one answer. rest: what no Delta before it held. finish_reason: stop, length or tool_calls.
+
+    stop_string: the client's stop string that ended it. context_full: it ended with `length` because the model's
+    context is full, not by max_tokens. reasoning_tokens: those of the completion tokens that are reasoning.
+    """
 
     rest: Delta
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    stop_string: str | None = None
+    context_full: bool = False
+    reasoning_tokens: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class Counted:
+    """The answer to a count: tokens of the prompt."""
+
+    prompt_tokens: int
 
 
 @dataclass(slots=True, frozen=True)
@@ -95,7 +124,7 @@ def delta_of(body: Map) -> Delta:
     calls = [_tool_use(entry) for entry in _checked(body, "tool_calls", list)] if "tool_calls" in body else ()
     logprobs = [_logprob(entry) for entry in _checked(body, "logprobs", list)] if "logprobs" in body else ()
     ignored = [_name(entry) for entry in _checked(body, "ignored", list)] if "ignored" in body else ()
-    return Delta(text, reasoning, calls, logprobs, ignored)
+    return Delta(text, reasoning, calls, logprobs, ignored, _prompt(body["prompt"]) if "prompt" in body else None)
 
 
 def end_of(body: Map) -> End:
@@ -106,7 +135,15 @@ def end_of(body: Map) -> End:
         prompt_tokens=_checked(body, "prompt_tokens", int),
         completion_tokens=_checked(body, "completion_tokens", int),
         cached_tokens=_checked(body, "cached_tokens", int),
+        stop_string=_checked(body, "stop_string", str) if "stop_string" in body else None,
+        context_full=_checked(body, "context_full", bool) if "context_full" in body else False,
+        reasoning_tokens=_checked(body, "reasoning_tokens", int) if "reasoning_tokens" in body else 0,
     )
+
+
+def counted_of(body: Map) -> Counted:
+    """The FINAL of a count."""
+    return Counted(_checked(body, "prompt_tokens", int))
 
 
 def vectors_of(body: Map, count: int) -> Vectors:
@@ -146,6 +183,7 @@ def joined(deltas: Sequence[Delta]) -> Delta:
         [call for delta in deltas for call in delta.tool_calls],
         [entry for delta in deltas for entry in delta.logprobs],
         [name for delta in deltas for name in delta.ignored],
+        next((delta.prompt for delta in deltas if delta.prompt is not None), None),
     )
 
 
@@ -185,8 +223,18 @@ def _checked(body: Map, name: str, kind: type[Any]) -> Any:
 def _tool_use(entry: object) -> ToolUse:
     match entry:
         case {"id": str(id_), "name": str(name), "arguments": str(arguments)}:
-            return ToolUse(id_, name, arguments)
+            # A piece says which one it is; a complete call says nothing.
+            piece = entry.get("piece")
+            if piece in (None, "first", "middle", "last"):
+                return ToolUse(id_, name, arguments, piece in (None, "first"), piece in (None, "last"))
     raise ProtocolError(f"an output whose tool_calls have {entry!r:.80}")
+
+
+def _prompt(entry: object) -> PromptUsage:
+    match entry:
+        case {"tokens": int(tokens), "cached": int(cached)}:
+            return PromptUsage(tokens, cached)
+    raise ProtocolError(f"an output whose prompt is {entry!r:.80}")
 
 
 def _name(entry: object) -> str:

@@ -22,10 +22,12 @@ from gateway.core.administration import (
     reader,
 )
 from gateway.core.answer import (
+    Counted,
     Delta,
     End,
     Scores,
     Vectors,
+    counted_of,
     delta_of,
     end_of,
     no_partial,
@@ -57,6 +59,11 @@ def generate_stream(model: str, unit: Generate) -> Ask[Delta | End]:
 def generate_whole(model: str, unit: Generate) -> Ask[End]:
     """An answer in one piece: the rest of its End. Raises FailureError."""
     return Ask(model, _generation(model, unit), no_partial, end_of)
+
+
+def count(model: str, unit: Generate) -> Ask[Counted]:
+    """The tokens of a prompt, without an answer. Raises FailureError."""
+    return Ask(model, replace(_generation(model, replace(unit, stream=False)), task=Task.COUNT), no_partial, counted_of)
 
 
 def _generation(model: str, unit: Generate) -> InferenceRequest:
