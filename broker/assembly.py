@@ -4,13 +4,15 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from broker.gateways import BACKLOG, Gateways
 from broker.lookup import Lookup
 from broker.loop import Loop, Stop
 from broker.measured import read_measured
 from broker.models.catalog import Catalog
-from broker.models.places import FileSystem
+from broker.models.places import FileSystem, Places
+from broker.models.removal import delete_leftovers, remove_model
 from broker.performer import MEASURED_FILE, PINS_FILE, Performer
 from broker.pins import read_pins
 from broker.policy.downloads import Downloads
@@ -57,6 +59,8 @@ def run_broker(
     overrides = {model_id: model.override() for model_id, model in settings.models.items()}
     catalog = Catalog(settings.models_dir, settings.hub_dir, overrides, file_system)
     lookup = Lookup(catalog, policies.running)
+    places = Places(settings.models_dir, settings.hub_dir, file_system)
+    delete_leftovers(settings.models_dir, settings.hub_dir)
     pins = read_pins(settings.state_dir / PINS_FILE)
 
     def tell(event: FlowEvent) -> None:
@@ -81,6 +85,7 @@ def run_broker(
             gateways=gateways,
             lookup=lookup,
             put=inbox.append,
+            remove=partial(remove_model, places),
             view=policies,
             state_dir=settings.state_dir,
             preloaded=[lookup.id_of(name) for name in settings.preload_models],

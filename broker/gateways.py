@@ -36,9 +36,12 @@ from broker.wire.from_gateways import (
     FromGateway,
     Goodbye,
     InferenceRequest,
+    Keep,
     Kill,
     Load,
     Models,
+    Pull,
+    Remove,
     Status,
     Unload,
     Unpin,
@@ -123,6 +126,12 @@ class Gateways:
                 self._cancel(request_id)
             case Load():
                 self._put(self._lookup.load(request_id, body.model))
+            case Keep():
+                self._put(self._lookup.keep(request_id, body.model, body.seconds))
+            case Pull():
+                self._put(self._lookup.pull(request_id, body.model, stream=body.stream))
+            case Remove():
+                self._put(self._lookup.remove(request_id, body.model))
             case Unload():
                 self._put(UnloadRequested(request_id, self._lookup.id_of(body.model), body.timeout, body.force))
             case Kill():
@@ -191,6 +200,10 @@ class Gateways:
     def reply(self, request_id: bytes, body: dict[str, Any]) -> None:
         """The FINAL of an administrative request."""
         self._send_output(Output(request_id, FINAL, body))
+
+    def tell(self, request_id: bytes, body: dict[str, Any]) -> None:
+        """A PARTIAL of an administrative request."""
+        self._send_output(Output(request_id, PARTIAL, body))
 
     def fail(self, fail: Fail) -> None:
         """The ERROR of any request."""

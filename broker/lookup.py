@@ -14,9 +14,12 @@ from broker.policy.actions import Readmit
 from broker.policy.admission import wrong_task
 from broker.policy.events import (
     Event,
+    KeepRequested,
     LoadRequested,
     ModelMissed,
     ModelPinned,
+    PullRequested,
+    RemoveRequested,
     RequestArrived,
     RequestCancelled,
     WantsModel,
@@ -51,13 +54,28 @@ class Lookup:
     def request(self, request_id: bytes, body: InferenceRequest) -> Event:
         model_id = self.id_of(body.model)
         found = self._find(model_id, body.task)
-        event = RequestArrived(request_id, model_id, body.payload, found.spec, found.problem, body.task, body.origin)
-        return _event(event, found)
+        what = (body.payload, found.spec, found.problem, body.task, body.origin, body.keep_alive)
+        return _event(RequestArrived(request_id, model_id, *what), found)
+
+    def keep(self, request_id: bytes, name: str, seconds: float | None) -> Event:
+        model_id = self.id_of(name)
+        found = self._find(model_id)
+        event = KeepRequested(request_id, model_id, seconds, found.spec, found.problem)
+        return event if seconds == 0 else _event(event, found)
 
     def load(self, request_id: bytes, name: str) -> Event:
         model_id = self.id_of(name)
         found = self._find(model_id)
         return _event(LoadRequested(request_id, model_id, found.spec, found.problem), found)
+
+    def pull(self, request_id: bytes, name: str, *, stream: bool) -> Event:
+        model_id = self.id_of(name)
+        found = self._find(model_id)
+        return _event(PullRequested(request_id, model_id, stream, found.spec, found.problem), found)
+
+    def remove(self, request_id: bytes, name: str) -> Event:
+        model_id = self.id_of(name)
+        return RemoveRequested(request_id, model_id, tuple(self._catalog.users_of(model_id)))
 
     def pins(self, names: Iterable[str]) -> list[Event]:
         """Models that are pinned from the start."""

@@ -27,6 +27,7 @@ from broker.policy.actions import (
     KillWorker,
     LendPrefill,
     Readmit,
+    RemoveFiles,
     Reply,
     SaveMeasured,
     SavePins,
@@ -34,12 +35,14 @@ from broker.policy.actions import (
     StartDownload,
     StartWorker,
     StopWorker,
+    TellProgress,
 )
 from broker.policy.budget import Origin
 from broker.policy.events import Event, WorkerExited, WorkerStarted
 from broker.policy.pressure import Pressure
 from broker.policy.specs import Exit, Shown
 from broker.processes.launcher import Launcher
+from broker.wire.failure import FailureError
 from broker.wire.from_gateways import Cancel, InferenceRequest
 from broker.wire.from_peers import Ack
 from broker.wire.states import State
@@ -53,9 +56,9 @@ MEASURED_FILE = "measured.json"
 
 
 class Performer:
-    """put: takes the events that follow from actions. view: what the policies have announced. preloaded: models that
-    the settings pin. wires_memory: whether workers wire their shares;
-    lends_prefill: whether they ask before they prefill."""
+    """put: takes the events that follow from actions. remove: deletes the files of a model, raises FailureError. view:
+    what the policies have announced. preloaded: models that the settings pin. wires_memory: whether workers wire their
+    shares; lends_prefill: whether they ask before they prefill."""
 
     def __init__(
         self,
@@ -65,6 +68,7 @@ class Performer:
         gateways: Gateways,
         lookup: Lookup,
         put: Callable[[Event], None],
+        remove: Callable[[str], None],
         view: View,
         state_dir: Path,
         preloaded: Sequence[str],
@@ -76,6 +80,7 @@ class Performer:
         self._gateways = gateways
         self._lookup = lookup
         self._put = put
+        self._remove = remove
         self._view = view
         self._state_dir = state_dir
         self._preloaded = preloaded
@@ -98,12 +103,12 @@ class Performer:
                 logger.warning("dropped outputs of %s: %s", action.worker_id, action.reason)
             case Reply():
                 self._gateways.reply(action.request_id, action.body)
+            case TellProgress():
+                self._gateways.tell(action.request_id, action.body)
             case Fail():
                 self._gateways.fail(action)
-            case StartWorker():
-                self._start(action, "a spare" if action.spare else "")
-            case StartDownload():
-                self._start(action, f"downloads {action.model_id}")
+            case StartWorker() | StartDownload():
+                self._start(action)
             case AssignModel():
                 self._assign(action)
             case GrantShare():
@@ -119,6 +124,8 @@ class Performer:
             case Readmit():
                 for event in self._lookup.again(action):
                     self._put(event)
+            case RemoveFiles():
+                self._remove_files(action)
             case DownloadEnded():
                 # What the model is now, so that those who watch do not go on to see a download.
                 shown = self._view.announced().get(action.model_id, Shown(State.UNLOADED, action.reason))
@@ -127,11 +134,8 @@ class Performer:
                 self._announce(action)
             case LendPrefill():
                 self._workers.send(action.worker_id, MayPrefill(action.seconds))
-            case SavePins():
-                # The settings keep what they preload: a model taken out there must not come back from here.
-                write_pins(self._state_dir / PINS_FILE, [pin for pin in action.model_ids if pin not in self._preloaded])
-            case SaveMeasured():
-                write_measured(self._state_dir / MEASURED_FILE, action.measured)
+            case SavePins() | SaveMeasured():
+                self._save(action)
             case AnnounceMemory():
                 _log_memory(action)
             case Exited():
@@ -139,7 +143,11 @@ class Performer:
             case _:
                 assert_never(action)
 
-    def _start(self, action: StartWorker | StartDownload, purpose: str) -> None:
+    def _start(self, action: StartWorker | StartDownload) -> None:
+        if isinstance(action, StartDownload):
+            purpose = f"downloads {action.model_id}"
+        else:
+            purpose = "a spare" if action.spare else ""
         try:
             pid = self._launcher.start(action)
         except OSError as error:
@@ -148,6 +156,22 @@ class Performer:
             return
         logger.info("%s started, pid %s%s", action.worker_id, pid or "unknown", f", {purpose}" if purpose else "")
         self._put(WorkerStarted(action.worker_id, pid))
+
+    def _remove_files(self, action: RemoveFiles) -> None:
+        try:
+            self._remove(action.model_id)
+        except FailureError as error:
+            self._gateways.fail(Fail(action.request_id, error.failure))
+        else:
+            logger.info("removed the files of %s", action.model_id)
+            self._gateways.reply(action.request_id, {"model_id": action.model_id})
+
+    def _save(self, action: SavePins | SaveMeasured) -> None:
+        if isinstance(action, SaveMeasured):
+            write_measured(self._state_dir / MEASURED_FILE, action.measured)
+        else:
+            # The settings keep what they preload: a model taken out there must not come back from here.
+            write_pins(self._state_dir / PINS_FILE, [pin for pin in action.model_ids if pin not in self._preloaded])
 
     def _assign(self, action: AssignModel) -> None:
         spec = self._lookup.newest(action.spec)

@@ -64,7 +64,8 @@ class Workers:
             case Hello():
                 return WorkerConnected(worker_id)
             case Progress():
-                return WorkerProgressed(worker_id, body.stage, body.fraction, body.working_set_bytes)
+                known = (body.working_set_bytes, body.done_bytes, body.total_bytes)
+                return WorkerProgressed(worker_id, body.stage, body.fraction, *known)
             case Ready():
                 sample = self._sample(worker_id)
                 measured = max(body.mlx_active_bytes, sample.footprint_bytes if sample is not None else 0)

@@ -172,7 +172,7 @@ class Service:
         from worker.hub import download  # noqa: PLC0415 # takes a third of a second, and only this needs it
 
         try:
-            download.download(repository, cache_dir, self._report)
+            download.download(repository, cache_dir, self._report_download)
         except FailureError as error:
             return self._end_with(LoadFailed(str(error), error.failure.code))
         return 0
@@ -205,6 +205,11 @@ class Service:
     def _report(self, stage: str, fraction: float | None) -> None:
         self._vitals.steps += 1
         self._send(Progress(stage, fraction))
+
+    def _report_download(self, done_bytes: int, total_bytes: int) -> None:
+        self._vitals.steps += 1
+        fraction = min(done_bytes / max(total_bytes, 1), 1.0)
+        self._send(Progress("download", fraction, done_bytes=done_bytes, total_bytes=total_bytes))
 
     def _serve(self, engine: Engine, assign: Assign) -> None:
         room = share_of(engine)

@@ -59,6 +59,22 @@ class Catalog:
                     entries.append(self._entry(model_id))
         return entries
 
+    def users_of(self, model_id: str) -> list[str]:
+        """The models that are loaded from the files under this name: its own, links to it, those with it as draft."""
+        try:
+            folders = [place.folder for place in self._places.kept(model_id)]
+        except CatalogError:
+            return []
+        # Of a link only the link would go.
+        real = [folder.resolve() for folder in folders if not folder.is_symlink()]
+        users = []
+        for spec in (entry.spec for entry in self.entries() if entry.spec.engine is None):
+            draft = spec.options.get("draft_model")
+            paths = [Path(path) for path in (spec.path, draft) if isinstance(path, str)]
+            if any(path in folders or any(path.resolve().is_relative_to(one) for one in real) for path in paths):
+                users.append(spec.model_id)
+        return users
+
     def _entry(self, model_id: str) -> CatalogEntry:
         try:
             return self._look(model_id)

@@ -104,6 +104,26 @@ class Places:
             raise CatalogError(Code.MODEL_NOT_FOUND, f"{model_id}: {problem.strerror}") from problem
         raise _missing(f"no model named {model_id!r} in {self._models_dir} or the Hugging Face cache", model_id)
 
+    def kept(self, model_id: str) -> list[Place]:
+        """What lies on the disk under this name, complete or not: a folder of the models directory, if it is one of a
+        model, and a whole repository of the Hugging Face cache. Raises CatalogError."""
+        if not is_model_name(model_id):
+            raise CatalogError(Code.MODEL_NOT_FOUND, f"{model_id!r} is not a model name: one is `name` or `org/name`")
+        found = []
+        parts = model_id.split("/")
+        with suppress(OSError):
+            folder = self._models_dir.joinpath(*parts)
+            if (folder / "config.json").is_file():
+                found.append(Place(self._models_dir, folder, fetchable=False))
+        with suppress(OSError):
+            repository = self._hub_dir / "--".join(("models", *parts))
+            if _is_repository(model_id) and repository.is_dir():
+                found.append(Place(self._hub_dir, repository, fetchable=True))
+        if not found:
+            why = f"no files of a model named {model_id!r} in {self._models_dir} or the Hugging Face cache"
+            raise CatalogError(Code.MODEL_NOT_FOUND, why)
+        return found
+
     def names(self) -> Iterator[str]:
         """The name of every folder that may be a model, in any order."""
         for folder in _matches(self._models_dir, "[!.]*"):

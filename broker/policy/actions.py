@@ -138,6 +138,22 @@ class Reply:
 
 
 @dataclass(slots=True, frozen=True)
+class TellProgress:
+    """A PARTIAL of an administrative request."""
+
+    request_id: bytes
+    body: dict[str, Any]
+
+
+@dataclass(slots=True, frozen=True)
+class RemoveFiles:
+    """Delete the files of this model, which nothing uses; then answer the request."""
+
+    request_id: bytes
+    model_id: str
+
+
+@dataclass(slots=True, frozen=True)
 class Fail:
     """The ERROR of any request."""
 
@@ -206,6 +222,8 @@ Action = (
     | StopWorker
     | KillWorker
     | Reply
+    | TellProgress
+    | RemoveFiles
     | Fail
     | LendPrefill
     | SavePins

@@ -1,18 +1,53 @@
-"""What administrators ask for: loads, unloads, kills and pins; and the shutdown.
+"""What administrators ask for: loads, unloads, kills, pins, files; and the shutdown.
 
 Each is noted, and answered at once where that is possible; scheduling.py and deaths.py do what was asked.
 """
 
-from broker.policy.actions import Reply
+from typing import assert_never
+
+from broker.policy.actions import RemoveFiles, Reply
 from broker.policy.admission import known_model
 from broker.policy.answers import SHUTTING_DOWN, end, fail, fail_loads, pin, refuse, unpin
-from broker.policy.events import KillRequested, LoadRequested, ModelPinned, UnloadRequested, UnpinRequested
+from broker.policy.events import (
+    AdminEvent,
+    KillRequested,
+    LoadRequested,
+    ModelPinned,
+    PullRequested,
+    RemoveRequested,
+    ShutdownRequested,
+    UnloadRequested,
+    UnpinRequested,
+)
 from broker.policy.facts import Facts
 from broker.policy.records import AdminWait, Drain, Model, Phase
 from broker.wire.failure import Code, Failure
 
 
-def on_load_requested(facts: Facts, event: LoadRequested, now: float) -> None:
+def on_asked(facts: Facts, event: AdminEvent, now: float) -> None:
+    """Note it, and answer it if that is all."""
+    match event:
+        case LoadRequested():
+            _on_load_requested(facts, event, now)
+        case UnloadRequested():
+            _on_unload_requested(facts, event, now)
+        case KillRequested():
+            _on_kill_requested(facts, event)
+        case UnpinRequested():
+            _on_unpin_requested(facts, event)
+        case PullRequested():
+            _on_pull_requested(facts, event)
+        case RemoveRequested():
+            _on_remove_requested(facts, event, now)
+        case ModelPinned():
+            _on_model_pinned(facts, event)
+        case ShutdownRequested():
+            _on_shutdown_requested(facts)
+        case _:
+            assert_never(event)
+
+
+def _on_load_requested(facts: Facts, event: LoadRequested, now: float) -> None:
     model = known_model(facts, event.model_id, event.spec)
     if facts.stopping:
         fail(facts, event.request_id, SHUTTING_DOWN)
@@ -27,7 +62,7 @@ def on_load_requested(facts: Facts, event: LoadRequested, now: float) -> None:
         model.loads.append(AdminWait(event.request_id, order))
 
 
-def on_model_pinned(facts: Facts, event: ModelPinned) -> None:
+def _on_model_pinned(facts: Facts, event: ModelPinned) -> None:
     known = known_model(facts, event.model_id, event.spec)
     model = known or facts.models.setdefault(event.model_id, Model(event.model_id))
     if not model.pinned:
@@ -37,7 +72,7 @@ def on_model_pinned(facts: Facts, event: ModelPinned) -> None:
         model.failure = event.problem.message
 
 
-def on_unload_requested(facts: Facts, event: UnloadRequested, now: float) -> None:
+def _on_unload_requested(facts: Facts, event: UnloadRequested, now: float) -> None:
     model = facts.models.get(event.model_id)
     if model is None or (model.serving is None and not model.pinned):
         _not_loaded(facts, event.request_id, event.model_id)
@@ -60,7 +95,7 @@ def on_unload_requested(facts: Facts, event: UnloadRequested, now: float) -> Non
         model.drain.force |= event.force
 
 
-def on_kill_requested(facts: Facts, event: KillRequested) -> None:
+def _on_kill_requested(facts: Facts, event: KillRequested) -> None:
     model = facts.models.get(event.model_id)
     if model is None or model.serving is None:
         _not_loaded(facts, event.request_id, event.model_id)
@@ -68,7 +103,7 @@ def on_kill_requested(facts: Facts, event: KillRequested) -> None:
         model.kills.append(AdminWait(event.request_id, facts.order))
 
 
-def on_unpin_requested(facts: Facts, event: UnpinRequested) -> None:
+def _on_unpin_requested(facts: Facts, event: UnpinRequested) -> None:
     model = facts.models.get(event.model_id)
     if model is None or not model.pinned:
         fail(facts, event.request_id, Failure(Code.NOT_LOADED, f"Model not pinned: {event.model_id}"))
@@ -77,7 +112,44 @@ def on_unpin_requested(facts: Facts, event: UnpinRequested) -> None:
         facts.actions.append(Reply(event.request_id, {"model_id": model.model_id}))
 
 
-def on_shutdown_requested(facts: Facts) -> None:
+def _on_pull_requested(facts: Facts, event: PullRequested) -> None:
+    """The files are here, or could not be fetched: downloads.py has had its turn."""
+    if facts.stopping:
+        fail(facts, event.request_id, SHUTTING_DOWN)
+    elif event.spec is None:
+        refuse(facts, event.request_id, event.problem, event.model_id)
+    else:
+        body = {"model_id": event.model_id, "size_bytes": event.spec.weight_bytes}
+        facts.actions.append(Reply(event.request_id, body))
+
+
+def _on_remove_requested(facts: Facts, event: RemoveRequested, now: float) -> None:
+    models = [facts.models[name] for name in (event.model_id, *event.users) if name in facts.models]
+    used = next(((model, how) for model in models if (how := _use_of(model))), None)
+    if facts.stopping:
+        fail(facts, event.request_id, SHUTTING_DOWN)
+    elif used is not None:
+        model, how = used
+        of = "" if model.model_id == event.model_id else f", and uses the files of {event.model_id}"
+        fail(facts, event.request_id, Failure(Code.MODEL_IN_USE, f"{model.model_id} {how}{of}; unload it first"))
+    else:
+        if (known := facts.models.get(event.model_id)) is not None:
+            known.failure, known.deaths, known.restart_at = None, 0, now  # of files that are no more
+        facts.actions.append(RemoveFiles(event.request_id, event.model_id))
+
+
+def _use_of(model: Model) -> str:
+    """Why its files are needed; empty if they are not."""
+    if model.serving is not None:
+        return {Phase.LOADING: "is loading", Phase.READY: "is loaded", Phase.STOPPING: "is stopping"}[
+            model.serving.phase
+        ]
+    if model.pinned:
+        return "is pinned"
+    return "is waited for" if model.wanted else ""
+
+
+def _on_shutdown_requested(facts: Facts) -> None:
     """End every request now; the broker does not wait for running work."""
     facts.stopping = True
     for model in facts.models.values():

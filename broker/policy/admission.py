@@ -1,11 +1,11 @@
 """Inference requests come, are refused or wait for their model, and are cancelled."""
 
-from broker.policy.actions import ForwardCancel
-from broker.policy.answers import CANCELLED, SHUTTING_DOWN, end, ended_its_process, fail, refuse
-from broker.policy.events import GatewayLeft, RequestArrived
+from broker.policy.actions import ForwardCancel, Reply
+from broker.policy.answers import CANCELLED, SHUTTING_DOWN, end, ended_its_process, fail, load_report, refuse
+from broker.policy.events import GatewayLeft, KeepRequested, RequestArrived
 from broker.policy.facts import Facts
 from broker.policy.records import Model, PendingRequest
-from broker.policy.specs import ModelSpec
+from broker.policy.specs import KeepAlive, ModelSpec
 from broker.wire.failure import Code, Failure
 from broker.wire.kinds import KINDS, Task
 
@@ -37,7 +37,8 @@ def known_model(facts: Facts, model_id: str, spec: ModelSpec | None) -> Model | 
     return model
 
 
-def on_request_arrived(facts: Facts, event: RequestArrived, now: float) -> None:
+def on_request_arrived(facts: Facts, event: RequestArrived | KeepRequested, now: float) -> None:
+    """One that keeps a model waits for it as work does: in the same queue, within the same limits."""
     if event.request_id in facts.requests:
         return  # a gateway that uses an id twice; the first one's end is the end
     model = known_model(facts, event.model_id, event.spec)
@@ -45,17 +46,35 @@ def on_request_arrived(facts: Facts, event: RequestArrived, now: float) -> None:
         fail(facts, event.request_id, SHUTTING_DOWN)
     elif model is None or (event.spec is None and model.serving is None) or (event.spec is not None and event.problem):
         refuse(facts, event.request_id, event.problem, event.model_id)
-    elif (failure := _refusal(facts, model, event, now)) is not None:
+    elif isinstance(event, KeepRequested):
+        _keep(facts, model, event, now)
+    elif (failure := _refused(model, event.origin, now) or _refusal(facts, model, now)) is not None:
         fail(facts, event.request_id, failure)
     else:
-        origin = event.origin or event.request_id
-        request = PendingRequest(event.request_id, event.model_id, event.payload, origin, facts.next_order(), now)
+        origin, order = event.origin or event.request_id, facts.next_order()
+        stated = None if event.keep_alive is None else KeepAlive(order, event.keep_alive)
+        request = PendingRequest(event.request_id, event.model_id, event.payload, origin, order, now, stated)
         facts.requests[event.request_id] = request
         model.waiting.append(request)
 
 
-def _refusal(facts: Facts, model: Model, event: RequestArrived, now: float) -> Failure | None:
-    return _refused(model, event.origin, now) or _unavailable(model, now) or _too_many(facts, model)
+def _keep(facts: Facts, model: Model, event: KeepRequested, now: float) -> None:
+    if event.seconds == 0:
+        if model.serving is not None:
+            model.serving.hear(KeepAlive(facts.next_order(), 0.0))
+        facts.actions.append(Reply(event.request_id, load_report(model)))
+    elif (failure := _refusal(facts, model, now)) is not None:
+        fail(facts, event.request_id, failure)
+    else:
+        order = facts.next_order()
+        stated = KeepAlive(order, event.seconds)
+        request = PendingRequest(event.request_id, event.model_id, None, event.request_id, order, now, stated)
+        facts.requests[event.request_id] = request
+        model.waiting.append(request)
+
+
+def _refusal(facts: Facts, model: Model, now: float) -> Failure | None:
+    return _unavailable(model, now) or _too_many(facts, model)
 
 
 def _refused(model: Model, origin: bytes, now: float) -> Failure | None:

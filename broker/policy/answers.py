@@ -3,6 +3,8 @@
 Everything here answers requests. It starts, stops and kills nothing.
 """
 
+from typing import Any
+
 from broker.policy.actions import Fail, SavePins
 from broker.policy.facts import Facts
 from broker.policy.records import Model, PendingRequest
@@ -15,6 +17,17 @@ SHUTTING_DOWN = Failure(Code.MODEL_UNAVAILABLE, "the broker is shutting down", r
 def ended_its_process(model_id: str, how: str) -> Failure:
     """Of a request that ended its process while it was taken in. Not to be tried again: it would end the next one."""
     return Failure(Code.WORKER_DIED, f"this request ended the process of {model_id} while it was taken in ({how})")
+
+
+def load_report(model: Model) -> dict[str, Any]:
+    """The FINAL of LOAD and KEEP."""
+    assert model.spec is not None
+    return {
+        "model_id": model.model_id,
+        "model_type": model.spec.model_type,
+        "size_bytes": model.serving.reserved_bytes if model.serving is not None else 0,
+        "pinned": model.pinned,
+    }
 
 
 def fail(facts: Facts, request_id: bytes, failure: Failure) -> None:

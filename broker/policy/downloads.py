@@ -10,18 +10,31 @@ the model or with the reason why there is none: the pool does not know about dow
 """
 
 from dataclasses import dataclass, field
-from typing import assert_never
+from typing import Any, assert_never
 
-from broker.policy.actions import Action, AnnounceModel, DownloadEnded, Fail, KillWorker, Readmit, Reply, StartDownload
+from broker.policy.actions import (
+    Action,
+    AnnounceModel,
+    DownloadEnded,
+    Fail,
+    KillWorker,
+    Readmit,
+    Reply,
+    StartDownload,
+    TellProgress,
+)
 from broker.policy.answers import CANCELLED
 from broker.policy.events import (
     Event,
     GatewayLeft,
+    KeepRequested,
     KillRequested,
     LoadRequested,
     ModelMissed,
     ModelPinned,
     PauseEnded,
+    PullRequested,
+    RemoveRequested,
     RequestArrived,
     RequestCancelled,
     ShutdownRequested,
@@ -42,6 +55,9 @@ from broker.wire.states import State
 MAX_DOWNLOADS = 2
 _RETRY_SECONDS = 10.0
 
+# Those that a client sends as work, and that are bounded like it.
+_QUEUED = RequestArrived | KeepRequested
+
 ProcessEvent = WorkerStarted | WorkerConnected | WorkerProgressed | WorkerFailedToLoad | WorkerExited
 
 
@@ -54,6 +70,8 @@ class Download:
     worker_id: str | None = None
     pid: int | None = None
     fraction: float | None = None
+    done_bytes: int = 0
+    total_bytes: int = 0
     progressed_at: float = 0.0
     problem: Failure | None = None
     waiting: list[WantsModel] = field(default_factory=list)
@@ -64,6 +82,17 @@ class Download:
     def shown(self) -> Shown:
         reason = "waits for another download" if self.worker_id is None else None
         return Shown(State.DOWNLOADING, reason, None, self.fraction)
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """The PARTIAL of PULL."""
+        return {
+            "model_id": self.model_id,
+            "reason": self.shown.reason,
+            "fraction": self.fraction,
+            "done_bytes": self.done_bytes,
+            "total_bytes": self.total_bytes,
+        }
 
 
 class Downloads:
@@ -88,7 +117,7 @@ class Downloads:
             return True
         if not self._downloads:
             return False
-        if isinstance(event, UnloadRequested | KillRequested):
+        if isinstance(event, UnloadRequested | KillRequested | RemoveRequested):
             return event.model_id in self._downloads
         if isinstance(event, RequestCancelled):
             return self._waits(event.request_id)
@@ -115,6 +144,10 @@ class Downloads:
                 self._on_gateway_left(event)
             case UnloadRequested() | KillRequested():
                 self._on_end_requested(event, now)
+            case RemoveRequested():
+                if event.model_id in self._downloads:
+                    why = f"{event.model_id} is being downloaded; unload it first, which ends that"
+                    self._actions.append(Fail(event.request_id, Failure(Code.MODEL_IN_USE, why)))
             case ShutdownRequested():
                 self._on_shutdown_requested()
             case PauseEnded():
@@ -141,11 +174,11 @@ class Downloads:
         waiting = event.waiting
         download = self._downloads.get(waiting.model_id)
         request_id = _id_of(waiting)
-        queued = sum(isinstance(w, RequestArrived) for d in self._downloads.values() for w in d.waiting)
+        queued = sum(isinstance(w, _QUEUED) for d in self._downloads.values() for w in d.waiting)
         if request_id is not None and self._waits(request_id):
             return  # a gateway that uses an id twice; the first one's end is the end
-        if not self._stopping and (self._for_requests or isinstance(waiting, LoadRequested)):
-            if isinstance(waiting, RequestArrived) and queued >= self._limits.max_queue:
+        if not self._stopping and (self._for_requests or isinstance(waiting, LoadRequested | PullRequested)):
+            if isinstance(waiting, _QUEUED) and queued >= self._limits.max_queue:
                 why = f"{queued} requests are already waiting for a download, the limit of the queue"
                 failure = Failure(Code.RATE_LIMIT_EXCEEDED, why, retry_after=1.0, retryable=True)
                 self._actions.append(Fail(waiting.request_id, failure))
@@ -154,7 +187,8 @@ class Downloads:
                 self._start_next(now)
             else:
                 download.waiting.append(waiting)
-        elif download is not None and isinstance(waiting, RequestArrived):
+                self._tell_progress(download, waiting)
+        elif download is not None and isinstance(waiting, _QUEUED):
             done = "" if download.fraction is None else f" ({download.fraction:.0%})"
             why = f"{download.model_id} is being downloaded{done}"
             problem = Failure(Code.MODEL_UNAVAILABLE, why, retry_after=_RETRY_SECONDS, retryable=True)
@@ -203,6 +237,7 @@ class Downloads:
                 download.progressed_at = now
             case WorkerProgressed():
                 download.fraction, download.progressed_at = event.fraction, now
+                download.done_bytes, download.total_bytes = event.done_bytes, event.total_bytes
                 self._announce(download)
             case WorkerFailedToLoad():
                 self._end(download, event.code, event.message, retryable=event.code is Code.MODEL_UNAVAILABLE)
@@ -269,6 +304,12 @@ class Downloads:
 
     def _announce(self, download: Download) -> None:
         self._actions.append(AnnounceModel(download.model_id, download.shown))
+        for waiting in download.waiting:
+            self._tell_progress(download, waiting)
+
+    def _tell_progress(self, download: Download, waiting: WantsModel) -> None:
+        if isinstance(waiting, PullRequested) and waiting.stream:
+            self._actions.append(TellProgress(waiting.request_id, download.progress))
 
 
 def _id_of(waiting: WantsModel) -> bytes | None:

@@ -17,7 +17,7 @@ from broker.wire.failure import Code, Failure
 class RequestArrived:
     """spec None: the catalog has no usable model of this name, `problem` says why. A problem beside a spec: the model
     is there and cannot do this work. payload: opaque to the pool. origin: equal for requests that a process takes in
-    alike; empty for one that is like no other."""
+    alike; empty for one that is like no other. keep_alive: as KeepRequested has it, None: not stated."""
 
     request_id: bytes
     model_id: str
@@ -26,6 +26,20 @@ class RequestArrived:
     problem: Failure | None = None
     task: str = "generate"
     origin: bytes = b""
+    keep_alive: float | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class KeepRequested:
+    """Load a model for this request, without a pin; it stays `seconds` after its last use. None: as it is set;
+    negative: as long as there is room; 0: it leaves when it is idle, and is not loaded for this. spec and problem as in
+    RequestArrived."""
+
+    request_id: bytes
+    model_id: str
+    seconds: float | None
+    spec: ModelSpec | None
+    problem: Failure | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -41,6 +55,27 @@ class LoadRequested:
     model_id: str
     spec: ModelSpec | None
     problem: Failure | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class PullRequested:
+    """The files of a model are wanted, the model not yet. stream: with progress. spec and problem as in
+    RequestArrived."""
+
+    request_id: bytes
+    model_id: str
+    stream: bool
+    spec: ModelSpec | None
+    problem: Failure | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class RemoveRequested:
+    """The files of a model are wanted no more. users: all models that are loaded from files in its folders."""
+
+    request_id: bytes
+    model_id: str
+    users: tuple[str, ...]
 
 
 @dataclass(slots=True, frozen=True)
@@ -80,7 +115,7 @@ class GatewayLeft:
 
 
 # The events that ask for a model.
-WantsModel = RequestArrived | LoadRequested | ModelPinned
+WantsModel = RequestArrived | KeepRequested | LoadRequested | PullRequested | ModelPinned
 
 
 @dataclass(slots=True, frozen=True)
@@ -100,12 +135,15 @@ class WorkerConnected:
 
 @dataclass(slots=True, frozen=True)
 class WorkerProgressed:
-    """working_set_bytes: what Metal may use on this machine, 0 if the process does not know it."""
+    """working_set_bytes: what Metal may use on this machine, 0 if the process does not know it. done_bytes,
+    total_bytes: of a download."""
 
     worker_id: str
     stage: str
     fraction: float | None
     working_set_bytes: int = 0
+    done_bytes: int = 0
+    total_bytes: int = 0
 
 
 @dataclass(slots=True, frozen=True)
@@ -253,15 +291,22 @@ class ShutdownRequested:
 
 
 FlowEvent = LinkOpened | LinkClosed | OutputsSent | OutputsRead
-Event = (
-    FlowEvent
-    | RequestArrived
-    | RequestCancelled
-    | LoadRequested
+AdminEvent = (
+    LoadRequested
+    | PullRequested
+    | RemoveRequested
     | UnloadRequested
     | KillRequested
     | UnpinRequested
     | ModelPinned
+    | ShutdownRequested
+)
+Event = (
+    FlowEvent
+    | AdminEvent
+    | RequestArrived
+    | RequestCancelled
+    | KeepRequested
     | GatewayLeft
     | ModelMissed
     | WorkerConnected
@@ -278,5 +323,4 @@ Event = (
     | WorkerExited
     | TimePassed
     | PauseEnded
-    | ShutdownRequested
 )

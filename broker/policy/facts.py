@@ -36,6 +36,8 @@ TIGHT_BYTES = 512 << 20
 # after a while.
 SHRINK_SECONDS = 5.0
 ASK_AGAIN_SECONDS = 30.0
+# Whoever is to stay for so long, thirty years, stays.
+ALWAYS_SECONDS = 1e9
 FOREVER = float("inf")
 LONG_AGO = float("-inf")
 
@@ -262,9 +264,10 @@ class Facts:
         if instance is None or instance.phase is not Phase.READY or instance.busy:
             return FOREVER
         assert model.spec is not None
-        keep = self.limits.keep_alive if model.spec.keep_alive_seconds is None else model.spec.keep_alive_seconds
-        keep = keep_seconds(keep, self.pressure)
-        if model.pinned or model.waiting or model.drain is not None or keep < 0:
+        stated = None if instance.keep_alive is None else instance.keep_alive.seconds
+        wishes = (stated, model.spec.keep_alive_seconds, self.limits.keep_alive)
+        keep = keep_seconds(next(wish for wish in wishes if wish is not None), self.pressure)
+        if model.pinned or model.waiting or model.drain is not None or not 0 <= keep < ALWAYS_SECONDS:
             return FOREVER
         return instance.last_completed + keep
 

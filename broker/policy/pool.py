@@ -29,27 +29,19 @@ which handler an event has.
 from typing import assert_never
 
 from broker.policy.actions import Action, AnnounceMemory
-from broker.policy.administration import (
-    on_kill_requested,
-    on_load_requested,
-    on_model_pinned,
-    on_shutdown_requested,
-    on_unload_requested,
-    on_unpin_requested,
-)
+from broker.policy.administration import on_asked
 from broker.policy.admission import cancel, on_gateway_left, on_request_arrived
 from broker.policy.deaths import on_worker_exited, on_worker_failed_to_load
 from broker.policy.events import (
+    AdminEvent,
     Event,
     GatewayLeft,
     HeartbeatArrived,
-    KillRequested,
+    KeepRequested,
     LinkClosed,
     LinkOpened,
-    LoadRequested,
     MemoryNeeded,
     ModelMissed,
-    ModelPinned,
     OutputsArrived,
     OutputsRead,
     OutputsSent,
@@ -57,11 +49,8 @@ from broker.policy.events import (
     PrefillWanted,
     RequestArrived,
     RequestCancelled,
-    ShutdownRequested,
     SystemSampled,
     TimePassed,
-    UnloadRequested,
-    UnpinRequested,
     WorkerBecameReady,
     WorkerConnected,
     WorkerExited,
@@ -70,7 +59,7 @@ from broker.policy.events import (
     WorkerSampled,
     WorkerStarted,
 )
-from broker.policy.facts import Facts
+from broker.policy.facts import FOREVER, Facts
 from broker.policy.limits import PoolLimits
 from broker.policy.records import Model, Phase, Worker
 from broker.policy.scheduling import decide
@@ -112,23 +101,16 @@ class Pool:
 
     def _note(self, event: Event, now: float) -> None:
         facts = self._facts
+        if isinstance(event, AdminEvent):
+            on_asked(facts, event, now)
+            return
         match event:
-            case RequestArrived():
+            case RequestArrived() | KeepRequested():
                 on_request_arrived(facts, event, now)
             case RequestCancelled():
                 cancel(facts, event.request_id)
             case GatewayLeft():
                 on_gateway_left(facts, event)
-            case LoadRequested():
-                on_load_requested(facts, event, now)
-            case UnloadRequested():
-                on_unload_requested(facts, event, now)
-            case KillRequested():
-                on_kill_requested(facts, event)
-            case UnpinRequested():
-                on_unpin_requested(facts, event)
-            case ModelPinned():
-                on_model_pinned(facts, event)
             case WorkerStarted():
                 facts.workers[event.worker_id].pid = event.pid
             case WorkerConnected():
@@ -149,8 +131,6 @@ class Pool:
                 on_worker_exited(facts, event, now)
             case PauseEnded():
                 on_pause_ended(facts, now)
-            case ShutdownRequested():
-                on_shutdown_requested(facts)
             case MemoryNeeded():
                 on_memory_needed(facts, event, now)
             case TimePassed() | OutputsArrived():
@@ -192,6 +172,11 @@ class Pool:
     def memory(self) -> AnnounceMemory:
         """The budget and the state of the system's memory."""
         return self._facts.memory
+
+    def idle_until(self, model: Model) -> float | None:
+        """When it leaves if nothing uses it; None if it is busy or will not leave by itself."""
+        due = self._facts.idle_until(model)
+        return due if due < FOREVER else None
 
     def waits_for(self, now: float) -> str:
         """What queued models wait for."""

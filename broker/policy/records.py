@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from broker.policy.actions import GrantShare, ShrinkShare
-from broker.policy.specs import UNLOADED, Exit, ModelSpec, Shown
+from broker.policy.specs import UNLOADED, Exit, KeepAlive, ModelSpec, Shown
 from broker.wire.states import State
 
 
@@ -25,14 +25,16 @@ class Phase(Enum):
 class PendingRequest:
     """One inference request that has not ended. order: place in the queue; deaths: workers that died
     under it. waiting_since: the queue timeout counts from here; a load in progress stops its clock. origin: equal for
-    requests that a process takes in alike."""
+    requests that a process takes in alike. payload: None if there is no work, and the request ends when the model is
+    ready. keep_alive: what it states."""
 
     request_id: bytes
     model_id: str
-    payload: bytes
+    payload: bytes | None
     origin: bytes
     order: int
     waiting_since: float
+    keep_alive: KeepAlive | None = None
     deaths: int = 0
     worker_id: str | None = None
     has_output: bool = False
@@ -160,7 +162,7 @@ class Instance:
     why it is being ended, None as long as it lives. end_expected: the end was asked for, so it is no death in the sense
     of the restart policy. has_stalled: it is ended because it makes no progress. lost: the origins of requests without
     output that were in flight when the end began. blamed: a request has ended it, which is no death of the model
-    either. first_exit: of the rank that exited first.
+    either. first_exit: of the rank that exited first. keep_alive: what requests have stated last.
     """
 
     model_id: str
@@ -177,6 +179,12 @@ class Instance:
     lost: dict[bytes, bytes] = field(default_factory=dict)
     blamed: bool = False
     first_exit: Exit | None = None
+    keep_alive: KeepAlive | None = None
+
+    def hear(self, stated: KeepAlive | None) -> None:
+        """How long a request wants it to stay; the last one that says so counts."""
+        if stated is not None and (self.keep_alive is None or stated.order > self.keep_alive.order):
+            self.keep_alive = stated
 
     @property
     def phase(self) -> Phase:

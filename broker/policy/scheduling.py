@@ -4,7 +4,7 @@ Idempotent: with the same facts and the same time a second call does nothing.
 """
 
 from broker.policy.actions import AnnounceModel, AssignModel, Exited, ForwardRequest, Reply
-from broker.policy.answers import end, fail, finish_drain
+from broker.policy.answers import end, fail, finish_drain, load_report
 from broker.policy.deaths import ask_to_exit, kill, stop, watch
 from broker.policy.facts import FOREVER, Facts
 from broker.policy.pressure import Pressure
@@ -24,6 +24,7 @@ def decide(facts: Facts, now: float) -> None:
         _expire_waiting(facts, now)
         _drain(facts, now)  # an unload may have waited for a request that has just expired
         _answer_loads(facts)
+        _answer_keeps(facts, now)
         _expire_idle(facts, now)
         share_out(facts, now)
         _assign(facts)
@@ -75,16 +76,23 @@ def _expire_waiting(facts: Facts, now: float) -> None:
 def _answer_loads(facts: Facts) -> None:
     for model, instance in facts.serving:
         if instance.phase is Phase.READY and model.drain is None:
-            assert model.spec is not None
             for wait in model.loads:
-                body = {
-                    "model_id": model.model_id,
-                    "model_type": model.spec.model_type,
-                    "size_bytes": instance.reserved_bytes,
-                    "pinned": model.pinned,
-                }
-                facts.actions.append(Reply(wait.request_id, body))
+                facts.actions.append(Reply(wait.request_id, load_report(model)))
             model.loads, model.pinned_by_load = [], False
+
+
+def _answer_keeps(facts: Facts, now: float) -> None:
+    """Requests without work end when the model is ready. That is a use of it."""
+    for model, instance in facts.serving:
+        if instance.phase is not Phase.READY:
+            continue
+        last = FOREVER if model.drain is None else model.drain.order
+        for request in [r for r in model.waiting if r.payload is None and r.order < last]:
+            model.waiting.remove(request)
+            del facts.requests[request.request_id]
+            instance.hear(request.keep_alive)
+            instance.last_completed = model.last_used = now
+            facts.actions.append(Reply(request.request_id, load_report(model)))
 
 
 def _expire_idle(facts: Facts, now: float) -> None:
@@ -119,11 +127,13 @@ def _dispatch(facts: Facts, now: float) -> None:
             last = min(last, model.drain.order)
         while model.waiting and model.waiting[0].order < last:
             request = model.waiting.popleft()
+            assert request.payload is not None  # those without work have been answered
             if not instance.busy:
                 for worker in instance.ranks:
                     worker.progressed_at = now
             request.worker_id = instance.head.worker_id
             instance.in_flight[request.request_id] = request
+            instance.hear(request.keep_alive)
             instance.last_dispatched = model.last_used = now
             facts.actions.append(ForwardRequest(request.worker_id, request.request_id, model.model_id, request.payload))
 

@@ -58,6 +58,7 @@ def _model(pool: Pool, model: Model, seen: Shown, wall_offset: float) -> dict[st
         "fraction": seen.fraction,
         "loaded_at": _wall(instance.ready_at, wall_offset),
         "last_used": _wall(model.last_used, wall_offset),
+        "idle_until": _wall(pool.idle_until(model), wall_offset),
         "pid": instance.head.pid,
         "rss_bytes": sum(w.rss_bytes for w in ranks),
         "footprint_bytes": sum(w.footprint_bytes for w in ranks),

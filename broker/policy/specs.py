@@ -27,6 +27,14 @@ class ModelSpec:
     fingerprint: str = ""
 
 
+class KeepAlive(NamedTuple):
+    """How long a model stays after its last use, as a request has stated it. order: the place of this statement, the
+    last one counts. seconds: None: as it is set; negative: as long as there is room."""
+
+    order: int
+    seconds: float | None
+
+
 class Shown(NamedTuple):
     """What people see of a model. fraction: of the stage."""
 

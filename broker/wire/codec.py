@@ -11,9 +11,12 @@ from broker.wire.from_gateways import (
     Cancel,
     Goodbye,
     InferenceRequest,
+    Keep,
     Kill,
     Load,
     Models,
+    Pull,
+    Remove,
     Status,
     Unload,
     Unpin,
@@ -28,7 +31,8 @@ from broker.wire.to_workers import Assign, MayPrefill, Share, Shrink, Shutdown
 COMMANDS: dict[bytes, type[Body]] = {
     cls.COMMAND: cls
     for cls in (
-        *(InferenceRequest, Cancel, Load, Unload, Kill, Unpin, Status, Models, Watch, Hello, Goodbye, Heartbeat, Ack),
+        *(InferenceRequest, Cancel, Load, Keep, Pull, Remove, Unload, Kill, Unpin, Status, Models, Watch),
+        *(Hello, Goodbye, Heartbeat, Ack),
         *(Assign, Share, Shrink, MayPrefill, Shutdown, Progress, Ready, Need, Prefill, LoadFailed, Outputs),
     )
 }
@@ -45,8 +49,8 @@ class Message:
 def encode(body: Body, request_id: bytes = NO_REQUEST) -> list[bytes]:
     """The frames of one message, without the ROUTER's identity frame. OUTPUTS have `encode_outputs`."""
     if isinstance(body, InferenceRequest):
-        head = msgpack.packb({"model": body.model, "task": body.task, "origin": body.origin})
-        return [VERSION, body.COMMAND, request_id, head, body.payload]
+        head = {"model": body.model, "task": body.task, "origin": body.origin, "keep_alive": body.keep_alive}
+        return [VERSION, body.COMMAND, request_id, msgpack.packb(head), body.payload]
     return [VERSION, body.COMMAND, request_id, pack(body)]
 
 

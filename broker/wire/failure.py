@@ -23,6 +23,7 @@ class Code(StrEnum):
     METHOD_NOT_ALLOWED = "method_not_allowed"
     REQUEST_TIMEOUT = "request_timeout"
     DRAIN_TIMEOUT = "drain_timeout"
+    MODEL_IN_USE = "model_in_use"
     REQUEST_TOO_LARGE = "request_too_large"
     UNSUPPORTED_ENCODING = "unsupported_encoding"
     LOAD_FAILED = "load_failed"

@@ -17,7 +17,7 @@ class InferenceRequest(Body):
 
     task: generate, count, embed or rerank; the broker refuses a task that this type of model cannot do. origin: by
     this the broker knows a request again, as it does not read payloads: equal for payloads that a worker takes in
-    alike. Empty: this request is like no other.
+    alike. Empty: this request is like no other. keep_alive: as `seconds` of Keep, None: not stated.
     """
 
     COMMAND: ClassVar[bytes] = b"REQUEST"
@@ -25,6 +25,7 @@ class InferenceRequest(Body):
     payload: bytes
     task: str = Task.GENERATE
     origin: bytes = b""
+    keep_alive: float | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -39,6 +40,41 @@ class Load(Body):
     """Load `model` and pin it. FINAL: `{model_id, model_type, size_bytes, pinned}`."""
 
     COMMAND: ClassVar[bytes] = b"LOAD"
+    model: str
+
+
+@dataclass(slots=True, frozen=True)
+class Keep(Body):
+    """Load `model` without a pin, as a request does, and let it stay `seconds` after its last use; this is one.
+
+    seconds: None for the broker's setting; negative: as long as there is room; 0: it leaves as soon as it is idle, and
+    is not loaded for this. The last statement, of this or of a request, counts until the process has ended. A pin
+    outlasts it. FINAL when the model is ready, with 0 at once: `{model_id, model_type, size_bytes, pinned}`.
+    """
+
+    COMMAND: ClassVar[bytes] = b"KEEP"
+    model: str
+    seconds: float | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Pull(Body):
+    """Download `model` and do not load it. FINAL when it is there, or if it is there already: `{model_id, size_bytes}`.
+
+    stream: PARTIALs before that: `{model_id, reason, fraction, done_bytes, total_bytes}`. CANCEL ends the answer and
+    not the download.
+    """
+
+    COMMAND: ClassVar[bytes] = b"PULL"
+    model: str
+    stream: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class Remove(Body):
+    """Delete the files of `model`, unless it is in use: ERROR `model_in_use`. FINAL: `{model_id}`."""
+
+    COMMAND: ClassVar[bytes] = b"REMOVE"
     model: str
 
 
@@ -98,4 +134,20 @@ class Goodbye(Body):
 
 
 # Everything that a gateway may send to the broker.
-FromGateway = InferenceRequest | Cancel | Load | Unload | Kill | Unpin | Status | Models | Watch | Hello | Ack | Goodbye
+FromGateway = (
+    InferenceRequest
+    | Cancel
+    | Load
+    | Keep
+    | Pull
+    | Remove
+    | Unload
+    | Kill
+    | Unpin
+    | Status
+    | Models
+    | Watch
+    | Hello
+    | Ack
+    | Goodbye
+)

@@ -13,13 +13,15 @@ class Progress(Body):
     """A stage of starting or loading (`imported`, `weights`, `tokenizer`), or a `download`.
 
     fraction: of it done, None if unknown. working_set_bytes: what Metal may use on this machine, once the process knows
-    that; 0 without Metal.
+    that; 0 without Metal. done_bytes, total_bytes: of a download, 0 while they are not known.
     """
 
     COMMAND: ClassVar[bytes] = b"PROGRESS"
     stage: str
     fraction: float | None = None
     working_set_bytes: int = 0
+    done_bytes: int = 0
+    total_bytes: int = 0
 
 
 @dataclass(slots=True, frozen=True)

@@ -28,6 +28,21 @@ class LoadAnswer(AdminAnswer):
     preloaded: bool
 
 
+class PullAnswer(AdminAnswer):
+    """A model has been downloaded, or had been before. size_gb: of its weight files."""
+
+    status: Literal["pulled"]
+    model_id: str
+    size_gb: float
+
+
+class RemoveAnswer(AdminAnswer):
+    """The files of a model have been deleted."""
+
+    status: Literal["removed"]
+    model_id: str
+
+
 class UnloadAnswer(AdminAnswer):
     """The process of a model has ended."""
 
@@ -83,6 +98,7 @@ class ModelAnswer(BaseModel):
     preloaded: bool
     loaded_at: float | None
     last_used: float | None
+    idle_until: float | None
 
 
 class StatusAnswer(AdminAnswer):

@@ -12,6 +12,8 @@ from gateway.admin.answers import (
     HealthAnswer,
     KillAnswer,
     LoadAnswer,
+    PullAnswer,
+    RemoveAnswer,
     StatusAnswer,
     UnloadAnswer,
     UnpinAnswer,
@@ -49,6 +51,18 @@ async def load(request: Request[AppState]) -> Response:
             "preloaded": True,
         }
     )
+
+
+async def pull(request: Request[AppState]) -> Response:
+    """Download a model; the answer comes when it is there."""
+    report = await finish(request, ask.pull_whole(request.path_params["model_id"]))
+    return Json({"status": "pulled", "model_id": report.model_id, "size_gb": gib(report.size_bytes)})
+
+
+async def remove(request: Request[AppState]) -> Response:
+    """Delete the files of a model that is not in use."""
+    report = await finish(request, ask.remove(request.path_params["model_id"]))
+    return Json({"status": "removed", "model_id": report.model_id})
 
 
 async def unload(request: Request[AppState]) -> Response:
@@ -163,9 +177,11 @@ ENDPOINTS = (
     _health("/admin/health"),
     _row("GET", "/admin/models/status", status, StatusAnswer),
     _row("POST", "/admin/models/load/{model_id:path}", load, LoadAnswer),
+    _row("POST", "/admin/models/pull/{model_id:path}", pull, PullAnswer),
     _row("POST", "/admin/models/unload/{model_id:path}", unload, UnloadAnswer),
     _row("POST", "/admin/models/kill/{model_id:path}", kill, KillAnswer),
     _row("POST", "/admin/models/unpin/{model_id:path}", unpin, UnpinAnswer),
     _row("GET", "/admin/models/{model_id:path}/progress", events, None),
+    _row("DELETE", "/admin/models/{model_id:path}", remove, RemoveAnswer),
     _row("GET", "/admin/events", events, None),
 )

@@ -15,15 +15,32 @@ class Report(BaseModel):
 
 
 class LoadReport(Report):
-    """The FINAL of LOAD."""
+    """The FINAL of LOAD and KEEP. size_bytes: what it takes in memory, 0 if it is not loaded."""
 
     model_id: str
     model_type: str
     size_bytes: int
 
 
+class PullProgress(Report):
+    """One PARTIAL of PULL. reason: why nothing arrives yet. fraction: None, and bytes 0, while they are not known."""
+
+    model_id: str
+    reason: str | None
+    fraction: float | None
+    done_bytes: int
+    total_bytes: int
+
+
+class PullReport(Report):
+    """The FINAL of PULL. size_bytes: of the weight files."""
+
+    model_id: str
+    size_bytes: int
+
+
 class UnloadReport(Report):
-    """The FINAL of UNLOAD and UNPIN."""
+    """The FINAL of UNLOAD, UNPIN and REMOVE."""
 
     model_id: str
 
@@ -43,7 +60,8 @@ class StateChange(Report):
 
 
 class ListedModel(Report):
-    """One model of this machine. created: Unix seconds."""
+    """One model of this machine. created: Unix seconds. capabilities: see docs/protocol.md; architecture: `model_type`
+    of config.json; parameters: how many numbers it has, None if its files do not say so."""
 
     model_id: str
     model_type: str
@@ -52,6 +70,9 @@ class ListedModel(Report):
     context_length: int
     state: str
     created: float
+    capabilities: list[str] = []
+    architecture: str | None = None
+    parameters: int | None = None
 
 
 class ModelsReport(Report):
@@ -61,7 +82,8 @@ class ModelsReport(Report):
 
 
 class ModelReport(Report):
-    """One model in STATUS. Times are Unix seconds."""
+    """One model in STATUS. Times are Unix seconds. idle_until: when it leaves if nothing uses it, None if it is busy or
+    will not leave by itself."""
 
     model_id: str
     state: str
@@ -69,6 +91,7 @@ class ModelReport(Report):
     size_bytes: int
     loaded_at: float | None
     last_used: float | None
+    idle_until: float | None = None
     rss_bytes: int | None
     footprint_bytes: int | None
     mlx_active_bytes: int | None

@@ -7,7 +7,19 @@ from typing import Any, Generic, TypeVar
 
 from broker.wire.body import Body
 from broker.wire.failure import invalid
-from broker.wire.from_gateways import InferenceRequest, Kill, Load, Models, Status, Unload, Unpin, Watch
+from broker.wire.from_gateways import (
+    InferenceRequest,
+    Keep,
+    Kill,
+    Load,
+    Models,
+    Pull,
+    Remove,
+    Status,
+    Unload,
+    Unpin,
+    Watch,
+)
 from broker.wire.kinds import Task
 from broker.wire.packing import pack
 from broker.wire.work import Embed, Generate, Rerank
@@ -15,6 +27,8 @@ from gateway.core.administration import (
     KillReport,
     LoadReport,
     ModelsReport,
+    PullProgress,
+    PullReport,
     R,
     StateChange,
     StatusReport,
@@ -51,26 +65,27 @@ class Ask(Generic[Out_co]):
     final: Callable[[dict[str, Any]], Out_co]
 
 
-def generate_stream(model: str, unit: Generate) -> Ask[Delta | End]:
-    """An answer piece by piece. Raises FailureError."""
-    return Ask(model, _generation(model, unit), delta_of, end_of)
+def generate_stream(model: str, unit: Generate, *, keep_alive: float | None = None) -> Ask[Delta | End]:
+    """An answer piece by piece. keep_alive: as in `keep`, None: not stated. Raises FailureError."""
+    return Ask(model, _generation(model, unit, keep_alive), delta_of, end_of)
 
 
-def generate_whole(model: str, unit: Generate) -> Ask[End]:
-    """An answer in one piece: the rest of its End. Raises FailureError."""
-    return Ask(model, _generation(model, unit), no_partial, end_of)
+def generate_whole(model: str, unit: Generate, *, keep_alive: float | None = None) -> Ask[End]:
+    """An answer in one piece: the rest of its End. keep_alive: as in `keep`, None: not stated. Raises FailureError."""
+    return Ask(model, _generation(model, unit, keep_alive), no_partial, end_of)
 
 
 def count(model: str, unit: Generate) -> Ask[Counted]:
     """The tokens of a prompt, without an answer. Raises FailureError."""
-    return Ask(model, replace(_generation(model, replace(unit, stream=False)), task=Task.COUNT), no_partial, counted_of)
+    request = replace(_generation(model, replace(unit, stream=False), None), task=Task.COUNT)
+    return Ask(model, request, no_partial, counted_of)
 
 
-def _generation(model: str, unit: Generate) -> InferenceRequest:
+def _generation(model: str, unit: Generate, keep_alive: float | None) -> InferenceRequest:
     try:
         # The choices of one request differ in their seed alone, and are taken in alike.
         origin = _origin(pack(replace(unit, seed=None, stream=False)))
-        return InferenceRequest(model, pack(unit), Task.GENERATE, origin)
+        return InferenceRequest(model, pack(unit), Task.GENERATE, origin, keep_alive)
     except ValueError:  # a dialect may add a level to what could just be read
         raise invalid("the body is nested too deeply") from None
 
@@ -79,11 +94,11 @@ def _origin(taken_in: bytes) -> bytes:
     return blake2b(taken_in, digest_size=16).digest()
 
 
-def embed(model: str, unit: Embed) -> Ask[Vectors]:
-    """The vectors of texts."""
+def embed(model: str, unit: Embed, *, keep_alive: float | None = None) -> Ask[Vectors]:
+    """The vectors of texts. keep_alive: as in `keep`, None: not stated."""
     count = len(unit.inputs)
     payload = pack(unit)
-    body = InferenceRequest(model, payload, Task.EMBED, _origin(payload))
+    body = InferenceRequest(model, payload, Task.EMBED, _origin(payload), keep_alive)
     return Ask(model, body, no_partial, lambda final: vectors_of(final, count))
 
 
@@ -98,6 +113,27 @@ def rerank(model: str, unit: Rerank) -> Ask[Scores]:
 def load(model: str) -> Ask[LoadReport]:
     """Load and pin a model."""
     return _once(model, Load(model), LoadReport)
+
+
+def keep(model: str, seconds: float | None) -> Ask[LoadReport]:
+    """Load a model without a pin, and let it stay for so long after its last use. None: as the broker is set; negative:
+    as long as there is room; 0: it leaves as soon as it is idle, and is not loaded for this."""
+    return _once(model, Keep(model, seconds), LoadReport)
+
+
+def pull(model: str) -> Ask[PullProgress | PullReport]:
+    """Download a model, with its progress."""
+    return Ask(model, Pull(model, stream=True), reader(PullProgress), reader(PullReport))
+
+
+def pull_whole(model: str) -> Ask[PullReport]:
+    """Download a model; the answer comes when it is there."""
+    return _once(model, Pull(model), PullReport)
+
+
+def remove(model: str) -> Ask[UnloadReport]:
+    """Delete the files of a model that is not in use."""
+    return _once(model, Remove(model), UnloadReport)
 
 
 def unload(model: str, timeout: float | None, *, force: bool) -> Ask[UnloadReport]:

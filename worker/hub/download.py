@@ -28,7 +28,9 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined] # exported, th
 )
 
 from broker.wire.failure import Code, Failure, FailureError, named_line, one_line
-from worker.engine import Report
+
+# Called with the bytes that are there, and with all bytes: at least once a second while any arrive.
+Report = Callable[[int, int], None]
 
 _SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken"})
 # The most that a kill loses, and the step of progress; huggingface_hub's own 10 MiB take long on a slow line.
@@ -37,10 +39,7 @@ _CHUNK_BYTES = 1 << 20
 
 def download(repository: str, cache_dir: Path, report: Report) -> None:
     """Fetch the files of `org/name` that a model needs, and resume partial ones. Raises FailureError: model_not_found,
-    load_failed or model_unavailable.
-
-    report: called with the fraction of all bytes, at least once a second while any arrive.
-    """
+    load_failed or model_unavailable."""
     disable_progress_bars()
     constants.DOWNLOAD_CHUNK_SIZE = _CHUNK_BYTES
     try:
@@ -100,7 +99,7 @@ def _download(repository: str, cache_dir: Path, report: Report) -> None:
     if absent := [name for name in names if not (snapshot / name).exists()]:
         raise FailureError(Failure(Code.MODEL_UNAVAILABLE, f"the hub did not send {', '.join(absent)}"))
     _point_main_at(folder, info.sha)
-    report("download", 1.0)
+    report(progress.total, progress.total)
 
 
 def _etag(file: RepoSibling) -> str:
@@ -177,28 +176,28 @@ class _Appended(io.BufferedWriter):
 
 
 class _Progress:
-    """Reports the fraction of all bytes: at every percent, and every second in which bytes arrive."""
+    """Reports the bytes: at every percent, and every second in which some arrive."""
 
     def __init__(self, total: int, report: Report) -> None:
         self.total = total
         self._report = report
         self._finished = 0
-        self._tell(0.0)
+        self._tell(0)
 
     def at(self, size: int) -> None:
         """The current file has `size` bytes."""
-        fraction = min((self._finished + size) / max(self.total, 1), 1.0)
-        if fraction >= self._told + 0.01 or monotonic() >= self._told_at + 1.0:
-            self._tell(fraction)
+        done = min(self._finished + size, self.total)
+        if done >= self._told + self.total / 100 or monotonic() >= self._told_at + 1.0:
+            self._tell(done)
 
     def finish(self, size: int) -> None:
         """The current file is complete, the next one begins."""
         self._finished += size
         self.at(0)
 
-    def _tell(self, fraction: float) -> None:
-        self._told, self._told_at = fraction, monotonic()
-        self._report("download", fraction)
+    def _tell(self, done: int) -> None:
+        self._told, self._told_at = done, monotonic()
+        self._report(done, self.total)
 
 
 def _sha256(path: Path) -> str:

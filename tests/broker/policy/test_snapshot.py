@@ -62,6 +62,7 @@ def test_a_model_at_work() -> None:
         "fraction": None,
         "loaded_at": WALL + START + 3,
         "last_used": WALL + START + 3,
+        "idle_until": None,
         "pid": 4711,
         "rss_bytes": 64 * MIB,
         "footprint_bytes": 64 * MIB,
