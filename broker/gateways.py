@@ -171,6 +171,9 @@ class Gateways:
                 "quantization": entry.quantization,
                 "context_length": entry.context_length,
                 "created": entry.created,
+                "capabilities": list(entry.capabilities),
+                "architecture": entry.architecture,
+                "parameters": entry.parameters,
                 "state": states.get(entry.spec.model_id, State.UNLOADED),
             }
             for entry in self._lookup.entries()

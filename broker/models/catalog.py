@@ -10,6 +10,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+from broker.models.capabilities import tasks_of
 from broker.models.entry import CatalogEntry, CatalogError, ModelOverride
 from broker.models.facts import read_entry
 from broker.models.places import FileSystem, Places
@@ -88,7 +89,8 @@ class Catalog:
     def _look(self, model_id: str) -> CatalogEntry:
         override = self._override(model_id)
         if override.engine is not None:
-            return CatalogEntry(override.spec(model_id, override.model_type or TEXT, ".", 0), None, 0, 0.0)
+            spec = override.spec(model_id, override.model_type or TEXT, ".", 0)
+            return CatalogEntry(spec, None, 0, 0.0, tuple(tasks_of(spec.model_type, {})))
         place = self._places.find(model_id)
         folder = place.folder
         try:

@@ -42,9 +42,14 @@ class ModelOverride:
 
 @dataclass(slots=True, frozen=True)
 class CatalogEntry:
-    """One model as its files describe it. created: Unix seconds; context_length: tokens, 0 if unknown."""
+    """One model as its files describe it. created: Unix seconds; context_length: tokens, 0 if unknown. capabilities:
+    `generate`, `embed`, `rerank`, `tools`, `reasoning`, `vision`; architecture: `model_type` of config.json;
+    parameters: how many numbers its weights hold, None if the files do not say it."""
 
     spec: ModelSpec
     quantization: str | None
     context_length: int
     created: float
+    capabilities: tuple[str, ...] = ()
+    architecture: str | None = None
+    parameters: int | None = None

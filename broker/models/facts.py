@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from broker.models.architectures import unknown_architecture
+from broker.models.capabilities import chat_capabilities, parameters_of, tasks_of
 from broker.models.entry import CatalogEntry, CatalogError, ModelOverride
 from broker.models.weights import are_text_only, missing_shards
+from broker.policy.specs import ModelSpec
 from broker.wire.failure import Code
-from broker.wire.kinds import KINDS, TEXT
+from broker.wire.kinds import KINDS, TEXT, Task
 
 _VISION_KEYS = frozenset({"vision_config", "image_token_id", "image_token_index", "video_token_id"})
 _AUDIO_KEYS = frozenset({"audio_config", "codec_config", "sample_rate"})
@@ -49,7 +51,22 @@ def read_entry(
     if fetchable and not any(True for pattern in _TOKENIZERS for _ in folder.glob(pattern)):
         raise CatalogError(Code.LOAD_FAILED, f"{folder} has no tokenizer", fetchable=True)
     spec = override.spec(model_id, model_type, str(folder), sum(weights.values()))
-    return CatalogEntry(spec, _quantization(config), _context_length(config, folder), created)
+    architecture = config.get("model_type")
+    return CatalogEntry(
+        spec,
+        _quantization(config),
+        _context_length(config, folder),
+        created,
+        tuple(_capabilities(config, folder, spec)),
+        architecture if isinstance(architecture, str) and architecture.isprintable() else None,
+        parameters_of(folder, weights, config),
+    )
+
+
+def _capabilities(config: dict[str, Any], folder: Path, spec: ModelSpec) -> list[str]:
+    tasks = tasks_of(spec.model_type, config)
+    chats = chat_capabilities(folder, spec.options) if Task.GENERATE in tasks else []
+    return [*tasks, *chats, *(["vision"] if spec.model_type == "vision" and _VISION_KEYS & config.keys() else [])]
 
 
 def detect_type(config: dict[str, Any], sentence_transformer: bool) -> str:

@@ -5,8 +5,9 @@ headers, never a tensor.
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 _SHARD = re.compile(r"(?P<name>.+)-\d{5}-of-(?P<total>\d{5})\.safetensors")
 _MAX_SHARDS = 10_000
@@ -39,15 +40,23 @@ def missing_shards(names: Iterable[str]) -> list[str]:
 
 def are_text_only(folder: Path, names: Iterable[str]) -> bool:
     """Whether these files hold tensors, and none for pictures: a text-only checkpoint of a multimodal family."""
-    tensors = [tensor.lower() for name in names for tensor in _tensor_names(folder / name)]
-    return bool(tensors) and not any(part in tensor for tensor in tensors for part in _FOR_PICTURES)
+    found = [tensor.lower() for name in names for tensor in tensors(folder / name)]
+    return bool(found) and not any(part in tensor for tensor in found for part in _FOR_PICTURES)
 
 
-def _tensor_names(path: Path) -> Iterator[str]:
+def tensors(path: Path) -> dict[str, list[int]]:
+    """Name -> shape of each tensor in this file; none if it cannot be read."""
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(size)) if size <= _MAX_HEADER_BYTES else None
     except (OSError, ValueError, RecursionError):
-        return
-    yield from (name for name in header if name != "__metadata__") if isinstance(header, dict) else ()
+        return {}
+    if not isinstance(header, dict):
+        return {}
+    return {name: _shape(entry) for name, entry in header.items() if name != "__metadata__"}
+
+
+def _shape(entry: Any) -> list[int]:
+    shape = entry.get("shape") if isinstance(entry, dict) else None
+    return shape if isinstance(shape, list) and all(type(size) is int for size in shape) else [0]

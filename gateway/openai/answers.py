@@ -182,6 +182,9 @@ class ModelEntry(OpenAIAnswer):
     size_gb: float
     quantization: str | None
     context_length: int | None
+    capabilities: list[str]
+    architecture: str | None
+    parameters: int | None
     state: str
 
 

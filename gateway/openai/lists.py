@@ -47,5 +47,8 @@ def model_entry(model: ListedModel) -> Object:
         "size_gb": gib(model.size_bytes),
         "quantization": model.quantization,
         "context_length": model.context_length or None,
+        "capabilities": model.capabilities,
+        "architecture": model.architecture,
+        "parameters": model.parameters,
         "state": model.state,
     }

@@ -164,7 +164,9 @@ def test_failures_carry_a_detail(make_service: Callable[..., Service]) -> None:
         assert "methods" in detail(service.client.get(path), 405)
     assert "timeout" in detail(service.unload("echo", timeout="soon"), 400)
     assert "force" in detail(service.unload("echo", force="perhaps"), 400)
-    assert "/admin/models/drop" in detail(service.client.post("/admin/models/drop"), 404)
+    assert "/admin/drop" in detail(service.client.post("/admin/drop"), 404)
+    assert "nobody" in detail(service.client.delete("/admin/models/nobody"), 404)
+    assert "methods" in detail(service.client.post("/admin/models/drop"), 405)
     assert service.model("echo")["state"] == "ready"
 
 

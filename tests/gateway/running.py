@@ -22,6 +22,9 @@ MODEL = {
     "context_length": 2048,
     "state": "unloaded",
     "created": 1700000000,
+    "capabilities": ["generate", "tools"],
+    "architecture": "llama",
+    "parameters": 1000,
 }
 
 

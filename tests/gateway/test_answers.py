@@ -47,6 +47,8 @@ CASES: dict[str, list[tuple[dict[str, Any] | None, dict[str, Any]]]] = {
     "/admin/health": [(None, STATUS)],
     "/admin/models/status": [(None, STATUS)],
     "/admin/models/load/{model_id:path}": [(None, LOADED)],
+    "/admin/models/pull/{model_id:path}": [(None, {"model_id": "a", "size_bytes": 2**20})],
+    "/admin/models/{model_id:path}": [(None, {"model_id": "a"})],
     "/admin/models/unload/{model_id:path}": [(None, {"model_id": "a"})],
     "/admin/models/kill/{model_id:path}": [(None, {"model_id": "a", "pid": 7})],
     "/admin/models/unpin/{model_id:path}": [(None, {"model_id": "a"})],

@@ -79,6 +79,9 @@ async def test_models_in_openais_shape(runtime_dir: Path) -> None:
             "size_gb": 0.5,
             "quantization": "4-bit",
             "context_length": 2048,
+            "capabilities": ["generate", "tools"],
+            "architecture": "llama",
+            "parameters": 1000,
             "state": "unloaded",
         }
 
@@ -218,7 +221,7 @@ async def test_unknown_paths_and_methods_are_json(runtime_dir: Path) -> None:
         for path in ("/v1/chat/completions/", "/chat/completions/", "/v1/embeddings/"):
             response = await client.post(path, json={})
             assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found"), path
-        for path in ("/admin/nothing", "/admin/models/nothing"):
+        for path in ("/admin/nothing", "/admin/models"):
             nothing = await client.get(path)
             assert (nothing.status_code, list(nothing.json())) == (404, ["detail"])
         getting = ["/health", "/admin/health", "/admin/events", "/admin/models/status", "/admin/models/a/b/progress"]
