@@ -130,8 +130,8 @@ def _on_remove_requested(facts: Facts, event: RemoveRequested, now: float) -> No
         fail(facts, event.request_id, SHUTTING_DOWN)
     elif used is not None:
         model, how = used
-        of = "" if model.model_id == event.model_id else f", and uses the files of {event.model_id}"
-        fail(facts, event.request_id, Failure(Code.MODEL_IN_USE, f"{model.model_id} {how}{of}; unload it first"))
+        why = f"the files of {event.model_id} are in use: {model.model_id} {how}"
+        fail(facts, event.request_id, Failure(Code.MODEL_IN_USE, why))
     else:
         if (known := facts.models.get(event.model_id)) is not None:
             known.failure, known.deaths, known.restart_at = None, 0, now  # of files that are no more
@@ -141,9 +141,7 @@ def _on_remove_requested(facts: Facts, event: RemoveRequested, now: float) -> No
 def _use_of(model: Model) -> str:
     """Why its files are needed; empty if they are not."""
     if model.serving is not None:
-        return {Phase.LOADING: "is loading", Phase.READY: "is loaded", Phase.STOPPING: "is stopping"}[
-            model.serving.phase
-        ]
+        return "is loaded" if model.serving.phase is Phase.READY else f"is {model.serving.phase.value}"
     if model.pinned:
         return "is pinned"
     return "is waited for" if model.wanted else ""

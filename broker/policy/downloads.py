@@ -146,7 +146,7 @@ class Downloads:
                 self._on_end_requested(event, now)
             case RemoveRequested():
                 if event.model_id in self._downloads:
-                    why = f"{event.model_id} is being downloaded; unload it first, which ends that"
+                    why = f"the files of {event.model_id} are in use: it is being downloaded"
                     self._actions.append(Fail(event.request_id, Failure(Code.MODEL_IN_USE, why)))
             case ShutdownRequested():
                 self._on_shutdown_requested()

@@ -4,8 +4,6 @@ The world performs the pool's actions on simulated processes and, after every ev
 It asserts from its own books where it can, not from the pool's.
 """
 
-from dataclasses import replace
-
 from broker.policy.actions import (
     Acknowledge,
     Action,
@@ -21,25 +19,22 @@ from broker.policy.actions import (
     ForwardRequest,
     GrantShare,
     KillWorker,
-    Readmit,
     Reply,
     SaveMeasured,
     SavePins,
     ShrinkShare,
-    StartDownload,
     StartWorker,
     StopWorker,
 )
-from broker.policy.downloads import MAX_DOWNLOADS
 from broker.policy.events import (
     Event,
     GatewayLeft,
     HeartbeatArrived,
+    KeepRequested,
     KillRequested,
     LinkClosed,
     LinkOpened,
     LoadRequested,
-    ModelMissed,
     ModelPinned,
     OutputsArrived,
     OutputsRead,
@@ -52,7 +47,6 @@ from broker.policy.events import (
     TimePassed,
     UnloadRequested,
     UnpinRequested,
-    WantsModel,
     WorkerConnected,
     WorkerExited,
     WorkerFailedToLoad,
@@ -63,12 +57,13 @@ from broker.policy.policies import Policies
 from broker.policy.pressure import Pressure
 from broker.policy.records import Phase
 from broker.policy.specs import Exit
-from broker.wire.failure import Code, Failure
-from tests.broker.policy.world_books import GATEWAYS, MIB, SimDownload, SimLink, SimRequest, SimWorker
-from tests.broker.policy.world_memory import Memory
+from broker.wire.failure import Failure
+from tests.broker.policy.world_books import GATEWAYS, MIB, SimLink, SimRequest, SimWorker
+from tests.broker.policy.world_files import Files
+from tests.broker.policy.world_idle import KEEP_ALIVES
 
 
-class World(Memory):
+class World(Files):
     """One history. `step()` does one random thing; `settle()` lets everything that is under way come to its end."""
 
     # ---- performing -----------------------------------------------------------------------------------------------
@@ -80,7 +75,9 @@ class World(Memory):
         if isinstance(event, ModelPinned):  # comes from where pins are kept, so it is not written there again
             self.pins = [*self.pins, event.model_id]
         promised = self.promised()
+        self.note_event(event)
         actions = self.driven.handle(event, self.now)
+        self.note_actions(event, actions)
         for action in actions:
             self.log.append(f"    -> {action}")
             self._perform(action)
@@ -106,21 +103,8 @@ class World(Memory):
                 assert ranks == spec.ranks
                 assert rank not in [w.rank for w in self.ranks_of(spec.model_id)]
                 self.assigned(worker, spec, rank, share, limit)
-            case ForwardRequest(worker_id, request_id, model_id, payload):
-                worker, request = self.workers[worker_id], self.requests[request_id]
-                assert worker.spec is not None
-                assert worker.rank == 0, "a request to another rank than 0"
-                ranks_ = self.ranks_of(model_id)
-                assert len(ranks_) == worker.spec.ranks
-                assert all(rank.ready for rank in ranks_)
-                assert not any(rank.asked_to_stop or rank.killed for rank in ranks_)
-                assert worker.spec.model_id == model_id == request.model_id
-                assert request.ends == 0
-                assert request.outputs == 0, "replayed after output"
-                assert payload == request_id, "payload lost"
-                request.forwards += 1
-                assert request.forwards <= 2, "replayed more than once"
-                worker.in_flight.add(request_id)
+            case ForwardRequest():
+                self._forward(action)
             case ForwardCancel(worker_id, request_id):
                 self.workers[worker_id].cancelled.add(request_id)
             case ForwardOutputs() | DropOutputs() | AnnounceModel() | AnnounceMemory() | DownloadEnded():
@@ -132,12 +116,12 @@ class World(Memory):
                     assert worker.ready
                     assert worker.spec is not None
                     assert not self._model_pinned(worker.spec.model_id), "evicted a pinned model"
+                self.check_leaves(worker, reason)
                 worker.asked_to_stop = True
             case KillWorker(worker_id, _) if worker_id in self.workers:
                 self.workers[worker_id].killed = True
             case Reply(request_id, _) | Fail(request_id):
-                self.requests[request_id].ends += 1
-                self._deliver(request_id[:8], "")
+                self.end(request_id, action.failure if isinstance(action, Fail) else None)
             case SavePins(model_ids):
                 self.pins = model_ids
             case Exited():
@@ -145,6 +129,35 @@ class World(Memory):
                 self.exited = True
             case _:
                 self._perform_other(action)
+
+    def _forward(self, action: ForwardRequest) -> None:
+        worker, request = self.workers[action.worker_id], self.requests[action.request_id]
+        assert worker.spec is not None
+        assert worker.rank == 0, "a request to another rank than 0"
+        ranks = self.ranks_of(action.model_id)
+        assert len(ranks) == worker.spec.ranks
+        assert all(rank.ready for rank in ranks)
+        assert not any(rank.asked_to_stop or rank.killed for rank in ranks)
+        assert worker.spec.model_id == action.model_id == request.model_id
+        assert request.ends == 0
+        assert request.outputs == 0, "replayed after output"
+        assert action.payload == action.request_id, "payload lost"
+        assert not request.is_keep, "no work"
+        request.forwards += 1
+        assert request.forwards <= 2, "replayed more than once"
+        worker.in_flight.add(action.request_id)
+        if request.keep_alive is not None:
+            self.hear(action.worker_id, action.request_id, request.keep_alive)
+
+    def end(self, request_id: bytes, failure: Failure | None = None) -> None:
+        """The broker answers it."""
+        request = self.requests[request_id]
+        request.ends += 1
+        if failure is not None:
+            self.check_refusal(request_id, failure)
+        elif request.is_keep:
+            self.note_kept(request_id, request)
+        self.deliver(request_id[:8], "")
 
     def _start(self, worker_id: str, *, spare: bool) -> None:
         self.workers[worker_id] = SimWorker(worker_id, spare)
@@ -159,21 +172,12 @@ class World(Memory):
             case Acknowledge(worker_id, total):
                 assert self.read.get(worker_id, 0) < total <= self.sent[worker_id], "told of what is unread"
                 self.read[worker_id] = total
-            case StartDownload(worker_id, model_id):
-                assert model_id not in [d.model_id for d in self.fetching.values()], "fetched twice at once"
-                assert len(self.fetching) < MAX_DOWNLOADS
-                self.fetching[worker_id] = SimDownload(worker_id, model_id)
-            case Readmit(waiting, problem, cancelled):
-                found = None if problem else self.specs.get(waiting.model_id)
-                self.inbox.append(replace(waiting, spec=found, problem=problem or self._problem(waiting.model_id)))
-                if cancelled and isinstance(waiting, LoadRequested):
-                    self.inbox.append(RequestCancelled(waiting.request_id))
             case KillWorker(worker_id, _) if worker_id in self.fetching:
                 self.fetching[worker_id].killed = True
             case _:
-                raise AssertionError(f"unknown action {action}")
+                self.perform_files(action)
 
-    def _deliver(self, gateway: bytes, worker_id: str) -> None:
+    def deliver(self, gateway: bytes, worker_id: str) -> None:
         """One message is on its way to this gateway."""
         self.links[gateway].got += 1
         if not worker_id and isinstance(self.driven, Policies):
@@ -191,17 +195,20 @@ class World(Memory):
 
     def request(self, model_id: str) -> bytes:
         request_id = self.new_id(model_id)
-        spec, problem = self.specs.get(model_id), self._problem(model_id)
-        self._ask(RequestArrived(request_id, model_id, request_id, spec, problem))
+        spec, problem = self.specs.get(model_id), self.problem(model_id)
+        keep_alive = self.requests[request_id].keep_alive = self.random.choice(KEEP_ALIVES)
+        self.want(RequestArrived(request_id, model_id, request_id, spec, problem, keep_alive=keep_alive))
         return request_id
 
-    def _problem(self, model_id: str) -> Failure | None:
-        return None if model_id in self.specs else Failure(Code.MODEL_NOT_FOUND, "no such model")
-
-    def _ask(self, event: WantsModel) -> None:
-        """As the broker asks: for files that are absent, but could be fetched."""
-        missed = event.model_id in self.absent and self.pool.running(event.model_id) is None
-        self.send(ModelMissed(event) if missed else event)
+    def keep(self, model_id: str) -> None:
+        request_id, seconds = self.new_id(model_id), self.random.choice(KEEP_ALIVES)
+        request = self.requests[request_id]
+        request.is_keep, request.keep_alive = True, seconds
+        event = KeepRequested(request_id, model_id, seconds, self.specs.get(model_id), self.problem(model_id))
+        if seconds == 0:
+            self.send(event)
+        else:
+            self.want(event)
 
     def _gateway(self) -> None:
         """A gateway reads some of what it got."""
@@ -209,23 +216,6 @@ class World(Memory):
         if link.read < link.got:
             link.read = self.random.randint(link.read + 1, link.got)
             self.send(OutputsRead(gateway, link.read))
-
-    def _download(self, download: SimDownload, trouble: float) -> None:
-        choice = self.random.random()
-        if download.killed or choice < trouble:
-            self._fetched(download, None)
-        elif choice < 0.5:
-            self.send(WorkerProgressed(download.worker_id, "download", choice))
-        elif choice < 0.6:
-            self.send(WorkerFailedToLoad(download.worker_id, "no such repository", Code.MODEL_NOT_FOUND))
-        else:
-            self._fetched(download, 0)
-
-    def _fetched(self, download: SimDownload, code: int | None) -> None:
-        del self.fetching[download.worker_id]
-        if code == 0 and download.model_id in self.absent:
-            self.specs[download.model_id] = self.absent.pop(download.model_id)
-        self.send(WorkerExited(download.worker_id, Exit(code, None if code == 0 else "SIGKILL", 0.0, "")))
 
     def step(self) -> None:
         """One random thing happens."""
@@ -249,7 +239,8 @@ class World(Memory):
         choice = self.random.random()
         open_ids = [r for r, q in self.requests.items() if q.ends == 0]
         if choice < 0.8 or not open_ids:
-            self.request(self.random.choice([*self.specs, *self.absent, "unknown"]))
+            ask = self.keep if self.random.random() < 0.1 else self.request
+            ask(self.random.choice([*self.specs, *self.absent, "unknown"]))
         elif choice < 0.98:
             self.send(RequestCancelled(self.random.choice(open_ids)))
         else:
@@ -261,11 +252,18 @@ class World(Memory):
 
     def _administrator(self) -> None:
         model_id = self.random.choice([*self.specs, *self.absent, "unknown"])
-        spec, problem = self.specs.get(model_id), self._problem(model_id)
+        spec, problem = self.specs.get(model_id), self.problem(model_id)
+        choice = self.random.random()
+        if choice < 0.07:
+            self.remove(model_id)
+            return
+        if choice < 0.2:
+            self.pull(model_id)
+            return
         request_id = self.new_id(model_id, admin=True)
         match self.random.randrange(4):
             case 0:
-                self._ask(LoadRequested(request_id, model_id, spec, problem))
+                self.want(LoadRequested(request_id, model_id, spec, problem))
             case 1:
                 timeout = self.random.choice([None, 0.0, 2.0])
                 self.send(UnloadRequested(request_id, model_id, timeout, self.random.random() < 0.3))
@@ -331,7 +329,7 @@ class World(Memory):
                 worker.in_flight.discard(request_id)
         if entries:
             self.sent[worker.worker_id] += 1
-            self._deliver(gateway, worker.worker_id)
+            self.deliver(gateway, worker.worker_id)
             self.send(OutputsArrived(worker.worker_id, entries, [b"frames"]))
 
     def _trouble(self, worker: SimWorker) -> None:
@@ -397,4 +395,4 @@ class World(Memory):
         raise AssertionError("the broker does not end")
 
     def restore_pin(self, model_id: str) -> None:
-        self._ask(ModelPinned(model_id, self.specs.get(model_id), self._problem(model_id)))
+        self.want(ModelPinned(model_id, self.specs.get(model_id), self.problem(model_id)))

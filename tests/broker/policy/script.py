@@ -22,9 +22,12 @@ from broker.policy.events import (
     Event,
     GatewayLeft,
     HeartbeatArrived,
+    KeepRequested,
     KillRequested,
     LoadRequested,
     OutputsArrived,
+    PullRequested,
+    RemoveRequested,
     RequestArrived,
     RequestCancelled,
     TimePassed,
@@ -80,11 +83,18 @@ class Script(World):
 
     # ---- clients and administrators -------------------------------------------------------------------------------
 
-    def ask(self, request_id: bytes, model_id: str, origin: bytes = b"") -> list[Action]:
+    def ask(
+        self, request_id: bytes, model_id: str, origin: bytes = b"", keep_alive: float | None = None
+    ) -> list[Action]:
         """A request that asks for this model. origin: equal for requests that a worker takes in alike."""
-        self.requests.setdefault(request_id, SimRequest(model_id))
+        self.requests.setdefault(request_id, SimRequest(model_id, keep_alive=keep_alive))
         spec = self.specs.get(model_id)
-        return self.send(RequestArrived(request_id, model_id, request_id, spec, origin=origin))
+        event = RequestArrived(request_id, model_id, request_id, spec, origin=origin, keep_alive=keep_alive)
+        return self.send(event)
+
+    def keep(self, request_id: bytes, model_id: str, seconds: float | None) -> list[Action]:
+        self.requests[request_id] = SimRequest(model_id, keep_alive=seconds, is_keep=True)
+        return self.send(KeepRequested(request_id, model_id, seconds, self.specs.get(model_id)))
 
     def cancel(self, request_id: bytes) -> list[Action]:
         return self.send(RequestCancelled(request_id))
@@ -105,6 +115,16 @@ class Script(World):
     def kill(self, request_id: bytes, model_id: str) -> list[Action]:
         self.requests[request_id] = SimRequest(model_id, admin=True)
         return self.send(KillRequested(request_id, model_id))
+
+    def pull(self, request_id: bytes, model_id: str) -> list[Action]:
+        self.requests[request_id] = SimRequest(model_id, admin=True)
+        return self.send(PullRequested(request_id, model_id, False, self.specs.get(model_id)))
+
+    def removes(self, request_id: bytes, model_id: str, *others: str) -> list[Action]:
+        """others: models that are loaded from the same files."""
+        self.requests[request_id] = SimRequest(model_id, admin=True)
+        self.removals[request_id] = RemoveRequested(request_id, model_id, others)
+        return self.send(self.removals[request_id])
 
     def unpin(self, request_id: bytes, model_id: str) -> list[Action]:
         self.requests[request_id] = SimRequest(model_id, admin=True)
@@ -253,9 +273,9 @@ class Script(World):
         limit = spec.memory_limit_bytes or self.pool.memory.budget_bytes
         return AssignModel(worker_id, spec, worker.lease.share_bytes, limit, worker.rank, spec.ranks)
 
-    def loaded(self, request_id: bytes, model_id: str) -> Reply:
-        """The answer to an administrator whose load has succeeded."""
-        body = {"model_id": model_id, "model_type": "text-gen", "size_bytes": SIZE, "pinned": True}
+    def loaded(self, request_id: bytes, model_id: str, *, pinned: bool = True, size: int = SIZE) -> Reply:
+        """The answer to an administrator whose load has succeeded, or to a client who keeps a model."""
+        body = {"model_id": model_id, "model_type": "text-gen", "size_bytes": size, "pinned": pinned}
         return Reply(request_id, body)
 
 

@@ -73,6 +73,8 @@ class SimRequest:
     ends: int = 0
     outputs: int = 0
     forwards: int = 0
+    keep_alive: float | None = None
+    is_keep: bool = False
 
 
 class Books:
@@ -155,6 +157,7 @@ class Books:
         assert spares <= max(self.limits.warm_spares, self.limits.machine.has_metal), "too many spares"
         assert sorted(m.model_id for m in self.pool.models if m.pinned) == sorted(set(self.pins)), "pins not saved"
         self._check_nobody_waits_for_nothing()
+        self._check_nobody_overstays()
 
     def _check_nothing_is_left(self, policy: Pool | Policies) -> None:
         """All that is due has been done. Flow looks for gateways that read nothing only when time passes."""
@@ -184,6 +187,9 @@ class Books:
         assert overslept == [], f"asleep until {deadline} it would have missed {overslept}"
 
     def _check_nobody_waits_for_nothing(self) -> None:
+        raise NotImplementedError
+
+    def _check_nobody_overstays(self) -> None:
         raise NotImplementedError
 
     def counted(self, instance: Instance) -> int:

@@ -84,7 +84,7 @@ class Memory(Books):
                 memory = self.memory(worker_id)  # it may have got more than it knows
                 memory.share, memory.cap = max(memory.share, share), share
             case SaveMeasured(measured):
-                known = {m for m, spec in self.specs.items() if spec.fingerprint}
+                known = {m for m, spec in (*self.specs.items(), *self.absent.items()) if spec.fingerprint}
                 assert measured == {f"files of {m}": n for m, n in self.measured.items() if m in known}
 
     def load_part(self, worker: SimWorker) -> None:
