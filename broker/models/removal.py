@@ -54,14 +54,17 @@ def _check(place: Place, model_id: str) -> None:
     folder, root = place.folder, place.root
     if not folder.resolve().is_relative_to(root.resolve()):
         raise CatalogError(Code.MODEL_NOT_FOUND, f"{model_id} is a link that leaves {root}")
-    # The parts of a sentence transformer lie in folders of their own; other such folders are models.
-    if not place.fetchable and not (folder / "modules.json").exists() and not folder.is_symlink():
-        others = sorted(config.parent.name for config in folder.glob("[!.]*/config.json"))
-        if "/" not in model_id and others:
-            message = f"other models lie in {folder}, such as {model_id}/{others[0]}"
-            raise CatalogError(Code.MODEL_IN_USE, message)
+    if not place.fetchable and (others := _models_in(folder, model_id)):
+        raise CatalogError(Code.MODEL_IN_USE, f"other models lie in {folder}, such as {others[0]}")
     if place.fetchable and _is_locked(_locks(place)):
         raise CatalogError(Code.MODEL_IN_USE, f"another program is downloading {model_id}")
+
+
+def _models_in(folder: Path, model_id: str) -> list[str]:
+    """The other models whose files would go too: `name` may hold `name/other`."""
+    if "/" in model_id or folder.is_symlink() or (folder / "modules.json").exists():
+        return []  # the parts of a sentence transformer look like models
+    return sorted(f"{model_id}/{config.parent.name}" for config in folder.glob("[!.]*/config.json"))
 
 
 def _locks(place: Place) -> Path:

@@ -21,6 +21,7 @@ from broker.policy.events import (
     ShutdownRequested,
     TimePassed,
     UnloadRequested,
+    WantsModel,
     WorkerConnected,
     WorkerExited,
     WorkerFailedToLoad,
@@ -64,7 +65,7 @@ class Script:
         self.announced += [(model_id, s.state, s.reason, s.fraction) for model_id, s in seen]
         return [a for a in actions if not isinstance(a, AnnounceModel)]
 
-    def miss(self, waiting: LoadRequested | RequestArrived | ModelPinned) -> list[Action]:
+    def miss(self, waiting: WantsModel) -> list[Action]:
         return self.send(ModelMissed(waiting))
 
     def exits(self, worker_id: str, code: int | None = 0, signal: str | None = None) -> list[Action]:
