@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from broker.models.weights import tensors
 from broker.wire.kinds import KINDS, Task
@@ -62,13 +62,18 @@ def parameters_of(folder: Path, names: Iterable[str], config: dict[str, Any]) ->
     """How many numbers its weights hold, None if the files do not say it. names: of the weight files."""
     stated = _object(folder / "model.safetensors.index.json").get("metadata")
     total = stated.get("total_parameters") if isinstance(stated, dict) else None
-    if type(total) is int and total > 0:
+    if _is_count(total):
         return total
     quantization = config.get("quantization")
     if not isinstance(quantization, dict) and config.get("quantization_config") is not None:
         return None  # in a form that is not mlx's
     shapes = {name: shape for file in names for name, shape in tensors(folder / file).items()}
-    return sum(_size(name, shapes, quantization or {}) for name in shapes) or None
+    total = sum(_size(name, shapes, quantization or {}) for name in shapes)
+    return total if _is_count(total) else None
+
+
+def _is_count(number: Any) -> TypeGuard[int]:
+    return type(number) is int and 0 < number < 2**63
 
 
 def _size(name: str, shapes: dict[str, list[int]], quantization: dict[str, Any]) -> int:

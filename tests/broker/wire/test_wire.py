@@ -54,6 +54,7 @@ by_type: dict[Any, st.SearchStrategy[Any]] = {
     Code: st.sampled_from(Code),
     NoneType: st.none(),
     dict[str, Any]: maps,
+    dict[str, str]: st.dictionaries(text, text, max_size=4),
     dict[str, float]: st.dictionaries(text, floats, max_size=4),
     list[str]: st.lists(text, max_size=4),
     list[int]: st.lists(integers, max_size=4),
@@ -112,8 +113,8 @@ def test_so_are_outputs_in_their_order(rows: list[tuple[bytes, int, dict[str, An
 
 
 def test_the_payload_of_a_request_travels_unread_in_a_frame_of_its_own() -> None:
-    frames = encode(InferenceRequest("org/name", b"anything at all", "embed", b"alike"), R1)
-    head = msgpack.packb({"model": "org/name", "task": "embed", "origin": b"alike"})
+    frames = encode(InferenceRequest("org/name", b"anything at all", "embed", b"alike", 2.5), R1)
+    head = msgpack.packb({"model": "org/name", "task": "embed", "origin": b"alike", "keep_alive": 2.5})
     assert frames == [VERSION, b"REQUEST", R1, head, b"anything at all"]
     without_defaults = [*frames[:3], msgpack.packb({"model": "org/name"}), b""]
     assert decode(without_defaults).body == InferenceRequest("org/name", b"", "generate", b"")

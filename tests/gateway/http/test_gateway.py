@@ -1,6 +1,7 @@
 """Models, administration, keys, start and stop over HTTP: a real gateway process, a played broker."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import openai
 import pytest
 
 from broker.wire.failure import Code, Failure
-from broker.wire.from_gateways import Kill, Load, Models, Status, Unload, Unpin
+from broker.wire.from_gateways import Kill, Load, Models, Pull, Remove, Status, Unload, Unpin
 from tests.gateway.played_broker import SECONDS, PlayedBroker
 from tests.gateway.running import MODEL, Gateway, chat, running_gateway
 
@@ -139,8 +140,8 @@ async def test_admin_calls_to_the_letter_of_the_contract(runtime_dir: Path) -> N
         http(gateway) as client,
     ):
 
-        async def post(path: str, body: Any, answer: dict[str, Any] | Failure) -> httpx.Response:
-            asking = asyncio.create_task(client.post(f"/admin/models/{path}"))
+        async def call(method: str, path: str, body: Any, answer: dict[str, Any] | Failure) -> httpx.Response:
+            asking = asyncio.create_task(client.request(method, f"/admin/models/{path}"))
             request_id, got = await broker.expect(type(body))
             assert got == body
             await (
@@ -148,6 +149,7 @@ async def test_admin_calls_to_the_letter_of_the_contract(runtime_dir: Path) -> N
             )
             return await asking
 
+        post = partial(call, "POST")
         loaded = {"model_id": "org/tiny", "model_type": "text-gen", "size_bytes": 2**29, "pinned": True}
         response = await post("load/org/tiny", Load("org/tiny"), loaded)
         assert response.json() == {
@@ -160,6 +162,15 @@ async def test_admin_calls_to_the_letter_of_the_contract(runtime_dir: Path) -> N
         for failure in (Failure(Code.MODEL_NOT_FOUND, "why"), Failure(Code.INSUFFICIENT_MEMORY, "why", retry_after=3)):
             response = await post("load/org/tiny", Load("org/tiny"), failure)
             assert (response.status_code, response.json()) == (500, {"detail": "why"})
+
+        response = await post("pull/org/tiny", Pull("org/tiny"), {"model_id": "org/tiny", "size_bytes": 2**29})
+        assert response.json() == {"status": "pulled", "model_id": "org/tiny", "size_gb": 0.5}
+        response = await post("pull/org/tiny", Pull("org/tiny"), Failure(Code.MODEL_UNAVAILABLE, "no network"))
+        assert (response.status_code, response.json()) == (503, {"detail": "no network"})
+        response = await call("DELETE", "org/tiny", Remove("org/tiny"), {"model_id": "org/tiny"})
+        assert response.json() == {"status": "removed", "model_id": "org/tiny"}
+        response = await call("DELETE", "a", Remove("a"), Failure(Code.MODEL_IN_USE, "a is loaded"))
+        assert (response.status_code, response.json()) == (409, {"detail": "a is loaded"})
 
         response = await post("unload/org/tiny", Unload("org/tiny"), {"model_id": "org/tiny"})
         assert response.json() == {"status": "unloaded", "model_id": "org/tiny"}
@@ -225,7 +236,7 @@ async def test_unknown_paths_and_methods_are_json(runtime_dir: Path) -> None:
             nothing = await client.get(path)
             assert (nothing.status_code, list(nothing.json())) == (404, ["detail"])
         getting = ["/health", "/admin/health", "/admin/events", "/admin/models/status", "/admin/models/a/b/progress"]
-        posting = [f"/admin/models/{verb}/a/b" for verb in ("load", "unload", "kill", "unpin")]
+        posting = [f"/admin/models/{verb}/a/b" for verb in ("load", "pull", "unload", "kill", "unpin")]
         posting += ["/v1/completions", "/v1/embeddings", "/v1/rerank"]
         for method, paths in (("POST", [*getting, "/v1/models", "/v1/models/a/b"]), ("GET", posting)):
             for path in paths:
@@ -251,6 +262,10 @@ async def test_keys(runtime_dir: Path) -> None:
         for path in ("/v1/models", "/models"):
             assert (await client.get(path, headers={"authorization": "Bearer root"})).status_code == 401
         assert (await client.post("/chat/completions", json=chat())).status_code == 401
+        for method, path in (("POST", "pull/a"), ("DELETE", "a")):
+            for header in ({}, {"authorization": b"Bearer k\xc3\xa4se"}):  # the other key is not enough
+                response = await client.request(method, f"/admin/models/{path}", headers=header)
+                assert response.status_code == 401
 
         for path, key, kind, body in (
             ("/v1/models", "käse", Models, {"models": []}),
