@@ -1,5 +1,6 @@
 """Models that this machine does not have: a separate process downloads each from a hub on loopback."""
 
+import asyncio
 import hashlib
 import os
 import shutil
@@ -12,6 +13,11 @@ from typing import Any
 import httpx
 import pytest
 
+from broker.wire.failure import Failure
+from broker.wire.paths import GATEWAY_SOCKET
+from gateway.core import ask
+from gateway.core.administration import PullProgress, PullReport
+from gateway.link.client import BrokerClient
 from tests.conftest import ECHO
 from tests.end_to_end.test_events import Watcher
 from tests.hub import Hub, serving
@@ -123,6 +129,55 @@ def test_an_admins_load_fetches_what_is_not_there(
     assert service.gateway is not None
     service.gateway.terminate()
     watcher.join()
+
+
+def pulled(service: Service, model_id: str) -> list[PullProgress | PullReport]:
+    """What a pull is told, up to its end."""
+
+    async def act() -> list[PullProgress | PullReport]:
+        link = BrokerClient(service.directory / "run" / GATEWAY_SOCKET)
+        link.open()
+        try:
+            call, told = await link.call(ask.pull(model_id)), []
+            while not told or not isinstance(told[-1], PullReport):
+                for _, item in await call.take():
+                    assert not isinstance(item, Failure), item
+                    told.append(item)
+        finally:
+            link.close()
+        return told
+
+    return asyncio.run(act())
+
+
+def test_a_pull_loads_nothing_and_a_removal_leaves_nothing(
+    serve: Callable[..., Service], repository: Path, tmp_path: Path
+) -> None:
+    service = serve()
+    *progress, report = pulled(service, MODEL)
+    size = sum(path.stat().st_size for path in repository.glob("model*.safetensors"))
+    assert (report.model_id, report.model_dump()["size_bytes"]) == (MODEL, size)
+    done = [step.done_bytes for step in progress if isinstance(step, PullProgress)]
+    assert len(done) == len(progress) > 5
+    assert done == sorted(done)
+    assert done[-1] == progress[-1].model_dump()["total_bytes"] > size
+    assert MODEL in [m["id"] for m in service.client.get("/v1/models").json()["data"]]
+    assert service.status()["loaded_models"] == []
+    again = service.client.post(f"/admin/models/pull/{MODEL}")  # nothing to do
+    assert again.json() == {"status": "pulled", "model_id": MODEL, "size_gb": pytest.approx(size / 2**30, abs=1e-6)}
+    assert "has no repository" in service.client.post("/admin/models/pull/org/nobody").json()["detail"]
+
+    assert service.load(MODEL).status_code == 200
+    busy = service.client.delete(f"/admin/models/{MODEL}")
+    assert (busy.status_code, "is loaded" in busy.json()["detail"]) == (409, True)
+    assert service.chat(MODEL).status_code == 200
+    service.unload(MODEL)
+    gone = service.client.delete(f"/admin/models/{MODEL}")
+    assert (gone.status_code, gone.json()) == (200, {"status": "removed", "model_id": MODEL})
+    assert service.chat(MODEL).status_code == 404
+    wait_until(lambda: not list((service.directory / "hub").glob("**/*tiny*")), 10, "the files are deleted")
+    assert service.client.delete(f"/admin/models/{MODEL}").status_code == 404
+    assert pulled(service, MODEL)[-1] == report
 
 
 def test_a_killed_download_resumes_where_it_stopped(
