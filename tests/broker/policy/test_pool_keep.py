@@ -42,6 +42,7 @@ def test_it_is_a_use_of_a_model_that_is_loaded() -> None:
     s = kept(20.0)
     s.wait(15, W1)
     assert s.keep(R2, "a", 20.0) == [s.loaded(R2, "a", pinned=False)]
+    assert s.model("a").last_used == s.now
     assert s.wait(19.9, W1) == []
     assert s.wait(0.1, W1) == [LEAVES]
 
