@@ -222,9 +222,9 @@ def _checked(body: Map, name: str, kind: type[Any]) -> Any:
 
 def _tool_use(entry: object) -> ToolUse:
     match entry:
-        case {"id": str(id_), "name": str(name), "arguments": str(arguments)}:
+        case {"id": str(id_), "name": str(name), "arguments": str(arguments), **more}:
             # A piece says which one it is; a complete call says nothing.
-            piece = entry.get("piece")
+            piece = more.get("piece")
             if piece in (None, "first", "middle", "last"):
                 return ToolUse(id_, name, arguments, piece in (None, "first"), piece in (None, "last"))
     raise ProtocolError(f"an output whose tool_calls have {entry!r:.80}")

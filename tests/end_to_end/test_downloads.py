@@ -138,7 +138,8 @@ def pulled(service: Service, model_id: str) -> list[PullProgress | PullReport]:
         link = BrokerClient(service.directory / "run" / GATEWAY_SOCKET)
         link.open()
         try:
-            call, told = await link.call(ask.pull(model_id)), []
+            call = await link.call(ask.pull(model_id))
+            told: list[PullProgress | PullReport] = []
             while not told or not isinstance(told[-1], PullReport):
                 for _, item in await call.take():
                     assert not isinstance(item, Failure), item

@@ -200,7 +200,7 @@ class World(Files):
         self.want(RequestArrived(request_id, model_id, request_id, spec, problem, keep_alive=keep_alive))
         return request_id
 
-    def keep(self, model_id: str) -> None:
+    def ask_to_keep(self, model_id: str) -> None:
         request_id, seconds = self.new_id(model_id), self.random.choice(KEEP_ALIVES)
         request = self.requests[request_id]
         request.is_keep, request.keep_alive = True, seconds
@@ -239,7 +239,7 @@ class World(Files):
         choice = self.random.random()
         open_ids = [r for r, q in self.requests.items() if q.ends == 0]
         if choice < 0.8 or not open_ids:
-            ask = self.keep if self.random.random() < 0.1 else self.request
+            ask = self.ask_to_keep if self.random.random() < 0.1 else self.request
             ask(self.random.choice([*self.specs, *self.absent, "unknown"]))
         elif choice < 0.98:
             self.send(RequestCancelled(self.random.choice(open_ids)))
@@ -255,10 +255,10 @@ class World(Files):
         spec, problem = self.specs.get(model_id), self.problem(model_id)
         choice = self.random.random()
         if choice < 0.07:
-            self.remove(model_id)
+            self.ask_to_remove(model_id)
             return
         if choice < 0.2:
-            self.pull(model_id)
+            self.ask_to_pull(model_id)
             return
         request_id = self.new_id(model_id, admin=True)
         match self.random.randrange(4):

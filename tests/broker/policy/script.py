@@ -120,7 +120,7 @@ class Script(World):
         self.requests[request_id] = SimRequest(model_id, admin=True)
         return self.send(PullRequested(request_id, model_id, False, self.specs.get(model_id)))
 
-    def removes(self, request_id: bytes, model_id: str, *others: str) -> list[Action]:
+    def remove(self, request_id: bytes, model_id: str, *others: str) -> list[Action]:
         """others: models that are loaded from the same files."""
         self.requests[request_id] = SimRequest(model_id, admin=True)
         self.removals[request_id] = RemoveRequested(request_id, model_id, others)

@@ -32,14 +32,14 @@ def test_a_pull_that_has_failed_says_why() -> None:
 
 def test_the_files_of_a_model_that_nobody_uses_are_removed() -> None:
     s = Script()
-    assert s.removes(R1, "a") == [RemoveFiles(R1, "a")]
+    assert s.remove(R1, "a") == [RemoveFiles(R1, "a")]
     s = Script()
     s.idle("a")
     s.unload(R9, "a")
     s.exits(W1)
-    assert s.removes(R1, "a", "a") == [RemoveFiles(R1, "a")]
+    assert s.remove(R1, "a", "a") == [RemoveFiles(R1, "a")]
     s.idle("b")
-    assert s.removes(R2, "c", "c") == [RemoveFiles(R2, "c")]
+    assert s.remove(R2, "c", "c") == [RemoveFiles(R2, "c")]
 
 
 def loading(s: Script) -> str:
@@ -79,7 +79,7 @@ def test_the_files_of_a_model_in_use_stay(use: Callable[[Script], str]) -> None:
         s.add_model("draft", 10)
         how = use(s)
         says = f"the files of {name} are in use: {how}"
-        assert s.removes(R3, name, *others) == [Failed(R3, "model_in_use", says, retryable=False)]
+        assert s.remove(R3, name, *others) == [Failed(R3, "model_in_use", says, retryable=False)]
 
 
 def test_a_failure_goes_with_the_files() -> None:
@@ -89,7 +89,7 @@ def test_a_failure_goes_with_the_files() -> None:
     s.model("a").deaths = 5
     s.dies(W1)
     assert s.state("a") == "failed"
-    assert s.removes(R2, "a") == [RemoveFiles(R2, "a")]
+    assert s.remove(R2, "a") == [RemoveFiles(R2, "a")]
     assert s.state("a") == "unloaded"
     assert s.model("a").deaths == 0
 
@@ -99,4 +99,4 @@ def test_nothing_is_fetched_or_removed_at_the_end() -> None:
     s.busy("a", R1)
     s.send(ShutdownRequested())
     assert s.pull(R2, "b") == [Failed(R2, "model_unavailable", "shutting down")]
-    assert s.removes(R3, "b") == [Failed(R3, "model_unavailable", "shutting down")]
+    assert s.remove(R3, "b") == [Failed(R3, "model_unavailable", "shutting down")]

@@ -1,5 +1,7 @@
 """How long an idle model stays: what KEEP and requests state, against the settings, pins and the need of room."""
 
+from typing import Any
+
 import pytest
 
 from broker.policy.actions import KillWorker, Reply, StartWorker, StopWorker
@@ -11,7 +13,7 @@ from tests.broker.policy.script import ELSEWHERE, R1, R2, R3, R9, W1, W2, Failed
 LEAVES = StopWorker(W1, "keep_alive")
 
 
-def kept(seconds: float | None, **limits: float) -> Script:
+def kept(seconds: float | None, **limits: Any) -> Script:
     """Model a, loaded by a KEEP."""
     s = Script(**limits)
     assert s.keep(R1, "a", seconds) == [StartWorker(W1, False)]

@@ -45,12 +45,12 @@ class Files(Idle):
     def end(self, request_id: bytes) -> None:
         raise NotImplementedError
 
-    def pull(self, model_id: str) -> None:
+    def ask_to_pull(self, model_id: str) -> None:
         request_id = self.new_id(model_id, admin=True)
         stream = self.random.random() < 0.5
         self.want(PullRequested(request_id, model_id, stream, self.specs.get(model_id), self.problem(model_id)))
 
-    def remove(self, model_id: str) -> None:
+    def ask_to_remove(self, model_id: str) -> None:
         """Now and then another model uses the same files."""
         other = self.random.choice(list(self.specs) or ["m0"])
         users = (model_id, *([other] if self.random.random() < 0.2 else []))

@@ -197,7 +197,7 @@ def test_the_chunks_of_a_chat_with_reasoning_and_calls() -> None:
     assert deltas(Delta("", "m")) == [reasoning("m")]
     assert deltas(Delta("", "!"), Delta("I ")) == [{**reasoning("!"), "content": "I "}]
     assert deltas(Delta("call")) == [{"content": "call"}]
-    use = ToolUse(**CALL)
+    use = ToolUse(CALL["id"], CALL["name"], CALL["arguments"])
     assert deltas(Delta(tool_calls=[use])) == [{"tool_calls": [{"index": 0, **OPENAI_CALL}]}]
     assert deltas(End(Delta(tool_calls=[use]), "tool_calls", 5, 3, 2)) == [
         {"tool_calls": [{"index": 1, **OPENAI_CALL}]},
