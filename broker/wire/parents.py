@@ -36,7 +36,11 @@ class Parents:
 
     def have_gone(self) -> bool:
         """Whether one of them has ended: who loses a parent gets another."""
-        return self._first[0] == _INIT or self._now() != self._first
+        (first, above_first), (parent, above) = self._first, self._now()
+        if first == _INIT or parent != first:
+            return True
+        # Unknown, too, when this process has as many files open as it may: that says nothing about honcho.
+        return above is not None and above_first is not None and above != above_first
 
     def _now(self) -> tuple[int, int | None]:
         parent = self._parent()

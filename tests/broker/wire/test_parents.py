@@ -59,6 +59,34 @@ def test_a_system_that_does_not_say_is_no_reason_to_end() -> None:
     assert not processes.watch().have_gone()
 
 
+def test_a_system_that_does_not_say_it_for_a_moment_is_none_either() -> None:
+    processes = Processes()
+    parents = processes.watch()
+    del processes.parents[HELPER]
+    assert not parents.have_gone()
+    processes.parents[HELPER] = INIT
+    assert parents.have_gone()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it takes no descriptor")
+def test_a_process_with_as_many_open_files_as_it_may_have_goes_on() -> None:
+    code = """
+import os, resource
+from broker.wire.parents import Parents
+parents = Parents()
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+opened = []
+try:
+    while True:
+        opened.append(os.dup(1))
+except OSError:
+    pass
+print(parents.have_gone())
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout == "False\n"
+
+
 def test_only_what_honcho_started_ends_with_it() -> None:
     assert not has_lost_honcho({})()
     assert not has_lost_honcho({"HONCHO_PROCESS_NAME": "broker.1"})()  # the parents of this test live
