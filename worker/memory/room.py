@@ -105,9 +105,10 @@ class MemoryRoom(Generic[T]):
         self._changed()
 
     def return_to_front(self, request_id: bytes, size: Size, what: T) -> None:
-        """A request that had begun waits for room, before all others."""
+        """A request that had begun waits for room, before all others; it is refused if it can never fit any more."""
         self._forget(request_id)
         self._waiting = {request_id: (size, what), **self._waiting}
+        self._refuse()
         self._changed()
 
     def grow(self, request_id: bytes, more: int) -> bool:
@@ -149,6 +150,7 @@ class MemoryRoom(Generic[T]):
     def leave(self, request_id: bytes) -> None:
         """A request has ended, begun or not."""
         self._waiting.pop(request_id, None)
+        self._refused = [refused for refused in self._refused if refused.request_id != request_id]
         self._forget(request_id)
         self._changed()
 
