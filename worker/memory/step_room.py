@@ -11,7 +11,8 @@ from worker.memory.room import Limits
 
 class StepRoom:
     """Mutable state: the share and the largest that it can be, 0 for no bound; the longest row so far; how many rows
-    wait for more memory; what the broker has been told, and the share to which it wants this process to come down."""
+    wait for more memory; what the broker has been told, and the share to which it has wanted this process to come down,
+    and whether others have what they waited for."""
 
     def __init__(
         self, work: WorkCost, *, fixed: int, most_tokens: int, limits: Limits, share_bytes: int, limit_bytes: int
@@ -27,6 +28,7 @@ class StepRoom:
         self._longest = 0
         self._told: Wish | None = None
         self._shrinks_to: int | None = None
+        self._others_have_it = False
         self.waiting = 0
 
     def needs(self, rows: int, longest: int) -> int:
@@ -44,16 +46,20 @@ class StepRoom:
     def comes(self, longest: int) -> None:
         """A row of this length is to be computed."""
         self._longest = max(self._longest, longest)
+        if self._others_have_it:
+            self._shrinks_to, self._others_have_it = None, False
 
     def granted(self, share_bytes: int, limit_bytes: int) -> None:
         """As in MemoryShare."""
         self.limit = limit_bytes or self.limit
+        self._others_have_it = self._shrinks_to is not None
         self._set_share(share_bytes if self._told is None else min(share_bytes, self._told.wanted))
 
     def shrink(self, share_bytes: int) -> None:
-        """As in MemoryShare."""
-        if share_bytes != self._shrinks_to:
-            self._shrinks_to, self._told = share_bytes, None
+        """As in MemoryShare. Steps are as small until others have got it, and a new row comes."""
+        if share_bytes != self._shrinks_to or self._others_have_it:
+            self._shrinks_to, self._told = share_bytes, None  # an answer is due, but not to the same words again
+        self._others_have_it = False
 
     def wish(self) -> Wish | None:
         """As in MemoryShare: what steps of the usual size take, and at least one row of the longest input so far."""
