@@ -55,10 +55,12 @@ class EmbeddingOptions:
 
 @dataclass(slots=True)
 class _Work:
-    """One request. sizes: of its inputs, in characters or tokens; tokenise: number of an input -> row; waiting: numbers
-    of rows that must still run, the shortest first, empty until all are tokenised; results: by number of the row."""
+    """One request. param: the field of its inputs; sizes: of these, in characters or tokens; tokenise: number of an
+    input -> row; waiting: numbers of rows that must still run, the shortest first, empty until all are tokenised;
+    results: by number of the row."""
 
     request_id: bytes
+    param: str
     sizes: list[int]
     tokenise: Callable[[int], Row]
     dimensions: int | None = None
@@ -107,7 +109,9 @@ class EmbeddingEngine:
 
     @property
     def has_work(self) -> bool:
-        return any(not work.is_tokenised or self._can_run(work) for work in self._works.values())
+        return any(
+            not work.is_tokenised or self._can_run(work) or self._can_never_run(work) for work in self._works.values()
+        )
 
     def memory(self) -> MemoryFacts:
         return MemoryFacts(mx.get_active_memory(), mx.get_cache_memory(), mx.get_peak_memory())
@@ -126,13 +130,14 @@ class EmbeddingEngine:
             embed = _expect(Embed, payload, "this model makes vectors: it can embed, but not rerank")
             dimensions = self._dimensions(embed.dimensions)
             sizes = [self._size(value, number) for number, value in enumerate(embed.inputs)]
-            work = _Work(request_id, sizes, lambda number: self._input(embed.inputs[number], number), dimensions)
+            inputs = embed.inputs
+            work = _Work(request_id, "inputs", sizes, lambda number: self._input(inputs[number], number), dimensions)
         if not work.sizes:
             raise invalid("there is no input", param="inputs")
         self._works[request_id] = work
 
     def step(self) -> list[Output]:
-        outputs = self._tokenise()
+        outputs = [*self._tokenise(), *self._refuse()]
         batch = self._next_batch()
         if not batch:
             return outputs
@@ -167,6 +172,19 @@ class EmbeddingEngine:
     def _can_run(self, work: _Work) -> bool:
         """Whether its longest row may be computed now, alone."""
         return bool(work.waiting) and self.room.fits(1, _next_length(work))
+
+    def _can_never_run(self, work: _Work) -> bool:
+        """Whether the largest share has become too small for its longest row."""
+        return bool(work.waiting) and not self.room.can_ever_fit(_next_length(work))
+
+    def _refuse(self) -> list[Output]:
+        """The ends of requests that wait for more memory than there can be by now."""
+        refused = []
+        for work in [work for work in self._works.values() if self._can_never_run(work)]:
+            del self._works[work.request_id]
+            where = f"{work.param}[{work.waiting[-1]}]"
+            refused.append(_error(work, self._too_large(_next_length(work), where)))
+        return refused
 
     def _tokenise(self) -> list[Output]:
         """Tokenise inputs, one of each request in turn; the errors of those that fail."""
@@ -222,7 +240,7 @@ class EmbeddingEngine:
         def tokenise(number: int) -> Row:
             return self._fitting(self.encoder.pair(query(), rerank.documents[number]), f"documents[{number}]")
 
-        return _Work(request_id, sizes, tokenise)
+        return _Work(request_id, "documents", sizes, tokenise)
 
     def _checked_characters(self, count: int, where: str) -> int:
         """Raises FailureError for a text that must be too long, without tokenising it."""
@@ -245,11 +263,14 @@ class EmbeddingEngine:
             raise invalid(f"{where} is empty", param=where)
         length = self._checked_tokens(len(row.tokens), where)
         if not self.room.can_ever_fit(length):
-            needed, most = (f"{size / 2**20:.1f} MiB" for size in (self.room.needs(1, length), self.room.limit))
-            message = f"{where} has {length} tokens, which need {needed} of memory; the process can have at most {most}"
-            raise FailureError(Failure(Code.CONTEXT_LENGTH_EXCEEDED, message, where))
+            raise FailureError(self._too_large(length, where))
         self.room.comes(length)
         return row
+
+    def _too_large(self, length: int, where: str) -> Failure:
+        needed, most = (f"{size / 2**20:.1f} MiB" for size in (self.room.needs(1, length), self.room.limit))
+        message = f"{where} has {length} tokens, which need {needed} of memory; the process can have at most {most}"
+        return Failure(Code.CONTEXT_LENGTH_EXCEEDED, message, where)
 
     def _dimensions(self, asked: int | None) -> int | None:
         if asked is not None and not 1 <= asked <= self.encoder.size:

@@ -212,3 +212,27 @@ def test_with_little_memory_steps_are_smaller_and_a_long_text_waits_for_more(tmp
         assert f"{room.needs(1, longest) / 2**20:.1f} MiB" in refused.message
     finally:
         mx.set_memory_limit(memory)
+
+
+def test_a_text_that_waits_for_more_memory_than_there_can_be_by_now_is_refused(tmp_path: Path) -> None:
+    memory = mx.set_memory_limit(1 << 40)
+    try:
+        engine = load(make_tiny_encoder(tmp_path / "bert"), share=1 << 40)
+        room = engine.room
+        longest = max(len(engine.encoder.text(text).tokens) for text in MIXED)
+        room.granted(room.needs(1, longest - 1), 0)
+        engine.add(b"waits", pack(Embed(MIXED)))
+        engine.add(b"fits", pack(Embed(["x"])))
+        assert set(run(engine)) == {b"fits"}
+        most = room.needs(1, longest) - 1  # another model has been pinned meanwhile
+        room.granted(most, most)
+        assert engine.has_work
+        (ended,) = steps(engine)
+        assert (ended.request_id, ended.kind) == (b"waits", ERROR)
+        assert (ended.body["code"], ended.body["param"]) == (
+            "context_length_exceeded",
+            f"inputs[{max(range(len(MIXED)), key=lambda n: len(engine.encoder.text(MIXED[n]).tokens))}]",
+        )
+        assert engine.stats().waiting_for_room == 0
+    finally:
+        mx.set_memory_limit(memory)
