@@ -172,12 +172,7 @@ class Loop:
         now = self._clock.now()
         if now >= self._next_sample:
             self._next_sample = now + self._sample_seconds
-            self._sample_system()
-            for worker_id in self._launcher.worker_ids:
-                sample = self._launcher.sample(worker_id)
-                if sample is not None:
-                    event = WorkerSampled(worker_id, sample.rss_bytes, sample.footprint_bytes, sample.cpu_percent)
-                    self._inbox.append(event)
+            self._take_samples()
         if now >= self._next_turn:
             self._next_turn = now + _TURN_SECONDS
             self._gateways.keep_time(now)
@@ -188,8 +183,14 @@ class Loop:
         if deadline is not None and now >= deadline:
             self._inbox.append(TimePassed())
 
-    def _sample_system(self) -> None:
+    def _take_samples(self) -> None:
+        """What the system has given to workers must be known as theirs before it is known as given."""
         memory = self._system.sample()
+        for worker_id in self._launcher.worker_ids:
+            sample = self._launcher.sample(worker_id)
+            if sample is not None:
+                event = WorkerSampled(worker_id, sample.rss_bytes, sample.footprint_bytes, sample.cpu_percent)
+                self._inbox.append(event)
         if memory != self._system_memory:
             self._system_memory = memory
             self._inbox.append(SystemSampled(memory.pressure, memory.wired_bytes))
