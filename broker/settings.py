@@ -156,7 +156,7 @@ class BrokerSettings(BaseSettings):
 
     def limits(self, total_bytes: int, *, has_metal: bool) -> PoolLimits:
         """The limits for the pool, on a machine with this much memory."""
-        machine = Hardware(total_bytes, int(self.max_memory_gb * GIB), has_metal)
+        machine = Hardware(total_bytes, int(self.max_memory_gb * GIB), has_metal, wires=self.wired_memory)
         return PoolLimits(
             max_models=self.max_models,
             machine=machine,

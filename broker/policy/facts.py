@@ -121,8 +121,8 @@ class Facts:
     def asks_metal(self) -> bool:
         """Whether a spare is needed to say what Metal may use."""
         machine = self.limits.machine
-        unknown = machine.has_metal and not machine.setting_bytes and self.working_set_bytes is None
-        return unknown and not restart.gives_up(self.spare_deaths)
+        decides = machine.has_metal and (machine.wires or not machine.setting_bytes)
+        return decides and self.working_set_bytes is None and not restart.gives_up(self.spare_deaths)
 
     @property
     def missing_bytes(self) -> int:

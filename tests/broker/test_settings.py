@@ -133,6 +133,8 @@ def test_the_machine_and_the_setting_reach_the_pool(monkeypatch: pytest.MonkeyPa
     set_variables(monkeypatch, MAX_MEMORY_GB="0.5")
     limits = load_settings().limits(64 * GIB, has_metal=False)
     assert (limits.machine, limits.block_bytes) == (Hardware(64 * GIB, GIB // 2), 4 * MIB)
+    set_variables(monkeypatch, WIRED_MEMORY="true")
+    assert load_settings().limits(64 * GIB, has_metal=True).machine.wires
 
 
 def test_every_limit_reaches_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,37 @@ def test_a_setting_wins(working_set: int | None, *, has_metal: bool) -> None:
     assert (found.size_bytes, found.origin, found.most_bytes) == (60 * GIB, Origin.SETTING, 60 * GIB)
 
 
+@pytest.mark.parametrize(
+    ("total", "setting", "working_set", "budget", "origin"),
+    [
+        # An eighth of what Metal recommends is left to all else that is wired.
+        (16, 0, None, 16 * 2 / 3 * 7 / 8, Origin.USUAL),
+        (16, 0, 10.67, 10.67 * 7 / 8, Origin.METAL),
+        (64, 0, 48, 42, Origin.METAL),
+        (64, 0, 62, 62 * 7 / 8, Origin.METAL),
+        (128, 0, 107.5, 107.5 * 7 / 8, Origin.METAL),
+        (8, 0, 5.33, 4, Origin.TOTAL),
+        (64, 60, None, 42, Origin.USUAL),
+        (64, 60, 48, 42, Origin.METAL),
+        (64, 20, 48, 20, Origin.SETTING),
+    ],
+)
+def test_what_is_wired_stays_below_what_metal_recommends(
+    total: float, setting: float, working_set: float | None, budget: float, origin: Origin
+) -> None:
+    machine = Hardware(int(total * GIB), int(setting * GIB), has_metal=True, wires=True)
+    found = budget_of(machine, None if working_set is None else int(working_set * GIB))
+    assert found.size_bytes / GIB == pytest.approx(budget, abs=0.01)
+    assert found.origin is origin
+    assert found.most_bytes >= found.size_bytes
+    assert working_set is None or found.most_bytes == found.size_bytes
+
+
+@pytest.mark.parametrize("setting", [0, 60 * GIB])
+def test_without_metal_nothing_is_wired(setting: int) -> None:
+    assert budget_of(Hardware(64 * GIB, setting, wires=True), None) == budget_of(Hardware(64 * GIB, setting), None)
+
+
 @pytest.mark.parametrize(("budget", "block"), [(500, 3), (1024, 8), (4 * 1024, 32), (18 * 1024, 64), (1, 1)])
 def test_blocks_follow_the_budget(budget: int, block: int) -> None:
     assert block_bytes(budget * MIB) == block * MIB

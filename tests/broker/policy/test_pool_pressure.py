@@ -43,6 +43,14 @@ def test_a_spare_is_started_to_ask_even_if_none_is_wanted() -> None:
     assert s.wait(10, W1) == []
 
 
+def test_what_may_be_wired_depends_on_it_whatever_the_settings_say() -> None:
+    s = Script(machine=Hardware(16 * GIB, 14 * GIB, has_metal=True, wires=True), warm_spares=0)
+    assert s.wait(1) == [StartWorker(W1, spare=True)]
+    s.connect(W1)
+    s.send(WorkerProgressed(W1, "imported", None, 8 * GIB))
+    assert (s.pool.memory.budget_bytes, s.pool.memory.origin) == (7 * GIB, Origin.METAL)
+
+
 @pytest.mark.parametrize("machine", [Hardware(16 * GIB), Hardware(16 * GIB, GIB, has_metal=True)])
 def test_otherwise_nobody_needs_to_ask(machine: Hardware) -> None:
     assert Script(machine=machine).wait(10) == []
