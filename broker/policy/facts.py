@@ -131,6 +131,10 @@ class Facts:
         ours = sum(worker.footprint_bytes for worker in self.workers.values())
         return missing_bytes(self.wired_bytes, ours, self.limits.machine.reserve_bytes)
 
+    def returning_bytes(self, now: float) -> int:
+        """What is missing, as long as it may still come back by itself."""
+        return self.missing_bytes if now < self.buried_at + RETURN_SECONDS else 0
+
     @property
     def room_bytes(self) -> int:
         """What all models together may take now."""

@@ -18,7 +18,6 @@ from broker.policy.deaths import stop
 from broker.policy.events import MemoryNeeded
 from broker.policy.eviction import Hold, Verdict, make_room
 from broker.policy.facts import ASK_AGAIN_SECONDS, SHRINK_SECONDS, Facts
-from broker.policy.pressure import RETURN_SECONDS
 from broker.policy.records import Instance, Lease, Model, Phase, Worker
 from broker.wire.failure import Code, Failure
 
@@ -120,8 +119,10 @@ class _Round:
         if room.verdict is Verdict.NEVER:
             failure = Failure(Code.INSUFFICIENT_MEMORY, facts.why_never(model, need))
             give_up_waiting(facts, model, failure)
-        elif self._head_waits or now < facts.loads_from(now)[0]:
+        elif self._head_waits:
             return
+        elif now < facts.loads_from(now)[0]:
+            self._head_waits = facts.returning_bytes(now) > 0  # which is for this load, and for nobody behind it
         elif room.verdict is Verdict.FITS:
             _start(facts, model, share, now)
         else:
@@ -169,7 +170,8 @@ class _Round:
         leaving = {o.name for o in others if o.hold is Hold.LEAVING}
         # Those who have waited longer need what they have got so far.
         first = {w.worker_id for w in _leasing(facts) if 0 < w.lease.order < order}
-        coming = self._taken(leaving)
+        returning = facts.returning_bytes(self._now)
+        coming = self._taken(leaving) + returning
         coming += sum(
             w.lease.share_bytes - w.lease.at_once_bytes
             for w in _askable(facts, {o.name for o in others} - leaving)
@@ -188,7 +190,7 @@ class _Round:
         def ask() -> _Ask:
             # What is in use is for those who have less than an equal part, from those who have more.
             equal = facts.room_bytes // len(facts.serving)
-            still = goal - worker.counted_bytes - facts.free_bytes - self._taken(gone)
+            still = goal - worker.counted_bytes - facts.free_bytes - self._taken(gone) - returning
             if own.phase is Phase.STOPPING:  # it has had to make room itself
                 still = 0
             workers = [w for w in _askable(facts, names) if w.worker_id not in first]
@@ -308,6 +310,5 @@ def _limit_of(facts: Facts, worker: Worker, now: float) -> int:
     pinned = [i for m, i in facts.serving if m.pinned and m is not model and i.phase is not Phase.STOPPING]
     others = sum(w.idle_bytes for i in pinned for w in i.ranks)
     others += sum(w.idle_bytes for w in worker.instance.ranks if w is not worker)
-    returning = facts.missing_bytes if now < facts.buried_at + RETURN_SECONDS else 0
-    room = facts.limits.whole_blocks(max(0, facts.room_bytes + returning - others))
+    room = facts.limits.whole_blocks(max(0, facts.room_bytes + facts.returning_bytes(now) - others))
     return max(worker.lease.share_bytes, min(facts.most_of(model), room))

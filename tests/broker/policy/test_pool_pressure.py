@@ -10,6 +10,7 @@ from broker.policy.events import SystemSampled, WorkerBecameReady, WorkerProgres
 from broker.policy.pool import Pool
 from broker.policy.pressure import Pressure
 from tests.broker.policy.script import R1, R2, R3, SIZE, W1, W2, W3, Failed, Script
+from tests.broker.policy.test_pool_shares import grant, need
 from tests.broker.policy.world_books import MIB
 
 MAC = Hardware(16 * GIB, has_metal=True)
@@ -172,6 +173,50 @@ def test_a_load_that_fits_beside_it_starts_after_five_seconds() -> None:
     assert s.exits(W1) == []
     assert s.wait(4.9) == []
     assert s.wait(0.2) == [StartWorker(W2, spare=False)]
+
+
+def test_no_larger_share_takes_what_a_load_waits_for() -> None:
+    s = Script(machine=Hardware(32 * GIB, 20 * GIB, has_metal=True))
+    for model_id, size in (("large", 10), ("small", 5), ("other", 10)):
+        s.add_model(model_id, size * 1024)
+    s.idle("large")
+    s.busy("small", R1)
+    short(s, Pressure.NORMAL, wired=22 * GIB)  # all of theirs, and seven of the system
+    assert s.ask(R2, "other") == [StopWorker(W1, "evicted for other")]
+    assert s.exits(W1) == []
+    assert s.reason("other") == "waiting for the memory of the process before it"
+    assert need(s, W2, 12 * 1024, 5 * 1024) == [grant(W2, 5 * 1024, 20 * 1024)]
+    started = short(s, Pressure.NORMAL, wired=12 * GIB)
+    assert started == [StartWorker(W3, spare=False), grant(W2, 10 * 1024, 20 * 1024)]
+
+
+def test_no_model_leaves_for_memory_that_is_returning() -> None:
+    s = Script(machine=Hardware(32 * GIB, 20 * GIB, has_metal=True), max_models=3)
+    for model_id, size in (("first", 5), ("second", 5), ("large", 5)):
+        s.add_model(model_id, size * 1024)
+    s.idle("first")
+    s.idle("second")
+    s.busy("large", R1)
+    short(s, Pressure.NORMAL, wired=22 * GIB)  # all of theirs, and seven of the system
+    evicted = "evicted for a larger share of large"
+    assert need(s, W3, 13 * 1024, 5 * 1024) == [StopWorker(W1, evicted), grant(W3, 10 * 1024, 20 * 1024)]
+    assert s.exits(W1) == [grant(W3, 11 * 1024, 20 * 1024)]  # four GiB are still wired
+    assert s.pool.memory.missing_bytes == 4 * GIB
+    assert s.wait(4, W2, W3) == []
+    assert short(s, Pressure.NORMAL, wired=17 * GIB) == [grant(W3, 13 * 1024, 20 * 1024)]
+
+
+def test_what_does_not_return_within_five_seconds_comes_from_idle_models() -> None:
+    s = Script(machine=Hardware(32 * GIB, 20 * GIB, has_metal=True), max_models=3)
+    for model_id, size in (("first", 5), ("second", 5), ("large", 5)):
+        s.add_model(model_id, size * 1024)
+    s.idle("first")
+    s.idle("second")
+    s.busy("large", R1)
+    short(s, Pressure.NORMAL, wired=22 * GIB)
+    need(s, W3, 13 * 1024, 5 * 1024)
+    s.exits(W1)
+    assert StopWorker(W2, "evicted for a larger share of large") in s.wait(5, W2, W3)
 
 
 # ---- what models took before --------------------------------------------------------------------------------------
