@@ -1,6 +1,7 @@
 """Memory on real processes: who takes more than the machine has goes alone, and what a model took is remembered."""
 
 import json
+import sys
 from collections.abc import Callable
 
 from tests.conftest import ECHO, MISBEHAVING, PACED
@@ -39,7 +40,8 @@ def test_only_the_process_that_takes_more_than_the_budget_is_ended(make_service:
 def test_status_says_where_the_budget_comes_from_and_who_has_it(service: Service) -> None:
     service.load("tiny-a").raise_for_status()
     status, model = service.status(), service.model("tiny-a")
-    assert status["budget"]["origin"] == "total memory"
+    usual = ("metal", "usual share of metal", "total memory") if sys.platform == "darwin" else ("total memory",)
+    assert status["budget"]["origin"] in usual
     assert status["budget"]["pressure"] in ("normal", "warning", "critical")
     assert 0 < model["share_bytes"] <= model["wanted_bytes"]
     assert model["size_gb"] <= status["budget"]["taken_gb"] < status["max_memory_gb"]
