@@ -77,7 +77,7 @@ PURE = {
     "gateway/core/": _CORE,
     **{
         f"gateway/openai/{name}.py": _CORE
-        for name in ("content", "messages", "dialect", "inputs", "integers", "lists", "parts", "requests", "tools")
+        for name in ("content", "messages", "dialect", "inputs", "lists", "parts", "requests", "tools")
     },
     "worker/cache/prefix_index.py": set[str](),
     "worker/cache/worthwhile.py": set[str](),

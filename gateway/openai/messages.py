@@ -1,11 +1,13 @@
 """The messages of a chat as OpenAI's clients send them, old forms included -> messages of the wire. Pure."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator
 
 from broker.wire.failure import invalid
 from gateway.core.content import wire_content
+from gateway.core.integers import entries_of
 from gateway.core.validation import RequestBody
 from gateway.openai.content import Said, said_in
 from gateway.openai.tools import CalledFunction, ToolCall
@@ -72,3 +74,19 @@ def check_roles(messages: list[ChatMessage]) -> None:
                 raise invalid("only an assistant's message may have parts of the type thinking", f"{where}.content")
         if message.role != "user" and not isinstance(message.said.content, str):
             raise invalid("only a user's message may have images", f"{where}.content")
+
+
+def fields_that_models_read(raw: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The values of a chat that a model reads, with their paths. raw: the body, which nobody has checked."""
+    yield "chat_template_kwargs", raw.get("chat_template_kwargs")
+    for index, tool in entries_of(raw.get("tools")):
+        yield f"tools[{index}]", tool
+    for index, message in entries_of(raw.get("messages")):
+        where = f"messages[{index}]"
+        for number, call in entries_of(message.get("tool_calls")):
+            yield f"{where}.tool_calls[{number}].function.arguments", _arguments(call.get("function"))
+        yield f"{where}.function_call.arguments", _arguments(message.get("function_call"))
+
+
+def _arguments(function: Any) -> Any:
+    return function.get("arguments") if isinstance(function, dict) else None

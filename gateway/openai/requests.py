@@ -11,10 +11,10 @@ from pydantic import BeforeValidator, Field, PlainValidator
 from broker.wire.failure import invalid
 from broker.wire.work import Generate
 from gateway.core.content import Image
+from gateway.core.integers import refuse_rounded
 from gateway.core.sampling import MAX_INT, Defaults, SamplingFields
 from gateway.core.validation import NotYet, RequestBody, Whole, object_of, prompts_of, refuse_not_yet, validated
-from gateway.openai.integers import refuse_rounded
-from gateway.openai.messages import ChatMessage, check_roles
+from gateway.openai.messages import ChatMessage, check_roles, fields_that_models_read
 from gateway.openai.tools import NamedTool, ResponseFormat, ToolChoice, choice_of, required_names, tools_of
 
 MAX_CHOICES = 128  # of one request: prompts x n, each a request to the broker
@@ -153,7 +153,7 @@ def parse_chat(body: bytes) -> ChatRequest:
     raw = object_of(body)
     refuse_not_yet(raw, _NOT_YET_CHAT)
     _refuse_many_parts(raw.get("messages"))
-    refuse_rounded(raw, body)
+    refuse_rounded(raw, body, fields_that_models_read)
     request = validated(ChatRequest, raw)
     check_roles(request.messages)
     if request.top_logprobs is not None and not request.logprobs:
