@@ -16,9 +16,10 @@ from gateway.images.loader import ImageLoader
 from gateway.link.link import Link
 from gateway.openai.dialect import OPENAI
 from gateway.openai.endpoints import ENDPOINTS as OPENAI_ENDPOINTS
+from gateway.responses.endpoints import ENDPOINTS as RESPONSES_ENDPOINTS
 from gateway.settings import Settings
 
-ENDPOINTS: tuple[Endpoint, ...] = (*OPENAI_ENDPOINTS, *ADMIN_ENDPOINTS)
+ENDPOINTS: tuple[Endpoint, ...] = (*OPENAI_ENDPOINTS, *RESPONSES_ENDPOINTS, *ADMIN_ENDPOINTS)
 SUBTREES = (
     Subtree(prefix="/v1", guard=Guard.KEY, dialect=OPENAI),  # first, as nearly all requests are for it
     Subtree(prefix="/admin", guard=Guard.ADMIN, dialect=ADMIN),

@@ -30,6 +30,7 @@ from gateway.admin.dialect import ADMIN
 from gateway.app import ENDPOINTS
 from gateway.core.failure import STATUS, error_object
 from gateway.openai import requests as gateway_openai
+from gateway.responses import requests as gateway_responses
 from gateway.settings import Settings as GatewaySettings
 from tests.service import ROOT
 from worker.engine import Engine, load_engine
@@ -131,6 +132,12 @@ def test_every_field_that_is_refused_is_documented() -> None:
     refused = {*gateway_openai._NOT_YET_CHAT, *gateway_openai._NOT_YET_COMPLETION}
     assert len(refused) > 20
     assert missing(refused, code_in(document("docs/api.md").partition("\n## What is refused\n")[2])) == []
+
+
+def test_every_field_that_responses_refuse_is_documented() -> None:
+    refused = set(gateway_responses._REFUSED)
+    assert len(refused) > 4
+    assert missing(refused, code_in(document("docs/responses.md").partition("\n## Fields\n")[2])) == []
 
 
 def test_every_route_is_documented() -> None:

@@ -79,6 +79,10 @@ PURE = {
         f"gateway/openai/{name}.py": _CORE
         for name in ("content", "messages", "dialect", "inputs", "lists", "parts", "requests", "tools")
     },
+    **{
+        f"gateway/responses/{name}.py": _CORE
+        for name in ("dialect", "items", "objects", "parts", "requests", "sealed", "tools", "turns")
+    },
     "worker/cache/prefix_index.py": set[str](),
     "worker/cache/worthwhile.py": set[str](),
     "worker/memory/cost.py": set[str](),

@@ -58,3 +58,10 @@ class Defaults(SamplingFields):
     model_config = ConfigDict(extra="forbid")
 
     chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+def effort_variables(effort: str | None) -> dict[str, Any]:
+    """How hard a model shall think, as the variables of its template; the template decides what it makes of them."""
+    if effort is None:
+        return {}
+    return {"enable_thinking": False} if effort == "none" else {"enable_thinking": True, "reasoning_effort": effort}

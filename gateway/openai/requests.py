@@ -12,7 +12,7 @@ from broker.wire.failure import invalid
 from broker.wire.work import Generate
 from gateway.core.content import Image
 from gateway.core.integers import refuse_rounded
-from gateway.core.sampling import MAX_INT, Defaults, SamplingFields
+from gateway.core.sampling import MAX_INT, Defaults, SamplingFields, effort_variables
 from gateway.core.validation import NotYet, RequestBody, Whole, object_of, prompts_of, refuse_not_yet, validated
 from gateway.openai.messages import ChatMessage, check_roles, fields_that_models_read
 from gateway.openai.tools import NamedTool, ResponseFormat, ToolChoice, choice_of, required_names, tools_of
@@ -118,11 +118,7 @@ class ChatRequest(Sampling):
     @property
     def template_kwargs(self) -> dict[str, Any]:
         """For the model's template. The more specific field wins."""
-        kwargs: dict[str, Any] = {}
-        if self.reasoning_effort is not None:
-            kwargs["enable_thinking"] = self.reasoning_effort != "none"
-            if self.reasoning_effort != "none":
-                kwargs["reasoning_effort"] = self.reasoning_effort
+        kwargs = effort_variables(self.reasoning_effort)
         if self.enable_thinking is not None:
             kwargs["enable_thinking"] = self.enable_thinking
         return kwargs | (self.chat_template_kwargs or {})

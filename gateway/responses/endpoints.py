@@ -1,0 +1,30 @@
+"""Responses: the handler and its row of the endpoint table."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.http.body import read_body
+from gateway.http.endpoints import Endpoint, Guard
+from gateway.http.inference import AppState, answer
+from gateway.responses.answers import ResponseAnswer
+from gateway.responses.dialect import RESPONSES
+from gateway.responses.requests import ResponsesRequest, parse_responses
+from gateway.responses.text import ResponsesText
+
+
+async def responses(request: Request[AppState]) -> Response:
+    """One answer to a conversation, streamed or whole."""
+    return await answer(request, ResponsesText(parse_responses(await read_body(request))))
+
+
+ENDPOINTS = (
+    Endpoint(
+        method="POST",
+        path="/v1/responses",
+        handler=responses,
+        guard=Guard.KEY,
+        dialect=RESPONSES,
+        body=ResponsesRequest,
+        answer=ResponseAnswer,
+    ),
+)
