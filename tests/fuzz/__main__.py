@@ -144,10 +144,8 @@ def _judged(request: Request, data: bytes) -> str:
         return str(status)
     if b"event-stream" in head:
         assert status == 200
-        text = body.decode()
-        assert "[DONE]" in text, text[-500:]
-        framed = [json.loads(line[6:])["error"] for line in text.split("\n") if line.startswith('data: {"error"')]
-        assert all(error["code"] in _FRAMED for error in framed), framed
+        framed = _framed(body.decode())
+        assert all(code in _FRAMED for code in framed), framed
         return "200 streamed" + (", error framed" if framed else "")
     answer = json.loads(body)
     if status >= 400 and "detail" not in answer:
@@ -156,6 +154,16 @@ def _judged(request: Request, data: bytes) -> str:
         assert error["message"], error
         return f"{status} {error['code']}" + (" with param" if error["param"] else "")
     return str(status)
+
+
+def _framed(stream: str) -> list[str]:
+    """The codes of errors with which a stream ends. AssertionError for one without an end."""
+    if "event: response." in stream:
+        last = json.loads(stream.rpartition("\ndata: ")[2].partition("\n")[0])
+        assert last["type"] in ("response.completed", "response.incomplete", "response.failed"), stream[-500:]
+        return [last["response"]["error"]["type"]] if last["type"] == "response.failed" else []
+    assert "[DONE]" in stream, stream[-500:]
+    return [json.loads(line[6:])["error"]["code"] for line in stream.split("\n") if line.startswith('data: {"error"')]
 
 
 def main(count: int, seed: int, first: int = 0) -> None:

@@ -93,6 +93,38 @@ _CHATS: list[dict[str, Any]] = [
     },
     {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": _PIXEL}}]}]},
 ]
+_RESPONSES: list[dict[str, Any]] = [
+    {"input": "Hi", "instructions": "Be brief.", "max_output_tokens": 4, "top_logprobs": 2, "metadata": {"a": "b"}},
+    {
+        "input": [
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
+            {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}]},
+            {"type": "function_call", "call_id": "a", "name": "read", "namespace": "files", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "a", "output": [{"type": "input_text", "text": "rain"}]},
+            {"type": "custom_tool_call", "call_id": "b", "name": "patch", "input": "aa"},
+            {"type": "custom_tool_call_output", "call_id": "b", "output": "done"},
+            {"type": "web_search_call", "id": "c"},
+        ],
+        "tools": [
+            {
+                "type": "namespace",
+                "name": "files",
+                "description": "All.",
+                "tools": [{"type": "function", "name": "read"}],
+            },
+            {"type": "custom", "name": "patch", "format": {"type": "grammar", "syntax": "regex", "definition": "a+"}},
+            {"type": "web_search"},
+        ],
+        "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "custom", "name": "patch"}]},
+        "max_output_tokens": 4,
+    },
+    {
+        "input": [{"role": "user", "content": [{"type": "input_image", "image_url": _PIXEL}]}],
+        "text": {"format": {"type": "json_schema", "name": "a", "schema": _SCHEMA, "strict": True}},
+        "reasoning": {"effort": "low"},
+    },
+]
 
 _NASTY: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 1.0, 0.5, -0.0, 2**31, 2**53 + 1, 2**63, 2**64, 10**30, 1e300, float("nan")),
@@ -123,7 +155,9 @@ def request_of(seed: int, number: int) -> Request:
 
 def _usual(rng: random.Random) -> Request:
     kind = rng.random()
-    if kind < 0.6:
+    if kind < 0.15:
+        body, path = {"model": rng.choice(TEXT_MODELS), **rng.choice(_RESPONSES)}, "/v1/responses"
+    elif kind < 0.6:
         body = {"model": rng.choice(TEXT_MODELS), **rng.choice(_CHATS)}
         path = "/v1/chat/completions"
     elif kind < 0.75:
@@ -140,7 +174,7 @@ def _usual(rng: random.Random) -> Request:
     else:
         paths = ("/v1/models", "/v1/models/tiny-a", "/admin/models/status", "/health", "/admin/models/../progress", "/")
         return Request("GET", rng.choice(paths), headers=[(b"Host", b"x"), (b"Connection", b"close")])
-    if "/v1/e" not in path and "/v1/r" not in path:
+    if path not in ("/v1/embeddings", "/v1/rerank"):
         body["stream"] = rng.random() < 0.5
     head = [(b"Host", b"x"), (b"Connection", b"close"), (b"Content-Type", b"application/json")]
     return Request("POST", path, copy.deepcopy(body), headers=head)  # mutations are made in place
