@@ -178,17 +178,33 @@ class Facts:
         small while all models together take more than the budget. 0 for none."""
         if worker.instance is None:
             return 0
-        spec, limits, budget = self.models[worker.instance.model_id].spec, self.limits, self.budget.size_bytes
+        taken = sum(w.footprint_bytes for w in self.workers.values() if w.instance is not None)
+        return self._kill_limit(worker, worker.instance, is_tight=taken > self.budget.size_bytes)
+
+    def _kill_limit(self, worker: Worker, instance: Instance, *, is_tight: bool) -> int:
+        spec, limits, budget = self.models[instance.model_id].spec, self.limits, self.budget.size_bytes
         assert spec is not None
         if spec.memory_limit_bytes:
             return min(spec.memory_limit_bytes, budget)
-        share = max(worker.lease.share_bytes, worker.measured_bytes or 0)
-        taken = sum(w.footprint_bytes for w in self.workers.values() if w.instance is not None)
-        if taken > budget:
+        share = worker.due_bytes
+        if is_tight:
             limit = share + share // TIGHT_DIVISOR + min(TIGHT_BYTES, limits.memory_limit_floor_bytes)
         else:
             limit = int(share * limits.memory_limit_factor) + limits.memory_limit_floor_bytes
         return min(limit, budget)
+
+    def takes_too_much(self, worker: Worker) -> bool:
+        """Whether this process is to be killed for the memory that it takes. If it is over its limit only because all
+        models together take too much, it must be the one that is furthest over its share; and what has been killed
+        already may be enough."""
+        instance, taken = worker.instance, worker.footprint_bytes
+        if instance is None or worker.samples_over_limit < SAMPLES_OVER_LIMIT or taken <= self.kill_limit(worker):
+            return False
+        if taken > self._kill_limit(worker, instance, is_tight=False):
+            return True
+        others = [w for w in self.workers.values() if w.instance is not None and w.instance is not instance]
+        too_much = [w.footprint_bytes - w.due_bytes for w in others if w.samples_over_limit]
+        return not any(w.killed for w in others) and taken - worker.due_bytes >= max(too_much, default=0)
 
     def why_never(self, model: Model, need: int) -> str:
         pinned = sorted(m.model_id for m in self.models.values() if m.pinned and m.serving is not None)
@@ -243,7 +259,7 @@ class Facts:
         if worker.stop_deadline is not None:
             yield KillDue(worker.stop_deadline, "did not exit when asked")
             return
-        if worker.samples_over_limit >= SAMPLES_OVER_LIMIT:
+        if self.takes_too_much(worker):
             taken, limit = worker.footprint_bytes / 2**30, self.kill_limit(worker) / 2**30
             yield KillDue(0.0, f"memory_limit: took {taken:.2f} GiB, limit {limit:.2f} GiB")
         if worker.connected:

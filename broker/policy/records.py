@@ -144,6 +144,11 @@ class Worker:
         return max(self.lease.share_bytes, self.footprint_bytes)
 
     @property
+    def due_bytes(self) -> int:
+        """What it may take: its share, and at least what it took when it was loaded."""
+        return max(self.lease.share_bytes, self.measured_bytes or 0)
+
+    @property
     def least_bytes(self) -> int:
         """What would count if it gave back what it can give back at once."""
         return self.counted_bytes - self.lease.share_bytes + self.lease.at_once_bytes

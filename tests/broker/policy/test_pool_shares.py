@@ -318,3 +318,37 @@ def test_the_margin_is_small_while_all_together_take_too_much() -> None:
     why = "memory_limit: took 5.86 GiB, limit 5.38 GiB"
     assert KillWorker(W2, why) in s.sample(W2, 6000)
     assert (s.state("a"), s.state("b")) == ("ready", "stopping")
+
+
+def test_who_is_furthest_over_its_share_dies_alone() -> None:
+    """Another one is over the small margin as well, but not over that which it has when there is memory."""
+    s = Script(memory=10_000, heartbeat_timeout=600.0)
+    s.busy("a", R1)
+    s.busy("b", R2)
+    need(s, W1, 4000)
+    need(s, W2, 4000)
+    for _ in range(2):
+        assert s.sample(W1, 5600) == []
+        assert s.sample(W2, 6000) == []
+    assert s.sample(W1, 5600) == []
+    (killed,) = [action for action in s.sample(W2, 6000) if isinstance(action, KillWorker)]
+    assert killed.worker_id == W2
+    for _ in range(5):  # it has not exited yet
+        assert s.sample(W1, 5600) == []
+    s.dies(W2)
+    for _ in range(5):
+        assert not any(isinstance(action, KillWorker) for action in s.sample(W1, 5600))
+    assert s.state("a") == "ready"
+
+
+def test_two_that_take_too_much_whatever_the_others_do_both_die() -> None:
+    s = Script(memory=10_000, memory_limit_factor=1.5, memory_limit_floor_bytes=0, heartbeat_timeout=600.0)
+    s.busy("a", R1)
+    s.busy("b", R2)
+    need(s, W1, 4000)
+    need(s, W2, 4000)
+    for _ in range(2):
+        s.sample(W1, 6100)
+        s.sample(W2, 7000)
+    assert any(isinstance(action, KillWorker) for action in s.sample(W1, 6100))
+    assert any(isinstance(action, KillWorker) for action in s.sample(W2, 7000))
