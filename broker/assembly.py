@@ -58,7 +58,7 @@ def run_broker(
     policies = Policies(pool, downloads, Flow())
     overrides = {model_id: model.override() for model_id, model in settings.models.items()}
     catalog = Catalog(settings.models_dir, settings.hub_dir, overrides, file_system)
-    lookup = Lookup(catalog, policies.running)
+    lookup = Lookup(catalog, policies.running, downloads=settings.allow_downloads)
     places = Places(settings.models_dir, settings.hub_dir, file_system)
     delete_leftovers(settings.models_dir, settings.hub_dir)
     pins = read_pins(settings.state_dir / PINS_FILE)
@@ -69,7 +69,7 @@ def run_broker(
 
     sockets = Sockets()
     try:
-        inbox: deque[Event] = deque(lookup.pins([*settings.preload_models, *pins]))
+        inbox: deque[Event] = deque(lookup.pins([*settings.preloaded, *pins]))
         workers = Workers(sockets.bind(runtime.worker_endpoint, backlog=0), launcher.sample)
         gateways = Gateways(
             sockets.bind(runtime.gateway_endpoint, backlog=BACKLOG),
@@ -88,7 +88,7 @@ def run_broker(
             remove=partial(remove_model, places),
             view=policies,
             state_dir=settings.state_dir,
-            preloaded=[lookup.id_of(name) for name in settings.preload_models],
+            preloaded=[lookup.id_of(name) for name in settings.preloaded],
             wires_memory=settings.wired_memory,
             lends_prefill=settings.prefill_in_turns,
         )

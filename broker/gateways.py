@@ -1,6 +1,7 @@
 """The gateways' socket: who has said HELLO, who watches, what gateways ask for, and what is sent to them.
 
-Requests become events; STATUS, MODELS and WATCH only look and are answered at once. Decides nothing about models.
+Requests become events; STATUS, MODELS, RESOLVE and WATCH only look and are answered at once. Decides nothing about
+models.
 """
 
 import logging
@@ -42,6 +43,7 @@ from broker.wire.from_gateways import (
     Models,
     Pull,
     Remove,
+    Resolve,
     Status,
     Unload,
     Unpin,
@@ -143,6 +145,8 @@ class Gateways:
                 self.reply(request_id, self._view.status(now, self._started_at, time.time() - now))
             case Models():
                 self.reply(request_id, {"models": self._models()})
+            case Resolve():
+                self.reply(request_id, self._lookup.resolve(body.model))
             case Watch():
                 self._watch(request_id, body.model and self._lookup.id_of(body.model))
             case Hello():

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from broker.models.catalog import Catalog
 from broker.models.entry import CatalogEntry, CatalogError
@@ -25,8 +26,9 @@ from broker.policy.events import (
     WantsModel,
 )
 from broker.policy.specs import ModelSpec
-from broker.wire.failure import Failure
+from broker.wire.failure import Code, Failure
 from broker.wire.from_gateways import InferenceRequest
+from broker.wire.model_names import folded
 
 logger = logging.getLogger(__name__)
 
@@ -41,15 +43,32 @@ class _Found:
 
 
 class Lookup:
-    """running: the model as its process has it, None if no process serves it."""
+    """running: the model as its process has it, None if no process serves it. downloads: whether a request for a model
+    that this machine lacks fetches it."""
 
-    def __init__(self, catalog: Catalog, running: Callable[[str], ModelSpec | None]) -> None:
+    def __init__(
+        self, catalog: Catalog, running: Callable[[str], ModelSpec | None], *, downloads: bool = False
+    ) -> None:
         self._catalog = catalog
         self._running = running
+        self._downloads = downloads
 
     def id_of(self, name: str) -> str:
         """The only id of the model that this name leads to; the name itself if there is none."""
         return name if self._running(name) is not None else self._catalog.id_of(name)
+
+    def resolve(self, name: str) -> dict[str, Any]:
+        """The FINAL of RESOLVE. Where no model has this very name, the only one whose name differs in case alone."""
+        model_id = self.id_of(name)
+        found = self._find(model_id)
+        if found.problem is None or found.problem.code is not Code.MODEL_NOT_FOUND:
+            return {"model_id": model_id, "fetchable": False}
+        alike = self._catalog.names() - {model_id}
+        alike = {other for other in alike if folded(other) == folded(name)}
+        return {
+            "model_id": alike.pop() if len(alike) == 1 else None,
+            "fetchable": found.fetchable and self._downloads,
+        }
 
     def request(self, request_id: bytes, body: InferenceRequest) -> Event:
         model_id = self.id_of(body.model)

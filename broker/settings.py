@@ -16,6 +16,7 @@ from broker.models.entry import ModelOverride
 from broker.policy.budget import Hardware, budget_of
 from broker.policy.limits import PoolLimits, block_bytes
 from broker.wire.kinds import KINDS
+from broker.wire.model_names import end_of
 from broker.wire.packing import pack
 from broker.wire.paths import default_runtime_dir, default_state_dir
 from broker.wire.settings_file import PREFIX, mistakes, read_settings_file
@@ -85,6 +86,7 @@ class BrokerSettings(BaseSettings):
     models_dir: Path = Field(default_factory=lambda: _cache_home() / "mlx-broker" / "models")
     hub_dir: Path = Field(default_factory=_hub_dir)
     models: Annotated[dict[str, ModelSettings], NoDecode] = Field(default_factory=dict)
+    aliases: Annotated[dict[str, Any], NoDecode] = Field(default_factory=dict, description="checked by the gateway")
     allow_downloads: bool = False
     preload_models: Annotated[list[str], NoDecode] = Field(default_factory=list)
 
@@ -141,6 +143,15 @@ class BrokerSettings(BaseSettings):
             if getattr(self, name) < 2 * self.heartbeat_interval_seconds:
                 raise ValueError(f"{name} must be at least twice heartbeat_interval_seconds")
         return self
+
+    @property
+    def preloaded(self) -> list[str]:
+        """The models that `preload_models` names, by their own names or by aliases."""
+        entries = {
+            name: entry.get("model") if isinstance(entry, dict) else entry for name, entry in self.aliases.items()
+        }
+        aliases = {name: model for name, model in entries.items() if isinstance(model, str)}
+        return [end_of(name, aliases) or name for name in self.preload_models]
 
     @classmethod
     def settings_customise_sources(

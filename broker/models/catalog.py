@@ -53,12 +53,16 @@ class Catalog:
     def entries(self) -> list[CatalogEntry]:
         """Every usable model of this machine, by name."""
         entries = []
-        without_files = (name for name, override in self._overrides.items() if override.engine is not None)
-        for model_id in sorted({*without_files, *self._places.names()}):
-            if model_id.isprintable():  # no request has another name, such as one that is not UTF-8
-                with suppress(CatalogError):
-                    entries.append(self._entry(model_id))
+        for model_id in sorted(self.names()):
+            with suppress(CatalogError):
+                entries.append(self._entry(model_id))
         return entries
+
+    def names(self) -> set[str]:
+        """What may be a model of this machine."""
+        without_files = (name for name, override in self._overrides.items() if override.engine is not None)
+        # No request has a name that is not printable, such as one that is not UTF-8.
+        return {name for name in (*without_files, *self._places.names()) if name.isprintable()}
 
     def users_of(self, model_id: str) -> list[str]:
         """The models that are loaded from the files under this name: its own, links to it, those with it as draft."""

@@ -17,6 +17,7 @@ from broker.wire.from_gateways import (
     Models,
     Pull,
     Remove,
+    Resolve,
     Status,
     Unload,
     Unpin,
@@ -31,7 +32,7 @@ from broker.wire.to_workers import Assign, MayPrefill, Share, Shrink, Shutdown
 COMMANDS: dict[bytes, type[Body]] = {
     cls.COMMAND: cls
     for cls in (
-        *(InferenceRequest, Cancel, Load, Keep, Pull, Remove, Unload, Kill, Unpin, Status, Models, Watch),
+        *(InferenceRequest, Cancel, Load, Keep, Pull, Remove, Unload, Kill, Unpin, Status, Models, Resolve, Watch),
         *(Hello, Goodbye, Heartbeat, Ack),
         *(Assign, Share, Shrink, MayPrefill, Shutdown, Progress, Ready, Need, Prefill, LoadFailed, Outputs),
     )

@@ -119,6 +119,14 @@ class Models(Body):
 
 
 @dataclass(slots=True, frozen=True)
+class Resolve(Body):
+    """FINAL: `{model_id, fetchable}`, which model a client means by the name `model`. Does not count as a use of it."""
+
+    COMMAND: ClassVar[bytes] = b"RESOLVE"
+    model: str
+
+
+@dataclass(slots=True, frozen=True)
 class Watch(Body):
     """PARTIAL for every change of state of `model` (of all models if None) until CANCEL."""
 
@@ -146,6 +154,7 @@ FromGateway = (
     | Unpin
     | Status
     | Models
+    | Resolve
     | Watch
     | Hello
     | Ack

@@ -15,7 +15,9 @@ _DEFAULT_FILE = "mlx-broker.toml"
 # Tables with the settings of one process.
 _PROCESSES = ("broker", "gateway")
 # What stands outside of them, because more than one process reads it.
-_SHARED = ("runtime_dir", "models")
+_SHARED = ("runtime_dir", "models", "aliases")
+# Tables, which no environment variable can be.
+_TABLES = ("models", "aliases")
 
 
 class SettingsError(Exception):
@@ -63,5 +65,5 @@ def _mistake(process: str, location: tuple[int | str, ...], kind: str, message: 
         return text
     name = str(location[0])
     table = "" if name in _SHARED else f"[{process}] "
-    variable = "" if name == "models" or kind == "extra_forbidden" else f" ({PREFIX}{name.upper()})"
+    variable = "" if name in _TABLES or kind == "extra_forbidden" else f" ({PREFIX}{name.upper()})"
     return f"{table}{'.'.join(map(str, location))}{variable}: {text}"

@@ -81,6 +81,13 @@ class ModelsReport(Report):
     models: list[ListedModel]
 
 
+class ResolveReport(Report):
+    """The FINAL of RESOLVE. model_id: None if this machine has no such model. fetchable: a request would fetch it."""
+
+    model_id: str | None
+    fetchable: bool
+
+
 class ModelReport(Report):
     """One model in STATUS. Times are Unix seconds. idle_until: when it leaves if nothing uses it, None if it is busy or
     will not leave by itself."""

@@ -15,6 +15,7 @@ from broker.wire.from_gateways import (
     Models,
     Pull,
     Remove,
+    Resolve,
     Status,
     Unload,
     Unpin,
@@ -30,6 +31,7 @@ from gateway.core.administration import (
     PullProgress,
     PullReport,
     R,
+    ResolveReport,
     StateChange,
     StatusReport,
     UnloadReport,
@@ -159,6 +161,11 @@ def status() -> Ask[StatusReport]:
 def models() -> Ask[ModelsReport]:
     """Every model of this machine."""
     return _once(None, Models(), ModelsReport)
+
+
+def resolve(name: str) -> Ask[ResolveReport]:
+    """Which model a client means by this name."""
+    return _once(name, Resolve(name), ResolveReport)
 
 
 def watch(model: str | None) -> Ask[StateChange]:

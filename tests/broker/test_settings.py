@@ -111,6 +111,12 @@ def test_lists_in_the_file() -> None:
     assert load_settings().preload_models == ["org/a", "b"]
 
 
+def test_models_are_preloaded_by_their_aliases() -> None:
+    aliases = '[aliases]\nx = "b"\ny = { model = "x" }\nz = 3\nloop = "loop"\n'  # the gateway refuses the last two
+    Path("mlx-broker.toml").write_text(aliases + '[broker]\npreload_models = ["org/a", "x", "y", "z", "loop"]\n')
+    assert load_settings().preloaded == ["org/a", "b", "b", "z", "loop"]
+
+
 def test_what_the_file_says_about_a_model() -> None:
     Path("mlx-broker.toml").write_text(
         '[models.echo]\ntype = "echo"\nengine = "worker.echo.engine:EchoEngine"\noptions = {delay_seconds = 0.1}\n'

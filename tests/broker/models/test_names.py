@@ -134,6 +134,34 @@ def test_a_model_that_runs_is_met_by_every_spelling_and_needs_no_look_at_its_own
     assert lookup.id_of("Tiny") == "Tiny"
 
 
+def test_what_clients_mean_by_names(macos: Catalog, catalog: Catalog, models: Path) -> None:
+    make_model(models / "org/Tiny")
+    here, nothing = {"model_id": "org/Tiny", "fetchable": False}, {"model_id": None, "fetchable": False}
+    for files in (macos, catalog):
+        lookup = Lookup(files, dict[str, ModelSpec]().get, downloads=True)
+        assert lookup.resolve("org/Tiny") == lookup.resolve("ORG/tINY") == here
+        assert lookup.resolve("nobody") == lookup.resolve("../Tiny") == lookup.resolve("") == nothing
+        assert lookup.resolve("org/new") == {"model_id": None, "fetchable": True}
+        assert Lookup(files, dict[str, ModelSpec]().get).resolve("org/new") == nothing
+    # A model that cannot be used is one, and its request says why.
+    (models / "org/Tiny/config.json").write_text("nonsense")
+    assert Lookup(catalog, dict[str, ModelSpec]().get).resolve("org/tiny") == here
+
+
+def test_of_two_models_that_differ_in_case_alone_only_their_own_names_mean_one(catalog: Catalog, models: Path) -> None:
+    make_model(models / "Tiny")
+    make_model(models / "tiny")
+    lookup = Lookup(catalog, dict[str, ModelSpec]().get)
+    assert [lookup.resolve(name)["model_id"] for name in ("Tiny", "tiny", "TINY")] == ["Tiny", "tiny", None]
+
+
+def test_models_that_run_and_models_without_files_have_names_too(models: Path, hub: Path) -> None:
+    override = ModelOverride("echo", "worker.echo.engine:EchoEngine")
+    lookup = Lookup(Catalog(models, hub, {"demo/Echo": override}), {"gone": ModelSpec("gone", "echo", "", 0)}.get)
+    assert lookup.resolve("demo/echo")["model_id"] == "demo/Echo"
+    assert lookup.resolve("gone")["model_id"] == "gone"
+
+
 def test_a_name_that_may_be_fetched_stays_as_it_was_asked_for(macos: Catalog) -> None:
     missed = Lookup(macos, dict[str, ModelSpec]().get).load(b"l", "Org/New")
     assert isinstance(missed, ModelMissed)
