@@ -5,6 +5,7 @@ import gc
 import logging
 import resource
 import sys
+from collections.abc import Sequence
 
 from broker.wire.parents import has_lost_honcho
 from broker.wire.settings_file import SettingsError
@@ -22,8 +23,7 @@ def main() -> int:
     try:
         settings = load_settings()
     except SettingsError as error:
-        sys.stderr.writelines(f"gateway: {mistake}\n" for mistake in error.args)
-        return 2
+        return _refused(error.args)
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
@@ -32,8 +32,14 @@ def main() -> int:
     _raise_file_limit()
     gc.freeze()  # imported modules stay for good
     link = BrokerClient(settings.broker_socket)
-    Server(settings, create_app(settings, link), link, lost_honcho).run()
-    return 0
+    server = Server(settings, create_app(settings, link), link, lost_honcho)
+    server.run()
+    return _refused(server.mistakes) if server.mistakes else 0
+
+
+def _refused(mistakes: Sequence[str]) -> int:
+    sys.stderr.writelines(f"gateway: {mistake}\n" for mistake in mistakes)
+    return 2
 
 
 def _raise_file_limit() -> None:

@@ -8,6 +8,7 @@ from starlette.middleware import Middleware
 
 from gateway.admin.dialect import ADMIN
 from gateway.admin.endpoints import ENDPOINTS as ADMIN_ENDPOINTS
+from gateway.directory import Directory
 from gateway.http.auth import AllowedOrigins, guards
 from gateway.http.endpoints import Endpoint, Guard, Subtree, routes_of
 from gateway.http.errors import exception_handlers
@@ -36,7 +37,12 @@ def create_app(
     async def lifespan(_app: Starlette) -> AsyncIterator[AppState]:
         link.open()
         try:
-            yield {"settings": settings, "link": link, "images": ImageLoader(settings)}
+            yield {
+                "settings": settings,
+                "link": link,
+                "directory": Directory(settings, link),
+                "images": ImageLoader(settings),
+            }
         finally:
             link.close()
 

@@ -1,7 +1,8 @@
 """All settings of the gateway, validated at start. docs/settings.md tells users about each.
 
 Order: environment `MLX_BROKER_<NAME>`, then the table [gateway] of the settings file (broker/wire/settings_file.py),
-then the defaults here. Of a table [models."org/name"] the gateway reads `defaults`; the broker checks the rest.
+then the defaults here. Of a table [models."org/name"] the gateway reads `defaults`; the broker checks the rest. The
+table [aliases] is checked here; whether its models exist, gateway/directory.py asks the broker.
 """
 
 import os
@@ -19,7 +20,9 @@ from pydantic_settings import (
 )
 
 from broker.wire.paths import GATEWAY_SOCKET, MAX_SOCKET_PATH_BYTES, default_runtime_dir
-from broker.wire.settings_file import PREFIX, mistakes, read_settings_file
+from broker.wire.settings_file import PREFIX, SettingsError, mistakes, read_settings_file
+from gateway.core.names import AliasSettings
+from gateway.core.names import mistakes as mistakes_in_aliases
 from gateway.core.sampling import Defaults
 from gateway.names import meant
 
@@ -52,6 +55,7 @@ class Settings(BaseSettings):
     default_model: Annotated[str, Field(min_length=1)] | None = None
     default_max_tokens: Annotated[int, Field(ge=1)] = 4096
     models: Annotated[dict[str, ModelDefaults], NoDecode] = Field(default_factory=dict)
+    aliases: Annotated[dict[str, AliasSettings], NoDecode] = Field(default_factory=dict)
     max_body_mb: Annotated[float, Field(gt=0)] = 50
     max_images: Annotated[int, Field(ge=0)] = 64
     image_max_mb: Annotated[float, Field(gt=0)] = 20
@@ -117,6 +121,9 @@ class Settings(BaseSettings):
 def load_settings() -> Settings:
     """The settings of this process. Raises SettingsError with one line per mistake."""
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         raise mistakes("gateway", error.errors()) from None
+    if lines := mistakes_in_aliases(settings.aliases):
+        raise SettingsError(*lines)
+    return settings

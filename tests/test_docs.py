@@ -36,12 +36,12 @@ from tests.service import ROOT
 from worker.engine import Engine, load_engine
 
 PAGES = sorted(page.relative_to(ROOT).as_posix() for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-# Of both processes; `models` is the settings file's alone: a table for each model.
+# Of both processes. `models` and `aliases` are tables of the settings file alone.
 SETTINGS: dict[str, FieldInfo] = {
     name: field
     for settings in (BrokerSettings, GatewaySettings)
     for name, field in settings.model_fields.items()
-    if name != "models"
+    if name not in ("models", "aliases")
 }
 PACKAGES = tuple(sorted(p.parent.name for p in ROOT.glob("*/__init__.py") if p.parent.name not in ("bench", "tests")))
 _FENCED = re.compile(r"^```.*?^```", flags=re.MULTILINE | re.DOTALL)

@@ -39,7 +39,7 @@ async def status(request: Request[AppState]) -> Response:
 async def load(request: Request[AppState]) -> Response:
     """Load a model and pin it. 500 for every failure."""
     try:
-        report = await finish(request, ask.load(request.path_params["model_id"]))
+        report = await finish(request, ask.load(await _model(request)))
     except FailureError as error:
         return error_response(ADMIN, error.failure, 500)
     return Json(
@@ -67,21 +67,20 @@ async def remove(request: Request[AppState]) -> Response:
 
 async def unload(request: Request[AppState]) -> Response:
     """Drain a model and end its process; ?timeout= seconds for the draining, ?force=true kills after that."""
-    model_id = request.path_params["model_id"]
-    work = ask.unload(model_id, _seconds(request, "timeout"), force=_flag(request, "force"))
-    report = await finish(request, work)
+    timeout, force = _seconds(request, "timeout"), _flag(request, "force")
+    report = await finish(request, ask.unload(await _model(request), timeout, force=force))
     return Json({"status": "unloaded", "model_id": report.model_id})
 
 
 async def kill(request: Request[AppState]) -> Response:
     """SIGKILL the process of a model."""
-    report = await finish(request, ask.kill(request.path_params["model_id"]))
+    report = await finish(request, ask.kill(await _model(request)))
     return Json({"status": "killed", "model_id": report.model_id, "pid": report.pid})
 
 
 async def unpin(request: Request[AppState]) -> Response:
     """Let a preloaded model be evicted again."""
-    report = await finish(request, ask.unpin(request.path_params["model_id"]))
+    report = await finish(request, ask.unpin(await _model(request)))
     return Json({"status": "unpinned", "model_id": report.model_id})
 
 
@@ -129,6 +128,12 @@ def pool_status(report: StatusReport) -> JsonMap:
         "queued": report.queued,
         "uptime_seconds": report.uptime_seconds,
     }
+
+
+async def _model(request: Request[AppState]) -> str:
+    """The model that the path names, by its own name or by an alias."""
+    target = await request.state["directory"].find(request.path_params["model_id"])
+    return target.model
 
 
 def _entry(model: ModelReport) -> JsonMap:

@@ -48,5 +48,7 @@ async def events(request: Request[AppState]) -> Response:
         raise FailureError(
             Failure(Code.MODEL_NOT_FOUND, f"{model!r:.80} is not a model name: one is `name` or `org/name`")
         )
+    if model is not None:
+        model = (await request.state["directory"].find(model)).model
     call = await request.state["link"].call(watch(model))
     return AnswerStream(call, Changes(), request.state["settings"].keepalive_seconds, str, opening=_OPENING)

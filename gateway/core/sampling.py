@@ -65,3 +65,10 @@ def effort_variables(effort: str | None) -> dict[str, Any]:
     if effort is None:
         return {}
     return {"enable_thinking": False} if effort == "none" else {"enable_thinking": True, "reasoning_effort": effort}
+
+
+def merged(first: Defaults, then: Defaults) -> Defaults:
+    """The first ones, and where they leave something out, the others. Of variables for the template too."""
+    given = {name: value for name in Defaults.model_fields if (value := getattr(first, name)) is not None}
+    given["chat_template_kwargs"] = then.chat_template_kwargs | first.chat_template_kwargs
+    return then.model_copy(update=given)

@@ -12,6 +12,7 @@ from gateway.core.ask import Ask, generate_stream, generate_whole
 from gateway.core.content import Image
 from gateway.core.dialect import TextRequest
 from gateway.core.failure import IGNORED_HEADER, FieldNames, ignored_header, in_words_of
+from gateway.directory import Directory, Target
 from gateway.http.errors import Json
 from gateway.http.streaming import AnswerStream, collect, gone, unless
 from gateway.images.loader import ImageLoader
@@ -28,17 +29,19 @@ class AppState(TypedDict):
 
     settings: Settings
     link: Link
+    directory: Directory
     images: ImageLoader
 
 
-def model_for(request: Request[AppState], named: str | None) -> str:
-    """The model that a body names, or the default one. Raises FailureError naming the field."""
+async def model_for(request: Request[AppState], named: str | None) -> Target:
+    """The model that a body names, or the default one, and how answers call it. Raises FailureError naming the
+    field."""
     default = request.state["settings"].default_model
     if named is None or (named == _DEFAULT_MODEL and default is not None):
         named = default
     if named is None:
         raise invalid("name a model, there is no default one", "model")
-    return named
+    return await request.state["directory"].find(named)
 
 
 async def answer(request: Request[AppState], wanted: TextRequest) -> Response:
@@ -46,19 +49,19 @@ async def answer(request: Request[AppState], wanted: TextRequest) -> Response:
     settings, link = request.state["settings"], request.state["link"]
     names = wanted.field_name
     try:
-        model = model_for(request, wanted.model)
+        target = await model_for(request, wanted.model)
         images = await _load_images(request, wanted.images)
     except FailureError as error:
         raise FailureError(in_words_of(names, error.failure)) from None
-    units = wanted.units(images, settings.defaults_of(model))
+    units = wanted.units(images, target.defaults)
     if wanted.stream:
-        stream = await link.call(*(generate_stream(model, unit) for unit in units))
-        renderer = wanted.renderer(model, len(units))
+        stream = await link.call(*(generate_stream(target.model, unit) for unit in units))
+        renderer = wanted.renderer(target.name, len(units))
         return AnswerStream(stream, renderer, settings.keepalive_seconds, names, ignored=wanted.ignored)
-    whole = await link.call(*(generate_whole(model, unit) for unit in units))
+    whole = await link.call(*(generate_whole(target.model, unit) for unit in units))
     ends = await collect(whole, request.receive, names)
     ignored = ignored_header(names, [*wanted.ignored, *ignored_in(ends)])
-    return Json(wanted.whole(model, ends), headers={IGNORED_HEADER: ignored} if ignored else None)
+    return Json(wanted.whole(target.name, ends), headers={IGNORED_HEADER: ignored} if ignored else None)
 
 
 async def finish(request: Request[AppState], ask: Ask[T], names: FieldNames = str) -> T:

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from broker.wire.failure import Code, Failure, FailureError
 from broker.wire.kinds import TEXT
 from gateway.core.ask import models
+from gateway.directory import Directory
 from gateway.http.protocol import Protocol
 from gateway.link.link import Link
 from gateway.settings import Settings
@@ -57,6 +58,7 @@ class Server(uvicorn.Server):
         self._settings = settings
         self._link = link
         self._stop = asyncio.Event()
+        self.mistakes: list[str] = []  # of the settings, as far as only the broker can tell
         super().__init__(
             uvicorn.Config(
                 app,
@@ -83,7 +85,7 @@ class Server(uvicorn.Server):
                 listener.setsockopt(*self._unsent)
 
     async def main_loop(self) -> None:
-        """Until a signal, or the end of honcho."""
+        """Until a signal, the end of honcho, or mistakes of the settings."""
         announcing = asyncio.create_task(self._announce())
         while not await self.on_tick(0):  # renews the Date header
             if self._has_lost_honcho():
@@ -117,12 +119,25 @@ class Server(uvicorn.Server):
         self._stop.set()
 
     async def _announce(self) -> None:
-        """Print the address, once the broker answers."""
-        await self._link.connected.wait()
+        """Print the address, once the broker answers; end if the settings do not fit to its models."""
         with contextlib.suppress(FailureError):
+            self.mistakes = await self._find_mistakes()
+            if self.mistakes:
+                self.should_exit = True
+                self._stop.set()
+                return
             model = self._settings.default_model or await self._first_text_model()
             sys.stdout.write(announcement(self._url(), model, needs_key=self._settings.api_key is not None))
             sys.stdout.flush()
+
+    async def _find_mistakes(self) -> list[str]:
+        while True:
+            await self._link.connected.wait()
+            try:
+                return await Directory(self._settings, self._link).mistakes()
+            except FailureError as error:
+                if error.failure.code is not Code.BROKER_UNAVAILABLE:  # else ask the next one
+                    raise
 
     async def _first_text_model(self) -> str | None:
         call = await self._link.call(models())

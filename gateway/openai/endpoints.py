@@ -6,13 +6,12 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.wire.failure import Code, Failure, FailureError
 from gateway.core import ask
 from gateway.http.body import read_body
 from gateway.http.endpoints import Endpoint, Guard, Handler
 from gateway.http.errors import Json
 from gateway.http.inference import AppState, answer, finish, model_for
-from gateway.names import meant
+from gateway.http.models import listed, listed_as
 from gateway.openai.answers import (
     ChatAnswer,
     CompletionAnswer,
@@ -48,36 +47,29 @@ async def completions(request: Request[AppState]) -> Response:
 async def embeddings(request: Request[AppState]) -> Response:
     """One vector per input, in their order: all inputs are one unit of work."""
     wanted = parse_embedding(await read_body(request))
-    model = model_for(request, wanted.model)
-    vectors = await finish(request, ask.embed(model, embedding_work(wanted)), field_name)
+    target = await model_for(request, wanted.model)
+    vectors = await finish(request, ask.embed(target.model, embedding_work(wanted)), field_name)
     data = embedding_entries(vectors, as_base64=wanted.encoding_format == "base64")
-    return Json({"object": "list", "data": data, "model": model, "usage": input_usage(vectors.prompt_tokens)})
+    return Json({"object": "list", "data": data, "model": target.name, "usage": input_usage(vectors.prompt_tokens)})
 
 
 async def rerank(request: Request[AppState]) -> Response:
     """The documents by their scores, best first: all documents are one unit of work."""
     wanted = parse_rerank(await read_body(request))
-    model = model_for(request, wanted.model)
-    scores = await finish(request, ask.rerank(model, rerank_work(wanted)), field_name)
-    head = {"id": f"rerank-{secrets.token_hex(12)}", "object": "list", "model": model}
+    target = await model_for(request, wanted.model)
+    scores = await finish(request, ask.rerank(target.model, rerank_work(wanted)), field_name)
+    head = {"id": f"rerank-{secrets.token_hex(12)}", "object": "list", "model": target.name}
     return Json({**head, "results": ranked(wanted, scores.scores), "usage": input_usage(scores.prompt_tokens)})
 
 
 async def list_models(request: Request[AppState]) -> Response:
     """The models of this machine, loaded or not."""
-    report = await finish(request, ask.models())
-    return Json({"object": "list", "data": [model_entry(model) for model in report.models]})
+    return Json({"object": "list", "data": [model_entry(one) for one in await listed(request)]})
 
 
 async def get_model(request: Request[AppState]) -> Response:
     """One of the list. Raises FailureError `model_not_found`."""
-    wanted = request.path_params["model_id"]
-    report = await finish(request, ask.models())
-    models = {model.model_id: model for model in report.models}
-    name = meant(wanted, models)
-    if name is not None:
-        return Json(model_entry(models[name]))
-    raise FailureError(Failure(Code.MODEL_NOT_FOUND, f"this machine has no model {wanted!r}", "model"))
+    return Json(model_entry(await listed_as(request, request.path_params["model_id"])))
 
 
 def _post(path: str, handler: Handler, body: type[BaseModel], answer: type[BaseModel]) -> Endpoint:

@@ -2,8 +2,9 @@
 
 import base64
 
-from gateway.core.administration import ListedModel, gib
+from gateway.core.administration import gib
 from gateway.core.answer import Vectors, floats_of
+from gateway.core.names import Listed
 from gateway.openai.inputs import RerankRequest
 from gateway.openai.parts import Object
 
@@ -35,11 +36,12 @@ def input_usage(prompt_tokens: int) -> Object:
     return {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
 
 
-def model_entry(model: ListedModel) -> Object:
+def model_entry(listed: Listed) -> Object:
     """OpenAI's model; fields beside OpenAI's are this project's."""
+    model = listed.model
     owner, slash, _name = model.model_id.partition("/")
     return {
-        "id": model.model_id,
+        "id": listed.name,
         "object": "model",
         "created": int(model.created),
         "owned_by": owner if slash else "local",
@@ -51,4 +53,5 @@ def model_entry(model: ListedModel) -> Object:
         "architecture": model.architecture,
         "parameters": model.parameters,
         "state": model.state,
+        **({"alias_of": model.model_id} if listed.is_alias else {}),
     }

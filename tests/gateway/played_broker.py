@@ -1,6 +1,7 @@
 """A broker played by the test: a real ROUTER socket where gateways look for one, which sends what the test wants."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -12,8 +13,9 @@ from broker.wire.body import Body, to_map
 from broker.wire.codec import Message, decode, encode
 from broker.wire.failure import Failure
 from broker.wire.frames import gateway_of
-from broker.wire.from_gateways import InferenceRequest
+from broker.wire.from_gateways import Goodbye, InferenceRequest, Resolve
 from broker.wire.from_peers import Ack, Heartbeat, Hello
+from broker.wire.model_names import folded
 from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output, encode_outputs
 from broker.wire.packing import unpack
 from broker.wire.paths import GATEWAY_SOCKET
@@ -27,10 +29,12 @@ SECONDS = 10.0
 class PlayedBroker:
     """`async with PlayedBroker(runtime_dir) as broker`. Every wait in it is bounded.
 
-    heartbeats: whether it sends one a second, as a broker does.
+    heartbeats: whether it sends one a second, as a broker does. models: those that it has, None for whatever is asked
+    for.
     """
 
-    def __init__(self, runtime_dir: Path, *, heartbeats: bool = True) -> None:
+    def __init__(self, runtime_dir: Path, *, heartbeats: bool = True, models: Sequence[str] | None = None) -> None:
+        self.models = models
         self._heartbeats = heartbeats
         self._beating: list[asyncio.Task[None]] = []
         self.read: list[int] = []
@@ -54,14 +58,18 @@ class PlayedBroker:
         self._context.destroy(linger=0)
 
     async def receive(self) -> Message:
-        """The next message. Acknowledgements of outputs are skipped; `read` has their numbers."""
+        """The next message. Acknowledgements of outputs are skipped; `read` has their numbers. Which model a name means
+        is answered."""
         async with asyncio.timeout(SECONDS):
             while True:
                 _gateway, *frames = await self._socket.recv_multipart()
                 message = decode(frames)
-                if not isinstance(message.body, Ack):
+                if isinstance(message.body, Ack):
+                    self.read.append(message.body.total)
+                elif isinstance(message.body, Resolve):
+                    await self.final(message.request_id, meant(message.body, self.models))
+                else:
                     return message
-                self.read.append(message.body.total)
 
     async def expect(self, kind: type[T]) -> tuple[bytes, T]:
         """The next message, which must be of this kind: its request id and body."""
@@ -73,6 +81,10 @@ class PlayedBroker:
         """The next message, which must be a request."""
         request_id, request = await self.expect(InferenceRequest)
         return request_id, unpack(Generate, request.payload)
+
+    async def until_goodbye(self) -> None:
+        """Answers which models names mean until the gateway leaves."""
+        await self.expect(Goodbye)
 
     async def meet(self) -> bytes:
         """The gateway that says hello."""
@@ -108,6 +120,14 @@ class PlayedBroker:
 
     async def error(self, request_id: bytes, failure: Failure) -> None:
         await self.outputs(Output(request_id, ERROR, to_map(failure)))
+
+
+def meant(asked: Resolve, models: Sequence[str] | None) -> dict[str, Any]:
+    """The FINAL of a Resolve by who has these models, or whatever is asked for. What begins with `hub/` could be
+    downloaded."""
+    known = [asked.model] if models is None else models
+    model_id = next((model for model in known if folded(model) == folded(asked.model)), None)
+    return {"model_id": model_id, "fetchable": model_id is None and asked.model.startswith("hub/")}
 
 
 def ending(text: str = "", reason: str = "stop", tokens: int = 3, prompt: int = 5, cached: int = 2) -> dict[str, Any]:

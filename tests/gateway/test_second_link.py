@@ -10,12 +10,12 @@ import httpx
 import pytest
 
 from broker.wire.failure import Code, Failure, FailureError
-from broker.wire.from_gateways import InferenceRequest, Models
+from broker.wire.from_gateways import InferenceRequest, Models, Resolve
 from broker.wire.paths import GATEWAY_SOCKET
 from gateway.core.ask import Ask
 from gateway.link.call import Call, T
 from gateway.link.client import BrokerClient
-from tests.gateway.played_broker import PlayedBroker, ending
+from tests.gateway.played_broker import PlayedBroker, ending, meant
 from tests.gateway.running import MODEL
 from tests.gateway.served import served
 
@@ -52,9 +52,13 @@ class TwoBrokers:
 
 
 class ScriptedLink:
-    """A Link without a broker: every unit of work gets these bodies, the last one as its FINAL."""
+    """A Link without a broker: every unit of work gets these bodies, the last one as its FINAL. models: those that it
+    has, None for whatever is asked for."""
 
-    def __init__(self, bodies: Sequence[dict[str, Any]], failure: Failure | None = None) -> None:
+    def __init__(
+        self, bodies: Sequence[dict[str, Any]], failure: Failure | None = None, models: Sequence[str] | None = None
+    ) -> None:
+        self.models = models
         self.asked: list[Ask[Any]] = []
         self.connected = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -68,9 +72,12 @@ class ScriptedLink:
         self.connected.clear()
 
     async def call(self, *asks: Ask[T]) -> Call[T]:
-        self.asked += asks
         call: Call[T] = Call(len(asks), lambda _call, _failure: None)
         for index, ask in enumerate(asks):
+            if isinstance(ask.body, Resolve):
+                call.end(index, ask.final(meant(ask.body, self.models)))
+                continue
+            self.asked.append(ask)
             *partials, final = self._bodies
             for body in partials:
                 call.put(index, ask.partial(body))

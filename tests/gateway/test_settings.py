@@ -40,6 +40,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         default_model=None,
         default_max_tokens=4096,
         models={},
+        aliases={},
         max_body_mb=50,
         max_images=64,
         image_max_mb=20,

@@ -1,0 +1,103 @@
+"""Which model a client means by a name: an alias of the settings, or a model, which the broker knows.
+
+Asks the broker about a name once, not with every request: that a model has this name holds for a minute, that none has
+it for seconds.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from broker.wire.failure import Failure, FailureError
+from broker.wire.model_names import is_model_name
+from gateway.core import ask
+from gateway.core.administration import ResolveReport
+from gateway.core.names import LONGEST, Alias, Aliases, spellings
+from gateway.core.sampling import Defaults, merged
+from gateway.link.link import Link
+from gateway.settings import Settings
+
+_KNOWN_SECONDS = 60.0
+_UNKNOWN_SECONDS = 5.0
+_MAX_REMEMBERED = 1000  # names come from clients
+
+
+@dataclass(slots=True, frozen=True)
+class Target:
+    """model: the one to ask for. name: how answers call it. defaults: for requests that leave fields out."""
+
+    model: str
+    name: str
+    defaults: Defaults
+
+
+class Directory:
+    """One for each gateway. now: seconds, for what has been learnt."""
+
+    def __init__(self, settings: Settings, link: Link, now: Callable[[], float] = time.monotonic) -> None:
+        self.aliases = Aliases(settings.aliases)
+        self._defaults_of = settings.defaults_of
+        self._link = link
+        self._now = now
+        self._learnt: dict[str, tuple[float, str | None]] = {}  # name -> until when, the model's id
+
+    async def find(self, name: str) -> Target:
+        """An alias comes first, then a model, then aliases that fit in another case or as patterns. A name that means
+        nothing is passed on as it is: the broker may download the model, or says why there is none. Raises
+        FailureError."""
+        alias = self.aliases.exactly(name)
+        if alias is None:
+            model_id = await self._model_id(name)
+            if model_id is not None:
+                return Target(model_id, model_id, self._defaults_of(model_id))
+            alias = self.aliases.loosely(name)
+        if alias is None:
+            return Target(name, name, self._defaults_of(name))
+        return Target(alias.model, name, merged(alias.defaults, self._defaults_of(alias.model)))
+
+    async def mistakes(self) -> list[str]:
+        """Aliases that do not fit to the models of this machine, one line each. Raises FailureError."""
+        aliases = self.aliases.all
+        names = await self._resolve([alias.name for alias in aliases])
+        models = await self._resolve([alias.model for alias in aliases])
+        lines = map(_mistake, aliases, names, models)
+        return [line for line in lines if line is not None]
+
+    async def _model_id(self, name: str) -> str | None:
+        if not is_model_name(name) or len(name) > LONGEST:
+            return None
+        now = self._now()
+        until, model_id = self._learnt.get(name, (0.0, None))
+        if now < until:
+            return model_id
+        reports = await self._resolve(spellings(name))
+        model_id = next((report.model_id for report in reports if report.model_id is not None), None)
+        if len(self._learnt) >= _MAX_REMEMBERED:
+            self._learnt.clear()
+        self._learnt[name] = (now + (_UNKNOWN_SECONDS if model_id is None else _KNOWN_SECONDS), model_id)
+        return model_id
+
+    async def _resolve(self, names: Sequence[str]) -> list[ResolveReport]:
+        if not names:
+            return []
+        call = await self._link.call(*map(ask.resolve, names))
+        reports: dict[int, ResolveReport] = {}
+        try:
+            while len(reports) < call.size:
+                for index, report in await call.take():
+                    if isinstance(report, Failure):
+                        raise FailureError(report)
+                    reports[index] = report
+        finally:
+            call.close()
+        return [reports[index] for index in range(call.size)]
+
+
+def _mistake(alias: Alias, name: ResolveReport, model: ResolveReport) -> str | None:
+    if name.model_id is not None:
+        return f"aliases.{alias.name}: this machine has a model of that name, {name.model_id}"
+    if model.model_id is None and not model.fetchable:
+        return f"aliases.{alias.name}: this machine has no model {alias.model}"
+    if model.model_id not in (None, alias.model):
+        return f"aliases.{alias.name}: the name of {alias.model} is {model.model_id} on this machine"
+    return None
