@@ -33,7 +33,9 @@ Handler = Callable[[Request[Any]], Awaitable[Response]]
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Endpoint:
-    """One method of one path. body, answer: models of their JSON, None where there is none or it is a stream."""
+    """One method of one path. body, answer: models of their JSON, None where there is none or it is a stream. header:
+    where dialects share a path, the one that only this dialect's clients send; such a row comes before the one without.
+    """
 
     method: str
     path: str
@@ -42,6 +44,7 @@ class Endpoint:
     dialect: Dialect
     body: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None
+    header: str | None = None
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -61,7 +64,7 @@ def routes_of(endpoints: Sequence[Endpoint], subtrees: Sequence[Subtree], guards
     *inner, outer = subtrees
     assert outer.prefix == "", "the last subtree must have all other paths"
     routes: list[BaseRoute] = []
-    left = list(endpoints)
+    left = sorted(endpoints, key=lambda endpoint: endpoint.header is None)
     for subtree in inner:
         inside = [endpoint for endpoint in left if endpoint.path.startswith(f"{subtree.prefix}/")]
         left = [endpoint for endpoint in left if endpoint not in inside]
@@ -79,10 +82,13 @@ class _EndpointRoute(Route):
         path = endpoint.path.removeprefix(subtree.prefix)
         super().__init__(path, endpoint.handler, methods=[endpoint.method], middleware=guards[endpoint.guard])
         self._dialect = endpoint.dialect
+        self._header = endpoint.header and endpoint.header.encode()
         self._refuse = _guarded(super().handle, guards[min(subtree.guard, endpoint.guard)])
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
+        if self._header and match is not Match.NONE and all(name != self._header for name, _value in scope["headers"]):
+            match = Match.NONE
         return match, child if match is Match.NONE else {**child, "dialect": self._dialect}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:

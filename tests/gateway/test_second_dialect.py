@@ -23,6 +23,7 @@ from tests.gateway import toy
 from tests.gateway.played_broker import PlayedBroker
 from tests.gateway.running import MODEL
 from tests.gateway.served import served
+from tests.gateway.test_second_link import ScriptedLink
 
 pytestmark = pytest.mark.anyio
 
@@ -155,3 +156,20 @@ async def test_other_dialects_go_on_beside_it(runtime_dir: Path) -> None:
         asking = asyncio.create_task(client.get("/toy/names"))
         await broker.final((await broker.expect(Models))[0], {"models": [MODEL]})
         assert (await asking).json() == {"names": ["org/tiny"]}
+
+
+async def test_two_dialects_share_a_path() -> None:
+    link = ScriptedLink([{"models": [MODEL]}])
+    settings = Settings(port=0, api_key=SecretStr("key"))
+    async with served(
+        link, settings, (*ENDPOINTS, *toy.ENDPOINTS), (*SUBTREES[:-1], toy.SUBTREE, SUBTREES[-1])
+    ) as client:
+        mine, key = {"x-toy": "1"}, {"authorization": "Bearer key"}
+        assert (await client.get("/v1/models", headers=mine | key)).json() == {"names": ["org/tiny"]}
+        assert (await client.get("/v1/models", headers=key)).json()["object"] == "list"
+        # errors too are those of the dialect that the client speaks
+        assert (await client.get("/v1/models", headers=mine)).json()["oops"] == "invalid_api_key"
+        assert (await client.get("/v1/models")).json()["error"]["code"] == "invalid_api_key"
+        assert (await client.post("/v1/models", headers=mine | key)).json()["oops"] == "method_not_allowed"
+        assert (await client.post("/v1/models", headers=key)).json()["error"]["code"] == "method_not_allowed"
+        assert (await client.get("/v1/models/org/tiny", headers=mine | key)).json()["id"] == "org/tiny"

@@ -161,7 +161,8 @@ ENDPOINTS = (
         answer=TellAnswer,
     ),
     Endpoint(method="GET", path="/toy/names", handler=names, guard=Guard.OPEN, dialect=TOY),
-    # In a place that is another dialect's.
+    # In a place that is another dialect's, for clients with this header.
+    Endpoint(method="GET", path="/v1/models", header="x-toy", handler=names, guard=Guard.KEY, dialect=TOY),
     Endpoint(method="POST", path="/v1/tell", handler=tell, guard=Guard.KEY, dialect=TOY, body=TellBody),
 )
 SUBTREE = Subtree(prefix="/toy", guard=Guard.OPEN, dialect=TOY)
