@@ -281,7 +281,7 @@ def _toml(tables: dict[str, Any]) -> str:
 
 
 def _fields(table: dict[str, Any]) -> list[str]:
-    return [f"{name} = {_value(value)}" for name, value in table.items()]
+    return [f"{json.dumps(name)} = {_value(value)}" for name, value in table.items()]
 
 
 def _value(value: Any) -> str:
