@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from broker.wire.failure import Failure, FailureError
+from broker.wire.failure import Failure, FailureError, invalid
 from broker.wire.model_names import is_model_name
 from gateway.core import ask
 from gateway.core.administration import ResolveReport
@@ -54,6 +54,18 @@ class Directory:
         if alias is None:
             return Target(name, name, self._defaults_of(name))
         return Target(alias.model, name, merged(alias.defaults, self._defaults_of(alias.model)))
+
+    def to_fetch(self, name: str) -> str:
+        """The model that a download by this name brings: patterns take no name from the hub."""
+        alias = self.aliases.exactly(name)
+        return name if alias is None else alias.model
+
+    def to_remove(self, name: str) -> str:
+        """The model whose files go by this name. Raises FailureError for an alias: it is in the settings alone."""
+        alias = self.aliases.exactly(name)
+        if alias is not None:
+            raise invalid(f"{name} is an alias, which the settings file has; the model is {alias.model}", "model")
+        return name
 
     async def mistakes(self) -> list[str]:
         """Aliases that do not fit to the models of this machine, one line each. Raises FailureError."""

@@ -55,13 +55,15 @@ async def load(request: Request[AppState]) -> Response:
 
 async def pull(request: Request[AppState]) -> Response:
     """Download a model; the answer comes when it is there."""
-    report = await finish(request, ask.pull_whole(request.path_params["model_id"]))
+    model = request.state["directory"].to_fetch(request.path_params["model_id"])
+    report = await finish(request, ask.pull_whole(model))
     return Json({"status": "pulled", "model_id": report.model_id, "size_gb": gib(report.size_bytes)})
 
 
 async def remove(request: Request[AppState]) -> Response:
     """Delete the files of a model that is not in use."""
-    report = await finish(request, ask.remove(request.path_params["model_id"]))
+    model = request.state["directory"].to_remove(request.path_params["model_id"])
+    report = await finish(request, ask.remove(model))
     return Json({"status": "removed", "model_id": report.model_id})
 
 

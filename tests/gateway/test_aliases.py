@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from broker.wire.from_gateways import InferenceRequest, Kill, Load, Unload, Unpin, Watch
+from broker.wire.from_gateways import InferenceRequest, Kill, Load, Pull, Remove, Unload, Unpin, Watch
 from broker.wire.packing import unpack
 from broker.wire.paths import GATEWAY_SOCKET
 from broker.wire.settings_file import SettingsError
@@ -255,6 +255,24 @@ async def test_administration_acts_on_the_model_behind_an_alias(
             await broker.final(request_id, final)
             answer = (await asking).json()
             assert answer["model_id"] == QWEN
+
+
+async def test_an_alias_downloads_its_model_and_deletes_nothing(
+    broker: PlayedBroker, client: httpx.AsyncClient
+) -> None:
+    for name, model in (("gpt-4o", LLAMA), ("claude-new", "claude-new")):
+        asking = asyncio.create_task(client.post(f"/admin/models/pull/{name}"))
+        request_id, body = await broker.expect(Pull)
+        assert body.model == model
+        await broker.final(request_id, {"model_id": model, "size_bytes": 1})
+        assert (await asking).json()["model_id"] == model
+    refused = await client.delete("/admin/models/gpt-4o")
+    assert (refused.status_code, LLAMA in refused.json()["detail"]) == (400, True)
+    asking = asyncio.create_task(client.delete(f"/admin/models/{LLAMA}"))
+    request_id, remove = await broker.expect(Remove)
+    assert remove.model == LLAMA
+    await broker.final(request_id, {"model_id": LLAMA})
+    assert (await asking).status_code == 200
 
 
 async def test_progress_of_an_alias_is_that_of_its_model(broker: PlayedBroker, client: httpx.AsyncClient) -> None:
