@@ -63,11 +63,11 @@ class Lookup:
         found = self._find(model_id)
         if found.problem is None or found.problem.code is not Code.MODEL_NOT_FOUND:
             return {"model_id": model_id, "fetchable": False}
-        alike = self._catalog.names() - {model_id}
-        alike = {other for other in alike if folded(other) == folded(name)}
+        others = self._catalog.names() - {model_id}
+        alike = [other for other in others if folded(other) == folded(name)]
         return {
-            "model_id": alike.pop() if len(alike) == 1 else None,
-            "fetchable": found.fetchable and self._downloads,
+            "model_id": alike[0] if len(alike) == 1 else None,
+            "fetchable": found.fetchable and self._downloads and not alike,
         }
 
     def request(self, request_id: bytes, body: InferenceRequest) -> Event:

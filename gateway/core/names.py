@@ -121,10 +121,10 @@ def mistakes(table: Mapping[str, AliasSettings]) -> list[str]:
 
 def _followed(name: str, table: Mapping[str, AliasSettings]) -> Alias:
     """With the defaults of all aliases on the way to the model, the first ones first."""
-    entry = table[name]
-    alias = Alias(name, entry.model, entry.defaults)
-    while (entry := table.get(alias.model)) is not None:
-        alias = replace(alias, model=entry.model, defaults=merged(alias.defaults, entry.defaults))
+    alias = Alias(name, table[name].model, table[name].defaults)
+    while alias.model in table:
+        next_ = table[alias.model]
+        alias = replace(alias, model=next_.model, defaults=merged(alias.defaults, next_.defaults))
     return alias
 
 

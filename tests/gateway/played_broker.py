@@ -13,7 +13,7 @@ from broker.wire.body import Body, to_map
 from broker.wire.codec import Message, decode, encode
 from broker.wire.failure import Failure
 from broker.wire.frames import gateway_of
-from broker.wire.from_gateways import Goodbye, InferenceRequest, Resolve
+from broker.wire.from_gateways import InferenceRequest, Resolve
 from broker.wire.from_peers import Ack, Heartbeat, Hello
 from broker.wire.model_names import folded
 from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output, encode_outputs
@@ -36,7 +36,8 @@ class PlayedBroker:
     def __init__(self, runtime_dir: Path, *, heartbeats: bool = True, models: Sequence[str] | None = None) -> None:
         self.models = models
         self._heartbeats = heartbeats
-        self._beating: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._messages: asyncio.Queue[tuple[bytes, Message]] | None = None  # once somebody waits for one
         self.read: list[int] = []
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.ROUTER)
@@ -53,23 +54,32 @@ class PlayedBroker:
         self.close()
 
     def close(self) -> None:
-        for task in self._beating:
+        for task in self._tasks:
             task.cancel()
         self._context.destroy(linger=0)
 
     async def receive(self) -> Message:
         """The next message. Acknowledgements of outputs are skipped; `read` has their numbers. Which model a name means
-        is answered."""
+        is answered at once."""
+        return (await self._next())[1]
+
+    async def _next(self) -> tuple[bytes, Message]:
+        if self._messages is None:
+            self._messages = asyncio.Queue()
+            self._tasks.append(asyncio.create_task(self._receive(self._messages)))
         async with asyncio.timeout(SECONDS):
-            while True:
-                _gateway, *frames = await self._socket.recv_multipart()
-                message = decode(frames)
-                if isinstance(message.body, Ack):
-                    self.read.append(message.body.total)
-                elif isinstance(message.body, Resolve):
-                    await self.final(message.request_id, meant(message.body, self.models))
-                else:
-                    return message
+            return await self._messages.get()
+
+    async def _receive(self, messages: "asyncio.Queue[tuple[bytes, Message]]") -> None:
+        while True:
+            gateway, *frames = await self._socket.recv_multipart()
+            message = decode(frames)
+            if isinstance(message.body, Ack):
+                self.read.append(message.body.total)
+            elif isinstance(message.body, Resolve):
+                await self.final(message.request_id, meant(message.body, self.models))
+            else:
+                messages.put_nowait((bytes(gateway), message))
 
     async def expect(self, kind: type[T]) -> tuple[bytes, T]:
         """The next message, which must be of this kind: its request id and body."""
@@ -82,18 +92,13 @@ class PlayedBroker:
         request_id, request = await self.expect(InferenceRequest)
         return request_id, unpack(Generate, request.payload)
 
-    async def until_goodbye(self) -> None:
-        """Answers which models names mean until the gateway leaves."""
-        await self.expect(Goodbye)
-
     async def meet(self) -> bytes:
         """The gateway that says hello."""
-        async with asyncio.timeout(SECONDS):
-            gateway, *frames = await self._socket.recv_multipart()
-        assert isinstance(decode(frames).body, Hello)
+        gateway, message = await self._next()
+        assert isinstance(message.body, Hello)
         if self._heartbeats:
-            self._beating.append(asyncio.create_task(self._beat(gateway)))
-        return bytes(gateway)
+            self._tasks.append(asyncio.create_task(self._beat(gateway)))
+        return gateway
 
     async def _beat(self, gateway: bytes) -> None:
         while True:
