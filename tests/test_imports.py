@@ -95,7 +95,7 @@ PURE = {
 }
 PURE_STDLIB = {
     "abc", "array", "base64", "binascii", "bisect", "collections", "copy", "dataclasses", "enum", "functools",
-    "hashlib", "heapq", "itertools", "json", "math", "operator", "re", "string", "types", "typing",
+    "hashlib", "heapq", "itertools", "json", "math", "operator", "re", "string", "types", "typing", "unicodedata",
 }  # fmt: skip
 IMPURE_CALLS = {"open", "print", "input", "eval", "exec", "compile", "__import__", "breakpoint"}
 
