@@ -85,6 +85,11 @@ class MemoryRoom(Generic[T]):
         return len(self._waiting)
 
     @property
+    def is_blocked(self) -> bool:
+        """Whether nothing has changed since the first that waits did not fit. May be called from any thread."""
+        return self._is_blocked
+
+    @property
     def piece(self) -> int:
         """How many prompt tokens a step may have now."""
         prompt_bytes = self._prompt_bytes

@@ -145,7 +145,9 @@ class VisionEngine:
         waiting, sequences = len(self._waiting), [live.sequence for live in list(self._live.values())]
         decoding = sum(sequence.has_begun for sequence in sequences)
         prefilling = len(sequences) - decoding
-        return EngineStats(waiting + len(sequences), waiting, prefilling, decoding, waiting_for_room=self.room.waiting)
+        # One that may have got its memory waits for its turn to prefill: with that it begins.
+        for_room = self.room.waiting if self.room.is_blocked else 0
+        return EngineStats(waiting + len(sequences), waiting, prefilling, decoding, waiting_for_room=for_room)
 
     def add(self, request_id: bytes, payload: bytes) -> None:
         request = unpack(Generate, payload)

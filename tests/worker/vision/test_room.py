@@ -9,10 +9,11 @@ import pytest
 
 from broker.wire.body import from_map
 from broker.wire.failure import Failure
-from broker.wire.outputs import ERROR, Output
+from broker.wire.outputs import ERROR, FINAL, Output
 from tests.tiny_vision import make_tiny_vision
 from tests.worker.engine_runs import add, answer, joined, steps, without_count
 from tests.worker.vision.vision_runs import ONE, TEXT_ONLY, THREE, TWO_TURNS, assert_nothing_left, load
+from worker.prefill_lease import PrefillLease
 from worker.vision.engine import VisionEngine
 
 PLENTY = 1 << 40
@@ -87,3 +88,20 @@ def test_one_that_waits_can_be_cancelled(engine: VisionEngine) -> None:
     assert engine.stats().waiting_for_room == 1
     engine.cancel(request_id)
     assert_nothing_left(engine)
+
+
+def test_who_has_got_its_memory_asks_for_its_turn_to_prefill(engine: VisionEngine) -> None:
+    lease = PrefillLease(engine.stats, engine.hold_prefill)
+    engine.hold_prefill(False)
+    engine.room.granted(engine.room.plan.fixed, 0)
+    request_id = add(engine, 1, **REQUESTS[0])
+    assert steps(engine) == []
+    assert lease.news() is None
+    engine.room.granted(PLENTY, 0)
+    assert engine.has_work
+    assert lease.news() is True
+    assert lease.blocks
+    lease.lent(60.0)
+    assert lease.news() is None
+    assert [(output.request_id, output.kind) for output in steps(engine)][-1] == (request_id, FINAL)
+    assert lease.news() is False
