@@ -93,7 +93,9 @@ class Performer:
                 self._gateways.forward(action.frames)
             case ForwardRequest():
                 self._workers.send(
-                    action.worker_id, InferenceRequest(action.model_id, action.payload), action.request_id
+                    action.worker_id,
+                    InferenceRequest(action.model_id, action.payload, action.task),
+                    action.request_id,
                 )
             case Acknowledge():
                 self._workers.send(action.worker_id, Ack(action.total))

@@ -83,6 +83,7 @@ class ForwardRequest:
     request_id: bytes
     model_id: str
     payload: bytes
+    task: str = "generate"
 
 
 @dataclass(slots=True, frozen=True)

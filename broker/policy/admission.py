@@ -53,7 +53,9 @@ def on_request_arrived(facts: Facts, event: RequestArrived | KeepRequested, now:
     else:
         origin, order = event.origin or event.request_id, facts.next_order()
         stated = None if event.keep_alive is None else KeepAlive(order, event.keep_alive)
-        request = PendingRequest(event.request_id, event.model_id, event.payload, origin, order, now, stated)
+        request = PendingRequest(
+            event.request_id, event.model_id, event.payload, origin, order, now, stated, event.task
+        )
         facts.requests[event.request_id] = request
         model.waiting.append(request)
 

@@ -25,8 +25,8 @@ class Phase(Enum):
 class PendingRequest:
     """One inference request that has not ended. order: place in the queue; deaths: workers that died
     under it. waiting_since: the queue timeout counts from here; a load in progress stops its clock. origin: equal for
-    requests that a process takes in alike. payload: None if there is no work, and the request ends when the model is
-    ready. keep_alive: what it states."""
+    requests that a process takes in alike. payload, task: for the worker; payload None if there is no work, and the
+    request ends when the model is ready. keep_alive: what it states."""
 
     request_id: bytes
     model_id: str
@@ -35,6 +35,7 @@ class PendingRequest:
     order: int
     waiting_since: float
     keep_alive: KeepAlive | None = None
+    task: str = "generate"
     deaths: int = 0
     worker_id: str | None = None
     has_output: bool = False

@@ -136,7 +136,9 @@ def _dispatch(facts: Facts, now: float) -> None:
             instance.in_flight[request.request_id] = request
             instance.hear(request.keep_alive)
             instance.last_dispatched = model.last_used = now
-            facts.actions.append(ForwardRequest(request.worker_id, request.request_id, model.model_id, request.payload))
+            facts.actions.append(
+                ForwardRequest(request.worker_id, request.request_id, model.model_id, request.payload, request.task)
+            )
 
 
 def _keep_spares(facts: Facts, now: float) -> None:

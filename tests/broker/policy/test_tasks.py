@@ -8,14 +8,15 @@ from broker.wire.failure import Code, Failure
 from tests.broker.policy.script import R1, R2, W1, Script
 from tests.broker.policy.world_books import SimRequest
 
-TYPES = {"text-gen": {"generate"}, "vision": {"generate"}, "echo": {"generate"}, "embeddings": {"embed", "rerank"}}
+TEXT = {"generate", "count"}
+TYPES = {"text-gen": TEXT, "vision": TEXT, "echo": TEXT, "embeddings": {"embed", "rerank"}}
 
 
 def spec_of(model_type: str) -> ModelSpec:
     return ModelSpec("org/m", model_type, "/models/m", 1000)
 
 
-@pytest.mark.parametrize("task", ["generate", "embed", "rerank"])
+@pytest.mark.parametrize("task", ["generate", "count", "embed", "rerank"])
 @pytest.mark.parametrize("model_type", TYPES)
 def test_a_model_does_the_work_of_its_type_only(model_type: str, task: str) -> None:
     fail = wrong_task(spec_of(model_type), task)
@@ -25,7 +26,7 @@ def test_a_model_does_the_work_of_its_type_only(model_type: str, task: str) -> N
         assert fail is not None
         assert (fail.code, fail.param) == ("invalid_request", "model")
         assert fail.message.startswith(f"org/m is a model of type {model_type}: it can ")
-        assert ('`type = "embeddings"` in the settings' in fail.message) == (task != "generate")
+        assert ('`type = "embeddings"` in the settings' in fail.message) == (task not in TEXT)
 
 
 def test_a_refusal_says_what_the_type_can_do() -> None:
@@ -52,3 +53,15 @@ def test_the_pool_starts_nothing_for_work_that_a_model_cannot_do() -> None:
     s.requests[R1] = SimRequest("a")
     assert s.send(wrong) == [Fail(R1, Failure(Code.INVALID_REQUEST, "not this", "model"))]
     assert s.ask(R2, "a") == [ForwardRequest(W1, R2, "a", R2)]
+
+
+def test_the_worker_is_told_the_task_and_so_is_its_successor() -> None:
+    s = Script()
+    first = s.idle("a")
+    s.requests[R1] = SimRequest("a")
+    event = RequestArrived(R1, "a", R1, s.specs["a"], task="count")
+    assert s.send(event) == [ForwardRequest(first, R1, "a", R1, "count")]
+    s.dies(first)
+    second = s.worker("a").worker_id
+    s.connect(second)
+    assert ForwardRequest(second, R1, "a", R1, "count") in s.ready(second)
