@@ -13,7 +13,7 @@ from broker.wire.to_workers import Assign
 from broker.wire.work import Generate
 from worker.cache.prefix_index import Key
 from worker.cache.store import Entry, MemoryStore, Store
-from worker.engine import Engine
+from worker.engine import Count, Engine
 from worker.loading.model_folder import LoadedModel
 from worker.text.batch import Batch
 from worker.text.engine import TextEngine
@@ -118,22 +118,32 @@ def steps(engine: Engine) -> list[Output]:
 
 
 def joined(outputs: list[Output]) -> dict[str, Any]:
-    """All outputs of one request as if they were one."""
+    """All outputs of one request as if they were one, without what only streams say."""
     whole: dict[str, Any] = {}
     for output in outputs:
         for name, value in output.body.items():
             whole[name] = whole[name] + value if name in whole else value
+    whole.pop("prompt", None)
     return whole
 
 
 def answer(engine: Engine, **fields: Any) -> dict[str, Any]:
-    """The answer in one, without the number of tokens from the prompt cache, about which the history decides."""
+    """The answer in one, without what the history decides about."""
     (outputs,) = run(engine, [fields])
     return without_count(joined(outputs))
 
 
 def without_count(body: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in body.items() if name != "cached_tokens"}
+    """Without the number of tokens from the prompt cache, about which the history decides."""
+    return {name: value for name, value in body.items() if name not in ("cached_tokens", "prompt")}
+
+
+def counted(count: Count, **fields: Any) -> int:
+    """The tokens of the prompt of a Generate with these fields."""
+    *before, tokens = count(pack(Generate(**fields)))
+    assert not any(before)
+    assert tokens is not None
+    return tokens
 
 
 def assert_empty(engine: Engine) -> None:

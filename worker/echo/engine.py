@@ -5,6 +5,7 @@ measure, and must never import mlx.
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,15 +56,11 @@ class EchoEngine:
         return EngineStats(len(self._live), decoding=len(self._live))
 
     def add(self, request_id: bytes, payload: bytes) -> None:
-        request = unpack(Generate, payload)
-        text = echoed_text(request)
-        if not text:
-            raise invalid("there is nothing to echo", param="messages")
-        if request.max_tokens is not None and request.max_tokens < 1:
-            raise invalid(f"max_tokens must be at least 1, not {request.max_tokens}", param="max_tokens")
-        tokens = [text[i : i + _TOKEN_CHARACTERS] for i in range(0, len(text), _TOKEN_CHARACTERS)]
-        reason = "stop" if request.max_tokens is None else "length"
-        self._live[request_id] = _Echo(tokens, request.stream, request.max_tokens or len(tokens), reason)
+        self._live[request_id] = _echo(unpack(Generate, payload))
+
+    def count(self, payload: bytes) -> Iterator[int | None]:
+        """As Count of worker/engine.py, in one piece."""
+        yield len(_echo(unpack(Generate, payload)).tokens)
 
     def step(self) -> list[Output]:
         if self._delay_seconds:
@@ -76,7 +73,10 @@ class EchoEngine:
                 outputs.append(Output(request_id, FINAL, _final_body(echo)))
                 ended.append(request_id)
             elif echo.stream:
-                outputs.append(Output(request_id, PARTIAL, {"text": _token(echo, echo.sent - 1)}))
+                body: dict[str, Any] = {"text": _token(echo, echo.sent - 1)}
+                if echo.sent == 1:
+                    body["prompt"] = {"tokens": len(echo.tokens), "cached": 0}
+                outputs.append(Output(request_id, PARTIAL, body))
         for request_id in ended:
             del self._live[request_id]
         return outputs
@@ -93,6 +93,18 @@ def echoed_text(request: Generate) -> str:
     if isinstance(request.prompt, str):
         return request.prompt
     return " ".join(str(token) for token in request.prompt or [])
+
+
+def _echo(request: Generate) -> _Echo:
+    """Raises FailureError."""
+    text = echoed_text(request)
+    if not text:
+        raise invalid("there is nothing to echo", param="messages")
+    if request.max_tokens is not None and request.max_tokens < 1:
+        raise invalid(f"max_tokens must be at least 1, not {request.max_tokens}", param="max_tokens")
+    tokens = [text[i : i + _TOKEN_CHARACTERS] for i in range(0, len(text), _TOKEN_CHARACTERS)]
+    reason = "stop" if request.max_tokens is None else "length"
+    return _Echo(tokens, request.stream, request.max_tokens or len(tokens), reason)
 
 
 def _token(echo: _Echo, index: int) -> str:

@@ -20,13 +20,14 @@ from worker.generation.tools import read_calls, whole_calls
 
 @dataclass(slots=True)
 class Parts:
-    """A piece of an answer. text, reasoning: pieces to join; tool_calls, logprobs, ignored: as on the wire."""
+    """A piece of an answer. text, reasoning: pieces to join; tool_calls, logprobs, ignored, prompt: as on the wire."""
 
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     logprobs: list[dict[str, Any]] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    prompt: dict[str, int] | None = None
 
     def body(self) -> dict[str, Any]:
         """The wire's form: always `text`, the others only if there are any."""
@@ -39,6 +40,8 @@ class Parts:
             body["logprobs"] = self.logprobs
         if self.ignored:
             body["ignored"] = self.ignored
+        if self.prompt is not None:
+            body["prompt"] = self.prompt
         return body
 
 
@@ -175,6 +178,11 @@ class Answer:
         """Whether nothing may follow."""
         return self._one_call and self.has_called
 
+    @property
+    def is_reasoning(self) -> bool:
+        """Whether reasoning is open."""
+        return self._split.is_reasoning
+
     def push(self, text: str, parts: Parts) -> None:
         """Take some text; add what is certain by now to `parts`."""
         for name, segment in self._split.push(text):
@@ -242,6 +250,11 @@ class EitherAnswer:
     def is_over(self) -> bool:
         """Whether nothing may follow."""
         return self._rest.is_over
+
+    @property
+    def is_reasoning(self) -> bool:
+        """Whether reasoning is open."""
+        return self._reasoning.is_reasoning
 
     def push(self, text: str, parts: Parts) -> None:
         """As Answer."""

@@ -19,6 +19,9 @@ from worker.generation.text_stream import TextStream, make_detokenizer
 # The default of max_tokens for a model that does not state the length of its context.
 _DEFAULT_MAX_TOKENS = 4096
 
+# Characters that a prompt may have to be counted, even if the context is smaller.
+_COUNTABLE = 2**22
+
 
 class Generation:
     """For all requests of one model. context: tokens, 0 if unknown."""
@@ -44,19 +47,26 @@ class Generation:
         sampler = request_sampler(request, self._vocabulary, self._kept_by_xtc)
         return sampler, request_processors(request, self._vocabulary)
 
-    def check_characters(self, request: Generate) -> None:
-        """Raises FailureError for a prompt that must be too long, without tokenising it."""
+    def check_characters(self, request: Generate, *, counts: bool = False) -> None:
+        """Raises FailureError for a prompt that must be too long, without tokenising it. counts: to be counted only."""
         size = prompt_characters(request)
         if request.messages is None and isinstance(request.prompt, list):
-            self._check_tokens(request, size)
-        elif self.context and size > self.context * self._longest_token:
+            if not counts:
+                self._check_tokens(request, size)
+            return
+        most = self.context * self._longest_token
+        if self.context and size > (max(most, _COUNTABLE) if counts else most):
             raise self._too_long(request, f"{size} characters")
+
+    def check_max_tokens(self, request: Generate) -> None:
+        """Raises FailureError."""
+        if request.max_tokens is not None and request.max_tokens < 1:
+            raise invalid(f"max_tokens must be at least 1, not {request.max_tokens}", param="max_tokens")
 
     def max_tokens(self, request: Generate, prompt: int) -> int:
         """How many tokens may follow a prompt of `prompt` tokens: as asked, limited by the context."""
+        self.check_max_tokens(request)
         asked = request.max_tokens
-        if asked is not None and asked < 1:
-            raise invalid(f"max_tokens must be at least 1, not {asked}", param="max_tokens")
         self._check_tokens(request, prompt)
         if not self.context:
             return asked or _DEFAULT_MAX_TOKENS
@@ -94,6 +104,9 @@ class Generation:
         ignored: Iterable[str] = (),
     ) -> Sequence:
         """The state of the request while it is in the batch. ignored: parts of it that the prompt does without."""
+        room = self.context - prompt_tokens if self.context else None
+        if room is not None and request.max_tokens is not None and request.max_tokens <= room:
+            room = None
         return Sequence(
             request_id,
             TextStream(make_detokenizer(self._tokenizer, continues=request.messages is None), request.stop),
@@ -104,6 +117,7 @@ class Generation:
             cached_tokens=cached_tokens,
             logprobs=request.logprobs,
             texts=self._texts,
+            room=room,
             ignored=ignored,
         )
 

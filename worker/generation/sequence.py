@@ -26,6 +26,7 @@ class Sequence:
     __slots__ = (
         *("request_id", "_text", "_answer", "_constraint", "_stream", "_logprobs", "_texts", "_parts"),
         *("_prompt_tokens", "_cached_tokens", "_completion_tokens", "_length", "_waiting", "_review", "_sent"),
+        *("_room", "_reasoning_tokens"),
     )
 
     def __init__(
@@ -40,10 +41,12 @@ class Sequence:
         cached_tokens: int,
         logprobs: int | None,
         texts: TokenTexts,
+        room: int | None = None,
         ignored: Iterable[str] = (),
     ) -> None:
-        """answer: None if all is text. logprobs: alternatives for each token, None for no logprobs. ignored: parts of
-        the request that the answer does without; the first output names them."""
+        """answer: None if all is text. logprobs: alternatives for each token, None for no logprobs. room: tokens after
+        which the context is full, None if the client wants no more than those. ignored: parts of the request that the
+        answer does without; the first output names them."""
         self.request_id = request_id
         self._text = text
         self._answer = answer
@@ -52,12 +55,16 @@ class Sequence:
         self._logprobs = logprobs
         self._texts = texts
         enforces_less = constraint.ignored if constraint is not None else []
-        self._parts = Parts(ignored=[*dict.fromkeys([*ignored, *enforces_less])])
+        self._parts = Parts(
+            ignored=[*dict.fromkeys([*ignored, *enforces_less])],
+            prompt={"tokens": prompt_tokens, "cached": cached_tokens} if stream else None,
+        )
         self._review = constraint.review if constraint is not None else None
         self._sent: list[dict[str, Any]] = []  # for the review
         self._prompt_tokens = prompt_tokens
         self._cached_tokens = cached_tokens
-        self._completion_tokens = 0
+        self._completion_tokens = self._reasoning_tokens = 0
+        self._room = room
         self._length = 0
         self._waiting: deque[tuple[int, dict[str, Any]]] = deque()
 
@@ -86,7 +93,8 @@ class Sequence:
         self._completion_tokens += 1
         parts, stream = self._parts, self._text
         text = ""
-        if reason != "stop":
+        is_text = reason != "stop"
+        if is_text:
             if self._logprobs is not None:
                 assert row is not None
                 entry = token_logprobs(row, token, self._logprobs, self._texts)
@@ -99,14 +107,19 @@ class Sequence:
             parts.logprobs += self._certain_logprobs(is_whole=reason is not None and not stream.stopped)
         if stream.stopped:
             reason = "stop"
-        if self._answer is not None:
-            self._answer.push(text, parts)
-            if self._answer.is_over:
+        answer = self._answer
+        if answer is not None:
+            was_reasoning = answer.is_reasoning
+            answer.push(text, parts)
+            # So the tags count as little as the end of the text.
+            self._reasoning_tokens += was_reasoning and is_text and answer.is_reasoning
+            if answer.is_over:
                 reason = "stop"
             if reason is not None:
-                self._answer.finish(parts)
+                answer.finish(parts)
         elif text:
-            if reason is None and self._stream and self._logprobs is None and not (parts.ignored or self._review):
+            is_plain = not (parts.ignored or parts.prompt or self._review)
+            if reason is None and self._stream and self._logprobs is None and is_plain:
                 return Output(self.request_id, PARTIAL, {"text": text})
             parts.text.append(text)
         if reason is not None:
@@ -130,7 +143,7 @@ class Sequence:
             self._answer.finish(parts)
         elif text:
             parts.text.append(text)
-        return self._end("length")
+        return self._end("length", is_cut=True)
 
     def _certain_logprobs(self, *, is_whole: bool) -> Iterator[dict[str, Any]]:
         """The entries of tokens whose text is certain; all of them once the text is whole. Entries of text that a stop
@@ -138,7 +151,7 @@ class Sequence:
         while self._waiting and (is_whole or self._waiting[0][0] < self._length):
             yield self._waiting.popleft()[1]
 
-    def _end(self, reason: str) -> Output:
+    def _end(self, reason: str, *, is_cut: bool = False) -> Output:
         if reason == "stop" and self._answer is not None and self._answer.has_called:
             reason = "tool_calls"
         rest = self._parts.body()
@@ -147,11 +160,17 @@ class Sequence:
             self._review(
                 "".join(body["text"] for body in sent), [c for body in sent for c in body.get("tool_calls", ())]
             )
-        body = {
+        body: dict[str, Any] = {
             **rest,
             "finish_reason": reason,
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": self._completion_tokens,
             "cached_tokens": self._cached_tokens,
         }
+        if self._text.stop_string is not None:
+            body["stop_string"] = self._text.stop_string
+        if reason == "length" and not is_cut and self._completion_tokens == self._room:
+            body["context_full"] = True
+        if self._reasoning_tokens:
+            body["reasoning_tokens"] = self._reasoning_tokens
         return Output(self.request_id, FINAL, body)

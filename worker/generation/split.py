@@ -20,6 +20,10 @@ class Split(Protocol):
     def finish(self) -> list[tuple[str, str]]:
         """The rest: no more text will come."""
 
+    @property
+    def is_reasoning(self) -> bool:
+        """Whether the text that is certain by now ends inside reasoning."""
+
 
 @dataclass(slots=True, frozen=True)
 class Opening:
@@ -61,6 +65,10 @@ class MarkSplit:
         parts = self.push(self._held)
         self._state, held, name = TextStateMachine.flush(self._state)
         return [*parts, (name, held)]
+
+    @property
+    def is_reasoning(self) -> bool:
+        return bool(self._state[0] == "reasoning")
 
     def _begun(self, text: str, opening: Opening) -> str:
         """The part of the text so far that is certain, without the opening tag."""

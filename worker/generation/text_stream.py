@@ -84,16 +84,26 @@ def make_detokenizer(tokenizer: Any, *, continues: bool = False) -> Detokenizer:
     return streaming
 
 
+# No stop string is empty.
+_GOES_ON = ""
+
+
 class TextStream:
-    """The text of one request. `stopped`: a stop string is complete, no more text will come."""
+    """The text of one request. `stop_string`: the one that is complete, so that no more text will come."""
 
     def __init__(self, detokenizer: Detokenizer, stop: list[str]) -> None:
-        self.stopped = False
+        self.stop_string: str | None = None
         self._detokenizer = detokenizer
-        # None as the state after a match makes the machine end there.
+        # Each stop string is a state of its own, from which nothing leads on.
         self._stops: Any = None
         if stop:
-            self._stops = TextStateMachine({"normal": [(text, None) for text in stop]}).make_state()
+            ends: dict[str, list[tuple[str, str]]] = {text: [] for text in stop}
+            self._stops = TextStateMachine({_GOES_ON: [(text, text) for text in ends], **ends}).make_state(_GOES_ON)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string is complete."""
+        return self.stop_string is not None
 
     @property
     def held(self) -> int:
@@ -119,6 +129,7 @@ class TextStream:
             return ""
         if self._stops is None or not text:
             return text
-        self._stops, clean, state = TextStateMachine.step(self._stops, text)
-        self.stopped = state is None
-        return str(clean)
+        self._stops, segments = TextStateMachine.split(self._stops, text)
+        if len(segments) > 1:
+            self.stop_string = segments[1][0]
+        return str(segments[0][1])

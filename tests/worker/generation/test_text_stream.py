@@ -70,6 +70,21 @@ TOKENIZERS = {
     "unknown, stripping": UNKNOWN_STRIPPING,
 }
 
+
+class Typed:
+    """A detokenizer that gives these pieces, one for each token."""
+
+    def __init__(self, pieces: list[str]) -> None:
+        self._left = [*pieces, ""]
+        self.last_segment = ""
+
+    def add_token(self, _token: int) -> None:
+        self.last_segment = self._left.pop(0)
+
+    def finalize(self) -> None:
+        self.last_segment = ""
+
+
 every_tokenizer = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS.keys())
 
 
@@ -135,6 +150,25 @@ def test_stop_strings_never_leak(tokenizer: Any, text: str, stop: list[str]) -> 
 
 
 @every_tokenizer
+@pytest.mark.parametrize(
+    ("pieces", "stop", "text", "found"),
+    [
+        (["ab", "cE", "NDxyz", "more"], ["END", "xyz"], "abc", "END"),
+        (["ab", "cE", "NDxyz", "more"], ["END", "EN"], "abc", "EN"),
+        (["a normal", " text"], ["tool", "normal"], "a ", "normal"),
+        (["abc"], ["END", "c"], "ab", "c"),
+        (["abc", "E"], ["END"], "abcE", None),
+        (["abc"], [], "abc", None),
+    ],
+)
+def test_the_stop_string_that_ended_the_text_is_named(
+    pieces: list[str], stop: list[str], text: str, found: str | None
+) -> None:
+    stream = TextStream(Typed(pieces), stop)
+    assert "".join([*(stream.push(0) for _ in pieces), stream.finish()]) == text
+    assert (stream.stop_string, stream.stopped) == (found, found is not None)
+
+
 def test_text_that_only_begins_like_a_stop_string_is_let_go(tokenizer: Any) -> None:
     pieces, stopped = _stream(tokenizer, "so </stx then </st", ["</stop>"])
     assert "".join(pieces) == "so </stx then </st"

@@ -212,6 +212,7 @@ def test_max_tokens_and_the_context(tmp_path: Path) -> None:
     for asked, expected in ((None, 54), (20, 20), (54, 54), (1000, 54)):
         got = answer(engine, prompt="x" * 10, max_tokens=asked)
         assert (got["prompt_tokens"], got["completion_tokens"], got["finish_reason"]) == (10, expected, "length")
+        assert got.get("context_full", False) is (asked in (None, 1000))
     assert answer(engine, prompt="x" * 63)["completion_tokens"] == 1
     for length in (64, 200):
         with pytest.raises(FailureError, match=f"{length} tokens.*64") as raised:

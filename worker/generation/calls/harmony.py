@@ -82,6 +82,11 @@ class HarmonySplit:
         _, held, _ = TextStateMachine.flush(self._state)
         return [(self._kind, held)]
 
+    @property
+    def is_reasoning(self) -> bool:
+        """Whether the text that is certain by now ends inside reasoning."""
+        return self._kind == "reasoning"
+
     def _read_header(self, text: str, parts: list[tuple[str, str]]) -> str:
         """Takes a header, character by character, or as much of it as is there; returns the rest of the text."""
         for position, char in enumerate(text, 1):
