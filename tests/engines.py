@@ -27,8 +27,9 @@ While serving, by what the last user message (or the prompt) says, `VERB [NUMBER
     leak MEGABYTES   that much memory is taken and never given back
     ignore sigterm   SIGTERM does nothing from then on
 
-`after N tokens`: once this request has made N tokens; else in its first step. Needs no model; the echo goes on as usual
-where the verb leaves it any life. Named in settings or ASSIGN as `tests.engines:Misbehaving`.
+`after N tokens`: once this request has made N tokens; else in its first step. What `add` does, `count` does too. Needs
+no model; the echo goes on as usual where the verb leaves it any life. Named in settings or ASSIGN as
+`tests.engines:Misbehaving`.
 """
 
 import os
@@ -36,6 +37,7 @@ import re
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +92,16 @@ class Misbehaving(EchoEngine):
                     time.sleep(0.01)
 
     def add(self, request_id: bytes, payload: bytes) -> None:
+        order = self._take_in(payload)
+        super().add(request_id, payload)
+        if order:
+            self._orders[request_id] = _Order(order["verb"], int(order["number"] or 0), int(order["after"] or 0))
+
+    def count(self, payload: bytes) -> Iterator[int | None]:
+        self._take_in(payload)
+        yield from super().count(payload)
+
+    def _take_in(self, payload: bytes) -> re.Match[str] | None:
         order = _ORDER.search(echoed_text(unpack(Generate, payload)))
         if order and order["verb"] == "refuse":
             raise invalid("refused on request", param="prompt")
@@ -101,9 +113,7 @@ class Misbehaving(EchoEngine):
             _hang()
         if order and order["verb"] == "reset":
             raise RuntimeError(self._device_error)
-        super().add(request_id, payload)
-        if order:
-            self._orders[request_id] = _Order(order["verb"], int(order["number"] or 0), int(order["after"] or 0))
+        return order
 
     def step(self) -> list[Output]:
         extra: list[Output] = []

@@ -8,11 +8,12 @@ Must stay free of mlx: an engine without a model must not pay for its import.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
+from broker.wire.failure import invalid
 from broker.wire.kinds import KINDS, TEXT
 from broker.wire.outputs import Output
 from broker.wire.to_workers import Assign
@@ -21,6 +22,10 @@ from worker.memory.plan import Wish
 # Called while loading: the stage ("weights", "tokenizer", ...) and its fraction done, None if unknown. Each call counts
 # as progress for the stall timeout, so an engine must call it at least every few seconds.
 Report = Callable[[str, float | None], None]
+
+# From the payload of a Generate to the tokens that its prompt has, whatever the context: first perhaps some None, each
+# after a bounded piece of work, then the number. The engine stays as it is. Raises as `add` does.
+Count = Callable[[bytes], Iterator[int | None]]
 
 # The kind of model whose engine a spare imports: that takes most of the time from a new process to a loaded model.
 _SPARE_KIND = TEXT
@@ -82,7 +87,8 @@ class Engine(Protocol):
     """One loaded model. All methods but `memory` and `stats` are called from the thread that made the engine.
 
     An engine whose memory grows with its requests has one more member, `room`: a MemoryShare. One that can go on to
-    decode without prefill has `hold_prefill(is_held)`: after True, steps only decode, until False.
+    decode without prefill has `hold_prefill(is_held)`: after True, steps only decode, until False. One that can count
+    prompts has `count(payload)`: see Count.
     """
 
     @property
@@ -134,6 +140,14 @@ def holder_of(engine: Engine) -> Callable[[bool], None]:
     """What keeps an engine from prefill; nothing does for one whose steps are all of one kind."""
     hold: Callable[[bool], None] = getattr(engine, "hold_prefill", lambda _is_held: None)
     return hold
+
+
+def counter_of(engine: Engine) -> Count:
+    """How this engine counts prompts. Raises FailureError for one that cannot."""
+    count: Count | None = getattr(engine, "count", None)
+    if count is None:
+        raise invalid("this model's engine cannot count tokens", param="model")
+    return count
 
 
 def import_for_spare() -> None:

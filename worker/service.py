@@ -23,12 +23,14 @@ from broker.wire.frames import gateway_of, receive_frames, send_frames
 from broker.wire.from_gateways import Cancel, InferenceRequest
 from broker.wire.from_peers import Ack, Heartbeat, Hello
 from broker.wire.from_workers import LoadFailed, Need, Prefill, Progress, Ready
-from broker.wire.outputs import PARTIAL, WINDOW, Output, encode_outputs, error_output
+from broker.wire.kinds import Task
+from broker.wire.outputs import FINAL, PARTIAL, WINDOW, Output, encode_outputs, error_output
 from broker.wire.to_workers import Assign, MayPrefill, Share, Shrink, Shutdown
 from worker.engine import (
     Engine,
     MemoryFacts,
     MemoryShare,
+    counter_of,
     holder_of,
     import_for_spare,
     load_engine,
@@ -128,14 +130,15 @@ class Service:
     """One model's life: wait for ASSIGN, load, then commands in and outputs out.
 
     Mutable state: `_live`, the ids of the requests that have not ended; `_arrived`, those that the engine does not have
-    yet, with their payloads; `_sent` and `_acked`, how many OUTPUTS have been sent, and acknowledged by gateways.
+    yet, and what is left of the counts, which it never has; `_sent` and `_acked`, how many OUTPUTS have been sent, and
+    acknowledged by gateways.
     """
 
     def __init__(self, socket: "zmq.Socket[bytes]", vitals: Vitals) -> None:
         self._socket = socket
         self._vitals = vitals
         self._live: set[bytes] = set()
-        self._arrived: dict[bytes, bytes] = {}
+        self._arrived: dict[bytes, InferenceRequest | Iterator[int | None]] = {}
         self._sent = self._acked = 0
         self._send(Hello())
 
@@ -234,8 +237,8 @@ class Service:
                     case MayPrefill(seconds=seconds):
                         if lease is not None:
                             lease.lent(seconds)
-                    case InferenceRequest(payload=payload):
-                        self._take(message.request_id, payload)
+                    case InferenceRequest() as request:
+                        self._take(message.request_id, request)
                     case Cancel():
                         self._cancel(engine, message.request_id)
                     case Shutdown():
@@ -270,26 +273,32 @@ class Service:
         """Whether gateways are slower than the engine: more outputs would only queue, before those of other models."""
         return self._sent - self._acked >= WINDOW
 
-    def _take(self, request_id: bytes, payload: bytes) -> None:
+    def _take(self, request_id: bytes, request: InferenceRequest) -> None:
         if not request_id or request_id in self._live:
             log.warning("REQUEST with an id that is %s is dropped", "in use" if request_id else "empty")
             return
         self._live.add(request_id)
-        self._arrived[request_id] = payload
+        self._arrived[request_id] = request
 
     def _add_arrived(self, engine: Engine) -> None:
         """Add new requests in their order, for a bounded time: live requests must go on."""
         until = monotonic() + _ADDING_SECONDS
         while self._arrived:
             request_id = next(iter(self._arrived))
-            self._add(engine, request_id, self._arrived.pop(request_id))
+            self._take_in(engine, request_id, self._arrived.pop(request_id))
             if monotonic() >= until:
                 return
 
-    def _add(self, engine: Engine, request_id: bytes, payload: bytes) -> None:
+    def _take_in(self, engine: Engine, request_id: bytes, work: InferenceRequest | Iterator[int | None]) -> None:
+        """Give a request to the engine, or do the next piece of a count."""
         try:
             with taking_in(request_id):
-                engine.add(request_id, payload)
+                if not isinstance(work, InferenceRequest):
+                    self._count(request_id, work)
+                elif work.task == Task.COUNT:
+                    self._count(request_id, counter_of(engine)(work.payload))
+                else:
+                    engine.add(request_id, work.payload)
         except FailureError as error:
             self._end(request_id, error.failure)
         except ProtocolError as error:
@@ -299,6 +308,15 @@ class Service:
                 raise
             log.exception("a request fails while it is added")
             self._fail([request_id], f"the engine cannot take this request: {_describe(error)}")
+
+    def _count(self, request_id: bytes, pieces: Iterator[int | None]) -> None:
+        """The next piece. A count needs no memory for caches and no turn to prefill."""
+        tokens = next(pieces)
+        self._vitals.steps += 1
+        if tokens is None:
+            self._arrived[request_id] = pieces  # behind the others
+        else:
+            self._send_outputs([Output(request_id, FINAL, {"prompt_tokens": tokens})])
 
     def _cancel(self, engine: Engine, request_id: bytes) -> None:
         # An unknown id is not an error: the request's FINAL and the CANCEL have crossed.

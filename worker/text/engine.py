@@ -5,7 +5,7 @@ A Batch (worker/text/batch.py) computes; which one is decided in worker/text/mak
 the device only for requests that ask for them.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -149,25 +149,35 @@ class TextEngine:
         )
 
     def add(self, request_id: bytes, payload: bytes) -> None:
-        request = unpack(Generate, payload)
-        sampler, processors = self.generation.sampling(request)
-        self.generation.check_characters(request)
-        prompt = write_prompt(request, self.loaded.tokenizer, self._writer, self.loaded.vocabulary)
-        tokens = prompt.tokens
-        answer, constraint = self.generation.answer(request, tokens, is_generic=prompt.is_generic)
-        if constraint is not None:
-            processors = [*processors, constraint]
+        arrived = self._read(payload)
+        request, tokens = arrived.request, arrived.tokens
         size = Size(
             len(tokens),
             self.generation.max_tokens(request, len(tokens)),
             is_stated=not request.max_tokens_is_default,
             param="prompt" if request.messages is None else "messages",
             # A seed and a constraint count the tokens that they have drawn: such a sequence cannot begin again.
-            first=_BLOCK if request.max_tokens_is_default and request.seed is None and constraint is None else 0,
+            first=_BLOCK if request.max_tokens_is_default and request.seed is None and not arrived.constraint else 0,
         )
-        arrived = _Arrived(request, tokens, prompt, sampler, processors, answer, constraint)
         self.room.enter(request_id, size, arrived)
         self._admit()
+
+    def count(self, payload: bytes) -> Iterator[int | None]:
+        """As Count of worker/engine.py, in one piece."""
+        arrived = self._read(payload, counts=True)
+        self.generation.check_max_tokens(arrived.request)
+        yield len(arrived.tokens)
+
+    def _read(self, payload: bytes, *, counts: bool = False) -> _Arrived:
+        """A request. counts: its prompt is to be counted only. Raises FailureError."""
+        request = unpack(Generate, payload)
+        sampler, processors = self.generation.sampling(request)
+        self.generation.check_characters(request, counts=counts)
+        prompt = write_prompt(request, self.loaded.tokenizer, self._writer, self.loaded.vocabulary)
+        answer, constraint = self.generation.answer(request, prompt.tokens, is_generic=prompt.is_generic)
+        if constraint is not None:
+            processors = [*processors, constraint]
+        return _Arrived(request, prompt.tokens, prompt, sampler, processors, answer, constraint)
 
     def _admit(self) -> None:
         """Put the requests into the batch for which there is room."""

@@ -6,7 +6,7 @@ a piece of a prompt. After such work, decode has about as long for itself.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -74,6 +74,11 @@ class _Waiting:
     pictures: list[Picture]
     form: Form | None
     images: list[Any] = field(default_factory=list)
+
+    @property
+    def is_generic(self) -> bool:
+        """Whether calls are to be read in the generic form."""
+        return self.form is not None and self.form.is_generic
 
 
 @dataclass(slots=True, frozen=True)
@@ -150,9 +155,30 @@ class VisionEngine:
         return EngineStats(waiting + len(sequences), waiting, prefilling, decoding, waiting_for_room=for_room)
 
     def add(self, request_id: bytes, payload: bytes) -> None:
+        waiting = self._read(payload)
+        # A prompt that is too long is refused before any image is decoded.
+        prompt = waiting.prompt
+        known = self.model.picture_tokens(waiting.pictures) if prompt is None else len(prompt.tokens)
+        self.generation.max_tokens(waiting.request, known)
+        self._waiting[request_id] = waiting
+
+    def count(self, payload: bytes) -> Iterator[int | None]:
+        """As Count of worker/engine.py, image by image."""
+        waiting = self._read(payload, counts=True)
+        self.model.picture_tokens(waiting.pictures)
+        self.generation.check_max_tokens(waiting.request)
+        for picture in waiting.pictures:
+            yield None
+            waiting.images.append(picture.read())
+        prompt = waiting.prompt or self.model.read_chat(waiting.text, waiting.images)
+        self.generation.answer(waiting.request, prompt.tokens, is_generic=waiting.is_generic)
+        yield len(prompt.tokens)
+
+    def _read(self, payload: bytes, *, counts: bool = False) -> _Waiting:
+        """A request, its images not decoded yet. counts: its prompt is to be counted only. Raises FailureError."""
         request = unpack(Generate, payload)
         sampler, processors = self.generation.sampling(request)
-        self.generation.check_characters(request)
+        self.generation.check_characters(request, counts=counts)
         prompt, text, form, pictures = None, "", None, []
         if request.images and request.messages is None:
             raise invalid("images belong in messages", param="messages")
@@ -165,10 +191,7 @@ class VisionEngine:
             check_pixels(pictures)
             if not pictures:
                 prompt = self.model.read_chat(text, [])
-        # A prompt that is too long is refused before any image is decoded.
-        known = self.model.picture_tokens(pictures) if prompt is None else len(prompt.tokens)
-        self.generation.max_tokens(request, known)
-        self._waiting[request_id] = _Waiting(request, sampler, processors, prompt, text, pictures, form)
+        return _Waiting(request, sampler, processors, prompt, text, pictures, form)
 
     def step(self) -> list[Output]:
         outputs = self._prepare()
@@ -291,8 +314,7 @@ class VisionEngine:
         request_id, prompt, max_tokens, _ = admitted
         request = waiting.request
         form = waiting.form
-        is_generic = form is not None and form.is_generic
-        answer, constraint = self.generation.answer(request, prompt.tokens, is_generic=is_generic)
+        answer, constraint = self.generation.answer(request, prompt.tokens, is_generic=waiting.is_generic)
         processors = list(waiting.processors)
         if constraint is not None:
             processors.append(constraint)
