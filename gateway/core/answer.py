@@ -6,7 +6,7 @@ never see a map of the wire.
 
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Never
 
 from broker.wire.body import ProtocolError
@@ -174,17 +174,33 @@ def floats_of(packed: bytes) -> list[float]:
 
 
 def joined(deltas: Sequence[Delta]) -> Delta:
-    """Several pieces of one answer as one."""
+    """Several pieces of one answer as one, in which each call is one entry."""
     if len(deltas) == 1:
         return deltas[0]
     return Delta(
         "".join([delta.text for delta in deltas]),
         "".join([delta.reasoning for delta in deltas]),
-        [call for delta in deltas for call in delta.tool_calls],
+        _joined_calls([call for delta in deltas for call in delta.tool_calls]),
         [entry for delta in deltas for entry in delta.logprobs],
         [name for delta in deltas for name in delta.ignored],
         next((delta.prompt for delta in deltas if delta.prompt is not None), None),
     )
+
+
+def _joined_calls(pieces: list[ToolUse]) -> list[ToolUse]:
+    """The pieces of one call follow each other."""
+    calls: list[list[ToolUse]] = []
+    for piece in pieces:
+        if piece.starts or not calls:
+            calls.append([piece])
+        else:
+            calls[-1].append(piece)
+    return [_joined_call(call) if len(call) > 1 else call[0] for call in calls]
+
+
+def _joined_call(pieces: list[ToolUse]) -> ToolUse:
+    first = pieces[0]
+    return replace(first, arguments="".join([piece.arguments for piece in pieces]), ends=pieces[-1].ends)
 
 
 def by_choice(items: Iterable[tuple[int, Delta | End]]) -> tuple[dict[int, Delta], dict[int, End]]:

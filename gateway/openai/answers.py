@@ -17,6 +17,12 @@ class PromptDetails(OpenAIAnswer):
     cached_tokens: int
 
 
+class CompletionDetails(OpenAIAnswer):
+    """So many of these tokens are reasoning."""
+
+    reasoning_tokens: int
+
+
 class Usage(OpenAIAnswer):
     """Tokens of a text."""
 
@@ -24,6 +30,7 @@ class Usage(OpenAIAnswer):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails
 
 
 class InputUsage(OpenAIAnswer):

@@ -1,6 +1,6 @@
 """Pieces of answers -> the parts of OpenAI's objects. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from gateway.core.answer import Delta, TokenLogprob, ToolUse
 
@@ -17,12 +17,12 @@ def message(answer: Delta) -> Object:
 
 
 def delta(piece: Delta, calls_before: int) -> Object:
-    """OpenAI's delta of a streamed chat, without the role; calls are numbered from `calls_before`."""
+    """OpenAI's delta of a streamed chat, without the role. calls_before: how many of its calls have begun."""
     changed = _reasoning(piece)
     if piece.text or not (piece.reasoning or piece.tool_calls):
         changed["content"] = piece.text
     if piece.tool_calls:
-        changed["tool_calls"] = [{"index": n, **_call(call)} for n, call in enumerate(piece.tool_calls, calls_before)]
+        changed["tool_calls"] = list(_calls(piece.tool_calls, calls_before))
     return changed
 
 
@@ -53,6 +53,17 @@ def text_logprobs(entries: Sequence[TokenLogprob], offset: int) -> Object | None
 def _reasoning(piece: Delta) -> Object:
     """Under both of its names: DeepSeek's, and that of mlx_lm.server and vLLM."""
     return {"reasoning": piece.reasoning, "reasoning_content": piece.reasoning} if piece.reasoning else {}
+
+
+def _calls(calls: Sequence[ToolUse], begun: int) -> Iterator[Object]:
+    """Id and name come with the first piece of a call only."""
+    for call in calls:
+        begun += call.starts
+        index = begun - 1
+        if call.starts:
+            yield {"index": index, **_call(call)}
+        else:
+            yield {"index": index, "function": {"arguments": call.arguments}}
 
 
 def _call(call: ToolUse) -> Object:

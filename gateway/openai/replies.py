@@ -22,6 +22,7 @@ def usage(ends: Sequence[End], choices_per_prompt: int) -> Object:
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
         "prompt_tokens_details": {"cached_tokens": sum(end.cached_tokens for end in first_choices)},
+        "completion_tokens_details": {"reasoning_tokens": sum(end.reasoning_tokens for end in ends)},
     }
 
 
@@ -85,7 +86,7 @@ class Chunks:
         # With include_usage every chunk has the field, null in all but the last.
         self._end = b'}],"usage":null}\n\n' if include_usage else b"}]}\n\n"
         self._after = (b"}" if head.is_chat else b"") + b',"logprobs":null,"finish_reason":null' + self._end
-        # Per choice: tool calls written so far, and characters of the tokens whose logprobs have been written.
+        # Per choice: tool calls begun so far, and characters of the tokens whose logprobs have been written.
         self._calls = [0] * choices
         self._offsets = [0] * choices
         self._usage_start = b'data: %b,"choices":[],"usage":' % fields
@@ -135,7 +136,7 @@ class Chunks:
             content = b'"text":' + orjson.dumps(piece.text)
             logprobs = text_logprobs(piece.logprobs, self._offsets[index])
         self._before[index] = self._before_later[index]
-        self._calls[index] += len(piece.tool_calls)
+        self._calls[index] += sum(call.starts for call in piece.tool_calls)
         self._offsets[index] += sum(len(entry.token) for entry in piece.logprobs)
         rest = b',"logprobs":' + orjson.dumps(logprobs) + b',"finish_reason":null' + self._end
         return self._starts[index] + content + rest

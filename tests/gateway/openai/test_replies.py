@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -73,6 +74,7 @@ def test_usage_comes_last_and_is_null_before() -> None:
         "completion_tokens": 4,
         "total_tokens": 9,
         "prompt_tokens_details": {"cached_tokens": 2},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
     assert done == "data: [DONE]"
 
@@ -139,6 +141,7 @@ def test_a_whole_chat() -> None:
             "completion_tokens": 2,
             "total_tokens": 7,
             "prompt_tokens_details": {"cached_tokens": 2},
+            "completion_tokens_details": {"reasoning_tokens": 0},
         },
     }
 
@@ -149,6 +152,12 @@ def test_the_prompt_of_several_choices_counts_once() -> None:
     usage = as_json(whole(head, endings))["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (12, 10, 22)
     assert usage["prompt_tokens_details"] == {"cached_tokens": 1}
+
+
+def test_reasoning_tokens_of_all_choices_count() -> None:
+    endings = [end_of({**ending(tokens=9), **more}) for more in ({"reasoning_tokens": 5}, {}, {"reasoning_tokens": 2})]
+    usage = as_json(whole(replace(CHAT, choices_per_prompt=3), endings))["usage"]
+    assert (usage["completion_tokens"], usage["completion_tokens_details"]) == (27, {"reasoning_tokens": 7})
 
 
 @pytest.mark.parametrize("field", ["text", "finish_reason", "prompt_tokens", "completion_tokens", "cached_tokens"])
@@ -203,6 +212,60 @@ def test_the_chunks_of_a_chat_with_reasoning_and_calls() -> None:
         {"tool_calls": [{"index": 1, **OPENAI_CALL}]},
         {},
     ]
+
+
+def test_a_call_in_pieces_is_joined_by_its_index() -> None:
+    """Id and name come first, as OpenAI writes it; then arguments alone."""
+    chunks = Chunks(CHAT, 1, include_usage=False)
+
+    def pieces(id_: str, *texts: str) -> list[Delta]:
+        places = ["first", *["middle"] * (len(texts) - 2), "last"]
+        call = {**CALL, "id": id_}
+        return [
+            delta_of({"text": "", "tool_calls": [{**call, "arguments": text, "piece": place}]})
+            for text, place in zip(texts, places, strict=True)
+        ]
+
+    def calls(*outputs: Delta | End) -> list[Any]:
+        read = events(chunks.render([(0, output) for output in outputs]))
+        return [event["choices"][0]["delta"].get("tool_calls") for event in read if event != "data: [DONE]"]
+
+    def more(index: int, text: str) -> list[Any]:
+        return [[{"index": index, "function": {"arguments": text}}]]
+
+    begin, city, name, end = pieces("call_1", "", '{"city"', ': "Par', 'is"}')
+    head = {**OPENAI_CALL, "function": {"name": "weather", "arguments": ""}}
+    assert calls(begin) == [[{"index": 0, **head}]]
+    assert calls(city) == more(0, '{"city"')
+    assert calls(name, end) == more(0, ': "Paris"}')
+    # Pieces of several calls that came together, the last of which is cut off.
+    second, third = pieces("call_2", "", "{", "}"), pieces("call_3", "", '{"city": ', '"')[:2]
+    assert calls(*second, *third) == [
+        [
+            {"index": 1, **OPENAI_CALL, "id": "call_2", "function": {"name": "weather", "arguments": "{}"}},
+            {"index": 2, **OPENAI_CALL, "id": "call_3", "function": {"name": "weather", "arguments": '{"city": '}},
+        ]
+    ]
+    assert calls(end_of(ending("", "length"))) == [None]
+
+
+@given(st.lists(st.lists(st.text(), min_size=1), max_size=5), st.data())
+def test_pieces_say_the_same_however_they_are_batched(calls: list[list[str]], data: st.DataObject) -> None:
+    deltas = [
+        Delta(tool_calls=[ToolUse(str(number), "f", text, place == 0, place == len(texts) - 1)])
+        for number, texts in enumerate(calls)
+        for place, text in enumerate(texts)
+    ]
+    chunks = Chunks(CHAT, 1, include_usage=False)
+    read: dict[int, list[str]] = {}
+    while deltas:
+        count = data.draw(st.integers(1, len(deltas)))
+        for event in events(chunks.render([(0, delta) for delta in deltas[:count]])):
+            for call in event["choices"][0]["delta"]["tool_calls"]:
+                assert ("id" in call) == (call["index"] not in read)
+                read.setdefault(call["index"], []).append(call["function"]["arguments"])
+        deltas = deltas[count:]
+    assert {index: "".join(texts) for index, texts in read.items()} == dict(enumerate(map("".join, calls)))
 
 
 def test_logprobs_of_a_chat() -> None:
