@@ -46,7 +46,6 @@ _NOT_YET_CHAT = _NOT_YET | {
     "reasoning": ({},),
     "resize_shape": (),
     "role_mapping": ({},),
-    "thinking_budget": (),
     "thinking_end_token": (),
     "thinking_start_token": (),
     "tool_parser": (),
@@ -109,6 +108,7 @@ class ChatRequest(Sampling):
     chat_template_kwargs: dict[str, Any] | None = None
     enable_thinking: bool | None = None
     reasoning_effort: Annotated[str, Field(min_length=1)] | None = None
+    thinking_budget: Annotated[Whole, Field(ge=0, le=MAX_INT)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None = None
     tools: Annotated[list[dict[str, Any]], PlainValidator(tools_of)] = Field(default_factory=list)
@@ -204,6 +204,7 @@ def chat_work(request: ChatRequest, images: list[bytes], defaults: Defaults) -> 
             required_tools=required_names(tools, request.tool_choice),
             one_call=request.parallel_tool_calls is False or isinstance(request.tool_choice, NamedTool),
             chat_template_kwargs=defaults.chat_template_kwargs | request.template_kwargs,
+            thinking_budget=request.thinking_budget,
             **_sampling(request, defaults, choice),
         )
         for choice in range(request.choices_per_prompt)

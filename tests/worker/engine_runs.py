@@ -14,6 +14,7 @@ from broker.wire.work import Generate
 from worker.cache.prefix_index import Key
 from worker.cache.store import Entry, MemoryStore, Store
 from worker.engine import Count, Engine
+from worker.generation.calls.pieces import joined_calls
 from worker.loading.model_folder import LoadedModel
 from worker.text.batch import Batch
 from worker.text.engine import TextEngine
@@ -118,12 +119,15 @@ def steps(engine: Engine) -> list[Output]:
 
 
 def joined(outputs: list[Output]) -> dict[str, Any]:
-    """All outputs of one request as if they were one, without what only streams say."""
+    """All outputs of one request as if they were one, without what only streams say. A call that is cut short is
+    left out."""
     whole: dict[str, Any] = {}
     for output in outputs:
         for name, value in output.body.items():
             whole[name] = whole[name] + value if name in whole else value
     whole.pop("prompt", None)
+    if calls := joined_calls(whole.pop("tool_calls", [])):
+        whole["tool_calls"] = calls
     return whole
 
 

@@ -5,6 +5,7 @@ belong to the form. Knows nothing of tokens.
 """
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from mlx_lm.generate import TextStateMachine
 
 from worker.generation.calls.formats import GENERIC, HARMONY, CallFormat, call_format
 from worker.generation.calls.harmony import CALL_OPENING, HarmonySplit
+from worker.generation.calls.pieces import CallPiece, CallPieces, add_piece
 from worker.generation.calls.readers import BOUND_CALL, read_bound_json
 from worker.generation.reasoning import Reasoning, think_tags
 from worker.generation.split import MarkSplit, Opening, Split, text_machine
@@ -20,14 +22,21 @@ from worker.generation.tools import read_calls, whole_calls
 
 @dataclass(slots=True)
 class Parts:
-    """A piece of an answer. text, reasoning: pieces to join; tool_calls, logprobs, ignored, prompt: as on the wire."""
+    """A piece of an answer. text, reasoning: pieces to join; tool_calls, logprobs, ignored, prompt: as on the wire;
+    pieces: of calls, in place of tool_calls."""
 
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     logprobs: list[dict[str, Any]] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    pieces: list[CallPiece] = field(default_factory=list)
     prompt: dict[str, int] | None = None
+
+    @property
+    def has_content(self) -> bool:
+        """Whether there is something to send for."""
+        return bool(self.text or self.reasoning or self.tool_calls or self.pieces)
 
     def body(self) -> dict[str, Any]:
         """The wire's form: always `text`, the others only if there are any."""
@@ -36,6 +45,8 @@ class Parts:
             body["reasoning"] = "".join(self.reasoning)
         if self.tool_calls:
             body["tool_calls"] = self.tool_calls
+        elif self.pieces:
+            body["tool_calls"] = [piece.body() for piece in self.pieces]
         if self.logprobs:
             body["logprobs"] = self.logprobs
         if self.ignored:
@@ -74,22 +85,22 @@ class AnswerFormat:
             trims=reasoning.is_closed,
         )
 
-    def constrained(self, reasoning: Reasoning, *, is_call: bool) -> "Answer":
+    def constrained(self, reasoning: Reasoning, *, is_call: bool, in_pieces: bool = False) -> "Answer":
         """For a request whose answer must follow a grammar: only the reasoning before it is marked. is_call: the
-        grammar is that of `constraints.calls.call_schema`."""
+        grammar is that of `constraints.calls.call_schema`; in_pieces: and its calls are wanted as they come."""
         # The whole answer is the call.
         said = "tool" if is_call else "normal"
         if self.calls is HARMONY:
-            return self._following(HarmonySplit(said), is_call=is_call)
+            return self._following(HarmonySplit(said), is_call=is_call, in_pieces=in_pieces)
         ends = [(self._think[1], said)] if self._think else []
         machine = TextStateMachine({"reasoning": ends, said: []})
         opening = None
         if self._think and reasoning.openings:
             opening = Opening((self._think[0],), machine.make_state("reasoning"))
         state = machine.make_state("reasoning" if reasoning.is_open else said)
-        return self._following(MarkSplit(state, opening), is_call=is_call)
+        return self._following(MarkSplit(state, opening), is_call=is_call, in_pieces=in_pieces)
 
-    def _following(self, split: Split, *, is_call: bool) -> "Answer":
+    def _following(self, split: Split, *, is_call: bool, in_pieces: bool) -> "Answer":
         # Not trimmed: a grammar may ask for blanks. A call that is cut short is no answer; nothing of it is sent.
         return Answer(
             split,
@@ -98,6 +109,7 @@ class AnswerFormat:
             "",
             trims=None,
             drops_malformed=is_call,
+            pieces=CallPieces() if is_call and in_pieces else None,
         )
 
     @property
@@ -160,9 +172,11 @@ class Answer:
         one_call: bool = False,
         trims: bool | None = False,
         drops_malformed: bool = False,
+        pieces: CallPieces | None = None,
     ) -> None:
         """start, end: marks that `split` takes off calls. trims: whether the text begins after reasoning; None to
-        leave its blanks as they are. drops_malformed: a call that cannot be read is not returned as text."""
+        leave its blanks as they are. drops_malformed: a call that cannot be read is not returned as text. pieces:
+        reads calls as they come, in place of `read`."""
         self.has_called = False
         self._one_call = one_call
         self._split = split
@@ -171,6 +185,7 @@ class Answer:
         self._call: list[str] | None = None
         self._trims = trims
         self._drops_malformed = drops_malformed
+        self._pieces = pieces
         self._has_text = False
 
     @property
@@ -182,6 +197,10 @@ class Answer:
     def is_reasoning(self) -> bool:
         """Whether reasoning is open."""
         return self._split.is_reasoning
+
+    def reasoning_split(self) -> Split:
+        """A split that says where the reasoning of this answer is. To be taken before the first text."""
+        return copy(self._split)
 
     def push(self, text: str, parts: Parts) -> None:
         """Take some text; add what is certain by now to `parts`."""
@@ -200,7 +219,11 @@ class Answer:
             self._end_call(parts, self._marks[1])
         if self.is_over:
             return
-        if name == "tool":
+        if name == "tool" and self._pieces is not None:
+            for piece in self._pieces.push(text):
+                self.has_called |= piece.ends
+                add_piece(parts.pieces, piece)
+        elif name == "tool":
             self._call = self._call or []
             self._call.append(text)
         elif name == "normal":
@@ -255,6 +278,10 @@ class EitherAnswer:
     def is_reasoning(self) -> bool:
         """Whether reasoning is open."""
         return self._reasoning.is_reasoning
+
+    def reasoning_split(self) -> Split:
+        """As Answer."""
+        return self._reasoning.reasoning_split()
 
     def push(self, text: str, parts: Parts) -> None:
         """As Answer."""

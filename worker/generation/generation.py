@@ -8,6 +8,7 @@ from typing import Any
 from broker.wire.failure import Code, Failure, FailureError, invalid
 from broker.wire.work import Generate
 from worker.generation.answer import Answer, AnswerFormat, EitherAnswer
+from worker.generation.budget import ThinkingBudget
 from worker.generation.constraints.constraint import Constraint, Constraints
 from worker.generation.logprobs import TokenTexts
 from worker.generation.prompt import prompt_characters
@@ -90,7 +91,26 @@ class Generation:
             return answers.answer(reasoning, request.tools, one_call=request.one_call), None
         if calls or is_bare:
             return answers.either(reasoning, request.tools, one_call=request.one_call), constraint
-        return answers.constrained(reasoning, is_call=bool(request.required_tools)), constraint
+        is_call = bool(request.required_tools)
+        return answers.constrained(reasoning, is_call=is_call, in_pieces=request.stream), constraint
+
+    def followers(
+        self, request: Generate, answer: Answer | EitherAnswer | None, constraint: Constraint | None
+    ) -> list[LogitsProcessor]:
+        """The processors that follow this answer token by token. Raises FailureError."""
+        followers: list[LogitsProcessor] = [] if constraint is None else [constraint]
+        budget = request.thinking_budget
+        if budget is not None and budget < 0:
+            raise invalid(f"thinking_budget must be at least 0, not {budget}", param="thinking_budget")
+        if budget is not None and answer is not None and self._reasoning.end:
+            split, detokenizer = answer.reasoning_split(), make_detokenizer(self._tokenizer)
+            followers.append(ThinkingBudget(budget, self._reasoning.end, split, detokenizer))  # has the last word
+        return followers
+
+    def _unheeded(self, request: Generate, answer: Answer | EitherAnswer | None) -> list[str]:
+        """Fields of the request that change nothing with this model."""
+        is_bounded = request.thinking_budget is None or (answer is not None and bool(self._reasoning.end))
+        return [] if is_bounded else ["thinking_budget"]
 
     def sequence(
         self,
@@ -118,7 +138,7 @@ class Generation:
             logprobs=request.logprobs,
             texts=self._texts,
             room=room,
-            ignored=ignored,
+            ignored=[*ignored, *self._unheeded(request, answer)],
         )
 
     def _check_tokens(self, request: Generate, prompt: int) -> None:

@@ -52,6 +52,8 @@ class ReasoningFormat:
     def __init__(self, tokenizer: Any) -> None:
         """tokenizer: mlx-lm's TokenizerWrapper, which knows the tags."""
         self._tokenizer = tokenizer
+        # The tokens that end reasoning between tags; none for a model without them.
+        self.end: tuple[int, ...] = ()
         self._open = self._possible = NO_REASONING
         self._tags = think_tags(tokenizer)
         if is_harmony(tokenizer):
@@ -60,6 +62,7 @@ class ReasoningFormat:
         elif self._tags is not None:
             begin, end = (tuple(tokenizer.encode(tag, add_special_tokens=False)) for tag in self._tags)
             blanks = (tokenizer.encode(blank, add_special_tokens=False) for blank in _BLANKS)
+            self.end = end
             self._open = Reasoning(is_open=True, end=end)
             self._possible = Reasoning(openings=tuple((*blank, *begin) for blank in blanks), end=end)
 

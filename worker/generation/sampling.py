@@ -23,6 +23,12 @@ Sampler = Callable[[mx.array], mx.array]
 # (the tokens so far, logits of one row (1, vocabulary)) -> logits.
 LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 
+
+class Follower:
+    """A logits processor that must see each token of its sequence once, in order: no draft may be taken back, and the
+    sequence cannot begin again."""
+
+
 # The most likely token. Logits give the same result as log-probabilities.
 GREEDY: Sampler = partial(mx.argmax, axis=-1)
 

@@ -10,6 +10,7 @@ import mlx.core as mx
 from broker.wire.failure import Code, Failure, FailureError, named_line
 from broker.wire.outputs import FINAL, PARTIAL, Output, error_output
 from worker.generation.answer import Answer, EitherAnswer, Parts
+from worker.generation.calls.pieces import joined_calls
 from worker.generation.constraints.constraint import Constraint
 from worker.generation.logprobs import TokenTexts, token_logprobs
 from worker.generation.text_stream import TextStream
@@ -124,7 +125,7 @@ class Sequence:
             parts.text.append(text)
         if reason is not None:
             return self._end(reason)
-        if self._stream and (parts.text or parts.reasoning or parts.tool_calls):
+        if self._stream and parts.has_content:
             self._parts = Parts()
             body = parts.body()
             if self._review is not None:
@@ -157,9 +158,8 @@ class Sequence:
         rest = self._parts.body()
         if self._review is not None and reason != "length":
             sent = [*self._sent, rest]
-            self._review(
-                "".join(body["text"] for body in sent), [c for body in sent for c in body.get("tool_calls", ())]
-            )
+            calls = joined_calls([call for body in sent for call in body.get("tool_calls", ())])
+            self._review("".join(body["text"] for body in sent), calls)
         body: dict[str, Any] = {
             **rest,
             "finish_reason": reason,

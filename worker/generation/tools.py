@@ -35,16 +35,21 @@ def _call_of(call: Any) -> dict[str, Any]:
     if not isinstance(name, str) or not name or not isinstance(arguments, dict):
         raise ValueError("a call must have a name and an object of arguments")
     given = call.get("id")
-    call_id = given if isinstance(given, str) and given else _new_id()
+    call_id = given if isinstance(given, str) and given else new_id()
     text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
     # Raises for half a surrogate pair, which JSON can spell and UTF-8 cannot encode.
     f"{call_id}{name}{text}".encode()
     return {"id": call_id, "name": name, "arguments": text}
 
 
-def _new_id() -> str:
-    """Nine letters and digits: Mistral's templates take no other ids, and all others take these."""
+def new_id() -> str:
+    """For a call: nine letters and digits: Mistral's templates take no other ids, and all others take these."""
     return "".join(secrets.choice(_ID_CHARACTERS) for _ in range(9))
+
+
+def text_of_json(quoted: str) -> str:
+    """The text of a string of JSON."""
+    return str(json.loads(quoted))
 
 
 def whole_calls(text: str) -> list[Any]:

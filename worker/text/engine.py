@@ -28,7 +28,7 @@ from worker.generation.answer import Answer, EitherAnswer
 from worker.generation.constraints.constraint import Constraint
 from worker.generation.generation import Generation
 from worker.generation.prompt import WrittenPrompt, checkpoints, write_prompt
-from worker.generation.sampling import LogitsProcessor, Sampler
+from worker.generation.sampling import Follower, LogitsProcessor, Sampler
 from worker.generation.sequence import Sequence
 from worker.loading.model_folder import load_folder
 from worker.memory.limits import limits_of
@@ -62,6 +62,11 @@ class _Arrived:
     answer: Answer | EitherAnswer | None = None
     constraint: Constraint | None = None
     sequence: Sequence | None = None
+
+    @property
+    def can_begin_again(self) -> bool:
+        """Whether it may leave the batch and come back; a seed counts the tokens that it has drawn."""
+        return self.request.seed is None and not any(isinstance(one, Follower) for one in self.processors)
 
 
 @dataclass(slots=True)
@@ -156,8 +161,7 @@ class TextEngine:
             self.generation.max_tokens(request, len(tokens)),
             is_stated=not request.max_tokens_is_default,
             param="prompt" if request.messages is None else "messages",
-            # A seed and a constraint count the tokens that they have drawn: such a sequence cannot begin again.
-            first=_BLOCK if request.max_tokens_is_default and request.seed is None and not arrived.constraint else 0,
+            first=_BLOCK if request.max_tokens_is_default and arrived.can_begin_again else 0,
         )
         self.room.enter(request_id, size, arrived)
         self._admit()
@@ -175,8 +179,7 @@ class TextEngine:
         self.generation.check_characters(request, counts=counts)
         prompt = write_prompt(request, self.loaded.tokenizer, self._writer, self.loaded.vocabulary)
         answer, constraint = self.generation.answer(request, prompt.tokens, is_generic=prompt.is_generic)
-        if constraint is not None:
-            processors = [*processors, constraint]
+        processors = [*processors, *self.generation.followers(request, answer, constraint)]
         return _Arrived(request, prompt.tokens, prompt, sampler, processors, answer, constraint)
 
     def _admit(self) -> None:

@@ -18,9 +18,8 @@ from mlx_lm.generate import generate_step, speculative_generate_step
 from mlx_lm.models.cache import make_prompt_cache
 
 from worker.generation.choice import LOOK, Part, choose
-from worker.generation.constraints.constraint import Constraint
 from worker.generation.pace import Pace
-from worker.generation.sampling import LogitsProcessor, Sampler
+from worker.generation.sampling import Follower, LogitsProcessor, Sampler
 from worker.text.batch import BatchCounts, Decoded, Held
 from worker.text.quantisation import Quantisation
 
@@ -246,8 +245,7 @@ class TurnBatch:
             "kv_group_size": self._quantisation.group_size,
             "quantized_kv_start": self._quantisation.start,
         }
-        # A constraint follows the tokens one by one and cannot take back a wrong draft.
-        is_drafted = len(self._models) > 1 and not any(isinstance(one, Constraint) for one in turn.processors)
+        is_drafted = len(self._models) > 1 and not any(isinstance(one, Follower) for one in turn.processors)
         prompt, model = mx.array(last, mx.uint32), self._models[0]
         if not is_drafted:
             steps: Any = generate_step(prompt, model, self._stream, prompt_cache=turn.caches[0], **arguments)

@@ -171,7 +171,8 @@ class VisionEngine:
             yield None
             waiting.images.append(picture.read())
         prompt = waiting.prompt or self.model.read_chat(waiting.text, waiting.images)
-        self.generation.answer(waiting.request, prompt.tokens, is_generic=waiting.is_generic)
+        answer = self.generation.answer(waiting.request, prompt.tokens, is_generic=waiting.is_generic)
+        self.generation.followers(waiting.request, *answer)
         yield len(prompt.tokens)
 
     def _read(self, payload: bytes, *, counts: bool = False) -> _Waiting:
@@ -315,9 +316,7 @@ class VisionEngine:
         request = waiting.request
         form = waiting.form
         answer, constraint = self.generation.answer(request, prompt.tokens, is_generic=waiting.is_generic)
-        processors = list(waiting.processors)
-        if constraint is not None:
-            processors.append(constraint)
+        processors = [*waiting.processors, *self.generation.followers(request, answer, constraint)]
         sampler = None
         if processors or request.logprobs is not None or not is_greedy(request):
             sampler = RowSampler(processors, waiting.sampler, keeps_rows=request.logprobs is not None)

@@ -148,7 +148,6 @@ def test_what_is_not_a_chat_is_refused(body: dict[str, Any] | bytes, param: str 
         ("p_less", True),
         ("typical_p", 0.9),
         ("reasoning", {"effort": "low"}),
-        ("thinking_budget", 100),
         ("thinking_start_token", "<t>"),
         ("thinking_end_token", "</t>"),
         ("resize_shape", [224]),

@@ -203,11 +203,18 @@ def test_a_model_that_thinks(tmp_path: Path) -> None:
     assert got["reasoning"] == b"".join(tokens[:first]).decode(errors="replace")
     assert "</think>" not in got["reasoning"]
     # Reasoning is not constrained, the answer after it is.
-    bound = {"json_schema": {"type": "boolean"}, "logit_bias": {str(end): 8.0}}
+    bound: dict[str, Any] = {"json_schema": {"type": "boolean"}, "logit_bias": {str(end): 8.0}}
     got = answer(engine, **fields, **bound)
     assert got["reasoning"]
     assert json.loads(got["text"]) in (True, False)
     assert got["finish_reason"] == "stop"
+    # It ends where a budget says so, in company too.
+    bounds = [{**fields, **more, "thinking_budget": most} for most in (0, 4) for more in ({}, bound, {"stream": True})]
+    for asked, outputs in zip(bounds, run(engine, bounds), strict=True):
+        got = joined(outputs)
+        assert got.get("reasoning_tokens", 0) == asked["thinking_budget"]
+        assert bool(got.get("reasoning")) == bool(asked["thinking_budget"])
+        assert "ignored" not in got
     # Also without an image; and without reasoning if the template does not open it.
     assert answer(engine, **TEXT_ONLY, seed=3, max_tokens=10)["reasoning"]
     calm = load(make_tiny_vision(tmp_path / "calm", more_tokens=("<think>", "</think>")))

@@ -54,7 +54,7 @@ class HarmonySplit:
         self._header = ""
         self._kind: str | None = None  # of the message, None in a header
         self._state: Any = None  # in the message
-        self._before: set[str] = set()
+        self._before: frozenset[str] = frozenset()  # a copy of this split goes on alone
 
     def push(self, text: str) -> list[tuple[str, str]]:
         """The parts that are certain by now."""
@@ -115,7 +115,7 @@ class HarmonySplit:
         self._kind = "reasoning" if channel is not None and channel[1] == "analysis" else self._said
         if self._kind in self._before:
             return [(self._kind, "\n\n")]
-        self._before.add(self._kind)
+        self._before |= {self._kind}
         return []
 
 

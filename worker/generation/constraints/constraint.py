@@ -22,6 +22,7 @@ from worker.generation.constraints.enforce import (
 from worker.generation.constraints.native import reason_of
 from worker.generation.constraints.review import Review, review_of_calls, review_of_text
 from worker.generation.reasoning import Reasoning
+from worker.generation.sampling import Follower
 
 
 class Constraints:
@@ -74,7 +75,7 @@ class Constraints:
         return self._guide
 
 
-class Constraint:
+class Constraint(Follower):
     """A logits processor for one sequence: excludes all tokens that the grammar does not allow. Reasoning before the
     answer is not constrained, but it may not end the text. Nor are tool calls in place of the answer.
 
