@@ -3,6 +3,7 @@ from typing import Any
 import orjson
 import pytest
 
+from broker.wire.failure import FailureError
 from broker.wire.from_gateways import InferenceRequest
 from broker.wire.packing import pack, unpack
 from broker.wire.work import Generate
@@ -314,6 +315,14 @@ def test_values_that_change_nothing_are_accepted() -> None:
     unsupported |= {"reasoning": None, "tool_parser": None}
     unsupported |= {"top_n_sigma": 0.0, "p_less": False, "typical_p": 1.0, "role_mapping": {}, "context_management": []}
     assert chat(**unsupported, enable_thinking=None, reasoning_effort=None) == chat()
+
+
+def test_a_thinking_budget_goes_to_the_worker() -> None:
+    assert [chat(thinking_budget=budget)[0].thinking_budget for budget in (0, 100, 16.0, None)] == [0, 100, 16, None]
+    for wrong in (-1, 1.5, "10", True):
+        with pytest.raises(FailureError) as raised:
+            chat(thinking_budget=wrong)
+        assert raised.value.failure.param == "thinking_budget"
 
 
 @pytest.mark.parametrize(
