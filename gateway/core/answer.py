@@ -236,7 +236,7 @@ def _checked(body: Map, name: str, kind: type[Any]) -> Any:
     return value
 
 
-def _tool_use(entry: object) -> ToolUse:
+def _tool_use(entry: Any) -> ToolUse:
     match entry:
         case {"id": str(id_), "name": str(name), "arguments": str(arguments), **more}:
             # A piece says which one it is; a complete call says nothing.

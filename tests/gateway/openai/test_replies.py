@@ -173,7 +173,7 @@ def test_a_partial_without_text_is_the_peers_mistake() -> None:
         delta_of({"text": 1})
 
 
-CALL = {"id": "call_1", "name": "weather", "arguments": '{"city": "Paris"}'}
+CALL: dict[str, Any] = {"id": "call_1", "name": "weather", "arguments": '{"city": "Paris"}'}
 OPENAI_CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
 LIKELY = {"token": "€", "bytes": "€".encode(), "logprob": -0.5}
 ENTRY = {**LIKELY, "top": [LIKELY, {"token": "$", "bytes": b"$", "logprob": -1.5}]}

@@ -100,7 +100,8 @@ def test_a_call_ends_reasoning(tmp_path: Path) -> None:
 @pytest.mark.parametrize("takes_turns", [False, True])
 def test_rows_of_a_batch_have_budgets_of_their_own(tmp_path: Path, takes_turns: bool) -> None:
     folder = make_scripted_model(tmp_path, (*THOUGHT, "</think>", "Sunny"), **THINKS)
-    engine = load(folder, **({"draft_model": str(folder)} if takes_turns else {}))
+    options: dict[str, Any] = {"draft_model": str(folder)} if takes_turns else {}
+    engine = load(folder, **options)
     fields = [
         {"messages": [USER], "temperature": 0.0, "max_tokens": 30, "stream": stream, "thinking_budget": budget, **more}
         for stream in (False, True)
@@ -172,7 +173,8 @@ def run_alone(budget: int, wanted: list[int], texts: list[str], end: tuple[int, 
     tokens = [0, 0]
     for likeliest in wanted:
         logits = mx.where(mx.arange(len(texts)) == likeliest, 5.0, 0.0)[None]
-        tokens.append(int(mx.argmax(processor(mx.array(tokens), logits)[0]).item()))
+        drawn: Any = mx.argmax(processor(mx.array(tokens), logits)[0]).item()
+        tokens.append(drawn)
     return tokens[2:]
 
 

@@ -6,16 +6,28 @@ none. Of a call in the model's own form only the end shows that.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
 
 from worker.generation.tools import new_id, text_of_json
 
-_NAME = re.compile(r'[^{]*+\{\s*+"name"\s*+:\s*+(?P<name>"(?:[^"\\]|\\.)*+")')
-_ARGUMENTS = re.compile(r'\s*+,\s*+"arguments"\s*+:\s*+(?=\{)')
+_HEAD = re.compile(r'[^{]*+\{\s*+"name"\s*+:\s*+(?P<name>"(?:[^"\\]|\\.)*+")')
+_LEAD = re.compile(r'\s*+,\s*+"arguments"\s*+:\s*+(?=\{)')
+# The last brace of the arguments, and that of the call.
+_END = re.compile(r"(?P<last>\})\s*+\}")
 # Up to the next character that counts: outside of a string, and inside.
 _OUTSIDE = re.compile(r'[^"{}]*+')
 _INSIDE = re.compile(r'(?:[^"\\]|\\.)*+', re.DOTALL)
+
+
+class _Stage(Enum):
+    """Of the text, as to the next call: before its name, before its arguments, in them, or behind all but their end."""
+
+    BEFORE = "before"
+    NAMED = "named"
+    INSIDE = "inside"
+    BEHIND = "behind"
 
 
 @dataclass(slots=True)
@@ -34,6 +46,9 @@ class CallPiece:
         if self.starts and self.ends:
             return call
         return {**call, "piece": "first" if self.starts else "last" if self.ends else "middle"}
+
+
+_NO_CALL = CallPiece("", "", "", starts=False, ends=False)
 
 
 def add_piece(pieces: list[CallPiece], piece: CallPiece) -> None:
@@ -58,63 +73,55 @@ def joined_calls(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 class CallPieces:
-    """Reads one answer. Mutable state: the text that belongs to no piece yet, the call that is open, and where its
-    arguments are: how many braces are open, and whether a string is."""
+    """Reads one answer. Mutable state: the text that belongs to no piece yet; the call that is open, as a piece
+    without arguments; where in it the text is; of its arguments how many braces are open, and whether a string is."""
 
     def __init__(self) -> None:
         self._held = ""
-        self._call: CallPiece | None = None
+        self._call = _NO_CALL
+        self._stage = _Stage.BEFORE
         self._depth = 0
         self._in_string = False
 
     def push(self, text: str) -> Iterator[CallPiece]:
         """Take some text; the pieces that it makes."""
         self._held += text
-        while True:
-            if self._call is None:
-                head = _NAME.match(self._held)
-                if head is None:
-                    return
-                self._held = self._held[head.end() :]
-                self._call = CallPiece(new_id(), text_of_json(head["name"]), "", starts=False, ends=False)
-                self._depth = 0
-                yield self._piece("", starts=True)
-            if not self._depth:
-                lead = _ARGUMENTS.match(self._held)
-                if lead is None:
-                    return
-                self._held = self._held[lead.end() :]
-            end = self._scanned()
-            written, self._held = self._held[:end], self._held[end:]
-            if not written:
-                return
-            yield self._piece(written, ends=not self._depth)
-            if self._depth:
-                return
-            self._call = None
+        if self._stage is _Stage.BEFORE and (head := self._matched(_HEAD)) is not None:
+            self._stage = _Stage.NAMED
+            self._call = CallPiece(new_id(), text_of_json(head["name"]), "", starts=False, ends=False)
+            yield replace(self._call, starts=True)
+        if self._stage is _Stage.NAMED and self._matched(_LEAD) is not None:
+            self._stage = _Stage.INSIDE
+        if self._stage is _Stage.INSIDE and (written := self._written()):
+            yield replace(self._call, arguments=written)
+        if self._stage is _Stage.BEHIND and (end := self._matched(_END)) is not None:
+            self._stage = _Stage.BEFORE
+            yield replace(self._call, arguments=end["last"], ends=True)
+            yield from self.push("")
 
-    def _piece(self, arguments: str, *, starts: bool = False, ends: bool = False) -> CallPiece:
-        assert self._call is not None
-        return CallPiece(self._call.id, self._call.name, arguments, starts, ends)
+    def _matched(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        """The held text from its beginning on, of which it is then no part."""
+        found = pattern.match(self._held)
+        if found is not None:
+            self._held = self._held[found.end() :]
+        return found
 
-    def _scanned(self) -> int:
-        """How much of the held text belongs to the arguments; counts the braces in it."""
+    def _written(self) -> str:
+        """What has been written of the arguments, without their last brace: the call is complete with its own."""
         text, position = self._held, 0
         while position < len(text):
             found = (_INSIDE if self._in_string else _OUTSIDE).match(text, position)
-            position = found.end() if found is not None else position
-            if position == len(text):
+            position = position if found is None else found.end()
+            mark = text[position : position + 1]
+            if mark in ("", "\\"):  # what it escapes has not come yet
                 break
-            mark = text[position]
-            if mark == "\\":  # what it escapes has not come yet
+            if mark == "}" and self._depth == 1:
+                self._stage, self._depth = _Stage.BEHIND, 0
                 break
             position += 1
             if mark == '"':
                 self._in_string = not self._in_string
-            elif mark == "{":
-                self._depth += 1
             else:
-                self._depth -= 1
-                if not self._depth:
-                    break
-        return position
+                self._depth += 1 if mark == "{" else -1
+        self._held = text[position:]
+        return text[:position]
