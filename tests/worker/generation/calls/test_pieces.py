@@ -138,7 +138,7 @@ def test_a_call_that_max_tokens_cuts_has_no_last_piece(engine: TextEngine) -> No
     most = whole["completion_tokens"] - 6
     entries, end = streamed(engine, **FORCED, max_tokens=most)
     assert (end["finish_reason"], {entry["piece"] for entry in entries}) == ("length", {"first", "middle"})
-    assert "".join(entry["arguments"] for entry in entries).startswith('{"words"')
+    assert json.loads("".join(entry["arguments"] for entry in entries) + "}").keys() == {"words", "loud"}
     [[alone]] = run(engine, [{"messages": [USER], "temperature": 0.0, "max_tokens": most, **FORCED}])
     assert (alone.body["finish_reason"], alone.body.get("tool_calls")) == ("length", None)
 
