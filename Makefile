@@ -11,7 +11,7 @@ ifeq ($(origin PORT),command line)
 export MLX_BROKER_PORT := $(PORT)
 endif
 
-.PHONY: install install-dev run test test-slow check bench bench-smol chaos fuzz lock architectures
+.PHONY: install install-dev run test test-slow test-isolation test-clients check bench bench-smol chaos fuzz lock architectures
 
 # What serving needs. --clear: installs exactly the lock, also after a package has left it. --no-compile: compiling takes
 # half a minute, and few of the files are ever imported. --no-deps: the lock is complete, and older pips would resolve a
@@ -49,6 +49,16 @@ test: install-dev
 # Tests that take too long for every change: leaks over thousands of requests, the demo model in every form.
 test-slow: install-dev
 	$(BIN)/python -m pytest -m slow
+
+# Every blow in every phase: five minutes more than the cells that come with `make test`.
+test-isolation: install-dev
+	$(BIN)/python -m pytest tests/isolation -m ""
+
+# Client programs of Node, unchanged: needs npm, and strace to see what they connect to. Their requests are kept in
+# tests/clients/recordings, which `make test` sends again; RECORD_CLIENTS=1 writes them anew.
+test-clients: install-dev
+	npm ci --prefix tests/clients/node --no-audit --no-fund
+	$(BIN)/python -m pytest tests/clients -m clients
 
 check: install-dev
 	$(BIN)/ruff check .

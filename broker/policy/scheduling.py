@@ -20,12 +20,11 @@ def decide(facts: Facts, now: float) -> None:
     if facts.stopping:
         _shut_down(facts, now)
     else:
-        _answer_keeps(facts, now)
         _drain(facts, now)
         _expire_waiting(facts, now)
         _drain(facts, now)  # an unload may have waited for a request that has just expired
         _answer_loads(facts)
-        _answer_keeps(facts, now)  # a keep may have waited for an unload that has just been given up
+        _answer_keeps(facts, now)
         _expire_idle(facts, now)
         share_out(facts, now)
         _assign(facts)

@@ -221,22 +221,6 @@ def test_while_a_model_drains_it_waits_for_the_next_process() -> None:
     assert s.loaded(R2, "a", pinned=False) in s.ready(W2)
 
 
-def test_an_unload_that_is_given_up_lets_it_be_answered() -> None:
-    s = Script()
-    s.busy("a", R1)
-    s.unload(R9, "a", timeout=5.0)
-    assert s.keep(R2, "a", 20.0) == []
-    assert s.wait(5, W1) == [Failed(R9, "drain_timeout"), s.loaded(R2, "a", pinned=False)]
-
-
-def test_an_unload_waits_for_it_and_for_nothing_else() -> None:
-    s = Script()
-    s.keep(R1, "a", 20.0)
-    s.connect(W1)
-    assert s.unload(R9, "a") == []
-    assert s.ready(W1)[-2:] == [s.loaded(R1, "a", pinned=False), StopWorker(W1, "unload")]
-
-
 def test_one_that_came_before_the_unload_is_answered_first() -> None:
     s = Script()
     s.loading("a", R1)
