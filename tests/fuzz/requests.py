@@ -38,7 +38,8 @@ class Request:
         """As it is sent."""
         body = self.raw if self.raw is not None else json.dumps(self.body).encode() if self.body is not None else b""
         lengths = [value for name, value in self.headers if name.lower() == b"content-length" and value.isdigit()]
-        self.is_whole = all(int(length) <= len(body) for length in lengths)
+        is_chunked = any(value == b"chunked" for name, value in self.headers if name.lower() == b"transfer-encoding")
+        self.is_whole = all(int(length) <= len(body) for length in lengths) and bool(body or not is_chunked)
         head = f"{self.method} {self.path} {self.version}\r\n".encode("utf-8", "surrogatepass")
         lines = b"".join(name + b": " + value + b"\r\n" for name, value in self.headers)
         announced = (
