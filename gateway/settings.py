@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     image_timeout_seconds: Annotated[float, Field(gt=0)] = 10
     image_max_redirects: Annotated[int, Field(ge=0)] = 3
     allow_private_image_hosts: bool = False
-    keepalive_seconds: Annotated[float, Field(gt=0)] = 15
+    keepalive_seconds: Annotated[float, Field(gt=0)] = 10
     log_level: LogLevel = "info"
 
     @field_validator("allowed_origins", mode="before")

@@ -47,7 +47,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         image_timeout_seconds=10,
         image_max_redirects=3,
         allow_private_image_hosts=False,
-        keepalive_seconds=15,
+        keepalive_seconds=10,
         log_level="info",
     )
     assert settings.max_body_bytes == 50 * 2**20
