@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
+from itertools import count, takewhile
 from typing import Any
 
 from worker.chat.chat import Chat
@@ -11,6 +11,9 @@ from worker.chat.messages import INSTRUCTING, Turn
 from worker.chat.words import is_plain_id
 
 Change = Callable[[Chat], Chat]
+
+# Around an instruction in another's turn; agents use this mark, and models know it.
+_LATE = "<system-reminder>\n{}\n</system-reminder>"
 
 
 def plain_ids(chat: Chat) -> Chat:
@@ -38,13 +41,49 @@ def plain_ids(chat: Chat) -> Chat:
     return replace(chat, turns=turns)
 
 
-def instructions_first(chat: Chat) -> Chat:
-    """With everything that instructs in one system turn, the first."""
-    said = [turn["content"] for turn in chat.turns if turn["role"] in INSTRUCTING and turn["content"]]
-    others = [turn for turn in chat.turns if turn["role"] not in INSTRUCTING]
-    if not said:
-        return chat
-    return replace(chat, turns=[{"role": "system", "content": "\n\n".join(said)}, *others])
+def instructions_in_place(chat: Chat) -> Chat:
+    """With what instructs at the beginning in one system turn, and every later instruction where it stands, marked:
+    at the head of the user turn behind it, else at the end of the results before it, else in a user turn of its own.
+    So the prompt stays the same up to there."""
+    first = list(takewhile(_instructs, chat.turns))
+    said = [turn["content"] for turn in first if turn["content"]]
+    turns: list[Turn] = [{"role": "system", "content": "\n\n".join(said)}] if said else []
+    late: list[str] = []
+    for turn in chat.turns[len(first) :]:
+        if _instructs(turn):
+            late += [_LATE.format(turn["content"])] if turn["content"] else []
+        elif turn["role"] == "tool":  # results stay with their calls
+            turns.append(turn)
+        elif turn["role"] == "user" and late:
+            turns.append({**turn, "content": joined("\n\n".join(late), turn["content"])})
+            late = []
+        else:
+            _put_last(turns, late)
+            turns.append(turn)
+            late = []
+    _put_last(turns, late)
+    return replace(chat, turns=turns)
+
+
+def without_late_instructions(chat: Chat) -> Chat:
+    """With what instructs at the beginning only."""
+    first = list(takewhile(_instructs, chat.turns))
+    return replace(chat, turns=first + [turn for turn in chat.turns[len(first) :] if not _instructs(turn)])
+
+
+def _instructs(turn: Turn) -> bool:
+    return turn["role"] in INSTRUCTING
+
+
+def _put_last(turns: list[Turn], late: list[str]) -> None:
+    """No user turn behind results: templates cut out earlier reasoning at the last user turn."""
+    if not late:
+        return
+    text = "\n\n".join(late)
+    if turns and turns[-1]["role"] == "tool":
+        turns[-1] = {**turns[-1], "content": joined(turns[-1]["content"], text)}
+    else:
+        turns.append({"role": "user", "content": text})
 
 
 def alternating(chat: Chat) -> Chat:

@@ -6,11 +6,12 @@ know this form, which Hermes began and Qwen has, and mlx-lm's parser `json_tools
 
 import json
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 from worker.chat.chat import Chat
-from worker.chat.forms import alternating, instructions_first, joined
-from worker.chat.messages import THOUGHT_NAMES, Turn
+from worker.chat.forms import alternating, instructions_in_place, joined
+from worker.chat.messages import INSTRUCTING, THOUGHT_NAMES, Turn
 
 _TOOLS = """# Tools
 
@@ -30,9 +31,6 @@ For each function call, return a json object with function name and arguments wi
 def generic(chat: Chat) -> Chat:
     """A chat of system, user and assistant turns alone."""
     turns: list[Turn] = []
-    if chat.tools:
-        signatures = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in chat.tools)
-        turns.append({"role": "system", "content": _TOOLS.format(tools=signatures)})
     order: dict[str, int] = {}
     results: list[Turn] = []
     for turn in chat.turns:
@@ -48,9 +46,12 @@ def generic(chat: Chat) -> Chat:
         else:
             turns.append({key: turn[key] for key in ("role", "content", *THOUGHT_NAMES) if key in turn})
     turns += _answered(results, order)
-    # The system's own words first, as they would be without tools.
-    system = turns[1:] + turns[:1] if chat.tools else turns
-    return alternating(instructions_first(replace(chat, turns=system, tools=None)))
+    if chat.tools:
+        signatures = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in chat.tools)
+        # Behind the system's own words, which begin as they would without tools.
+        place = sum(1 for _ in takewhile(lambda turn: turn["role"] in INSTRUCTING, turns))
+        turns.insert(place, {"role": "system", "content": _TOOLS.format(tools=signatures)})
+    return alternating(instructions_in_place(replace(chat, turns=turns, tools=None)))
 
 
 def generic_in_user_turn(chat: Chat) -> Chat:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from worker.chat.chat import Chat
-from worker.chat.messages import THOUGHT_NAMES, Turn
+from worker.chat.messages import INSTRUCTING, THOUGHT_NAMES, Turn
 from worker.chat.schemas import ANNOTATING, NAMING, TYPES, VALUES
 
 # A number stands for a number.
@@ -20,11 +20,13 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 @dataclass(slots=True)
 class Skeleton:
     """needed: words that must be in the prompt, and the fields that they stand for; wanted: those that templates may
-    leave out on purpose, and what to say of them."""
+    leave out on purpose, and what to say of them; before_late: the last word before the first instruction that follows
+    another turn, None without one."""
 
     chat: Chat
     needed: dict[str, str] = field(default_factory=dict)
     wanted: dict[str, str] = field(default_factory=dict)
+    before_late: str | None = None
 
     def missing(self, text: str) -> list[str]:
         """The fields of which the text lacks something, those of the first message first."""
@@ -47,7 +49,22 @@ def skeleton(chat: Chat) -> Skeleton:
     tools = None if chat.tools is None else [maker.tool(tool, f"tools[{i}]") for i, tool in enumerate(chat.tools)]
     of_tools, maker.needed = maker.needed, {}
     turns = [maker.turn(turn, f"messages[{index}]") for index, turn in enumerate(chat.turns)]
-    return Skeleton(Chat(turns, tools, chat.kwargs), maker.needed | of_tools, maker.wanted)
+    return Skeleton(Chat(turns, tools, chat.kwargs), maker.needed | of_tools, maker.wanted, _before_late(turns))
+
+
+def _before_late(turns: list[Turn]) -> str | None:
+    """turns: of words."""
+    before: str | None = None
+    for turn in turns:
+        content = turn["content"]
+        word: str = content if isinstance(content, str) else next((p["text"] for p in content if "text" in p), "")
+        if not _WORD.fullmatch(word):
+            continue
+        if turn["role"] not in INSTRUCTING:
+            before = word
+        elif before is not None:
+            return before
+    return None
 
 
 class _Maker:

@@ -16,12 +16,13 @@ from worker.chat.forms import (
     Change,
     alternating,
     empty_tools,
-    instructions_first,
+    instructions_in_place,
     one_call_each,
     plain_ids,
     schemas_described,
     text_arguments,
     thinking_parts,
+    without_late_instructions,
 )
 from worker.chat.generic import generic, generic_in_user_turn
 from worker.chat.messages import Turn
@@ -41,11 +42,12 @@ Changes = tuple[Change, ...]
 # The template's own forms, those that change least first. The last is for one family whose template wants text.
 _NATIVE: tuple[Changes, ...] = (
     (),
+    (instructions_in_place,),
     (plain_ids,),
-    (plain_ids, instructions_first),
-    (plain_ids, instructions_first, alternating),
-    (plain_ids, instructions_first, one_call_each, alternating),
-    (plain_ids, instructions_first, one_call_each, alternating, text_arguments),
+    (plain_ids, instructions_in_place),
+    (plain_ids, instructions_in_place, alternating),
+    (plain_ids, instructions_in_place, one_call_each, alternating),
+    (plain_ids, instructions_in_place, one_call_each, alternating, text_arguments),
 )
 _GENERIC: tuple[Changes, ...] = ((generic,), (generic_in_user_turn,))
 
@@ -171,6 +173,7 @@ class ChatWriter:
     def _first(self, bones: Skeleton, forms: Iterator[Changes]) -> Form | list[_Attempt]:
         attempts: list[_Attempt] = []
         tried: list[Chat] = []
+        moving: Form | None = None
         for changes in forms:
             form = Form(changes, 0, ())
             chat = form.apply(bones.chat)
@@ -179,10 +182,29 @@ class ChatWriter:
             tried.append(chat)
             for number in range(len(self._renderers)):
                 attempt = self._attempt(bones, chat, replace(form, renderer=number))
-                if not isinstance(attempt, _Attempt):
-                    return Form(changes, number, attempt)
-                attempts.append(attempt)
-        return attempts
+                if isinstance(attempt, _Attempt):
+                    attempts.append(attempt)
+                    continue
+                found = Form(changes, number, attempt)
+                if not self._moves_instructions(bones, found):
+                    return found
+                moving = moving or found
+        return moving or attempts
+
+    def _moves_instructions(self, bones: Skeleton, form: Form) -> bool:
+        """Whether a late instruction changes the prompt before it: a template may gather all instructions at the front,
+        or leave out its own there."""
+        word = bones.before_late
+        if word is None:
+            return False
+        beginnings = []
+        for chat in (bones.chat, without_late_instructions(bones.chat)):
+            try:
+                text = str(self._renderers[form.renderer](form.apply(chat), tokenize=False, asks=True)).lower()
+            except Exception:  # noqa: BLE001 # see above
+                return False
+            beginnings.append(text[: text.find(word)])
+        return beginnings[0] != beginnings[1]
 
     def _attempt(self, bones: Skeleton, chat: Chat, form: Form) -> _Attempt | tuple[str, ...]:
         """What is left out on purpose, if all the rest is written. chat: in this form."""

@@ -70,9 +70,76 @@ def test_a_chat_that_the_template_writes_stays_as_it_came() -> None:
     assert (text, form) == ("[system]s[user]Weather?", Form((), 0, ()))
 
 
-def test_late_instructions_go_to_the_first_turn() -> None:
-    messages = [{"role": "system", "content": "a"}, USER, {"role": "system", "content": "b"}]
+def test_instructions_at_the_beginning_are_one_system_turn() -> None:
+    messages = [{"role": "system", "content": "a"}, {"role": "system", "content": "b"}, USER]
     assert write(ChatWriter([Template(FIRST_SYSTEM)]), messages)[0] == "[system]a\n\nb[user]Weather?"
+
+
+LATE = {"role": "system", "content": "b"}
+ANSWER = {"role": "assistant", "content": "Hm."}
+MARKED = "<system-reminder>\nb\n</system-reminder>"
+# Gathers all system turns, as DeepSeek's templates do.
+GATHERING = (
+    "{% for m in messages if m.role == 'system' and m.content %}{{ m.content }} {% endfor %}"
+    "{% for m in messages if m.role != 'system' %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+)
+ALTERNATING = (
+    "{% for m in messages %}{% if loop.index0 and m.role == messages[loop.index0 - 1].role or m.role == 'system' %}"
+    "{{ raise_it() }}{% endif %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+)
+
+
+# Has words of its own where there is no system turn.
+SPEAKING = "{% if messages | selectattr('role', 'equalto', 'system') | list | length == 0 %}I help.{% endif %}" + LAX
+
+
+def test_a_late_instruction_does_not_replace_what_the_template_says_itself() -> None:
+    text, _ = write(ChatWriter([Template(SPEAKING)]), [USER, ANSWER, LATE, USER])
+    assert text == f"I help.[user]Weather?[assistant]Hm.[user]{MARKED}\n\nWeather?"
+    first = [LATE, USER, ANSWER, LATE, USER]
+    assert write(ChatWriter([Template(SPEAKING)]), first)[1].changes == ()
+
+
+@pytest.mark.parametrize("template", [FIRST_SYSTEM, GATHERING, ALTERNATING])
+@pytest.mark.parametrize(
+    ("messages", "written"),
+    [
+        ([USER, ANSWER, LATE, USER], f"[user]Weather?[assistant]Hm.[user]{MARKED}\n\nWeather?"),
+        ([USER, ANSWER, LATE, LATE, USER], f"[user]Weather?[assistant]Hm.[user]{MARKED}\n\n{MARKED}\n\nWeather?"),
+        ([USER, ANSWER, LATE], f"[user]Weather?[assistant]Hm.[user]{MARKED}"),
+        ([USER, ANSWER, LATE, ANSWER, USER], f"[user]Weather?[assistant]Hm.[user]{MARKED}[assistant]Hm.[user]Weather?"),
+        ([USER, ANSWER, {**LATE, "content": ""}, USER], "[user]Weather?[assistant]Hm.[user]Weather?"),
+    ],
+)
+def test_a_late_instruction_stays_where_it_stands(template: str, messages: list[Any], written: str) -> None:
+    writer = ChatWriter([Template(template)])
+    text, _ = write(writer, messages)
+    assert text == written
+    # What stands before it is the same without it.
+    assert text.startswith(write(writer, messages[:2])[0])
+
+
+def test_a_late_instruction_that_the_template_writes_in_place_is_a_system_turn() -> None:
+    text, form = write(ChatWriter([Template(LAX)]), [USER, ANSWER, LATE, USER])
+    assert (text, form.changes) == ("[user]Weather?[assistant]Hm.[system]b[user]Weather?", ())
+
+
+@pytest.mark.parametrize("template", [FIRST_SYSTEM, GATHERING])
+@pytest.mark.parametrize("late_first", [False, True])
+def test_an_instruction_among_results_follows_them(template: str, late_first: bool) -> None:
+    calls = "{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}"
+    tools = "{% for t in tools or [] %}<{{ t | tojson }}>{% endfor %}"
+    writer = ChatWriter([Template(tools + template.replace("{{ m.content }}", "{{ m.content }}" + calls))])
+    turns: list[Any] = [LATE, RESULT] if late_first else [RESULT, LATE]
+    text, form = write(writer, [USER, CALLING, *turns], tools=[WEATHER])
+    assert not form.is_generic
+    assert text.endswith(f"[tool]sunny\n\n{MARKED}")
+
+
+def test_a_late_instruction_of_the_generic_form_is_outside_of_the_results() -> None:
+    text, form = write(ChatWriter([Template(FIRST_SYSTEM)]), [USER, CALLING, RESULT, LATE], tools=[WEATHER])
+    assert form.is_generic
+    assert text.endswith(f"</tool_response>\n\n{MARKED}")
 
 
 def test_foreign_ids_are_mapped_for_the_prompt_alone() -> None:
