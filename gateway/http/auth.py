@@ -2,7 +2,7 @@
 
 import contextlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -12,20 +12,24 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from broker.wire.failure import Code, Failure, FailureError
+from gateway.core.failure import IGNORED_HEADER
 from gateway.http.endpoints import Guard, Guards
+
+_NO_KEY = "missing or wrong key: send Authorization: Bearer <key> or x-api-key: <key>"
 
 
 def guards(api_key: SecretStr | None, admin_token: SecretStr | None) -> Guards:
     """What stands in front of the endpoints. A key that is None lets everybody pass."""
     return {
         Guard.OPEN: (),
-        Guard.KEY: (Middleware(BearerAuth, api_key),),
-        Guard.ADMIN: (Middleware(SameOrigin, needs_key=admin_token is not None), Middleware(BearerAuth, admin_token)),
+        Guard.KEY: (Middleware(KeyAuth, api_key),),
+        Guard.ADMIN: (Middleware(SameOrigin, needs_key=admin_token is not None), Middleware(KeyAuth, admin_token)),
     }
 
 
-class BearerAuth:
-    """Lets a request pass whose `Authorization: Bearer` holds `key`; every request where `key` is None."""
+class KeyAuth:
+    """Lets a request pass that has `key` as `Authorization: Bearer` or as `x-api-key`, where clients of Anthropic's API
+    have it; every request where `key` is None. A page of another site can set neither without asking first (CORS)."""
 
     def __init__(self, app: ASGIApp, key: SecretStr | None) -> None:
         self._app = app
@@ -33,8 +37,8 @@ class BearerAuth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises FailureError `invalid_api_key` for a missing or wrong key."""
-        if self._key is not None and not hmac.compare_digest(_bearer_key(scope), self._key):
-            raise FailureError(Failure(Code.INVALID_API_KEY, "missing or wrong key: send Authorization: Bearer <key>"))
+        if self._key is not None and not any(hmac.compare_digest(key, self._key) for key in _keys_in(scope)):
+            raise FailureError(Failure(Code.INVALID_API_KEY, _NO_KEY))
         await self._app(scope, receive, send)
 
 
@@ -48,7 +52,7 @@ class AllowedOrigins(CORSMiddleware):
             allow_origins=origins,
             allow_methods=("GET", "POST"),
             allow_headers=("*",),
-            expose_headers=("retry-after",),
+            expose_headers=("retry-after", IGNORED_HEADER),
             # A page on the internet that calls a gateway at home is named in the settings, too.
             allow_private_network=True,
         )
@@ -96,10 +100,12 @@ def _is_address(name: str) -> bool:
     return False
 
 
-def _bearer_key(scope: Scope) -> bytes:
+def _keys_in(scope: Scope) -> Iterator[bytes]:
+    """One of several may be a leftover of a client's settings."""
     for name, value in scope["headers"]:
-        if name == b"authorization":
+        if name == b"x-api-key":
+            yield bytes(value)
+        elif name == b"authorization":
             scheme, _, key = value.partition(b" ")
             if scheme.lower() == b"bearer":
-                return bytes(key.strip())
-    return b""
+                yield bytes(key.strip())

@@ -1,11 +1,12 @@
-"""Which pages may administrate, without sockets: the middleware and what a browser says of a page."""
+"""Keys, and which pages may administrate, without sockets: the middlewares and what clients say."""
 
 import contextlib
 
 import pytest
+from pydantic import SecretStr
 
 from broker.wire.failure import FailureError
-from gateway.http.auth import SameOrigin
+from gateway.http.auth import KeyAuth, SameOrigin
 
 pytestmark = pytest.mark.anyio
 
@@ -39,3 +40,30 @@ async def test_a_name_may_have_been_bent_to_this_machine() -> None:
 @pytest.mark.parametrize("origin", ["null", "http://[", "http://", ""])
 async def test_what_is_no_origin_is_none_of_ours(origin: str) -> None:
     assert not await passes(origin, "127.0.0.1:8080")
+
+
+@pytest.mark.parametrize(
+    ("headers", "passing"),
+    [
+        ({b"authorization": b"Bearer key"}, True),
+        ({b"authorization": b"bearer  key "}, True),
+        ({b"x-api-key": b"key"}, True),
+        ({b"x-api-key": b"key", b"authorization": b"Bearer left over"}, True),
+        ({b"x-api-key": b"left over", b"authorization": b"Bearer key"}, True),
+        ({b"x-api-key": b"Bearer key"}, False),
+        ({b"authorization": b"key"}, False),
+        ({b"x-api-key": b""}, False),
+        ({b"x-api-key": b"other", b"authorization": b"Bearer other"}, False),
+        ({}, False),
+    ],
+)
+async def test_a_key_comes_in_one_of_two_headers(headers: dict[bytes, bytes], passing: bool) -> None:
+    reached = []
+
+    async def app(*_: object) -> None:
+        reached.append(True)
+
+    scope = {"type": "http", "headers": list(headers.items())}
+    with contextlib.suppress(FailureError):
+        await KeyAuth(app, SecretStr("key"))(scope, None, None)  # type: ignore[arg-type] # not used
+    assert bool(reached) == passing

@@ -289,13 +289,13 @@ async def test_pages_of_chosen_origins_may_call(runtime_dir: Path, allowed: str)
         http(gateway) as client,
     ):
         page = {"origin": "http://page"}
-        asks = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,x-a"}
+        asks = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,x-api-key"}
         for path in ("/v1/chat/completions", "/chat/completions", "/v1/models"):
             preflight = await client.options(path, headers=page | asks)  # browsers send no key with it
             assert preflight.status_code == 200
             assert preflight.headers["access-control-allow-origin"] == allowed
             assert "POST" in preflight.headers["access-control-allow-methods"]
-            assert preflight.headers["access-control-allow-headers"] == "authorization,x-a"
+            assert preflight.headers["access-control-allow-headers"] == "authorization,x-api-key"
         asking = asyncio.create_task(client.post("/v1/chat/completions", json=chat(stream=True), headers=BEARER | page))
         request_id, _ = await broker.expect_work()
         await broker.finish(request_id, "One")
@@ -308,7 +308,7 @@ async def test_pages_of_chosen_origins_may_call(runtime_dir: Path, allowed: str)
         asking = asyncio.create_task(client.post("/v1/chat/completions", json=chat(), headers=BEARER | page))
         failure = Failure(Code.RATE_LIMIT_EXCEEDED, "full", retry_after=1, retryable=True)
         await broker.error((await broker.expect_work())[0], failure)
-        assert (await asking).headers["access-control-expose-headers"] == "retry-after"
+        assert (await asking).headers["access-control-expose-headers"] == "retry-after, x-mlx-broker-ignored"
 
         other = {"origin": "http://other"}
         preflight = await client.options("/v1/models", headers=other | asks)
