@@ -6,7 +6,7 @@ and the pieces; pieces that look like `<tags>` are single tokens in prompts too.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,18 @@ def make_scripted_model(
     tool_parser: str | None = None,
     chat_template: str = CHAT_TEMPLATE,
     after: str = " ",
+    others: Mapping[str, Sequence[str]] | None = None,
 ) -> Path:
     """Write a model that answers with `pieces`, no two alike, and return `folder`.
 
     tags: further tokens of the vocabulary. after: the last character of a rendered prompt, or the tag at its end.
+    others: other last characters, and the pieces that follow them; again no two alike in all of the model.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer(pieces, tags)
-    ids = {piece: _id_of(tokenizer, piece) for piece in (*pieces, after)}
+    scripts = {after: pieces, **(others or {})}
+    all_pieces = [piece for script in scripts.values() for piece in script]
+    tokenizer = _tokenizer(all_pieces, tags)
+    ids = {piece: _id_of(tokenizer, piece) for piece in (*all_pieces, *scripts)}
     eos = tokenizer.token_to_id(SPECIAL_TOKENS[1])
     size = tokenizer.get_vocab_size()
     config: dict[str, Any] = {
@@ -52,9 +56,10 @@ def make_scripted_model(
     }
     head = mx.zeros((size, config["hidden_size"]))
     head[eos] = 1.0
-    for here, there in pairwise([ids[after], *(ids[piece] for piece in pieces), eos]):
-        head[eos, here] = 0.0
-        head[there, here] = 1.0
+    for start, script in scripts.items():
+        for here, there in pairwise([ids[start], *(ids[piece] for piece in script), eos]):
+            head[eos, here] = 0.0
+            head[there, here] = 1.0
     tables = {"model.embed_tokens.weight": mx.eye(size, config["hidden_size"]), "lm_head.weight": head}
 
     def weight(path: str, value: mx.array) -> mx.array:
