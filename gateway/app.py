@@ -8,6 +8,8 @@ from starlette.middleware import Middleware
 
 from gateway.admin.dialect import ADMIN
 from gateway.admin.endpoints import ENDPOINTS as ADMIN_ENDPOINTS
+from gateway.anthropic.endpoints import ENDPOINTS as ANTHROPIC_ENDPOINTS
+from gateway.anthropic.endpoints import SUBTREE as ANTHROPIC_SUBTREE
 from gateway.directory import Directory
 from gateway.http.auth import AllowedOrigins, guards
 from gateway.http.endpoints import Endpoint, Guard, Subtree, routes_of
@@ -20,9 +22,10 @@ from gateway.openai.endpoints import ENDPOINTS as OPENAI_ENDPOINTS
 from gateway.responses.endpoints import ENDPOINTS as RESPONSES_ENDPOINTS
 from gateway.settings import Settings
 
-ENDPOINTS: tuple[Endpoint, ...] = (*OPENAI_ENDPOINTS, *RESPONSES_ENDPOINTS, *ADMIN_ENDPOINTS)
+ENDPOINTS: tuple[Endpoint, ...] = (*OPENAI_ENDPOINTS, *RESPONSES_ENDPOINTS, *ANTHROPIC_ENDPOINTS, *ADMIN_ENDPOINTS)
 SUBTREES = (
-    Subtree(prefix="/v1", guard=Guard.KEY, dialect=OPENAI),  # first, as nearly all requests are for it
+    ANTHROPIC_SUBTREE,  # which is within the next
+    Subtree(prefix="/v1", guard=Guard.KEY, dialect=OPENAI),  # early, as nearly all requests are for it
     Subtree(prefix="/admin", guard=Guard.ADMIN, dialect=ADMIN),
     Subtree(prefix="", guard=Guard.OPEN, dialect=OPENAI),
 )

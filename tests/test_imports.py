@@ -83,6 +83,7 @@ PURE = {
         f"gateway/responses/{name}.py": _CORE
         for name in ("dialect", "items", "objects", "parts", "requests", "sealed", "tools", "turns")
     },
+    **{f"gateway/anthropic/{name}.py": _CORE for name in ("blocks", "conversation", "dialect", "requests", "tools")},
     "worker/cache/prefix_index.py": set[str](),
     "worker/cache/worthwhile.py": set[str](),
     "worker/memory/cost.py": set[str](),

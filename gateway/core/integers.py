@@ -23,7 +23,7 @@ def refuse_rounded(raw: dict[str, Any], body: bytes, fields: Fields) -> None:
         raise invalid("the body has an integer that cannot be kept exactly") from None
     for param, value in fields(exact):
         if _has(value, int):
-            raise invalid(f"{param} has an integer beyond 64 bits; only arguments as JSON text may have it", param)
+            raise invalid(f"{param} has an integer beyond 64 bits, which cannot be kept exactly", param)
 
 
 def entries_of(value: Any) -> Iterator[tuple[int, dict[str, Any]]]:

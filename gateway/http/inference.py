@@ -7,8 +7,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.wire.failure import FailureError, invalid
-from gateway.core.answer import ignored_in
+from broker.wire.work import Generate
+from gateway.core.answer import Counted, ignored_in
 from gateway.core.ask import Ask, generate_stream, generate_whole
+from gateway.core.ask import count as count_of
 from gateway.core.content import Image
 from gateway.core.dialect import TextRequest
 from gateway.core.failure import IGNORED_HEADER, FieldNames, ignored_header, in_words_of
@@ -48,12 +50,7 @@ async def answer(request: Request[AppState], wanted: TextRequest) -> Response:
     """The dialect's answer to `wanted`. Raises FailureError in the dialect's words."""
     settings, link = request.state["settings"], request.state["link"]
     names = wanted.field_name
-    try:
-        target = await model_for(request, wanted.model)
-        images = await _load_images(request, wanted.images)
-    except FailureError as error:
-        raise FailureError(in_words_of(names, error.failure)) from None
-    units = wanted.units(images, target.defaults)
+    target, units = await _work(request, wanted)
     if wanted.stream:
         stream = await link.call(*(generate_stream(target.model, unit) for unit in units))
         renderer = wanted.renderer(target.name, len(units))
@@ -62,6 +59,22 @@ async def answer(request: Request[AppState], wanted: TextRequest) -> Response:
     ends = await collect(whole, request.receive, names)
     ignored = ignored_header(names, [*wanted.ignored, *ignored_in(ends)])
     return Json(wanted.whole(target.name, ends), headers={IGNORED_HEADER: ignored} if ignored else None)
+
+
+async def count(request: Request[AppState], wanted: TextRequest) -> Counted:
+    """The tokens of its prompt, which has one answer. Raises FailureError in the dialect's words."""
+    target, [unit] = await _work(request, wanted)
+    return await finish(request, count_of(target.model, unit), wanted.field_name)
+
+
+async def _work(request: Request[AppState], wanted: TextRequest) -> tuple[Target, list[Generate]]:
+    """The model, and the units of work."""
+    try:
+        target = await model_for(request, wanted.model)
+        images = await _load_images(request, wanted.images)
+    except FailureError as error:
+        raise FailureError(in_words_of(wanted.field_name, error.failure)) from None
+    return target, wanted.units(images, target.defaults)
 
 
 async def finish(request: Request[AppState], ask: Ask[T], names: FieldNames = str) -> T:
