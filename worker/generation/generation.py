@@ -86,9 +86,9 @@ class Generation:
         calls = answers.call_openings if may_call else ()
         # Of the grammars that an answer may have to follow, only schemas can be joined with that of a call.
         is_bare = may_call and answers.has_bare_calls and request.json_schema is not None
-        constraint = self._constraints.processor(request, reasoning, calls, has_bare_calls=is_bare)
-        if constraint is None:
-            return answers.answer(reasoning, request.tools, one_call=request.one_call), None
+        constraint = self._constraints.processor(request, reasoning, calls, has_bare_calls=is_bare, form=answers.calls)
+        if constraint is None or constraint.is_free:
+            return answers.answer(reasoning, request.tools, one_call=request.one_call), constraint
         if calls or is_bare:
             return answers.either(reasoning, request.tools, one_call=request.one_call), constraint
         is_call = bool(request.required_tools)

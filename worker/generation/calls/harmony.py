@@ -35,6 +35,9 @@ _UNFINISHED = re.compile(r"(?:<[|\w]*|\bto?)\Z")
 # way from the reasoning to a call.
 FINAL_PATH = ("<|channel|>analysis<|message|>", "<|end|>", "<|start|>assistant<|channel|>final<|message|>")
 CALL_OPENING = "<|start|>assistant<|channel|>commentary to"
+# How a header names the recipient of a call, behind the role or the channel. A prompt ends with the role.
+ROLE_START = "<|start|>assistant"
+CALL_MARKS = (f"{ROLE_START} to", "<|channel|>commentary to", "<|channel|>analysis to")
 
 read_message = headed(r"(?>.*?to=)(?:functions\.)?+(?P<name>[^\s<]++)(?>.*?<\|message\|>)")
 

@@ -44,18 +44,18 @@ def check_schema(schema: Schema, field: str) -> None:
         raise invalid(f"{field} must not nest deeper than {_MAX_LEVELS} levels, references included", field)
 
 
-def check_grammar(grammar: str) -> list[Schema]:
-    """The schemas that it embeds. Raises FailureError naming `grammar`."""
+def check_grammar(grammar: str, field: str = "grammar") -> list[Schema]:
+    """The schemas that it embeds. Raises FailureError naming `field`."""
     schemas = []
     if len(_RULE.findall(grammar)) > _MAX_RULES:
-        raise invalid(f"grammar must not have more than {_MAX_RULES} rules", "grammar")
+        raise invalid(f"{field} must not have more than {_MAX_RULES} rules", field)
     for found in _EMBEDDED_SCHEMA.finditer(grammar):
         try:
             schema, _ = json.JSONDecoder().raw_decode(grammar, found.end())
         except (ValueError, RecursionError):
-            raise invalid("grammar: what follows %json must be a JSON schema", "grammar") from None
+            raise invalid(f"{field}: what follows %json must be a JSON schema", field) from None
         if isinstance(schema, dict):
-            check_schema(schema, "grammar")
+            check_schema(schema, field)
             schemas.append(schema)
     return schemas
 

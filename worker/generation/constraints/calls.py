@@ -12,16 +12,28 @@ def parameters_of(tool: dict[str, Any]) -> Schema:
     return {**(tool["function"].get("parameters") or {}), "type": "object"}
 
 
-def call_schema(choices: list[tuple[str, Schema]], *, one_call: bool) -> Schema:
-    """Of a call of one of these functions, (name, schema of the arguments), or of a list of calls."""
+def call_schema(
+    choices: list[tuple[str, Schema]],
+    *,
+    one_call: bool,
+    name: str = "name",
+    arguments: str = "arguments",
+    before: tuple[str, ...] = (),
+) -> Schema:
+    """Of a call of one of these functions, (name, schema of the arguments), or of a list of calls. name, arguments: the
+    keys of a call; before: those of texts that may come first."""
     calls = [
         {
             "type": "object",
-            "properties": {"name": {"const": name}, "arguments": {"$ref": f"#/$defs/{number}"}},
-            "required": ["name", "arguments"],
+            "properties": {
+                **{key: {"type": "string"} for key in before},
+                name: {"const": function},
+                arguments: {"$ref": f"#/$defs/{number}"},
+            },
+            "required": [name, arguments],
             "additionalProperties": False,
         }
-        for number, (name, _) in enumerate(choices)
+        for number, (function, _) in enumerate(choices)
     ]
     # References start at the root. So each function's own schema stands there as a whole, with its definitions, and
     # equal names of two functions do not meet.

@@ -10,18 +10,22 @@ import llguidance
 import llguidance.hf
 import mlx.core as mx
 
-from broker.wire.failure import invalid, one_line
+from broker.wire.failure import FailureError, invalid, one_line
 from broker.wire.work import Generate
+from worker.generation.calls.formats import CallFormat
 from worker.generation.constraints.enforce import (
+    Enforced,
     calls_matcher,
     text_grammar_matcher,
     text_matcher,
     wanted_calls,
     wanted_schema,
 )
+from worker.generation.constraints.free_calls import FreeCalls, free_calls, wants_bound_calls, wished_fields
 from worker.generation.constraints.native import reason_of
-from worker.generation.constraints.review import Review, review_of_calls, review_of_text
-from worker.generation.reasoning import Reasoning
+from worker.generation.constraints.review import Review, both, review_of_calls, review_of_text
+from worker.generation.constraints.vocabulary import Vocabulary, among, following
+from worker.generation.reasoning import NO_REASONING, Reasoning
 from worker.generation.sampling import Follower
 
 
@@ -33,6 +37,7 @@ class Constraints:
         self._vocabulary = vocabulary
         # Made on first use: that takes about a second for a large vocabulary.
         self._guide: llguidance.LLTokenizer | None = None
+        self._words: Vocabulary | None = None
 
     def processor(
         self,
@@ -41,10 +46,11 @@ class Constraints:
         calls: tuple[tuple[int, ...], ...] = (),
         *,
         has_bare_calls: bool = False,
+        form: CallFormat | None = None,
     ) -> "Constraint | None":
         """None for a request without a constraint. reasoning: is not constrained. calls: the tokens, one way or the
         other, with which the answer becomes tool calls instead. has_bare_calls: the model's calls are JSON that nothing
-        marks. Raises FailureError."""
+        marks. form: of its calls. Raises FailureError."""
         eos = sorted(self._tokenizer.eos_token_ids)
         if request.required_tools:
             wanted = wanted_calls(request)
@@ -53,15 +59,37 @@ class Constraints:
             return Constraint(matcher, eos, reasoning, "tools", ignored=ignored, review=review_of_calls(wanted))
         # What no mark announces can be called only where the grammar itself has it.
         uncalled = ["tools"] if request.tools and not calls else []
+        free, enforced, unbound = self._free_calls(request, form if calls else None, eos)
         if (schema := wanted_schema(request)) is not None:
             names = [tool["function"]["name"] for tool in request.tools] if has_bare_calls else []
             matcher, schema = text_matcher(self._load_guide(), schema, names)
-            ignored, review = [*([] if names else uncalled), *schema.names], review_of_text(schema)
-            return Constraint(matcher, eos, reasoning, "json_schema", calls, ignored=ignored, review=review)
-        if request.grammar is None:
+            ignored = [*([] if names else uncalled), *schema.names, *unbound]
+            review = both(review_of_text(schema), review_of_calls(enforced))
+            return Constraint(matcher, eos, reasoning, "json_schema", calls, free=free, ignored=ignored, review=review)
+        review = review_of_calls(enforced)
+        if request.grammar is not None:
+            matcher = text_grammar_matcher(self._load_guide(), request.grammar)
+            ignored = [*uncalled, *unbound]
+            return Constraint(matcher, eos, reasoning, "grammar", calls, free=free, ignored=ignored, review=review)
+        if free is None and not unbound:
             return None
-        matcher = text_grammar_matcher(self._load_guide(), request.grammar)
-        return Constraint(matcher, eos, reasoning, "grammar", calls, ignored=uncalled)
+        return Constraint(None, eos, NO_REASONING, "tools", free=free, ignored=unbound, review=review)
+
+    def _free_calls(
+        self, request: Generate, form: CallFormat | None, eos: list[int]
+    ) -> tuple[FreeCalls | None, dict[str, Enforced], list[str]]:
+        """As free_calls.py has it; nothing is made for a request without such tools."""
+        if not wants_bound_calls(request):
+            return None, {}, []
+        try:
+            guide = self._load_guide()
+        except FailureError:
+            form = None
+        if form is None:
+            return None, {}, wished_fields(request)
+        if self._words is None:
+            self._words = Vocabulary(guide)
+        return free_calls(request, form, guide, self._words, eos)
 
     def _load_guide(self) -> llguidance.LLTokenizer:
         if self._guide is None:
@@ -77,7 +105,8 @@ class Constraints:
 
 class Constraint(Follower):
     """A logits processor for one sequence: excludes all tokens that the grammar does not allow. Reasoning before the
-    answer is not constrained, but it may not end the text. Nor are tool calls in place of the answer.
+    answer is not constrained, but it may not end the text. Nor are tool calls in place of the answer, unless `free`
+    binds them.
 
     ignored: parts of the request that are not enforced; review: checks the whole answer instead.
 
@@ -88,20 +117,23 @@ class Constraint(Follower):
 
     def __init__(
         self,
-        matcher: llguidance.LLMatcher,
+        matcher: llguidance.LLMatcher | None,
         eos: list[int],
         reasoning: Reasoning,
         param: str,
         calls: tuple[tuple[int, ...], ...] = (),
         *,
+        free: FreeCalls | None = None,
         ignored: list[str] | None = None,
         review: Review | None = None,
     ) -> None:
-        """param: the field of the request that asks for it."""
+        """matcher: None for free text, of which `free` binds the calls, or nothing. param: the field of the request
+        that asks for it."""
         self.ignored = ignored or []
         self.review = review
         self._param = param
-        self._matcher = matcher
+        self._text = matcher
+        self._free = free
         self._eos = eos
         self._openings = list(reasoning.openings)
         self._lead = reasoning.lead
@@ -109,12 +141,27 @@ class Constraint(Follower):
         self._calls = calls
         self._call_openings = [] if self._lead else list(calls)
         self._is_reasoning = reasoning.is_open
-        self._is_calling = False
+        self._is_calling = matcher is None
         self._end = reasoning.end
         self._last: tuple[int, ...] = ()
         self._goes_on: mx.array | None = None
         self._follows = not self._lead
         self._is_first = True
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it excludes anything."""
+        return self._text is not None or self._free is not None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the text may be anything, apart from its calls."""
+        return self._text is None
+
+    @property
+    def _matcher(self) -> llguidance.LLMatcher:
+        assert self._text is not None  # the text is not free
+        return self._text
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
         if self._is_first:  # `tokens` is the prompt
@@ -123,21 +170,26 @@ class Constraint(Follower):
             last: Any = tokens[-1].item()
             if last not in self._eos:  # the sequence has ended anyway
                 self._take(last)
-        if self._is_calling:
-            return logits
         width = logits.shape[-1]
-        allowed = self._unconstrained(width) if self._is_reasoning else self._allowed(width)
-        return mx.where(allowed, logits, -mx.inf)
+        if self._is_calling:
+            allowed = None if self._free is None else self._free.allowed(width)
+        else:
+            allowed = self._unconstrained(width) if self._is_reasoning else self._allowed(width)
+        return logits if allowed is None else mx.where(allowed, logits, -mx.inf)
 
     def check(self) -> None:
         """Raises FailureError once the grammar has exceeded llguidance's limits. The step itself must not raise,
         because that would end the whole batch: there, only the end of the text stays possible."""
-        if self._matcher.is_error():
-            reason = reason_of(self._matcher.get_error().partition("\n")[0])
+        if self._free is not None:
+            self._free.check()
+        if self._text is not None and self._text.is_error():
+            reason = reason_of(self._text.get_error().partition("\n")[0])
             raise invalid(f"{self._param}: the answer cannot follow it any further: {reason}", param=self._param)
 
     def _take(self, token: int) -> None:
         if self._is_calling:
+            if self._free is not None:
+                self._free.take(token)
             return
         if self._is_reasoning:
             self._last = (*self._last, token)[-len(self._end) :]
@@ -157,6 +209,8 @@ class Constraint(Follower):
             self._matcher.reset()  # it may have consumed blanks
         elif () in self._call_openings:
             self._is_calling = True
+            if self._free is not None:
+                self._free.begin()
             self._matcher.reset()
         elif () in self._leads:
             self._call_openings, self._leads = [], []
@@ -169,27 +223,12 @@ class Constraint(Follower):
     def _unconstrained(self, width: int) -> mx.array:
         """Anything but the end of the text: the answer must still come."""
         if self._goes_on is None:
-            self._goes_on = mx.logical_not(_among(self._eos, width))
+            self._goes_on = mx.logical_not(among(self._eos, width))
         return self._goes_on
 
     def _allowed(self, width: int) -> mx.array:
         begun = [*self._openings, *self._call_openings, *self._leads]
         if not begun:
-            return self._following(width)
-        openings = _among([rest[0] for rest in begun], width)
-        return mx.logical_or(openings, self._following(width)) if self._follows else openings
-
-    def _following(self, width: int) -> mx.array:
-        if self._matcher.is_stopped():
-            # The grammar is complete, or the matcher has failed.
-            return _among(self._eos, width)
-        flags: Any = memoryview(self._matcher.compute_logit_bias())  # a byte per token
-        bias = mx.array(flags) > 0
-        return mx.pad(bias, (0, width - bias.size)) if bias.size < width else bias[:width]
-
-
-def _among(tokens: list[int], width: int) -> mx.array:
-    """For each id below `width` (width,), whether it is one of these tokens."""
-    ids: Any = mx.arange(width)
-    among: mx.array = (ids[:, None] == mx.array(tokens)).any(axis=1)
-    return among
+            return following(self._matcher, self._eos, width)
+        openings = among([rest[0] for rest in begun], width)
+        return mx.logical_or(openings, following(self._matcher, self._eos, width)) if self._follows else openings

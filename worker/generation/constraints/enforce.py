@@ -12,6 +12,7 @@ from broker.wire.work import Generate
 from worker.generation.constraints import keywords
 from worker.generation.constraints.bounds import Schema, check_grammar, check_schema
 from worker.generation.constraints.calls import call_or_text_schema, call_schema, parameters_of
+from worker.generation.constraints.inputs import read_input
 from worker.generation.constraints.native import (
     UnreadableError,
     check_readable,
@@ -48,7 +49,7 @@ def wanted_schema(request: Generate) -> Enforced | None:
     """The schema of the text. Raises FailureError."""
     if request.json_schema is None:
         return None
-    return _read(request.json_schema, "json_schema", strict=request.strict)
+    return read_schema(request.json_schema, "json_schema", strict=request.strict)
 
 
 def wanted_calls(request: Generate) -> dict[str, Enforced]:
@@ -58,8 +59,12 @@ def wanted_calls(request: Generate) -> dict[str, Enforced]:
         function = tool.get("function")
         if not isinstance(function, dict) or function.get("name") not in request.required_tools:
             continue
-        strict = function.get("strict") is True
-        found[function["name"]] = _read(parameters_of(tool), f"tools[{position}]", strict=strict)
+        field = f"tools[{position}]"
+        if (given := read_input(request, position)) is not None:
+            left_out = () if given.pattern is not None else ("format",)
+            found[function["name"]] = Enforced(field, given.schema, given.schema, strict=False, ignored=left_out)
+            continue
+        found[function["name"]] = read_schema(parameters_of(tool), field, strict=function.get("strict") is True)
     if not found:
         raise invalid("required_tools names no tool of tools", "required_tools")
     return found
@@ -76,7 +81,7 @@ def text_matcher(
     try:
         return schema_matcher(guide, schema()), wanted
     except UnreadableError:
-        wanted = _settled(wanted)
+        wanted = settled(wanted)
     try:
         return schema_matcher(guide, schema()), wanted
     except UnreadableError as error:
@@ -96,7 +101,7 @@ def calls_matcher(
     try:
         return schema_matcher(guide, schema()), wanted
     except UnreadableError:
-        wanted = {name: _settled(one) for name, one in wanted.items()}
+        wanted = {name: settled(one) for name, one in wanted.items()}
     try:
         return schema_matcher(guide, schema()), wanted
     except UnreadableError as error:
@@ -113,12 +118,13 @@ def text_grammar_matcher(guide: llguidance.LLTokenizer, grammar: str) -> llguida
         raise invalid(f"grammar: {error}", "grammar") from error
 
 
-def _read(schema: Schema, field: str, *, strict: bool) -> Enforced:
+def read_schema(schema: Schema, field: str, *, strict: bool) -> Enforced:
+    """The schema without what cannot be enforced. Raises FailureError for what must be."""
     check_schema(schema, field)
     return Enforced(field, schema, schema, strict).without(keywords.enforceable(schema, field))
 
 
-def _settled(wanted: Enforced) -> Enforced:
+def settled(wanted: Enforced) -> Enforced:
     """With a schema that llguidance reads. Raises FailureError if leaving out does not help."""
     try:
         check_readable(wanted.schema)

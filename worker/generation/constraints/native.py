@@ -52,6 +52,14 @@ def check_readable(schema: dict[str, Any]) -> None:
         raise UnreadableError(reason_of(error))
 
 
+def check_grammar_readable(grammar: str) -> None:
+    """Raises UnreadableError for Lark that is none."""
+    lark = llguidance.LLMatcher.grammar_from_lark(grammar)
+    error = on_large_stack(lambda: llguidance.LLMatcher.validate_grammar(lark, limits=_LIMITS))
+    if error:
+        raise UnreadableError(reason_of(error))
+
+
 @lru_cache(maxsize=256)
 def is_unreadable(keyword: str, value: str | float) -> bool:
     """Whether a text with this pattern or format, or a number with this bound, is refused."""

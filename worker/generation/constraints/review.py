@@ -65,6 +65,18 @@ def review_of_calls(wanted: dict[str, Enforced]) -> Review | None:
     return review
 
 
+def both(first: Review | None, second: Review | None) -> Review | None:
+    """One after the other."""
+    if first is None or second is None:
+        return first or second
+
+    def review(text: str, calls: list[dict[str, Any]]) -> None:
+        first(text, calls)
+        second(text, calls)
+
+    return review
+
+
 def miss_of(schema: Schema, text: str) -> str | None:
     """Why this JSON text does not follow the schema; None if it does."""
     try:

@@ -1,0 +1,101 @@
+"""How models write calls, as what a grammar can be made of: the opposite of readers.py. Pure.
+
+A shape says what stands between the marks of a CallFormat. Blanks may stand between its parts; a line break that is a
+part of it must be there.
+"""
+
+# ruff: noqa: RUF001 # DeepSeek's marks have a bar of full width
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, frozen=True)
+class Objects:
+    """JSON objects with these keys, one after the other or in a list. before: keys of texts that may come first."""
+
+    name: str = "name"
+    arguments: str = "arguments"
+    before: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, frozen=True)
+class Headed:
+    """A name before JSON arguments. calls: the ways to write one, with `{name}`, `{arguments}`, and `{id}` or
+    `{number}` where any will do. between: stands between two calls; None where there is one alone."""
+
+    calls: tuple[str, ...]
+    between: str | None = ""
+
+
+@dataclass(slots=True, frozen=True)
+class Tagged:
+    """Each argument between tags, as it is. head, end: of a call; opening, close: of an argument; opening_of_text: of
+    an argument that is a string, if that is another one. With `{name}` and `{key}`, and `{blanks}` where blanks may
+    stand inside an opening."""
+
+    head: str
+    opening: str
+    close: str
+    end: str
+    opening_of_text: str | None = None
+
+
+Shape = Objects | Headed | Tagged
+
+_FUNCTIONS = Tagged("<function={name}>", "<parameter={key}>\n", "\n</parameter>", "</function>")
+
+
+def _invoked(prefix: str, string: str = "", other: str = "") -> Tagged:
+    opening = f'<{prefix}parameter name="{{key}}"'
+    return Tagged(
+        f'<{prefix}invoke name="{{name}}">',
+        f"{opening}{other}>",
+        f"</{prefix}parameter>",
+        f"</{prefix}invoke>",
+        f"{opening}{string}>" if string else None,
+    )
+
+
+def _keyed(key: str, value: str, head: str = "{name}") -> Tagged:
+    return Tagged(head, f"<{key}>{{key}}</{key}>{{blanks}}<{value}>", f"</{value}>", "")
+
+
+# By the names of forms (formats.py). Calls of the others cannot be bound to a grammar.
+SHAPES: dict[str, Shape] = {
+    "cohere": Objects("tool_name", "parameters", ("tool_call_id",)),
+    "deepseek": Headed(
+        (
+            "<｜tool▁call▁begin｜>{name}<｜tool▁sep｜>{arguments}<｜tool▁call▁end｜>",
+            "<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n{arguments}\n```<｜tool▁call▁end｜>",
+        )
+    ),
+    "dsml": _invoked("｜DSML｜", ' string="true"', ' string="false"'),
+    "functionary": Headed(("{name}>{arguments}",), between=None),
+    "generic": Objects(),
+    "gigachat": Objects(),
+    "glm47": _keyed("arg_key", "arg_value"),
+    "granite": Objects(),
+    "harmony": Headed(
+        tuple(
+            f"=functions.{{name}}{channel}{kind}<|message|>{{arguments}}"
+            for channel in ("", "<|channel|>commentary")
+            for kind in ("", " ", " json", "<|constrain|>json", " <|constrain|>json")
+        ),
+        between=None,
+    ),
+    "hunyuan": _keyed("arg_key:opensource", "arg_value:opensource", "{name}<tool_sep:opensource>"),
+    "json_tools": Objects(),
+    "kimi_k2": Headed(
+        ("<|tool_call_begin|>functions.{name}:{number}<|tool_call_argument_begin|>{arguments}<|tool_call_end|>",)
+    ),
+    "longcat": _keyed("longcat_arg_key", "longcat_arg_value"),
+    "minicpm5": Tagged('"{name}">', '<param name="{key}">', "</param>", ""),
+    "minimax_m2": _invoked(""),
+    "mistral": Headed(("{name}[ARGS]{arguments}", "{name}[CALL_ID]{id}[ARGS]{arguments}"), "[TOOL_CALLS]"),
+    "muse_spark": _invoked("atem:"),
+    "nemotron": Objects(),
+    "qwen3_coder": _FUNCTIONS,
+    "seed": _FUNCTIONS,
+    "solar": Headed(("{id}<|tool_call:name|>{name}<|tool_call:args|>{arguments}",), between=None),
+    "tool_calls": Objects(),
+}

@@ -1,0 +1,56 @@
+"""Functions whose only argument is the text `input`, which must follow a grammar of the client."""
+
+from dataclasses import dataclass
+
+from broker.wire.failure import invalid
+from broker.wire.work import Generate
+from worker.generation.constraints import keywords
+from worker.generation.constraints.bounds import Schema, check_grammar
+from worker.generation.constraints.lark import NotRegularError, regex_of
+from worker.generation.constraints.native import UnreadableError, check_grammar_readable, check_readable
+
+_MAX_CHARACTERS = 200_000  # of all such grammars of a request
+
+
+@dataclass(slots=True, frozen=True)
+class Input:
+    """The grammar of a text, and the one pattern for the same texts, None where there is none."""
+
+    grammar: str
+    pattern: str | None
+
+    @property
+    def schema(self) -> Schema:
+        """Of the arguments."""
+        text = {"type": "string"} if self.pattern is None else {"type": "string", "pattern": f"^(?:{self.pattern})$"}
+        return {"type": "object", "properties": {"input": text}, "required": ["input"], "additionalProperties": False}
+
+
+def read_input(request: Generate, position: int) -> Input | None:
+    """The grammar of the input of the tool at this position, None without one. Raises FailureError naming
+    `tools[position].format`."""
+    function = request.tools[position].get("function")
+    name = function.get("name") if isinstance(function, dict) else None
+    grammar = request.input_grammars.get(name) if isinstance(name, str) else None
+    if grammar is None:
+        return None
+    field = f"tools[{position}].format"
+    if sum(map(len, request.input_grammars.values())) > _MAX_CHARACTERS:
+        raise invalid(f"the grammars of all tools must not have more than {_MAX_CHARACTERS} characters", field)
+    for schema in check_grammar(grammar, field):
+        if gone := keywords.enforceable(schema, field)[1]:
+            raise invalid(f"{field}: the keyword {gone[0]!r} cannot be enforced: no such text can be forced", field)
+    try:
+        check_grammar_readable(grammar)
+    except UnreadableError as error:
+        raise invalid(f"{field}: {error}", field) from error
+    return Input(grammar, _pattern_of(grammar))
+
+
+def _pattern_of(grammar: str) -> str | None:
+    try:
+        found = Input(grammar, regex_of(grammar))
+        check_readable(found.schema)
+    except (NotRegularError, UnreadableError):
+        return None
+    return found.pattern
