@@ -56,7 +56,7 @@ class ChatMessage(RequestBody):
         return {name: value for name, value in message.items() if value is not None}
 
     def _calls(self) -> list[dict[str, Any]]:
-        calls = [call.model_dump(exclude_none=True) for call in self.tool_calls or []]
+        calls = [call.to_map() for call in self.tool_calls or []]
         if self.function_call is not None:
             calls.append({"type": "function", "function": self.function_call.model_dump()})
         return calls

@@ -15,7 +15,18 @@ from gateway.core.integers import refuse_rounded
 from gateway.core.sampling import MAX_INT, Defaults, SamplingFields, effort_variables
 from gateway.core.validation import NotYet, RequestBody, Whole, object_of, prompts_of, refuse_not_yet, validated
 from gateway.openai.messages import ChatMessage, check_roles, fields_that_models_read
-from gateway.openai.tools import NamedTool, ResponseFormat, ToolChoice, choice_of, required_names, tools_of
+from gateway.openai.tools import (
+    NamedTool,
+    ResponseFormat,
+    ToolChoice,
+    Tools,
+    choice_of,
+    function_choice_of,
+    functions_of,
+    offered,
+    required_names,
+    tools_of,
+)
 
 MAX_CHOICES = 128  # of one request: prompts x n, each a request to the broker
 _MAX_STOPS = 16
@@ -32,16 +43,10 @@ _NOT_YET: NotYet = {
     "draft_model": ("default_model",),
     "num_draft_tokens": (),
     "p_less": (False,),
-    "top_n_sigma": (0,),
-    "typical_p": (1,),
 }
 _NOT_YET_CHAT = _NOT_YET | {
     "audio": (),
     "context_management": ([],),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
-    "max_pixels": (),
-    "min_pixels": (),
     "modalities": (["text"],),
     "reasoning": ({},),
     "resize_shape": (),
@@ -111,9 +116,33 @@ class ChatRequest(Sampling):
     thinking_budget: Annotated[Whole, Field(ge=0, le=MAX_INT)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None = None
-    tools: Annotated[list[dict[str, Any]], PlainValidator(tools_of)] = Field(default_factory=list)
+    tools: Annotated[Tools, PlainValidator(tools_of)] = Tools()
     tool_choice: Annotated[ToolChoice, PlainValidator(choice_of)] = "auto"
     parallel_tool_calls: bool | None = None
+    functions: Annotated[Tools, PlainValidator(functions_of)] = Tools()
+    function_call: Annotated[ToolChoice, PlainValidator(function_choice_of)] = "auto"
+    min_pixels: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
+    max_pixels: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
+
+    @property
+    def is_legacy(self) -> bool:
+        """Whether it has `functions`, which were before `tools`: an answer then has one call at most."""
+        return bool(self.functions.functions)
+
+    @property
+    def all_tools(self) -> Tools:
+        """Under either name."""
+        return self.functions if self.is_legacy else self.tools
+
+    @property
+    def choice(self) -> ToolChoice:
+        """Among them."""
+        return self.function_call if self.is_legacy else self.tool_choice
+
+    @property
+    def one_call(self) -> bool:
+        """Whether the answer ends with its first call."""
+        return self.is_legacy or self.parallel_tool_calls is False or isinstance(self.choice, NamedTool)
 
     @property
     def template_kwargs(self) -> dict[str, Any]:
@@ -154,10 +183,15 @@ def parse_chat(body: bytes) -> ChatRequest:
     check_roles(request.messages)
     if request.top_logprobs is not None and not request.logprobs:
         raise invalid("top_logprobs needs logprobs", "top_logprobs")
+    if request.is_legacy and request.tools.functions:
+        raise invalid("give either tools or functions", "functions")
     try:
-        required_names(request.tools, request.tool_choice)
+        required_names(request.all_tools, request.choice)
     except ValueError as error:
-        raise invalid(f"tool_choice: {error}", "tool_choice") from None
+        name = "function_call" if request.is_legacy else "tool_choice"
+        raise invalid(f"{name}: {error}", name) from None
+    if (request.min_pixels or 0) > (request.max_pixels or MAX_INT):
+        raise invalid("min_pixels must not be more than max_pixels", "min_pixels")
     _refuse_several(request)
     return request
 
@@ -192,7 +226,7 @@ def chat_work(request: ChatRequest, images: list[bytes], defaults: Defaults) -> 
     stated = request.max_completion_tokens or request.max_tokens
     messages = [message.to_map() for message in request.messages]
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
-    tools = [] if request.tool_choice == "none" else request.tools
+    tools = offered(request.all_tools, request.choice)
     return [
         Generate(
             messages=messages,
@@ -200,9 +234,12 @@ def chat_work(request: ChatRequest, images: list[bytes], defaults: Defaults) -> 
             max_tokens=stated or defaults.max_tokens,
             max_tokens_is_default=not stated,
             logprobs=logprobs,
-            tools=tools,
-            required_tools=required_names(tools, request.tool_choice),
-            one_call=request.parallel_tool_calls is False or isinstance(request.tool_choice, NamedTool),
+            tools=tools.functions,
+            required_tools=required_names(tools, request.choice),
+            one_call=request.one_call,
+            input_grammars=tools.grammars,
+            min_pixels=request.min_pixels,
+            max_pixels=request.max_pixels,
             chat_template_kwargs=defaults.chat_template_kwargs | request.template_kwargs,
             thinking_budget=request.thinking_budget,
             **_sampling(request, defaults, choice),

@@ -13,7 +13,7 @@ from gateway.core.sampling import Defaults
 from gateway.openai.dialect import field_in_chat, field_name
 from gateway.openai.replies import Chunks, Head, whole
 from gateway.openai.requests import ChatRequest, CompletionRequest, Sampling, chat_work, completion_work
-from gateway.openai.tools import unenforced
+from gateway.openai.tools import tool_field, unheeded
 
 Wanted = TypeVar("Wanted", bound=Sampling)
 
@@ -52,7 +52,7 @@ class ChatText(_Text[ChatRequest]):
     def __init__(self, wanted: ChatRequest) -> None:
         super().__init__(wanted)
         self.images = wanted.images
-        self.ignored = unenforced(wanted.tools, wanted.tool_choice)
+        self.ignored = unheeded(wanted.all_tools, wanted.choice)
 
     def units(self, images: list[bytes], defaults: Defaults) -> list[Generate]:
         """One for each choice."""
@@ -60,7 +60,9 @@ class ChatText(_Text[ChatRequest]):
 
     def field_name(self, field: str) -> str:
         """OpenAI's name."""
-        return field_in_chat(field, [message.said.content for message in self._wanted.messages])
+        wanted = self._wanted
+        name = tool_field(field, wanted.all_tools, wanted.choice, is_legacy=wanted.is_legacy)
+        return field_in_chat(name, [message.said.content for message in wanted.messages])
 
 
 class CompletionText(_Text[CompletionRequest]):

@@ -1,14 +1,18 @@
 """OpenAI's tools, tool_choice and response_format -> the fields of the wire. Pure."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import BeforeValidator, Field, model_validator
 
-from gateway.core.validation import RequestBody
+from gateway.core.custom_tools import arguments_of, custom_function, grammar_in
+from gateway.core.validation import RequestBody, at
 
 _MAX_TOOLS = 128
+_TOOL = re.compile(r"tools\[(\d+)\]")
 
 
 def _as_text(arguments: object) -> object:
@@ -28,22 +32,74 @@ class CalledFunction(RequestBody):
     arguments: Annotated[str, BeforeValidator(_as_text)] = "{}"
 
 
+class CalledCustom(RequestBody):
+    """A custom tool that an assistant's turn called."""
+
+    name: str = Field(min_length=1)
+    input: str = ""
+
+
 class ToolCall(RequestBody):
     """A call in an assistant's turn that is sent back."""
 
     id: str | None = None
-    type: Literal["function"] = "function"
-    function: CalledFunction
+    type: Literal["function", "custom"] = "function"
+    function: CalledFunction | None = None
+    custom: CalledCustom | None = None
+
+    @model_validator(mode="after")
+    def _has_what_it_calls(self) -> "ToolCall":
+        if (self.function if self.type == "function" else self.custom) is None:
+            raise at(f".{self.type}", "Field required")
+        return self
+
+    def to_map(self) -> dict[str, Any]:
+        """As the wire has it, which knows functions alone."""
+        if self.type == "custom" and self.custom is not None:
+            called = CalledFunction(name=self.custom.name, arguments=arguments_of(self.custom.input))
+        else:
+            assert self.function is not None
+            called = self.function
+        identity = {} if self.id is None else {"id": self.id}
+        return {**identity, "type": "function", "function": called.model_dump(exclude_none=True)}
+
+
+@dataclass(slots=True, frozen=True)
+class Tools:
+    """The tools of a request. functions: all of them as the wire has them; custom: the names of those that are custom
+    tools; grammars: what their inputs must follow."""
+
+    functions: list[dict[str, Any]] = field(default_factory=list)
+    custom: frozenset[str] = frozenset()
+    grammars: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """In their order."""
+        return [tool["function"]["name"] for tool in self.functions]
+
+    def only(self, names: Collection[str]) -> "Tools":
+        """Those with these names."""
+        functions = [tool for tool in self.functions if tool["function"]["name"] in names]
+        return Tools(functions, self.custom, {name: rule for name, rule in self.grammars.items() if name in names})
 
 
 @dataclass(slots=True, frozen=True)
 class NamedTool:
-    """The tool_choice that is one function."""
+    """The tool_choice that is one tool."""
 
     name: str
 
 
-ToolChoice = Literal["none", "auto", "required"] | NamedTool
+@dataclass(slots=True, frozen=True)
+class AllowedTools:
+    """The tool_choice that leaves some of the tools. is_required: one of them must be called."""
+
+    names: tuple[str, ...]
+    is_required: bool
+
+
+ToolChoice = Literal["none", "auto", "required"] | NamedTool | AllowedTools
 
 
 def choice_of(choice: object) -> ToolChoice:
@@ -53,9 +109,18 @@ def choice_of(choice: object) -> ToolChoice:
             return "auto"
         case "none" | "auto" | "required":
             return choice
-        case {"type": "function", "function": {"name": str(name)}}:
+        case {"type": "function", "function": {"name": str(name)}} | {"type": "custom", "custom": {"name": str(name)}}:
             return NamedTool(name)
+        case {"type": "allowed_tools", "allowed_tools": {"mode": "auto" | "required" as mode, "tools": list(tools)}}:
+            return AllowedTools(tuple(_named(tool) for tool in tools), mode == "required")
     raise ValueError('must be "none", "auto", "required" or {"type": "function", "function": {"name": "..."}}')
+
+
+def _named(tool: object) -> str:
+    match tool:
+        case {"type": "function", "function": {"name": str(name)}} | {"type": "custom", "custom": {"name": str(name)}}:
+            return name
+    raise ValueError('an allowed tool must be {"type": "function", "function": {"name": "..."}}')
 
 
 class JsonSchema(RequestBody):
@@ -94,50 +159,107 @@ class ResponseFormat(RequestBody):
         return self.json_schema is not None and self.json_schema.strict is True
 
 
-def tools_of(tools: object) -> list[dict[str, Any]]:
+def tools_of(tools: object) -> Tools:
     """OpenAI's list of tools, checked; a function alone gets its wrapper. Raises ValueError."""
     if tools is None:
-        return []
+        return Tools()
     if not isinstance(tools, list) or len(tools) > _MAX_TOOLS:
         raise ValueError(f"must be a list of up to {_MAX_TOOLS} tools")
-    names = set()
-    tools = [_wrapped(tool) for tool in tools]
-    for position, tool in enumerate(tools):
-        if not isinstance(tool, dict) or tool.get("type") != "function" or not isinstance(tool.get("function"), dict):
+    functions, custom, grammars = [], set(), {}
+    for position, tool in enumerate(map(_wrapped, tools)):
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if kind not in ("function", "custom") or not isinstance(tool.get(kind), dict):
             raise ValueError(f'tool {position} is not {{"type": "function", "function": {{...}}}}')
-        name, parameters = tool["function"].get("name"), tool["function"].get("parameters")
-        if not isinstance(name, str) or not name or name in names:
+        name = tool[kind].get("name")
+        if not isinstance(name, str) or not name or name in (known["function"]["name"] for known in functions):
             raise ValueError(f"tool {position} has no name of its own")
+        if kind == "custom":
+            tool, grammar = _custom(tool["custom"], f"[{position}].custom")  # noqa: PLW2901 # a function from here on
+            custom.add(name)
+            if grammar is not None:
+                grammars[name] = grammar
+        parameters = tool["function"].get("parameters")
         if parameters is not None and not isinstance(parameters, dict):
             raise ValueError(f"the parameters of {name} must be a JSON schema")
-        names.add(name)
-    return tools
+        functions.append(tool)
+    return Tools(functions, frozenset(custom), grammars)
+
+
+def functions_of(functions: object) -> Tools:
+    """What OpenAI had before there were tools. Raises ValueError."""
+    if functions is None:
+        return Tools()
+    if not isinstance(functions, list) or not all(isinstance(one, dict) for one in functions):
+        raise ValueError("must be a list of functions")
+    return tools_of([{"type": "function", "function": one} for one in functions])
+
+
+def function_choice_of(choice: object) -> ToolChoice:
+    """The choice among `functions`. Raises ValueError."""
+    match choice:
+        case None:
+            return "auto"
+        case "none" | "auto":
+            return choice
+        case {"name": str(name)}:
+            return NamedTool(name)
+    raise ValueError('must be "none", "auto" or {"name": "..."}')
+
+
+def _custom(tool: dict[str, Any], path: str) -> tuple[dict[str, Any], str | None]:
+    """The function that stands for a custom tool, and its grammar."""
+    description = tool.get("description")
+    if description is not None and not isinstance(description, str):
+        raise at(f"{path}.description", "must be a string")
+    grammar = grammar_in(tool.get("format"), f"{path}.format")
+    return custom_function(tool["name"], description, grammar), grammar
 
 
 def _wrapped(tool: Any) -> Any:
-    is_bare = isinstance(tool, dict) and "name" in tool and tool.get("type", "function") == "function"
-    return {"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}} if is_bare else tool
+    kind = tool.get("type", "function") if isinstance(tool, dict) else None
+    if kind not in ("function", "custom") or "name" not in tool:
+        return tool
+    return {"type": kind, kind: {name: value for name, value in tool.items() if name != "type"}}
 
 
-def unenforced(tools: list[dict[str, Any]], choice: ToolChoice) -> list[str]:
-    """The fields of these tools that change nothing: a model that must not call gets no tools, and one that is free to
-    call writes the arguments as it likes."""
-    if choice == "none" and tools:
-        return ["tools"]
-    if choice != "auto":
-        return []
-    return [f"tools[{n}].function.strict" for n, tool in enumerate(tools) if tool["function"].get("strict") is True]
+def offered(tools: Tools, choice: ToolChoice) -> Tools:
+    """Those that the model is told of: a model that must not call gets no tools."""
+    if choice == "none":
+        return Tools()
+    return tools.only(choice.names) if isinstance(choice, AllowedTools) else tools
 
 
-def required_names(tools: list[dict[str, Any]], choice: ToolChoice) -> list[str]:
-    """The functions at least one of which must be called. Raises ValueError."""
-    names = [tool["function"]["name"] for tool in tools]
+def tool_field(field: str, tools: Tools, choice: ToolChoice, *, is_legacy: bool) -> str:
+    """The client's name of a field of the wire that may be of its tools. is_legacy: it calls them functions."""
+    given = "functions" if is_legacy else "tools"
+    if field in ("tools", "required_tools"):
+        return given if field == "tools" else "function_call" if is_legacy else "tool_choice"
+    found, names = _TOOL.match(field), offered(tools, choice).names
+    if found is None or int(found[1]) >= len(names):
+        return field
+    name, rest = names[int(found[1])], field[found.end() :]
+    if name in tools.custom:
+        rest = f".custom{rest}"
+    return f"{given}[{tools.names.index(name)}]{rest.replace('.function', '', 1) if is_legacy else rest}"
+
+
+def unheeded(tools: Tools, choice: ToolChoice) -> list[str]:
+    """The fields of tools of which the model is not told."""
+    return ["tools"] if choice == "none" and tools.functions else []
+
+
+def required_names(tools: Tools, choice: ToolChoice) -> list[str]:
+    """The tools at least one of which must be called. Raises ValueError."""
+    wanted = (
+        [choice.name] if isinstance(choice, NamedTool) else choice.names if isinstance(choice, AllowedTools) else ()
+    )
+    for name in wanted:
+        if name not in tools.names:
+            raise ValueError(f"tools has no function named {name!r}")
     if isinstance(choice, NamedTool):
-        if choice.name not in names:
-            raise ValueError(f"tools has no function named {choice.name!r}")
         return [choice.name]
-    if choice == "required":
-        if not names:
-            raise ValueError("required needs tools")
-        return names
-    return []
+    is_required = choice.is_required if isinstance(choice, AllowedTools) else choice == "required"
+    names = offered(tools, choice).names if is_required else []
+    if is_required and not names:
+        raise ValueError("required needs tools")
+    return names
