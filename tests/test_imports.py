@@ -77,7 +77,7 @@ PURE = {
     "gateway/core/": _CORE,
     **{
         f"gateway/openai/{name}.py": _CORE
-        for name in ("content", "messages", "dialect", "inputs", "lists", "parts", "requests", "tools")
+        for name in ("calls", "content", "messages", "dialect", "inputs", "lists", "parts", "requests", "tools")
     },
     **{
         f"gateway/responses/{name}.py": _CORE
@@ -91,7 +91,10 @@ PURE = {
     "worker/generation/choice.py": set[str](),
     "worker/generation/pace.py": set[str](),
     "worker/generation/constraints/bounds.py": {"urllib"},
+    "worker/generation/calls/shapes.py": set[str](),
+    "worker/generation/constraints/call_grammars.py": {"ast", "fractions", "urllib"},
     "worker/generation/constraints/calls.py": {"fractions", "urllib"},
+    "worker/generation/constraints/lark.py": set[str](),
     "worker/generation/constraints/keywords.py": {"fractions", "urllib"},
 }
 PURE_STDLIB = {

@@ -34,7 +34,7 @@ class SamplingFields(RequestBody):
     xtc_probability: Annotated[float, Field(ge=0, le=1)] | None = None
     xtc_threshold: Annotated[float, Field(ge=0, le=0.5)] | None = None
     top_n_sigma: Annotated[float, Field(ge=-1, allow_inf_nan=False)] | None = None
-    typical_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    typical_p: Annotated[float, Field(gt=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0, le=100)] | None = None
     repetition_context_size: Annotated[Whole, Field(ge=0, le=MAX_INT)] | None = None
     presence_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None

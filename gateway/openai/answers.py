@@ -55,14 +55,31 @@ class ToolCallAnswer(OpenAIAnswer):
     function: FunctionAnswer
 
 
+class CustomAnswer(OpenAIAnswer):
+    """A call of a custom tool; input is its text."""
+
+    name: str
+    input: str
+
+
+class CustomCallAnswer(OpenAIAnswer):
+    """A call of a custom tool among others."""
+
+    id: str
+    type: Literal["custom"]
+    custom: CustomAnswer
+
+
 class MessageAnswer(OpenAIAnswer):
-    """content is null in an answer that only calls tools. Reasoning has two names, both with the same text."""
+    """content is null in an answer that only calls tools. Reasoning has two names, both with the same text.
+    function_call: to a request that has `functions`."""
 
     role: Literal["assistant"]
     content: str | None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[ToolCallAnswer] | None = None
+    tool_calls: list[ToolCallAnswer | CustomCallAnswer] | None = None
+    function_call: FunctionAnswer | None = None
 
 
 class LikelyToken(OpenAIAnswer):
@@ -92,7 +109,7 @@ class ChatChoice(OpenAIAnswer):
     index: int
     message: MessageAnswer
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length", "tool_calls"]
+    finish_reason: Literal["stop", "length", "tool_calls", "function_call"]
 
 
 class ChatAnswer(OpenAIAnswer):
@@ -111,8 +128,8 @@ class TextLogprobs(OpenAIAnswer):
     """One entry for each token in every list."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
     text_offset: list[int]
 
 

@@ -1,29 +1,24 @@
 """Pieces of answers -> the parts of OpenAI's objects. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from gateway.core.answer import Delta, TokenLogprob, ToolUse
+from gateway.core.answer import Delta, TokenLogprob
+from gateway.openai.calls import CallStyle, CallWriter, Object
 
-Object = dict[str, object]
 
-
-def message(answer: Delta) -> Object:
+def message(answer: Delta, style: CallStyle) -> Object:
     """OpenAI's message of an answer that is not streamed."""
     content = None if answer.tool_calls and not answer.text else answer.text
     whole: Object = {"role": "assistant", "content": content, **_reasoning(answer)}
-    if answer.tool_calls:
-        whole["tool_calls"] = [_call(call) for call in answer.tool_calls]
-    return whole
+    return {**whole, **style.whole(answer.tool_calls)} if answer.tool_calls else whole
 
 
-def delta(piece: Delta, calls_before: int) -> Object:
-    """OpenAI's delta of a streamed chat, without the role. calls_before: how many of its calls have begun."""
+def delta(piece: Delta, calls: CallWriter) -> Object:
+    """OpenAI's delta of a streamed chat, without the role. calls: of this choice."""
     changed = _reasoning(piece)
     if piece.text or not (piece.reasoning or piece.tool_calls):
         changed["content"] = piece.text
-    if piece.tool_calls:
-        changed["tool_calls"] = list(_calls(piece.tool_calls, calls_before))
-    return changed
+    return {**changed, **calls.pieces(piece.tool_calls)} if piece.tool_calls else changed
 
 
 def chat_logprobs(entries: Sequence[TokenLogprob]) -> Object | None:
@@ -53,21 +48,6 @@ def text_logprobs(entries: Sequence[TokenLogprob], offset: int) -> Object | None
 def _reasoning(piece: Delta) -> Object:
     """Under both of its names: DeepSeek's, and that of mlx_lm.server and vLLM."""
     return {"reasoning": piece.reasoning, "reasoning_content": piece.reasoning} if piece.reasoning else {}
-
-
-def _calls(calls: Sequence[ToolUse], begun: int) -> Iterator[Object]:
-    """Id and name come with the first piece of a call only."""
-    for call in calls:
-        begun += call.starts
-        index = begun - 1
-        if call.starts:
-            yield {"index": index, **_call(call)}
-        else:
-            yield {"index": index, "function": {"arguments": call.arguments}}
-
-
-def _call(call: ToolUse) -> Object:
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 def _chosen(entry: TokenLogprob) -> Object:

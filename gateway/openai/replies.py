@@ -7,6 +7,7 @@ import orjson
 
 from broker.wire.failure import Failure
 from gateway.core.answer import Delta, End, by_choice
+from gateway.openai.calls import FUNCTION_CALLS, CallStyle, CallWriter
 from gateway.openai.dialect import DONE, KEEPALIVE, STREAM_TYPE, framed_error
 from gateway.openai.fingerprint import SYSTEM_FINGERPRINT
 from gateway.openai.parts import Object, chat_logprobs, delta, message, text_logprobs
@@ -35,6 +36,7 @@ class Head:
     created: int
     is_chat: bool
     choices_per_prompt: int = 1
+    calls: CallStyle = FUNCTION_CALLS
 
     def fields(self, kind: str) -> Object:
         """The leading fields; kind: OpenAI's `object`."""
@@ -51,7 +53,7 @@ def whole(head: Head, ends: Sequence[End]) -> Object:
     """The response of a request that is not streamed."""
     kind = "chat.completion" if head.is_chat else "text_completion"
     choices = [
-        {"index": index, **_content(head, end.rest), "finish_reason": end.finish_reason}
+        {"index": index, **_content(head, end.rest), "finish_reason": head.calls.finish_reason(end.finish_reason)}
         for index, end in enumerate(ends)
     ]
     return {**head.fields(kind), "choices": choices, "usage": usage(ends, head.choices_per_prompt)}
@@ -59,7 +61,7 @@ def whole(head: Head, ends: Sequence[End]) -> Object:
 
 def _content(head: Head, answer: Delta) -> Object:
     if head.is_chat:
-        return {"message": message(answer), "logprobs": chat_logprobs(answer.logprobs)}
+        return {"message": message(answer, head.calls), "logprobs": chat_logprobs(answer.logprobs)}
     return {"text": answer.text, "logprobs": text_logprobs(answer.logprobs, 0)}
 
 
@@ -87,7 +89,7 @@ class Chunks:
         self._end = b'}],"usage":null}\n\n' if include_usage else b"}]}\n\n"
         self._after = (b"}" if head.is_chat else b"") + b',"logprobs":null,"finish_reason":null' + self._end
         # Per choice: tool calls begun so far, and characters of the tokens whose logprobs have been written.
-        self._calls = [0] * choices
+        self._calls = [CallWriter(head.calls) for _ in range(choices)]
         self._offsets = [0] * choices
         self._usage_start = b'data: %b,"choices":[],"usage":' % fields
 
@@ -136,7 +138,6 @@ class Chunks:
             content = b'"text":' + orjson.dumps(piece.text)
             logprobs = text_logprobs(piece.logprobs, self._offsets[index])
         self._before[index] = self._before_later[index]
-        self._calls[index] += sum(call.starts for call in piece.tool_calls)
         self._offsets[index] += sum(len(entry.token) for entry in piece.logprobs)
         rest = b',"logprobs":' + orjson.dumps(logprobs) + b',"finish_reason":null' + self._end
         return self._starts[index] + content + rest
@@ -147,7 +148,7 @@ class Chunks:
         return before + orjson.dumps(text) + self._after
 
     def _finish(self, index: int) -> bytes:
-        reason = orjson.dumps(self._ends[index].finish_reason)
+        reason = orjson.dumps(self._head.calls.finish_reason(self._ends[index].finish_reason))
         return self._before_finish[index] + b',"logprobs":null,"finish_reason":' + reason + self._end
 
     def _last(self) -> bytes:

@@ -10,6 +10,7 @@ from gateway.core.answer import End
 from gateway.core.content import Image
 from gateway.core.dialect import Json
 from gateway.core.sampling import Defaults
+from gateway.openai.calls import FUNCTION_CALLS, CallStyle
 from gateway.openai.dialect import field_in_chat, field_name
 from gateway.openai.replies import Chunks, Head, whole
 from gateway.openai.requests import ChatRequest, CompletionRequest, Sampling, chat_work, completion_work
@@ -24,6 +25,7 @@ class _Text(Generic[Wanted]):
     is_chat: bool
     images: Sequence[Image] = ()
     ignored: Sequence[str] = ()
+    calls = FUNCTION_CALLS
 
     def __init__(self, wanted: Wanted) -> None:
         self.model = wanted.model
@@ -41,7 +43,7 @@ class _Text(Generic[Wanted]):
         return Chunks(self._head(model), units, include_usage=self._wanted.include_usage)
 
     def _head(self, model: str) -> Head:
-        return Head(self._id, model, self._created, self.is_chat, self._wanted.choices_per_prompt)
+        return Head(self._id, model, self._created, self.is_chat, self._wanted.choices_per_prompt, self.calls)
 
 
 class ChatText(_Text[ChatRequest]):
@@ -52,6 +54,7 @@ class ChatText(_Text[ChatRequest]):
     def __init__(self, wanted: ChatRequest) -> None:
         super().__init__(wanted)
         self.images = wanted.images
+        self.calls = CallStyle(wanted.tools.custom, wanted.is_legacy)
         self.ignored = unheeded(wanted.all_tools, wanted.choice)
 
     def units(self, images: list[bytes], defaults: Defaults) -> list[Generate]:

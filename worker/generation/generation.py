@@ -98,7 +98,7 @@ class Generation:
         self, request: Generate, answer: Answer | EitherAnswer | None, constraint: Constraint | None
     ) -> list[LogitsProcessor]:
         """The processors that follow this answer token by token. Raises FailureError."""
-        followers: list[LogitsProcessor] = [] if constraint is None else [constraint]
+        followers: list[LogitsProcessor] = [constraint] if constraint is not None and constraint.is_bound else []
         budget = request.thinking_budget
         if budget is not None and budget < 0:
             raise invalid(f"thinking_budget must be at least 0, not {budget}", param="thinking_budget")

@@ -45,6 +45,8 @@ _RANGES = {
     "top_p": (0, 1),
     "top_k": (-1, math.inf),
     "min_p": (0, 1),
+    "top_n_sigma": (-1, math.inf),
+    "typical_p": (0, 1),
     "xtc_probability": (0, 1),
     "xtc_threshold": (0, 0.5),
     "repetition_penalty": (0, math.inf),
@@ -58,7 +60,7 @@ _RANGES = {
 
 @dataclass(slots=True, frozen=True)
 class _Sampling:
-    """Parameters of a sampler; 0 is off, for top_p 1 is."""
+    """Parameters of a sampler; 0 is off, for top_p and typical_p 1 is."""
 
     temperature: float
     top_p: float
@@ -66,6 +68,8 @@ class _Sampling:
     min_p: float
     xtc_probability: float
     xtc_threshold: float
+    top_n_sigma: float
+    typical_p: float
 
 
 def request_sampler(request: Generate, vocabulary: int, kept: tuple[int, ...] = ()) -> Sampler:
@@ -82,6 +86,8 @@ def request_sampler(request: Generate, vocabulary: int, kept: tuple[int, ...] = 
         min_p=float(request.min_p),
         xtc_probability=float(request.xtc_probability),
         xtc_threshold=float(request.xtc_threshold) if xtc else 0.1,
+        top_n_sigma=max(float(request.top_n_sigma), 0.0),
+        typical_p=float(request.typical_p),
     )
     kept = kept if xtc else ()
     return _shared_sampler(sampling, kept) if request.seed is None else _seeded_sampler(sampling, kept, request.seed)
@@ -139,7 +145,43 @@ def _shared_sampler(sampling: _Sampling, kept: tuple[int, ...]) -> Sampler:
         xtc_threshold=sampling.xtc_threshold,
         xtc_special_tokens=list(kept),
     )
+    if sampling.top_n_sigma or sampling.typical_p < 1:
+        return lambda logprobs: sampler(_likely(sampling, logprobs))
     return sampler  # type: ignore[no-any-return] # mlx-lm is not read by mypy
+
+
+def _likely(sampling: _Sampling, logprobs: mx.array) -> mx.array:
+    """What mlx-lm does not have, before what it has."""
+    if sampling.top_n_sigma:
+        logprobs = _top_n_sigma(logprobs, sampling.top_n_sigma)
+    return _typical(logprobs, sampling.typical_p) if sampling.typical_p < 1 else logprobs
+
+
+def _top_n_sigma(logprobs: mx.array, sigmas: float) -> mx.array:
+    """Without tokens that are more than so many standard deviations below the most likely one. The deviation is that
+    of the logits of all tokens that are possible (top-n-sigma, https://arxiv.org/abs/2411.07641)."""
+    exact = logprobs.astype(mx.float32)
+    possible = exact > -mx.inf
+    count = possible.sum(axis=-1, keepdims=True)
+    mean = mx.where(possible, exact, 0).sum(axis=-1, keepdims=True) / count
+    variance = mx.where(possible, mx.square(exact - mean), 0).sum(axis=-1, keepdims=True) / count
+    least = exact.max(axis=-1, keepdims=True) - sigmas * mx.sqrt(variance)
+    return mx.where(exact < least, -mx.inf, logprobs)
+
+
+def _typical(logprobs: mx.array, mass: float) -> mx.array:
+    """Only the tokens whose surprise is closest to the expected one, the entropy, until they have this probability
+    together; at least one (locally typical sampling, https://arxiv.org/abs/2202.00666)."""
+    exact = logprobs.astype(mx.float32)
+    exact = exact - mx.logsumexp(exact, axis=-1, keepdims=True)
+    probabilities = mx.exp(exact)
+    entropy = -mx.where(probabilities > 0, probabilities * exact, 0).sum(axis=-1, keepdims=True)
+    order = mx.argsort(mx.abs(-exact - entropy), axis=-1)
+    ranked = mx.take_along_axis(probabilities, order, axis=-1)
+    before = mx.cumsum(ranked, axis=-1) - ranked  # the probability of all that are more typical
+    is_first = mx.arange(order.shape[-1]) == 0
+    stays = mx.put_along_axis(mx.zeros(order.shape, mx.bool_), order, mx.logical_or(before < mass, is_first), axis=-1)
+    return mx.where(stays, logprobs, -mx.inf)
 
 
 def _seeded_sampler(sampling: _Sampling, kept: tuple[int, ...], seed: int) -> Sampler:
@@ -153,6 +195,7 @@ def _seeded_sampler(sampling: _Sampling, kept: tuple[int, ...], seed: int) -> Sa
         return drawn
 
     def sample(logprobs: mx.array) -> mx.array:
+        logprobs = _likely(sampling, logprobs)
         if sampling.top_p < 1:
             logprobs = apply_top_p(logprobs, sampling.top_p)
         if sampling.min_p > 0:
