@@ -38,7 +38,7 @@ from worker.vision.batch import make_batch
 from worker.vision.deepstack import prefill_by
 from worker.vision.memory_plan import encoding_bytes, plan_of
 from worker.vision.model import Prompt, VisionModel
-from worker.vision.pictures import Picture, check_pixels, open_picture
+from worker.vision.pictures import Picture, check_pixels, open_picture, pixels_wanted
 from worker.vision.row_sampler import RowSampler
 
 log = logging.getLogger("worker")
@@ -64,7 +64,8 @@ class VisionOptions:
 @dataclass(slots=True)
 class _Waiting:
     """A request that is not in the batch yet. prompt: once it is known; text: the rendered chat; images: the `pictures`
-    that have been decoded; form: of the chat, None for a prompt that is none."""
+    that have been decoded; form: of the chat, None for a prompt that is none; pixels: of
+    `pixels_wanted`."""
 
     request: Generate
     sampler: Sampler
@@ -73,7 +74,12 @@ class _Waiting:
     text: str
     pictures: list[Picture]
     form: Form | None
+    pixels: dict[str, int]
     images: list[Any] = field(default_factory=list)
+
+    def unheeded(self, model: VisionModel) -> list[str]:
+        """Fields of the request that change nothing with this model."""
+        return [] if model.takes_pixels or not self.pictures else list(self.pixels)
 
     @property
     def is_generic(self) -> bool:
@@ -158,19 +164,19 @@ class VisionEngine:
         waiting = self._read(payload)
         # A prompt that is too long is refused before any image is decoded.
         prompt = waiting.prompt
-        known = self.model.picture_tokens(waiting.pictures) if prompt is None else len(prompt.tokens)
+        known = self.model.picture_tokens(waiting.pictures, waiting.pixels) if prompt is None else len(prompt.tokens)
         self.generation.max_tokens(waiting.request, known)
         self._waiting[request_id] = waiting
 
     def count(self, payload: bytes) -> Iterator[int | None]:
         """As Count of worker/engine.py, image by image."""
         waiting = self._read(payload, counts=True)
-        self.model.picture_tokens(waiting.pictures)
+        self.model.picture_tokens(waiting.pictures, waiting.pixels)
         self.generation.check_max_tokens(waiting.request)
         for picture in waiting.pictures:
             yield None
             waiting.images.append(picture.read())
-        prompt = waiting.prompt or self.model.read_chat(waiting.text, waiting.images)
+        prompt = waiting.prompt or self.model.read_chat(waiting.text, waiting.images, waiting.pixels)
         answer = self.generation.answer(waiting.request, prompt.tokens, is_generic=waiting.is_generic)
         self.generation.followers(waiting.request, *answer)
         yield len(prompt.tokens)
@@ -181,6 +187,7 @@ class VisionEngine:
         sampler, processors = self.generation.sampling(request)
         self.generation.check_characters(request, counts=counts)
         prompt, text, form, pictures = None, "", None, []
+        pixels = pixels_wanted(request, self._options.max_image_pixels)
         if request.images and request.messages is None:
             raise invalid("images belong in messages", param="messages")
         if request.messages is None or request.prompt is not None:
@@ -191,8 +198,8 @@ class VisionEngine:
             pictures = [open_picture(*picture, most) for picture in zip(request.images, places, strict=True)]
             check_pixels(pictures)
             if not pictures:
-                prompt = self.model.read_chat(text, [])
-        return _Waiting(request, sampler, processors, prompt, text, pictures, form)
+                prompt = self.model.read_chat(text, [], {})
+        return _Waiting(request, sampler, processors, prompt, text, pictures, form, pixels)
 
     def step(self) -> list[Output]:
         outputs = self._prepare()
@@ -301,7 +308,7 @@ class VisionEngine:
 
     def _enter(self, request_id: bytes, waiting: _Waiting) -> None:
         request = waiting.request
-        prompt = waiting.prompt or self.model.read_chat(waiting.text, waiting.images)
+        prompt = waiting.prompt or self.model.read_chat(waiting.text, waiting.images, waiting.pixels)
         size = Size(
             len(prompt.tokens),
             self.generation.max_tokens(request, len(prompt.tokens)),
@@ -327,7 +334,7 @@ class VisionEngine:
             constraint,
             prompt_tokens=len(prompt.tokens),
             cached_tokens=0,
-            ignored=() if form is None else form.ignored,
+            ignored=[*(() if form is None else form.ignored), *waiting.unheeded(self.model)],
         )
         seen = self.model.see(prompt)
         # The generator asks only the language model. It reads this setting when it begins the prompt, the only one.

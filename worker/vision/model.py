@@ -113,8 +113,17 @@ class VisionModel:
         """mlx-vlm's."""
         return self._processor
 
-    def picture_tokens(self, pictures: list[Picture]) -> int:
-        """A lower bound of their tokens, from the sizes alone if the model's family can tell. Raises FailureError."""
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether `min_pixels` and `max_pixels` change what the model sees: processors of most families have a size of
+        their own."""
+        images = getattr(self._processor, "image_processor", None)
+        return hasattr(images, "min_pixels") and hasattr(images, "max_pixels")
+
+    def picture_tokens(self, pictures: list[Picture], pixels: dict[str, int]) -> int:
+        """A lower bound of their tokens, from the sizes alone if the model's family can tell. pixels: of
+        `pixels_wanted`. Raises FailureError."""
+        pixels = pixels if self.takes_pixels else {}
         count = getattr(getattr(self._processor, "image_processor", None), "num_image_tokens", None)
         if not callable(count):
             return len(pictures)
@@ -122,7 +131,7 @@ class VisionModel:
         for picture in pictures:
             width, height = picture.size
             try:
-                tokens += int(count(height, width))
+                tokens += int(count(height, width, **pixels))
             except ValueError as error:
                 raise invalid(f"{picture.where}: {error}", param=picture.where) from error
         return tokens
@@ -160,8 +169,9 @@ class VisionModel:
         """Of a text."""
         return Prompt(tokens, {"attention_mask": mx.ones((1, len(tokens)), mx.int32)})
 
-    def read_chat(self, text: str, images: list[Any]) -> Prompt:
-        """The prompt of a rendered chat and its decoded images, in order. Raises FailureError."""
+    def read_chat(self, text: str, images: list[Any], pixels: dict[str, int]) -> Prompt:
+        """The prompt of a rendered chat and its decoded images, in order. pixels: of `pixels_wanted`. Raises
+        FailureError."""
         bos = self.tokenizer.bos_token
         writes_marks = should_add_special_tokens(self.vlm.config.model_type, self._processor)
         with _client_mistakes():
@@ -172,6 +182,7 @@ class VisionModel:
                 image_token_index=getattr(self.vlm.config, "image_token_index", None),
                 # Not twice: most templates begin with it.
                 add_special_tokens=writes_marks and not (bos and text.startswith(bos)),
+                **(pixels if self.takes_pixels else {}),
             )
         tokens: list[int] = inputs.pop("input_ids")[0].tolist()
         return Prompt(tokens, inputs)

@@ -13,6 +13,7 @@ from mlx_vlm.utils import load_image
 from PIL import Image, UnidentifiedImageError
 
 from broker.wire.failure import FailureError, invalid, one_line
+from broker.wire.work import Generate
 
 # Pillow's other decoders start programs, or are hardly reviewed.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
@@ -55,6 +56,22 @@ def open_picture(data: bytes, where: str, most_pixels: int) -> Picture:
         raise _broken(where, error) from error
     scale = min(1.0, math.sqrt(most_pixels / (image.width * image.height)))
     return Picture(image, where, (max(1, int(image.width * scale)), max(1, int(image.height * scale))))
+
+
+def pixels_wanted(request: Generate, most_pixels: int) -> dict[str, int]:
+    """The sizes that a request wants its images scaled to, as processors take them. most_pixels: of one image. Raises
+    FailureError."""
+    sizes = {"min_pixels": request.min_pixels, "max_pixels": request.max_pixels}
+    wanted = {name: size for name, size in sizes.items() if size is not None}
+    for name, size in wanted.items():
+        if size < 1:
+            raise invalid(f"{name} must be at least 1, not {size}", param=name)
+    least, most = wanted.get("min_pixels", 0), min(wanted.get("max_pixels", most_pixels), most_pixels)
+    if least > most:
+        raise invalid(f"min_pixels must be at most {most}, not {least}: no image has more", param="min_pixels")
+    if least * len(request.images) > (limit := Image.MAX_IMAGE_PIXELS or 0):
+        raise invalid(f"min_pixels: the images would have more than {limit} pixels together", param="min_pixels")
+    return wanted
 
 
 def check_pixels(pictures: list[Picture]) -> None:
