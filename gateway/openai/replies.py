@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import orjson
 
@@ -49,14 +50,29 @@ class Head:
         }
 
 
-def whole(head: Head, ends: Sequence[End]) -> Object:
-    """The response of a request that is not streamed."""
+def likeliest(ends: Sequence[End], made: int, wanted: int) -> list[End]:
+    """Of so many answers that were made to each prompt those whose tokens are the likeliest on average, in order."""
+    return [
+        end
+        for first in range(0, len(ends), made)
+        for end in sorted(ends[first : first + made], key=_mean_logprob, reverse=True)[:wanted]
+    ]
+
+
+def _mean_logprob(end: End) -> float:
+    """Of an answer without tokens the least."""
+    entries = end.rest.logprobs
+    return sum(entry.logprob for entry in entries) / len(entries) if entries else -inf
+
+
+def whole(head: Head, ends: Sequence[End], made: Sequence[End] | None = None) -> Object:
+    """The response of a request that is not streamed. made: all answers that it took, if they are more."""
     kind = "chat.completion" if head.is_chat else "text_completion"
     choices = [
         {"index": index, **_content(head, end.rest), "finish_reason": head.calls.finish_reason(end.finish_reason)}
         for index, end in enumerate(ends)
     ]
-    return {**head.fields(kind), "choices": choices, "usage": usage(ends, head.choices_per_prompt)}
+    return {**head.fields(kind), "choices": choices, "usage": usage(made or ends, head.choices_per_prompt)}
 
 
 def _content(head: Head, answer: Delta) -> Object:

@@ -29,6 +29,7 @@ from gateway.openai.tools import (
 )
 
 MAX_CHOICES = 128  # of one request: prompts x n, each a request to the broker
+_MAX_BEST_OF = 20
 _MAX_STOPS = 16
 _MAX_GRAMMAR = 100_000  # characters
 _MAX_TOP_LOGPROBS = 20
@@ -56,7 +57,7 @@ _NOT_YET_CHAT = _NOT_YET | {
     "tool_parser": (),
     "web_search_options": (),
 }
-_NOT_YET_COMPLETION = _NOT_YET | {"best_of": (1,), "echo": (False,), "suffix": ("",), "top_logprobs": (-1, 0)}
+_NOT_YET_COMPLETION = _NOT_YET | {"echo": (False,), "top_logprobs": (-1, 0)}
 
 
 def _stops_of(stop: object) -> list[str]:
@@ -165,12 +166,19 @@ class ChatRequest(Sampling):
 
 
 class CompletionRequest(Sampling):
-    """The body of POST /v1/completions."""
+    """The body of POST /v1/completions. best_of: so many answers are made, and the `n` likeliest of them sent."""
 
     prompt: Annotated[list[str | list[int]], PlainValidator(prompts_of)]
+    suffix: str | None = None
+    best_of: Annotated[Whole, Field(ge=1, le=_MAX_BEST_OF)] | None = None
     logprobs: Annotated[
         Annotated[Whole, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None, BeforeValidator(_number_of_logprobs)
     ] = None
+
+    @property
+    def answers_per_prompt(self) -> int:
+        """How many are made."""
+        return self.best_of or self.choices_per_prompt
 
 
 def parse_chat(body: bytes) -> ChatRequest:
@@ -215,7 +223,11 @@ def parse_completion(body: bytes) -> CompletionRequest:
     raw = object_of(body)
     refuse_not_yet(raw, _NOT_YET_COMPLETION)
     request = validated(CompletionRequest, raw)
-    if len(request.prompt) * request.choices_per_prompt > MAX_CHOICES:
+    if request.answers_per_prompt < request.choices_per_prompt:
+        raise invalid("best_of must be at least n", "best_of")
+    if request.stream and request.answers_per_prompt > request.choices_per_prompt:
+        raise invalid("best_of cannot be streamed: which answer is the best is known at the end", "best_of")
+    if len(request.prompt) * request.answers_per_prompt > MAX_CHOICES:
         raise invalid(f"more than {MAX_CHOICES} choices in one request, counting n for each prompt", "prompt")
     _refuse_several(request)
     return request
@@ -249,17 +261,19 @@ def chat_work(request: ChatRequest, images: list[bytes], defaults: Defaults) -> 
 
 
 def completion_work(request: CompletionRequest, defaults: Defaults) -> list[Generate]:
-    """One unit of work per choice: all choices of the first prompt, then those of the second, ..."""
+    """One unit of work per answer: all answers to the first prompt, then those to the second, ..."""
+    ranks = request.answers_per_prompt > request.choices_per_prompt
     return [
         Generate(
             prompt=prompt,
+            suffix=request.suffix or None,
             max_tokens=request.max_tokens or defaults.max_tokens,
             max_tokens_is_default=not request.max_tokens,
-            logprobs=request.logprobs,
+            logprobs=0 if ranks and request.logprobs is None else request.logprobs,
             **_sampling(request, defaults, choice),
         )
         for prompt in request.prompt
-        for choice in range(request.choices_per_prompt)
+        for choice in range(request.answers_per_prompt)
     ]
 
 

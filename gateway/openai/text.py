@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 from broker.wire.work import Generate
@@ -12,7 +13,7 @@ from gateway.core.dialect import Json
 from gateway.core.sampling import Defaults
 from gateway.openai.calls import FUNCTION_CALLS, CallStyle
 from gateway.openai.dialect import field_in_chat, field_name
-from gateway.openai.replies import Chunks, Head, whole
+from gateway.openai.replies import Chunks, Head, likeliest, whole
 from gateway.openai.requests import ChatRequest, CompletionRequest, Sampling, chat_work, completion_work
 from gateway.openai.tools import tool_field, unheeded
 
@@ -76,6 +77,17 @@ class CompletionText(_Text[CompletionRequest]):
     def units(self, _images: list[bytes], defaults: Defaults) -> list[Generate]:
         """One for each choice of each prompt."""
         return completion_work(self._wanted, defaults)
+
+    def whole(self, model: str, ends: Sequence[End]) -> Json:
+        """OpenAI's object."""
+        wanted = self._wanted
+        if wanted.answers_per_prompt == wanted.choices_per_prompt:
+            return super().whole(model, ends)
+        best = likeliest(ends, wanted.answers_per_prompt, wanted.choices_per_prompt)
+        if wanted.logprobs is None:
+            best = [replace(end, rest=replace(end.rest, logprobs=())) for end in best]
+        head = replace(self._head(model), choices_per_prompt=wanted.answers_per_prompt)
+        return whole(head, best, ends)
 
     def field_name(self, field: str) -> str:
         """OpenAI's name."""

@@ -10,6 +10,7 @@ from broker.wire.work import Generate
 from worker.generation.answer import Answer, AnswerFormat, EitherAnswer
 from worker.generation.budget import ThinkingBudget
 from worker.generation.constraints.constraint import Constraint, Constraints
+from worker.generation.infill import infill_ends
 from worker.generation.logprobs import TokenTexts
 from worker.generation.prompt import prompt_characters
 from worker.generation.reasoning import NO_REASONING, ReasoningFormat
@@ -127,9 +128,10 @@ class Generation:
         room = self.context - prompt_tokens if self.context else None
         if room is not None and request.max_tokens is not None and request.max_tokens <= room:
             room = None
+        stops = [*request.stop, *infill_ends(self._tokenizer)] if request.suffix else request.stop
         return Sequence(
             request_id,
-            TextStream(make_detokenizer(self._tokenizer, continues=request.messages is None), request.stop),
+            TextStream(make_detokenizer(self._tokenizer, continues=request.messages is None), stops),
             answer,
             constraint,
             stream=request.stream,

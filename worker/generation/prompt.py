@@ -15,6 +15,7 @@ from worker.chat.chat import Chat, chat_of
 from worker.chat.messages import INSTRUCTING, Turn, plain_messages
 from worker.chat.renderers import Template
 from worker.chat.writer import ChatWriter, Form
+from worker.generation.infill import infill_tokens
 
 
 @dataclass(slots=True, frozen=True)
@@ -52,6 +53,10 @@ def text_tokens(request: Generate, tokenizer: Template, vocabulary: int) -> list
     """The tokens of a prompt without messages, at least one, each in [0, vocabulary). Raises FailureError."""
     if (request.messages is None) == (request.prompt is None):
         raise invalid("give either messages or prompt", param="messages")
+    if request.suffix:
+        if not isinstance(request.prompt, str):
+            raise invalid("suffix: the prompt must be a text, not token ids", param="suffix")
+        return infill_tokens(tokenizer, request.prompt, request.suffix)
     if isinstance(request.prompt, str):
         # Check the text, not the tokens: some tokenizers add a start token to an empty text.
         tokens = tokenizer.encode(request.prompt) if request.prompt else []
@@ -82,7 +87,7 @@ def checked_ids(ids: list[Any], vocabulary: int, where: str) -> list[int]:
 def prompt_characters(request: Generate) -> int:
     """A lower bound of the characters (or token ids) of the prompt, without rendering it."""
     if request.messages is None:
-        return len(request.prompt or "")
+        return len(request.prompt or "") + len(request.suffix or "")
     characters = 0
     messages: list[Any] = request.messages  # the wire checks that it is a list, not its elements
     for message in messages:
