@@ -36,7 +36,8 @@ def text_logprobs(entries: Sequence[TokenLogprob], offset: int) -> Object | None
     for entry in entries:
         offsets.append(offset)
         offset += len(entry.token)
-    tops = [{other.token: other.logprob for other in entry.top} for entry in entries]
+    # The first token of a prompt has none: NaN, which is null in JSON.
+    tops = [{other.token: other.logprob for other in entry.top} or None for entry in entries]
     return {
         "tokens": [entry.token for entry in entries],
         "token_logprobs": [entry.logprob for entry in entries],

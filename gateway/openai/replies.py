@@ -50,19 +50,19 @@ class Head:
         }
 
 
-def likeliest(ends: Sequence[End], made: int, wanted: int) -> list[End]:
-    """Of so many answers that were made to each prompt those whose tokens are the likeliest on average, in order."""
+def likeliest(ends: Sequence[End], made: int, wanted: int, *, echo: bool = False) -> list[End]:
+    """Of so many answers that were made to each prompt those whose tokens are the likeliest on average, in order.
+    echo: they begin with their prompt, which does not count."""
+
+    def mean(end: End) -> float:
+        entries = end.rest.logprobs[end.prompt_tokens if echo else 0 :]
+        return sum(entry.logprob for entry in entries) / len(entries) if entries else -inf
+
     return [
         end
         for first in range(0, len(ends), made)
-        for end in sorted(ends[first : first + made], key=_mean_logprob, reverse=True)[:wanted]
+        for end in sorted(ends[first : first + made], key=mean, reverse=True)[:wanted]
     ]
-
-
-def _mean_logprob(end: End) -> float:
-    """Of an answer without tokens the least."""
-    entries = end.rest.logprobs
-    return sum(entry.logprob for entry in entries) / len(entries) if entries else -inf
 
 
 def whole(head: Head, ends: Sequence[End], made: Sequence[End] | None = None) -> Object:

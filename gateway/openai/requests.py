@@ -57,7 +57,7 @@ _NOT_YET_CHAT = _NOT_YET | {
     "tool_parser": (),
     "web_search_options": (),
 }
-_NOT_YET_COMPLETION = _NOT_YET | {"echo": (False,), "top_logprobs": (-1, 0)}
+_NOT_YET_COMPLETION = _NOT_YET | {"top_logprobs": (-1, 0)}
 
 
 def _stops_of(stop: object) -> list[str]:
@@ -166,10 +166,13 @@ class ChatRequest(Sampling):
 
 
 class CompletionRequest(Sampling):
-    """The body of POST /v1/completions. best_of: so many answers are made, and the `n` likeliest of them sent."""
+    """The body of POST /v1/completions. best_of: so many answers are made, and the `n` likeliest of them sent. With
+    echo max_tokens may be 0."""
 
     prompt: Annotated[list[str | list[int]], PlainValidator(prompts_of)]
+    max_tokens: Annotated[Whole, Field(ge=0, le=MAX_INT)] | None = None
     suffix: str | None = None
+    echo: bool | None = None
     best_of: Annotated[Whole, Field(ge=1, le=_MAX_BEST_OF)] | None = None
     logprobs: Annotated[
         Annotated[Whole, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None, BeforeValidator(_number_of_logprobs)
@@ -193,6 +196,8 @@ def parse_chat(body: bytes) -> ChatRequest:
         raise invalid("top_logprobs needs logprobs", "top_logprobs")
     if request.is_legacy and request.tools.functions:
         raise invalid("give either tools or functions", "functions")
+    if isinstance(request.function_call, NamedTool) and not request.is_legacy:
+        raise invalid("function_call needs functions", "function_call")
     try:
         required_names(request.all_tools, request.choice)
     except ValueError as error:
@@ -223,6 +228,8 @@ def parse_completion(body: bytes) -> CompletionRequest:
     raw = object_of(body)
     refuse_not_yet(raw, _NOT_YET_COMPLETION)
     request = validated(CompletionRequest, raw)
+    if request.max_tokens == 0 and not request.echo:
+        raise invalid("max_tokens must be at least 1 without echo", "max_tokens")
     if request.answers_per_prompt < request.choices_per_prompt:
         raise invalid("best_of must be at least n", "best_of")
     if request.stream and request.answers_per_prompt > request.choices_per_prompt:
@@ -267,8 +274,9 @@ def completion_work(request: CompletionRequest, defaults: Defaults) -> list[Gene
         Generate(
             prompt=prompt,
             suffix=request.suffix or None,
-            max_tokens=request.max_tokens or defaults.max_tokens,
-            max_tokens_is_default=not request.max_tokens,
+            echo=bool(request.echo),
+            max_tokens=defaults.max_tokens if request.max_tokens is None else request.max_tokens,
+            max_tokens_is_default=request.max_tokens is None,
             logprobs=0 if ranks and request.logprobs is None else request.logprobs,
             **_sampling(request, defaults, choice),
         )

@@ -83,7 +83,7 @@ class CompletionText(_Text[CompletionRequest]):
         wanted = self._wanted
         if wanted.answers_per_prompt == wanted.choices_per_prompt:
             return super().whole(model, ends)
-        best = likeliest(ends, wanted.answers_per_prompt, wanted.choices_per_prompt)
+        best = likeliest(ends, wanted.answers_per_prompt, wanted.choices_per_prompt, echo=bool(wanted.echo))
         if wanted.logprobs is None:
             best = [replace(end, rest=replace(end.rest, logprobs=())) for end in best]
         head = replace(self._head(model), choices_per_prompt=wanted.answers_per_prompt)

@@ -10,6 +10,7 @@ from broker.wire.work import Generate
 from worker.generation.answer import Answer, AnswerFormat, EitherAnswer
 from worker.generation.budget import ThinkingBudget
 from worker.generation.constraints.constraint import Constraint, Constraints
+from worker.generation.echo import Echo
 from worker.generation.infill import infill_ends
 from worker.generation.logprobs import TokenTexts
 from worker.generation.prompt import prompt_characters
@@ -61,9 +62,24 @@ class Generation:
             raise self._too_long(request, f"{size} characters")
 
     def check_max_tokens(self, request: Generate) -> None:
-        """Raises FailureError."""
-        if request.max_tokens is not None and request.max_tokens < 1:
-            raise invalid(f"max_tokens must be at least 1, not {request.max_tokens}", param="max_tokens")
+        """Raises FailureError. An answer that is nothing but its prompt has no tokens."""
+        least = 0 if request.echo else 1
+        if request.max_tokens is not None and request.max_tokens < least:
+            raise invalid(f"max_tokens must be at least {least}, not {request.max_tokens}", param="max_tokens")
+
+    def echo(self, request: Generate, prompt: list[int]) -> Echo | None:
+        """How the answer begins with its prompt; None if it does not. Raises FailureError."""
+        if not request.echo:
+            return None
+        if request.messages is not None:
+            raise invalid("echo: a chat has no text to begin with", param="echo")
+        text = request.prompt if isinstance(request.prompt, str) else self._tokenizer.decode(prompt)
+        recited = [] if request.logprobs is None else prompt
+        if recited and request.suffix:
+            raise invalid("echo: with a suffix the prompt has no logprobs", param="echo")
+        if not self._tokenizer.eos_token_ids.isdisjoint(recited[1:]):
+            raise invalid("echo: a prompt with the end of a text inside has no logprobs", param="echo")
+        return Echo(text, recited, is_all=request.max_tokens == 0)
 
     def max_tokens(self, request: Generate, prompt: int) -> int:
         """How many tokens may follow a prompt of `prompt` tokens: as asked, limited by the context."""
@@ -71,8 +87,8 @@ class Generation:
         asked = request.max_tokens
         self._check_tokens(request, prompt)
         if not self.context:
-            return asked or _DEFAULT_MAX_TOKENS
-        return min(asked or self.context, self.context - prompt)
+            return _DEFAULT_MAX_TOKENS if asked is None else asked
+        return min(self.context if asked is None else asked, self.context - prompt)
 
     def answer(
         self, request: Generate, tokens: list[int], *, is_generic: bool = False
@@ -122,9 +138,11 @@ class Generation:
         *,
         prompt_tokens: int,
         cached_tokens: int,
+        echo: Echo | None = None,
         ignored: Iterable[str] = (),
     ) -> Sequence:
         """The state of the request while it is in the batch. ignored: parts of it that the prompt does without."""
+        prompt_tokens += 0 if echo is None else echo.drawn
         room = self.context - prompt_tokens if self.context else None
         if room is not None and request.max_tokens is not None and request.max_tokens <= room:
             room = None
@@ -140,6 +158,7 @@ class Generation:
             logprobs=request.logprobs,
             texts=self._texts,
             room=room,
+            echo=echo,
             ignored=[*ignored, *self._unheeded(request, answer)],
         )
 

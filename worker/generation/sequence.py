@@ -1,6 +1,7 @@
 """One request in the batch: a token in, the output that its client may have by now out. Knows no batch."""
 
 import logging
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from broker.wire.outputs import FINAL, PARTIAL, Output, error_output
 from worker.generation.answer import Answer, EitherAnswer, Parts
 from worker.generation.calls.pieces import joined_calls
 from worker.generation.constraints.constraint import Constraint
+from worker.generation.echo import Echo
 from worker.generation.logprobs import TokenTexts, token_logprobs
 from worker.generation.text_stream import TextStream
 from worker.process.device_errors import is_device_error
@@ -27,7 +29,7 @@ class Sequence:
     __slots__ = (
         *("request_id", "_text", "_answer", "_constraint", "_stream", "_logprobs", "_texts", "_parts"),
         *("_prompt_tokens", "_cached_tokens", "_completion_tokens", "_length", "_waiting", "_review", "_sent"),
-        *("_room", "_reasoning_tokens"),
+        *("_room", "_reasoning_tokens", "_echo", "_recited"),
     )
 
     def __init__(
@@ -43,11 +45,12 @@ class Sequence:
         logprobs: int | None,
         texts: TokenTexts,
         room: int | None = None,
+        echo: Echo | None = None,
         ignored: Iterable[str] = (),
     ) -> None:
         """answer: None if all is text. logprobs: alternatives for each token, None for no logprobs. room: tokens after
-        which the context is full, None if the client wants no more than those. ignored: parts of the request that the
-        answer does without; the first output names them."""
+        which the context is full, None if the client wants no more than those. echo: how the answer begins. ignored:
+        parts of the request that the answer does without; the first output names them."""
         self.request_id = request_id
         self._text = text
         self._answer = answer
@@ -68,11 +71,18 @@ class Sequence:
         self._room = room
         self._length = 0
         self._waiting: deque[tuple[int, dict[str, Any]]] = deque()
+        self._echo = echo
+        self._recited = 0  # tokens of the prompt that have been drawn
+        if echo is not None:
+            if echo.recited:
+                self._parts.logprobs.append({**texts.entry(echo.recited[0], 0.0), "logprob": math.nan, "top": []})
+            if not echo.drawn:
+                self._parts.text.append(echo.text)
 
     @property
     def has_begun(self) -> bool:
         """Whether a token has come."""
-        return self._completion_tokens > 0
+        return self._completion_tokens + self._recited > 0
 
     def advance(self, token: int, row: mx.array | None, reason: str | None) -> Output | None:
         """Take one token. row: its log-probabilities (vocabulary,), read only if asked for, else it may be None.
@@ -89,6 +99,10 @@ class Sequence:
             return error_output(self.request_id, failure)
 
     def _advance(self, token: int, row: mx.array | None, reason: str | None) -> Output | None:
+        if self._echo is not None and self._recited < self._echo.drawn:
+            return self._recite(self._echo, token, row, reason)
+        if self._echo is not None and self._echo.is_all:
+            return self._end("length")
         if self._constraint is not None:
             self._constraint.check()
         self._completion_tokens += 1
@@ -132,6 +146,23 @@ class Sequence:
                 self._sent.append(body)
             return Output(self.request_id, PARTIAL, body)
         return None
+
+    def _recite(self, echo: Echo, token: int, row: mx.array | None, reason: str | None) -> Output | None:
+        """Take a token of the prompt. What a client may have of it comes in one piece."""
+        assert row is not None
+        assert self._logprobs is not None
+        self._parts.logprobs.append(token_logprobs(row, token, self._logprobs, self._texts))
+        self._recited += 1
+        if self._recited < echo.drawn and reason is None:
+            return None
+        self._parts.text.append(echo.text)
+        if reason is not None or echo.is_all:
+            return self._end("length")
+        if not self._stream:
+            return None
+        body = self._parts.body()
+        self._parts = Parts()
+        return Output(self.request_id, PARTIAL, body)
 
     def cut(self) -> Output:
         """End it after the tokens that have come, as `length`."""

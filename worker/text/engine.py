@@ -26,6 +26,7 @@ from worker.chat.writer import ChatWriter
 from worker.engine import EngineStats, MemoryFacts, ModelFacts, Report
 from worker.generation.answer import Answer, EitherAnswer
 from worker.generation.constraints.constraint import Constraint
+from worker.generation.echo import Echo, Recital, reciting
 from worker.generation.generation import Generation
 from worker.generation.prompt import WrittenPrompt, checkpoints, write_prompt
 from worker.generation.sampling import Follower, LogitsProcessor, Sampler
@@ -61,6 +62,7 @@ class _Arrived:
     processors: list[LogitsProcessor]
     answer: Answer | EitherAnswer | None = None
     constraint: Constraint | None = None
+    echo: Echo | None = None
     sequence: Sequence | None = None
 
     @property
@@ -156,9 +158,10 @@ class TextEngine:
     def add(self, request_id: bytes, payload: bytes) -> None:
         arrived = self._read(payload)
         request, tokens = arrived.request, arrived.tokens
+        drawn = 0 if arrived.echo is None else arrived.echo.drawn
         size = Size(
             len(tokens),
-            self.generation.max_tokens(request, len(tokens)),
+            max(1, drawn + self.generation.max_tokens(request, len(tokens) + drawn)),
             is_stated=not request.max_tokens_is_default,
             param="prompt" if request.messages is None else "messages",
             first=_BLOCK if request.max_tokens_is_default and arrived.can_begin_again else 0,
@@ -170,7 +173,7 @@ class TextEngine:
         """As Count of worker/engine.py, in one piece."""
         arrived = self._read(payload, counts=True)
         self.generation.check_max_tokens(arrived.request)
-        yield len(arrived.tokens)
+        yield len(arrived.tokens) + (0 if arrived.echo is None else arrived.echo.drawn)
 
     def _read(self, payload: bytes, *, counts: bool = False) -> _Arrived:
         """A request. counts: its prompt is to be counted only. Raises FailureError."""
@@ -180,7 +183,12 @@ class TextEngine:
         prompt = write_prompt(request, self.loaded.tokenizer, self._writer, self.loaded.vocabulary)
         answer, constraint = self.generation.answer(request, prompt.tokens, is_generic=prompt.is_generic)
         processors = [*processors, *self.generation.followers(request, answer, constraint)]
-        return _Arrived(request, prompt.tokens, prompt, sampler, processors, answer, constraint)
+        echo = self.generation.echo(request, prompt.tokens)
+        if echo is not None and echo.drawn:
+            first, rest = echo.recited[:1], echo.recited[1:]
+            processors = [Recital(echo.drawn, processors)]
+            return _Arrived(request, first, None, reciting(rest, sampler), processors, answer, constraint, echo)
+        return _Arrived(request, prompt.tokens, prompt, sampler, processors, answer, constraint, echo)
 
     def _admit(self) -> None:
         """Put the requests into the batch for which there is room."""
@@ -205,6 +213,7 @@ class TextEngine:
             arrived.constraint,
             prompt_tokens=len(tokens),
             cached_tokens=cached,
+            echo=arrived.echo,
             ignored=() if arrived.written is None else arrived.written.ignored,
         )
         uid = self._batch.insert(

@@ -24,6 +24,7 @@ from broker.wire.work import Generate
 from worker.chat.writer import TOOL_FORMS, Form
 from worker.engine import EngineStats, MemoryFacts, ModelFacts, Report
 from worker.generation.choice import Part, choose
+from worker.generation.echo import Echo, Recital, reciting
 from worker.generation.generation import Generation
 from worker.generation.pace import Pace
 from worker.generation.sampling import LogitsProcessor, Sampler, is_greedy
@@ -65,7 +66,7 @@ class VisionOptions:
 class _Waiting:
     """A request that is not in the batch yet. prompt: once it is known; text: the rendered chat; images: the `pictures`
     that have been decoded; form: of the chat, None for a prompt that is none; pixels: of
-    `pixels_wanted`."""
+    `pixels_wanted`; echo: how the answer begins."""
 
     request: Generate
     sampler: Sampler
@@ -75,7 +76,13 @@ class _Waiting:
     pictures: list[Picture]
     form: Form | None
     pixels: dict[str, int]
+    echo: Echo | None
     images: list[Any] = field(default_factory=list)
+
+    @property
+    def drawn(self) -> int:
+        """Tokens of the prompt that are drawn, not prefilled."""
+        return 0 if self.echo is None else self.echo.drawn
 
     def unheeded(self, model: VisionModel) -> list[str]:
         """Fields of the request that change nothing with this model."""
@@ -165,7 +172,7 @@ class VisionEngine:
         # A prompt that is too long is refused before any image is decoded.
         prompt = waiting.prompt
         known = self.model.picture_tokens(waiting.pictures, waiting.pixels) if prompt is None else len(prompt.tokens)
-        self.generation.max_tokens(waiting.request, known)
+        self.generation.max_tokens(waiting.request, known + waiting.drawn)
         self._waiting[request_id] = waiting
 
     def count(self, payload: bytes) -> Iterator[int | None]:
@@ -179,19 +186,23 @@ class VisionEngine:
         prompt = waiting.prompt or self.model.read_chat(waiting.text, waiting.images, waiting.pixels)
         answer = self.generation.answer(waiting.request, prompt.tokens, is_generic=waiting.is_generic)
         self.generation.followers(waiting.request, *answer)
-        yield len(prompt.tokens)
+        yield len(prompt.tokens) + waiting.drawn
 
     def _read(self, payload: bytes, *, counts: bool = False) -> _Waiting:
         """A request, its images not decoded yet. counts: its prompt is to be counted only. Raises FailureError."""
         request = unpack(Generate, payload)
         sampler, processors = self.generation.sampling(request)
         self.generation.check_characters(request, counts=counts)
-        prompt, text, form, pictures = None, "", None, []
+        prompt, text, form, pictures, echo = None, "", None, [], None
         pixels = pixels_wanted(request, self._options.max_image_pixels)
         if request.images and request.messages is None:
             raise invalid("images belong in messages", param="messages")
         if request.messages is None or request.prompt is not None:
             prompt = self.model.read_text(request)
+            echo = self.generation.echo(request, prompt.tokens)
+            if echo is not None and echo.drawn:
+                prompt = self.model.prompt_of(echo.recited[:1])
+                sampler = reciting(echo.recited[1:], sampler)
         else:
             text, places, form = self.model.chat(request, request.messages)
             most = self._options.max_image_pixels
@@ -199,7 +210,7 @@ class VisionEngine:
             check_pixels(pictures)
             if not pictures:
                 prompt = self.model.read_chat(text, [], {})
-        return _Waiting(request, sampler, processors, prompt, text, pictures, form, pixels)
+        return _Waiting(request, sampler, processors, prompt, text, pictures, form, pixels, echo)
 
     def step(self) -> list[Output]:
         outputs = self._prepare()
@@ -311,7 +322,7 @@ class VisionEngine:
         prompt = waiting.prompt or self.model.read_chat(waiting.text, waiting.images, waiting.pixels)
         size = Size(
             len(prompt.tokens),
-            self.generation.max_tokens(request, len(prompt.tokens)),
+            max(1, waiting.drawn + self.generation.max_tokens(request, len(prompt.tokens) + waiting.drawn)),
             is_stated=not request.max_tokens_is_default,
             param="prompt" if request.messages is None else "messages",
             beside=encoding_bytes(prompt),
@@ -324,6 +335,8 @@ class VisionEngine:
         form = waiting.form
         answer, constraint = self.generation.answer(request, prompt.tokens, is_generic=waiting.is_generic)
         processors = [*waiting.processors, *self.generation.followers(request, answer, constraint)]
+        if waiting.drawn:
+            processors = [Recital(waiting.drawn, processors)]
         sampler = None
         if processors or request.logprobs is not None or not is_greedy(request):
             sampler = RowSampler(processors, waiting.sampler, keeps_rows=request.logprobs is not None)
@@ -334,6 +347,7 @@ class VisionEngine:
             constraint,
             prompt_tokens=len(prompt.tokens),
             cached_tokens=0,
+            echo=waiting.echo,
             ignored=[*(() if form is None else form.ignored), *waiting.unheeded(self.model)],
         )
         seen = self.model.see(prompt)

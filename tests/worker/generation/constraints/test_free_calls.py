@@ -1,0 +1,218 @@
+"""Models that are free to call: text as they like, and calls that follow a schema or a grammar."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.wire.failure import FailureError
+from broker.wire.work import Generate
+from tests.worker.engine_runs import run, without_count
+from tests.worker.generation.constraints.guides import Guide
+from tests.worker.generation.constraints.patches import GRAMMAR
+from tests.worker.generation.scripted import THINK_TEMPLATE, TIME, USER, WEATHER, parts, scripted
+from worker.generation.calls.formats import GENERIC, HARMONY
+from worker.generation.calls.shapes import SHAPES
+from worker.generation.constraints.call_grammars import BoundTool, calls_grammar
+from worker.generation.constraints.free_calls import FreeCalls
+
+STRICT: dict[str, Any] = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
+INPUT = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+NOTE: dict[str, Any] = {"type": "function", "function": {"name": "note", "parameters": INPUT}}
+SHORT = 'start: "say \\"" /[a-c]{2}/ LF\n%import common.LF'
+SUM = 'start: sum\nsum: part ("+" part)*\npart: /[0-9]/ | "(" sum ")"'
+
+RIGHT = ("<tool_call>", '{"name": "weather", ', '"arguments":', ' {"city": "Paris"}}', "</tool_call>")
+WRONG = ("<tool_call>", '{"name": "weather", ', '"arguments":', ' {"city": "Oslo"}}', "</tool_call>")
+NOTED = ("<tool_call>", '{"name": "note", ', '"arguments": {"input": ', '"any text', '"}}', "</tool_call>")
+
+
+def test_a_call_that_follows_its_schema_is_what_the_model_says(tmp_path: Path) -> None:
+    engine = scripted(tmp_path, "Sure", *RIGHT)
+    bound, free = parts(engine, tools=[STRICT, TIME]), parts(engine, tools=[WEATHER, TIME])
+    assert bound == free
+    assert (bound["text"], bound["tool_calls"]) == ("Sure", [("weather", {"city": "Paris"})])
+    assert "ignored" not in bound
+
+
+def test_a_call_that_does_not_is_led_back(tmp_path: Path) -> None:
+    engine = scripted(tmp_path, "Sure", *WRONG)
+    assert parts(engine, tools=[WEATHER])["tool_calls"] == [("weather", {"city": "Oslo"})]
+    for more in ({}, {"tools": [TIME, STRICT]}, {"one_call": True}):
+        got = parts(engine, **{"tools": [STRICT], **more})
+        [(name, arguments)] = got["tool_calls"]
+        assert (name, arguments["city"] in {"Paris", "Rome"}) == ("weather", True)
+        assert (got["text"], got["finish_reason"]) == ("Sure", "tool_calls")
+
+
+def test_an_input_follows_its_grammar(tmp_path: Path) -> None:
+    engine = scripted(tmp_path, *NOTED)
+    for more in ({}, {"required_tools": ["note"]}, {"required_tools": ["note"], "one_call": True}):
+        got = parts(engine, tools=[TIME, NOTE], input_grammars={"note": SHORT}, **more)
+        assert got["tool_calls"], more
+        for name, arguments in got["tool_calls"]:
+            assert name == "note"
+            assert arguments.keys() == {"input"}
+            text = arguments["input"]
+            assert (text[:5], text[-1:], len(text)) == ('say "', "\n", 8)
+            assert set(text[5:7]) <= set("abc")
+        assert "ignored" not in got
+
+
+def test_between_tags_too(tmp_path: Path) -> None:
+    pieces = (
+        "<tool_call>",
+        "<function=note>",
+        "<parameter=input>\n",
+        "any text",
+        "\n</parameter>",
+        "</function>",
+        "</tool_call>",
+    )
+    engine = scripted(tmp_path, *pieces, tool_parser="qwen3_coder", tags=("<tool_call>", "</tool_call>"))
+    free = parts(engine, tools=[NOTE])
+    assert free["tool_calls"] == [("note", {"input": "any text"})]
+    got = parts(engine, tools=[NOTE], input_grammars={"note": SHORT})
+    [(name, arguments)] = got["tool_calls"]
+    assert (name, arguments["input"][:5], len(arguments["input"])) == ("note", 'say "', 8)
+
+
+def test_reasoning_and_text_stay_free(tmp_path: Path) -> None:
+    thinks = ("I", " wonder: <tool", "</think>", "well", "<", "tool")
+    engine = scripted(tmp_path, *thinks, *RIGHT, chat_template=THINK_TEMPLATE, after="<think>")
+    got = parts(engine, tools=[STRICT])
+    assert (got["reasoning"], got["text"]) == ("I wonder: <tool", "well<tool")
+    assert got["tool_calls"] == [("weather", {"city": "Paris"})]
+
+
+def test_beside_a_schema_for_the_text(tmp_path: Path) -> None:
+    for folder, pieces in (("calls", WRONG), ("talks", ("Well",))):
+        engine = scripted(tmp_path / folder, *pieces)
+        got = parts(engine, tools=[STRICT], json_schema={"enum": ["sunny", "other"]})
+        if folder == "calls":
+            [(_, arguments)] = got["tool_calls"]
+            assert arguments["city"] in {"Paris", "Rome"}
+        else:
+            assert json.loads(got["text"]) in ("sunny", "other")
+
+
+def test_who_has_no_such_tool_pays_nothing(tmp_path: Path) -> None:
+    generation = scripted(tmp_path, "x").generation
+    prompt = generation._tokenizer.encode("[assistant] ")
+    for tools in ([], [WEATHER], [NOTE]):
+        answer, constraint = generation.answer(Generate(messages=[USER], tools=tools), prompt)
+        assert generation.followers(Generate(messages=[USER], tools=tools), answer, constraint) == []
+    assert generation._constraints._guide is None
+    assert generation.answer(Generate(messages=[USER], tools=[STRICT]), prompt)[1] is not None
+
+
+def test_what_cannot_be_bound_is_named(tmp_path: Path) -> None:
+    unknown = scripted(tmp_path / "unknown", "Well", tags=(), tool_parser=None)
+    got = parts(unknown, tools=[TIME, STRICT, NOTE], input_grammars={"note": SHORT})
+    assert got["ignored"] == ["tools[1].function.strict", "tools[2].format"]
+    json_form = scripted(tmp_path / "json", *NOTED)
+    got = parts(json_form, tools=[TIME, NOTE], input_grammars={"note": SUM})
+    assert (got["ignored"], got["tool_calls"]) == (["tools[1].format"], [("note", {"input": "any text"})])
+    got = parts(json_form, tools=[NOTE], input_grammars={"note": SUM}, required_tools=["note"], one_call=True)
+    assert got["ignored"] == ["tools[0].format"]
+    part = {"type": "object", "properties": {}, "propertyNames": {"maxLength": 3}}
+    loose = {"type": "function", "function": {"name": "note", "parameters": part, "strict": True}}
+    assert parts(json_form, tools=[loose])["ignored"] == ["tools[0].propertyNames"]
+
+
+@pytest.mark.parametrize(
+    ("grammar", "why"),
+    [
+        ("start: missing", "unknown name"),
+        ("no grammar", "format: "),
+        ("start: r0\n" + "\n".join(f'r{n}: "a"' for n in range(501)), "500 rules"),
+        ('start: %json {"type": "object", "propertyNames": {}, "not": {"const": 1}}', "'not'"),
+        ("start: /" + "a" * 200_000 + "/", "200000 characters"),
+    ],
+)
+def test_a_grammar_that_is_none_is_refused_by_its_tool(tmp_path: Path, grammar: str, why: str) -> None:
+    engine = scripted(tmp_path, "x")
+    for more in ({}, {"required_tools": ["note"]}):
+        request = Generate(messages=[USER], tools=[TIME, NOTE], input_grammars={"note": grammar}, **more)  # type: ignore[arg-type] # fields
+        with pytest.raises(FailureError, match=r"tools\[1\]\.format") as caught:
+            engine.generation.answer(request, [1])
+        assert (caught.value.failure.param, why in caught.value.failure.message) == ("tools[1].format", True)
+
+
+class Follows:
+    """One answer by hand: which tokens may come next."""
+
+    def __init__(self, guide: Guide, form: Any, tools: list[BoundTool], end: str) -> None:
+        lark = calls_grammar(SHAPES[form.name], tools, end, guide.vocabulary.literal)
+        self.guide = guide
+        self.calls = FreeCalls(guide.lark(lark), form, guide.vocabulary, [guide.end])
+
+    def say(self, text: str) -> None:
+        for token in self.guide.tokens(text):
+            allowed = self.calls.allowed(self.guide.size)
+            assert allowed is None or allowed[token].item(), text
+            self.calls.take(token)
+        self.calls.check()
+
+    def may_say(self, text: str) -> bool:
+        [token] = self.guide.tokens(text)
+        allowed = self.calls.allowed(self.guide.size)
+        return allowed is None or bool(allowed[token].item())
+
+
+ANY = [BoundTool("weather", {"type": "object"})]
+
+
+def test_a_token_cannot_lead_past_a_mark() -> None:
+    follows = Follows(Guide(pieces=("_call>x", "ca_call>", "<tool_call>y", "_call>")), GENERIC, ANY, "</tool_call>")
+    assert follows.may_say("_call>x")
+    assert not follows.may_say("<tool_call>y")
+    follows.say("a <tool")
+    assert [follows.may_say(text) for text in ("_call>x", "_call>", "ca_call>", "x")] == [False, True, True, True]
+    follows.say("_call>")
+    assert [follows.may_say(text) for text in ("_call>x", "{", "\n", "x")] == [False, True, True, False]
+    follows.say('{"name": "weather", "arguments": {}}</tool_call>')
+    assert follows.may_say("_call>x")
+    follows.say(" and <tool_call>\n")
+    assert not follows.may_say("x")
+
+
+def test_an_answer_of_gpt_oss_begins_with_a_call_or_comes_to_it() -> None:
+    marks = ("<|start|>", "<|channel|>", "<|message|>", "<|call|>", "<|constrain|>")
+    call = '=functions.weather <|constrain|>json<|message|>{"a": 1}'
+    for way in (
+        "<|channel|>analysis<|message|>to=functions.x to=<|end|><|start|>assistant<|channel|>commentary to",
+        "<|channel|>commentary to",
+        " to",
+    ):
+        follows = Follows(Guide(special=marks), HARMONY, ANY, "")
+        follows.say(way)
+        assert not follows.may_say("x")
+        follows.say(call)
+        assert [follows.may_say(text) for text in ("<|end|>", "x", "<|start|>")] == [True, False, False]
+
+
+def test_the_patches_of_agents(tmp_path: Path) -> None:
+    pieces = ("<tool_call>", '{"name": "apply", "arguments": {"input": "', "*** Begin Patch\\n", "*** Add File: a")
+    engine = scripted(tmp_path, *pieces, "\\n+", 'x\\"', "\\n*** End Patch", '"}}', "</tool_call>", "done")
+    apply = {"type": "function", "function": {"name": "apply", "parameters": INPUT}}
+    got = parts(engine, tools=[apply], input_grammars={"apply": GRAMMAR})
+    assert got["tool_calls"] == [("apply", {"input": '*** Begin Patch\n*** Add File: a\n+x"\n*** End Patch'})]
+    assert (got["text"], "ignored" in got) == ("done", False)
+
+
+def test_other_requests_of_the_batch_are_not_disturbed(tmp_path: Path) -> None:
+    engine = scripted(tmp_path, "Sure", *WRONG)
+    request = {"messages": [USER], "max_tokens": 200, "temperature": 0.0}
+    requests = [
+        {**request, "tools": [STRICT]},
+        {**request, "tools": [WEATHER]},
+        {**request, "seed": 1, "temperature": 1.0},
+    ]
+    alone = [without_count(run(engine, [one])[0][-1].body) for one in requests]
+    together = [without_count(outputs[-1].body) for outputs in run(engine, requests)]
+    for first, second in zip(alone, together, strict=True):
+        for call in (*first.get("tool_calls", []), *second.get("tool_calls", [])):
+            call["id"] = "id"
+        assert first == second
