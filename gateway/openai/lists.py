@@ -5,8 +5,8 @@ import base64
 from gateway.core.administration import gib
 from gateway.core.answer import Vectors, floats_of
 from gateway.core.names import Listed
+from gateway.openai.calls import Object
 from gateway.openai.inputs import RerankRequest
-from gateway.openai.parts import Object
 
 
 def embedding_entries(vectors: Vectors, *, as_base64: bool) -> list[Object]:

@@ -1,6 +1,7 @@
 """Pieces of answers -> the parts of OpenAI's objects. Pure."""
 
 from collections.abc import Sequence
+from math import isnan
 
 from gateway.core.answer import Delta, TokenLogprob
 from gateway.openai.calls import CallStyle, CallWriter, Object
@@ -37,7 +38,7 @@ def text_logprobs(entries: Sequence[TokenLogprob], offset: int) -> Object | None
         offsets.append(offset)
         offset += len(entry.token)
     # The first token of a prompt has none: NaN, which is null in JSON.
-    tops = [{other.token: other.logprob for other in entry.top} or None for entry in entries]
+    tops = [None if isnan(entry.logprob) else {one.token: one.logprob for one in entry.top} for entry in entries]
     return {
         "tokens": [entry.token for entry in entries],
         "token_logprobs": [entry.logprob for entry in entries],

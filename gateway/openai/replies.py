@@ -8,10 +8,10 @@ import orjson
 
 from broker.wire.failure import Failure
 from gateway.core.answer import Delta, End, by_choice
-from gateway.openai.calls import FUNCTION_CALLS, CallStyle, CallWriter
+from gateway.openai.calls import FUNCTION_CALLS, CallStyle, CallWriter, Object
 from gateway.openai.dialect import DONE, KEEPALIVE, STREAM_TYPE, framed_error
 from gateway.openai.fingerprint import SYSTEM_FINGERPRINT
-from gateway.openai.parts import Object, chat_logprobs, delta, message, text_logprobs
+from gateway.openai.parts import chat_logprobs, delta, message, text_logprobs
 
 
 def usage(ends: Sequence[End], choices_per_prompt: int) -> Object:

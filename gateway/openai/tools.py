@@ -165,7 +165,9 @@ def tools_of(tools: object) -> Tools:
         return Tools()
     if not isinstance(tools, list) or len(tools) > _MAX_TOOLS:
         raise ValueError(f"must be a list of up to {_MAX_TOOLS} tools")
-    functions, custom, grammars = [], set(), {}
+    functions: list[dict[str, Any]] = []
+    custom: set[str] = set()
+    grammars: dict[str, str] = {}
     for position, tool in enumerate(map(_wrapped, tools)):
         kind = tool.get("type") if isinstance(tool, dict) else None
         if kind not in ("function", "custom") or not isinstance(tool.get(kind), dict):

@@ -51,16 +51,17 @@ async def test_a_header_is_short_and_safe(stream: bool) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_strict_functions_are_named_where_the_model_is_free_to_call(stream: bool) -> None:
+async def test_tools_are_named_under_the_names_of_the_client(stream: bool) -> None:
     plain, strict = ({"type": "function", "function": {"name": name}} for name in "ab")
-    strict["function"]["strict"] = True  # type: ignore[index] # the dict of a function
-    chat = {**CHAT, "tools": [plain, strict], "stream": stream}
-    async with served(link_of([], stream=stream)) as client:
+    custom = {"type": "custom", "custom": {"name": "c"}}
+    chat = {**CHAT, "tools": [plain, strict, custom], "stream": stream}
+    async with served(link_of(["tools[1].function.strict", "tools[2].format"], stream=stream)) as client:
         free = await client.post("/v1/chat/completions", json=chat)
-        forced = await client.post("/v1/chat/completions", json={**chat, "tool_choice": "required"})
+    async with served(link_of([], stream=stream)) as client:
+        bound = await client.post("/v1/chat/completions", json=chat)
         without = await client.post("/v1/chat/completions", json={**chat, "tool_choice": "none"})
-    assert free.headers[HEADER] == "tools[1].function.strict"
-    assert HEADER not in forced.headers
+    assert free.headers[HEADER] == "tools[1].function.strict, tools[2].custom.format"
+    assert HEADER not in bound.headers
     assert without.headers[HEADER] == "tools"
 
 

@@ -140,19 +140,16 @@ def test_what_is_not_a_chat_is_refused(body: dict[str, Any] | bytes, param: str 
         # not supported yet
         ("adapters", "a"),
         ("draft_model", "d"),
-        ("functions", [{"name": "f"}]),
         ("role_mapping", {"user": "U: "}),
         ("num_draft_tokens", 3),
         ("adapter_path", "a"),
-        ("top_n_sigma", 1.0),
         ("p_less", True),
-        ("typical_p", 0.9),
         ("reasoning", {"effort": "low"}),
         ("thinking_start_token", "<t>"),
         ("thinking_end_token", "</t>"),
         ("resize_shape", [224]),
-        ("min_pixels", 1),
-        ("max_pixels", 1),
+        ("min_pixels", 0),
+        ("max_pixels", "1"),
         ("tool_parser", "json"),
         ("context_management", [{"type": "compaction", "compact_threshold": 1}]),
         ("enable_thinking", "no"),
@@ -182,7 +179,16 @@ def test_what_is_not_a_prompt_is_refused(prompt: Any) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("echo", True), ("logprobs", 21), ("best_of", 2), ("suffix", "!"), ("num_draft_tokens", 3), ("top_logprobs", 3)],
+    [
+        ("echo", 1),
+        ("logprobs", 21),
+        ("best_of", 21),
+        ("best_of", 0),
+        ("suffix", 1),
+        ("num_draft_tokens", 3),
+        ("top_logprobs", 3),
+        ("max_tokens", 0),
+    ],
 )
 def test_unsupported_fields_of_completions_are_named(field: str, value: Any) -> None:
     with pytest.raises(FailureError) as caught:

@@ -100,7 +100,9 @@ def through(engine: VisionEngine, prompts: list[Prompt], *, apart: bool = False)
         request = Generate(prompt=prompt.tokens, temperature=0.0, max_tokens=TOKENS, logprobs=0)
         ids.append(b"gateway1" + number.to_bytes(8, "big"))
         # Past the processor, which nothing here can make.
-        engine._waiting[ids[-1]] = _Waiting(request, *engine.generation.sampling(request), prompt, "", [], None)
+        engine._waiting[ids[-1]] = _Waiting(
+            request, *engine.generation.sampling(request), prompt, "", [], None, {}, None
+        )
         for _ in range((1 + number % 3) * apart):
             outputs += engine.step()
     outputs += steps(engine)

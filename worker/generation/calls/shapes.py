@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, frozen=True)
 class Objects:
-    """JSON objects with these keys, one after the other or in a list. before: keys of texts that may come first."""
+    """A JSON object with these keys, or several in a list or in lines. before: keys of texts that may come first."""
 
     name: str = "name"
     arguments: str = "arguments"
     before: tuple[str, ...] = ()
+    in_list: bool = False
+    in_lines: bool = False
 
 
 @dataclass(slots=True, frozen=True)
@@ -31,13 +33,14 @@ class Headed:
 class Tagged:
     """Each argument between tags, as it is. head, end: of a call; opening, close: of an argument; opening_of_text: of
     an argument that is a string, if that is another one. With `{name}` and `{key}`, and `{blanks}` where blanks may
-    stand inside an opening."""
+    stand inside an opening. several: whether calls may follow each other."""
 
     head: str
     opening: str
     close: str
     end: str
     opening_of_text: str | None = None
+    several: bool = False
 
 
 Shape = Objects | Headed | Tagged
@@ -53,6 +56,7 @@ def _invoked(prefix: str, string: str = "", other: str = "") -> Tagged:
         f"</{prefix}parameter>",
         f"</{prefix}invoke>",
         f"{opening}{string}>" if string else None,
+        several=True,
     )
 
 
@@ -62,7 +66,7 @@ def _keyed(key: str, value: str, head: str = "{name}") -> Tagged:
 
 # By the names of forms (formats.py). Calls of the others cannot be bound to a grammar.
 SHAPES: dict[str, Shape] = {
-    "cohere": Objects("tool_name", "parameters", ("tool_call_id",)),
+    "cohere": Objects("tool_name", "parameters", ("tool_call_id",), in_list=True),
     "deepseek": Headed(
         (
             "<｜tool▁call▁begin｜>{name}<｜tool▁sep｜>{arguments}<｜tool▁call▁end｜>",
@@ -74,7 +78,7 @@ SHAPES: dict[str, Shape] = {
     "generic": Objects(),
     "gigachat": Objects(),
     "glm47": _keyed("arg_key", "arg_value"),
-    "granite": Objects(),
+    "granite": Objects(in_list=True),
     "harmony": Headed(
         tuple(
             f"=functions.{{name}}{channel}{kind}<|message|>{{arguments}}"
@@ -93,9 +97,9 @@ SHAPES: dict[str, Shape] = {
     "minimax_m2": _invoked(""),
     "mistral": Headed(("{name}[ARGS]{arguments}", "{name}[CALL_ID]{id}[ARGS]{arguments}"), "[TOOL_CALLS]"),
     "muse_spark": _invoked("atem:"),
-    "nemotron": Objects(),
+    "nemotron": Objects(in_list=True),
     "qwen3_coder": _FUNCTIONS,
     "seed": _FUNCTIONS,
     "solar": Headed(("{id}<|tool_call:name|>{name}<|tool_call:args|>{arguments}",), between=None),
-    "tool_calls": Objects(),
+    "tool_calls": Objects(in_list=True, in_lines=True),
 }

@@ -53,14 +53,18 @@ class BoundTool:
 def calls_grammar(shape: Shape, tools: list[BoundTool], end: str, literal: Literal) -> str:
     """Lark. end: the mark behind calls, "" where they go on to the end of the answer. Raises UnboundError."""
     last = " ".join(literal(end)) if end else ""
+    return f"{_HEAD}start: calls {last}\n{_rules(shape, tools, literal)}"
+
+
+def _rules(shape: Shape, tools: list[BoundTool], literal: Literal) -> str:
+    """The rule `calls`, and those that it needs."""
     match shape:
         case Objects():
-            rules = _objects(shape, tools)
+            return _objects(shape, tools)
         case Headed():
-            rules = _headed(shape, tools, literal)
+            return _headed(shape, tools, literal)
         case Tagged():
-            rules = _tagged(shape, tools, literal)
-    return f"{_HEAD}start: calls {last}\n{rules}"
+            return _tagged(shape, tools, literal)
 
 
 def check_bound(shape: Shape, tool: BoundTool, literal: Literal) -> None:
@@ -81,7 +85,9 @@ def _objects(shape: Objects, tools: list[BoundTool]) -> str:
         call_schema(choices, one_call=one_call, name=shape.name, arguments=shape.arguments, before=shape.before)
         for one_call in (True, False)
     )
-    return f"calls: one+ | several\none: {_json(one)}\nseveral: {_json(several)}\n"
+    ways = ["several"] if shape.in_list else []
+    ways += ["one+"] if shape.in_lines else [] if shape.in_list else ["one"]
+    return f"calls: {' | '.join(ways)}\none: {_json(one)}\nseveral: {_json(several)}\n"
 
 
 def _headed(shape: Headed, tools: list[BoundTool], literal: Literal) -> str:
@@ -115,7 +121,7 @@ def _way(call: str, name: str, arguments: str, literal: Literal) -> str:
 def _tagged(shape: Tagged, tools: list[BoundTool], literal: Literal) -> str:
     tags = _Tags(shape, literal)
     calls = " | ".join(tags.call(number, tool) for number, tool in enumerate(tools))
-    return "\n".join([f"calls: call+\ncall: {calls}", *tags.rules]) + "\n"
+    return "\n".join([f"calls: call{'+' if shape.several else ''}\ncall: {calls}", *tags.rules]) + "\n"
 
 
 class _Tags:
@@ -180,7 +186,7 @@ class _Tags:
         if not isinstance(value, dict) or (kind.types != {"string"} and "string" in kind.types):
             raise UnboundError("an argument may be a text or something else")
         if "string" not in kind.types:
-            definitions = {name: root[name] for name in ("$defs", "definitions") if name in root}
+            definitions: Schema = {name: root[name] for name in ("$defs", "definitions") if name in root}
             self.rules.append(f"OPENING{place}: {self._opening(self._shape.opening, key)}")
             self.rules.append(f"json{place}: {_json({**value, **definitions})}")
             return f"OPENING{place} json{place} {self._plain(self._shape.close)}"

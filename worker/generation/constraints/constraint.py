@@ -81,15 +81,18 @@ class Constraints:
         """As free_calls.py has it; nothing is made for a request without such tools."""
         if not wants_bound_calls(request):
             return None, {}, []
-        try:
-            guide = self._load_guide()
-        except FailureError:
-            form = None
-        if form is None:
+        guide = self._guide_or_none()
+        if form is None or guide is None:
             return None, {}, wished_fields(request)
         if self._words is None:
             self._words = Vocabulary(guide)
         return free_calls(request, form, guide, self._words, eos)
+
+    def _guide_or_none(self) -> llguidance.LLTokenizer | None:
+        try:
+            return self._load_guide()
+        except FailureError:
+            return None
 
     def _load_guide(self) -> llguidance.LLTokenizer:
         if self._guide is None:

@@ -36,7 +36,7 @@ def read_input(request: Generate, position: int) -> Input | None:
         return None
     field = f"tools[{position}].format"
     if sum(map(len, request.input_grammars.values())) > _MAX_CHARACTERS:
-        raise invalid(f"the grammars of all tools must not have more than {_MAX_CHARACTERS} characters", field)
+        raise invalid(f"{field}: the grammars of all tools have more than {_MAX_CHARACTERS} characters", field)
     for schema in check_grammar(grammar, field):
         if gone := keywords.enforceable(schema, field)[1]:
             raise invalid(f"{field}: the keyword {gone[0]!r} cannot be enforced: no such text can be forced", field)

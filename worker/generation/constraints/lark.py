@@ -276,9 +276,10 @@ def _lexemes_of(grammar: str) -> list[tuple[str, str]]:
             text = _unquoted(text)
             if found["case"]:
                 kind, text = "pattern", f"(?i:{escaped(text)})"
+        elif kind == "pattern" and "x" in found["flags"]:
+            raise NotRegularError("it has a pattern with blanks that mean nothing")
         elif kind == "pattern" and found["flags"]:
-            # A comment, which the flag x allows, ends with its line.
-            text = f"(?{found['flags']}:{text}\n)" if "x" in found["flags"] else f"(?{found['flags']}:{text})"
+            text = f"(?{found['flags']}:{text})"
         if kind != "skip":
             lexemes.append((kind, text))
     return lexemes
@@ -347,10 +348,10 @@ class _Writer:
                 return f"(?:{self._choice(part, in_rule=in_rule)})"
             case _Repeated(inner, times):
                 return self._checked(f"(?:{self._part(inner, in_rule=in_rule)}){times}")
-            case _Pattern(text):
-                written, is_terminal = text, True
             case _Name(name):
                 written, is_terminal = self.write(name), name.lstrip("_")[:1].isupper()
+            case _:
+                written, is_terminal = part.text, True
         return f"(?:{written})" + (self._skipped if in_rule and is_terminal and written else "")
 
     def _checked(self, written: str) -> str:

@@ -23,7 +23,7 @@ class Guide:
         tokenizer.add_special_tokens([AddedToken(tag, special=True, normalized=False) for tag in (END, *special)])
         tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in (*tags, *pieces)])
         self.tokenizer = tokenizer
-        self.end = tokenizer.token_to_id(END)
+        self.end = len(alphabet)
         self.llguidance = llguidance.LLTokenizer(tokenizer.to_str(), eos_token=self.end)
         self.vocabulary = Vocabulary(self.llguidance)
         self.size = tokenizer.get_vocab_size()

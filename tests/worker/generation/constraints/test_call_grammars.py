@@ -176,7 +176,7 @@ def test_a_call_is_bound_in_the_form_of_its_family(form: str) -> None:
         written = WRITTEN[form](name, arguments)
         assert GUIDE.takes(matcher, written + end), written
         text = written if form != "harmony" else f"<|channel|>commentary to{written}"
-        calls = READERS[form](text, FUNCTIONS)
+        calls: Any = READERS[form](text, FUNCTIONS)
         [call] = calls if isinstance(calls, list) else [calls]
         assert (call["name"], call["arguments"]) == (name, arguments)
     for name, arguments in BAD:
@@ -187,7 +187,7 @@ def test_a_call_is_bound_in_the_form_of_its_family(form: str) -> None:
     ("form", "text"),
     [
         ("json_tools", '{"name":"weather","arguments":{"city":"a","unit":"c"}}'),
-        ("json_tools", '[{"name": "weather_map", "arguments": {}},\n {"name": "weather_map", "arguments": {}}]'),
+        ("granite", '[{"name": "weather_map", "arguments": {}},\n {"name": "weather_map", "arguments": {}}]'),
         ("tool_calls", '\n{"name": "weather_map", "arguments": {}}\n{"name": "weather_map", "arguments": {}}\n'),
         ("mistral", 'weather_map[ARGS]{}[TOOL_CALLS]weather_map[CALL_ID]abcdefghi[ARGS]{"a": 1}'),
         ("harmony", "=functions.weather_map<|channel|>commentary json<|message|>{}"),
@@ -214,6 +214,24 @@ def test_a_text_never_has_the_tag_that_closes_it(form: str) -> None:
     matcher = GUIDE.lark(calls_grammar(shape, [free], end, GUIDE.vocabulary.literal))
     for text, wanted in (("a < b", True), (f"a{shape.close.strip()}b", False)):
         assert GUIDE.takes(matcher, WRITTEN[form]("apply", {"input": text}) + end) is wanted
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        ("json_tools", '{"name": "weather_map", "arguments": {}}{"name": "weather_map", "arguments": {}}'),
+        ("gigachat", '[{"name": "weather_map", "arguments": {}}]'),
+        ("harmony", "=functions.weather_map<|message|>{}=functions.weather_map<|message|>{}"),
+        ("harmony", "=functions.weather_mapjson<|message|>{}"),
+        ("glm47", "weather_map weather_map"),
+        ("qwen3_coder", "<function=weather_map></function><function=weather_map></function>"),
+        ("mistral", "weather_map[ARGS]{}weather_map[ARGS]{}"),
+    ],
+)
+def test_what_would_be_no_call_is_not_written(form: str, text: str) -> None:
+    end = ENDS.get(form, "")
+    matcher = GUIDE.lark(calls_grammar(SHAPES[form], TOOLS, end, GUIDE.vocabulary.literal))
+    assert not GUIDE.takes(matcher, text + end)
 
 
 def test_a_grammar_without_an_expression_is_bound_between_tags() -> None:

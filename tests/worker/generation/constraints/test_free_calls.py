@@ -9,15 +9,18 @@ import pytest
 from broker.wire.failure import FailureError
 from broker.wire.work import Generate
 from tests.worker.engine_runs import run, without_count
-from tests.worker.generation.constraints.guides import Guide
-from tests.worker.generation.constraints.patches import GRAMMAR
+from tests.worker.generation.constraints.guides import Guide, quoted
+from tests.worker.generation.constraints.patches import GRAMMAR, NO_PATCHES, PATCH
 from tests.worker.generation.scripted import THINK_TEMPLATE, TIME, USER, WEATHER, parts, scripted
 from worker.generation.calls.formats import GENERIC, HARMONY
 from worker.generation.calls.shapes import SHAPES
 from worker.generation.constraints.call_grammars import BoundTool, calls_grammar
 from worker.generation.constraints.free_calls import FreeCalls
+from worker.generation.constraints.inputs import Input
+from worker.generation.constraints.lark import regex_of
 
-STRICT: dict[str, Any] = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
+_FUNCTION: Any = WEATHER["function"]
+STRICT: dict[str, Any] = {**WEATHER, "function": {**_FUNCTION, "strict": True}}
 INPUT = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
 NOTE: dict[str, Any] = {"type": "function", "function": {"name": "note", "parameters": INPUT}}
 SHORT = 'start: "say \\"" /[a-c]{2}/ LF\n%import common.LF'
@@ -31,7 +34,7 @@ NOTED = ("<tool_call>", '{"name": "note", ', '"arguments": {"input": ', '"any te
 def test_a_call_that_follows_its_schema_is_what_the_model_says(tmp_path: Path) -> None:
     engine = scripted(tmp_path, "Sure", *RIGHT)
     bound, free = parts(engine, tools=[STRICT, TIME]), parts(engine, tools=[WEATHER, TIME])
-    assert bound == free
+    assert {**bound, "prompt_tokens": 0} == {**free, "prompt_tokens": 0}
     assert (bound["text"], bound["tool_calls"]) == ("Sure", [("weather", {"city": "Paris"})])
     assert "ignored" not in bound
 
@@ -128,7 +131,7 @@ def test_what_cannot_be_bound_is_named(tmp_path: Path) -> None:
         ("no grammar", "format: "),
         ("start: r0\n" + "\n".join(f'r{n}: "a"' for n in range(501)), "500 rules"),
         ('start: %json {"type": "object", "propertyNames": {}, "not": {"const": 1}}', "'not'"),
-        ("start: /" + "a" * 200_000 + "/", "200000 characters"),
+        ("start: /a/ //" + "a" * 200_000, "200000 characters"),
     ],
 )
 def test_a_grammar_that_is_none_is_refused_by_its_tool(tmp_path: Path, grammar: str, why: str) -> None:
@@ -193,13 +196,15 @@ def test_an_answer_of_gpt_oss_begins_with_a_call_or_comes_to_it() -> None:
         assert [follows.may_say(text) for text in ("<|end|>", "x", "<|start|>")] == [True, False, False]
 
 
-def test_the_patches_of_agents(tmp_path: Path) -> None:
-    pieces = ("<tool_call>", '{"name": "apply", "arguments": {"input": "', "*** Begin Patch\\n", "*** Add File: a")
-    engine = scripted(tmp_path, *pieces, "\\n+", 'x\\"', "\\n*** End Patch", '"}}', "</tool_call>", "done")
-    apply = {"type": "function", "function": {"name": "apply", "parameters": INPUT}}
-    got = parts(engine, tools=[apply], input_grammars={"apply": GRAMMAR})
-    assert got["tool_calls"] == [("apply", {"input": '*** Begin Patch\n*** Add File: a\n+x"\n*** End Patch'})]
-    assert (got["text"], "ignored" in got) == ("done", False)
+def test_a_patch_token_by_token() -> None:
+    arguments = Input(GRAMMAR, regex_of(GRAMMAR))
+    tool = BoundTool("apply", arguments.schema, is_strict=True, pattern=arguments.pattern)
+    follows = Follows(Guide("<tool_call>", "</tool_call>"), GENERIC, [tool], "</tool_call>")
+    follows.say(f'Now <tool_call>{{"name": "apply", "arguments": {{"input": {quoted(PATCH)}}}}}</tool_call> and ')
+    for text in NO_PATCHES:
+        with pytest.raises(AssertionError):
+            follows.say(f'<tool_call>{{"name": "apply", "arguments": {{"input": {quoted(text)}}}}}</tool_call>')
+        follows = Follows(follows.guide, GENERIC, [tool], "</tool_call>")
 
 
 def test_other_requests_of_the_batch_are_not_disturbed(tmp_path: Path) -> None:
