@@ -1,12 +1,13 @@
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from mlx_lm.sample_utils import make_sampler
 
 from broker.wire.failure import FailureError
 from broker.wire.work import Generate
-from worker.generation.sampling import Sampler, request_processors, request_sampler
+from worker.generation.sampling import Sampler, _top_n_sigma, _typical, request_processors, request_sampler
 
 VOCABULARY = 1000
 
@@ -152,3 +153,67 @@ def test_a_bias_for_what_is_no_token_is_refused(bias: dict[str, Any]) -> None:
     with pytest.raises(FailureError) as raised:
         request_processors(Generate(prompt="x", logit_bias=bias), 4)
     assert raised.value.failure.param == "logit_bias"
+
+
+def within_sigmas(row: np.ndarray, sigmas: float) -> np.ndarray:
+    """The definition of top_n_sigma."""
+    possible = row[np.isfinite(row)]
+    return np.asarray(row >= row.max() - sigmas * possible.std())
+
+
+def most_typical(row: np.ndarray, mass: float) -> np.ndarray:
+    """The definition of typical_p."""
+    probabilities = np.exp(row.astype(np.float64))
+    probabilities /= probabilities.sum()
+    possible = probabilities > 0
+    surprise = np.full(row.shape, np.inf)
+    surprise[possible] = -np.log(probabilities[possible])
+    entropy = (probabilities[possible] * surprise[possible]).sum()
+    stays, held = np.zeros(row.shape, bool), 0.0
+    for token in np.argsort(np.abs(surprise - entropy), kind="stable"):
+        stays[token] = True
+        held += probabilities[token]
+        if held >= mass:
+            break
+    return stays
+
+
+def some_rows(number: int) -> np.ndarray:
+    rows = np.random.default_rng(number).normal(scale=3.0, size=(3, 60)).astype(np.float32)
+    rows[1, :20] = -np.inf  # what a constraint excludes
+    return np.asarray(rows - np.log(np.exp(rows).sum(axis=-1, keepdims=True)))
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_far_and_untypical_tokens_are_left_out(number: int) -> None:
+    rows = some_rows(number)
+    for sigmas in (0.3, 1.0, 2.5):
+        left = np.isfinite(np.array(_top_n_sigma(mx.array(rows), sigmas)))
+        assert (left == np.stack([within_sigmas(row, sigmas) for row in rows])).all()
+    for mass in (1e-6, 0.2, 0.5, 0.95):
+        left = np.isfinite(np.array(_typical(mx.array(rows), mass)))
+        assert (left == np.stack([most_typical(row, mass) for row in rows])).all()
+
+
+@pytest.mark.parametrize("seed", [{}, {"seed": 5}])
+def test_top_n_sigma_and_typical_p_of_a_request(seed: dict[str, int]) -> None:
+    [row, *_] = rows = some_rows(7)
+    fields: dict[str, Any] = {**seed, "temperature": 2.0}
+    logprobs = mx.array(rows[:1])
+    near = within_sigmas(row, 1.5)
+    assert set(draws(sampler(**fields, top_n_sigma=1.5), logprobs, 300)) <= set(np.flatnonzero(near).tolist())
+    both = most_typical(np.where(near, row, -np.inf), 0.6)
+    drawn = set(draws(sampler(**fields, top_n_sigma=1.5, typical_p=0.6), logprobs, 300))
+    assert drawn <= set(np.flatnonzero(both).tolist())
+    assert len(drawn) > 1
+    off = draws(sampler(seed=3, top_n_sigma=-1.0, typical_p=1.0), logprobs)
+    assert off == draws(sampler(seed=3), logprobs)
+    assert draws(sampler(temperature=0.0, typical_p=0.1), logprobs, 1) == [int(row.argmax())]
+
+
+@pytest.mark.parametrize("fields", [{"typical_p": 1.5}, {"typical_p": -0.1}, {"top_n_sigma": float("nan")}])
+def test_other_values_are_refused(fields: dict[str, float]) -> None:
+    [name] = fields
+    with pytest.raises(FailureError) as caught:
+        sampler(**fields)
+    assert caught.value.failure.param == name
