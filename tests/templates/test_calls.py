@@ -5,10 +5,18 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import llguidance.hf
 import pytest
 
 from tests.templates.corpus import ARCHIVE, templates, tokenizer_for
 from worker.generation.answer import AnswerFormat, Parts
+from worker.generation.calls.formats import HARMONY
+from worker.generation.calls.harmony import ROLE_START
+from worker.generation.calls.shapes import shape_of
+from worker.generation.constraints.call_grammars import BoundTool, calls_grammar
+from worker.generation.constraints.free_calls import FreeCalls
+from worker.generation.constraints.native import grammar_matcher
+from worker.generation.constraints.vocabulary import Vocabulary
 from worker.generation.reasoning import NO_REASONING
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs_index(ARCHIVE)]
@@ -89,6 +97,37 @@ def written(tokenizer: Any) -> tuple[str, int]:
         ends = [text.index(end, last) for end in ENDS if end in text[last:]]
         return text[: min(ends, default=len(text))], found
     pytest.fail("the template writes no calls")
+
+
+# Templates that write Python's form of lists and objects, where a strict function has JSON.
+PYTHON = {"ByteDance-Seed-OSS", "openbmb-MiniCPM5-1B"}
+# Forms whose calls are not bound.
+UNBOUND = {"apertus", "elements", "function_gemma", "gemma4", "kimi_k3", "llama3", "pythonic"}
+
+
+def test_a_free_model_may_write_what_its_template_writes(tmp_path: Path) -> None:
+    known = templates()
+    schema = {**PLAIN["function"]["parameters"], "additionalProperties": False}
+    wrong, unbound = [], set()
+    for name in sorted(known.keys() - UNWRITTEN.keys()):
+        tokenizer = tokenizer_for(known[name], tmp_path / name)
+        form = AnswerFormat(tokenizer).calls
+        assert form is not None
+        guide = llguidance.hf.from_tokenizer(tokenizer._tokenizer)
+        vocabulary = Vocabulary(guide)
+        shape = shape_of(form.name, vocabulary.is_token)
+        if shape is None:
+            unbound.add(form.name)
+            continue
+        text = (ROLE_START if form is HARMONY else "") + written(tokenizer)[0]
+        for tool in (BoundTool("run_it", {"type": "object"}), BoundTool("run_it", schema, is_strict=True)):
+            matcher = grammar_matcher(guide, calls_grammar(shape, [tool], form.end, vocabulary.literal))
+            calls = FreeCalls(matcher, form, vocabulary, [])
+            for token in tokenizer.encode(text, add_special_tokens=False):
+                calls.take(token)
+            if matcher.is_error() and not (tool.is_strict and name in PYTHON):
+                wrong.append((name, tool.is_strict))
+    assert (wrong, unbound) == ([], UNBOUND & unbound)
 
 
 def test_what_a_template_writes_is_read_back(tmp_path: Path) -> None:

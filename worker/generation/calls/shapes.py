@@ -6,16 +6,19 @@ part of it must be there.
 
 # ruff: noqa: RUF001 # DeepSeek's marks have a bar of full width
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
 @dataclass(slots=True, frozen=True)
 class Objects:
-    """A JSON object with these keys, or several in a list or in lines. before: keys of texts that may come first."""
+    """A JSON object with these keys, or several in a list or in lines. before, after: keys of texts that come
+    first, and that may come last."""
 
     name: str = "name"
     arguments: str = "arguments"
     before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
     in_list: bool = False
     in_lines: bool = False
 
@@ -33,7 +36,8 @@ class Headed:
 class Tagged:
     """Each argument between tags, as it is. head, end: of a call; opening, close: of an argument; opening_of_text: of
     an argument that is a string, if that is another one. With `{name}` and `{key}`, and `{blanks}` where blanks may
-    stand inside an opening. several: whether calls may follow each other."""
+    stand inside an opening. several: whether calls may follow each other. is_trimmed: a line break at an end of a text
+    would be lost."""
 
     head: str
     opening: str
@@ -41,6 +45,7 @@ class Tagged:
     end: str
     opening_of_text: str | None = None
     several: bool = False
+    is_trimmed: bool = False
 
 
 Shape = Objects | Headed | Tagged
@@ -99,7 +104,17 @@ SHAPES: dict[str, Shape] = {
     "muse_spark": _invoked("atem:"),
     "nemotron": Objects(in_list=True),
     "qwen3_coder": _FUNCTIONS,
-    "seed": _FUNCTIONS,
+    "seed": Tagged("<function={name}>", "<parameter={key}>", "</parameter>", "</function>", is_trimmed=True),
     "solar": Headed(("{id}<|tool_call:name|>{name}<|tool_call:args|>{arguments}",), between=None),
     "tool_calls": Objects(in_list=True, in_lines=True),
 }
+
+# What models of Mistral write that have no mark before arguments.
+_LIST = Objects(after=("id",), in_list=True)
+
+
+def shape_of(form: str, is_token: Callable[[str], bool]) -> Shape | None:
+    """The shape of this form, None if its calls cannot be bound. is_token: whether a text is one token."""
+    if form == "mistral" and not is_token("[ARGS]"):
+        return _LIST
+    return SHAPES.get(form)

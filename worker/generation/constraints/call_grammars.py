@@ -29,6 +29,7 @@ _OPTIONS = {"whitespace_pattern": BLANKS, "lenient": False, "coerce_one_of": Fal
 _ANY = {"id": "/[A-Za-z0-9_-]{1,64}/", "number": "/[0-9]{1,4}/"}
 _PLACE = re.compile(r"\{(\w+)\}")
 _FREE = "(?s:.*)"
+_TRIMMED = r"(?s:[^\n](?:.*[^\n])?)?"
 _KEY = r"[^<>\x22\s]+"  # of an argument whose name is free
 # Keywords of a string between tags that are enforced; others that change nothing.
 _ANNOTATIONS = {"title", "description", "default", "examples", "$schema", "$id", "$comment"}
@@ -82,7 +83,14 @@ def _json(schema: Schema) -> str:
 def _objects(shape: Objects, tools: list[BoundTool]) -> str:
     choices = [(tool.name, tool.arguments) for tool in tools]
     one, several = (
-        call_schema(choices, one_call=one_call, name=shape.name, arguments=shape.arguments, before=shape.before)
+        call_schema(
+            choices,
+            one_call=one_call,
+            name=shape.name,
+            arguments=shape.arguments,
+            before=shape.before,
+            after=shape.after,
+        )
         for one_call in (True, False)
     )
     ways = ["several"] if shape.in_list else []
@@ -130,7 +138,8 @@ class _Tags:
     def __init__(self, shape: Tagged, literal: Literal) -> None:
         self._shape = shape
         self._literal = literal
-        self.rules = [f"HAS: /{_FREE}{escaped(shape.close.strip())}{_FREE}/"]
+        self.rules = [f"HAS: /{_FREE}{escaped(shape.close.strip())}{_FREE}/", f"TRIMMED: /{_TRIMMED}/"]
+        self._limits = "~HAS & TRIMMED" if shape.is_trimmed else "~HAS"
 
     def call(self, number: int, tool: BoundTool) -> str:
         """A call of this tool, as a sequence of a rule."""
@@ -146,10 +155,10 @@ class _Tags:
         end = self._literal(self._shape.end) if self._shape.end else []
         return " ".join([*head, arguments, *end])
 
-    def _text(self, place: str, key: str, value: str) -> str:
-        """The terminal of an argument whose value is this terminal's text."""
-        opening = self._shape.opening_of_text or self._shape.opening
-        self.rules.append(f"VALUE{place}: {value} & ~HAS")
+    def _text(self, place: str, key: str, value: str, opening: str | None = None) -> str:
+        """The terminal of an argument whose value is this terminal's text. opening: where it is not that of a text."""
+        opening = opening or self._shape.opening_of_text or self._shape.opening
+        self.rules.append(f"VALUE{place}: {value} & {self._limits}")
         self.rules.append(f"TEXT{place}: {self._opening(opening, key)} VALUE{place} {self._plain(self._shape.close)}")
         return f"TEXT{place}"
 
@@ -163,7 +172,7 @@ class _Tags:
         """The terminal of any argument."""
         openings = {self._shape.opening, self._shape.opening_of_text or self._shape.opening}
         ways = " | ".join(self._opening(opening, None) for opening in sorted(openings))
-        self.rules.append(f"FREE{number}: /{_FREE}/ & ~HAS")
+        self.rules.append(f"FREE{number}: /{_FREE}/ & {self._limits}")
         self.rules.append(f"ANY{number}: ({ways}) FREE{number} {self._plain(self._shape.close)}")
         return f"ANY{number}"
 
@@ -185,6 +194,8 @@ class _Tags:
         kind = kind_of(value, root)
         if not isinstance(value, dict) or (kind.types != {"string"} and "string" in kind.types):
             raise UnboundError("an argument may be a text or something else")
+        if kind.types == {"boolean"} and kind.values is None:
+            return self._text(place, key, "/[Tt]rue|[Ff]alse/", self._shape.opening)  # templates write both
         if "string" not in kind.types:
             definitions: Schema = {name: root[name] for name in ("$defs", "definitions") if name in root}
             self.rules.append(f"OPENING{place}: {self._opening(self._shape.opening, key)}")

@@ -19,9 +19,10 @@ def call_schema(
     name: str = "name",
     arguments: str = "arguments",
     before: tuple[str, ...] = (),
+    after: tuple[str, ...] = (),
 ) -> Schema:
     """Of a call of one of these functions, (name, schema of the arguments), or of a list of calls. name, arguments: the
-    keys of a call; before: those of texts that may come first."""
+    keys of a call; before, after: those of texts that come first, and that may come last."""
     calls = [
         {
             "type": "object",
@@ -29,8 +30,9 @@ def call_schema(
                 **{key: {"type": "string"} for key in before},
                 name: {"const": function},
                 arguments: {"$ref": f"#/$defs/{number}"},
+                **{key: {"type": "string"} for key in after},
             },
-            "required": [name, arguments],
+            "required": [*before, name, arguments],
             "additionalProperties": False,
         }
         for number, (function, _) in enumerate(choices)

@@ -12,7 +12,7 @@ from broker.wire.failure import FailureError, invalid
 from broker.wire.work import Generate
 from worker.generation.calls.formats import HARMONY, CallFormat
 from worker.generation.calls.harmony import CALL_MARKS, ROLE_START
-from worker.generation.calls.shapes import SHAPES, Shape
+from worker.generation.calls.shapes import Shape, shape_of
 from worker.generation.constraints.bounds import Schema
 from worker.generation.constraints.call_grammars import BoundTool, UnboundError, calls_grammar, check_bound
 from worker.generation.constraints.calls import parameters_of
@@ -106,7 +106,7 @@ def free_calls(
     """What binds the calls, None if nothing does; the schemas of strict functions; and the fields of tools that are
     not enforced. Raises FailureError."""
     wanted = _all_wanted(request)
-    shape = SHAPES.get(form.name)
+    shape = shape_of(form.name, vocabulary.is_token)
     if shape is None:
         return None, {}, [one.field for one in wanted if one.field]
     ignored = [one.field for one in wanted if one.field and not _can_bind(shape, one.tool, vocabulary)]

@@ -42,6 +42,11 @@ class Vocabulary:
         """Of one token."""
         return self._texts[token] if token < len(self._texts) else b""
 
+    def is_token(self, text: str) -> bool:
+        """Whether one token has this text."""
+        position = bisect_left(self._sorted, (text.encode(), 0))
+        return position < len(self._sorted) and self._sorted[position][0] == text.encode()
+
     def literal(self, text: str) -> list[str]:
         """The items of a Lark rule for this text: special tokens stand apart."""
         parts = self._special_pattern.split(text)

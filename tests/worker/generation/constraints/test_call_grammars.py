@@ -119,7 +119,7 @@ WRITTEN: dict[str, Write] = {
     "functionary": headed("NAME>ARGUMENTS"),
     "solar": headed("id_1<|tool_call:name|>NAME<|tool_call:args|>ARGUMENTS"),
     "qwen3_coder": _FUNCTIONS,
-    "seed": _FUNCTIONS,
+    "seed": tagged("\n<function=NAME>\n", "<parameter=KEY>", "</parameter>", "\n</function>\n"),
     "glm47": tagged("NAME\n", "<arg_key>KEY</arg_key>\n<arg_value>", "</arg_value>", "\n"),
     "longcat": tagged(
         "NAME\n", "<longcat_arg_key>KEY</longcat_arg_key>\n<longcat_arg_value>", "</longcat_arg_value>", "\n"
@@ -172,8 +172,12 @@ def test_every_form_that_can_be_bound_is_tried() -> None:
 def test_a_call_is_bound_in_the_form_of_its_family(form: str) -> None:
     end = ENDS.get(form, "")
     matcher = GUIDE.lark(calls_grammar(SHAPES[form], TOOLS, end, GUIDE.vocabulary.literal))
+    shape = SHAPES[form]
     for name, arguments in GOOD:
         written = WRITTEN[form](name, arguments)
+        if isinstance(shape, Tagged) and shape.is_trimmed and str(arguments.get("input")).endswith("\n"):
+            assert not GUIDE.takes(matcher, written + end)  # the line break would be lost
+            continue
         assert GUIDE.takes(matcher, written + end), written
         text = written if form != "harmony" else f"<|channel|>commentary to{written}"
         calls: Any = READERS[form](text, FUNCTIONS)
