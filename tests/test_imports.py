@@ -92,6 +92,7 @@ PURE = {
     "worker/generation/pace.py": set[str](),
     "worker/generation/constraints/bounds.py": {"urllib"},
     "worker/generation/calls/shapes.py": set[str](),
+    "worker/generation/calls/typed.py": {"ast"},
     "worker/generation/constraints/call_grammars.py": {"ast", "fractions", "urllib"},
     "worker/generation/constraints/calls.py": {"fractions", "urllib"},
     "worker/generation/constraints/lark.py": set[str](),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True, frozen=True)
-class Objects:
+class ObjectCalls:
     """A JSON object with these keys, or several in a list or in lines. before, after: keys of texts that come
     first, and that may come last."""
 
@@ -24,7 +24,7 @@ class Objects:
 
 
 @dataclass(slots=True, frozen=True)
-class Headed:
+class HeadedCalls:
     """A name before JSON arguments. calls: the ways to write one, with `{name}`, `{arguments}`, and `{id}` or
     `{number}` where any will do. between: stands between two calls; None where there is one alone."""
 
@@ -33,7 +33,7 @@ class Headed:
 
 
 @dataclass(slots=True, frozen=True)
-class Tagged:
+class TaggedCalls:
     """Each argument between tags, as it is. head, end: of a call; opening, close: of an argument; opening_of_text: of
     an argument that is a string, if that is another one. With `{name}` and `{key}`, and `{blanks}` where blanks may
     stand inside an opening. several: whether calls may follow each other. is_trimmed: a line break at an end of a text
@@ -48,14 +48,14 @@ class Tagged:
     is_trimmed: bool = False
 
 
-Shape = Objects | Headed | Tagged
+Shape = ObjectCalls | HeadedCalls | TaggedCalls
 
-_FUNCTIONS = Tagged("<function={name}>", "<parameter={key}>\n", "\n</parameter>", "</function>")
+_FUNCTIONS = TaggedCalls("<function={name}>", "<parameter={key}>\n", "\n</parameter>", "</function>")
 
 
-def _invoked(prefix: str, string: str = "", other: str = "") -> Tagged:
+def _invoked(prefix: str, string: str = "", other: str = "") -> TaggedCalls:
     opening = f'<{prefix}parameter name="{{key}}"'
-    return Tagged(
+    return TaggedCalls(
         f'<{prefix}invoke name="{{name}}">',
         f"{opening}{other}>",
         f"</{prefix}parameter>",
@@ -65,26 +65,26 @@ def _invoked(prefix: str, string: str = "", other: str = "") -> Tagged:
     )
 
 
-def _keyed(key: str, value: str, head: str = "{name}") -> Tagged:
-    return Tagged(head, f"<{key}>{{key}}</{key}>{{blanks}}<{value}>", f"</{value}>", "")
+def _keyed(key: str, value: str, head: str = "{name}") -> TaggedCalls:
+    return TaggedCalls(head, f"<{key}>{{key}}</{key}>{{blanks}}<{value}>", f"</{value}>", "")
 
 
 # By the names of forms (formats.py). Calls of the others cannot be bound to a grammar.
 SHAPES: dict[str, Shape] = {
-    "cohere": Objects("tool_name", "parameters", ("tool_call_id",), in_list=True),
-    "deepseek": Headed(
+    "cohere": ObjectCalls("tool_name", "parameters", ("tool_call_id",), in_list=True),
+    "deepseek": HeadedCalls(
         (
             "<｜tool▁call▁begin｜>{name}<｜tool▁sep｜>{arguments}<｜tool▁call▁end｜>",
             "<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n{arguments}\n```<｜tool▁call▁end｜>",
         )
     ),
     "dsml": _invoked("｜DSML｜", ' string="true"', ' string="false"'),
-    "functionary": Headed(("{name}>{arguments}",), between=None),
-    "generic": Objects(),
-    "gigachat": Objects(),
+    "functionary": HeadedCalls(("{name}>{arguments}",), between=None),
+    "generic": ObjectCalls(),
+    "gigachat": ObjectCalls(),
     "glm47": _keyed("arg_key", "arg_value"),
-    "granite": Objects(in_list=True),
-    "harmony": Headed(
+    "granite": ObjectCalls(in_list=True),
+    "harmony": HeadedCalls(
         tuple(
             f"=functions.{{name}}{channel}{kind}<|message|>{{arguments}}"
             for channel in ("", "<|channel|>commentary")
@@ -93,24 +93,24 @@ SHAPES: dict[str, Shape] = {
         between=None,
     ),
     "hunyuan": _keyed("arg_key:opensource", "arg_value:opensource", "{name}<tool_sep:opensource>"),
-    "json_tools": Objects(),
-    "kimi_k2": Headed(
+    "json_tools": ObjectCalls(),
+    "kimi_k2": HeadedCalls(
         ("<|tool_call_begin|>functions.{name}:{number}<|tool_call_argument_begin|>{arguments}<|tool_call_end|>",)
     ),
     "longcat": _keyed("longcat_arg_key", "longcat_arg_value"),
-    "minicpm5": Tagged('"{name}">', '<param name="{key}">', "</param>", ""),
+    "minicpm5": TaggedCalls('"{name}">', '<param name="{key}">', "</param>", ""),
     "minimax_m2": _invoked(""),
-    "mistral": Headed(("{name}[ARGS]{arguments}", "{name}[CALL_ID]{id}[ARGS]{arguments}"), "[TOOL_CALLS]"),
+    "mistral": HeadedCalls(("{name}[ARGS]{arguments}", "{name}[CALL_ID]{id}[ARGS]{arguments}"), "[TOOL_CALLS]"),
     "muse_spark": _invoked("atem:"),
-    "nemotron": Objects(in_list=True),
+    "nemotron": ObjectCalls(in_list=True),
     "qwen3_coder": _FUNCTIONS,
-    "seed": Tagged("<function={name}>", "<parameter={key}>", "</parameter>", "</function>", is_trimmed=True),
-    "solar": Headed(("{id}<|tool_call:name|>{name}<|tool_call:args|>{arguments}",), between=None),
-    "tool_calls": Objects(in_list=True, in_lines=True),
+    "seed": TaggedCalls("<function={name}>", "<parameter={key}>", "</parameter>", "</function>", is_trimmed=True),
+    "solar": HeadedCalls(("{id}<|tool_call:name|>{name}<|tool_call:args|>{arguments}",), between=None),
+    "tool_calls": ObjectCalls(in_list=True, in_lines=True),
 }
 
 # What models of Mistral write that have no mark before arguments.
-_LIST = Objects(after=("id",), in_list=True)
+_LIST = ObjectCalls(after=("id",), in_list=True)
 
 
 def shape_of(form: str, is_token: Callable[[str], bool]) -> Shape | None:

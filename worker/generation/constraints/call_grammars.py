@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from worker.generation.calls.shapes import Headed, Objects, Shape, Tagged
+from worker.generation.calls.shapes import HeadedCalls, ObjectCalls, Shape, TaggedCalls
 from worker.generation.calls.typed import kind_of
 from worker.generation.constraints.bounds import Schema
 from worker.generation.constraints.calls import call_schema
@@ -60,19 +60,19 @@ def calls_grammar(shape: Shape, tools: list[BoundTool], end: str, literal: Liter
 def _rules(shape: Shape, tools: list[BoundTool], literal: Literal) -> str:
     """The rule `calls`, and those that it needs."""
     match shape:
-        case Objects():
+        case ObjectCalls():
             return _objects(shape, tools)
-        case Headed():
+        case HeadedCalls():
             return _headed(shape, tools, literal)
-        case Tagged():
+        case TaggedCalls():
             return _tagged(shape, tools, literal)
 
 
 def check_bound(shape: Shape, tool: BoundTool, literal: Literal) -> None:
     """Raises UnboundError where this form cannot bind the calls of this tool."""
-    if not isinstance(shape, Tagged) and tool.grammar is not None:
+    if not isinstance(shape, TaggedCalls) and tool.grammar is not None:
         raise UnboundError("a text in JSON must have a pattern")
-    if isinstance(shape, Tagged):
+    if isinstance(shape, TaggedCalls):
         _tagged(shape, [tool], literal)
 
 
@@ -80,7 +80,7 @@ def _json(schema: Schema) -> str:
     return "%json " + json.dumps({**schema, "x-guidance": _OPTIONS})
 
 
-def _objects(shape: Objects, tools: list[BoundTool]) -> str:
+def _objects(shape: ObjectCalls, tools: list[BoundTool]) -> str:
     choices = [(tool.name, tool.arguments) for tool in tools]
     one, several = (
         call_schema(
@@ -98,7 +98,7 @@ def _objects(shape: Objects, tools: list[BoundTool]) -> str:
     return f"calls: {' | '.join(ways)}\none: {_json(one)}\nseveral: {_json(several)}\n"
 
 
-def _headed(shape: Headed, tools: list[BoundTool], literal: Literal) -> str:
+def _headed(shape: HeadedCalls, tools: list[BoundTool], literal: Literal) -> str:
     rules = []
     ways = []
     for number, tool in enumerate(tools):
@@ -126,7 +126,7 @@ def _way(call: str, name: str, arguments: str, literal: Literal) -> str:
     return " ".join([*items, *(literal(text) if text.strip() else [])])
 
 
-def _tagged(shape: Tagged, tools: list[BoundTool], literal: Literal) -> str:
+def _tagged(shape: TaggedCalls, tools: list[BoundTool], literal: Literal) -> str:
     tags = _Tags(shape, literal)
     calls = " | ".join(tags.call(number, tool) for number, tool in enumerate(tools))
     return "\n".join([f"calls: call{'+' if shape.several else ''}\ncall: {calls}", *tags.rules]) + "\n"
@@ -135,7 +135,7 @@ def _tagged(shape: Tagged, tools: list[BoundTool], literal: Literal) -> str:
 class _Tags:
     """Collects the terminals of arguments between tags: mutable state `rules`."""
 
-    def __init__(self, shape: Tagged, literal: Literal) -> None:
+    def __init__(self, shape: TaggedCalls, literal: Literal) -> None:
         self._shape = shape
         self._literal = literal
         self.rules = [f"HAS: /{_FREE}{escaped(shape.close.strip())}{_FREE}/", f"TRIMMED: /{_TRIMMED}/"]

@@ -13,7 +13,7 @@ from tests.worker.generation.constraints.guides import Guide, quoted
 from tests.worker.generation.constraints.patches import GRAMMAR, NO_PATCHES, PATCH
 from worker.generation.calls import formats, readers
 from worker.generation.calls.harmony import read_message
-from worker.generation.calls.shapes import SHAPES, Tagged
+from worker.generation.calls.shapes import SHAPES, TaggedCalls
 from worker.generation.constraints.call_grammars import BoundTool, UnboundError, calls_grammar, check_bound
 from worker.generation.constraints.inputs import Input
 from worker.generation.constraints.lark import regex_of
@@ -175,7 +175,7 @@ def test_a_call_is_bound_in_the_form_of_its_family(form: str) -> None:
     shape = SHAPES[form]
     for name, arguments in GOOD:
         written = WRITTEN[form](name, arguments)
-        if isinstance(shape, Tagged) and shape.is_trimmed and str(arguments.get("input")).endswith("\n"):
+        if isinstance(shape, TaggedCalls) and shape.is_trimmed and str(arguments.get("input")).endswith("\n"):
             assert not GUIDE.takes(matcher, written + end)  # the line break would be lost
             continue
         assert GUIDE.takes(matcher, written + end), written
@@ -210,10 +210,10 @@ def test_other_ways_to_write_it(form: str, text: str) -> None:
     assert GUIDE.takes(matcher, text + end)
 
 
-@pytest.mark.parametrize("form", sorted(name for name, shape in SHAPES.items() if isinstance(shape, Tagged)))
+@pytest.mark.parametrize("form", sorted(name for name, shape in SHAPES.items() if isinstance(shape, TaggedCalls)))
 def test_a_text_never_has_the_tag_that_closes_it(form: str) -> None:
     shape, end = SHAPES[form], ENDS[form]
-    assert isinstance(shape, Tagged)
+    assert isinstance(shape, TaggedCalls)
     free = BoundTool("apply", {"type": "object"}, is_strict=True, pattern="(?s:.*)")
     matcher = GUIDE.lark(calls_grammar(shape, [free], end, GUIDE.vocabulary.literal))
     for text, wanted in (("a < b", True), (f"a{shape.close.strip()}b", False)):
