@@ -102,7 +102,7 @@ class _Grammar:
 
 def regex_of(grammar: str) -> str:
     """An expression in Rust's syntax, with each slash escaped, for all texts of the grammar. Raises NotRegularError."""
-    return _Writer(_Reader(grammar).read()).write("start")
+    return _PatternWriter(_LarkReader(grammar).read()).write("start")
 
 
 def escaped(text: str) -> str:
@@ -116,7 +116,7 @@ def _escaped(char: str) -> str:
     return char if char >= " " and char != "\x7f" else f"\\x{ord(char):02x}"
 
 
-class _Reader:
+class _LarkReader:
     """Mutable state: where it is in the lexemes, and how deep in parentheses."""
 
     def __init__(self, grammar: str) -> None:
@@ -294,7 +294,7 @@ def _unquoted(string: str) -> str:
     return text
 
 
-class _Writer:
+class _PatternWriter:
     """Mutable state: the expressions of rules that have been written, and the rules inside which it is."""
 
     def __init__(self, grammar: _Grammar) -> None:
