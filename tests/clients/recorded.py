@@ -13,7 +13,7 @@ from tests.clients.recorder import Exchange
 
 FOLDER = Path(__file__).parent / "recordings"
 RUN = "/home/user/run"
-_LONGEST = 300
+_LONGEST = 160
 _LONGEST_LINE = 4000
 
 

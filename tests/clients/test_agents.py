@@ -7,6 +7,7 @@ test_node.py.
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,14 +43,19 @@ pytestmark = [pytest.mark.clients, pytest.mark.timeout(300)]
 
 
 def work_of(
-    command: list[str], order: str, service: Service, folder: Path, configure: Callable[[Path, str], dict[str, str]]
+    command: list[str],
+    call: dict[str, Any],
+    service: Service,
+    folder: Path,
+    configure: Callable[[Path, str], dict[str, str]],
 ) -> list[Exchange]:
     """What an agent sends while it works. configure: writes its settings, from the folder and the gateway's URL, and
     returns its environment."""
     (folder / "home").mkdir()
     (folder / "work").mkdir()
     with Recorder(service.port) as recorder:
-        environment = configure(folder, f"http://127.0.0.1:{recorder.port}/v1")
+        environment = configure(folder, f"http://127.0.0.1:{recorder.port}")
+        order = "CALL " + json.dumps(call)
         output = run_confined([str(BIN / command[0]), *command[1:]], folder, environment, order, seconds=200)
     assert (folder / "work" / "hello.py").read_text() == TEXT, output
     exchanges = recorder.exchanges()
@@ -65,7 +71,7 @@ def _codex(folder: Path, url: str) -> dict[str, str]:
     (home / "config.toml").write_text(
         f'model = "{AGENT}"\nmodel_provider = "local"\nmodel_catalog_json = "{home / "models.json"}"\n'
         "check_for_update_on_startup = false\n"
-        f'[model_providers.local]\nname = "local"\nbase_url = "{url}"\nwire_api = "responses"\n'
+        f'[model_providers.local]\nname = "local"\nbase_url = "{url}/v1"\nwire_api = "responses"\n'
         "[analytics]\nenabled = false\n[features]\napps = false\nplugins = false\nremote_plugin = false\n"
     )
     return {}
@@ -73,9 +79,9 @@ def _codex(folder: Path, url: str) -> dict[str, str]:
 
 def test_codex(playing: Service, tmp_path: Path) -> None:
     patch = f"*** Begin Patch\n*** Add File: hello.py\n+{TEXT}*** End Patch\n"
-    order = "CALL " + json.dumps({"name": "apply_patch", "arguments": {"input": patch}})
+    call = {"name": "apply_patch", "arguments": {"input": patch}}
     command = ["codex", "exec", "--skip-git-repo-check", "--sandbox", "danger-full-access", "-"]
-    exchanges = work_of(command, order, playing, tmp_path, _codex)
+    exchanges = work_of(command, call, playing, tmp_path, _codex)
     asked = [exchange for exchange in exchanges if exchange.path == "/v1/responses"]
     assert [exchange.status for exchange in asked] == [200, 200]
     assert [tool["type"] for tool in asked[0].body["tools"] if tool.get("name") == "apply_patch"] == ["custom"]
@@ -83,7 +89,7 @@ def test_codex(playing: Service, tmp_path: Path) -> None:
 
 
 def _opencode(folder: Path, url: str) -> dict[str, str]:
-    provider = {"npm": "@ai-sdk/openai-compatible", "name": "local", "options": {"baseURL": url}}
+    provider = {"npm": "@ai-sdk/openai-compatible", "name": "local", "options": {"baseURL": f"{url}/v1"}}
     settings = {
         "$schema": "https://opencode.ai/config.json",
         "autoupdate": False,
@@ -100,6 +106,22 @@ def _opencode(folder: Path, url: str) -> dict[str, str]:
 
 def test_opencode(playing: Service, tmp_path: Path) -> None:
     path = str(tmp_path / "work" / "hello.py")
-    order = "CALL " + json.dumps({"name": "write", "arguments": {"filePath": path, "content": TEXT}})
-    exchanges = work_of(["opencode", "run"], order, playing, tmp_path, _opencode)
+    call = {"name": "write", "arguments": {"filePath": path, "content": TEXT}}
+    exchanges = work_of(["opencode", "run"], call, playing, tmp_path, _opencode)
     assert {exchange.path for exchange in exchanges} == {"/v1/chat/completions"}
+
+
+def _claude(_folder: Path, url: str) -> dict[str, str]:
+    """As docs/anthropic.md tells people to set it up."""
+    names = ("ANTHROPIC_MODEL", "ANTHROPIC_DEFAULT_HAIKU_MODEL", "ANTHROPIC_SMALL_FAST_MODEL")
+    place = {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_AUTH_TOKEN": "none"}
+    window = {"CLAUDE_CODE_MAX_CONTEXT_TOKENS": "32768"}
+    return dict.fromkeys(names, AGENT) | place | window | {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
+
+
+def test_claude_code(playing: Service, tmp_path: Path) -> None:
+    path = str(tmp_path / "work" / "hello.py")
+    call = {"name": "Write", "arguments": {"file_path": path, "content": TEXT}}
+    exchanges = work_of(["claude", "-p", "--permission-mode", "acceptEdits"], call, playing, tmp_path, _claude)
+    assert {exchange.path for exchange in exchanges} == {"/v1/messages?beta=true"}
+    assert "system" in [message["role"] for message in exchanges[0].body["messages"]]

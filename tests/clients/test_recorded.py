@@ -17,7 +17,7 @@ VOLATILE = re.compile(
 
 
 def test_there_are_recordings() -> None:
-    assert {"ai", "codex", "openai", "opencode"} <= set(NAMES)
+    assert {"ai", "anthropic", "claude", "codex", "openai", "opencode"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
