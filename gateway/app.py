@@ -17,15 +17,24 @@ from gateway.http.errors import exception_handlers
 from gateway.http.inference import AppState
 from gateway.images.loader import ImageLoader
 from gateway.link.link import Link
+from gateway.ollama.endpoints import ENDPOINTS as OLLAMA_ENDPOINTS
+from gateway.ollama.endpoints import SUBTREE as OLLAMA_SUBTREE
 from gateway.openai.dialect import OPENAI
 from gateway.openai.endpoints import ENDPOINTS as OPENAI_ENDPOINTS
 from gateway.responses.endpoints import ENDPOINTS as RESPONSES_ENDPOINTS
 from gateway.settings import Settings
 
-ENDPOINTS: tuple[Endpoint, ...] = (*OPENAI_ENDPOINTS, *RESPONSES_ENDPOINTS, *ANTHROPIC_ENDPOINTS, *ADMIN_ENDPOINTS)
+ENDPOINTS: tuple[Endpoint, ...] = (
+    *OPENAI_ENDPOINTS,
+    *RESPONSES_ENDPOINTS,
+    *ANTHROPIC_ENDPOINTS,
+    *OLLAMA_ENDPOINTS,
+    *ADMIN_ENDPOINTS,
+)
 SUBTREES = (
     ANTHROPIC_SUBTREE,  # which is within the next
     Subtree(prefix="/v1", guard=Guard.KEY, dialect=OPENAI),  # early, as nearly all requests are for it
+    OLLAMA_SUBTREE,
     Subtree(prefix="/admin", guard=Guard.ADMIN, dialect=ADMIN),
     Subtree(prefix="", guard=Guard.OPEN, dialect=OPENAI),
 )

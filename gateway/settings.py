@@ -48,6 +48,7 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    ollama_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     runtime_dir: Path = Field(default_factory=default_runtime_dir)
     api_key: Key | None = None
     admin_token: Key | None = None
@@ -79,6 +80,12 @@ class Settings(BaseSettings):
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"{origin!r} is not an origin: must be * or scheme://host:port, lower case, no path")
         return origins
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.port and self.port == self.ollama_port:
+            raise ValueError(f"ollama_port must be another port than port, not {self.port} too")
+        return self
 
     @model_validator(mode="after")
     def _socket_path_fits(self) -> Self:

@@ -84,6 +84,7 @@ PURE = {
         for name in ("dialect", "items", "objects", "parts", "requests", "sealed", "tools", "turns")
     },
     **{f"gateway/anthropic/{name}.py": _CORE for name in ("blocks", "conversation", "dialect", "requests", "tools")},
+    **{f"gateway/ollama/{name}.py": _CORE for name in ("dialect", "messages", "options", "pulls", "requests", "stay")},
     "worker/cache/prefix_index.py": set[str](),
     "worker/cache/worthwhile.py": set[str](),
     "worker/memory/cost.py": set[str](),

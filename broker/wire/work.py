@@ -74,12 +74,14 @@ class Embed(Body):
     """The payload of a REQUEST with the task embed.
 
     inputs: texts, or lists of token ids that are taken as they are; each becomes one vector. dimensions: the leading
-    ones of each vector, scaled to length 1 again; None for all.
+    ones of each vector, scaled to length 1 again; None for all. truncate: an input that is longer than the model reads
+    is cut at its end, not refused.
     FINAL: `{vectors, size, prompt_tokens}`; `vectors`: little-endian float32, `size` of them for each input in order.
     """
 
     inputs: list[Any]
     dimensions: int | None = None
+    truncate: bool = False
 
 
 @dataclass(slots=True, frozen=True)

@@ -20,9 +20,11 @@ _NO_KEY = "missing or wrong key: send Authorization: Bearer <key> or x-api-key: 
 
 def guards(api_key: SecretStr | None, admin_token: SecretStr | None) -> Guards:
     """What stands in front of the endpoints. A key that is None lets everybody pass."""
+    change = admin_token or api_key
     return {
         Guard.OPEN: (),
         Guard.KEY: (Middleware(KeyAuth, api_key),),
+        Guard.CHANGE: (Middleware(SameOrigin, needs_key=change is not None), Middleware(KeyAuth, change)),
         Guard.ADMIN: (Middleware(SameOrigin, needs_key=admin_token is not None), Middleware(KeyAuth, admin_token)),
     }
 
@@ -33,13 +35,21 @@ class KeyAuth:
 
     def __init__(self, app: ASGIApp, key: SecretStr | None) -> None:
         self._app = app
-        self._key = None if key is None else key.get_secret_value().encode()
+        self._key = key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises FailureError `invalid_api_key` for a missing or wrong key."""
-        if self._key is not None and not any(hmac.compare_digest(key, self._key) for key in _keys_in(scope)):
-            raise FailureError(Failure(Code.INVALID_API_KEY, _NO_KEY))
+        check_key(scope, self._key)
         await self._app(scope, receive, send)
+
+
+def check_key(scope: Scope, key: SecretStr | None) -> None:
+    """Raises FailureError `invalid_api_key` for a request without `key`, where there is one."""
+    if key is None:
+        return
+    wanted = key.get_secret_value().encode()
+    if not any(hmac.compare_digest(sent, wanted) for sent in _keys_in(scope)):
+        raise FailureError(Failure(Code.INVALID_API_KEY, _NO_KEY))
 
 
 class AllowedOrigins(CORSMiddleware):
@@ -79,19 +89,25 @@ class SameOrigin:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises FailureError `foreign_origin`."""
-        headers = dict(scope["headers"])
-        origin = headers.get(b"origin")
-        if origin is not None and not self._is_ours(origin.decode("latin-1"), headers.get(b"host", b"")):
-            raise FailureError(Failure(Code.FOREIGN_ORIGIN, "administration is not for pages of other sites"))
+        check_page(scope, needs_key=self._needs_key)
         await self._app(scope, receive, send)
 
-    def _is_ours(self, origin: str, host: bytes) -> bool:
-        try:
-            parts = urlsplit(origin)
-            name = parts.hostname or ""
-        except ValueError:
-            return False
-        return parts.netloc == host.decode("latin-1") and (self._needs_key or name == "localhost" or _is_address(name))
+
+def check_page(scope: Scope, *, needs_key: bool, what: str = "administration") -> None:
+    """Raises FailureError `foreign_origin` for what SameOrigin refuses. what: is not for such pages."""
+    headers = dict(scope["headers"])
+    origin = headers.get(b"origin")
+    if origin is not None and not _is_ours(origin.decode("latin-1"), headers.get(b"host", b""), needs_key):
+        raise FailureError(Failure(Code.FOREIGN_ORIGIN, f"{what} is not for pages of other sites"))
+
+
+def _is_ours(origin: str, host: bytes, needs_key: bool) -> bool:
+    try:
+        parts = urlsplit(origin)
+        name = parts.hostname or ""
+    except ValueError:
+        return False
+    return parts.netloc == host.decode("latin-1") and (needs_key or name == "localhost" or _is_address(name))
 
 
 def _is_address(name: str) -> bool:

@@ -21,11 +21,12 @@ from gateway.core.dialect import Dialect
 
 
 class Guard(enum.IntEnum):
-    """Who may call, from anyone to few."""
+    """Who may call, from anyone to few. CHANGE: for what changes models beside administration."""
 
     OPEN = 0
     KEY = 1
-    ADMIN = 2
+    CHANGE = 2
+    ADMIN = 3
 
 
 Handler = Callable[[Request[Any]], Awaitable[Response]]

@@ -46,16 +46,17 @@ async def model_for(request: Request[AppState], named: str | None) -> Target:
     return await request.state["directory"].find(named)
 
 
-async def answer(request: Request[AppState], wanted: TextRequest) -> Response:
-    """The dialect's answer to `wanted`. Raises FailureError in the dialect's words."""
+async def answer(request: Request[AppState], wanted: TextRequest, *, keep_alive: float | None = None) -> Response:
+    """The dialect's answer to `wanted`. keep_alive: seconds that the model stays after it, as `ask.keep` has them.
+    Raises FailureError in the dialect's words."""
     settings, link = request.state["settings"], request.state["link"]
     names = wanted.field_name
     target, units = await _work(request, wanted)
     if wanted.stream:
-        stream = await link.call(*(generate_stream(target.model, unit) for unit in units))
+        stream = await link.call(*(generate_stream(target.model, unit, keep_alive=keep_alive) for unit in units))
         renderer = wanted.renderer(target.name, len(units))
         return AnswerStream(stream, renderer, settings.keepalive_seconds, names, ignored=wanted.ignored)
-    whole = await link.call(*(generate_whole(target.model, unit) for unit in units))
+    whole = await link.call(*(generate_whole(target.model, unit, keep_alive=keep_alive) for unit in units))
     ends = await collect(whole, request.receive, names)
     ignored = ignored_header(names, [*wanted.ignored, *ignored_in(ends)])
     return Json(wanted.whole(target.name, ends), headers={IGNORED_HEADER: ignored} if ignored else None)

@@ -12,7 +12,7 @@ import shlex
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -78,11 +78,30 @@ class Server(uvicorn.Server):
         )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen."""
+        """Listen, on both ports if there are two."""
         await super().startup(sockets)
+        if self._settings.ollama_port is not None:
+            self.servers.append(await self._listen_on(self._settings.ollama_port))
         for server in self.servers:
             for listener in server.sockets:  # every connection inherits it
                 listener.setsockopt(*self._unsent)
+
+    async def _listen_on(self, port: int) -> asyncio.Server:
+        """The port where Ollama's clients look. Exits as uvicorn does if the port is taken."""
+        host, config = self._settings.host, self.config
+
+        def protocol() -> Protocol:
+            return Protocol(config=config, server_state=self.server_state, app_state=self.lifespan.state)
+
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.create_server(protocol, host=host, port=port, backlog=config.backlog)
+        except OSError as error:
+            log.error("cannot listen on ollama_port %d (does Ollama run?): %s", port, error.strerror)
+            for server in self.servers:
+                server.close()
+            await self.lifespan.shutdown()
+            sys.exit(1)
 
     async def main_loop(self) -> None:
         """Until a signal, the end of honcho, or mistakes of the settings."""
@@ -127,7 +146,9 @@ class Server(uvicorn.Server):
                 self._stop.set()
                 return
             model = self._settings.default_model or await self._first_text_model()
-            sys.stdout.write(announcement(self._url(), model, needs_key=self._settings.api_key is not None))
+            where, *others = map(_url, self.servers)
+            needs_key = self._settings.api_key is not None
+            sys.stdout.write(announcement(where, model, needs_key=needs_key, others=others))
             sys.stdout.flush()
 
     async def _find_mistakes(self) -> list[str]:
@@ -149,15 +170,16 @@ class Server(uvicorn.Server):
             raise FailureError(report)
         return next((model.model_id for model in report.models if model.model_type == TEXT), None)
 
-    def _url(self) -> str:
-        host, port, *_ = self.servers[0].sockets[0].getsockname()
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # compared, not bound
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+def _url(server: asyncio.base_events.Server) -> str:
+    host, port, *_ = server.sockets[0].getsockname()
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # compared, not bound
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def announcement(url: str, model: str | None, *, needs_key: bool) -> str:
+def announcement(url: str, model: str | None, *, needs_key: bool, others: Sequence[str] = ()) -> str:
     """The text for people when the gateway is ready: where it listens, and a command to try."""
-    where = f"mlx-broker listens on {url}"
+    where = " and ".join([f"mlx-broker listens on {url}", *others])
     if model is None:
         return f"{where}; it has no text model yet\n"
     key = ' -H "Authorization: Bearer $MLX_BROKER_API_KEY"' if needs_key else ""

@@ -134,10 +134,12 @@ class AnswerStream(Response, Generic[T]):
         if self._pipe is None or not self._pipe.is_open:
             return False
         try:
-            self._pipe.write(self._renderer.render(outputs))
+            body = self._renderer.render(outputs)
+            self._pipe.write(body)
         except Exception:  # noqa: BLE001 # the task finds it again and ends the stream with it
             return False
-        self._sent_at = self._loop.time()
+        if body:  # else the client still hears nothing
+            self._sent_at = self._loop.time()
         return True
 
     async def _send(self, send: Send, body: bytes, *, is_last: bool = False) -> None:
@@ -145,7 +147,8 @@ class AnswerStream(Response, Generic[T]):
             self._is_started = True
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": body, "more_body": not is_last})
-        self._sent_at = self._loop.time()
+        if body:
+            self._sent_at = self._loop.time()
 
     @contextlib.contextmanager
     def _keepalives(self) -> Iterator[None]:

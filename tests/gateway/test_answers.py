@@ -53,14 +53,39 @@ CASES: dict[str, list[tuple[dict[str, Any] | None, dict[str, Any]]]] = {
     "/admin/models/kill/{model_id:path}": [(None, {"model_id": "a", "pid": 7})],
     "/admin/models/unpin/{model_id:path}": [(None, {"model_id": "a"})],
 }
+NAMED = {"model": "org/tiny"}
+CASES |= {
+    "/api/chat": [
+        ({**CHAT, "stream": False}, RICH),
+        ({**CHAT, "stream": False, "logprobs": False}, ending("A")),
+        (NAMED, LOADED),
+    ],
+    "/api/generate": [
+        ({"prompt": "Hi", "stream": False, "logprobs": True}, {**RICH, "tool_calls": []}),
+        (NAMED, LOADED),
+    ],
+    "/api/embed": [({"input": ["a"]}, {"vectors": FLOATS, "size": 2, "prompt_tokens": 3}), (NAMED, LOADED)],
+    "/api/embeddings": [({"prompt": "a"}, {"vectors": FLOATS, "size": 2, "prompt_tokens": 3})],
+    "/api/show": [(NAMED, {"models": [MODEL]})],
+    "/api/tags": [(None, {"models": [MODEL]})],
+    "/api/ps": [(None, {**STATUS, "models": []})],
+    "/api/pull": [({**NAMED, "stream": False}, {"model_id": "org/tiny", "size_bytes": 1})],
+    "/api/version": [(None, {})],
+}
 WITH_ANSWER = [endpoint for endpoint in ENDPOINTS if endpoint.answer is not None]
 
 
 def test_every_endpoint_with_an_answer_has_a_case() -> None:
     assert {endpoint.path for endpoint in WITH_ANSWER} == CASES.keys()
     assert {endpoint.path for endpoint in ENDPOINTS if endpoint.answer is None} == {
+        "/",
         "/admin/events",
         "/admin/models/{model_id:path}/progress",
+        "/api/blobs/{digest}",
+        "/api/copy",
+        "/api/create",
+        "/api/delete",
+        "/api/push",
     }
 
 

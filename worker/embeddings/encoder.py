@@ -73,9 +73,10 @@ class Encoder:
         with blame(folder, "1_Pooling/config.json or modules.json"):
             self.size = self._probe()
 
-    def text(self, text: str) -> Row:
-        """A text with the special tokens of the model around it."""
-        return Row(list(self._tokenizer.encode(text)))
+    def text(self, text: str, *, cuts: bool = False) -> Row:
+        """A text with the special tokens of the model around it. cuts: its end is left out if it is too long."""
+        most = {"truncation": True, "max_length": self.context_length} if cuts and self.context_length else {}
+        return Row(list(self._tokenizer.encode(text, **most)))
 
     def query(self, text: str) -> Any:
         """A query for any number of pairs."""

@@ -129,9 +129,14 @@ class EmbeddingEngine:
         else:
             embed = _expect(Embed, payload, "this model makes vectors: it can embed, but not rerank")
             dimensions = self._dimensions(embed.dimensions)
-            sizes = [self._size(value, number) for number, value in enumerate(embed.inputs)]
-            inputs = embed.inputs
-            work = _Work(request_id, "inputs", sizes, lambda number: self._input(inputs[number], number), dimensions)
+            cuts = embed.truncate
+            inputs = [self._shortened(value) for value in embed.inputs] if cuts else embed.inputs
+            sizes = [self._size(value, number) for number, value in enumerate(inputs)]
+
+            def tokenise(number: int) -> Row:
+                return self._input(inputs[number], number, cuts=cuts)
+
+            work = _Work(request_id, "inputs", sizes, tokenise, dimensions)
         if not work.sizes:
             raise invalid("there is no input", param="inputs")
         self._works[request_id] = work
@@ -221,10 +226,15 @@ class EmbeddingEngine:
             return self._checked_tokens(len(value), where)
         raise invalid(f"{where} must be a string or a list of token ids", param=where)
 
-    def _input(self, value: str | list[int], number: int) -> Row:
+    def _shortened(self, value: Any) -> Any:
+        """An input of which no more is left than the model may read; of a text a little more."""
+        most = self.encoder.most_characters if isinstance(value, str) else self.encoder.context_length
+        return value[:most] if most and isinstance(value, str | list) else value
+
+    def _input(self, value: str | list[int], number: int, *, cuts: bool) -> Row:
         where = f"inputs[{number}]"
         if isinstance(value, str):
-            return self._fitting(self.encoder.text(value), where)
+            return self._fitting(self.encoder.text(value, cuts=cuts), where)
         return self._fitting(Row(checked_ids(value, self.encoder.vocabulary, where)), where)
 
     def _pairs(self, request_id: bytes, rerank: Rerank) -> _Work:

@@ -5,14 +5,18 @@ import contextlib
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from pydantic import ValidationError
 
 from gateway.app import create_app
 from gateway.http.server import unsent_option
 from gateway.settings import Settings
 from tests.gateway.played_broker import SECONDS
+from tests.gateway.running import gateway_process
 from tests.gateway.served import ServedGateway
 from tests.gateway.test_second_link import ScriptedLink
 
@@ -45,8 +49,8 @@ def test_what_waits_for_a_client_that_never_reads_is_bounded(platform: str, most
     assert waiting_bytes(unsent_option(platform)) < most < waiting_bytes(None)
 
 
-def gateway(**options: Any) -> ServedGateway:
-    settings, link = Settings(port=0), ScriptedLink([])
+def gateway(settings: Settings | None = None, **options: Any) -> ServedGateway:
+    settings, link = settings or Settings(port=0), ScriptedLink([])
     return ServedGateway(settings, create_app(settings, link), link, **options)
 
 
@@ -70,3 +74,33 @@ async def test_a_gateway_that_has_lost_honcho_ends() -> None:
         await server.listens.wait()
         lost = True
         await serving
+
+
+async def test_both_ports_serve_everything() -> None:
+    server = gateway(Settings(port=0, ollama_port=0))
+    serving = asyncio.create_task(server.serve())
+    async with asyncio.timeout(SECONDS):
+        await server.listens.wait()
+        ports = [listening.sockets[0].getsockname()[1] for listening in server.servers]
+        assert len(set(ports)) == 2
+        for port in ports:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+                assert (await client.get("/")).text == "Ollama is running"
+                assert (await client.get("/v1/nothing")).status_code == 404
+        server._on_signal(signal.SIGTERM)
+        await serving
+
+
+async def test_a_port_that_is_taken_is_one_clear_line(runtime_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with gateway_process(runtime_dir, ollama_port=port) as process:
+            assert await process.ended() == 1
+            [line] = (await process.log()).splitlines()
+    assert f"ERROR cannot listen on ollama_port {port} (does Ollama run?): " in line
+    assert line.endswith("address already in use")
+
+
+def test_one_port_cannot_be_both() -> None:
+    with pytest.raises(ValidationError, match="ollama_port must be another port than port, not 8080 too"):
+        Settings(port=8080, ollama_port=8080)

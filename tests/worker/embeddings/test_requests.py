@@ -236,3 +236,14 @@ def test_a_text_that_waits_for_more_memory_than_there_can_be_by_now_is_refused(t
         assert engine.stats().waiting_for_room == 0
     finally:
         mx.set_memory_limit(memory)
+
+
+def test_with_truncate_a_long_input_is_cut_as_the_tokenizer_cuts_it(tiny: EmbeddingEngine) -> None:
+    """Special tokens stay; and nothing of a very long text is read in vain."""
+    for long in ("x" * CONTEXT + "y" * 99, "xy" * 5_000_000, [7] * (CONTEXT + 5)):
+        cut = embed(tiny, ["short", long], truncate=True)
+        kept = tiny.encoder.text(long, cuts=True).tokens if isinstance(long, str) else long[:CONTEXT]
+        assert len(kept) == CONTEXT
+        assert mx.abs(cut - embed(tiny, ["short", kept])).max() < 1e-5
+    assert mx.abs(embed(tiny, MIXED, truncate=True) - embed(tiny, MIXED)).max() < 1e-5
+    assert refusal(tiny, Embed(["x" * (CONTEXT + 1)])).code == "context_length_exceeded"

@@ -1,0 +1,42 @@
+"""What a request of Ollama's says about how long its model stays: who may say it, and loads without an answer."""
+
+from starlette.requests import Request
+
+from gateway.core import ask
+from gateway.http.auth import check_key, check_page
+from gateway.http.inference import AppState, finish, model_for
+from gateway.ollama.dialect import bare
+from gateway.ollama.stay import FOR_GOOD
+
+
+async def model_of(request: Request[AppState], named: str | None) -> str:
+    """The model that a request means, the default one without a name. Raises FailureError."""
+    return (await model_for(request, None if named is None else bare(named))).model
+
+
+def check_stay(request: Request[AppState], keep_alive: float | None) -> None:
+    """Raises FailureError for a page of another site that says it, and for a pin without the admin's key."""
+    if keep_alive is None:
+        return
+    settings = request.state["settings"]
+    key = settings.admin_token or settings.api_key
+    check_page(request.scope, needs_key=key is not None, what="keep_alive")
+    if keep_alive == FOR_GOOD:
+        check_key(request.scope, key)
+
+
+async def pin_if_asked(request: Request[AppState], named: str | None, keep_alive: float | None) -> float | None:
+    """How long the model is to stay after an answer, None if nothing more is to be said: it is pinned now."""
+    if keep_alive != FOR_GOOD:
+        return keep_alive
+    await finish(request, ask.load(await model_of(request, named)))
+    return None
+
+
+async def load_only(request: Request[AppState], model: str, keep_alive: float | None) -> str:
+    """Load the model without an answer, or let it go; Ollama's word for what was done."""
+    if keep_alive == FOR_GOOD:
+        await finish(request, ask.load(model))
+    else:
+        await finish(request, ask.keep(model, keep_alive))
+    return "unload" if keep_alive == 0 else "load"
