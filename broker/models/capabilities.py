@@ -4,6 +4,8 @@ Reads a few small files and the headers of weights, once for each model (catalog
 cannot be read says nothing.
 """
 
+# ruff: noqa: RUF001 # DeepSeek's marks have a bar of full width
+
 import json
 import re
 from collections.abc import Iterable
@@ -29,7 +31,19 @@ REASONING_MARKS = (
     ("<think:opensource>", "</think:opensource>"),
     ("[THINK]", "[/THINK]"),
 )
+# What fills in the middle: the marks of one form, all of them (worker/generation/infill.py has how they are written).
+INFILL_MARKS = (
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
+    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
+    ("▁<PRE>", "▁<SUF>", "▁<MID>"),
+    ("[SUFFIX]", "[PREFIX]"),
+    ("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),
+    ("<[fim-suffix]>", "<[fim-prefix]>", "<[fim-middle]>"),
+)
 _TOOLS = re.compile(r"\btools\b")
+_MARKS = {"infill": INFILL_MARKS, "reasoning": REASONING_MARKS}
 _MAX_BYTES = 32 << 20
 # In tokenizer.json tokens with a meaning of their own come first, before the vocabulary.
 _ADDED_TOKENS_BYTES = 1 << 20
@@ -47,15 +61,19 @@ def tasks_of(model_type: str, config: dict[str, Any]) -> list[str]:
 
 
 def chat_capabilities(folder: Path, options: dict[str, Any]) -> list[str]:
-    """`tools`: its chat template writes them. `reasoning`: its tokenizer has marks for it. options: of its engine."""
+    """`tools`: its chat template writes them. `reasoning`, `infill`: its tokenizer has marks for it. options: of its
+    engine."""
     found = []
     form = options.get("tool_form")
     if form == "generic" or (form != "refuse" and _TOOLS.search(_template(folder, options.get("chat_template")))):
         found.append("tools")
     tokens = _text(folder / "tokenizer_config.json") + _text(folder / "tokenizer.json", _ADDED_TOKENS_BYTES)
-    if any(f'"{start}"' in tokens and f'"{end}"' in tokens for start, end in REASONING_MARKS):
-        found.append("reasoning")
-    return found
+    found += [name for name, forms in _MARKS.items() if any(_has(tokens, marks) for marks in forms)]
+    return sorted(found)
+
+
+def _has(tokens: str, marks: Iterable[str]) -> bool:
+    return all(f'"{mark}"' in tokens for mark in marks)
 
 
 def parameters_of(folder: Path, names: Iterable[str], config: dict[str, Any]) -> int | None:

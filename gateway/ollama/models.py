@@ -18,7 +18,7 @@ _BILLION, _MILLION = 10**9, 10**6
 _CAPABILITIES = {
     "generate": "completion",
     "tools": "tools",
-    "insert": "insert",
+    "infill": "insert",
     "vision": "vision",
     "embed": "embedding",
     "reasoning": "thinking",

@@ -114,7 +114,7 @@ class Lines:
         return line(OLLAMA.error(failure))
 
     def _text(self, text: str) -> bytes:
-        return b"".join((self._before_time, self._stamp(), self._before_text, orjson.dumps(text), self._after_text))
+        return self._before_time + self._stamp() + self._before_text + orjson.dumps(text) + self._after_text
 
     def _piece(self, piece: Delta) -> bytes:
         """Empty if a client would see nothing of it. A call is written when it is complete."""

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 from broker.wire.work import Generate
@@ -22,23 +21,25 @@ from gateway.ollama.requests import (
 
 AnyBody = TypeVar("AnyBody", bound=OllamaTextBody)
 
-_SECOND = 10**9
+_MILLISECOND = 10**6
 
 
 class Stamp:
-    """The time of day to the microsecond, RFC 3339. now: Unix nanoseconds. Most lines are of the same second."""
+    """The time of day to the millisecond, RFC 3339. now: Unix nanoseconds. Where there are many lines, most have the
+    millisecond of the one before."""
 
     def __init__(self, now: Callable[[], int] = time.time_ns) -> None:
         self._now = now
-        self._second = -1
+        self._number = -1  # of the millisecond
         self._text = b""
 
     def __call__(self) -> bytes:
-        second, rest = divmod(self._now(), _SECOND)
-        if second != self._second:
-            self._second = second
-            self._text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
-        return b"%b.%06dZ" % (self._text, rest // 1000)
+        number = self._now() // _MILLISECOND
+        if number != self._number:
+            self._number = number
+            second, rest = divmod(number, 1000)
+            self._text = b"%b.%03dZ" % (time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode(), rest)
+        return self._text
 
 
 CLOCKS = Clocks(time.perf_counter_ns, Stamp())

@@ -23,6 +23,7 @@ RICH = {
     "logprobs": [{**LIKELY, "top": [LIKELY]}],
 }
 CHAT = {"messages": [{"role": "user", "content": "Hi"}], "logprobs": True, "top_logprobs": 1}
+TOLD = {"max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]}
 LOADED = {"model_id": "a", "model_type": "text-gen", "size_bytes": 2**29, "pinned": True}
 FLOATS = struct.pack("<2f", 0.25, 0.5)
 RANK = {"query": "q", "documents": ["a", "b"], "return_documents": True}
@@ -35,6 +36,9 @@ CASES: dict[str, list[tuple[dict[str, Any] | None, dict[str, Any]]]] = {
         ({"prompt": "Hi", "logprobs": 1}, {**ending("A"), "logprobs": RICH["logprobs"]}),
         ({"prompt": "Hi"}, ending("A", "length")),
     ],
+    "/v1/responses": [({"input": "Hi"}, RICH), ({"input": "Hi"}, ending("A", "length"))],
+    "/v1/messages": [(TOLD, RICH), (TOLD, ending("A", "length"))],
+    "/v1/messages/count_tokens": [({"messages": CHAT["messages"]}, {"prompt_tokens": 5})],
     "/v1/embeddings": [
         ({"input": "a"}, {"vectors": FLOATS, "size": 2, "prompt_tokens": 3}),
         ({"input": "a", "encoding_format": "base64"}, {"vectors": FLOATS, "size": 2, "prompt_tokens": 3}),

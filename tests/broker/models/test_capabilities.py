@@ -9,11 +9,12 @@ from typing import Any
 import mlx_lm.tokenizer_utils as upstream
 import pytest
 
-from broker.models.capabilities import REASONING_MARKS
+from broker.models.capabilities import INFILL_MARKS, REASONING_MARKS
 from broker.models.catalog import Catalog
 from broker.models.entry import CatalogEntry, ModelOverride
 from tests.broker.models.model_folders import LLAMA, make_model
 from worker.generation.calls.harmony import _MARKS
+from worker.generation.infill import _FORMS
 from worker.generation.reasoning import _TAGS
 
 TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}{{ messages[0].content }}"
@@ -113,6 +114,18 @@ def test_a_tokenizer_with_marks_of_reasoning(models: Path, marks: tuple[str, str
     text = json.dumps({"version": "1.0", "added_tokens": tokens, "model": {}})
     (make_model(models / "tiny") / file).write_text(text)
     assert capabilities(models) == ("generate", "reasoning")
+
+
+@pytest.mark.parametrize("marks", INFILL_MARKS)
+def test_a_tokenizer_with_marks_for_a_gap(models: Path, marks: tuple[str, ...]) -> None:
+    tokenizer = make_model(models / "tiny") / "tokenizer.json"
+    for present, expected in ((marks, ("generate", "infill")), (marks[:-1], ("generate",))):
+        tokenizer.write_text(json.dumps({"added_tokens": [{"content": m} for m in present]}, ensure_ascii=False))
+        assert capabilities(models) == expected
+
+
+def test_the_marks_for_a_gap_are_those_that_a_worker_looks_for() -> None:
+    assert list(INFILL_MARKS) == [tuple(form.marks) for form in _FORMS]
 
 
 @pytest.mark.parametrize(

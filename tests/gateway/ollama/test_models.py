@@ -85,7 +85,7 @@ def test_what_is_not_known_is_empty_and_never_null() -> None:
     [
         (["embed"], ["embedding"]),
         (["rerank"], []),
-        (["generate", "insert"], ["completion", "insert"]),
+        (["generate", "infill"], ["completion", "insert"]),
         (["generate", "reasoning", "tools", "vision"], ["completion", "tools", "vision", "thinking"]),
     ],
 )
@@ -94,7 +94,7 @@ def test_capabilities_in_ollamas_words(can: list[str], words: list[str]) -> None
 
 
 def test_a_model_that_fills_in_the_middle_has_a_place_for_the_suffix() -> None:
-    assert ".Suffix" in str(shown("a", QWEN.model_copy(update={"capabilities": ["insert"]}), Defaults())["template"])
+    assert ".Suffix" in str(shown("a", QWEN.model_copy(update={"capabilities": ["infill"]}), Defaults())["template"])
 
 
 @pytest.mark.parametrize(("count", "text"), [(8_190_735_360, "8.2B"), (134_515_008, "135M"), (None, "")])
