@@ -22,6 +22,9 @@ _TYPES = {
     500: "api_error",
     501: "api_error",
 }
+# By the field at fault: what clients know of it, where they know more than our code says. After this one they send the
+# whole conversation.
+_ERROR_CODES = {"thread": "thread_unsupported_request"}
 _BRACKETS = re.compile(r"\[(\d+)\]")
 
 
@@ -38,7 +41,7 @@ class AnthropicDialect:
         error = {
             "type": _type_of(failure),
             "message": _message_of(failure),
-            "details": {"error_code": failure.code},
+            "details": {"error_code": _ERROR_CODES.get(failure.param or "", failure.code)},
             "code": failure.code,
             "param": failure.param,
             "retryable": failure.retryable,

@@ -146,6 +146,8 @@ class WantedMessage:
 def parse(body: bytes, *, is_counted: bool = False) -> WantedMessage:
     """is_counted: the prompt is counted and not answered. Raises FailureError naming the field."""
     raw = object_of(body)
+    if raw.get("thread"):
+        raise invalid("thread: no conversation is stored here; send the whole one, without thread", "thread")
     try:
         _refuse_many_blocks(raw)
         refuse_rounded(raw, body, _written)

@@ -225,6 +225,14 @@ async def test_keys_and_paths(runtime_dir: Path) -> None:
         assert (large.status_code, large.json()["error"]["type"]) == (413, "request_too_large")
 
 
+async def test_a_thread_is_refused_in_the_words_after_which_clients_send_all(runtime_dir: Path) -> None:
+    async with gateway(runtime_dir) as (_broker, client):
+        refused = await client.post(PATH, json={**BODY, "thread": {"type": "create"}})
+        assert refused.status_code == 400
+        assert refused.json()["error"]["details"] == {"error_code": "thread_unsupported_request"}
+        assert refused.json()["error"]["code"] == "invalid_request"
+
+
 async def test_a_client_that_goes_ends_its_work(runtime_dir: Path) -> None:
     async with gateway(runtime_dir) as (broker, client):
         for body in ({**BODY, "stream": True}, BODY):

@@ -55,6 +55,8 @@ for _ in range(300):
         ({"messages": [USER], "system": [image(PNG)]}, "system.0.source"),
         ({"messages": [USER], "system": [text("a"), text(5)]}, "system.1.text"),
         ({"messages": [USER], "thinking": True}, "thinking"),
+        ({"messages": [USER], "thread": {"type": "create"}}, "thread"),
+        ({"messages": [USER], "thread": {"type": "continue", "previous_message_id": "msg_1"}}, "thread"),
         ({"messages": [USER], "thinking": {"type": "on"}}, "thinking.type"),
         ({"messages": [USER], "thinking": {"type": "enabled", "budget_tokens": 0}}, "thinking.budget_tokens"),
         ({"messages": [USER], "output_config": {"effort": "huge"}}, "output_config.effort"),
