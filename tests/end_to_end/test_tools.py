@@ -1,13 +1,14 @@
 """Tool calls and structured outputs through gateway, broker and worker, as OpenAI's own client parses them."""
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 
 from tests.scripted_model import make_scripted_model
 from tests.service import Service
@@ -113,3 +114,51 @@ def test_an_answer_that_follows_a_schema(client: OpenAI) -> None:
     form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["a", 3]}}}
     said = client.chat.completions.create(model="tiny", messages=[USER], response_format=form)  # type: ignore[list-item]
     assert json.loads(said.choices[0].message.content or "") in ("a", 3)
+
+
+def test_a_custom_tool_gets_a_text_that_follows_its_grammar(client: OpenAI) -> None:
+    rule = {"type": "grammar", "grammar": {"syntax": "regex", "definition": '"[a-c]{3}"\n'}}
+    tools: Any = [TIME, {"type": "custom", "custom": {"name": "weather", "format": rule}}]
+    forced: Any = {"type": "custom", "custom": {"name": "weather"}}
+    for choice in ("auto", forced):
+        answer = client.chat.completions.create(**{**ASKED, "tools": tools}, tool_choice=choice)
+        call: Any = (answer.choices[0].message.tool_calls or [])[0]
+        assert (call.type, call.custom.name) == ("custom", "weather")
+        assert re.fullmatch('"[a-c]{3}"\n', call.custom.input)
+    with client.chat.completions.create(**{**ASKED, "tools": tools}, stream=True) as stream:
+        deltas = [call for chunk in stream for call in chunk.choices[0].delta.tool_calls or []]
+    pieces: Any = [delta.model_extra["custom"] for delta in deltas if delta.index == 0 and delta.model_extra]
+    assert re.fullmatch('"[a-c]{3}"\n', "".join(piece["input"] for piece in pieces))
+
+
+def test_functions_are_answered_as_before_there_were_tools(client: OpenAI) -> None:
+    asked = {**ASKED, "functions": [WEATHER["function"], TIME["function"]]}
+    del asked["tools"]
+    [choice] = client.chat.completions.create(**asked).choices
+    call: Any = choice.message.function_call
+    assert (choice.finish_reason, call.name, json.loads(call.arguments)) == ("function_call", *CALLS[0])
+    with client.chat.completions.create(**asked, stream=True) as stream:
+        chunks = [chunk.choices[0] for chunk in stream]
+    calls: Any = [chunk.delta.function_call for chunk in chunks if chunk.delta.function_call]
+    assert (calls[0].name, json.loads("".join(one.arguments for one in calls))) == CALLS[0]
+    assert chunks[-1].finish_reason == "function_call"
+
+
+def test_completions_begin_with_their_prompt_and_the_best_come(client: OpenAI) -> None:
+    prompt = "once upon"
+    [alone] = client.completions.create(model="tiny", prompt=prompt, echo=True, max_tokens=0, logprobs=1).choices
+    assert (alone.text, alone.finish_reason) == (prompt, "length")
+    logprobs: Any = alone.logprobs
+    assert "".join(logprobs.tokens) == prompt
+    assert [value is None for value in logprobs.token_logprobs] == [True] + [False] * (len(logprobs.tokens) - 1)
+    assert logprobs.top_logprobs[0] is None
+    assert logprobs.text_offset[-1] < len(prompt)
+    best = client.completions.create(model="tiny", prompt=prompt, best_of=3, n=1, max_tokens=5, seed=1)
+    each = client.completions.create(model="tiny", prompt=prompt, n=3, max_tokens=5, seed=1, logprobs=0)
+    means = [sum(one.logprobs.token_logprobs) / len(one.logprobs.tokens) for one in each.choices]  # type: ignore[union-attr, arg-type] # they have some
+    assert best.choices[0].text == each.choices[means.index(max(means))].text
+    assert best.usage is not None
+    assert best.usage.completion_tokens == 15
+    with pytest.raises(BadRequestError, match="no tokens for filling in the middle") as caught:
+        client.completions.create(model="tiny", prompt=prompt, suffix="!")
+    assert caught.value.param == "suffix"
