@@ -112,6 +112,8 @@ def choice_of(choice: object) -> ToolChoice:
         case {"type": "function", "function": {"name": str(name)}} | {"type": "custom", "custom": {"name": str(name)}}:
             return NamedTool(name)
         case {"type": "allowed_tools", "allowed_tools": {"mode": "auto" | "required" as mode, "tools": list(tools)}}:
+            if len(tools) > _MAX_TOOLS:
+                raise ValueError(f"must be a list of up to {_MAX_TOOLS} tools")
             return AllowedTools(tuple(_named(tool) for tool in tools), mode == "required")
     raise ValueError('must be "none", "auto", "required" or {"type": "function", "function": {"name": "..."}}')
 
@@ -166,6 +168,7 @@ def tools_of(tools: object) -> Tools:
     if not isinstance(tools, list) or len(tools) > _MAX_TOOLS:
         raise ValueError(f"must be a list of up to {_MAX_TOOLS} tools")
     functions: list[dict[str, Any]] = []
+    names: set[str] = set()
     custom: set[str] = set()
     grammars: dict[str, str] = {}
     for position, tool in enumerate(map(_wrapped, tools)):
@@ -173,8 +176,9 @@ def tools_of(tools: object) -> Tools:
         if kind not in ("function", "custom") or not isinstance(tool.get(kind), dict):
             raise ValueError(f'tool {position} is not {{"type": "function", "function": {{...}}}}')
         name = tool[kind].get("name")
-        if not isinstance(name, str) or not name or name in (known["function"]["name"] for known in functions):
+        if not isinstance(name, str) or not name or name in names:
             raise ValueError(f"tool {position} has no name of its own")
+        names.add(name)
         if kind == "custom":
             tool, grammar = _custom(tool["custom"], f"[{position}].custom")  # noqa: PLW2901 # a function from here on
             custom.add(name)
@@ -255,8 +259,9 @@ def required_names(tools: Tools, choice: ToolChoice) -> list[str]:
     wanted = (
         [choice.name] if isinstance(choice, NamedTool) else choice.names if isinstance(choice, AllowedTools) else ()
     )
+    known = set(tools.names)
     for name in wanted:
-        if name not in tools.names:
+        if name not in known:
             raise ValueError(f"tools has no function named {name!r}")
     if isinstance(choice, NamedTool):
         return [choice.name]

@@ -12,7 +12,7 @@ from tests.templates.corpus import ARCHIVE, templates, tokenizer_for
 from worker.generation.answer import AnswerFormat, Parts
 from worker.generation.calls.formats import HARMONY
 from worker.generation.calls.harmony import ROLE_START
-from worker.generation.calls.shapes import shape_of
+from worker.generation.calls.shapes import QuotedCalls, shape_of
 from worker.generation.constraints.call_grammars import BoundTool, calls_grammar
 from worker.generation.constraints.free_calls import FreeCalls
 from worker.generation.constraints.native import grammar_matcher
@@ -102,7 +102,7 @@ def written(tokenizer: Any) -> tuple[str, int]:
 # Templates that write Python's form of lists and objects, where a strict function has JSON.
 PYTHON = {"ByteDance-Seed-OSS", "openbmb-MiniCPM5-1B"}
 # Forms whose calls are not bound.
-UNBOUND = {"apertus", "elements", "function_gemma", "gemma4", "kimi_k3", "llama3", "pythonic"}
+UNBOUND = {"apertus", "elements", "kimi_k3", "llama3", "pythonic"}
 
 
 def test_a_free_model_may_write_what_its_template_writes(tmp_path: Path) -> None:
@@ -121,6 +121,8 @@ def test_a_free_model_may_write_what_its_template_writes(tmp_path: Path) -> None
             continue
         text = (ROLE_START if form is HARMONY else "") + written(tokenizer)[0]
         for tool in (BoundTool("run_it", {"type": "object"}), BoundTool("run_it", schema, is_strict=True)):
+            if tool.is_strict and isinstance(shape, QuotedCalls):
+                continue
             matcher = grammar_matcher(guide, calls_grammar(shape, [tool], form.end, vocabulary.literal))
             calls = FreeCalls(matcher, form, vocabulary, [])
             for token in tokenizer.encode(text, add_special_tokens=False):

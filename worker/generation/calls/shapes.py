@@ -48,7 +48,14 @@ class TaggedCalls:
     is_trimmed: bool = False
 
 
-Shape = ObjectCalls | HeadedCalls | TaggedCalls
+@dataclass(slots=True, frozen=True)
+class QuotedCalls:
+    """Arguments in braces that are nearly JSON: a text stands between two of these quotes, as it is."""
+
+    quote: str
+
+
+Shape = ObjectCalls | HeadedCalls | TaggedCalls | QuotedCalls
 
 _FUNCTIONS = TaggedCalls("<function={name}>", "<parameter={key}>\n", "\n</parameter>", "</function>")
 
@@ -79,7 +86,9 @@ SHAPES: dict[str, Shape] = {
         )
     ),
     "dsml": _invoked("｜DSML｜", ' string="true"', ' string="false"'),
+    "function_gemma": QuotedCalls("<escape>"),
     "functionary": HeadedCalls(("{name}>{arguments}",), between=None),
+    "gemma4": QuotedCalls('<|"|>'),
     "generic": ObjectCalls(),
     "gigachat": ObjectCalls(),
     "glm47": _keyed("arg_key", "arg_value"),

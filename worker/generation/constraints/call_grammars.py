@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from worker.generation.calls.shapes import HeadedCalls, ObjectCalls, Shape, TaggedCalls
+from worker.generation.calls.shapes import HeadedCalls, ObjectCalls, QuotedCalls, Shape, TaggedCalls
 from worker.generation.calls.typed import kind_of
 from worker.generation.constraints.bounds import Schema
 from worker.generation.constraints.calls import call_schema
@@ -23,6 +23,7 @@ Literal = Callable[[str], list[str]]
 BLANKS = r"[ \n\t]{0,16}"
 INPUT = "input"
 
+_NO_BLANKS = "%llguidance {}\n"
 # Blanks between terminals are those inside JSON: with other options llguidance would have to choose one of the two.
 _HEAD = f'%llguidance {{"allow_initial_skip": true, "ignore_once": true}}\n%ignore /{BLANKS}/\n'
 _OPTIONS = {"whitespace_pattern": BLANKS, "lenient": False, "coerce_one_of": False}
@@ -54,10 +55,12 @@ class BoundTool:
 def calls_grammar(shape: Shape, tools: list[BoundTool], end: str, literal: Literal) -> str:
     """Lark. end: the mark behind calls, "" where they go on to the end of the answer. Raises UnboundError."""
     last = " ".join(literal(end)) if end else ""
+    if isinstance(shape, QuotedCalls):
+        return f"{_NO_BLANKS}start: calls\n{_quoted_calls(shape, tools, end, literal)}"
     return f"{_HEAD}start: calls {last}\n{_rules(shape, tools, literal)}"
 
 
-def _rules(shape: Shape, tools: list[BoundTool], literal: Literal) -> str:
+def _rules(shape: ObjectCalls | HeadedCalls | TaggedCalls, tools: list[BoundTool], literal: Literal) -> str:
     """The rule `calls`, and those that it needs."""
     match shape:
         case ObjectCalls():
@@ -70,6 +73,8 @@ def _rules(shape: Shape, tools: list[BoundTool], literal: Literal) -> str:
 
 def check_bound(shape: Shape, tool: BoundTool, literal: Literal) -> None:
     """Raises UnboundError where this form cannot bind the calls of this tool."""
+    if isinstance(shape, QuotedCalls) and tool.pattern is None:
+        raise UnboundError("only a text with a pattern is bound between quotes")
     if not isinstance(shape, TaggedCalls) and tool.grammar is not None:
         raise UnboundError("a text in JSON must have a pattern")
     if isinstance(shape, TaggedCalls):
@@ -130,6 +135,30 @@ def _tagged(shape: TaggedCalls, tools: list[BoundTool], literal: Literal) -> str
     tags = _Tags(shape, literal)
     calls = " | ".join(tags.call(number, tool) for number, tool in enumerate(tools))
     return "\n".join([f"calls: call{'+' if shape.several else ''}\ncall: {calls}", *tags.rules]) + "\n"
+
+
+def _quoted_calls(shape: QuotedCalls, tools: list[BoundTool], end: str, literal: Literal) -> str:
+    """Of a text that no special token ends only one terminal, up to what ends it, shows the end."""
+    quote, last = literal(shape.quote), literal(end)
+    has_quotes, has_end = quote[0].startswith("<"), last[0].startswith("<")
+    if has_quotes and not has_end:
+        raise UnboundError("its quotes are special tokens, and its end is not")
+    rules = [f"HAS: /{_FREE}{escaped(shape.quote)}{_FREE}/", f"ENDS: /{_FREE}{escaped(end)}{_FREE}/"]
+    for number, tool in enumerate(tools):
+        head = f"call:{tool.name}{{"
+        if tool.pattern is not None:
+            limit = "" if has_quotes else " & ~HAS"
+            rules.append(f"TEXT{number}: /{tool.pattern}/{limit}")
+            call = " ".join([_quoted(f"{head}{INPUT}:"), *quote, f"TEXT{number}", *quote, _quoted("}")])
+            is_terminal = not has_quotes
+        else:
+            rules.append(f"TEXT{number}: /{_FREE}/ & ~ENDS")
+            free = f"({quote[0]} | TEXT{number})*" if has_quotes else f"TEXT{number}"
+            call, is_terminal = " ".join([_quoted(head), free, *([] if has_end else last)]), not has_end
+        follows = " ".join(last) if has_end or tool.pattern is not None else ""
+        rules.append(f"{'WHOLE' if is_terminal else 'whole'}{number}: {call}")
+        rules.append(f"call{number}: {'WHOLE' if is_terminal else 'whole'}{number} {follows}")
+    return "\n".join([f"calls: {' | '.join(f'call{number}' for number in range(len(tools)))}", *rules]) + "\n"
 
 
 class _Tags:

@@ -1,6 +1,7 @@
 """Functions whose only argument is the text `input`, which must follow a grammar of the client."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from broker.wire.failure import invalid
 from broker.wire.work import Generate
@@ -9,7 +10,9 @@ from worker.generation.constraints.bounds import Schema, check_grammar
 from worker.generation.constraints.lark import NotRegularError, regex_of
 from worker.generation.constraints.native import UnreadableError, check_grammar_readable, check_readable
 
-_MAX_CHARACTERS = 200_000  # of all such grammars of a request
+# Of one request. Each grammar takes up to a tenth of a second.
+_MAX_CHARACTERS = 200_000
+_MAX_GRAMMARS = 32
 
 
 @dataclass(slots=True, frozen=True)
@@ -37,6 +40,8 @@ def read_input(request: Generate, position: int) -> Input | None:
     field = f"tools[{position}].format"
     if sum(map(len, request.input_grammars.values())) > _MAX_CHARACTERS:
         raise invalid(f"{field}: the grammars of all tools have more than {_MAX_CHARACTERS} characters", field)
+    if len(request.input_grammars) > _MAX_GRAMMARS:
+        raise invalid(f"{field}: more than {_MAX_GRAMMARS} tools have a grammar", field)
     for schema in check_grammar(grammar, field):
         if gone := keywords.enforceable(schema, field)[1]:
             raise invalid(f"{field}: the keyword {gone[0]!r} cannot be enforced: no such text can be forced", field)
@@ -47,6 +52,8 @@ def read_input(request: Generate, position: int) -> Input | None:
     return Input(grammar, _pattern_of(grammar))
 
 
+# Agents send the same tools with every request.
+@lru_cache(maxsize=32)
 def _pattern_of(grammar: str) -> str | None:
     try:
         found = Input(grammar, regex_of(grammar))

@@ -165,10 +165,35 @@ BAD: list[tuple[str, Arguments]] = [
 
 
 def test_every_form_that_can_be_bound_is_tried() -> None:
-    assert SHAPES.keys() == WRITTEN.keys()
+    assert SHAPES.keys() == WRITTEN.keys() | {"gemma4", "function_gemma"}
 
 
-@pytest.mark.parametrize("form", sorted(SHAPES))
+_ENDS = ("<tool_call|>", "<end_function_call>")
+
+
+@pytest.mark.parametrize("special", [(), _ENDS, ('<|"|>', "<escape>", *_ENDS)])
+@pytest.mark.parametrize(
+    ("form", "quote", "end"),
+    [("gemma4", '<|"|>', "<tool_call|>"), ("function_gemma", "<escape>", "<end_function_call>")],
+)
+def test_a_text_between_quotes(form: str, quote: str, end: str, special: tuple[str, ...]) -> None:
+    guide = Guide(special=special)
+    literal = guide.vocabulary.literal
+    matcher = guide.lark(calls_grammar(SHAPES[form], [APPLY, ANYTHING], end, literal))
+    for text, wanted in ((PATCH, True), *((text, False) for text in NO_PATCHES)):
+        written = f"call:apply{{input:{quote}{text}{quote}}}"
+        assert guide.takes(matcher, written + end) is wanted
+        if wanted and form == "gemma4":
+            assert readers.read_gemma(written, []) == [{"name": "apply", "arguments": {"input": text}}]
+    assert guide.takes(matcher, f"call:weather_map{{a:{quote}x{quote},b:[1]}}{end}")
+    assert not guide.takes(matcher, f"call:other{{}}{end}")
+    assert not guide.takes(matcher, f"call:apply{{more:{quote}{quote}}}{end}")
+    for tool in (WEATHER, BoundTool("add", {}, is_strict=True, grammar=SUM)):
+        with pytest.raises(UnboundError):
+            check_bound(SHAPES[form], tool, literal)
+
+
+@pytest.mark.parametrize("form", sorted(WRITTEN))
 def test_a_call_is_bound_in_the_form_of_its_family(form: str) -> None:
     end = ENDS.get(form, "")
     matcher = GUIDE.lark(calls_grammar(SHAPES[form], TOOLS, end, GUIDE.vocabulary.literal))
