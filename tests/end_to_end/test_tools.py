@@ -108,6 +108,17 @@ def test_required_forces_a_call_from_a_random_model(client: OpenAI, wanted: Any)
     [choice] = client.chat.completions.create(**asked, max_tokens=400).choices
     [(name, arguments)] = calls_of(choice.message)
     assert (name, set(arguments), choice.finish_reason) == ("weather", {"city"}, "tool_calls")
+    # Streamed, it grows as it is written.
+    chunks = client.chat.completions.create(**asked, max_tokens=400, stream=True)
+    deltas = [chunk.choices[0].delta.tool_calls or [] for chunk in chunks if chunk.choices]
+    first, *more = [piece for pieces in deltas for piece in pieces if piece.function is not None]
+    assert (first.index, bool(first.id), first.function.name, first.function.arguments) == (0, True, "weather", "")
+    assert {(piece.index, piece.id, piece.function.name) for piece in more} == {(0, None, None)}
+    assert json.loads("".join(piece.function.arguments for piece in more)) == arguments
+    assert len(more) > 3
+    with client.chat.completions.stream(**asked, max_tokens=400) as stream:
+        [choice] = stream.get_final_completion().choices
+    assert calls_of(choice.message) == [(name, arguments)]
 
 
 def test_an_answer_that_follows_a_schema(client: OpenAI) -> None:
