@@ -15,6 +15,7 @@ from worker.generation.calls.formats import GENERIC, HARMONY, CallFormat, call_f
 from worker.generation.calls.harmony import CALL_OPENING, HarmonySplit
 from worker.generation.calls.pieces import CallPiece, CallPieces, add_piece
 from worker.generation.calls.readers import BOUND_CALL, read_bound_json
+from worker.generation.calls.shapes import SHAPES, ObjectCalls
 from worker.generation.reasoning import Reasoning, think_tags
 from worker.generation.split import MarkSplit, Opening, Split, text_machine
 from worker.generation.tools import read_calls, whole_calls
@@ -71,8 +72,11 @@ class AnswerFormat:
             self._think or self.calls or tokenizer.structural_markers or tokenizer.response_transitions
         )
 
-    def answer(self, reasoning: Reasoning, tools: list[dict[str, Any]], *, one_call: bool = False) -> "Answer | None":
-        """For one request; None for a model that marks nothing. one_call: the answer ends with its first call."""
+    def answer(
+        self, reasoning: Reasoning, tools: list[dict[str, Any]], *, one_call: bool = False, in_pieces: bool = False
+    ) -> "Answer | None":
+        """For one request; None for a model that marks nothing. one_call: the answer ends with its first call;
+        in_pieces: its calls, which follow a grammar, are wanted as they come."""
         if not self._has_marks:
             return None
         calls = self.calls
@@ -83,6 +87,7 @@ class AnswerFormat:
             calls.end if calls else "",
             one_call=one_call,
             trims=reasoning.is_closed,
+            pieces=CallPieces() if in_pieces else None,
         )
 
     def constrained(self, reasoning: Reasoning, *, is_call: bool, in_pieces: bool = False) -> "Answer":
@@ -117,6 +122,14 @@ class AnswerFormat:
         """The tokens that begin a call; none for a model that has no mark for that."""
         start = CALL_OPENING if self.calls is HARMONY else self.calls.start if self.calls else ""
         return (tuple(self._tokenizer.encode(start, add_special_tokens=False)),) if start else ()
+
+    @property
+    def has_object_calls(self) -> bool:
+        """Whether calls are JSON objects of nothing but a name and arguments."""
+        match SHAPES.get(self.calls.name) if self.calls is not None else None:
+            case ObjectCalls(name="name", arguments="arguments", before=(), after=()):
+                return True
+        return False
 
     @property
     def has_bare_calls(self) -> bool:
@@ -220,9 +233,7 @@ class Answer:
         if self.is_over:
             return
         if name == "tool" and self._pieces is not None:
-            for piece in self._pieces.push(text):
-                self.has_called |= piece.ends
-                add_piece(parts.pieces, piece)
+            self._take_pieces(text, self._pieces, parts)
         elif name == "tool":
             self._call = self._call or []
             self._call.append(text)
@@ -231,6 +242,15 @@ class Answer:
         elif text and name == "reasoning":  # other states are headers
             self._follows()
             parts.reasoning.append(text)
+
+    def _take_pieces(self, text: str, pieces: CallPieces, parts: Parts) -> None:
+        for piece in pieces.push(text):
+            add_piece(parts.pieces, piece)
+            if piece.ends:
+                self.has_called = True
+                self._follows()
+            if self.is_over:
+                return
 
     def _follows(self) -> None:
         """From here on, text follows reasoning or a call."""

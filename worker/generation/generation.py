@@ -105,7 +105,10 @@ class Generation:
         is_bare = may_call and answers.has_bare_calls and request.json_schema is not None
         constraint = self._constraints.processor(request, reasoning, calls, has_bare_calls=is_bare, form=answers.calls)
         if constraint is None or constraint.is_free:
-            return answers.answer(reasoning, request.tools, one_call=request.one_call), constraint
+            binds_calls = constraint is not None and constraint.is_bound
+            in_pieces = request.stream and binds_calls and answers.has_object_calls
+            answer = answers.answer(reasoning, request.tools, one_call=request.one_call, in_pieces=in_pieces)
+            return answer, constraint
         if calls or is_bare:
             return answers.either(reasoning, request.tools, one_call=request.one_call), constraint
         is_call = bool(request.required_tools)

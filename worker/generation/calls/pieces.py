@@ -1,7 +1,7 @@
-"""Calls in pieces: what a model writes of a forced call is sent as it comes.
+"""Calls in pieces: what a model writes of a call that follows a grammar is sent as it comes.
 
-Only for answers that follow `constraints.calls.call_schema`: what has been written of such a call cannot turn out to be
-none. Of a call in the model's own form only the end shows that.
+Only for JSON objects as `constraints.calls.call_schema` has them: what has been written of such a call cannot turn out
+to be none. Of a call that nothing binds only the end shows that.
 """
 
 import re

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from broker.wire.outputs import FINAL
 from tests.worker.engine_runs import joined, load, run
-from tests.worker.generation.scripted import TIME, USER, WEATHER, scripted
+from tests.worker.generation.scripted import TIME, USER, WEATHER, parts, scripted
 from worker.generation.calls.pieces import CallPieces, add_piece, joined_calls
 from worker.generation.tools import whole_calls
 from worker.text.engine import TextEngine
@@ -149,9 +149,53 @@ def test_a_call_that_a_stop_string_cuts_has_no_last_piece(engine: TextEngine) ->
     assert {entry["piece"] for entry in entries} == {"first", "middle"}
 
 
-def test_a_call_in_the_models_own_form_comes_in_one_piece(tmp_path: Path) -> None:
-    call = ("<tool_call>", '{"name": "weather", ', '"arguments":', ' {"city": ', '"Paris"}}', "</tool_call>")
-    entries, end = streamed(scripted(tmp_path, *call), tools=[WEATHER])
+CALL = ("<tool_call>", '{"name": "weather", ', '"arguments":', ' {"city": ', '"Paris"}}', "</tool_call>")
+_FUNCTION: Any = WEATHER["function"]
+STRICT = {**WEATHER, "function": {**_FUNCTION, "strict": True}}
+
+
+def test_a_call_that_is_bound_in_the_models_own_form_comes_in_pieces(tmp_path: Path) -> None:
+    engine = scripted(tmp_path, "Well", *CALL, "Done")
+    entries, end = streamed(engine, tools=[STRICT, TIME])
+    assert [(entry["name"], entry["piece"], entry["arguments"]) for entry in entries] == [
+        ("weather", "first", ""),
+        ("weather", "middle", '{"city": '),
+        ("weather", "last", '"Paris"}'),
+    ]
+    assert end["finish_reason"] == "tool_calls"
+    got = parts(engine, tools=[STRICT, TIME])  # the same as in one piece
+    assert (got["text"], got["tool_calls"]) == ("WellDone", [("weather", {"city": "Paris"})])
+    entries, end = streamed(engine, tools=[STRICT, TIME], max_tokens=5)
+    assert ([entry["piece"] for entry in entries], end["finish_reason"]) == (["first", "middle"], "length")
+
+
+def test_so_do_several_in_a_list(tmp_path: Path) -> None:
+    call = (
+        '[{"name": "weather", ',
+        '"arguments":',
+        ' {"city": ',
+        '"Paris"}}',
+        ', {"name": "time",',
+        ' "arguments": {}',
+    )
+    tags = ("<TOOLCALL>", "</TOOLCALL>")
+    engine = scripted(tmp_path, tags[0], *call, "}]", tags[1], "Done", tags=tags, tool_parser=None)
+    fields: dict[str, Any] = {"tools": [STRICT, TIME]}
+    entries, _ = streamed(engine, **fields)
+    assert [(entry["name"], entry["piece"], entry["arguments"]) for entry in entries[3:]] == [
+        ("time", "first", ""),
+        ("time", "middle", "{"),
+        ("time", "last", "}"),
+    ]
+    got = parts(engine, **fields)
+    assert (got["text"], got["tool_calls"]) == ("Done", [("weather", {"city": "Paris"}), ("time", {})])
+    entries, end = streamed(engine, **fields, one_call=True)  # ends where the first one ends
+    assert [call["name"] for call in joined_calls(entries)] == ["weather"]
+    assert (end["finish_reason"], end["completion_tokens"]) == ("tool_calls", 5)
+
+
+def test_a_call_that_nothing_binds_comes_in_one_piece(tmp_path: Path) -> None:
+    entries, end = streamed(scripted(tmp_path, *CALL), tools=[WEATHER])
     assert [(entry.get("piece"), entry["arguments"]) for entry in entries] == [(None, '{"city": "Paris"}')]
     assert end["finish_reason"] == "tool_calls"
 
