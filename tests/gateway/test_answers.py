@@ -43,6 +43,7 @@ CASES: dict[str, list[tuple[dict[str, Any] | None, dict[str, Any]]]] = {
         ({"input": "a"}, {"vectors": FLOATS, "size": 2, "prompt_tokens": 3}),
         ({"input": "a", "encoding_format": "base64"}, {"vectors": FLOATS, "size": 2, "prompt_tokens": 3}),
     ],
+    "/v1/responses": [({"input": "Hi"}, RICH), ({"input": "Hi"}, ending("A", "length"))],
     "/v1/rerank": [(RANK, {"scores": FLOATS, "prompt_tokens": 3})],
     "/v1/models": [(None, {"models": [MODEL]})],
     "/models": [(None, {"models": [MODEL]})],
