@@ -28,6 +28,7 @@ LOADED = {"model_id": "a", "model_type": "text-gen", "size_bytes": 2**29, "pinne
 FLOATS = struct.pack("<2f", 0.25, 0.5)
 RANK = {"query": "q", "documents": ["a", "b"], "return_documents": True}
 
+MESSAGES: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}]}
 # Path -> (body of a request, what the link answers); several where answers have several forms.
 CASES: dict[str, list[tuple[dict[str, Any] | None, dict[str, Any]]]] = {
     "/v1/chat/completions": [(CHAT, RICH), (CHAT, ending("A"))],
@@ -43,6 +44,8 @@ CASES: dict[str, list[tuple[dict[str, Any] | None, dict[str, Any]]]] = {
         ({"input": "a"}, {"vectors": FLOATS, "size": 2, "prompt_tokens": 3}),
         ({"input": "a", "encoding_format": "base64"}, {"vectors": FLOATS, "size": 2, "prompt_tokens": 3}),
     ],
+    "/v1/messages": [(MESSAGES, RICH), (MESSAGES, ending("A", "length"))],
+    "/v1/messages/count_tokens": [(MESSAGES, {"prompt_tokens": 3})],
     "/v1/responses": [({"input": "Hi"}, RICH), ({"input": "Hi"}, ending("A", "length"))],
     "/v1/rerank": [(RANK, {"scores": FLOATS, "prompt_tokens": 3})],
     "/v1/models": [(None, {"models": [MODEL]})],
@@ -94,13 +97,16 @@ def test_every_endpoint_with_an_answer_has_a_case() -> None:
     }
 
 
-@pytest.mark.parametrize("endpoint", WITH_ANSWER, ids=lambda endpoint: endpoint.path)
+@pytest.mark.parametrize(
+    "endpoint", WITH_ANSWER, ids=lambda endpoint: f"{endpoint.path} {endpoint.header or ''}".rstrip()
+)
 async def test_a_real_answer_is_one_of_its_model(endpoint: Endpoint) -> None:
     assert endpoint.answer is not None
     for body, final in CASES[endpoint.path]:
         async with served(ScriptedLink([final])) as client:
             path = endpoint.path.replace("{model_id:path}", "a")
-            answer = await client.request(endpoint.method, path, json=body)
+            headers = {endpoint.header: "1"} if endpoint.header else {}
+            answer = await client.request(endpoint.method, path, json=body, headers=headers)
             assert answer.status_code == 200, answer.text
             endpoint.answer.model_validate_json(answer.content)
             if body is not None:
