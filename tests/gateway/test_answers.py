@@ -28,7 +28,6 @@ LOADED = {"model_id": "a", "model_type": "text-gen", "size_bytes": 2**29, "pinne
 FLOATS = struct.pack("<2f", 0.25, 0.5)
 RANK = {"query": "q", "documents": ["a", "b"], "return_documents": True}
 
-MESSAGES: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}]}
 # Path -> (body of a request, what the link answers); several where answers have several forms.
 CASES: dict[str, list[tuple[dict[str, Any] | None, dict[str, Any]]]] = {
     "/v1/chat/completions": [(CHAT, RICH), (CHAT, ending("A"))],
@@ -44,9 +43,6 @@ CASES: dict[str, list[tuple[dict[str, Any] | None, dict[str, Any]]]] = {
         ({"input": "a"}, {"vectors": FLOATS, "size": 2, "prompt_tokens": 3}),
         ({"input": "a", "encoding_format": "base64"}, {"vectors": FLOATS, "size": 2, "prompt_tokens": 3}),
     ],
-    "/v1/messages": [(MESSAGES, RICH), (MESSAGES, ending("A", "length"))],
-    "/v1/messages/count_tokens": [(MESSAGES, {"prompt_tokens": 3})],
-    "/v1/responses": [({"input": "Hi"}, RICH), ({"input": "Hi"}, ending("A", "length"))],
     "/v1/rerank": [(RANK, {"scores": FLOATS, "prompt_tokens": 3})],
     "/v1/models": [(None, {"models": [MODEL]})],
     "/models": [(None, {"models": [MODEL]})],
