@@ -56,9 +56,10 @@ async def list_models(request: Request[AppState]) -> Response:
     """A page of the models of this machine and their aliases. Raises FailureError naming the parameter."""
     models = await listed(request)
     page, has_more = page_of(models, request.query_params)
-    ids = [model.name for model in page] or [None]
+    ids = [model.name for model in page]
     data = [entry(model) for model in page]
-    return Json({"data": data, "has_more": has_more, "first_id": ids[0], "last_id": ids[-1]})
+    first, last = (ids[0], ids[-1]) if ids else (None, None)
+    return Json({"data": data, "has_more": has_more, "first_id": first, "last_id": last})
 
 
 async def get_model(request: Request[AppState]) -> Response:

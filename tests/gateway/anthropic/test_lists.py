@@ -13,7 +13,7 @@ from pydantic import SecretStr, TypeAdapter
 from broker.wire.failure import FailureError
 from gateway.anthropic.lists import ModelInfo, ModelPage, entry, page_of
 from gateway.core.administration import ListedModel
-from gateway.core.names import Listed
+from gateway.core.names import AliasSettings, Listed
 from gateway.settings import Settings
 from tests.gateway.running import MODEL
 from tests.gateway.served import served
@@ -81,7 +81,8 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    settings = Settings(port=0, aliases={"sonnet": "org/m1", "claude-*": "org/m2"}, api_key=SecretStr("key"))
+    aliases = {"sonnet": AliasSettings(model="org/m1"), "claude-*": AliasSettings(model="org/m2")}
+    settings = Settings(port=0, aliases=aliases, api_key=SecretStr("key"))
     async with served(ScriptedLink([{"models": MODELS}], models=NAMES), settings) as client:
         yield client
 
