@@ -110,8 +110,7 @@ class Service:
         self.client = httpx.Client(base_url=self.url, timeout=60.0)
 
     def start(self) -> "Service":
-        """Both at once, as honcho does."""
-        self.broker = self._spawn("broker")
+        self.start_broker()
         self.start_gateway()
         return self
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -59,7 +60,7 @@ def service() -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def responses(service: Service) -> Iterator[Any]:
     """Untyped: the client's types are unions of thirty kinds of items."""
-    with OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=30.0) as client:
+    with OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=60.0) as client:
         yield client.responses
 
 
@@ -102,6 +103,7 @@ def test_reasoning_and_calls_in_a_loop_of_two_turns(responses: Any) -> None:
         call = answer.output[2]
         assert (call.name, call.namespace, json.loads(call.arguments)) == ("weather", "functions", {"city": "Paris"})
     assert [part.text for part in whole.output[0].content or ()] == ["hm"]
+    assert 0 < whole.usage.output_tokens_details.reasoning_tokens < whole.usage.output_tokens
 
     turns += [item.to_dict() for item in whole.output]
     turns.append({"type": "function_call_output", "call_id": whole.output[2].call_id, "output": "sunny"})
@@ -125,6 +127,15 @@ def test_a_custom_tool_in_a_loop_of_two_turns(responses: Any) -> None:
     arguments = json.dumps({"input": PATCH}, ensure_ascii=False)
     rendered = f"[user] Edit. [assistant] apply_patch:{arguments} [tool] Done. [assistant] "
     assert usage.input_tokens == len(rendered.encode())
+
+
+def test_a_random_model_writes_what_a_grammar_says(responses: Any) -> None:
+    rules = {"type": "grammar", "syntax": "regex", "definition": "[ab]{3}/[0-9]{2}"}
+    tool = {"type": "custom", "name": "pick", "format": rules}
+    chosen = {"type": "custom", "name": "pick"}
+    [call] = responses.create(model="tiny", input="Pick.", tools=[tool], tool_choice=chosen).output
+    assert call.type == "custom_tool_call"
+    assert re.fullmatch("[ab]{3}/[0-9]{2}", call.input)
 
 
 class Verdict(BaseModel):
