@@ -97,6 +97,7 @@ PURE = {
     "worker/generation/constraints/call_grammars.py": {"ast", "fractions", "urllib"},
     "worker/generation/constraints/calls.py": {"fractions", "urllib"},
     "worker/generation/constraints/lark.py": set[str](),
+    "worker/generation/constraints/lark_pattern.py": set[str](),
     "worker/generation/constraints/keywords.py": {"fractions", "urllib"},
 }
 PURE_STDLIB = {

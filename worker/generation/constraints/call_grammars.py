@@ -43,7 +43,7 @@ class UnboundError(Exception):
 @dataclass(slots=True, frozen=True)
 class BoundTool:
     """A function and how its calls are bound. arguments: their schema. is_strict: it is enforced, else any object will
-    do. pattern: of the text `input`, where it must follow one; grammar: Lark, where there is no such pattern."""
+    do. pattern: of the text `input`, where it must follow one; grammar: Lark, where no pattern has all of its texts."""
 
     name: str
     arguments: Schema
@@ -75,7 +75,7 @@ def check_bound(shape: Shape, tool: BoundTool, literal: Literal) -> None:
     """Raises UnboundError where this form cannot bind the calls of this tool."""
     if isinstance(shape, QuotedCalls) and tool.pattern is None:
         raise UnboundError("only a text with a pattern is bound between quotes")
-    if not isinstance(shape, TaggedCalls) and tool.grammar is not None:
+    if not isinstance(shape, TaggedCalls) and tool.grammar is not None and tool.pattern is None:
         raise UnboundError("a text in JSON must have a pattern")
     if isinstance(shape, TaggedCalls):
         _tagged(shape, [tool], literal)
@@ -172,10 +172,10 @@ class _Tags:
 
     def call(self, number: int, tool: BoundTool) -> str:
         """A call of this tool, as a sequence of a rule."""
-        if tool.pattern is not None:
-            arguments = self._text(f"{number}", INPUT, f"/{tool.pattern}/")
-        elif tool.grammar is not None:
+        if tool.grammar is not None:
             arguments = self._nested(f"{number}", tool.grammar)
+        elif tool.pattern is not None:
+            arguments = self._text(f"{number}", INPUT, f"/{tool.pattern}/")
         elif tool.is_strict:
             arguments = self._arguments(number, tool.arguments)
         else:

@@ -7,7 +7,8 @@ from broker.wire.failure import invalid
 from broker.wire.work import Generate
 from worker.generation.constraints import keywords
 from worker.generation.constraints.bounds import Schema, check_grammar
-from worker.generation.constraints.lark import NotRegularError, regex_of
+from worker.generation.constraints.lark import NotRegularError
+from worker.generation.constraints.lark_pattern import LEVELS, expression_of
 from worker.generation.constraints.native import UnreadableError, check_grammar_readable, check_readable
 
 # Of one request. Each grammar takes up to a tenth of a second.
@@ -17,10 +18,11 @@ _MAX_GRAMMARS = 32
 
 @dataclass(slots=True, frozen=True)
 class Input:
-    """The grammar of a text, and the one pattern for the same texts, None where there is none."""
+    """The grammar of a text, and one pattern for its texts, None where there is none. is_whole: for all of them."""
 
     grammar: str
     pattern: str | None
+    is_whole: bool = True
 
     @property
     def schema(self) -> Schema:
@@ -49,15 +51,19 @@ def read_input(request: Generate, position: int) -> Input | None:
         check_grammar_readable(grammar)
     except UnreadableError as error:
         raise invalid(f"{field}: {error}", field) from error
-    return Input(grammar, _pattern_of(grammar))
+    return _with_pattern(grammar)
 
 
 # Agents send the same tools with every request.
 @lru_cache(maxsize=32)
-def _pattern_of(grammar: str) -> str | None:
-    try:
-        found = Input(grammar, regex_of(grammar))
-        check_readable(found.schema)
-    except (NotRegularError, UnreadableError):
-        return None
-    return found.pattern
+def _with_pattern(grammar: str) -> Input:
+    """With the pattern that has most levels of what contains itself, and can still be read."""
+    for levels in LEVELS:
+        try:
+            found = expression_of(grammar, levels)
+            given = Input(grammar, found.text, found.is_whole)
+            check_readable(given.schema)
+        except (NotRegularError, UnreadableError):
+            continue
+        return given
+    return Input(grammar, None)

@@ -1,16 +1,12 @@
-"""A Lark grammar, as llguidance reads it, to one regular expression for the same texts, where there is one.
+"""Lark grammars, as llguidance reads them, to rules whose terminals are regular expressions. Pure.
 
-A text inside a JSON string, or between tags, is then one terminal, and llguidance's own quoting of terminals applies.
-Rules that contain themselves have no such expression, except at their beginning or their end alone, which repeats
-them. llguidance has read the grammar before: mistakes are not looked for here. Pure.
+llguidance has read the grammar before: mistakes are not looked for here.
 """
 
 import json
 import re
 from dataclasses import dataclass, field
 
-# Of an expression: rules that are used often are written often.
-_MAX_CHARACTERS = 100_000
 _MAX_DEPTH = 100
 
 _LEXEME = re.compile(
@@ -65,44 +61,57 @@ _COMMON = {
 
 
 class NotRegularError(Exception):
-    """The grammar has no regular expression, or none that is found here; the text says why."""
+    """The grammar has something that no regular expression has; the text says why."""
 
 
 @dataclass(slots=True, frozen=True)
-class _Pattern:
+class Pattern:
+    """A terminal: a regular expression in Rust's syntax, with each slash escaped."""
+
     text: str
 
 
 @dataclass(slots=True, frozen=True)
-class _Name:
+class Name:
+    """Another rule or terminal."""
+
     text: str
 
 
 @dataclass(slots=True, frozen=True)
-class _Repeated:
-    part: "_Part"
+class Repeated:
+    """times: as expressions have it."""
+
+    part: "Part"
     times: str
 
 
 @dataclass(slots=True, frozen=True)
-class _Choice:
+class Choice:
     """Alternatives, each a sequence of parts."""
 
-    of: tuple[tuple["_Part", ...], ...]
+    of: tuple[tuple["Part", ...], ...]
 
 
-_Part = _Pattern | _Name | _Repeated | _Choice
+Part = Pattern | Name | Repeated | Choice
 
 
 @dataclass(slots=True)
-class _Grammar:
-    rules: dict[str, _Choice] = field(default_factory=dict)
-    ignored: list[_Choice] = field(default_factory=list)
+class LarkGrammar:
+    """ignored: what may stand between terminals."""
+
+    rules: dict[str, Choice] = field(default_factory=dict)
+    ignored: list[Choice] = field(default_factory=list)
 
 
-def regex_of(grammar: str) -> str:
-    """An expression in Rust's syntax, with each slash escaped, for all texts of the grammar. Raises NotRegularError."""
-    return _PatternWriter(_LarkReader(grammar).read()).write("start")
+def read_lark(grammar: str) -> LarkGrammar:
+    """Raises NotRegularError."""
+    return _LarkReader(grammar).read()
+
+
+def is_terminal(name: str) -> bool:
+    """Whether this is the name of a terminal: what the grammar ignores does not stand inside."""
+    return name.lstrip("_")[:1].isupper()
 
 
 def escaped(text: str) -> str:
@@ -124,8 +133,8 @@ class _LarkReader:
         self._at = 0
         self._depth = 0
 
-    def read(self) -> _Grammar:
-        grammar = _Grammar()
+    def read(self) -> LarkGrammar:
+        grammar = LarkGrammar()
         while self._at < len(self._lexemes):
             if self._take("newline") is not None:
                 continue
@@ -141,7 +150,7 @@ class _LarkReader:
             grammar.rules[name.lstrip("!?")] = self._choice()
         return grammar
 
-    def _statement(self, keyword: str, grammar: _Grammar) -> None:
+    def _statement(self, keyword: str, grammar: LarkGrammar) -> None:
         if keyword == "%ignore":
             grammar.ignored.append(self._choice())
         elif keyword == "%import":
@@ -149,7 +158,7 @@ class _LarkReader:
         else:
             raise NotRegularError(f"it has {keyword}")
 
-    def _import(self, grammar: _Grammar) -> None:
+    def _import(self, grammar: LarkGrammar) -> None:
         """`common.NAME`, `common.NAME -> OTHER`, `common (NAME, ...)`."""
         words = []
         while self._at < len(self._lexemes) and self._lexemes[self._at][0] != "newline":
@@ -160,9 +169,9 @@ class _LarkReader:
         for name in names[:1] if renamed else names:
             if name not in _COMMON:
                 raise NotRegularError(f"{name} is not in common")
-            grammar.rules[names[-1] if renamed else name] = _Choice(((_Pattern(_COMMON[name]),),))
+            grammar.rules[names[-1] if renamed else name] = Choice(((Pattern(_COMMON[name]),),))
 
-    def _choice(self) -> _Choice:
+    def _choice(self) -> Choice:
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             raise NotRegularError("it nests too deeply")
@@ -170,7 +179,7 @@ class _LarkReader:
         while self._take_bar():
             choices.append(self._sequence())
         self._depth -= 1
-        return _Choice(tuple(choices))
+        return Choice(tuple(choices))
 
     def _take_bar(self) -> bool:
         """A bar, which may stand on the next line."""
@@ -182,7 +191,7 @@ class _LarkReader:
         self._at = begin
         return False
 
-    def _sequence(self) -> tuple[_Part, ...]:
+    def _sequence(self) -> tuple[Part, ...]:
         parts = []
         while (part := self._part()) is not None:
             parts.append(part)
@@ -190,18 +199,18 @@ class _LarkReader:
             self._at += 2
         return tuple(parts)
 
-    def _part(self) -> _Part | None:
-        part: _Part
+    def _part(self) -> Part | None:
+        part: Part
         if (string := self._take("string")) is not None:
-            part = _Pattern(self._range(string) if self._is("..") else escaped(string))
+            part = Pattern(self._range(string) if self._is("..") else escaped(string))
         elif (pattern := self._take("pattern")) is not None:
-            part = _Pattern(pattern)
+            part = Pattern(pattern)
         elif (name := self._take("name")) is not None:
-            part = _Name(name)
+            part = Name(name)
         elif self._is("("):
             part = self._group(")")
         elif self._is("["):
-            part = _Repeated(self._group("]"), "?")
+            part = Repeated(self._group("]"), "?")
         elif self._at == len(self._lexemes) or self._is("|", ")", "]", "->") or self._lexemes[self._at][0] == "newline":
             return None
         else:
@@ -215,7 +224,7 @@ class _LarkReader:
             raise NotRegularError("a range must be of two characters")
         return f"[{escaped(first)}-{escaped(last)}]"
 
-    def _group(self, end: str) -> _Choice:
+    def _group(self, end: str) -> Choice:
         self._at += 1
         inner = self._choice()
         if not self._is(end):
@@ -223,17 +232,17 @@ class _LarkReader:
         self._at += 1
         return inner
 
-    def _repeated(self, part: _Part) -> _Part:
+    def _repeated(self, part: Part) -> Part:
         if self._is("*", "+", "?"):
             self._at += 1
-            return _Repeated(part, self._lexemes[self._at - 1][1])
+            return Repeated(part, self._lexemes[self._at - 1][1])
         if self._is("~"):  # `~n` and `~n..m`
             self._at += 1
             least = most = self._number()
             if self._is(".."):
                 self._at += 1
                 most = self._number()
-            return _Repeated(part, f"{{{least},{most}}}")
+            return Repeated(part, f"{{{least},{most}}}")
         if self._is("{"):
             times = ""
             while not self._is("}"):
@@ -242,7 +251,7 @@ class _LarkReader:
                     raise NotRegularError("} is missing")
                 times += self._lexemes[self._at][1]
             self._at += 1
-            return _Repeated(part, "{" + ("0" if times.startswith(",") else "") + times)
+            return Repeated(part, "{" + ("0" if times.startswith(",") else "") + times)
         return part
 
     def _number(self) -> str:
@@ -292,69 +301,3 @@ def _unquoted(string: str) -> str:
     except ValueError:
         raise NotRegularError("a string has an escape that JSON does not have") from None
     return text
-
-
-class _PatternWriter:
-    """Mutable state: the expressions of rules that have been written, and the rules inside which it is."""
-
-    def __init__(self, grammar: _Grammar) -> None:
-        self._rules = grammar.rules
-        self._known: dict[str, str] = {}
-        self._inside: list[str] = []
-        self._depth = 0
-        self._skipped = ""
-        self._skipped = "".join(f"(?:{self._choice(one, in_rule=False)})*" for one in grammar.ignored)
-
-    def write(self, name: str) -> str:
-        """The expression of a rule or terminal."""
-        if name in self._known:
-            return self._known[name]
-        if name not in self._rules:
-            raise NotRegularError(f"there is no rule {name}")
-        if name in self._inside:
-            raise NotRegularError(f"the rule {name} contains itself")
-        self._inside.append(name)
-        in_rule = not name.lstrip("_")[:1].isupper()
-        self._known[name] = self._repetition(name, self._rules[name].of, in_rule=in_rule)
-        self._inside.pop()
-        return self._known[name]
-
-    def _repetition(self, name: str, choices: tuple[tuple[_Part, ...], ...], *, in_rule: bool) -> str:
-        """A rule that contains itself only at the beginning, or only at the end, repeats what else it has there."""
-        itself = _Name(name)
-        before = tuple(choice[1:] for choice in choices if choice[:1] == (itself,))
-        after = tuple(choice[:-1] for choice in choices if choice[-1:] == (itself,))
-        if not before and not after:
-            return self._choice(_Choice(choices), in_rule=in_rule)
-        if before and after:
-            raise NotRegularError(f"the rule {name} contains itself")
-        rest = tuple(choice for choice in choices if itself not in (choice[:1] + choice[-1:]))
-        once = self._choice(_Choice(rest), in_rule=in_rule)
-        again = self._choice(_Choice(before or after), in_rule=in_rule)
-        return self._checked(f"(?:{once})(?:{again})*" if before else f"(?:{again})*(?:{once})")
-
-    def _choice(self, choice: _Choice, *, in_rule: bool) -> str:
-        self._depth += 1
-        if self._depth > _MAX_DEPTH:
-            raise NotRegularError("it nests too deeply")
-        written = ["".join(self._part(part, in_rule=in_rule) for part in one) for one in choice.of]
-        self._depth -= 1
-        return self._checked("|".join(written))
-
-    def _part(self, part: _Part, *, in_rule: bool) -> str:
-        """in_rule: what the grammar ignores may follow each terminal."""
-        match part:
-            case _Choice():
-                return f"(?:{self._choice(part, in_rule=in_rule)})"
-            case _Repeated(inner, times):
-                return self._checked(f"(?:{self._part(inner, in_rule=in_rule)}){times}")
-            case _Name(name):
-                written, is_terminal = self.write(name), name.lstrip("_")[:1].isupper()
-            case _:
-                written, is_terminal = part.text, True
-        return f"(?:{written})" + (self._skipped if in_rule and is_terminal and written else "")
-
-    def _checked(self, written: str) -> str:
-        if len(written) > _MAX_CHARACTERS:
-            raise NotRegularError("its expression is too large")
-        return written

@@ -16,12 +16,12 @@ from worker.generation.calls.harmony import read_message
 from worker.generation.calls.shapes import SHAPES, TaggedCalls
 from worker.generation.constraints.call_grammars import BoundTool, UnboundError, calls_grammar, check_bound
 from worker.generation.constraints.inputs import Input
-from worker.generation.constraints.lark import regex_of
+from worker.generation.constraints.lark_pattern import expression_of
 
 SPECIAL = ("[ARGS]", "[TOOL_CALLS]", "[CALL_ID]", "<|message|>", "<|channel|>", "<|constrain|>", "<|tool_call_end|>")
 GUIDE = Guide("</tool_call>", "<tool_call>", special=SPECIAL)
 
-PATTERN = regex_of(GRAMMAR)
+PATTERN = expression_of(GRAMMAR).text
 SUM = 'start: sum\nsum: part ("+" part)*\npart: /[0-9]+/ | "(" sum ")"'
 PARAMETERS: dict[str, Any] = {
     "type": "object",

@@ -4,10 +4,12 @@ import time
 
 import pytest
 
+from broker.wire.work import Generate
 from tests.worker.generation.constraints.guides import Guide, quoted
 from tests.worker.generation.constraints.patches import GRAMMAR, NO_PATCHES, PATCH
-from worker.generation.constraints.inputs import Input
-from worker.generation.constraints.lark import NotRegularError, escaped, regex_of
+from worker.generation.constraints.inputs import Input, read_input
+from worker.generation.constraints.lark import NotRegularError, escaped
+from worker.generation.constraints.lark_pattern import expression_of
 
 GUIDE = Guide()
 
@@ -44,7 +46,7 @@ def test_the_expression_has_the_texts_of_the_grammar(
     grammar: str, texts: tuple[str, ...], others: tuple[str, ...]
 ) -> None:
     itself = GUIDE.lark(grammar)
-    pattern = regex_of(grammar)
+    pattern = expression_of(grammar).text
     alone, in_json = GUIDE.lark(f"start: /{pattern}/"), GUIDE.schema(Input(grammar, pattern).schema)
     for text in (*texts, *others):
         wanted = text in texts
@@ -55,7 +57,7 @@ def test_the_expression_has_the_texts_of_the_grammar(
 
 
 def test_a_patch_in_json_follows_its_grammar() -> None:
-    pattern = regex_of(GRAMMAR)
+    pattern = expression_of(GRAMMAR).text
     itself, in_json = GUIDE.lark(GRAMMAR), GUIDE.schema(Input(GRAMMAR, pattern).schema)
     for text in (PATCH, PATCH + "\n", *NO_PATCHES):
         wanted = text not in NO_PATCHES
@@ -66,9 +68,7 @@ def test_a_patch_in_json_follows_its_grammar() -> None:
 @pytest.mark.parametrize(
     "grammar",
     [
-        'start: sum\nsum: part ("+" part)*\npart: /[0-9]+/ | "(" sum ")"',
-        'start: "a" start "b" | "c"',
-        'start: start "a" | "b" start | "c"',
+        'start: "(" start ")"',
         "start: <|end|>",
         'start: %json {"type": "object"}',
         'start: %regex {"substring_chars": "ab"}',
@@ -83,7 +83,39 @@ def test_a_patch_in_json_follows_its_grammar() -> None:
 )
 def test_what_has_no_expression_says_so(grammar: str) -> None:
     with pytest.raises(NotRegularError, match=r"."):
-        regex_of(grammar)
+        expression_of(grammar)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "texts", "deep", "others"),
+    [
+        (
+            'start: sum\nsum: part ("+" part)*\npart: /[0-9]+/ | "(" sum ")"',
+            ("1", "12+3", "(1+(2+3))+4", "((1))"),
+            "(" * 30 + "1" + ")" * 30,
+            ("", "(1", "1)", "1+", "()"),
+        ),
+        ('start: "a" start "b" | "c"', ("c", "acb", "aacbb"), "a" * 30 + "c" + "b" * 30, ("", "ac", "acbb")),
+        ('start: start "a" | "b" start | "c"', ("c", "ca", "bc", "bca", "bbcaa"), "b" * 30 + "c", ("", "ab", "cb")),
+        (
+            'start: value\nvalue: "[" [value ("," value)*] "]" | /"[^"]*"/\n%ignore / +/',
+            ('"x"', '[ "x" , [] ]', '[["é\\"]]'),
+            "[" * 30 + "]" * 30,
+            ("", "[", '["x",]', "[x]"),
+        ),
+    ],
+)
+def test_what_contains_itself_is_written_out_some_levels_deep(
+    grammar: str, texts: tuple[str, ...], deep: str, others: tuple[str, ...]
+) -> None:
+    tool = {"type": "function", "function": {"name": "note"}}
+    given = read_input(Generate(messages=[], tools=[tool], input_grammars={"note": grammar}), 0)
+    assert given is not None
+    assert not given.is_whole
+    itself, in_json = GUIDE.lark(grammar), GUIDE.schema(given.schema)
+    for text in (*texts, *others, deep):
+        assert GUIDE.takes(itself, text) is (text not in others), text
+        assert GUIDE.takes(in_json, f'{{"input": {quoted(text)}}}') is (text in texts), text
 
 
 def test_an_expression_has_a_bounded_size_and_depth() -> None:
@@ -91,10 +123,15 @@ def test_an_expression_has_a_bounded_size_and_depth() -> None:
     nested = "start: " + "(" * 2000 + '"a"' + ")" * 2000
     chain = "start: r0\n" + "\n".join(f"r{n}: r{n + 1}" for n in range(450)) + '\nr450: "a"'
     began = time.monotonic()
-    for grammar in (f'start: r0\n{doubled}\nr40: "a"', nested, chain):
+    circles = "start: r0\n" + "\n".join(
+        f'r{n}: "a" r{(n + 1) % 450} "b" r{(n * 7) % 450} "c" | "d"' for n in range(450)
+    )
+    for grammar in (f'start: r0\n{doubled}\nr40: "a"', nested, chain, circles):
         with pytest.raises(NotRegularError, match=r"too (large|deeply)"):
-            regex_of(grammar)
-    assert time.monotonic() - began < 2
+            expression_of(grammar)
+    tool = {"type": "function", "function": {"name": "note"}}
+    read_input(Generate(messages=[], tools=[tool], input_grammars={"note": circles}), 0)
+    assert time.monotonic() - began < 3
 
 
 def test_a_text_alone_is_escaped() -> None:
