@@ -87,21 +87,21 @@ class Repeated:
 
 
 @dataclass(slots=True, frozen=True)
-class Choice:
+class Alternatives:
     """Alternatives, each a sequence of parts."""
 
     of: tuple[tuple["Part", ...], ...]
 
 
-Part = Pattern | Name | Repeated | Choice
+Part = Pattern | Name | Repeated | Alternatives
 
 
 @dataclass(slots=True)
 class LarkGrammar:
     """ignored: what may stand between terminals."""
 
-    rules: dict[str, Choice] = field(default_factory=dict)
-    ignored: list[Choice] = field(default_factory=list)
+    rules: dict[str, Alternatives] = field(default_factory=dict)
+    ignored: list[Alternatives] = field(default_factory=list)
 
 
 def read_lark(grammar: str) -> LarkGrammar:
@@ -169,9 +169,9 @@ class _LarkReader:
         for name in names[:1] if renamed else names:
             if name not in _COMMON:
                 raise NotRegularError(f"{name} is not in common")
-            grammar.rules[names[-1] if renamed else name] = Choice(((Pattern(_COMMON[name]),),))
+            grammar.rules[names[-1] if renamed else name] = Alternatives(((Pattern(_COMMON[name]),),))
 
-    def _choice(self) -> Choice:
+    def _choice(self) -> Alternatives:
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             raise NotRegularError("it nests too deeply")
@@ -179,7 +179,7 @@ class _LarkReader:
         while self._take_bar():
             choices.append(self._sequence())
         self._depth -= 1
-        return Choice(tuple(choices))
+        return Alternatives(tuple(choices))
 
     def _take_bar(self) -> bool:
         """A bar, which may stand on the next line."""
@@ -224,7 +224,7 @@ class _LarkReader:
             raise NotRegularError("a range must be of two characters")
         return f"[{escaped(first)}-{escaped(last)}]"
 
-    def _group(self, end: str) -> Choice:
+    def _group(self, end: str) -> Alternatives:
         self._at += 1
         inner = self._choice()
         if not self._is(end):

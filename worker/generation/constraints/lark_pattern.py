@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from worker.generation.constraints.lark import (
-    Choice,
+    Alternatives,
     LarkGrammar,
     Name,
     NotRegularError,
@@ -50,8 +50,8 @@ class _Rule:
     """once: what it is without itself; again: what may follow that, or, where `leads`, precede it, any number of
     times."""
 
-    once: Choice
-    again: Choice | None = None
+    once: Alternatives
+    again: Alternatives | None = None
     leads: bool = False
 
     @property
@@ -98,7 +98,7 @@ class _PatternWriter:
             return once
         return self._checked(f"(?:{again})*(?:{once})" if rule.leads else f"(?:{once})(?:{again})*")
 
-    def _choice(self, choice: Choice, place: _Place) -> str | None:
+    def _choice(self, choice: Alternatives, place: _Place) -> str | None:
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             raise NotRegularError("it nests too deeply")
@@ -118,7 +118,7 @@ class _PatternWriter:
 
     def _part(self, part: Part, place: _Place) -> str | None:
         match part:
-            case Choice():
+            case Alternatives():
                 inner = self._choice(part, place)
                 return None if inner is None else f"(?:{inner})"
             case Repeated(repeated, times):
@@ -154,15 +154,17 @@ class _PatternWriter:
         return written
 
 
-def _rule(name: str, choice: Choice) -> _Rule:
+def _rule(name: str, choice: Alternatives) -> _Rule:
     """A rule that contains itself at the beginning, or at the end, as repetition."""
     itself = Name(name)
     before = tuple(one[1:] for one in choice.of if one[:1] == (itself,))
     after = tuple(one[:-1] for one in choice.of if one[-1:] == (itself,))
     if before:
-        return _Rule(Choice(tuple(one for one in choice.of if one[:1] != (itself,))), Choice(before))
+        return _Rule(Alternatives(tuple(one for one in choice.of if one[:1] != (itself,))), Alternatives(before))
     if after:
-        return _Rule(Choice(tuple(one for one in choice.of if one[-1:] != (itself,))), Choice(after), leads=True)
+        return _Rule(
+            Alternatives(tuple(one for one in choice.of if one[-1:] != (itself,))), Alternatives(after), leads=True
+        )
     return _Rule(choice)
 
 
@@ -172,7 +174,7 @@ def _names(part: Part) -> Iterable[str]:
             yield name
         case Repeated(inner, _):
             yield from _names(inner)
-        case Choice(of):
+        case Alternatives(of):
             for one in of:
                 for inner in one:
                     yield from _names(inner)

@@ -8,7 +8,7 @@ import pytest
 
 from broker.wire.failure import FailureError
 from broker.wire.work import Generate
-from tests.worker.engine_runs import run, without_count
+from tests.worker.engine_runs import answer, run, without_count
 from tests.worker.generation.constraints.guides import Guide, quoted
 from tests.worker.generation.constraints.patches import GRAMMAR, NO_PATCHES, PATCH
 from tests.worker.generation.scripted import THINK_TEMPLATE, TIME, USER, WEATHER, parts, scripted
@@ -42,11 +42,15 @@ def test_a_call_that_follows_its_schema_is_what_the_model_says(tmp_path: Path) -
 def test_a_call_that_does_not_is_led_back(tmp_path: Path) -> None:
     engine = scripted(tmp_path, "Sure", *WRONG)
     assert parts(engine, tools=[WEATHER])["tool_calls"] == [("weather", {"city": "Oslo"})]
-    for more in ({}, {"tools": [TIME, STRICT]}, {"one_call": True}):
-        got = parts(engine, **{"tools": [STRICT], **more})
+    for tools in ([STRICT], [TIME, STRICT]):
+        got = parts(engine, tools=tools)
         [(name, arguments)] = got["tool_calls"]
         assert (name, arguments["city"] in {"Paris", "Rome"}) == ("weather", True)
         assert (got["text"], got["finish_reason"]) == ("Sure", "tool_calls")
+    for stream in (False, True):
+        got = answer(engine, messages=[USER], tools=[STRICT], one_call=True, stream=stream, temperature=0.0)
+        [call] = got["tool_calls"]
+        assert json.loads(call["arguments"])["city"] in {"Paris", "Rome"}
 
 
 def test_an_input_follows_its_grammar(tmp_path: Path) -> None:
