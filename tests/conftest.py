@@ -82,6 +82,28 @@ def service(make_service: Callable[..., Service]) -> Service:
     return make_service(models={"echo": ECHO, "bad": MISBEHAVING})
 
 
+@pytest.fixture(scope="session")
+def _kept(models_dir: Path) -> Iterator[Service]:
+    service = Service(models_dir, {"models": {"echo": ECHO, "bad": MISBEHAVING}})
+    try:
+        yield service.start()
+    finally:
+        service.stop()
+
+
+@pytest.fixture
+def shared(_kept: Service) -> Iterator[Service]:
+    """The same settings as of `service`, kept for all tests that do no harm to broker and gateway and do not mind which
+    models are loaded. They leave it idle and without pins."""
+    yield _kept
+    wait_until(
+        lambda: not any(model["in_flight"] or model["queued"] for model in _kept.status()["models"]), what="idle"
+    )
+    for model in _kept.status()["models"]:
+        if model["preloaded"]:
+            _kept.client.post(f"/admin/models/unpin/{model['model_id']}").raise_for_status()
+
+
 @pytest.fixture
 def gateway_url(service: Service) -> str:
     return service.url

@@ -110,7 +110,8 @@ class Service:
         self.client = httpx.Client(base_url=self.url, timeout=60.0)
 
     def start(self) -> "Service":
-        self.start_broker()
+        """Both at once, as honcho does."""
+        self.broker = self._spawn("broker")
         self.start_gateway()
         return self
 

@@ -5,6 +5,7 @@ packing.py turns messages into bytes.
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import MISSING, fields
 from enum import StrEnum
 from types import UnionType
@@ -29,6 +30,17 @@ def to_map(body: Body) -> dict[str, Any]:
     return {f.name: getattr(body, f.name) for f in fields(body)}  # type: ignore[arg-type]  # every Body is a dataclass
 
 
+def stated(body: Body, without: Collection[str] = ()) -> dict[str, Any]:
+    """The fields of a message as a map that `from_map` reads: those that are not at their default. without: fields that
+    are left out in any case."""
+    cls = type(body)
+    defaults = _DEFAULTS.get(cls) or _defaults(cls)
+    values = {name: value for name, default in defaults if (value := getattr(body, name)) != default}
+    for name in without:
+        values.pop(name, None)
+    return values
+
+
 def from_map(cls: type[T], values: dict[str, Any]) -> T:
     """`values` as a `cls`, checked. Raises ProtocolError naming the field at fault."""
     known, enums, required = _SHAPES.get(cls) or _shape(cls)
@@ -50,6 +62,17 @@ def from_map(cls: type[T], values: dict[str, Any]) -> T:
             except ValueError:
                 raise ProtocolError(f"{cls.__name__}.{name} is {values[name]!r:.80}") from None
     return cls(**values)
+
+
+# Name and default of each field; MISSING, which equals nothing else, where there is none.
+_Defaults = tuple[tuple[str, Any], ...]
+_DEFAULTS: dict[type[Body], _Defaults] = {}  # filled as classes are met
+
+
+def _defaults(cls: type[Any]) -> _Defaults:
+    defaults = tuple((f.name, f.default if f.default_factory is MISSING else f.default_factory()) for f in fields(cls))
+    _DEFAULTS[cls] = defaults
+    return defaults
 
 
 # Of each field the classes it admits; the enumerations among the fields; the fields that must be there.

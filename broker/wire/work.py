@@ -6,7 +6,7 @@ from typing import Any
 from broker.wire.body import Body
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)  # not frozen: one per request, and freezing so many fields takes four times as long
 class Generate(Body):
     """The payload of a REQUEST to a text model, with the task generate or count.
 

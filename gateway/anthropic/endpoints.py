@@ -5,6 +5,7 @@ from starlette.responses import Response
 
 from gateway.anthropic.answers import AnthropicMessageAnswer, CountAnswer
 from gateway.anthropic.dialect import ANTHROPIC
+from gateway.anthropic.lists import LISTS
 from gateway.anthropic.requests import MessagesRequest, parse
 from gateway.anthropic.text import MessageText
 from gateway.http.body import read_body
@@ -25,6 +26,7 @@ async def count_tokens(request: Request[AppState]) -> Response:
 
 
 ENDPOINTS = (
+    *LISTS,
     Endpoint(
         method="POST",
         path="/v1/messages",

@@ -86,7 +86,7 @@ def count(model: str, unit: Generate) -> Ask[Counted]:
 def _generation(model: str, unit: Generate, keep_alive: float | None) -> InferenceRequest:
     try:
         # The choices of one request differ in their seed alone, and are taken in alike.
-        origin = _origin(pack(replace(unit, seed=None, stream=False)))
+        origin = _origin(pack(unit, without=("seed", "stream")))
         return InferenceRequest(model, pack(unit), Task.GENERATE, origin, keep_alive)
     except ValueError:  # a dialect may add a level to what could just be read
         raise invalid("the body is nested too deeply") from None

@@ -67,19 +67,20 @@ class Aliases:
         self._patterns = [
             (_regex(alias.name), alias) for alias in sorted(patterns, key=lambda alias: _wildness(alias.name))
         ]
-        self._folded = {folded(name): alias for name, alias in reversed(self.named.items())}
+        names = list(reversed(self.named.items()))  # of equal ones the first stays
+        self._bare = {spellings(name)[-1]: alias for name, alias in names}
+        self._folded = {folded(name): alias for name, alias in reversed(self._bare.items())}
 
     def exactly(self, name: str) -> Alias | None:
         """The alias that has this name."""
-        return next((self.named[one] for one in spellings(name) if one in self.named), None)
+        return self.named.get(name) or self._bare.get(spellings(name)[-1])
 
     def loosely(self, name: str) -> Alias | None:
         """The alias that means this name, where no alias or model has it: in another case, or as a pattern."""
-        for one in spellings(name):
-            if (alias := self._folded.get(folded(one))) is not None:
-                return alias
         if len(name) > LONGEST:
             return None
+        if (alias := self._folded.get(folded(spellings(name)[-1]))) is not None:
+            return alias
         fitting = (alias for one in spellings(name) for regex, alias in self._patterns if regex.fullmatch(one))
         return next(fitting, None)
 

@@ -170,51 +170,51 @@ def test_failures_carry_a_detail(make_service: Callable[..., Service]) -> None:
     assert service.model("echo")["state"] == "ready"
 
 
-def test_unload_drains_or_forces(service: Service) -> None:
-    service.load("bad")
-    pid = service.model("bad")["pid"]
-    with service.stream("bad", "slow", max_tokens=2000) as stream:
+def test_unload_drains_or_forces(shared: Service) -> None:
+    shared.load("bad")
+    pid = shared.model("bad")["pid"]
+    with shared.stream("bad", "slow", max_tokens=2000) as stream:
         stream.next_text()
-        refused = service.unload("bad", timeout=0.1)
+        refused = shared.unload("bad", timeout=0.1)
         assert refused.status_code == 409
         assert "1 requests" in refused.json()["detail"]
-        assert service.model("bad")["preloaded"] is True
+        assert shared.model("bad")["preloaded"] is True
         stream.next_text()
-        assert service.unload("bad", timeout=0.1, force="true").status_code == 200
+        assert shared.unload("bad", timeout=0.1, force="true").status_code == 200
         assert not psutil.pid_exists(pid)
         stream.finish()
     assert stream.done
     assert stream.error is not None
     assert stream.error["code"] == "worker_died"
 
-    service.load("bad")
-    with service.stream("bad", "slow", max_tokens=10) as stream:
+    shared.load("bad")
+    with shared.stream("bad", "slow", max_tokens=10) as stream:
         stream.next_text()
-        assert service.unload("bad").status_code == 200  # waits for the stream
+        assert shared.unload("bad").status_code == 200  # waits for the stream
         stream.finish()
     assert stream.finish_reason == "length"
-    assert service.model("bad")["preloaded"] is False
+    assert shared.model("bad")["preloaded"] is False
 
 
-def test_kill_and_unpin(service: Service) -> None:
-    service.load("echo")
-    unpinned = service.client.post("/admin/models/unpin/echo")
+def test_kill_and_unpin(shared: Service) -> None:
+    shared.load("echo")
+    unpinned = shared.client.post("/admin/models/unpin/echo")
     assert unpinned.json() == {"status": "unpinned", "model_id": "echo"}
-    entry = service.model("echo")
+    entry = shared.model("echo")
     assert (entry["state"], entry["preloaded"]) == ("ready", False)
-    assert service.client.post("/admin/models/unpin/echo").status_code == 404
+    assert shared.client.post("/admin/models/unpin/echo").status_code == 404
 
-    killed = service.kill("echo")
+    killed = shared.kill("echo")
     assert killed.json() == {"status": "killed", "model_id": "echo", "pid": entry["pid"]}
     assert not psutil.pid_exists(entry["pid"])
-    dead = service.model("echo")
+    dead = shared.model("echo")
     assert dead["state"] == "unloaded"
     assert dead["last_exit"]["signal"] == "SIGKILL"
-    assert service.kill("echo").status_code == 404
+    assert shared.kill("echo").status_code == 404
 
-    service.load("bad")
-    first = service.kill("bad").json()["pid"]
-    assert service.wait_state("bad", "ready")["pid"] != first  # a pinned model comes back by itself
+    shared.load("bad")
+    first = shared.kill("bad").json()["pid"]
+    assert shared.wait_state("bad", "ready")["pid"] != first  # a pinned model comes back by itself
 
 
 def test_keys_guard_their_own_paths(make_service: Callable[..., Service]) -> None:
@@ -239,11 +239,11 @@ def test_keys_guard_their_own_paths(make_service: Callable[..., Service]) -> Non
     assert service.client.get("/v1/models").json()["error"]["code"] == "invalid_api_key"
 
 
-def test_a_page_of_another_site_cannot_administrate(service: Service) -> None:
-    service.load("tiny-a")
+def test_a_page_of_another_site_cannot_administrate(shared: Service) -> None:
+    shared.load("tiny-a")
     foreign = {"Origin": "https://elsewhere.example"}
-    refused = service.client.post("/admin/models/kill/tiny-a", headers=foreign)
+    refused = shared.client.post("/admin/models/kill/tiny-a", headers=foreign)
     assert refused.status_code == 403
-    assert service.model("tiny-a")["state"] == "ready"
-    own = service.client.post("/admin/models/unload/tiny-a", headers={"Origin": service.url})
+    assert shared.model("tiny-a")["state"] == "ready"
+    own = shared.client.post("/admin/models/unload/tiny-a", headers={"Origin": shared.url})
     assert own.status_code == 200

@@ -137,9 +137,9 @@ def as_it_is(service: Service, method: str, target: str) -> tuple[int, dict[str,
         connection.close()
 
 
-def test_wrong_requests_are_refused_by_field(service: Service) -> None:
+def test_wrong_requests_are_refused_by_field(shared: Service) -> None:
     def refusal(path: str, **request: Any) -> tuple[int, str, str | None]:
-        response = service.client.post(path, **request)
+        response = shared.client.post(path, **request)
         error = response.json()["error"]
         assert error["type"] == "invalid_request_error"
         assert error["message"]
@@ -147,7 +147,7 @@ def test_wrong_requests_are_refused_by_field(service: Service) -> None:
         return response.status_code, error["code"], error["param"]
 
     chat, completion = chat_body("tiny-a", "Hello"), {"model": "tiny-a", "prompt": "Hello"}
-    with healthy_stream(service, "tiny-a"):
+    with healthy_stream(shared, "tiny-a"):
         for fields, param in WRONG_CHATS:
             for stream in ({}, {"stream": True}):
                 status, code, named = refusal("/v1/chat/completions", json={**chat, **stream, **fields})
@@ -161,8 +161,8 @@ def test_wrong_requests_are_refused_by_field(service: Service) -> None:
         nested = json.dumps({**chat, "chat_template_kwargs": 0}).replace(": 0}", ": " + '{"a":' * 600 + "0" + "}" * 601)
         assert refusal("/v1/chat/completions", content=nested.encode())[0] == 400
         for path, status in (("/v1/chat/completions", 405), ("/v1/nothing", 404), ("/", 404)):
-            assert service.client.get(path).status_code == status
-            assert "error" in service.client.get(path).json()
+            assert shared.client.get(path).status_code == status
+            assert "error" in shared.client.get(path).json()
 
 
 def test_a_model_id_is_a_name(make_service: Callable[..., Service], models_dir: Path, tmp_path: Path) -> None:
@@ -312,13 +312,13 @@ def test_a_folder_with_an_undecodable_name_is_not_listed(make_service: Callable[
     assert [(model["id"], model["context_length"]) for model in listed] == [("good", 8192), ("odd", None)]
 
 
-def test_a_prompt_far_too_long_is_refused_before_tokenization(service: Service) -> None:
-    service.load("tiny-a")
-    pid = service.model("tiny-a")["pid"]
-    with service.stream("tiny-a", max_tokens=3000) as other:
+def test_a_prompt_far_too_long_is_refused_before_tokenization(shared: Service) -> None:
+    shared.load("tiny-a")
+    pid = shared.model("tiny-a")["pid"]
+    with shared.stream("tiny-a", max_tokens=3000) as other:
         other.next_text()
         began = time.monotonic()
-        with service.second_client() as client:
+        with shared.second_client() as client:
             body = {"model": "tiny-a", "prompt": "x" * 20_000_000, "max_tokens": 1}
             refused = client.post("/v1/completions", json=body)
         assert time.monotonic() - began < 25  # tokenizing it takes minutes
@@ -328,8 +328,8 @@ def test_a_prompt_far_too_long_is_refused_before_tokenization(service: Service) 
     assert refused.json()["error"]["param"] == "prompt"
     assert "20000000 characters" in refused.json()["error"]["message"]
     assert other.error is None
-    assert service.model("tiny-a")["pid"] == pid
-    many = service.client.post("/v1/chat/completions", json={"model": "tiny-a", "messages": [MESSAGE] * 5000})
+    assert shared.model("tiny-a")["pid"] == pid
+    many = shared.client.post("/v1/chat/completions", json={"model": "tiny-a", "messages": [MESSAGE] * 5000})
     assert many.status_code == 400
     assert many.json()["error"]["param"] == "messages"
 

@@ -34,18 +34,18 @@ def together(service: Service, requests: list[dict[str, Any]]) -> list[Stream]:
     return streams
 
 
-def test_eight_decode_together_with_the_same_answers_as_alone(service: Service) -> None:
+def test_eight_decode_together_with_the_same_answers_as_alone(shared: Service) -> None:
     greedy = [{"content": f"{number} " * (1 + number), "max_tokens": TOKENS} for number in range(STREAMS)]
-    text_of(service, content="warm up")
+    text_of(shared, content="warm up")
     started_at = time.monotonic()
-    alone = [text_of(service, **fields) for fields in greedy]
+    alone = [text_of(shared, **fields) for fields in greedy]
     one_by_one = time.monotonic() - started_at
     assert len(set(alone)) == STREAMS
 
     def share() -> float:
         """Share of the time that the requests take one by one; infinite if one ended before another began."""
         started_at = time.monotonic()
-        streams = together(service, greedy)
+        streams = together(shared, greedy)
         at_once = time.monotonic() - started_at
         assert [stream.text for stream in streams] == alone
         assert [stream.finish_reason for stream in streams] == ["length"] * STREAMS
@@ -56,20 +56,20 @@ def test_eight_decode_together_with_the_same_answers_as_alone(service: Service) 
 
     # Requests that join and leave a running batch do not change the other answers.
     lengths = [TOKENS, 1, 7, 50, 50, 120, 3, 200]
-    ragged = together(service, [fields | {"max_tokens": n} for fields, n in zip(greedy, lengths, strict=True)])
+    ragged = together(shared, [fields | {"max_tokens": n} for fields, n in zip(greedy, lengths, strict=True)])
     assert ragged[0].text == alone[0]
     for stream, whole in zip(ragged, alone, strict=True):
         # The limit can cut a character in half.
         assert whole.startswith(stream.text.rstrip("\ufffd"))
 
 
-def test_a_seed_gives_the_same_text_alone_and_in_a_batch(service: Service) -> None:
+def test_a_seed_gives_the_same_text_alone_and_in_a_batch(shared: Service) -> None:
     def drawn(seed: int) -> dict[str, Any]:
         return {"content": "Hello", "max_tokens": 100, "temperature": 0.9, "top_p": 0.95, "seed": seed}
 
-    alone = [text_of(service, **drawn(seed)) for seed in range(4)]
+    alone = [text_of(shared, **drawn(seed)) for seed in range(4)]
     assert len(set(alone)) == 4
-    assert [text_of(service, **drawn(seed)) for seed in range(4)] == alone
+    assert [text_of(shared, **drawn(seed)) for seed in range(4)] == alone
     company = [{"content": "Hi", "max_tokens": 150, "temperature": 1.0}, {"content": "Ho", "max_tokens": 80}]
-    streams = together(service, [*company, *(drawn(seed) for seed in range(4)), *company])
+    streams = together(shared, [*company, *(drawn(seed) for seed in range(4)), *company])
     assert [stream.text for stream in streams[2:6]] == alone

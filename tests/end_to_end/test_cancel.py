@@ -79,26 +79,26 @@ def test_a_client_that_waits_for_a_load_can_disconnect(make_service: Callable[..
     wait_for(service, "slow-load", state="ready", in_flight=0)  # it was not evicted
 
 
-def test_twenty_disconnect_at_once_and_one_streams_on(service: Service) -> None:
-    expected = service.chat("tiny-a", max_tokens=3000).json()["choices"][0]["message"]["content"]
+def test_twenty_disconnect_at_once_and_one_streams_on(shared: Service) -> None:
+    expected = shared.chat("tiny-a", max_tokens=3000).json()["choices"][0]["message"]["content"]
     survivors: list[Stream] = []
 
     def read() -> None:
-        with service.stream("tiny-a", max_tokens=3000) as stream:
+        with shared.stream("tiny-a", max_tokens=3000) as stream:
             survivors.append(stream)
             stream.finish()
 
     reader = threading.Thread(target=read)
     with contextlib.ExitStack() as twenty:
         for number in range(20):
-            twenty.enter_context(client(service, "tiny-a", max_tokens=8000, stream=number % 2 == 0))
+            twenty.enter_context(client(shared, "tiny-a", max_tokens=8000, stream=number % 2 == 0))
         reader.start()
-        wait_for(service, "tiny-a", in_flight=21)
-    wait_for(service, "tiny-a", 10.0, in_flight=1)
+        wait_for(shared, "tiny-a", in_flight=21)
+    wait_for(shared, "tiny-a", 10.0, in_flight=1)
     assert reader.is_alive()
     reader.join(40)
     assert survivors[0].done
     assert survivors[0].error is None
     assert survivors[0].text == expected
-    assert service.model("tiny-a")["in_flight"] == 0
-    assert "Traceback" not in service.log("gateway") + service.log("broker")
+    assert shared.model("tiny-a")["in_flight"] == 0
+    assert "Traceback" not in shared.log("gateway") + shared.log("broker")

@@ -27,8 +27,8 @@ def totals(usage: Any) -> tuple[int, int, int]:
 
 
 @pytest.fixture
-def client(service: Service) -> Iterator[OpenAI]:
-    with client_of(service) as client:
+def client(shared: Service) -> Iterator[OpenAI]:
+    with client_of(shared) as client:
         yield client
 
 
@@ -114,14 +114,14 @@ def test_models(client: OpenAI) -> None:
         client.models.retrieve("tiny-z")
 
 
-def test_many_streams_of_an_async_client(service: Service) -> None:
+def test_many_streams_of_an_async_client(shared: Service) -> None:
     async def read(client: AsyncOpenAI, content: str) -> str:
         messages: Any = [{"role": "user", "content": content}]
         stream = await client.chat.completions.create(model="echo", messages=messages, max_tokens=3, stream=True)
         return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
     async def read_all() -> list[str]:
-        async with AsyncOpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=30) as client:
+        async with AsyncOpenAI(base_url=f"{shared.url}/v1", api_key="none", max_retries=0, timeout=30) as client:
             return await asyncio.gather(*(read(client, f"{number:012}") for number in range(20)))
 
     assert asyncio.run(read_all()) == [f"{number:012}" for number in range(20)]

@@ -147,12 +147,13 @@ def _judged(request: Request, data: bytes) -> str:
         framed = _framed(body.decode())
         assert all(code in _FRAMED for code in framed), framed
         return "200 streamed" + (", error framed" if framed else "")
-    if status == 200 and b"content-type: text/" in head.lower():
-        return "200 text"  # Ollama's greeting
+    if b"content-type: text/plain" in head.lower():
+        return str(status)  # of the root
     answer = json.loads(body)
     if status >= 400 and "detail" not in answer:
         error = answer["error"]
-        assert sorted(error) == ["code", "message", "param", "retryable", "type"], error
+        details = ["details"] if answer.get("type") == "error" else []  # of Anthropic's form
+        assert sorted(error) == ["code", *details, "message", "param", "retryable", "type"], error
         assert error["message"], error
         return f"{status} {error['code']}" + (" with param" if error["param"] else "")
     return str(status)
@@ -164,6 +165,10 @@ def _framed(stream: str) -> list[str]:
         last = json.loads(stream.rpartition("\ndata: ")[2].partition("\n")[0])
         assert last["type"] in ("response.completed", "response.incomplete", "response.failed"), stream[-500:]
         return [last["response"]["error"]["type"]] if last["type"] == "response.failed" else []
+    if "event: message_start" in stream or "event: error" in stream:
+        last = json.loads(stream.rpartition("\ndata: ")[2].partition("\n")[0])
+        assert last["type"] in ("message_stop", "error"), stream[-500:]
+        return [last["error"]["code"]] if last["type"] == "error" else []
     assert "[DONE]" in stream, stream[-500:]
     return [json.loads(line[6:])["error"]["code"] for line in stream.split("\n") if line.startswith('data: {"error"')]
 

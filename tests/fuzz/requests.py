@@ -126,6 +126,44 @@ _RESPONSES: list[dict[str, Any]] = [
         "reasoning": {"effort": "low"},
     },
 ]
+_MESSAGES: list[dict[str, Any]] = [
+    {
+        "system": [{"type": "text", "text": "x-anthropic-billing-header: a=b"}, {"type": "text", "text": "Be brief."}],
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]},
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "thinking", "thinking": "Hm.", "signature": "x"},
+                    {"type": "tool_use", "id": "a", "name": "weather", "input": {"town": "Oslo"}},
+                    {"type": "server_tool_use", "id": "b", "name": "web_search", "input": {}},
+                ],
+            },
+            {"role": "system", "content": "It rains."},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "tool_result", "tool_use_id": "a", "content": [{"type": "text", "text": "rain"}]},
+                    {"type": "document", "source": {"type": "text", "data": "All."}, "title": "Book"},
+                ],
+            },
+        ],
+        "tools": [
+            {"name": "weather", "input_schema": {"type": "object", "properties": {"town": {"type": "string"}}}},
+            {"type": "web_search_20250305", "name": "web_search"},
+        ],
+        "tool_choice": {"type": "auto", "disable_parallel_tool_use": True},
+        "max_tokens": 4,
+    },
+    {
+        "messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": _PIXEL}}]}],
+        "thinking": {"type": "enabled", "budget_tokens": 2},
+        "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": _SCHEMA}},
+        "stop_sequences": ["x"],
+        "max_tokens": 4,
+    },
+    {"messages": [{"role": "user", "content": "Hi"}], "system": "Be brief.", "max_tokens": 4, "top_k": 3},
+]
 
 _NASTY: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 1.0, 0.5, -0.0, 2**31, 2**53 + 1, 2**63, 2**64, 10**30, 1e300, float("nan")),
@@ -158,6 +196,9 @@ def _usual(rng: random.Random) -> Request:
     kind = rng.random()
     if kind < 0.15:
         body, path = {"model": rng.choice(TEXT_MODELS), **rng.choice(_RESPONSES)}, "/v1/responses"
+    elif kind < 0.3:
+        path = rng.choice(("/v1/messages", "/v1/messages?beta=true", "/v1/messages/count_tokens"))
+        body = {"model": rng.choice(TEXT_MODELS), **rng.choice(_MESSAGES)}
     elif kind < 0.6:
         body = {"model": rng.choice(TEXT_MODELS), **rng.choice(_CHATS)}
         path = "/v1/chat/completions"

@@ -109,8 +109,7 @@ def test_an_alias_comes_in_other_cases_and_with_a_tag_that_means_nothing() -> No
     assert loose is not None
     assert exact.model == loose.model == "m"
     assert table.exactly("sonnet") is None
-    assert table.exactly("big") is None
-    assert table.exactly("big:latest") is not None
+    assert table.exactly("big") is table.exactly("big:latest") is table.named["big:latest"]
 
 
 def test_defaults_of_all_aliases_on_the_way_are_joined() -> None:

@@ -93,13 +93,16 @@ def test_every_endpoint_with_an_answer_has_a_case() -> None:
     }
 
 
-@pytest.mark.parametrize("endpoint", WITH_ANSWER, ids=lambda endpoint: endpoint.path)
+@pytest.mark.parametrize(
+    "endpoint", WITH_ANSWER, ids=lambda endpoint: f"{endpoint.path} {endpoint.header or ''}".rstrip()
+)
 async def test_a_real_answer_is_one_of_its_model(endpoint: Endpoint) -> None:
     assert endpoint.answer is not None
     for body, final in CASES[endpoint.path]:
         async with served(ScriptedLink([final])) as client:
             path = endpoint.path.replace("{model_id:path}", "a")
-            answer = await client.request(endpoint.method, path, json=body)
+            headers = {endpoint.header: "1"} if endpoint.header else {}
+            answer = await client.request(endpoint.method, path, json=body, headers=headers)
             assert answer.status_code == 200, answer.text
             endpoint.answer.model_validate_json(answer.content)
             if body is not None:

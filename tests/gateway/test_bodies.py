@@ -26,6 +26,16 @@ def test_a_count_asks_for_the_same_work_without_an_answer() -> None:
     assert counts.origin == generates.origin  # whoever ends its process by the one is refused the other
 
 
+def test_choices_of_one_request_have_one_origin() -> None:
+    def origin(unit: Generate) -> bytes:
+        body = ask.generate_stream("m", unit).body
+        assert isinstance(body, InferenceRequest)
+        return body.origin
+
+    assert origin(Generate(prompt="x")) == origin(Generate(prompt="x", seed=1, stream=True))
+    assert origin(Generate(prompt="x")) != origin(Generate(prompt="x", top_k=1))
+
+
 def test_the_answer_to_a_count() -> None:
     question = ask.count("m", Generate(prompt="x"))
     assert question.final({"prompt_tokens": 7}) == counted_of({"prompt_tokens": 7}) == Counted(7)
