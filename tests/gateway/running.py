@@ -1,4 +1,4 @@
-"""A gateway as a process of its own, and a client that shows raw HTTP."""
+"""A gateway that has met a played broker, in this process or as one of its own; and a client that shows raw HTTP."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from broker.wire.from_gateways import Models
+from gateway.link.client import BrokerClient
+from gateway.settings import Settings
 from tests.gateway.played_broker import SECONDS, PlayedBroker
+from tests.gateway.served import served
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = {
@@ -29,13 +32,20 @@ MODEL = {
 
 
 class Gateway:
-    """The process: its address, its output, its end."""
+    """Where it listens."""
+
+    def __init__(self, url: str = "", port: int = 0) -> None:
+        self.url = url
+        self.port = port
+
+
+class GatewayProcess(Gateway):
+    """Its address, its output, its end."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
+        super().__init__()
         self.process = process
         self.announcement = ""
-        self.url = ""
-        self.port = 0
 
     async def read_announcement(self) -> None:
         assert self.process.stdout is not None
@@ -58,7 +68,7 @@ class Gateway:
 
 
 @contextlib.asynccontextmanager
-async def gateway_process(runtime_dir: Path, **settings: Any) -> AsyncIterator[Gateway]:
+async def gateway_process(runtime_dir: Path, **settings: Any) -> AsyncIterator[GatewayProcess]:
     """`python -m gateway` with these settings, on a port of its choice unless they name one."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLX_BROKER_")}
     environment |= {"PYTHONPATH": str(ROOT), "MLX_BROKER_PORT": "0", "MLX_BROKER_RUNTIME_DIR": str(runtime_dir)}
@@ -71,7 +81,7 @@ async def gateway_process(runtime_dir: Path, **settings: Any) -> AsyncIterator[G
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        yield Gateway(process)
+        yield GatewayProcess(process)
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
@@ -79,17 +89,33 @@ async def gateway_process(runtime_dir: Path, **settings: Any) -> AsyncIterator[G
 
 
 @contextlib.asynccontextmanager
+async def running_process(
+    broker: PlayedBroker, runtime_dir: Path, models: tuple[dict[str, Any], ...] = (MODEL,), **settings: Any
+) -> AsyncIterator[GatewayProcess]:
+    """A gateway process that has met `broker` and announced itself."""
+    async with gateway_process(runtime_dir, **settings) as gateway:
+        await _meet(broker, models, settings)
+        await gateway.read_announcement()
+        yield gateway
+
+
+@contextlib.asynccontextmanager
 async def running_gateway(
     broker: PlayedBroker, runtime_dir: Path, models: tuple[dict[str, Any], ...] = (MODEL,), **settings: Any
 ) -> AsyncIterator[Gateway]:
-    """A gateway that has met `broker` and announced itself."""
-    async with gateway_process(runtime_dir, **settings) as gateway:
-        await broker.meet()
-        if "default_model" not in settings:
-            request_id, _ = await broker.expect(Models)
-            await broker.final(request_id, {"models": list(models)})
-        await gateway.read_announcement()
-        yield gateway
+    """A gateway in this process that has met `broker`: for tests of what it sends and answers, as a process of its own
+    takes a second to start."""
+    given = Settings(**{"port": 0, "runtime_dir": runtime_dir, **settings})
+    async with served(BrokerClient(given.broker_socket), given) as client:
+        await _meet(broker, models, settings)
+        yield Gateway(str(client.base_url).rstrip("/"), client.base_url.port or 0)
+
+
+async def _meet(broker: PlayedBroker, models: tuple[dict[str, Any], ...], settings: dict[str, Any]) -> None:
+    await broker.meet()
+    if "default_model" not in settings:
+        request_id, _ = await broker.expect(Models)
+        await broker.final(request_id, {"models": list(models)})
 
 
 class Connection:

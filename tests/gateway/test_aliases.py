@@ -20,7 +20,7 @@ from gateway.directory import Directory
 from gateway.link.client import BrokerClient
 from gateway.settings import Settings, load_settings
 from tests.gateway.played_broker import PlayedBroker, ending
-from tests.gateway.running import MODEL, gateway_process, running_gateway
+from tests.gateway.running import MODEL, gateway_process, running_process
 from tests.gateway.served import served
 from tests.gateway.test_second_link import ScriptedLink
 
@@ -363,5 +363,5 @@ async def test_aliases_that_fit_no_model_stop_the_start(runtime_dir: Path) -> No
 
 async def test_aliases_that_fit_do_not(runtime_dir: Path) -> None:
     (runtime_dir / "mlx-broker.toml").write_text(f'[aliases]\nok = "{QWEN}"\nlater = "hub/new"\n"*" = "ok"\n')
-    async with PlayedBroker(runtime_dir, models=[QWEN]) as broker, running_gateway(broker, runtime_dir) as gateway:
+    async with PlayedBroker(runtime_dir, models=[QWEN]) as broker, running_process(broker, runtime_dir) as gateway:
         assert "listens on" in gateway.announcement

@@ -12,7 +12,7 @@ import pytest
 from broker.wire.failure import Code, Failure
 from broker.wire.from_gateways import Kill, Load, Models, Pull, Remove, Status, Unload, Unpin
 from tests.gateway.played_broker import SECONDS, PlayedBroker
-from tests.gateway.running import MODEL, Gateway, chat, running_gateway
+from tests.gateway.running import MODEL, Gateway, chat, running_gateway, running_process
 
 pytestmark = pytest.mark.anyio
 
@@ -223,7 +223,7 @@ async def test_unknown_paths_and_methods_are_json(runtime_dir: Path) -> None:
         running_gateway(broker, runtime_dir) as gateway,
         http(gateway) as client,
     ):
-        for path in ("/", "/v1/nothing", "/v2/chat/completions"):
+        for path in ("/nothing", "/v1/nothing", "/v2/chat/completions"):
             response = await client.get(path)
             assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
         wrong = await client.get("/v1/chat/completions")
@@ -249,7 +249,7 @@ async def test_keys(runtime_dir: Path) -> None:
     keys: dict[str, Any] = {"api_key": "käse", "admin_token": "root"}
     async with (
         PlayedBroker(runtime_dir) as broker,
-        running_gateway(broker, runtime_dir, **keys) as gateway,
+        running_process(broker, runtime_dir, **keys) as gateway,
         http(gateway) as client,
     ):
         for path in ("/v1/models", "/models", "/v1/nothing", "/admin/models/status", "/admin/nothing"):

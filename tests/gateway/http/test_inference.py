@@ -17,7 +17,7 @@ from broker.wire.outputs import ERROR, PARTIAL, Output
 from broker.wire.packing import unpack
 from broker.wire.work import Generate
 from tests.gateway.played_broker import SECONDS, PlayedBroker
-from tests.gateway.running import Gateway, chat, connected, running_gateway
+from tests.gateway.running import Gateway, chat, connected, running_gateway, running_process
 
 pytestmark = pytest.mark.anyio
 
@@ -319,7 +319,7 @@ async def test_the_default_model_and_default_max_tokens(runtime_dir: Path) -> No
     settings: dict[str, Any] = {"default_model": "org/other", "default_max_tokens": 77}
     async with (
         PlayedBroker(runtime_dir) as broker,
-        running_gateway(broker, runtime_dir, **settings) as gateway,
+        running_process(broker, runtime_dir, **settings) as gateway,
         http(gateway) as client,
     ):
         for named in (None, "default_model"):
@@ -336,7 +336,7 @@ async def test_the_defaults_of_a_model(runtime_dir: Path) -> None:
     (runtime_dir / "mlx-broker.toml").write_text('[models."org/tiny".defaults]\ntemperature = 0\ntop_k = 3\n')
     async with (
         PlayedBroker(runtime_dir) as broker,
-        running_gateway(broker, runtime_dir) as gateway,
+        running_process(broker, runtime_dir) as gateway,
         http(gateway) as client,
     ):
         for model, temperature, top_k in (("org/tiny", 0, 3), ("org/other", 1, 0)):

@@ -12,19 +12,19 @@ import pytest
 
 from broker.wire.from_gateways import Goodbye, Models
 from tests.gateway.played_broker import SECONDS, PlayedBroker
-from tests.gateway.running import MODEL, Gateway, chat, connected, gateway_process, running_gateway
+from tests.gateway.running import MODEL, GatewayProcess, chat, connected, gateway_process, running_process
 from tests.service import free_port
 
 pytestmark = pytest.mark.anyio
 
 
-def http(gateway: Gateway) -> httpx.AsyncClient:
+def http(gateway: GatewayProcess) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=gateway.url, timeout=SECONDS)
 
 
 async def test_the_announced_line_works(runtime_dir: Path) -> None:
     models = (MODEL | {"model_id": "a/vision", "model_type": "vision"}, MODEL)
-    async with PlayedBroker(runtime_dir) as broker, running_gateway(broker, runtime_dir, models) as gateway:
+    async with PlayedBroker(runtime_dir) as broker, running_process(broker, runtime_dir, models) as gateway:
         curl = shlex.split(gateway.announcement.splitlines()[1])
         assert curl[0] == "curl"
         async with http(gateway) as client:
@@ -54,7 +54,7 @@ async def test_a_gateway_before_its_broker(runtime_dir: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_stop_ends_everything_in_time(runtime_dir: Path, number: signal.Signals) -> None:
-    async with PlayedBroker(runtime_dir) as broker, running_gateway(broker, runtime_dir) as gateway:
+    async with PlayedBroker(runtime_dir) as broker, running_process(broker, runtime_dir) as gateway:
         async with connected(gateway) as idle, connected(gateway) as open_stream, connected(gateway) as whole:
             await open_stream.post("/v1/chat/completions", chat(stream=True))
             stream_id, _ = await broker.expect_work()
@@ -82,7 +82,7 @@ async def test_a_stop_ends_everything_in_time(runtime_dir: Path, number: signal.
 async def test_a_stop_does_not_wait_for_clients_that_do_not_read(runtime_dir: Path) -> None:
     async with (
         PlayedBroker(runtime_dir) as broker,
-        running_gateway(broker, runtime_dir) as gateway,
+        running_process(broker, runtime_dir) as gateway,
         connected(gateway) as raw,
     ):
         await raw.post("/v1/chat/completions", chat(stream=True))

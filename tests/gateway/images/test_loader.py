@@ -21,7 +21,7 @@ from gateway.images.loader import ImageLoader, _checked, _FetchError
 from gateway.settings import Settings
 from tests.gateway.images.image_host import MISSING, PNG, ImageHost, found, moved
 from tests.gateway.played_broker import SECONDS, PlayedBroker
-from tests.gateway.running import Gateway, connected, running_gateway
+from tests.gateway.running import Gateway, connected, running_gateway, running_process
 
 pytestmark = pytest.mark.anyio
 
@@ -242,7 +242,7 @@ def http(gateway: Gateway) -> httpx.AsyncClient:
 async def test_a_chat_with_images(runtime_dir: Path) -> None:
     async with (
         PlayedBroker(runtime_dir) as broker,
-        running_gateway(broker, runtime_dir, **ALLOWED, http_proxy="http://127.0.0.1:1") as gateway,
+        running_process(broker, runtime_dir, **ALLOWED, http_proxy="http://127.0.0.1:1") as gateway,
         http(gateway) as client,
         ImageHost() as host,
     ):
@@ -301,7 +301,7 @@ async def test_a_client_that_goes_ends_its_fetch_and_delays_no_other_client(runt
 async def test_a_stop_ends_a_fetch_with_an_error(runtime_dir: Path) -> None:
     async with (
         PlayedBroker(runtime_dir) as broker,
-        running_gateway(broker, runtime_dir, **ALLOWED) as gateway,
+        running_process(broker, runtime_dir, **ALLOWED) as gateway,
         connected(gateway) as raw,
         ImageHost() as host,
         asyncio.timeout(SECONDS),
