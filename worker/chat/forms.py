@@ -43,7 +43,8 @@ def plain_ids(chat: Chat) -> Chat:
 
 def instructions_in_place(chat: Chat) -> Chat:
     """With what instructs at the beginning in one system turn, and every later instruction where it stands, marked:
-    at the head of the user turn behind it, else at the end of the results before it, else in a user turn of its own.
+    at the head of the user turn behind it, else at the end of the user turn or the results before it, else in a user
+    turn of its own.
     So the prompt stays the same up to there."""
     first = list(takewhile(_instructs, chat.turns))
     said = [turn["content"] for turn in first if turn["content"]]
@@ -76,11 +77,12 @@ def _instructs(turn: Turn) -> bool:
 
 
 def _put_last(turns: list[Turn], late: list[str]) -> None:
-    """No user turn behind results: templates cut out earlier reasoning at the last user turn."""
+    """No second user turn, which a model would answer instead of the first. None behind results either: templates cut
+    out earlier reasoning at the last user turn."""
     if not late:
         return
     text = "\n\n".join(late)
-    if turns and turns[-1]["role"] == "tool":
+    if turns and turns[-1]["role"] in ("user", "tool"):
         turns[-1] = {**turns[-1], "content": joined(turns[-1]["content"], text)}
     else:
         turns.append({"role": "user", "content": text})

@@ -106,6 +106,8 @@ def test_a_late_instruction_does_not_replace_what_the_template_says_itself() -> 
     [
         ([USER, ANSWER, LATE, USER], f"[user]Weather?[assistant]Hm.[user]{MARKED}\n\nWeather?"),
         ([USER, ANSWER, LATE, LATE, USER], f"[user]Weather?[assistant]Hm.[user]{MARKED}\n\n{MARKED}\n\nWeather?"),
+        ([USER, LATE], f"[user]Weather?\n\n{MARKED}"),
+        ([USER, LATE, ANSWER, USER], f"[user]Weather?\n\n{MARKED}[assistant]Hm.[user]Weather?"),
         ([USER, ANSWER, LATE], f"[user]Weather?[assistant]Hm.[user]{MARKED}"),
         ([USER, ANSWER, LATE, ANSWER, USER], f"[user]Weather?[assistant]Hm.[user]{MARKED}[assistant]Hm.[user]Weather?"),
         ([USER, ANSWER, {**LATE, "content": ""}, USER], "[user]Weather?[assistant]Hm.[user]Weather?"),
@@ -116,7 +118,7 @@ def test_a_late_instruction_stays_where_it_stands(template: str, messages: list[
     text, _ = write(writer, messages)
     assert text == written
     # What stands before it is the same without it.
-    assert text.startswith(write(writer, messages[:2])[0])
+    assert text.startswith(write(writer, messages[: messages.index(LATE)] if LATE in messages else messages)[0])
 
 
 def test_a_late_instruction_that_the_template_writes_in_place_is_a_system_turn() -> None:
