@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from tests.conftest import MISBEHAVING
 from tests.service import Service, wait_until
@@ -65,3 +66,17 @@ def test_a_request_that_clogs_its_process_is_refused_once_it_has_stalled(
     assert "hung" in error["message"]
     wait_until(lambda: service.chat("bad", "Hello").status_code == 200, 20.0)
     assert service.model("bad")["restarts"] == 0
+
+
+def test_a_count_that_ends_its_process_is_refused_alone(service: Service) -> None:
+    def count(content: str) -> Any:
+        body = {"model": "bad", "messages": [{"role": "user", "content": content}]}
+        return service.client.post("/v1/messages/count_tokens", json=body).json()
+
+    assert count("abcdefgh") == {"input_tokens": 2}
+    assert "this request ended the process" in count("poison")["error"]["message"]
+    assert service.chat("bad", "Hello").status_code == 200
+    pid = service.model("bad")["pid"]
+    assert "error" in count("poison")
+    assert count("abcdefgh") == {"input_tokens": 2}
+    assert (service.model("bad")["pid"], service.model("bad")["restarts"]) == (pid, 0)
