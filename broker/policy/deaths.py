@@ -21,7 +21,7 @@ from broker.policy.answers import (
     unpin,
 )
 from broker.policy.events import WorkerExited, WorkerFailedToLoad
-from broker.policy.facts import Facts
+from broker.policy.facts import Facts, KillDue
 from broker.policy.records import Instance, Model, PendingRequest, Worker
 from broker.policy.workers import loading
 from broker.wire.failure import Code, Failure
@@ -58,12 +58,19 @@ def watch(facts: Facts, now: float) -> None:
         if model.kills and not (instance.end_expected and all(worker.killed for worker in instance.living)):
             kill(facts, instance, "killed by an administrator", now, expected=True)
     for worker in list(facts.workers.values()):
-        due = next((coming for coming in facts.ends(worker) if now >= coming.due), None)
-        if due is not None and worker.instance is None:
-            _kill_process(facts, worker, due.reason)
-        elif due is not None and worker.instance is not None:
-            worker.instance.has_stalled = due.has_stalled and worker.instance.end_reason is None
-            kill(facts, worker.instance, due.reason, now)
+        for coming in facts.ends(worker):
+            if now >= coming.due:
+                _end_by_force(facts, worker, coming, now)
+                break
+
+
+def _end_by_force(facts: Facts, worker: Worker, due: KillDue, now: float) -> None:
+    instance = worker.instance
+    if instance is None:
+        _kill_process(facts, worker, due.reason)
+    else:
+        instance.has_stalled = due.has_stalled and instance.end_reason is None
+        kill(facts, instance, due.reason, now)
 
 
 def on_worker_failed_to_load(facts: Facts, event: WorkerFailedToLoad, now: float) -> None:

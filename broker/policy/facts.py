@@ -43,11 +43,21 @@ LONG_AGO = float("-inf")
 
 
 class KillDue(NamedTuple):
-    """When a process will be killed, and why. has_stalled: because it makes no progress."""
+    """When a process will be killed, and why. after: seconds without a sign of life, None for another reason."""
 
     due: float
-    reason: str
-    has_stalled: bool = False
+    why: str
+    after: float | None = None
+
+    @property
+    def reason(self) -> str:
+        """For people. Most ends never come, so it is not made before."""
+        return self.why if self.after is None else f"{self.why} for {self.after:g} s"
+
+    @property
+    def has_stalled(self) -> bool:
+        """Whether it makes no progress."""
+        return self.after is not None
 
 
 @dataclass(slots=True)
@@ -263,14 +273,11 @@ class Facts:
             taken, limit = worker.footprint_bytes / 2**30, self.kill_limit(worker) / 2**30
             yield KillDue(0.0, f"memory_limit: took {taken:.2f} GiB, limit {limit:.2f} GiB")
         if worker.connected:
-            silent = f"no heartbeat for {limits.heartbeat_timeout:g} s"
-            yield KillDue(worker.last_seen + limits.heartbeat_timeout, silent, has_stalled=True)
+            yield KillDue(worker.last_seen + limits.heartbeat_timeout, "no heartbeat", limits.heartbeat_timeout)
         if not worker.connected or (instance is not None and worker.measured_bytes is None):
-            stalled = f"load stalled for {limits.load_stall_timeout:g} s"
-            yield KillDue(worker.progressed_at + limits.load_stall_timeout, stalled, has_stalled=True)
+            yield KillDue(worker.progressed_at + limits.load_stall_timeout, "load stalled", limits.load_stall_timeout)
         elif instance is not None and instance.busy:
-            hung = f"hung: no progress for {limits.stall_timeout:g} s"
-            yield KillDue(worker.progressed_at + limits.stall_timeout, hung, has_stalled=True)
+            yield KillDue(worker.progressed_at + limits.stall_timeout, "hung: no progress", limits.stall_timeout)
 
     def expiry(self, model: Model) -> float:
         """When the longest waiting request of this model gives up; a load in progress is waited for."""
