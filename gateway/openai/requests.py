@@ -117,10 +117,10 @@ class ChatRequest(Sampling):
     thinking_budget: Annotated[Whole, Field(ge=0, le=MAX_INT)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None = None
-    tools: Annotated[Tools, PlainValidator(tools_of)] = Tools()
+    tools: Annotated[Tools, PlainValidator(tools_of)] = Field(default_factory=Tools)
     tool_choice: Annotated[ToolChoice, PlainValidator(choice_of)] = "auto"
     parallel_tool_calls: bool | None = None
-    functions: Annotated[Tools, PlainValidator(functions_of)] = Tools()
+    functions: Annotated[Tools, PlainValidator(functions_of)] = Field(default_factory=Tools)
     function_call: Annotated[ToolChoice, PlainValidator(function_choice_of)] = "auto"
     min_pixels: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
     max_pixels: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
