@@ -39,21 +39,34 @@ class Directory:
         self._defaults_of = settings.defaults_of
         self._link = link
         self._now = now
-        self._learnt: dict[str, tuple[float, str | None]] = {}  # name -> until when, the model's id
+        self._learnt: dict[str, tuple[float, Target]] = {}  # name -> until when, its meaning
 
     async def find(self, name: str) -> Target:
         """An alias comes first, then a model, then aliases that fit in another case or as patterns. A name that means
         nothing is passed on as it is: the broker may download the model, or says why there is none. Raises
         FailureError."""
+        now, known = self._now(), self._learnt.get(name)
+        if known is not None and now < known[0]:
+            return known[1]
+        target, seconds = await self._look_up(name)
+        if _can_be_a_model(name):
+            if len(self._learnt) >= _MAX_REMEMBERED:
+                self._learnt.clear()
+            self._learnt[name] = (now + seconds, target)
+        return target
+
+    async def _look_up(self, name: str) -> tuple[Target, float]:
+        """What it means, and the seconds for which that holds."""
+        seconds = _KNOWN_SECONDS
         alias = self.aliases.exactly(name)
         if alias is None:
             model_id = await self._model_id(name)
             if model_id is not None:
-                return Target(model_id, model_id, self._defaults_of(model_id))
-            alias = self.aliases.loosely(name)
+                return Target(model_id, model_id, self._defaults_of(model_id)), seconds
+            alias, seconds = self.aliases.loosely(name), _UNKNOWN_SECONDS
         if alias is None:
-            return Target(name, name, self._defaults_of(name))
-        return Target(alias.model, name, merged(alias.defaults, self._defaults_of(alias.model)))
+            return Target(name, name, self._defaults_of(name)), seconds
+        return Target(alias.model, name, merged(alias.defaults, self._defaults_of(alias.model))), seconds
 
     def to_fetch(self, name: str) -> str:
         """The model that a download by this name brings: patterns take no name from the hub."""
@@ -76,18 +89,10 @@ class Directory:
         return [line for line in lines if line is not None]
 
     async def _model_id(self, name: str) -> str | None:
-        if not is_model_name(name) or len(name) > LONGEST:
+        if not _can_be_a_model(name):
             return None
-        now = self._now()
-        until, model_id = self._learnt.get(name, (0.0, None))
-        if now < until:
-            return model_id
         reports = await self._resolve(spellings(name))
-        model_id = next((report.model_id for report in reports if report.model_id is not None), None)
-        if len(self._learnt) >= _MAX_REMEMBERED:
-            self._learnt.clear()
-        self._learnt[name] = (now + (_UNKNOWN_SECONDS if model_id is None else _KNOWN_SECONDS), model_id)
-        return model_id
+        return next((report.model_id for report in reports if report.model_id is not None), None)
 
     async def _resolve(self, names: Sequence[str]) -> list[ResolveReport]:
         if not names:
@@ -103,6 +108,10 @@ class Directory:
         finally:
             call.close()
         return [reports[index] for index in range(call.size)]
+
+
+def _can_be_a_model(name: str) -> bool:
+    return is_model_name(name) and len(name) <= LONGEST
 
 
 def _mistake(alias: Alias, name: ResolveReport, model: ResolveReport) -> str | None:

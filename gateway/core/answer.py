@@ -217,8 +217,12 @@ def by_choice(items: Iterable[tuple[int, Delta | End]]) -> tuple[dict[int, Delta
 
 def ignored_in(outputs: Iterable[object]) -> list[str]:
     """What these outputs name as ignored, each name once."""
-    deltas = (output.rest if isinstance(output, End) else output for output in outputs)
-    return list(dict.fromkeys(name for delta in deltas if isinstance(delta, Delta) for name in delta.ignored))
+    names: dict[str, None] = {}
+    for output in outputs:
+        delta = output.rest if isinstance(output, End) else output
+        if isinstance(delta, Delta) and delta.ignored:
+            names |= dict.fromkeys(delta.ignored)
+    return list(names)
 
 
 def weight_of(output: object) -> int:

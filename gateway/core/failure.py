@@ -83,6 +83,8 @@ _MAX_HEADER = 2000
 
 def ignored_header(names: FieldNames, ignored: Sequence[str]) -> str:
     """Its value, empty if nothing is ignored. ignored: names of the wire, `json_schema.uniqueItems`."""
+    if not ignored:
+        return ""
     whole = ", ".join(dict.fromkeys(_in_words_of(names, field) for field in ignored))
     safe = "".join(letter if " " <= letter <= "~" else "?" for letter in whole)
     return safe if len(safe) <= _MAX_HEADER else safe[:_MAX_HEADER].rpartition(", ")[0] + ", ..."

@@ -125,7 +125,7 @@ class AnswerStream(Response, Generic[T]):
                 raise FailureError(in_words_of(self._names, failure))
 
     def _name_ignored(self, outputs: Sequence[tuple[int, T]]) -> None:
-        ignored = [*self._ignored, *ignored_in(output for _unit, output in outputs)]
+        ignored = [*self._ignored, *ignored_in([output for _unit, output in outputs])]
         if value := ignored_header(self._names, ignored):
             self.headers[IGNORED_HEADER] = value
 
