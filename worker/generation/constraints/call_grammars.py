@@ -25,7 +25,7 @@ INPUT = "input"
 
 _NO_BLANKS = "%llguidance {}\n"
 # Blanks between terminals are those inside JSON: with other options llguidance would have to choose one of the two.
-_HEAD = f'%llguidance {{"allow_initial_skip": true, "ignore_once": true}}\n%ignore /{BLANKS}/\n'
+LARK_HEAD = f'%llguidance {{"allow_initial_skip": true, "ignore_once": true}}\n%ignore /{BLANKS}/\n'
 _OPTIONS = {"whitespace_pattern": BLANKS, "lenient": False, "coerce_one_of": False}
 _ANY = {"id": "/[A-Za-z0-9_-]{1,64}/", "number": "/[0-9]{1,4}/"}
 _PLACE = re.compile(r"\{(\w+)\}")
@@ -57,7 +57,7 @@ def calls_grammar(shape: Shape, tools: list[BoundTool], end: str, literal: Liter
     last = " ".join(literal(end)) if end else ""
     if isinstance(shape, QuotedCalls):
         return f"{_NO_BLANKS}start: calls\n{_quoted_calls(shape, tools, end, literal)}"
-    return f"{_HEAD}start: calls {last}\n{_rules(shape, tools, literal)}"
+    return f"{LARK_HEAD}start: calls {last}\n{_rules(shape, tools, literal)}"
 
 
 def _rules(shape: ObjectCalls | HeadedCalls | TaggedCalls, tools: list[BoundTool], literal: Literal) -> str:
@@ -81,7 +81,8 @@ def check_bound(shape: Shape, tool: BoundTool, literal: Literal) -> None:
         _tagged(shape, [tool], literal)
 
 
-def _json(schema: Schema) -> str:
+def json_rule(schema: Schema) -> str:
+    """What follows the schema, as a part of a rule."""
     return "%json " + json.dumps({**schema, "x-guidance": _OPTIONS})
 
 
@@ -100,14 +101,14 @@ def _objects(shape: ObjectCalls, tools: list[BoundTool]) -> str:
     )
     ways = ["several"] if shape.in_list else []
     ways += ["one+"] if shape.in_lines else [] if shape.in_list else ["one"]
-    return f"calls: {' | '.join(ways)}\none: {_json(one)}\nseveral: {_json(several)}\n"
+    return f"calls: {' | '.join(ways)}\none: {json_rule(one)}\nseveral: {json_rule(several)}\n"
 
 
 def _headed(shape: HeadedCalls, tools: list[BoundTool], literal: Literal) -> str:
     rules = []
     ways = []
     for number, tool in enumerate(tools):
-        rules.append(f"arguments{number}: {_json(tool.arguments)}")
+        rules.append(f"arguments{number}: {json_rule(tool.arguments)}")
         ways += [_way(call, tool.name, f"arguments{number}", literal) for call in shape.calls]
     if shape.between is None:
         rules.append("calls: call")
@@ -228,7 +229,7 @@ class _Tags:
         if "string" not in kind.types:
             definitions: Schema = {name: root[name] for name in ("$defs", "definitions") if name in root}
             self.rules.append(f"OPENING{place}: {self._opening(self._shape.opening, key)}")
-            self.rules.append(f"json{place}: {_json({**value, **definitions})}")
+            self.rules.append(f"json{place}: {json_rule({**value, **definitions})}")
             return f"OPENING{place} json{place} {self._plain(self._shape.close)}"
         if value.keys() - _ANNOTATIONS - {"type", "enum", "const"}:
             raise UnboundError("a text between tags is not bound by its schema")

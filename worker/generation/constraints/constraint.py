@@ -13,6 +13,7 @@ import mlx.core as mx
 from broker.wire.failure import FailureError, invalid, one_line
 from broker.wire.work import Generate
 from worker.generation.calls.formats import CallFormat
+from worker.generation.constraints.bare_calls import BareCalls
 from worker.generation.constraints.enforce import (
     Enforced,
     calls_matcher,
@@ -22,7 +23,7 @@ from worker.generation.constraints.enforce import (
     wanted_schema,
 )
 from worker.generation.constraints.free_calls import FreeCalls, free_calls, wants_bound_calls, wished_fields
-from worker.generation.constraints.native import reason_of
+from worker.generation.constraints.native import failure_of
 from worker.generation.constraints.review import Review, both, review_of_calls, review_of_text
 from worker.generation.constraints.vocabulary import Vocabulary, among, following
 from worker.generation.reasoning import NO_REASONING, Reasoning
@@ -59,7 +60,8 @@ class Constraints:
             return Constraint(matcher, eos, reasoning, "tools", ignored=ignored, review=review_of_calls(wanted))
         # What no mark announces can be called only where the grammar itself has it.
         uncalled = ["tools"] if request.tools and not calls else []
-        free, enforced, unbound = self._free_calls(request, form if calls else None, eos)
+        is_bare = form is not None and bool(form.openings) and request.json_schema is None and request.grammar is None
+        free, enforced, unbound = self._free_calls(request, form if calls or is_bare else None, eos)
         if (schema := wanted_schema(request)) is not None:
             names = [tool["function"]["name"] for tool in request.tools] if has_bare_calls else []
             matcher, schema = text_matcher(self._load_guide(), schema, names)
@@ -77,7 +79,7 @@ class Constraints:
 
     def _free_calls(
         self, request: Generate, form: CallFormat | None, eos: list[int]
-    ) -> tuple[FreeCalls | None, dict[str, Enforced], list[str]]:
+    ) -> tuple[FreeCalls | BareCalls | None, dict[str, Enforced], list[str]]:
         """As free_calls.py has it; nothing is made for a request without such tools."""
         if not wants_bound_calls(request):
             return None, {}, []
@@ -126,7 +128,7 @@ class Constraint(Follower):
         param: str,
         calls: tuple[tuple[int, ...], ...] = (),
         *,
-        free: FreeCalls | None = None,
+        free: FreeCalls | BareCalls | None = None,
         ignored: list[str] | None = None,
         review: Review | None = None,
     ) -> None:
@@ -186,8 +188,7 @@ class Constraint(Follower):
         if self._free is not None:
             self._free.check()
         if self._text is not None and self._text.is_error():
-            reason = reason_of(self._text.get_error().partition("\n")[0])
-            raise invalid(f"{self._param}: the answer cannot follow it any further: {reason}", param=self._param)
+            raise failure_of(self._text, f"{self._param}: the answer cannot follow it any further", self._param)
 
     def _take(self, token: int) -> None:
         if self._is_calling:

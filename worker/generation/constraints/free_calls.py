@@ -8,17 +8,18 @@ from dataclasses import dataclass, replace
 import llguidance
 import mlx.core as mx
 
-from broker.wire.failure import FailureError, invalid
+from broker.wire.failure import FailureError
 from broker.wire.work import Generate
 from worker.generation.calls.formats import HARMONY, CallFormat
 from worker.generation.calls.harmony import CALL_MARKS, ROLE_START
-from worker.generation.calls.shapes import Shape, shape_of
+from worker.generation.calls.shapes import ObjectCalls, Shape, shape_of
+from worker.generation.constraints.bare_calls import BareCalls, bare_grammar
 from worker.generation.constraints.bounds import Schema
 from worker.generation.constraints.call_grammars import BoundTool, UnboundError, calls_grammar, check_bound
 from worker.generation.constraints.calls import parameters_of
 from worker.generation.constraints.enforce import Enforced, read_schema, settled
 from worker.generation.constraints.inputs import read_input
-from worker.generation.constraints.native import UnreadableError, grammar_matcher, reason_of
+from worker.generation.constraints.native import UnreadableError, failure_of, grammar_matcher
 from worker.generation.constraints.vocabulary import Vocabulary, among, following
 
 _ANY_OBJECT: Schema = {"type": "object"}
@@ -68,8 +69,7 @@ class FreeCalls:
     def check(self) -> None:
         """Raises FailureError once the grammar has exceeded llguidance's limits."""
         if self._matcher.is_error():
-            reason = reason_of(self._matcher.get_error().partition("\n")[0])
-            raise invalid(f"tools: a call cannot follow its grammar any further: {reason}", param="tools")
+            raise failure_of(self._matcher, "tools: a call cannot follow its grammar any further", "tools")
 
 
 @dataclass(slots=True, frozen=True)
@@ -102,11 +102,11 @@ def wished_fields(request: Generate) -> list[str]:
 
 def free_calls(
     request: Generate, form: CallFormat, guide: llguidance.LLTokenizer, vocabulary: Vocabulary, eos: list[int]
-) -> tuple[FreeCalls | None, dict[str, Enforced], list[str]]:
+) -> tuple[FreeCalls | BareCalls | None, dict[str, Enforced], list[str]]:
     """What binds the calls, None if nothing does; the schemas of strict functions; and the fields of tools that are
     not enforced. Raises FailureError."""
     wanted = _all_wanted(request)
-    shape = shape_of(form.name, vocabulary.is_token)
+    shape = ObjectCalls() if form.openings else shape_of(form.name, vocabulary.is_token)
     if shape is None:
         return None, {}, [one.field for one in wanted if one.field]
     ignored = [one.field for one in wanted if one.field and not _can_bind(shape, one.tool, vocabulary)]
@@ -114,12 +114,13 @@ def free_calls(
     if not any(one.field for one in wanted):
         return None, {}, ignored
     try:
-        matcher, wanted = _matcher(shape, wanted, form.end, guide, vocabulary)
+        matcher, wanted = _matcher(shape, wanted, form, guide, vocabulary)
     except (UnreadableError, FailureError):
         return None, {}, [*ignored, *(one.field for one in wanted if one.field)]
     enforced = {one.tool.name: one.enforced for one in wanted if one.enforced is not None}
     left_out = [name for one in enforced.values() for name in one.names]
-    return FreeCalls(matcher, form, vocabulary, eos), enforced, [*ignored, *left_out]
+    binds = BareCalls if form.openings else FreeCalls
+    return binds(matcher, form, vocabulary, eos), enforced, [*ignored, *left_out]
 
 
 def _all_wanted(request: Generate) -> list[_Wanted]:
@@ -152,18 +153,21 @@ def _can_bind(shape: Shape, tool: BoundTool, vocabulary: Vocabulary) -> bool:
 
 
 def _matcher(
-    shape: Shape, wanted: list[_Wanted], end: str, guide: llguidance.LLTokenizer, vocabulary: Vocabulary
+    shape: Shape, wanted: list[_Wanted], form: CallFormat, guide: llguidance.LLTokenizer, vocabulary: Vocabulary
 ) -> tuple[llguidance.LLMatcher, list[_Wanted]]:
     """Raises UnreadableError or FailureError if no grammar of these calls can be read."""
     try:
-        return grammar_matcher(guide, _grammar(shape, wanted, end, vocabulary)), wanted
+        return grammar_matcher(guide, _grammar(shape, wanted, form, vocabulary)), wanted
     except UnreadableError:
         wanted = [_settled(one) for one in wanted]
-    return grammar_matcher(guide, _grammar(shape, wanted, end, vocabulary)), wanted
+    return grammar_matcher(guide, _grammar(shape, wanted, form, vocabulary)), wanted
 
 
-def _grammar(shape: Shape, wanted: list[_Wanted], end: str, vocabulary: Vocabulary) -> str:
-    return calls_grammar(shape, [one.tool for one in wanted], end, vocabulary.literal)
+def _grammar(shape: Shape, wanted: list[_Wanted], form: CallFormat, vocabulary: Vocabulary) -> str:
+    tools = [one.tool for one in wanted]
+    if form.openings:
+        return bare_grammar(tools, vocabulary)
+    return calls_grammar(shape, tools, form.end, vocabulary.literal)
 
 
 def _settled(one: _Wanted) -> _Wanted:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import llguidance
 
-from broker.wire.failure import one_line
+from broker.wire.failure import FailureError, invalid, one_line
 
 T = TypeVar("T")
 
@@ -73,6 +73,12 @@ def is_unreadable(keyword: str, value: str | float) -> bool:
 def reason_of(error: str) -> str:
     """One line, without the names of llguidance's own options."""
     return one_line(error).split(" Enable '")[0]
+
+
+def failure_of(matcher: llguidance.LLMatcher, why: str, field: str) -> FailureError:
+    """For a matcher that has failed. why: what cannot go on."""
+    reason = reason_of(matcher.get_error().partition("\n")[0])
+    return invalid(f"{why}: {reason}", param=field)
 
 
 def on_large_stack(work: Callable[[], T]) -> T:

@@ -65,6 +65,24 @@ class Vocabulary:
                     found.update(self._beyond_mark(mark, begun))
         return sorted(found)
 
+    def completing(self, openings: tuple[bytes, ...], begun: bytes) -> list[int]:
+        """Tokens that behind this beginning would complete one of the openings. Blanks do not count."""
+        found: set[int] = set()
+        for opening in openings:
+            if opening.startswith(begun):
+                found.update(self._completing(opening[len(begun) :]))
+        return sorted(found)
+
+    def _completing(self, rest: bytes) -> list[int]:
+        if (rest, -1) not in self._beyond:
+            texts = self._without_blanks
+            self._beyond[rest, -1] = [token for token, text in enumerate(texts) if text.startswith(rest)]
+        return self._beyond[rest, -1]
+
+    @cached_property
+    def _without_blanks(self) -> list[bytes]:
+        return [b"".join(text.split()) for text in self._texts]
+
     def _beyond_mark(self, mark: bytes, begun: int) -> list[int]:
         """Where so much of the mark is there."""
         if (mark, begun) not in self._beyond:

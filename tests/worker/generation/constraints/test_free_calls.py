@@ -9,11 +9,12 @@ import pytest
 from broker.wire.failure import FailureError
 from broker.wire.work import Generate
 from tests.worker.engine_runs import answer, run, without_count
-from tests.worker.generation.constraints.guides import Guide, quoted
+from tests.worker.generation.constraints.guides import END, Guide, quoted
 from tests.worker.generation.constraints.patches import GRAMMAR, NO_PATCHES, PATCH
-from tests.worker.generation.scripted import THINK_TEMPLATE, TIME, USER, WEATHER, parts, scripted
-from worker.generation.calls.formats import GENERIC, HARMONY
+from tests.worker.generation.scripted import THINK_TEMPLATE, TIME, TOOL_TEMPLATE, USER, WEATHER, parts, scripted
+from worker.generation.calls.formats import _KNOWN, GENERIC, HARMONY
 from worker.generation.calls.shapes import SHAPES
+from worker.generation.constraints.bare_calls import BareCalls, bare_grammar
 from worker.generation.constraints.call_grammars import BoundTool, calls_grammar
 from worker.generation.constraints.free_calls import FreeCalls
 from worker.generation.constraints.inputs import Input
@@ -198,6 +199,67 @@ def test_an_answer_of_gpt_oss_begins_with_a_call_or_comes_to_it() -> None:
         assert not follows.may_say("x")
         follows.say(call)
         assert [follows.may_say(text) for text in ("<|end|>", "x", "<|start|>")] == [True, False, False]
+
+
+LLAMA = 'Respond in the format {"name": function name, "parameters": dictionary of argument name and its value}.'
+BARE: dict[str, Any] = {
+    "tags": (),
+    "tool_parser": None,
+    "chat_template": TOOL_TEMPLATE.replace("[tools]", "[tools] " + LLAMA),
+}
+
+
+def test_a_call_that_nothing_marks(tmp_path: Path) -> None:
+    pieces = ('{"name": "weather", "parameters": ', '{"city": ', '"Oslo"}}')
+    engine = scripted(tmp_path / "calls", *pieces, **BARE)
+    assert parts(engine, tools=[WEATHER])["tool_calls"] == [("weather", {"city": "Oslo"})]
+    got = parts(engine, tools=[STRICT, TIME])
+    [(name, arguments)] = got["tool_calls"]
+    assert (name, arguments["city"] in {"Paris", "Rome"}, "ignored" in got) == ("weather", True, False)
+    for folder, text in (("names", '{"names": [1]}'), ("words", "Sure: {")):
+        engine = scripted(tmp_path / folder, text[:9], text[9:], **BARE)
+        got = parts(engine, tools=[STRICT, TIME])
+        assert (got["text"], got["tool_calls"], "ignored" in got) == (text, [], False)
+
+
+@pytest.mark.parametrize("special", [(), ("<|python_tag|>",)])
+def test_an_answer_that_begins_like_a_call_is_one(special: tuple[str, ...]) -> None:
+    guide = Guide(special=special, pieces=('"name', '":', '{"name": "x'))
+    form = next(known for _, known in _KNOWN if known.name == "llama3")
+    tools = [BoundTool("weather", Input(SHORT, "[a-c]{2}").schema, is_strict=True)]
+
+    def answer_begun(text: str = "") -> BareCalls:
+        calls = BareCalls(guide.lark(bare_grammar(tools, guide.vocabulary)), form, guide.vocabulary, [guide.end])
+        for token in guide.tokens(text):
+            allowed = calls.allowed(guide.size)
+            assert allowed is None or allowed[token].item(), text
+            calls.take(token)
+        calls.check()
+        return calls
+
+    def may_say(calls: BareCalls, text: str) -> bool:
+        [token] = guide.tokens(text)
+        allowed = calls.allowed(guide.size)
+        return allowed is None or bool(allowed[token].item())
+
+    call = '"name": "weather", "parameters": {"input": "ab"}'
+    function = f'"function": {{{call}}}'
+    tag = "<|python_tag|>"
+    for whole in (
+        f"{{{call}}}",
+        f'\n{{ "type": "function", {call}}}',
+        f'{{"type":"function",{function}}}',
+        f"{tag}{{{call}}}",
+    ):
+        calls = answer_begun(whole)
+        assert (may_say(calls, END), may_say(calls, "x")) == (True, False)
+    assert not may_say(answer_begun(), '{"name": "x')
+    assert [may_say(answer_begun('{"nam'), text) for text in ("e", "x")] == [True, True]
+    assert [may_say(answer_begun('{"name'), text) for text in ('"', '":', "s", "x")] == [True, True, True, True]
+    assert [may_say(answer_begun('{"name":'), text) for text in ("1", '"', "x")] == [False, True, False]
+    assert not may_say(answer_begun('{"function'), '"')  # no call begins so
+    for free in ('{"names": 1}', "[1]", 'Here: {"name": 3}', '{"namely"'):
+        assert may_say(answer_begun(free), "x")
 
 
 def test_a_patch_token_by_token() -> None:
