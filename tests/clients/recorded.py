@@ -5,6 +5,8 @@ Long texts (an agent's instructions) are cut there, and the folder that a progra
 
 import json
 import os
+import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from tests.clients.recorder import Exchange
 
 FOLDER = Path(__file__).parent / "recordings"
 RUN = "/home/user/run"
+# Folders of a service, which messages name.
+_SERVICE = re.compile(re.escape(tempfile.gettempdir()) + r"/mlxb-\w+")
 _LONGEST = 160
 _LONGEST_LINE = 4000
 
@@ -38,6 +42,11 @@ def recorded(name: str) -> list[dict[str, Any]]:
     return exchanges
 
 
+def without_folders(answer: str) -> str:
+    """The same wherever the service has its folders."""
+    return _SERVICE.sub("/home/user/service", answer)
+
+
 def kinds_of(exchanges: Sequence[dict[str, Any]]) -> set[tuple[str, str, int, tuple[str, ...]]]:
     """Method, path, status and the fields of the body, whatever their order."""
     return {(e["method"], e["path"], e["status"], tuple(sorted(e["body"] or ()))) for e in exchanges}
@@ -56,7 +65,7 @@ def _short(value: Any, folder: str) -> Any:
 
 def _short_answer(answer: str, folder: str) -> str:
     """Byte for byte, but for the lines that repeat a long request."""
-    lines = answer.replace(folder, RUN).split("\n")
+    lines = without_folders(answer.replace(folder, RUN)).split("\n")
     return "\n".join(_short_line(line, folder) if len(line) > _LONGEST_LINE else line for line in lines)
 
 
