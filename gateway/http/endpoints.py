@@ -65,7 +65,8 @@ def routes_of(endpoints: Sequence[Endpoint], subtrees: Sequence[Subtree], guards
     *inner, outer = subtrees
     assert outer.prefix == "", "the last subtree must have all other paths"
     routes: list[BaseRoute] = []
-    left = sorted(endpoints, key=lambda endpoint: endpoint.header is None)
+    paths = list(dict.fromkeys(endpoint.path for endpoint in endpoints))
+    left = sorted(endpoints, key=lambda endpoint: (paths.index(endpoint.path), endpoint.header is None))
     for subtree in inner:
         inside = [endpoint for endpoint in left if endpoint.path.startswith(f"{subtree.prefix}/")]
         left = [endpoint for endpoint in left if endpoint not in inside]
