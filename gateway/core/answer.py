@@ -251,8 +251,9 @@ def _tool_use(entry: Any) -> ToolUse:
 
 
 def _prompt(entry: object) -> PromptUsage:
-    match entry:
-        case {"tokens": int(tokens), "cached": int(cached)}:
+    if isinstance(entry, dict):
+        tokens, cached = entry.get("tokens"), entry.get("cached")
+        if type(tokens) is int and type(cached) is int:
             return PromptUsage(tokens, cached)
     raise ProtocolError(f"an output whose prompt is {entry!r:.80}")
 

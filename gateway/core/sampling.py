@@ -46,9 +46,14 @@ class SamplingFields(RequestBody):
     def over(self, defaults: "Defaults") -> dict[str, Any]:
         """For the wire, which has the same names: these values, and `defaults` where one is not given. Without
         max_tokens, which has two names in chats."""
-        given = {name: getattr(self, name) for name in _ON_THE_WIRE}
-        filled = {name: getattr(defaults, name) if value is None else value for name, value in given.items()}
-        return {name: value for name, value in filled.items() if value is not None}
+        filled = {}
+        for name in _ON_THE_WIRE:
+            value = getattr(self, name)
+            if value is None:
+                value = getattr(defaults, name)
+            if value is not None:
+                filled[name] = value
+        return filled
 
 
 _ON_THE_WIRE = tuple(name for name in SamplingFields.model_fields if name != "max_tokens")

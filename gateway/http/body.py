@@ -16,26 +16,29 @@ _PIECE_BYTES = 4096  # each member that ends copies what follows it in its piece
 async def read_body(request: Request[AppState]) -> bytes:
     """The body, unpacked. Raises FailureError `request_too_large` as soon as it is known to be too large."""
     limit = request.state["settings"].max_body_bytes
-    too_large = FailureError(Failure(Code.REQUEST_TOO_LARGE, f"the body has more than {limit} bytes"))
     coding = ", ".join(request.headers.getlist("content-encoding")).strip().lower()
     if coding not in (*_PLAIN, *_GZIPPED):
         raise FailureError(
             Failure(Code.UNSUPPORTED_ENCODING, f"Content-Encoding must be gzip or absent, not {coding!r:.80}")
         )
     if int(request.headers.get("content-length", "0")) > limit:
-        raise too_large
+        raise _too_large(limit)
     packed = Gunzip() if coding in _GZIPPED else None
     body, received = bytearray(), 0
     async for chunk in request.stream():
         received += len(chunk)
         if received > limit:  # gzip may hold nothing for ever
-            raise too_large
+            raise _too_large(limit)
         body += chunk if packed is None else packed.feed(chunk, limit + 1 - len(body))
         if len(body) > limit:
-            raise too_large
+            raise _too_large(limit)
     if packed is not None and not packed.is_complete:
         raise invalid("the body ends before its gzip does")
     return bytes(body)
+
+
+def _too_large(limit: int) -> FailureError:
+    return FailureError(Failure(Code.REQUEST_TOO_LARGE, f"the body has more than {limit} bytes"))
 
 
 class Gunzip:
