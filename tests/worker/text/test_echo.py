@@ -106,3 +106,12 @@ def test_the_end_of_a_text_inside_a_prompt_has_no_logprobs(engine: TextEngine) -
         add(engine, 1, prompt=[65, end, 66], echo=True, logprobs=0)
     assert caught.value.failure.param == "echo"
     assert answer(engine, prompt=[65, end, 66], echo=True, max_tokens=2)["prompt_tokens"] == 3
+
+
+def test_with_a_draft_model_the_prompt_has_the_same_logprobs(tiny_model: Path) -> None:
+    drafting = load(tiny_model, draft_model=str(tiny_model))
+    got = answer(drafting, prompt=PROMPT, echo=True, max_tokens=3, logprobs=0, temperature=0.0)
+    tokens = drafting.loaded.tokenizer.encode(PROMPT)
+    recited = [entry["logprob"] for entry in got["logprobs"][1 : len(tokens)]]
+    assert recited == pytest.approx(expected(drafting, tokens), abs=1e-4)
+    assert (got["prompt_tokens"], got["completion_tokens"]) == (len(tokens), 3)
