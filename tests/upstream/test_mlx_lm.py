@@ -309,3 +309,31 @@ def test_llguidance_matcher(tokenizer: Any) -> None:
         '{"not": {}, "x-guidance": {"lenient": true}}', overrides=silent
     )
     assert "not" in llguidance.LLMatcher.validate_grammar(odd, limits=limits)
+
+
+def test_llguidance_grammars_of_calls(tokenizer: Any) -> None:
+    """Special tokens in a rule; JSON in a rule whose blanks are those of the rule; nested grammars; terminals that
+    exclude others; the texts of tokens."""
+    guide = llguidance.hf.from_tokenizer(tokenizer._tokenizer, n_vocab=VOCABULARY + 5, eos_token=[EOS])
+    assert guide.vocab_size == VOCABULARY + 5
+    assert (guide.is_special_token(BOS), guide.is_special_token(tokenizer.encode("a")[-1])) == (True, False)
+    assert guide.decode_bytes(tokenizer.encode("a", add_special_tokens=False)) == b"a"
+    options = '"x-guidance": {"whitespace_pattern": "[ ]{0,16}", "lenient": false, "coerce_one_of": false}'
+    lark = (
+        '%llguidance {"allow_initial_skip": true, "ignore_once": true}\n%ignore /[ ]{0,16}/\n'
+        f'start: (one | "[" one "]" | TEXT | <[{BOS}]> nested) "."\n'
+        f'one: %json {{"type": "boolean", {options}}}\n'
+        'TEXT: "<" VALUE ">"\nVALUE: /(?s:.*)/ & ~HAS\nHAS: /(?s:.*)>(?s:.*)/\n'
+        'nested: %lark {\nstart: "x" other\nother: "y"\n}\n'
+    )
+    matcher = llguidance.LLMatcher(guide, llguidance.LLMatcher.grammar_from_lark(lark))
+    assert not matcher.is_error(), matcher.get_error()
+
+    def takes(text: str, first: tuple[int, ...] = ()) -> bool:
+        matcher.reset()
+        tokens = [*first, *tokenizer.encode(text, add_special_tokens=False)]
+        return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+
+    assert all(map(takes, ("true.", "  true .", "[true ].", "< a\n>.")))
+    assert takes("xy.", (BOS,))
+    assert not any(map(takes, ("<a>b>.", "xy.", "x y.", "[true.", "[].")))
