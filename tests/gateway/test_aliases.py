@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from broker.wire.from_gateways import InferenceRequest, Kill, Load, Pull, Remove, Unload, Unpin, Watch
+from broker.wire.kinds import Task
 from broker.wire.packing import unpack
 from broker.wire.paths import GATEWAY_SOCKET
 from broker.wire.settings_file import SettingsError
@@ -213,12 +214,41 @@ async def test_answers_have_the_name_that_was_asked_for(
         assert f'"model":"{answers}"' in answer.text
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/messages", {"max_tokens": 5}),
+        ("/v1/responses", {"input": "Hi"}),
+        ("/api/chat", {}),
+        ("/api/generate", {"prompt": "Hi"}),
+    ],
+)
+async def test_every_dialect_takes_them(
+    broker: PlayedBroker, client: httpx.AsyncClient, path: str, body: dict[str, Any], stream: bool
+) -> None:
+    for name in ("fast", "claude-haiku-4-5"):
+        model, work, answer = await asked(broker, client, path, **body, model=name, stream=stream)
+        assert (model, work.temperature) == (QWEN, 0 if name == "fast" else 0.9)
+        assert f'"model":"{name}"' in answer.text
+        assert QWEN not in answer.text
+
+
+async def test_tokens_are_counted_by_an_alias(broker: PlayedBroker, client: httpx.AsyncClient) -> None:
+    asking = asyncio.create_task(client.post("/v1/messages/count_tokens", json=CHAT | {"model": "gpt-4o"}))
+    request_id, request = await broker.expect(InferenceRequest)
+    assert (request.model, request.task) == (LLAMA, Task.COUNT)
+    await broker.final(request_id, {"prompt_tokens": 3})
+    assert (await asking).json() == {"input_tokens": 3}
+
+
 async def test_so_have_embeddings_and_rerankings(broker: PlayedBroker, client: httpx.AsyncClient) -> None:
     vector = {"vectors": bytes(4), "size": 1, "prompt_tokens": 1}
     scores = {"scores": bytes(4), "prompt_tokens": 1}
     for path, body, final in (
         ("/v1/embeddings", {"input": "a"}, vector),
         ("/v1/rerank", {"query": "a", "documents": ["b"]}, scores),
+        ("/api/embed", {"input": "a"}, vector),
     ):
         asking = asyncio.create_task(client.post(path, json=body | {"model": "gpt-4o"}))
         request_id, request = await broker.expect(InferenceRequest)
