@@ -14,7 +14,6 @@ from tests.tiny_models import make_tiny_model
 
 MIB = 2**20
 MODELS = ("deep-a", "deep-b")
-CHATS = 32
 
 
 def ready(service: Service) -> list[dict[str, Any]]:
@@ -27,7 +26,10 @@ def ready(service: Service) -> list[dict[str, Any]]:
 
 
 @pytest.mark.timeout(300)  # four loads
-def test_many_long_chats_take_no_more_than_the_budget(make_service: Callable[..., Service], tmp_path: Path) -> None:
+@pytest.mark.parametrize("chats", [12, pytest.param(32, marks=pytest.mark.slow)])
+def test_many_long_chats_take_no_more_than_the_budget(
+    make_service: Callable[..., Service], tmp_path: Path, chats: int
+) -> None:
     for seed, name in enumerate(MODELS):
         make_tiny_model(tmp_path / name, seed=seed, layers=8, hidden_size=64)  # 2 KiB for a token of a sequence
     taken = sum(int(entry["footprint_bytes"]) for entry in ready(make_service(models_path=tmp_path)))
@@ -51,8 +53,8 @@ def test_many_long_chats_take_no_more_than_the_budget(make_service: Callable[...
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        with ThreadPoolExecutor(CHATS) as pool:
-            answers = list(pool.map(chat, range(CHATS)))
+        with ThreadPoolExecutor(chats) as pool:
+            answers = list(pool.map(chat, range(chats)))
     finally:
         over.set()
         watcher.join()
