@@ -1,6 +1,6 @@
 """The content of a message in Anthropic's blocks -> texts, images, calls, results and thoughts. Pure.
 
-Each block keeps the place that it had in the content, `[2]` or `[2].content[0]`, empty for a content that is one text.
+Each block keeps the place that it had in the content, `.2` or `.2.content.0`, empty for a content that is one text.
 """
 
 import re
@@ -79,9 +79,9 @@ def blocks_of(content: object, place: str = "") -> list[Block]:
         return [TextBlock(content, place)]
     if not isinstance(content, list):
         raise at(place, "must be a string or a list of blocks")
-    if place.count("[") > _MAX_DEPTH:
+    if place.count(".content") > _MAX_DEPTH:
         raise at(place, "is nested too deeply")
-    return [read for index, block in enumerate(content) for read in _read(block, f"{place}[{index}]")]
+    return [read for index, block in enumerate(content) for read in _read(block, f"{place}.{index}")]
 
 
 def texts_of(content: object, place: str = "") -> list[TextBlock]:

@@ -22,7 +22,6 @@ from gateway.anthropic.blocks import (
     ThoughtBlock,
     blocks_of,
 )
-from gateway.anthropic.dialect import dotted
 from gateway.core.content import Image, content_from, wire_content
 from gateway.core.validation import RequestBody
 
@@ -189,4 +188,4 @@ def _add_question(whole: Conversation, blocks: Sequence[Block], where: str, wait
 
 def _path(where: str, block: Block) -> str:
     """Of a block in the message `where`."""
-    return dotted(f"{where}.content{block.place}")
+    return f"{where}.content{block.place}"

@@ -181,14 +181,16 @@ def _refuse_many_blocks(raw: dict[str, Any]) -> None:
     contents = [raw.get("system"), *(message.get("content") for _, message in entries_of(raw.get("messages")))]
     while contents:
         content = contents.pop()
+        if isinstance(content, dict):
+            content = content.get("content")  # of a source
         if not isinstance(content, list):
             continue
         left -= len(content)
         if left < 0:
             raise invalid(f"messages: more than {_MAX_BLOCKS} blocks", "messages")
-        for _, block in entries_of(content):
-            source = block.get("source")
-            contents += (block.get("content"), source.get("content") if isinstance(source, dict) else None)
+        for block in content:
+            if isinstance(block, dict):
+                contents += (block[name] for name in ("content", "source") if name in block)
 
 
 def _written(raw: dict[str, Any]) -> Iterator[tuple[str, Any]]:
