@@ -84,6 +84,7 @@ class ResponseEvents:
     def error(self, failure: Failure) -> bytes:
         """The response as far as it got, failed."""
         begin = b"" if self._sequence else self._begin()
+        self._drop_call()
         output = [*self._items, self._grown(self._open, INCOMPLETE)] if self._open else self._items
         return begin + self._lifecycle(FAILED, state(FAILED, output, error=failed_error(failure)))
 
@@ -212,6 +213,11 @@ class ResponseEvents:
         self._open, self._text_start = None, b""
         return events
 
+    def _drop_call(self) -> None:
+        """A call that is cut short is never done: clients run a call as soon as they read that it is."""
+        if self._open is not None and self._open.call is not None:
+            self._open = None
+
     def _grown(self, grown: _Open, status: str) -> Object:
         """The item as it is now."""
         whole = "".join(grown.texts)
@@ -227,6 +233,7 @@ class ResponseEvents:
         has_said = any(item["type"] != "reasoning" for item in self._items)
         if is_silent(end, has_said=has_said or (self._open is not None and self._open.kind != "rs")):
             events += self._opened("msg")
+        self._drop_call()
         events += self._close(status)
         completed_at = int(self._now()) if status == COMPLETED else None
         events.append(self._lifecycle(status, state(status, self._items, end=end, completed_at=completed_at)))

@@ -180,6 +180,19 @@ def test_an_answer_that_is_cut_short_is_incomplete() -> None:
     assert streamed(end(reason="length"))[-1]["response"]["output"] == []
 
 
+def test_a_call_that_is_cut_short_is_never_done() -> None:
+    for call in (READ, EDIT):
+        first = ToolUse(call.id, call.name, call.arguments[:15], ends=False)
+        cut = Delta("I look.", tool_calls=[first])
+        for events in (
+            streamed(cut, end(reason="length")),
+            events_in((stream := renderer()).render([(0, cut)]) + stream.error(DIED)),
+        ):
+            assert [event["item"]["type"] for event in events if event["type"].endswith("item.done")] == ["message"]
+            assert [item["type"] for item in events[-1]["response"]["output"]] == ["message"]
+            assert not [event for event in events if event["type"].endswith(("arguments.done", "input.done"))]
+
+
 def test_an_answer_that_says_nothing_is_an_empty_text() -> None:
     for answer in (end(), end(reasoning="Hm")):
         items = whole(answer)["output"]
