@@ -118,8 +118,7 @@ def streamed(engine: TextEngine, **fields: Any) -> tuple[list[dict[str, Any]], d
 FORCED: dict[str, Any] = {"tools": [WORDS, TIME], "required_tools": ["say"], "one_call": True}
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("one_call", [True, False])
+@pytest.mark.parametrize(("temperature", "one_call"), [(0.0, True), (1.0, False)])
 def test_a_forced_call_arrives_as_it_is_written(engine: TextEngine, temperature: float, one_call: bool) -> None:
     fields = {**FORCED, "one_call": one_call, "seed": 4, "temperature": temperature, "max_tokens": 1000}
     entries, end = streamed(engine, **fields)
