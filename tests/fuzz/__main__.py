@@ -147,11 +147,20 @@ def _judged(request: Request, data: bytes) -> str:
         framed = _framed(body.decode())
         assert all(code in _FRAMED for code in framed), framed
         return "200 streamed" + (", error framed" if framed else "")
+    if b"x-ndjson" in head:
+        assert status == 200
+        last = json.loads([piece for piece in body.split(b"\n") if piece.startswith(b"{")][-1])
+        assert "error" in last or last["done"], last
+        return "200 streamed" + (", error framed" if "error" in last else "")
     if b"content-type: text/plain" in head.lower():
         return str(status)  # of the root
     answer = json.loads(body)
     if status >= 400 and "detail" not in answer:
         error = answer["error"]
+        if isinstance(error, str):  # Ollama's form
+            assert error
+            assert answer.keys() == {"error"}
+            return f"{status} in Ollama's form"
         details = ["details"] if answer.get("type") == "error" else []  # of Anthropic's form
         assert sorted(error) == ["code", *details, "message", "param", "retryable", "type"], error
         assert error["message"], error

@@ -165,6 +165,40 @@ _MESSAGES: list[dict[str, Any]] = [
     {"messages": [{"role": "user", "content": "Hi"}], "system": "Be brief.", "max_tokens": 4, "top_k": 3},
 ]
 
+# Without keep_alive: the models must be the same ones at the end.
+_OLLAMA: list[tuple[str, dict[str, Any]]] = [
+    (
+        "/api/chat",
+        {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "Hi", "images": [_PIXEL.partition(",")[2]]},
+                {
+                    "role": "assistant",
+                    "thinking": "Hm.",
+                    "tool_calls": [{"function": {"name": "weather", "arguments": {}}}],
+                },
+                {"role": "tool", "content": "rain", "tool_name": "weather"},
+            ],
+            "tools": [_TOOL],
+            "think": "low",
+            "options": {"num_predict": 4},
+        },
+    ),
+    (
+        "/api/chat",
+        {
+            "messages": [{"role": "user", "content": "Hi"}],
+            "format": _SCHEMA,
+            "logprobs": True,
+            "top_logprobs": 2,
+            "options": {"num_predict": 4, "temperature": 0.5, "repeat_last_n": 9, "stop": ["a"], "mirostat": 1},
+        },
+    ),
+    ("/api/generate", {"prompt": "Hi", "system": "Be brief.", "format": "json", "options": {"num_predict": 4}}),
+    ("/api/generate", {"prompt": "Hi", "raw": True, "options": {"num_predict": 4, "seed": 1}}),
+]
+
 _NASTY: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 1.0, 0.5, -0.0, 2**31, 2**53 + 1, 2**63, 2**64, 10**30, 1e300, float("nan")),
     *("", "x", "\x00", "\ud800", "\u202e", "💥" * 20, "<|im_end|>", "<tool_call>", "[" * 1000, '{"a":' * 200, "1e999"),
@@ -199,6 +233,9 @@ def _usual(rng: random.Random) -> Request:
     elif kind < 0.3:
         path = rng.choice(("/v1/messages", "/v1/messages?beta=true", "/v1/messages/count_tokens"))
         body = {"model": rng.choice(TEXT_MODELS), **rng.choice(_MESSAGES)}
+    elif kind < 0.4:
+        path, asked = rng.choice(_OLLAMA)
+        body = {"model": rng.choice(TEXT_MODELS), **asked}
     elif kind < 0.6:
         body = {"model": rng.choice(TEXT_MODELS), **rng.choice(_CHATS)}
         path = "/v1/chat/completions"
