@@ -11,6 +11,7 @@ from starlette.responses import Response
 from broker.wire.work import Embed
 from gateway.core import ask
 from gateway.core.answer import Vectors, floats_of
+from gateway.core.failure import IGNORED_HEADER, ignored_header
 from gateway.core.validation import object_of, validated
 from gateway.http.body import read_body
 from gateway.http.endpoints import Endpoint, Guard, Handler, Subtree
@@ -97,7 +98,8 @@ async def embed(request: Request[AppState]) -> Response:
             "total_duration": took,
             "load_duration": took if vectors is None else 0,
             "prompt_eval_count": 0 if vectors is None else vectors.prompt_tokens,
-        }
+        },
+        headers=_named(body.ignored),
     )
 
 
@@ -105,7 +107,12 @@ async def embeddings(request: Request[AppState]) -> Response:
     """The vector of one text, in the form that came before /api/embed."""
     body = validated(OllamaEmbeddingsBody, object_of(await read_body(request)))
     _model, vectors = await _vectors(request, body, Embed([body.prompt] if body.prompt else [], truncate=True))
-    return Json({"embedding": [] if vectors is None else floats_of(vectors.packed)})
+    answered = {"embedding": [] if vectors is None else floats_of(vectors.packed)}
+    return Json(answered, headers=_named(body.ignored))
+
+
+def _named(ignored: list[str]) -> dict[str, str]:
+    return {IGNORED_HEADER: ignored_header(field_name, ignored)} if ignored else {}
 
 
 async def _vectors(request: Request[AppState], body: OllamaBody, work: Embed) -> tuple[str, Vectors | None]:

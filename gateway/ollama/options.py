@@ -44,13 +44,18 @@ class OllamaOptions(RequestBody):
 
     @property
     def left_out(self) -> list[str]:
-        """The names of those that change nothing here."""
+        """The names of those that change no text here."""
         others = self.model_extra or {}
-        return [
-            f"options.{name}"
-            for name, value in others.items()
-            if value is not None and value != _WITHOUT_EFFECT.get(name)
-        ]
+        return _named({name: value for name, value in others.items() if value != _WITHOUT_EFFECT.get(name)})
+
+    @property
+    def stated(self) -> list[str]:
+        """The names of all that are given: none changes a vector."""
+        return _named(dict(self))
+
+
+def _named(options: dict[str, Any]) -> list[str]:
+    return [f"options.{name}" for name, value in options.items() if value not in (None, [])]
 
 
 def sampling(options: OllamaOptions, defaults: Defaults) -> dict[str, Any]:
@@ -59,24 +64,24 @@ def sampling(options: OllamaOptions, defaults: Defaults) -> dict[str, Any]:
     # -1 and -2 are "no limit": to the end of the context, or of the memory if that comes first.
     stated = limit if limit is not None and limit > 0 else None
     return {
-        **_penalties(options).over(defaults),
+        **_common(options).over(defaults),
         "max_tokens": stated if limit is not None else defaults.max_tokens,
         "max_tokens_is_default": stated is None,
         # Ollama's -1 is "any".
         "seed": None if options.seed == -1 else options.seed,
         "stop": options.stop,
-        **({} if options.typical_p is None else {"typical_p": options.typical_p}),
     }
 
 
-def _penalties(options: OllamaOptions) -> SamplingFields:
-    """With all else that the wire has under the names of the settings. repeat_last_n bounds all three penalties: 0
-    switches them off, -1 is the whole context."""
+def _common(options: OllamaOptions) -> SamplingFields:
+    """What the settings have too. repeat_last_n bounds all three penalties: 0 switches them off, -1 is the whole
+    context."""
     given = {
         "temperature": options.temperature,
         "top_k": options.top_k,
         "top_p": options.top_p,
         "min_p": options.min_p,
+        "typical_p": options.typical_p,
         "repetition_penalty": options.repeat_penalty,
         "presence_penalty": options.presence_penalty,
         "frequency_penalty": options.frequency_penalty,

@@ -77,6 +77,15 @@ class OllamaBody(RequestBody):
         return self.options or OllamaOptions()
 
 
+class OllamaVectorBody(OllamaBody):
+    """What asks for vectors."""
+
+    @property
+    def ignored(self) -> list[str]:
+        """How a model samples is nothing to vectors."""
+        return self.chosen.stated
+
+
 class OllamaTextBody(OllamaBody):
     """What chats and completions share. json_schema: Ollama's `format`; variables: its `think`."""
 
@@ -147,7 +156,7 @@ class OllamaGenerateBody(OllamaTextBody):
         return [*super().ignored, *(name for name, value in unused.items() if value)]
 
 
-class OllamaEmbedBody(OllamaBody):
+class OllamaEmbedBody(OllamaVectorBody):
     """The body of POST /api/embed."""
 
     input: Annotated[list[str], PlainValidator(_inputs_of)] = Field(default_factory=list)
@@ -155,7 +164,7 @@ class OllamaEmbedBody(OllamaBody):
     dimensions: Annotated[Whole, Field(ge=0, le=MAX_INT)] | None = None
 
 
-class OllamaEmbeddingsBody(OllamaBody):
+class OllamaEmbeddingsBody(OllamaVectorBody):
     """The body of POST /api/embeddings, which came before /api/embed."""
 
     prompt: str | None = None

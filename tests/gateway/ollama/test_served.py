@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from broker.wire.from_gateways import InferenceRequest, Keep, Load, Models, Pull
 from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output
 from broker.wire.packing import unpack
 from broker.wire.paths import GATEWAY_SOCKET
-from broker.wire.work import Embed
+from broker.wire.work import Embed, Generate
+from gateway.core.names import AliasSettings
+from gateway.core.sampling import Defaults
 from gateway.link.client import BrokerClient
 from gateway.settings import Settings
 from tests.gateway.http.test_gateway import STATUS
@@ -33,11 +35,13 @@ LOADED = {"model_id": "org/tiny", "model_type": "text-gen", "size_bytes": 7, "pi
 
 
 @contextlib.asynccontextmanager
-async def ollama(runtime_dir: Path, **settings: Any) -> AsyncIterator[tuple[PlayedBroker, httpx.AsyncClient]]:
-    """A played broker, and a client of a gateway beside it."""
+async def ollama(
+    runtime_dir: Path, models: Sequence[str] | None = None, **settings: Any
+) -> AsyncIterator[tuple[PlayedBroker, httpx.AsyncClient]]:
+    """A played broker, which has these models or whatever is asked for, and a client of a gateway beside it."""
     given = Settings(port=0, default_model="org/tiny", **settings)
     async with (
-        PlayedBroker(runtime_dir) as broker,
+        PlayedBroker(runtime_dir, models=models) as broker,
         served(BrokerClient(runtime_dir / GATEWAY_SOCKET), given) as client,
     ):
         await broker.meet()
@@ -196,12 +200,19 @@ async def test_minus_one_pins_before_it_answers(runtime_dir: Path) -> None:
 async def test_vectors(runtime_dir: Path) -> None:
     final: dict[str, Any] = {"vectors": struct.pack("<4f", 0.25, 0.5, 1, 2), "size": 2, "prompt_tokens": 7}
     async with ollama(runtime_dir) as (broker, client):
-        body = {"model": "m", "input": ["a", "b"], "keep_alive": "5m", "dimensions": 2, "options": {"num_ctx": None}}
+        body = {
+            "model": "m",
+            "input": ["a", "b"],
+            "keep_alive": "5m",
+            "dimensions": 2,
+            "options": {"num_ctx": None, "num_gpu": 1},
+        }
         asking = asked(client, "/api/embed", body)
         request_id, request = await broker.expect(InferenceRequest)
         assert (request.task, request.keep_alive) == ("embed", 300.0)
         assert unpack(Embed, request.payload) == Embed(["a", "b"], 2, truncate=True)
         await broker.final(request_id, final)
+        assert (await asking).headers["x-mlx-broker-ignored"] == "options.num_gpu"
         answer = (await asking).json()
         assert (answer["model"], answer["embeddings"]) == ("m", [[0.25, 0.5], [1.0, 2.0]])
         assert answer["prompt_eval_count"] == 7
@@ -240,6 +251,26 @@ async def test_lists(runtime_dir: Path) -> None:
         assert (await asking).status_code == 404
         missing = await client.post("/api/show", json={})
         assert (missing.status_code, missing.json()) == (400, {"error": "model is required"})
+
+
+async def test_an_alias_is_a_name_as_any_other(runtime_dir: Path) -> None:
+    profile = AliasSettings(model="org/tiny", defaults=Defaults(temperature=0.2))
+    async with ollama(runtime_dir, ["org/tiny"], aliases={"tiny:cool": profile}) as (broker, client):
+        asking = asked(client, "/api/chat", {"model": "Tiny:Cool", "messages": [USER], "stream": False})
+        request_id, request = await broker.expect(InferenceRequest)
+        assert (request.model, unpack(Generate, request.payload).temperature) == ("org/tiny", 0.2)
+        await broker.finish(request_id, "Hi")
+        assert (await asking).json()["model"] == "Tiny:Cool"
+        asking = asyncio.create_task(client.get("/api/tags"))
+        await broker.final((await broker.expect(Models))[0], {"models": [MODEL]})
+        assert [entry["name"] for entry in (await asking).json()["models"]] == ["org/tiny:latest", "tiny:cool"]
+        asking = asked(client, "/api/show", {"model": "tiny:cool"})
+        await broker.final((await broker.expect(Models))[0], {"models": [MODEL]})
+        told = (await asking).json()
+        assert told["model_info"]["general.basename"] == "tiny:cool"
+        assert "0.2" in told["parameters"]
+        refused = await client.request("DELETE", "/api/delete", json={"model": "tiny:cool"})
+        assert (refused.status_code, "is an alias" in refused.json()["error"]) == (400, True)
 
 
 async def test_a_download_and_a_deletion(runtime_dir: Path) -> None:
@@ -330,7 +361,7 @@ async def test_pages_of_other_sites_change_nothing(runtime_dir: Path, origins: s
         assert (await asking).status_code == 200
 
 
-KEYS = {"api_key": SecretStr("user"), "admin_token": SecretStr("admin")}
+KEYS: dict[str, Any] = {"api_key": SecretStr("user"), "admin_token": SecretStr("admin")}
 USERS, ADMINS = {"authorization": "Bearer user"}, {"authorization": "Bearer admin"}
 BOTH = {"authorization": "Bearer user", "x-api-key": "admin"}
 

@@ -144,8 +144,8 @@ def test_an_input_that_cannot_be_read_ends_its_own_request(tmp_path: Path, monke
     engine = load(make_tiny_encoder(tmp_path / "m"))
     expected, whole = embed(engine, TEXTS), engine.encoder.text
 
-    def text(text: str) -> Any:
-        return whole(text if text != "bad" else None)  # type: ignore[arg-type] # which it refuses in words of its own
+    def text(text: str, **options: bool) -> Any:
+        return whole(text if text != "bad" else None, **options)  # type: ignore[arg-type] # which it refuses in words of its own
 
     monkeypatch.setattr(engine.encoder, "text", text)
     engine.add(b"bad", pack(Embed(["x", "bad", "y"])))
