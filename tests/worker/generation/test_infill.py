@@ -2,12 +2,15 @@
 
 # ruff: noqa: RUF001 # DeepSeek's marks have a bar of full width
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from broker.wire.failure import FailureError
 from broker.wire.work import Generate
+from tests.scripted_model import make_scripted_model
+from tests.worker.engine_runs import add, answer, load
 from worker.generation.infill import infill_ends
 from worker.generation.prompt import prompt_characters, text_tokens
 
@@ -66,3 +69,17 @@ def test_a_suffix_that_cannot_be_served_is_named(prompt: Any) -> None:
         text_tokens(Generate(prompt=prompt, suffix="yz"), tokenizer, 2000)
     assert caught.value.failure.param == "suffix"
     assert text_tokens(Generate(prompt="ab", suffix=""), tokenizer, 2000) == [97, 98]
+
+
+def test_a_model_fills_the_gap_and_ends_at_its_mark(tmp_path: Path) -> None:
+    marks = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|file_sep|>")
+    pieces = ("return", " x", "<|file_sep|>", "more")
+    engine = load(make_scripted_model(tmp_path, pieces, tags=marks, after="<|fim_middle|>"))
+    fields = {"prompt": "def f(x):\n    ", "suffix": "\n\nf(1)", "temperature": 0.0, "max_tokens": 20}
+    for stream in (False, True):
+        got = answer(engine, **fields, stream=stream)
+        assert (got["text"], got["finish_reason"]) == ("return x", "stop")
+    assert answer(engine, **fields, echo=True)["text"] == "def f(x):\n    return x"
+    with pytest.raises(FailureError) as caught:
+        add(engine, 1, **fields, echo=True, logprobs=0)
+    assert caught.value.failure.param == "echo"
