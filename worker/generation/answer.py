@@ -23,21 +23,15 @@ from worker.generation.tools import read_calls, whole_calls
 
 @dataclass(slots=True)
 class Parts:
-    """A piece of an answer. text, reasoning: pieces to join; tool_calls, logprobs, ignored, prompt: as on the wire;
-    pieces: of calls, in place of tool_calls."""
+    """A piece of an answer. text, reasoning: pieces to join; tool_calls, logprobs, ignored, prompt: as on the wire, but
+    calls that come in pieces."""
 
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
-    tool_calls: list[dict[str, Any]] = field(default_factory=list)
+    tool_calls: list[Any] = field(default_factory=list)
     logprobs: list[dict[str, Any]] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
-    pieces: list[CallPiece] = field(default_factory=list)
     prompt: dict[str, int] | None = None
-
-    @property
-    def has_content(self) -> bool:
-        """Whether there is something to send for."""
-        return bool(self.text or self.reasoning or self.tool_calls or self.pieces)
 
     def body(self) -> dict[str, Any]:
         """The wire's form: always `text`, the others only if there are any."""
@@ -45,9 +39,7 @@ class Parts:
         if self.reasoning:
             body["reasoning"] = "".join(self.reasoning)
         if self.tool_calls:
-            body["tool_calls"] = self.tool_calls
-        elif self.pieces:
-            body["tool_calls"] = [piece.body() for piece in self.pieces]
+            body["tool_calls"] = [call.body() if isinstance(call, CallPiece) else call for call in self.tool_calls]
         if self.logprobs:
             body["logprobs"] = self.logprobs
         if self.ignored:
@@ -245,7 +237,7 @@ class Answer:
 
     def _take_pieces(self, text: str, pieces: CallPieces, parts: Parts) -> None:
         for piece in pieces.push(text):
-            add_piece(parts.pieces, piece)
+            add_piece(parts.tool_calls, piece)
             if piece.ends:
                 self.has_called = True
                 self._follows()

@@ -29,7 +29,7 @@ class Sequence:
     __slots__ = (
         *("request_id", "_text", "_answer", "_constraint", "_stream", "_logprobs", "_texts", "_parts"),
         *("_prompt_tokens", "_cached_tokens", "_completion_tokens", "_length", "_waiting", "_review", "_sent"),
-        *("_room", "_reasoning_tokens", "_echo", "_recited"),
+        *("_room", "_reasoning_tokens", "_is_reasoning", "_echo", "_recited"),
     )
 
     def __init__(
@@ -69,6 +69,7 @@ class Sequence:
         self._cached_tokens = cached_tokens
         self._completion_tokens = self._reasoning_tokens = 0
         self._room = room
+        self._is_reasoning = answer is not None and answer.is_reasoning
         self._length = 0
         self._waiting: deque[tuple[int, dict[str, Any]]] = deque()
         self._echo = echo
@@ -119,15 +120,15 @@ class Sequence:
             text += stream.finish()
         if self._logprobs is not None:
             self._length += len(text)
-            parts.logprobs += self._certain_logprobs(is_whole=reason is not None and not stream.stopped)
-        if stream.stopped:
+            parts.logprobs += self._certain_logprobs(is_whole=reason is not None and stream.stop_string is None)
+        if stream.stop_string is not None:
             reason = "stop"
         answer = self._answer
         if answer is not None:
-            was_reasoning = answer.is_reasoning
             answer.push(text, parts)
-            # So the tags count as little as the end of the text.
-            self._reasoning_tokens += was_reasoning and is_text and answer.is_reasoning
+            was_reasoning, self._is_reasoning = self._is_reasoning, answer.is_reasoning
+            if was_reasoning and self._is_reasoning and is_text:  # so tags count as little as the end of the text
+                self._reasoning_tokens += 1
             if answer.is_over:
                 reason = "stop"
             if reason is not None:
@@ -139,7 +140,7 @@ class Sequence:
             parts.text.append(text)
         if reason is not None:
             return self._end(reason)
-        if self._stream and parts.has_content:
+        if self._stream and (parts.text or parts.reasoning or parts.tool_calls):
             self._parts = Parts()
             body = parts.body()
             if self._review is not None:

@@ -68,7 +68,8 @@ class MarkSplit:
 
     @property
     def is_reasoning(self) -> bool:
-        return bool(self._state[0] == "reasoning")
+        is_open: bool = self._state[0] == "reasoning"
+        return is_open
 
     def _begun(self, text: str, opening: Opening) -> str:
         """The part of the text so far that is certain, without the opening tag."""

@@ -101,14 +101,9 @@ class TextStream:
             self._stops = TextStateMachine({_GOES_ON: [(text, text) for text in ends], **ends}).make_state(_GOES_ON)
 
     @property
-    def stopped(self) -> bool:
-        """Whether a stop string is complete."""
-        return self.stop_string is not None
-
-    @property
     def held(self) -> int:
         """Characters that are held back because they may be the beginning of a stop string."""
-        return 0 if self._stops is None or self.stopped else len(self._stops[3])
+        return 0 if self._stops is None or self.stop_string is not None else len(self._stops[3])
 
     def push(self, token: int) -> str:
         """Take one token; the text that is certain by now, often empty."""
@@ -119,16 +114,16 @@ class TextStream:
         """The rest: no more tokens will come."""
         self._detokenizer.finalize()
         text = self._before_stop(self._detokenizer.last_segment)
-        if self._stops is not None and not self.stopped:
+        if self._stops is not None and self.stop_string is None:
             _, held, _ = TextStateMachine.flush(self._stops)
             text += held
         return text
 
     def _before_stop(self, text: str) -> str:
-        if self.stopped:
-            return ""
         if self._stops is None or not text:
             return text
+        if self.stop_string is not None:
+            return ""
         self._stops, segments = TextStateMachine.split(self._stops, text)
         if len(segments) > 1:
             self.stop_string = segments[1][0]

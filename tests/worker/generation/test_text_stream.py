@@ -93,10 +93,10 @@ def _stream(tokenizer: Any, text: str, stop: list[str], *, continues: bool = Fal
     pieces = []
     for token in tokenizer.encode(text, add_special_tokens=False):
         pieces.append(stream.push(token))
-        if stream.stopped:
+        if stream.stop_string is not None:
             break
     pieces.append(stream.finish())
-    return pieces, stream.stopped
+    return pieces, stream.stop_string is not None
 
 
 def _cut_at_first_stop(text: str, stop: list[str]) -> str:
@@ -165,7 +165,7 @@ def test_the_stop_string_that_ended_the_text_is_named(
 ) -> None:
     stream = TextStream(Typed(pieces), stop)
     assert "".join([*(stream.push(0) for _ in pieces), stream.finish()]) == text
-    assert (stream.stop_string, stream.stopped) == (found, found is not None)
+    assert stream.stop_string == found
 
 
 @every_tokenizer
