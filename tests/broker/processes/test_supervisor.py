@@ -22,7 +22,7 @@ from broker.policy.specs import Exit
 from broker.processes.supervisor import TAIL_LINES, Supervisor
 from broker.wire.codec import decode, encode
 from broker.wire.from_peers import Hello
-from broker.wire.to_workers import Assign
+from broker.wire.to_workers import Assign, Shutdown
 from tests.broker.policy.world_books import MIB
 from tests.service import wait_until
 
@@ -319,6 +319,7 @@ def test_a_python_traceback_ends_in_the_tail(yard: Yard) -> None:
     yard.start("w1")
     frames = encode(Assign("m", "", "echo", "tests.broker.processes.loud_engine:NoSuchEngine"))
     yard.socket.send_multipart([b"w1", *frames])
+    yard.socket.send_multipart([b"w1", *encode(Shutdown())])  # else it waits some seconds for it
     [(_, exit_)] = yard.wait()
     assert exit_.code == 1
     assert "NoSuchEngine" in exit_.stderr_tail.splitlines()[-1]
