@@ -27,6 +27,7 @@ def test_the_table_is_of_the_installed_versions() -> None:
     assert installed.keys() == {"mlx-lm", "mlx-vlm"}
 
 
+@pytest.mark.slow  # the answers change with the versions of the libraries, and those are compared with every change
 @pytest.mark.timeout(300)  # every module of both libraries, perhaps never compiled before
 def test_the_table_is_what_the_libraries_answer() -> None:
     asked = subprocess.run(
