@@ -24,6 +24,8 @@ PROMPTS: dict[str, dict[str, Any]] = {
     "for the template": {"messages": [USER], "chat_template_kwargs": {"suffix": "!!"}},
     "a text": {"prompt": "once upon a time, é"},
     "tokens": {"prompt": [1, 2, 3]},
+    "a text that is echoed": {"prompt": "once upon", "echo": True},
+    "a text that is drawn": {"prompt": "once upon", "echo": True, "logprobs": 0},
     "tools": {"messages": [USER], "tools": [WEATHER, TIME]},
     "a forced call": {"messages": [USER], "tools": [WEATHER], "required_tools": ["weather"]},
     "a schema": {"messages": [USER], "json_schema": {"enum": ["a"]}},

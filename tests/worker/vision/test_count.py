@@ -15,8 +15,15 @@ from tests.worker.vision.test_mistakes import BROKEN
 from tests.worker.vision.vision_runs import IMAGE, ONE, PROMPTS, TWO_TURNS, load, text, user
 from worker.vision.engine import VisionEngine
 
+OTHERS: dict[str, dict[str, Any]] = {
+    "no chat": {"prompt": "hi é"},
+    "larger": {**ONE, "min_pixels": 32 * 32},
+    "smaller": {**ONE, "images": [picture(1, width=48, height=48)], "max_pixels": 16 * 16},
+    "echoed": {"prompt": "hi é", "echo": True, "logprobs": 0},
+}
 
-@pytest.mark.parametrize("fields", [*PROMPTS.values(), {"prompt": "hi é"}], ids=[*PROMPTS, "no chat"])
+
+@pytest.mark.parametrize("fields", [*PROMPTS.values(), *OTHERS.values()], ids=[*PROMPTS, *OTHERS])
 def test_a_count_is_the_number_that_the_same_request_reports(engine: VisionEngine, fields: dict[str, Any]) -> None:
     before = engine.stats()
     tokens = counted(engine.count, **fields)
