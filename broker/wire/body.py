@@ -5,7 +5,6 @@ packing.py turns messages into bytes.
 """
 
 import math
-from collections.abc import Collection
 from dataclasses import MISSING, fields
 from enum import StrEnum
 from types import UnionType
@@ -30,15 +29,11 @@ def to_map(body: Body) -> dict[str, Any]:
     return {f.name: getattr(body, f.name) for f in fields(body)}  # type: ignore[arg-type]  # every Body is a dataclass
 
 
-def stated(body: Body, without: Collection[str] = ()) -> dict[str, Any]:
-    """The fields of a message as a map that `from_map` reads: those that are not at their default. without: fields that
-    are left out in any case."""
+def stated(body: Body) -> dict[str, Any]:
+    """The fields of a message as a map that `from_map` reads: those that are not at their default."""
     cls = type(body)
     defaults = _DEFAULTS.get(cls) or _defaults(cls)
-    values = {name: value for name, default in defaults if (value := getattr(body, name)) != default}
-    for name in without:
-        values.pop(name, None)
-    return values
+    return {name: value for name, default in defaults if (value := getattr(body, name)) != default}
 
 
 def from_map(cls: type[T], values: dict[str, Any]) -> T:

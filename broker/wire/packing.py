@@ -1,6 +1,5 @@
 """Bodies to msgpack and back. With codec.py and outputs.py the only module of the project that imports msgpack."""
 
-from collections.abc import Collection
 from typing import Any
 
 import msgpack
@@ -8,10 +7,14 @@ import msgpack
 from broker.wire.body import Body, ProtocolError, T, from_map, stated
 
 
-def pack(body: Body, *, without: Collection[str] = ()) -> bytes:
-    """The msgpack map of a message's fields that are not at their default: a Generate has forty, and few are stated.
-    without: fields that are left out in any case."""
-    packed: bytes = msgpack.packb(stated(body, without))
+def pack(body: Body) -> bytes:
+    """The msgpack map of a message's fields that are not at their default: a Generate has forty, and few are stated."""
+    return pack_map(stated(body))
+
+
+def pack_map(values: dict[str, Any]) -> bytes:
+    """A msgpack map."""
+    packed: bytes = msgpack.packb(values)
     return packed
 
 

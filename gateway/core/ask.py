@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 
-from broker.wire.body import Body
+from broker.wire.body import Body, stated
 from broker.wire.failure import invalid
 from broker.wire.from_gateways import (
     InferenceRequest,
@@ -22,7 +22,7 @@ from broker.wire.from_gateways import (
     Watch,
 )
 from broker.wire.kinds import Task
-from broker.wire.packing import pack
+from broker.wire.packing import pack, pack_map
 from broker.wire.work import Embed, Generate, Rerank
 from gateway.core.administration import (
     KillReport,
@@ -84,10 +84,11 @@ def count(model: str, unit: Generate) -> Ask[Counted]:
 
 
 def _generation(model: str, unit: Generate, keep_alive: float | None) -> InferenceRequest:
+    values = stated(unit)
+    # The choices of one request differ in their seed alone, and are taken in alike.
+    alike = {name: value for name, value in values.items() if name not in ("seed", "stream")}
     try:
-        # The choices of one request differ in their seed alone, and are taken in alike.
-        origin = _origin(pack(unit, without=("seed", "stream")))
-        return InferenceRequest(model, pack(unit), Task.GENERATE, origin, keep_alive)
+        return InferenceRequest(model, pack_map(values), Task.GENERATE, _origin(pack_map(alike)), keep_alive)
     except ValueError:  # a dialect may add a level to what could just be read
         raise invalid("the body is nested too deeply") from None
 

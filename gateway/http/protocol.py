@@ -32,10 +32,12 @@ _TOO_SLOW = Failure(Code.REQUEST_TIMEOUT, f"the headers must be complete within 
 def fault_of(scope: Mapping[str, Any]) -> Failure | None:
     """What is wrong with the headers of a request, if anything. Pure."""
     headers: list[tuple[bytes, bytes]] = scope["headers"]
-    size = len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(n) + len(v) + 4 for n, v in headers)
+    size, hosts = len(scope["raw_path"]) + len(scope["query_string"]), 0
+    for name, value in headers:
+        size += len(name) + len(value) + 4
+        hosts += name == b"host"
     if size > MAX_HEADER_BYTES:
         return _TOO_LARGE
-    hosts = len(list(_values(headers, b"host")))
     if hosts > 1 or (hosts == 0 and scope["http_version"] == "1.1"):
         return Failure(Code.INVALID_REQUEST, f"a request must have one Host header, this one has {hosts}")
     return _coding_fault(headers)
