@@ -196,7 +196,8 @@ class RerankAnswer(OpenAIAnswer):
 
 
 class ModelEntry(OpenAIAnswer):
-    """GET /v1/models/{id}. created: Unix seconds; context_length: tokens, null if unknown."""
+    """GET /v1/models/{id}. created: Unix seconds; context_length: tokens, null if unknown. alias_of: the model's own
+    name, only where `id` is an alias."""
 
     id: str
     object: Literal["model"]
@@ -210,6 +211,7 @@ class ModelEntry(OpenAIAnswer):
     architecture: str | None
     parameters: int | None
     state: str
+    alias_of: str | None = None
 
 
 class ModelList(OpenAIAnswer):

@@ -19,6 +19,7 @@ from gateway.core.names import Aliases, AliasSettings, is_pattern, mistakes, spe
 from gateway.core.sampling import Defaults
 from gateway.directory import Directory
 from gateway.link.client import BrokerClient
+from gateway.openai.answers import ModelEntry
 from gateway.settings import Settings, load_settings
 from tests.gateway.played_broker import PlayedBroker, ending
 from tests.gateway.running import MODEL, gateway_process, running_process
@@ -319,6 +320,7 @@ async def test_aliases_are_listed_with_their_models() -> None:
         # gpt-4o leads to a model that is not here by now, patterns stand for no single name
         assert list(entries) == [QWEN, "sonnet", "again", "fast", "slow"]
         assert "alias_of" not in entries[QWEN]
+        assert ModelEntry.model_validate(entries["sonnet"]).alias_of == QWEN
         same = entries[QWEN] | {"alias_of": QWEN}
         assert all(entries[name] == same | {"id": name} for name in ("sonnet", "again", "fast", "slow"))
         for name in ("sonnet", "claude-haiku-4-5", "Fast:latest"):
