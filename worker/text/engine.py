@@ -159,9 +159,10 @@ class TextEngine:
         arrived = self._read(payload)
         request, tokens = arrived.request, arrived.tokens
         drawn = 0 if arrived.echo is None else arrived.echo.drawn
+        prompt = len(tokens) + drawn
         size = Size(
-            len(tokens),
-            max(1, drawn + self.generation.max_tokens(request, len(tokens) + drawn)),
+            prompt,
+            max(0 if drawn else 1, self.generation.max_tokens(request, prompt)),
             is_stated=not request.max_tokens_is_default,
             param="prompt" if request.messages is None else "messages",
             first=_BLOCK if request.max_tokens_is_default and arrived.can_begin_again else 0,
@@ -218,7 +219,7 @@ class TextEngine:
         )
         uid = self._batch.insert(
             [tokens[begin:end] for begin, end in pairwise(ends)],
-            max_tokens,
+            max_tokens + (0 if arrived.echo is None else arrived.echo.drawn),
             cache=cache,
             tokens=tokens[:cached],
             sampler=arrived.sampler,

@@ -320,9 +320,10 @@ class VisionEngine:
     def _enter(self, request_id: bytes, waiting: _Waiting) -> None:
         request = waiting.request
         prompt = waiting.prompt or self.model.read_chat(waiting.text, waiting.images, waiting.pixels)
+        tokens = len(prompt.tokens) + waiting.drawn
         size = Size(
-            len(prompt.tokens),
-            max(1, waiting.drawn + self.generation.max_tokens(request, len(prompt.tokens) + waiting.drawn)),
+            tokens,
+            max(0 if waiting.drawn else 1, self.generation.max_tokens(request, tokens)),
             is_stated=not request.max_tokens_is_default,
             param="prompt" if request.messages is None else "messages",
             beside=encoding_bytes(prompt),
@@ -356,7 +357,7 @@ class VisionEngine:
         self._batch.prefill_step_size = self._options.prefill_step_size if in_pieces else None
         (uid,) = self._batch.insert(
             [prompt.tokens],
-            [max_tokens],
+            [max_tokens + waiting.drawn],
             prompt_kwargs=[seen],
             logits_processors=[None if sampler is None else [sampler]],
         )

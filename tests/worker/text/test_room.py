@@ -137,6 +137,20 @@ def test_an_answer_whose_length_nobody_stated_may_be_shorter(folder: Path) -> No
     assert (body["completion_tokens"], body["finish_reason"]) == (100, "length")
 
 
+def test_a_prompt_whose_tokens_are_drawn_is_a_prompt(folder: Path) -> None:
+    engine = load(folder, share=PLENTY)
+    limit_to(engine, 300)
+    asked = {"max_tokens": 3000, "max_tokens_is_default": True, "echo": True, "logprobs": 0, **GREEDY}
+    with pytest.raises(FailureError) as raised:
+        add(engine, 1, prompt="a" * 301, **asked)
+    assert raised.value.failure.param == "prompt"
+    assert "a prompt of 301 tokens" in raised.value.failure.message
+    body = answer(engine, prompt="a" * 290, **asked)
+    assert (body["completion_tokens"], len(body["logprobs"]), body["finish_reason"]) == (10, 300, "length")
+    body = answer(engine, prompt="a" * 300, **{**asked, "max_tokens": 0})
+    assert (body["completion_tokens"], len(body["logprobs"])) == (0, 300)
+
+
 def test_a_request_that_waits_can_be_cancelled_and_the_next_one_begins(folder: Path) -> None:
     engine = with_room_for(folder, 560)
     first, second, third = (add(engine, number, **fields) for number, fields in enumerate(prompts(3)))

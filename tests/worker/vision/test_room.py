@@ -105,3 +105,13 @@ def test_who_has_got_its_memory_asks_for_its_turn_to_prefill(engine: VisionEngin
     assert lease.news() is None
     assert [(output.request_id, output.kind) for output in steps(engine)][-1] == (request_id, FINAL)
     assert lease.news() is False
+
+
+def test_a_prompt_whose_tokens_are_drawn_is_a_prompt(engine: VisionEngine) -> None:
+    most = engine.room.plan.alone(20)
+    engine.room.granted(most, most)
+    asked = {"echo": True, "logprobs": 0, "max_tokens": 300, "max_tokens_is_default": True}
+    add(engine, 1, prompt="a" * 200, **asked)
+    (output,) = steps(engine)
+    assert (output.kind, output.body["param"]) == (ERROR, "prompt")
+    assert_nothing_left(engine)
