@@ -85,6 +85,7 @@ class Pool:
         self.limits = limits
         self._facts = Facts(limits, run_id, measured=dict(measured or {}))
         self._deadline: float | None = None
+        self._decided_at: float | None = None  # since the deadline was worked out
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """What to do now that `event` has happened. now: seconds, monotonic, never less than at the last call."""
@@ -96,7 +97,7 @@ class Pool:
         else:
             self._note(event, now)
         decide(facts, now)
-        self._deadline = min(facts.deadlines(now), default=None)
+        self._decided_at = now
         return facts.actions
 
     def _note(self, event: Event, now: float) -> None:
@@ -144,6 +145,8 @@ class Pool:
 
     def next_deadline(self) -> float | None:
         """When to call `handle(TimePassed(), now)` at the latest; None: only when something happens."""
+        if self._decided_at is not None:  # not after every event: many come before somebody asks
+            self._deadline, self._decided_at = min(self._facts.deadlines(self._decided_at), default=None), None
         return self._deadline
 
     def running(self, model_id: str) -> ModelSpec | None:
