@@ -85,7 +85,15 @@ def ignored_header(names: FieldNames, ignored: Sequence[str]) -> str:
     """Its value, empty if nothing is ignored. ignored: names of the wire, `json_schema.uniqueItems`."""
     if not ignored:
         return ""
-    whole = ", ".join(dict.fromkeys(_in_words_of(names, field) for field in ignored))
+    named: dict[str, None] = {}
+    length = 0
+    for field in ignored:
+        if (name := _in_words_of(names, field)) not in named:
+            named[name] = None
+            length += len(name) + 2
+        if length > _MAX_HEADER + 2:  # more do not fit
+            break
+    whole = ", ".join(named)
     safe = "".join(letter if " " <= letter <= "~" else "?" for letter in whole)
     return safe if len(safe) <= _MAX_HEADER else safe[:_MAX_HEADER].rpartition(", ")[0] + ", ..."
 

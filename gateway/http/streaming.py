@@ -55,7 +55,8 @@ class AnswerStream(Response, Generic[T]):
 
     names: the client's names of fields in failures. opening: what is sent at once, if anything; without it the response
     starts with the first output. After that outputs take the server's shortcut, where it has one. ignored: what of the
-    request the dialect leaves out; what the worker leaves out comes with the first output.
+    request the dialect leaves out; what the worker leaves out comes with the first output, and is named if nothing was
+    sent before that.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class AnswerStream(Response, Generic[T]):
 
     async def _relay(self, send: Send) -> None:
         if self._opening:
+            self._name_ignored()
             await self._send(send, self._opening)
         while not self._renderer.is_complete:
             outputs, failure = _until_failure(await self._call.take())
@@ -120,11 +122,13 @@ class AnswerStream(Response, Generic[T]):
                 await self._send(send, self._renderer.render(outputs), is_last=self._renderer.is_complete)
                 self._call.shortcut = self._write
             elif failure is None:
+                if not self._is_started:  # what the worker leaves out comes too late for a header
+                    self._name_ignored()
                 await self._send(send, self._renderer.keepalive())
             if failure is not None:
                 raise FailureError(in_words_of(self._names, failure))
 
-    def _name_ignored(self, outputs: Sequence[tuple[int, T]]) -> None:
+    def _name_ignored(self, outputs: Sequence[tuple[int, T]] = ()) -> None:
         ignored = [*self._ignored, *ignored_in([output for _unit, output in outputs])]
         if value := ignored_header(self._names, ignored):
             self.headers[IGNORED_HEADER] = value

@@ -81,6 +81,7 @@ class OllamaChatText(_OllamaText[OllamaChatBody]):
     def __init__(self, wanted: OllamaChatBody, clocks: Clocks = CLOCKS) -> None:
         super().__init__(wanted, clocks)
         self.images = [image for message in wanted.messages or [] for image in message.images]
+        self._counts = [len(message.images) for message in wanted.messages or []]
 
     def units(self, images: list[bytes], defaults: Defaults) -> list[Generate]:
         """One."""
@@ -88,7 +89,7 @@ class OllamaChatText(_OllamaText[OllamaChatBody]):
 
     def field_name(self, field: str) -> str:
         """Ollama's name."""
-        return field_in_chat(field, [len(message.images) for message in self._wanted.messages or []])
+        return field_in_chat(field, self._counts)
 
 
 class OllamaGenerateText(_OllamaText[OllamaGenerateBody]):

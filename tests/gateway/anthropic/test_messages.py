@@ -67,9 +67,10 @@ async def test_a_whole_message(runtime_dir: Path) -> None:
 async def test_a_stream_and_its_pings(runtime_dir: Path) -> None:
     """While the model loads and prefills, and while the arguments of a call are collected."""
     async with gateway(runtime_dir, keepalive_seconds=0.1) as (broker, client):
-        async with client.stream("POST", PATH, json={**BODY, "stream": True}) as answer:
+        async with client.stream("POST", PATH, json={**BODY, "stream": True, "tools": [SEARCH]}) as answer:
             request_id, _ = await broker.expect_work()
             # Its headers come with the first ping.
+            assert answer.headers[IGNORED] == "tools.0"
             assert answer.headers["content-type"].startswith("text/event-stream")
             read = b""
             pieces = answer.aiter_bytes()

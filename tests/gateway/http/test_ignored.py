@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from gateway.app import SUBTREES
+from gateway.core.failure import ignored_header
 from gateway.settings import Settings
 from tests.gateway.played_broker import ending
 from tests.gateway.served import served
@@ -48,6 +49,17 @@ async def test_a_header_is_short_and_safe(stream: bool) -> None:
     assert value.startswith("???set-cookie: a=b, tools[0].uniqueItems, ")
     assert value.endswith("].uniqueItems, ...")
     assert len(value) <= 2010
+
+
+def test_what_does_not_fit_into_the_header_is_not_named() -> None:
+    asked: list[str] = []
+
+    def named(field: str) -> str:
+        asked.append(field)
+        return field
+
+    ignored_header(named, [f"options.o{n}" for n in range(100_000)])
+    assert len(asked) < 1000
 
 
 @pytest.mark.parametrize("stream", [False, True])
