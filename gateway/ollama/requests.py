@@ -10,7 +10,7 @@ from pydantic import Field, PlainValidator
 
 from broker.wire.failure import invalid
 from broker.wire.work import Embed, Generate
-from gateway.core.integers import refuse_rounded
+from gateway.core.integers import entries_of, refuse_rounded
 from gateway.core.sampling import MAX_INT, Defaults
 from gateway.core.validation import NotYet, RequestBody, Whole, object_of, refuse_not_yet, validated
 from gateway.ollama.messages import Images, OllamaMessage, check_roles, read_by_models, tools_in, user_content
@@ -19,6 +19,7 @@ from gateway.ollama.stay import KeepAlive
 
 # Reading a body holds up all streams of this gateway.
 _MAX_MESSAGES = 4096
+_MAX_PARTS = 16_384  # images and calls of all messages together
 _MAX_INPUTS = 2048
 _MAX_TOP_LOGPROBS = 20
 _EFFORTS = ("low", "medium", "high", "max")
@@ -173,6 +174,7 @@ class OllamaEmbeddingsBody(OllamaVectorBody):
 def parse_ollama_chat(body: bytes) -> OllamaChatBody:
     """Raises FailureError `invalid_request` naming the field."""
     raw = object_of(body)
+    _refuse_many(raw)
     request = validated(OllamaChatBody, raw)
     refuse_rounded(raw, body, read_by_models)  # after that, so that there are not too many of anything
     check_roles(request.messages or [])
@@ -183,12 +185,23 @@ def parse_ollama_generate(body: bytes) -> OllamaGenerateBody:
     """Raises FailureError `invalid_request` naming the field."""
     raw = object_of(body)
     refuse_not_yet(raw, _NOT_YET_GENERATE)
+    _refuse_many(raw)
     request = validated(OllamaGenerateBody, raw)
     if request.raw and request.system:
         raise invalid("system: a raw prompt has no system turn", "system")
     if request.images and not request.is_chat:
         raise invalid("images: a raw prompt, and one with a suffix, has no place for images", "images")
     return request
+
+
+def _refuse_many(raw: dict[str, Any]) -> None:
+    left = _MAX_PARTS
+    for holder in (raw, *(message for _, message in entries_of(raw.get("messages")))):
+        for name in ("images", "tool_calls"):
+            parts = holder.get(name)
+            left -= len(parts) if isinstance(parts, list) else 0
+            if left < 0:
+                raise invalid(f"{name}: more than {_MAX_PARTS} in one request", name)
 
 
 def chat_unit(request: OllamaChatBody, images: list[bytes], defaults: Defaults) -> Generate:

@@ -12,7 +12,7 @@ from gateway.core.custom_tools import arguments_of
 from gateway.core.validation import at
 from gateway.responses.parts import part_of, reasoning_in, text_field
 from gateway.responses.sealed import unsealed
-from gateway.responses.tools import wire_name
+from gateway.responses.tools import refuse_many, wire_name
 from gateway.responses.turns import PlacedTurn
 
 # Reading a body holds up all streams of this gateway.
@@ -46,7 +46,7 @@ def conversation_of(value: object) -> InputItems:
     reader = _Reader()
     for position, item in enumerate(value):
         reader.read(item, f"[{position}]")
-    reader.place_images()
+    reader.finish()
     return reader.conversation
 
 
@@ -56,6 +56,8 @@ class _Reader:
     def __init__(self) -> None:
         self.conversation = InputItems()
         self._answer: PlacedTurn | None = None  # the assistant's turn that the next item may belong to
+        self._said: list[str] = []  # paragraphs of its text
+        self._thought: list[str] = []  # and of its reasoning
         self._calls: set[str] = set()
         self._left_out: set[str] = set()  # ids of calls that are left out, as their results then are
         self._pictures: list[tuple[Image, str]] = []  # of results: only a user's turn may have images
@@ -86,7 +88,12 @@ class _Reader:
                     self._left_out.add(call_id)
                 self._leave_out(where, kind)
 
-    def place_images(self) -> None:
+    def finish(self) -> None:
+        """There are no more items."""
+        self._place_images()
+        self._end_answer()
+
+    def _place_images(self) -> None:
         """Those of results, in a user's turn behind them."""
         if self._pictures:
             images, paths = zip(*self._pictures, strict=True)
@@ -96,14 +103,21 @@ class _Reader:
 
     def _add(self, turn: PlacedTurn) -> PlacedTurn:
         if turn.role != "tool":
-            self.place_images()
+            self._place_images()
+        self._end_answer()
         self._answer = turn if turn.role == "assistant" else None
         self.conversation.turns.append(turn)
         return turn
 
+    def _end_answer(self) -> None:
+        if self._answer is not None:
+            self._answer.content = "\n\n".join(self._said)
+            self._answer.reasoning = "\n\n".join(self._thought)
+            self._answer, self._said, self._thought = None, [], []
+
     def _in_answer(self, where: str, *, is_call: bool = False) -> PlacedTurn:
         """The assistant's turn of this item. A text without calls is complete, but calls may follow it."""
-        if self._answer is None or (self._answer.content and not self._answer.calls and not is_call):
+        if self._answer is None or (self._said and not self._answer.calls and not is_call):
             return self._add(PlacedTurn("assistant", f"input{where}"))
         return self._answer
 
@@ -123,17 +137,19 @@ class _Reader:
             self._add(PlacedTurn(role, f"input{where}", content, f"input{place}"))
             return
         turn = self._in_answer(where)
-        turn.content = _paragraphs(turn.content, content)
+        self._said += [content] if content else []
         turn.content_path = turn.content_path or f"input{place}"
 
     def _reasoning(self, item: dict[str, Any], where: str) -> None:
+        for name in ("content", "summary"):
+            self._count(item.get(name), f"{where}.{name}")
         text = reasoning_in(item.get("content"), f"{where}.content", ("reasoning_text", "text"))
         summary = reasoning_in(item.get("summary"), f"{where}.summary", ("summary_text",))
         sealed = item.get("encrypted_content")
         reasoning = text or unsealed(sealed) or summary
         if reasoning:
             turn = self._in_answer(where)
-            turn.reasoning = _paragraphs(turn.reasoning, reasoning)
+            self._thought.append(reasoning)
             turn.reasoning_path = turn.reasoning_path or f"input{where}"
         elif sealed:
             self.conversation.ignored.append(f"input{where}.encrypted_content")
@@ -174,11 +190,18 @@ class _Reader:
         tools = item.get("tools")
         if not isinstance(tools, list):
             raise at(f"{where}.tools", "must be a list of tools")
+        refuse_many(tools)
+        self._count(tools, f"{where}.tools")
         path = f"input{where}.tools"
         self.conversation.tools += [(f"{path}[{number}]", tool) for number, tool in enumerate(tools)]
 
     def _leave_out(self, where: str, kind: str) -> None:
         self.conversation.ignored.append(f"input{where} ({kind:.80})")
+
+    def _count(self, parts: Any, place: str) -> None:
+        self._parts += len(parts) if isinstance(parts, list) else 0
+        if self._parts > _MAX_PARTS:
+            raise at(place, f"the items have more than {_MAX_PARTS} parts")
 
     def _parts_of(self, content: Any, place: str) -> tuple[list[str | Image], list[str]]:
         """Texts and images, and where they are."""
@@ -186,13 +209,7 @@ class _Reader:
             return [content], [f"input{place}"]
         if not isinstance(content, list):
             raise at(place, "must be a text or a list of parts")
-        self._parts += len(content)
-        if self._parts > _MAX_PARTS:
-            raise at(place, f"the items have more than {_MAX_PARTS} parts")
+        self._count(content, place)
         parts = [part_of(part, f"{place}[{number}]") for number, part in enumerate(content)]
         ends = (".image_url" if isinstance(part, Image) else "" for part in parts)
         return parts, [f"input{place}[{number}]{end}" for number, end in enumerate(ends)]
-
-
-def _paragraphs(before: Any, text: str) -> str:
-    return f"{before}\n\n{text}" if before and text else before or text

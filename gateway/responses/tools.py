@@ -120,6 +120,8 @@ def _required(tools: Sequence[ClientTool]) -> list[str]:
 
 
 def _allowed(tools: list[ClientTool], named: list[Any]) -> Iterator[ClientTool]:
+    if len(named) > 2 * _MAX_TOOLS:
+        raise _wrong("tool_choice.tools", f"there are more than {2 * _MAX_TOOLS} tools")
     for position, entry in enumerate(named):
         where = f"tool_choice.tools[{position}]"
         if _kind_of(entry, where) in ("function", "custom"):

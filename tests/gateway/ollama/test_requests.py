@@ -290,10 +290,12 @@ def test_what_is_no_object_is_refused(body: bytes) -> None:
         {"messages": [USER] * 100_000},
         {"messages": [{**USER, "images": [5] * 100_000}]},
         {"messages": [{"role": "assistant", "tool_calls": [{"id": 5}] * 100_000}]},
+        {"messages": [{**USER, "images": [PNG] * 100}] * 1000},
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f"}}] * 1000}] * 100},
         {"messages": [USER], "tools": [WEATHER] * 100_000},
         {"messages": [USER], "options": {"stop": ["x"] * 100_000}},
     ],
-    ids=["messages", "images", "calls", "tools", "stops"],
+    ids=["messages", "images", "calls", "right images", "right calls", "tools", "stops"],
 )
 def test_a_hundred_thousand_of_anything_are_refused_quickly(fields: dict[str, Any]) -> None:
     body = json.dumps(fields).encode()
@@ -301,6 +303,11 @@ def test_a_hundred_thousand_of_anything_are_refused_quickly(fields: dict[str, An
     with pytest.raises(FailureError):
         parse_ollama_chat(body)
     assert time.process_time() - started < 2.0
+
+
+def test_a_hundred_thousand_images_of_a_prompt_are_refused() -> None:
+    with pytest.raises(FailureError, match="images: more than"):
+        parse_ollama_generate(packed(prompt="Hi", images=[PNG] * 100_000))
 
 
 def test_a_hundred_thousand_options_are_read_quickly() -> None:

@@ -187,6 +187,10 @@ def test_integers_that_would_be_rounded_are_refused() -> None:
         assert caught.value.failure.param == param
 
 
+def allowed(tools: list[Any]) -> dict[str, Any]:
+    return {"type": "allowed_tools", "mode": "auto", "tools": tools}
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -194,6 +198,11 @@ def test_integers_that_would_be_rounded_are_refused() -> None:
         {"input": [{"role": "user", "content": [{"type": "input_text", "text": "a"}] * 100_000}]},
         {"input": [{"type": "x"}] * 100_000},
         {"input": "a", "tools": [WEATHER] * 100_000},
+        {"input": [{"type": "reasoning", "content": [{"type": "reasoning_text", "text": "a"}] * 100_000}]},
+        {"input": [{"type": "additional_tools", "tools": [{"type": "web_search"}] * 100_000}]},
+        {"input": [{"type": "additional_tools", "tools": [{"type": "web_search"}] * 1000}] * 100},
+        {"input": [{"type": "additional_tools", "tools": [SERVER | {"tools": [WEATHER] * 100_000}]}]},
+        {"input": "a", "tools": [WEATHER], "tool_choice": allowed([{"type": "function", "name": "weather"}] * 100_000)},
         {"input": "a", "tools": [SERVER | {"tools": [{"type": "function", "name": str(n)} for n in range(100_000)]}]},
     ],
 )
@@ -203,3 +212,13 @@ def test_a_hundred_thousand_of_anything_are_refused_quickly(body: dict[str, Any]
     with pytest.raises(FailureError):
         parse_responses(data)
     assert time.thread_time() - start < 0.5
+
+
+def test_long_reasoning_in_many_items_is_read_quickly() -> None:
+    """Copying what there is with every item took a minute."""
+    thought = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "a" * 5000}]}
+    data = orjson.dumps({"input": [USER, *[thought] * 8000]})
+    start = time.thread_time()
+    [_, answer] = parse_responses(data).turns
+    assert time.thread_time() - start < 2
+    assert answer.reasoning == "\n\n".join(["a" * 5000] * 8000)
