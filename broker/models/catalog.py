@@ -5,6 +5,7 @@ imports mlx, never loads anything. Whatever a folder holds is an answer or a Cat
 """
 
 import logging
+import os
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
@@ -65,7 +66,8 @@ class Catalog:
         return {name for name in (*without_files, *self._places.names()) if name.isprintable()}
 
     def users_of(self, model_id: str) -> list[str]:
-        """The models that are loaded from the files under this name: its own, links to it, those with it as draft."""
+        """The models that are loaded from the files under this name: its own, links to it, those with it as draft, or
+        with an adapter in its folder."""
         try:
             folders = [place.folder for place in self._places.kept(model_id)]
         except CatalogError:
@@ -74,8 +76,8 @@ class Catalog:
         real = [folder.resolve() for folder in folders if not folder.is_symlink()]
         users = []
         for spec in (entry.spec for entry in self.entries() if entry.spec.engine is None):
-            draft = spec.options.get("draft_model")
-            paths = [Path(path) for path in (spec.path, draft) if isinstance(path, str)]
+            named = (spec.path, spec.options.get("draft_model"), spec.options.get("adapter_path"))
+            paths = [Path(os.path.expanduser(path)) for path in named if isinstance(path, str)]  # noqa: PTH111 # Path's own raises for an unknown user
             if any(path in folders or any(path.resolve().is_relative_to(one) for one in real) for path in paths):
                 users.append(spec.model_id)
         return users

@@ -54,6 +54,8 @@ def _check(place: Place, model_id: str) -> None:
     folder, root = place.folder, place.root
     if not folder.resolve().is_relative_to(root.resolve()):
         raise CatalogError(Code.MODEL_NOT_FOUND, f"{model_id} is a link that leaves {root}")
+    if not place.fetchable and "/" in model_id and (folder.parent / "modules.json").exists():
+        raise CatalogError(Code.MODEL_NOT_FOUND, f"{model_id} is a part of the model {folder.parent.name}")
     if not place.fetchable and (others := _models_in(folder, model_id)):
         raise CatalogError(Code.MODEL_IN_USE, f"other models lie in {folder}, such as {others[0]}")
     if place.fetchable and _is_locked(_locks(place)):

@@ -163,6 +163,10 @@ def test_the_parts_of_a_sentence_transformer_are_no_other_models(models: Path, r
     folder = make_model(models / "sentences")
     (folder / "modules.json").write_text("[]")
     make_model(folder / "2_Dense", {})
+    assert refusal(remove, "sentences/2_Dense") == (
+        "model_not_found",
+        "sentences/2_Dense is a part of the model sentences",
+    )
     remove("sentences")
     assert everything(models) == []
 
@@ -224,6 +228,16 @@ def test_users_are_those_that_are_loaded_from_these_files(models: Path, hub: Pat
     assert catalog.users_of("large") == ["large"]
     assert catalog.users_of("org/far") == ["org/far"]
     assert catalog.users_of("echo") == catalog.users_of("nobody") == catalog.users_of("../tiny") == []
+
+
+def test_who_has_an_adapter_in_these_files_is_a_user(models: Path, hub: Path) -> None:
+    make_model(models / "tiny")
+    make_model(models / "other")
+    (models / "tiny" / "adapter").mkdir()
+    overrides = {"other": ModelOverride(options={"adapter_path": str(models / "tiny" / "adapter")})}
+    assert Catalog(models, hub, overrides).users_of("tiny") == ["other", "tiny"]
+    overrides = {"other": ModelOverride(options={"adapter_path": "~nobody-of-this-name/adapter"})}
+    assert Catalog(models, hub, overrides).users_of("tiny") == ["tiny"]
 
 
 def test_a_model_that_cannot_be_used_has_no_users(models: Path, hub: Path) -> None:
