@@ -15,6 +15,7 @@ from gateway.http.streaming import AnswerStream
 from gateway.ollama.dialect import bare, field_name
 from gateway.ollama.models import list_entry, running_entry, shown
 from gateway.ollama.pulls import SUCCESS, PullLines
+from gateway.ollama.staying import has_left
 
 # Of the API that is spoken here: clients ask for a version that has what they use.
 VERSION = "0.30.0"
@@ -84,10 +85,15 @@ async def pull(request: Request[AppState]) -> Response:
 
 
 async def delete(request: Request[AppState]) -> Response:
-    """Delete the files of a model."""
+    """Delete the files of a model. One that is idle leaves first, as Ollama's command line expects."""
     body = validated(NamedBody, object_of(await read_body(request)))
     model = await _spelled(request, request.state["directory"].to_remove(bare(body.named)))
-    await finish(request, ask.remove(model), field_name)
+    try:
+        await finish(request, ask.remove(model), field_name)
+    except FailureError as error:
+        if error.failure.code is not Code.MODEL_IN_USE or not await has_left(request, model):
+            raise
+        await finish(request, ask.remove(model), field_name)
     return Response()
 
 

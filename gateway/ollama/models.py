@@ -58,7 +58,7 @@ def running_entry(report: ModelReport, model: ListedModel | None) -> Object:
         "name": tagged(report.model_id),
         "model": tagged(report.model_id),
         "size": report.size_bytes,
-        "digest": "" if model is None else digest_of(model),
+        "digest": sha256(report.model_id.encode()).hexdigest() if model is None else digest_of(model),
         "details": details_of(model),
         "expires_at": leaves.isoformat(),
         "size_vram": report.size_bytes,

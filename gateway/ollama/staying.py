@@ -1,12 +1,18 @@
-"""What a request of Ollama's says about how long its model stays: who may say it, and loads without an answer."""
+"""How long a model stays, as requests of Ollama's have it: who may say it, loads without an answer, and the end."""
 
 from starlette.requests import Request
 
+from broker.wire.failure import Failure, FailureError
+from broker.wire.states import State
+from gateway.awake import awake_timeout
 from gateway.core import ask
 from gateway.http.auth import check_key, check_page
 from gateway.http.inference import AppState, finish, model_for
 from gateway.ollama.dialect import bare
 from gateway.ollama.stay import FOR_GOOD
+
+_LEAVING = (State.DRAINING, State.STOPPING)
+_LEAVING_SECONDS = 5.0  # more than a process may take to exit
 
 
 async def model_of(request: Request[AppState], named: str | None) -> str:
@@ -40,3 +46,27 @@ async def load_only(request: Request[AppState], model: str, keep_alive: float | 
     else:
         await finish(request, ask.keep(model, keep_alive))
     return "unload" if keep_alive == 0 else "load"
+
+
+async def has_left(request: Request[AppState], model: str) -> bool:
+    """Let the model leave if it is idle and not pinned; whether it is gone now."""
+    report = await finish(request, ask.status())
+    entry = next((one for one in report.models if one.model_id == model), None)
+    if entry is None:
+        return True
+    if entry.idle_until is None and entry.state not in _LEAVING:
+        return False
+    await finish(request, ask.keep(model, 0))
+    call = await request.state["link"].call(ask.watch(model))
+    try:
+        async with awake_timeout(_LEAVING_SECONDS):
+            while True:
+                for _index, change in await call.take():
+                    if isinstance(change, Failure):
+                        raise FailureError(change)
+                    if change.state == State.UNLOADED:
+                        return True
+    except TimeoutError:
+        return False
+    finally:
+        call.close()

@@ -228,11 +228,11 @@ def test_a_model_is_pulled_and_deleted(client: Client, started: tuple[Service, H
     assert len({step.digest for step in bars}) == 1
     assert client.pull("org/new").status == "success"
     assert client.chat("org/new:latest", **ECHOED).message.content == "unharmed"
+    service.load("org/new")
     with pytest.raises(ResponseError) as in_use:
         client.delete("org/new")
     assert in_use.value.status_code == 409
-    client.generate("org/new", keep_alive=0)
-    service.wait_state("org/new", "unloaded")
+    service.client.post("/admin/models/unpin/org/new")
     assert client.delete("org/new:latest").status == "success"
     with pytest.raises(ResponseError) as gone:
         client.delete("org/new")

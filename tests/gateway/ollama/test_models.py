@@ -123,6 +123,7 @@ def test_a_loaded_model_says_until_when_it_stays() -> None:
     for_good = running_entry(report(pinned=True), None)
     assert datetime.fromisoformat(str(for_good["expires_at"])).year > 2200
     assert None not in for_good.values()
+    assert len(str(for_good["digest"])) == 64  # programs show the first letters
 
 
 @pytest.mark.parametrize(

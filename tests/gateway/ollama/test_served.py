@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from broker.wire.failure import Code, Failure
-from broker.wire.from_gateways import InferenceRequest, Keep, Load, Models, Pull, Remove, Status
+from broker.wire.from_gateways import Cancel, InferenceRequest, Keep, Load, Models, Pull, Remove, Status, Watch
 from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output
 from broker.wire.packing import unpack
 from broker.wire.paths import GATEWAY_SOCKET
@@ -297,6 +297,30 @@ async def test_a_download_and_a_deletion(runtime_dir: Path) -> None:
         await broker.final(request_id, {"model_id": "org/new"})
         answer = await asking
         assert (answer.status_code, answer.content) == (200, b"")
+
+
+IN_USE = Failure(Code.MODEL_IN_USE, "org/tiny is loaded")
+
+
+async def test_an_idle_model_leaves_before_its_files(runtime_dir: Path) -> None:
+    async with ollama(runtime_dir) as (broker, client):
+        entry = {**STATUS["models"][0], "model_id": "org/tiny", "state": "ready"}
+        for idle_until, leaves in ((1.0, True), (None, False)):
+            asking = asyncio.create_task(client.request("DELETE", "/api/delete", json={"model": "org/tiny"}))
+            await broker.error((await broker.expect(Remove))[0], IN_USE)
+            report = {**STATUS, "models": [{**entry, "idle_until": idle_until}]}
+            await broker.final((await broker.expect(Status))[0], report)
+            if leaves:
+                request_id, keep = await broker.expect(Keep)
+                assert (keep.model, keep.seconds) == ("org/tiny", 0)
+                await broker.final(request_id, LOADED)
+                request_id, _watch = await broker.expect(Watch)
+                for state in ("ready", "stopping", "unloaded"):
+                    await broker.outputs(Output(request_id, PARTIAL, {"model_id": "org/tiny", "state": state}))
+                await broker.expect(Cancel)
+                await broker.final((await broker.expect(Remove))[0], {"model_id": "org/tiny"})
+            answer = await asking
+            assert answer.status_code == (200 if leaves else 409)
 
 
 async def test_what_programs_look_for(runtime_dir: Path) -> None:
