@@ -66,7 +66,7 @@ def test_chats_and_prompts_streamed_and_whole(client: Client) -> None:
     last = parts[-1]
     assert (last.prompt_eval_count, last.eval_count) == (whole.prompt_eval_count, 16)
     assert last.total_duration == (last.prompt_eval_duration or 0) + (last.eval_duration or 0)
-    assert min(last.prompt_eval_duration or 0, last.eval_duration or 0) > 0
+    assert (last.eval_duration or 0) > 0
 
     said = client.generate("tiny", "Hello", options=GREEDY)
     assert said.response == whole.message.content  # the same prompt
