@@ -304,7 +304,8 @@ IN_USE = Failure(Code.MODEL_IN_USE, "org/tiny is loaded")
 
 async def test_an_idle_model_leaves_before_its_files(runtime_dir: Path) -> None:
     async with ollama(runtime_dir) as (broker, client):
-        entry = {**STATUS["models"][0], "model_id": "org/tiny", "state": "ready"}
+        models: Any = STATUS["models"]
+        entry = {**models[0], "model_id": "org/tiny", "state": "ready"}
         for idle_until, leaves in ((1.0, True), (None, False)):
             asking = asyncio.create_task(client.request("DELETE", "/api/delete", json={"model": "org/tiny"}))
             await broker.error((await broker.expect(Remove))[0], IN_USE)
