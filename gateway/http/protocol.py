@@ -121,8 +121,8 @@ class Protocol(HttpToolsProtocol):
             return
         if self._outside_bodies > MAX_HEADER_BYTES:
             self._refuse(_TOO_LARGE)
-        elif self._is_in_headers and self._deadline is None:
-            self._await_headers()
+        elif self._is_in_headers and self._deadline is None and (self._has_begun or not self._is_answering):
+            self._await_headers()  # not while nothing has come since a request: uvicorn closes what is idle
 
     def _feed(self, data: bytes) -> None:
         while data:
@@ -203,6 +203,10 @@ class Protocol(HttpToolsProtocol):
             self.transport.write_eof()
         self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
+    @property
+    def _is_answering(self) -> bool:
+        return self._answering is not None and not self._answering.response_complete
+
     def _await_headers(self) -> None:
         self._deadline = AwakeTimer(self.loop, HEADER_SECONDS, self._on_deadline)
 
@@ -213,7 +217,7 @@ class Protocol(HttpToolsProtocol):
 
     def _on_deadline(self) -> None:
         self._deadline = None
-        if self._answering is not None and not self._answering.response_complete:
+        if self._is_answering:
             self._await_headers()  # of the next request; this one is not to suffer
         elif self._has_begun:
             self._refuse(_TOO_SLOW)

@@ -1,6 +1,7 @@
 """HTTP itself on raw sockets: how answers are framed, what is refused before there is a route, what is bounded."""
 
 import asyncio
+import contextlib
 import gzip
 import json
 import tempfile
@@ -312,3 +313,22 @@ async def test_headers_that_never_end_have_a_deadline() -> None:
             assert answer.count(b"HTTP/1.1 408 ") == (1 if b"mod" in sent else 0), sent
             assert answer.count(b"request_timeout") == answer.count(b"HTTP/1.1 408 ")
             assert answer.count(b"HTTP/1.1") == sent.count(b"HTTP/1.1") + answer.count(b" 408 "), sent
+
+
+@pytest.mark.usefixtures("hurried")
+async def test_an_idle_connection_outlives_that_deadline() -> None:
+    """Clients keep it for longer. Blank lines, which may stand before a request, do not keep it open."""
+    async with served(ScriptedLink([])) as client:
+        port = client.base_url.port
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for blank in (b"", b"\r\n"):
+            writer.write(request(b"{}"))
+            async with asyncio.timeout(SECONDS):
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]))
+            writer.write(blank)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(3 * protocol.HEADER_SECONDS):
+                    await reader.read()
+            assert reader.at_eof() == bool(blank)
+        writer.close()
