@@ -1,14 +1,11 @@
 """Ollama's API over HTTP: the real app and server in this process, a played broker."""
 
 import asyncio
-import contextlib
 import json
 import struct
-from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from pydantic import SecretStr
 
@@ -16,40 +13,15 @@ from broker.wire.failure import Code, Failure
 from broker.wire.from_gateways import Cancel, InferenceRequest, Keep, Load, Models, Pull, Remove, Status, Watch
 from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output
 from broker.wire.packing import unpack
-from broker.wire.paths import GATEWAY_SOCKET
 from broker.wire.work import Embed, Generate
 from gateway.core.names import AliasSettings
 from gateway.core.sampling import Defaults
-from gateway.link.client import BrokerClient
-from gateway.settings import Settings
 from tests.gateway.http.test_gateway import STATUS
 from tests.gateway.ollama.bodies import USER
-from tests.gateway.played_broker import PlayedBroker
+from tests.gateway.ollama.serving import CHAT, LOADED, asked, ollama
 from tests.gateway.running import MODEL
-from tests.gateway.served import served
 
 pytestmark = pytest.mark.anyio
-
-CHAT = {"model": "org/tiny:latest", "messages": [USER]}
-LOADED = {"model_id": "org/tiny", "model_type": "text-gen", "size_bytes": 7, "pinned": False}
-
-
-@contextlib.asynccontextmanager
-async def ollama(
-    runtime_dir: Path, models: Sequence[str] | None = None, **settings: Any
-) -> AsyncIterator[tuple[PlayedBroker, httpx.AsyncClient]]:
-    """A played broker, which has these models or whatever is asked for, and a client of a gateway beside it."""
-    given = Settings(port=0, default_model="org/tiny", **settings)
-    async with (
-        PlayedBroker(runtime_dir, models=models) as broker,
-        served(BrokerClient(runtime_dir / GATEWAY_SOCKET), given) as client,
-    ):
-        await broker.meet()
-        yield broker, client
-
-
-def asked(client: httpx.AsyncClient, path: str, body: dict[str, Any], **options: Any) -> asyncio.Task[httpx.Response]:
-    return asyncio.create_task(client.post(path, json=body, **options))
 
 
 @pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
@@ -350,71 +322,3 @@ async def test_what_is_not_served_says_so(runtime_dir: Path) -> None:
         wrong = await client.get("/api/chat")
         assert (wrong.status_code, set(wrong.json())) == (405, {"error"})
         assert (await client.post("/api/chat", content=b"{")).json()["error"].startswith("the body is not JSON")
-
-
-PAGE = {"origin": "http://page.example"}
-
-
-@pytest.mark.parametrize("origins", ["", "*"])
-async def test_pages_of_other_sites_change_nothing(runtime_dir: Path, origins: str) -> None:
-    """Whatever `allowed_origins` says."""
-    async with ollama(runtime_dir, allowed_origins=origins) as (broker, client):
-        changes = [
-            ("POST", "/api/pull", {"model": "org/new"}),
-            ("DELETE", "/api/delete", {"model": "org/tiny"}),
-            ("POST", "/api/chat", {**CHAT, "keep_alive": 0}),
-            ("POST", "/api/chat", {"model": "org/tiny", "keep_alive": "5m"}),
-            ("POST", "/api/generate", {"model": "org/tiny", "keep_alive": -1}),
-            ("POST", "/api/embed", {"model": "m", "input": "a", "keep_alive": 0}),
-            ("POST", "/api/embeddings", {"model": "m", "prompt": "a", "keep_alive": -1}),
-        ]
-        for method, path, body in changes:
-            answer = await client.request(method, path, json=body, headers=PAGE)
-            assert answer.status_code == 403, path
-            assert answer.json()["error"].endswith("is not for pages of other sites")
-        # A name may have been bent to this machine.
-        bent = {"origin": "http://evil.example", "host": "evil.example"}
-        assert (await client.post("/api/pull", json={"model": "a"}, headers=bent)).status_code == 403
-        # It may ask, as it may ask all dialects.
-        asking = asked(client, "/api/chat", {**CHAT, "stream": False}, headers=PAGE)
-        await broker.finish((await broker.expect_work())[0], "Hi")
-        assert (await asking).status_code == 200
-        # And the page of this address may do all of it.
-        own = {"origin": str(client.base_url).rstrip("/")}
-        asking = asked(client, "/api/chat", {"model": "org/tiny", "keep_alive": 0}, headers=own)
-        await broker.final((await broker.expect(Keep))[0], LOADED)
-        assert (await asking).status_code == 200
-
-
-KEYS: dict[str, Any] = {"api_key": SecretStr("user"), "admin_token": SecretStr("admin")}
-USERS, ADMINS = {"authorization": "Bearer user"}, {"authorization": "Bearer admin"}
-BOTH = {"authorization": "Bearer user", "x-api-key": "admin"}
-
-
-async def test_the_users_key_loads_and_the_admins_key_changes(runtime_dir: Path) -> None:
-    async with ollama(runtime_dir, **KEYS) as (broker, client):
-        for headers in ({}, ADMINS):
-            assert (await client.post("/api/chat", json=CHAT, headers=headers)).status_code == 401
-            assert (await client.get("/api/tags", headers=headers)).status_code == 401
-        asking = asked(client, "/api/generate", {"model": "org/tiny", "keep_alive": "5m"}, headers=USERS)
-        await broker.final((await broker.expect(Keep))[0], LOADED)
-        assert (await asking).status_code == 200
-        for body in ({"keep_alive": -1}, {"keep_alive": -1, "messages": [USER]}):
-            refused = await client.post("/api/chat", json=body, headers=USERS)
-            assert (refused.status_code, set(refused.json())) == (401, {"error"})
-        asking = asked(client, "/api/generate", {"model": "org/tiny", "keep_alive": -1}, headers=BOTH)
-        await broker.final((await broker.expect(Load))[0], LOADED)
-        assert (await asking).status_code == 200
-        for method, path in (("POST", "/api/pull"), ("DELETE", "/api/delete")):
-            assert (await client.request(method, path, json={"model": "a"}, headers=USERS)).status_code == 401
-        asking = asked(client, "/api/pull", {"model": "a", "stream": False}, headers=ADMINS)
-        await broker.final((await broker.expect(Pull))[0], {"model_id": "a", "size_bytes": 1})
-        assert (await asking).status_code == 200
-
-
-async def test_without_an_admins_key_the_users_key_is_enough_and_needed(runtime_dir: Path) -> None:
-    async with ollama(runtime_dir, api_key=KEYS["api_key"]) as (broker, client):
-        assert (await client.request("DELETE", "/api/delete", json={"model": "a"})).status_code == 401
-        asking = asked(client, "/api/generate", {"model": "org/tiny", "keep_alive": -1}, headers=USERS)
-        await broker.final((await broker.expect(Load))[0], LOADED)
-        assert (await asking).status_code == 200
