@@ -23,6 +23,7 @@ _OPTIONS = {
     **{name: name for name in ("presence_penalty", "frequency_penalty")},
 }
 _NAMES = {"json_schema": "format", "inputs": "input", **{name: f"options.{own}" for name, own in _OPTIONS.items()}}
+_LINE_ENDS = [(chr(code).encode(), rb"\u%04x" % code) for code in (0x85, 0x2028, 0x2029)]
 _INPUT = re.compile(r"inputs(?=\[)")
 _PART = re.compile(r"messages\[(\d+)\]\.parts\[(\d+)\]")
 _IMAGE = re.compile(r"images\[(\d+)\]")
@@ -56,7 +57,16 @@ def message_of(failure: Failure) -> str:
 
 def line(fields: Json) -> bytes:
     """One line of a stream."""
-    return orjson.dumps(fields) + b"\n"
+    return on_one_line(orjson.dumps(fields)) + b"\n"
+
+
+def on_one_line(json: bytes) -> bytes:
+    """The same JSON without the characters that end a line to Unicode, and so to Ollama's client for Python."""
+    if json.isascii():
+        return json
+    for character, escaped in _LINE_ENDS:
+        json = json.replace(character, escaped)
+    return json
 
 
 def bare(name: str) -> str:

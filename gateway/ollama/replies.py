@@ -7,7 +7,7 @@ import orjson
 
 from broker.wire.failure import Failure
 from gateway.core.answer import Delta, End, TokenLogprob, ToolUse, by_choice
-from gateway.ollama.dialect import OLLAMA, STREAM_TYPE, line
+from gateway.ollama.dialect import OLLAMA, STREAM_TYPE, line, on_one_line
 
 Object = dict[str, object]
 
@@ -81,7 +81,7 @@ class Lines:
         self.is_complete = False
         self._head = head
         self._stamp = head.clocks.stamp
-        self._before_time = b'{"model":%b,"created_at":"' % orjson.dumps(head.model)
+        self._before_time = b'{"model":%b,"created_at":"' % on_one_line(orjson.dumps(head.model))
         self._before_text = b'","message":{"role":"assistant","content":' if head.is_chat else b'","response":'
         self._after_text = b'},"done":false}\n' if head.is_chat else b',"done":false}\n'
         self._first_at: int | None = None
@@ -114,7 +114,9 @@ class Lines:
         return line(OLLAMA.error(failure))
 
     def _text(self, text: str) -> bytes:
-        return self._before_time + self._stamp() + self._before_text + orjson.dumps(text) + self._after_text
+        return (
+            self._before_time + self._stamp() + self._before_text + on_one_line(orjson.dumps(text)) + self._after_text
+        )
 
     def _piece(self, piece: Delta) -> bytes:
         """Empty if a client would see nothing of it. A call is written when it is complete."""

@@ -1,5 +1,6 @@
 """Answers as Ollama's clients read them: lines of a stream and whole objects, with a clock that the test moves."""
 
+import json
 from typing import Any
 
 import orjson
@@ -193,3 +194,17 @@ def test_the_stamp_is_the_time_of_day() -> None:
         "2026-11-28T12:00:00.123Z",
         "2026-11-28T12:00:01.000Z",
     ]
+
+
+def test_an_answer_is_one_line_to_every_client() -> None:
+    """Python's clients end lines where Unicode does."""
+    ends = "a\n\r\x0b\x0c\x1c\x85\u2028\u2029b"
+    lines = Lines(PlayedClock().head(model=ends))
+    call = ToolUse("c", "f", '{"a":"\x85\u2028\u2029"}')
+    written = lines.render([(0, Delta(ends))]) + lines.render([(0, Delta(ends))])
+    written += lines.render([(0, Delta(reasoning=ends, tool_calls=[call]))]) + lines.render([(0, end_of(ending()))])
+    read = [json.loads(line) for line in written.decode().splitlines()]
+    assert [one["model"] for one in read] == [ends] * 4
+    assert [one["message"]["content"] for one in read] == [ends, ends, "", ""]
+    assert read[2]["message"]["thinking"] == ends
+    assert read[2]["message"]["tool_calls"][0]["function"]["arguments"] == {"a": "\x85\u2028\u2029"}
