@@ -170,7 +170,7 @@ def _ignored(request: MessagesRequest, raw: dict[str, Any], required: Sequence[s
     if request.tools.tools and not request.tool_choice.may_call:
         yield "tools"  # small models call whatever they are told of
     else:
-        yield from (f"tools.{index}" for index in request.tools.left_out.values())
+        yield from (f"tools.{index}" for index in request.tools.left_out)
     if request.tool_choice.must_call and not required:
         yield "tool_choice"
 
@@ -195,6 +195,8 @@ def _refuse_many_blocks(raw: dict[str, Any]) -> None:
 
 def _written(raw: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """The values that a model reads as JSON."""
+    for name in ("output_config", "output_format"):
+        yield name, raw.get(name)
     for index, tool in entries_of(raw.get("tools")):
         yield f"tools[{index}]", tool
     for index, message in entries_of(raw.get("messages")):

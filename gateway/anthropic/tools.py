@@ -16,12 +16,12 @@ _CHOICE = 'must be {"type": "auto"}, {"type": "any"}, {"type": "none"} or {"type
 
 @dataclass(slots=True, frozen=True)
 class ToolSet:
-    """tools: in OpenAI's form; places: the position of each in the request; left_out: names and positions of the
+    """tools: in OpenAI's form; places: the position of each in the request; left_out: positions and names of the
     others."""
 
     tools: list[dict[str, Any]] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
-    left_out: dict[str, int] = field(default_factory=dict)
+    left_out: dict[int, str] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -55,11 +55,11 @@ def tools_of(tools: object) -> ToolSet:
         name = tool.get("name", tool.get("type") if is_foreign else None)
         if not isinstance(name, str) or not name:
             raise at(f"{place}.name", "must be a string that is not empty")
-        if name in names:
+        if name in names and not (is_foreign and "name" not in tool):  # several sets of tools have one type
             raise at(f"{place}.name", f"{name!r:.80} is the name of another tool, too")
         names.add(name)
         if is_foreign:
-            found.left_out[name] = index
+            found.left_out[index] = name
         else:
             found.tools.append(_function(tool, name, place))
             found.places.append(index)
@@ -108,7 +108,7 @@ def required_names(tools: ToolSet, choice: Choosing) -> Sequence[str]:
     """The tools at least one of which must be called: none if the chosen ones are left out. Raises ValueError."""
     if not choice.must_call:
         return []
-    if choice.name is not None and choice.name not in tools.left_out:
+    if choice.name is not None and choice.name not in tools.left_out.values():
         if choice.name not in tools.names:
             raise ValueError(f"there is no tool {choice.name!r:.80}")
         return [choice.name]

@@ -146,14 +146,15 @@ def parse_responses(body: bytes) -> Wanted:
     request = validated(ResponsesRequest, raw)
     given = [(f"tools[{position}]", tool) for position, tool in enumerate(request.tools or ())]
     tools, hosted = tools_in([*given, *request.input.tools])
-    choice = choose(tools, request.tool_choice, request.parallel_tool_calls)
+    choice = choose(tools, request.tool_choice, request.parallel_tool_calls, has_hosted=bool(hosted))
     turns = led_by(request.instructions, request.input.turns)
     ignored = [*request.left_out, *request.input.ignored, *hosted, *choice.ignored]
     return Wanted(request, turns, tools, choice, ignored)
 
 
 def _read_by_models(raw: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    yield "chat_template_kwargs", raw.get("chat_template_kwargs")
+    for name in ("chat_template_kwargs", "text"):
+        yield name, raw.get(name)
     for index, tool in entries_of(raw.get("tools")):
         yield f"tools[{index}]", tool
     for index, item in entries_of(raw.get("input")):

@@ -85,14 +85,17 @@ def tools_in(entries: Sequence[tuple[str, Any]]) -> tuple[list[ClientTool], list
     return tools, ignored
 
 
-def choose(tools: list[ClientTool], choice: Any, parallel: bool | None) -> ToolSelection:
-    """choice: OpenAI's tool_choice. Raises FailureError."""
+def choose(tools: list[ClientTool], choice: Any, parallel: bool | None, *, has_hosted: bool = False) -> ToolSelection:
+    """choice: OpenAI's tool_choice. has_hosted: there are tools that are left out; a choice of them is left out, too.
+    Raises FailureError."""
     one_call = parallel is False
     match choice:
         case None | "auto":
             return ToolSelection(tools, (), one_call)
         case "none":
             return ToolSelection(ignored=["tools"] if tools else [])
+        case "required" if not tools and has_hosted:
+            return ToolSelection(ignored=["tool_choice"])
         case "required":
             return ToolSelection(tools, _required(tools), one_call)
         case {"type": "function" | "custom", "name": str()}:
@@ -105,6 +108,8 @@ def choose(tools: list[ClientTool], choice: Any, parallel: bool | None) -> ToolS
                 return ToolSelection(tools, _required(allowed), one_call)
             return ToolSelection(allowed, (), one_call)
         case {"type": str(kind)} if kind not in ("function", "custom", "allowed_tools"):
+            if has_hosted:
+                return ToolSelection(tools, (), one_call, ignored=["tool_choice"])
             raise _wrong("tool_choice", f"no tool of the type {kind!r:.80} is served here")
     raise _wrong(
         "tool_choice",

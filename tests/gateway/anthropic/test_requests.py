@@ -161,11 +161,12 @@ def test_blocks_of_anthropics_own_servers_are_left_out_and_named() -> None:
 
 def test_tools_of_anthropics_own_servers_are_left_out_and_named() -> None:
     bash = {"type": "bash_20250124", "name": "bash"}
+    toolset = {"type": "mcp_toolset", "mcp_server_name": "x"}
     read = wanted(
-        tools=[SEARCH, WEATHER, {"type": "mcp_toolset", "mcp_server_name": "x"}, bash, {**TIME, "type": "custom"}]
+        tools=[SEARCH, WEATHER, toolset, bash, {**TIME, "type": "custom"}, {**toolset, "mcp_server_name": "y"}]
     )
     assert [tool["function"]["name"] for tool in work(tools=[SEARCH, WEATHER]).tools] == ["weather"]
-    assert list(read.ignored) == ["tools.0", "tools.2", "tools.3"]
+    assert list(read.ignored) == ["tools.0", "tools.2", "tools.3", "tools.5"]
     # Of the wire's tools each has the place that it has in the request.
     assert read.field_name("tools[1].function.parameters") == "tools.4.input_schema"
     assert read.field_name("tools[0].uniqueItems") == "tools.1.uniqueItems"

@@ -115,6 +115,13 @@ def test_one_call_at_a_time() -> None:
     assert not work_of(tools=[WEATHER], parallel_tool_calls=True).one_call
 
 
+@pytest.mark.parametrize("choice", ["required", {"type": "web_search"}, {"type": "mcp", "server_label": "a"}])
+def test_a_choice_of_hosted_tools_is_left_out_with_them(choice: Any) -> None:
+    fields: dict[str, Any] = {"tools": [{"type": "web_search"}], "tool_choice": choice}
+    assert work_of(**fields).required_tools == []
+    assert text_of(**fields).ignored == ["tools[0] (web_search)", "tool_choice"]
+
+
 def test_tools_of_which_a_model_is_not_told_are_named() -> None:
     assert text_of(tools=[WEATHER], tool_choice="none").ignored == ["tools"]
     assert text_of(tool_choice="none").ignored == []
