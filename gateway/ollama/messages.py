@@ -121,6 +121,7 @@ def tools_in(tools: object) -> list[dict[str, Any]]:
 
 def read_by_models(raw: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """The parts of a chat whose integers a model reads. Nobody has checked the body."""
+    yield "format", raw.get("format")
     for index, tool in entries_of(raw.get("tools")):
         yield f"tools[{index}]", tool
     for index, message in entries_of(raw.get("messages")):

@@ -187,6 +187,7 @@ def parse_ollama_generate(body: bytes) -> OllamaGenerateBody:
     refuse_not_yet(raw, _NOT_YET_GENERATE)
     _refuse_many(raw)
     request = validated(OllamaGenerateBody, raw)
+    refuse_rounded(raw, body, lambda fields: iter([("format", fields.get("format"))]))
     if request.raw and request.system:
         raise invalid("system: a raw prompt has no system turn", "system")
     if request.images and not request.is_chat:

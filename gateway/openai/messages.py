@@ -78,7 +78,8 @@ def check_roles(messages: list[ChatMessage]) -> None:
 
 def fields_that_models_read(raw: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """The values of a chat that a model reads, with their paths. raw: the body, which nobody has checked."""
-    yield "chat_template_kwargs", raw.get("chat_template_kwargs")
+    for name in ("chat_template_kwargs", "response_format"):
+        yield name, raw.get(name)
     for index, tool in entries_of(raw.get("tools")):
         yield f"tools[{index}]", tool
     for index, message in entries_of(raw.get("messages")):

@@ -62,6 +62,10 @@ for _ in range(300):
         ({"messages": [USER], "output_config": {"effort": "huge"}}, "output_config.effort"),
         ({"messages": [USER], "output_config": {"format": {"type": "xml"}}}, "output_config.format.type"),
         ({"messages": [USER], "output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
+        (
+            {"messages": [USER], "output_config": {"format": {"type": "json_schema", "schema": {"const": 2**70}}}},
+            "output_config",
+        ),
         ({"messages": [USER], "tools": {}}, "tools"),
         ({"messages": [USER], "tools": ["x"]}, "tools.0"),
         ({"messages": [USER], "tools": [{"input_schema": {}}]}, "tools.0.name"),

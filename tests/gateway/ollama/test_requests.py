@@ -223,6 +223,7 @@ BAD_CHATS: list[tuple[dict[str, Any], str]] = [
     ({"messages": [USER], "tools": [{"function": {"name": "f", "parameters": 1}}]}, "tools[0].function.parameters: "),
     ({"messages": [USER], "think": "hard"}, 'think: must be true, false, "low"'),
     ({"messages": [USER], "format": "xml"}, 'format: must be "json" or a JSON schema'),
+    ({"messages": [USER], "format": {"const": 2**70}}, "format has an integer beyond 64 bits"),
     ({"messages": [USER], "format": ["json"]}, 'format: must be "json" or a JSON schema'),
     ({"messages": [USER], "options": []}, "options: "),
     ({"messages": [USER], "options": {"temperature": -1}}, "options.temperature: "),
@@ -254,6 +255,7 @@ BAD_PROMPTS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "Hi", "raw": True, "system": "Be brief."}, "system: a raw prompt has no system turn"),
     ({"prompt": "Hi", "raw": True, "images": [PNG]}, "images: a raw prompt"),
     ({"prompt": "Hi", "suffix": "x", "images": [PNG]}, "images: a raw prompt"),
+    ({"prompt": "Hi", "format": {"const": 2**70}}, "format has an integer beyond 64 bits"),
     ({"prompt": "Hi", "images": [1]}, "images[0]: must be an image in base64"),
 ]
 

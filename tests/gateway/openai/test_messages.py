@@ -96,6 +96,10 @@ BIG = b"100000000000000000001"
         (b'"tools": [{"name": "f", "parameters": {"default": %s}}]', "tools[0]"),
         (b'"tools": [{"name": "f"}, {"name": "g", "parameters": {"enum": [1, -%s]}}]', "tools[1]"),
         (b'"chat_template_kwargs": {"a": [%s]}', "chat_template_kwargs"),
+        (
+            b'"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"const": %s}}}',
+            "response_format",
+        ),
     ],
 )
 def test_an_integer_that_would_be_rounded_is_refused(rest: bytes, param: str) -> None:

@@ -121,8 +121,8 @@ def test_a_wrong_choice_is_named(choice: Any, param: str) -> None:
     assert refused(tools=[WEATHER], tool_choice=choice).param == param
 
 
-def test_required_needs_tools_that_can_be_called() -> None:
-    assert refused(tools=[{"type": "web_search"}], tool_choice="required").param == "tool_choice"
+def test_required_needs_tools() -> None:
+    assert refused(tool_choice="required").param == "tool_choice"
 
 
 @pytest.mark.parametrize(
@@ -180,6 +180,7 @@ def test_integers_that_would_be_rounded_are_refused() -> None:
     for body, param in (
         ({"input": "a", "tools": [large]}, "tools[0]"),
         ({"input": "a", "chat_template_kwargs": {"a": 2**70}}, "chat_template_kwargs"),
+        ({"input": "a", "text": {"format": {"type": "json_schema", "schema": {"const": 2**70}}}}, "text"),
         ({"input": [{"type": "additional_tools", "tools": [large]}]}, "input[0].tools"),
     ):
         with pytest.raises(FailureError) as caught:
