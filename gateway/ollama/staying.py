@@ -2,7 +2,7 @@
 
 from starlette.requests import Request
 
-from broker.wire.failure import Failure, FailureError
+from broker.wire.failure import Code, Failure, FailureError
 from broker.wire.states import State
 from gateway.awake import awake_timeout
 from gateway.core import ask
@@ -35,17 +35,25 @@ async def pin_if_asked(request: Request[AppState], named: str | None, keep_alive
     """How long the model is to stay after an answer, None if nothing more is to be said: it is pinned now."""
     if keep_alive != FOR_GOOD:
         return keep_alive
-    await finish(request, ask.load(await model_of(request, named)))
+    await _pin(request, await model_of(request, named))
     return None
 
 
 async def load_only(request: Request[AppState], model: str, keep_alive: float | None) -> str:
     """Load the model without an answer, or let it go; Ollama's word for what was done."""
     if keep_alive == FOR_GOOD:
-        await finish(request, ask.load(model))
+        await _pin(request, model)
     else:
         await finish(request, ask.keep(model, keep_alive))
     return "unload" if keep_alive == 0 else "load"
+
+
+async def _pin(request: Request[AppState], model: str) -> None:
+    """Load and pin it. Nothing is downloaded that would not be for a request without a pin. Raises FailureError."""
+    found = await finish(request, ask.resolve(model))
+    if found.model_id is None and not found.fetchable:
+        raise FailureError(Failure(Code.MODEL_NOT_FOUND, f"this machine has no model {model!r:.200}", "model"))
+    await finish(request, ask.load(model))
 
 
 async def has_left(request: Request[AppState], model: str) -> bool:

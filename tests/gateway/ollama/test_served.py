@@ -169,6 +169,17 @@ async def test_minus_one_pins_before_it_answers(runtime_dir: Path) -> None:
         assert (await asking).json()["message"]["content"] == "Hi"
 
 
+async def test_a_pin_downloads_nothing(runtime_dir: Path) -> None:
+    async with ollama(runtime_dir, ["org/tiny"]) as (_broker, client):
+        for messages in ([USER], []):
+            body = {"model": "org/new", "keep_alive": -1, "messages": messages}
+            answer = await client.post("/api/chat", json=body)
+            assert (answer.status_code, answer.json()["error"]) == (
+                404,
+                "model not found: this machine has no model 'org/new'",
+            )
+
+
 async def test_vectors(runtime_dir: Path) -> None:
     final: dict[str, Any] = {"vectors": struct.pack("<4f", 0.25, 0.5, 1, 2), "size": 2, "prompt_tokens": 7}
     async with ollama(runtime_dir) as (broker, client):
