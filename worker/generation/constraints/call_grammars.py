@@ -43,7 +43,7 @@ class UnboundError(Exception):
 @dataclass(slots=True, frozen=True)
 class BoundTool:
     """A function and how its calls are bound. arguments: their schema. is_strict: it is enforced, else any object will
-    do. pattern: of the text `input`, where it must follow one; grammar: Lark, where no pattern has all of its texts."""
+    do. pattern: of the text `input`, where it must follow one; grammar: Lark, where there is no pattern of it."""
 
     name: str
     arguments: Schema
@@ -173,10 +173,10 @@ class _Tags:
 
     def call(self, number: int, tool: BoundTool) -> str:
         """A call of this tool, as a sequence of a rule."""
-        if tool.grammar is not None:
-            arguments = self._nested(f"{number}", tool.grammar)
-        elif tool.pattern is not None:
+        if tool.pattern is not None:
             arguments = self._text(f"{number}", INPUT, f"/{tool.pattern}/")
+        elif tool.grammar is not None:
+            arguments = self._nested(f"{number}", tool.grammar)
         elif tool.is_strict:
             arguments = self._arguments(number, tool.arguments)
         else:
@@ -193,6 +193,7 @@ class _Tags:
         return f"TEXT{place}"
 
     def _nested(self, place: str, grammar: str) -> str:
+        """Not one terminal: only the grammar itself can keep a text from containing the closing tag."""
         opening = self._shape.opening_of_text or self._shape.opening
         self.rules.append(f"OPENING{place}: {self._opening(opening, INPUT)}")
         self.rules.append(f"value{place}: %lark {{\n{grammar}\n}}")

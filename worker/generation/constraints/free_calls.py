@@ -134,7 +134,7 @@ def _all_wanted(request: Generate) -> list[_Wanted]:
 def _wanted(request: Generate, position: int, function: dict[str, object]) -> _Wanted:
     name = str(function.get("name"))
     if (given := read_input(request, position)) is not None:
-        grammar = None if given.pattern is not None and given.is_whole else given.grammar
+        grammar = given.grammar if given.pattern is None else None
         tool = BoundTool(name, given.schema, is_strict=True, pattern=given.pattern, grammar=grammar)
         return _Wanted(tool, f"tools[{position}].format")
     if function.get("strict") is not True:

@@ -18,11 +18,10 @@ _MAX_GRAMMARS = 32
 
 @dataclass(slots=True, frozen=True)
 class Input:
-    """The grammar of a text, and one pattern for its texts, None where there is none. is_whole: for all of them."""
+    """The grammar of a text, and one pattern for its texts, None where there is none."""
 
     grammar: str
     pattern: str | None
-    is_whole: bool = True
 
     @property
     def schema(self) -> Schema:
@@ -60,8 +59,7 @@ def _with_pattern(grammar: str) -> Input:
     """With the pattern that has most levels of what contains itself, and can still be read."""
     for levels in LEVELS:
         try:
-            found = expression_of(grammar, levels)
-            given = Input(grammar, found.text, found.is_whole)
+            given = Input(grammar, expression_of(grammar, levels))
             check_readable(given.schema)
         except (NotRegularError, UnreadableError):
             continue

@@ -28,21 +28,14 @@ _MAX_DEPTH = 100
 LEVELS = (24, 18, 12, 9, 6, 4, 2, 1)
 
 
-@dataclass(slots=True, frozen=True)
-class Expression:
-    """In Rust's syntax, with each slash escaped. is_whole: it has all texts of the grammar."""
-
-    text: str
-    is_whole: bool
-
-
-def expression_of(grammar: str, levels: int = LEVELS[0]) -> Expression:
-    """levels: how deep rules that contain themselves are written out. Raises NotRegularError."""
+def expression_of(grammar: str, levels: int = LEVELS[0]) -> str:
+    """In Rust's syntax, with each slash escaped. levels: how deep rules that contain themselves are written out. Raises
+    NotRegularError."""
     writer = _PatternWriter(read_lark(grammar), levels)
     text = writer.write("start", levels)
     if text is None:
         raise NotRegularError("no text has so few levels")
-    return Expression(text, writer.is_whole)
+    return text
 
 
 @dataclass(slots=True, frozen=True)
@@ -69,11 +62,10 @@ class _Place:
 
 
 class _PatternWriter:
-    """Mutable state: what has been written of rules, by their levels; how deep it is in them, and how much
-    it has written; whether all has been."""
+    """Mutable state: what has been written of rules, by their levels; how deep it is in them, and how much it has
+    written."""
 
     def __init__(self, grammar: LarkGrammar, levels: int) -> None:
-        self.is_whole = True
         self._levels = levels
         self._rules = {name: _rule(name, choice) for name, choice in grammar.rules.items()}
         self._circles = _circles({name: rule.names for name, rule in self._rules.items()})
@@ -135,7 +127,6 @@ class _PatternWriter:
         levels = self._levels
         if name in self._circles.get(place.rule, ()):
             if place.levels == 0:
-                self.is_whole = False
                 return None
             levels = place.levels - 1
         written = self.write(name, levels)

@@ -21,7 +21,7 @@ from worker.generation.constraints.lark_pattern import expression_of
 SPECIAL = ("[ARGS]", "[TOOL_CALLS]", "[CALL_ID]", "<|message|>", "<|channel|>", "<|constrain|>", "<|tool_call_end|>")
 GUIDE = Guide("</tool_call>", "<tool_call>", special=SPECIAL)
 
-PATTERN = expression_of(GRAMMAR).text
+PATTERN = expression_of(GRAMMAR)
 SUM = 'start: sum\nsum: part ("+" part)*\npart: /[0-9]+/ | "(" sum ")"'
 PARAMETERS: dict[str, Any] = {
     "type": "object",

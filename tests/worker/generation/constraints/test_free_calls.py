@@ -84,6 +84,9 @@ def test_between_tags_too(tmp_path: Path) -> None:
     got = parts(engine, tools=[NOTE], input_grammars={"note": SHORT})
     [(name, arguments)] = got["tool_calls"]
     assert (name, arguments["input"][:5], len(arguments["input"])) == ("note", 'say "', 8)
+    # its terminal fits the closing tag too
+    got = parts(engine, tools=[NOTE], input_grammars={"note": 'start: "(" start ")" | TEXT\nTEXT: /[^()]+/'})
+    assert (got["tool_calls"], "ignored" in got) == ([("note", {"input": "any text"})], False)
 
 
 def test_reasoning_and_text_stay_free(tmp_path: Path) -> None:
@@ -263,7 +266,7 @@ def test_an_answer_that_begins_like_a_call_is_one(special: tuple[str, ...]) -> N
 
 
 def test_a_patch_token_by_token() -> None:
-    arguments = Input(GRAMMAR, expression_of(GRAMMAR).text)
+    arguments = Input(GRAMMAR, expression_of(GRAMMAR))
     tool = BoundTool("apply", arguments.schema, is_strict=True, pattern=arguments.pattern)
     follows = Follows(Guide("<tool_call>", "</tool_call>"), GENERIC, [tool], "</tool_call>")
     follows.say(f'Now <tool_call>{{"name": "apply", "arguments": {{"input": {quoted(PATCH)}}}}}</tool_call> and ')

@@ -46,7 +46,7 @@ def test_the_expression_has_the_texts_of_the_grammar(
     grammar: str, texts: tuple[str, ...], others: tuple[str, ...]
 ) -> None:
     itself = GUIDE.lark(grammar)
-    pattern = expression_of(grammar).text
+    pattern = expression_of(grammar)
     alone, in_json = GUIDE.lark(f"start: /{pattern}/"), GUIDE.schema(Input(grammar, pattern).schema)
     for text in (*texts, *others):
         wanted = text in texts
@@ -57,7 +57,7 @@ def test_the_expression_has_the_texts_of_the_grammar(
 
 
 def test_a_patch_in_json_follows_its_grammar() -> None:
-    pattern = expression_of(GRAMMAR).text
+    pattern = expression_of(GRAMMAR)
     itself, in_json = GUIDE.lark(GRAMMAR), GUIDE.schema(Input(GRAMMAR, pattern).schema)
     for text in (PATCH, PATCH + "\n", *NO_PATCHES):
         wanted = text not in NO_PATCHES
@@ -111,7 +111,6 @@ def test_what_contains_itself_is_written_out_some_levels_deep(
     tool = {"type": "function", "function": {"name": "note"}}
     given = read_input(Generate(messages=[], tools=[tool], input_grammars={"note": grammar}), 0)
     assert given is not None
-    assert not given.is_whole
     itself, in_json = GUIDE.lark(grammar), GUIDE.schema(given.schema)
     for text in (*texts, *others, deep):
         assert GUIDE.takes(itself, text) is (text not in others), text
