@@ -42,7 +42,8 @@ def _stop(end: End) -> Object:
             reason = "model_context_window_exceeded" if end.context_full else "max_tokens"
         case _:
             reason = "end_turn" if end.stop_string is None else "stop_sequence"
-    return {"stop_reason": reason, "stop_sequence": end.stop_string, "stop_details": None}
+    stopped_by = end.stop_string if reason == "stop_sequence" else None
+    return {"stop_reason": reason, "stop_sequence": stopped_by, "stop_details": None}
 
 
 def _prompt_usage(prompt: PromptUsage) -> Object:

@@ -18,7 +18,7 @@ from gateway.anthropic.conversation import AnthropicMessage, Conversation, conve
 from gateway.anthropic.dialect import dotted, in_dots
 from gateway.anthropic.tools import Choosing, ToolSet, choosing_of, required_names, tools_of
 from gateway.core.integers import entries_of, refuse_rounded
-from gateway.core.sampling import Defaults, SamplingFields
+from gateway.core.sampling import MAX_INT, Defaults, SamplingFields
 from gateway.core.validation import RequestBody, Whole, object_of, validated
 
 _MAX_STOPS = 16
@@ -45,7 +45,7 @@ class Thinking(RequestBody):
     """budget_tokens: of reasoning, at most."""
 
     type: Literal["enabled", "adaptive", "disabled", "between_tools"]
-    budget_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    budget_tokens: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
 
 
 class OutputFormat(RequestBody):

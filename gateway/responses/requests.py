@@ -90,7 +90,7 @@ class ResponsesRequest(SamplingFields):
     truncation: Literal["auto", "disabled"] | None = None
     metadata: Annotated[dict[str, str], Field(max_length=_MAX_METADATA)] | None = None
     store: bool | None = None
-    max_tool_calls: Whole | None = None
+    max_tool_calls: Annotated[Whole, Field(ge=0, le=MAX_INT)] | None = None
     seed: Annotated[Whole, Field(ge=-MAX_INT - 1, le=MAX_INT)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     prompt_cache_key: str | None = None

@@ -28,3 +28,8 @@ def test_every_body_has_the_one_rule() -> None:
         assert errors_of(body, name, 2.0) == errors_of(body, name, 2) == [], name
         assert errors_of(body, name, 1.5), name
         assert errors_of(body, name, "2"), name
+
+
+def test_none_is_too_large_to_be_written() -> None:
+    for body, name in WHOLE:
+        assert errors_of(body, name, 1e30), name

@@ -59,6 +59,7 @@ for _ in range(300):
         ({"messages": [USER], "thread": {"type": "continue", "previous_message_id": "msg_1"}}, "thread"),
         ({"messages": [USER], "thinking": {"type": "on"}}, "thinking.type"),
         ({"messages": [USER], "thinking": {"type": "enabled", "budget_tokens": 0}}, "thinking.budget_tokens"),
+        ({"messages": [USER], "thinking": {"type": "enabled", "budget_tokens": 1e30}}, "thinking.budget_tokens"),
         ({"messages": [USER], "output_config": {"effort": "huge"}}, "output_config.effort"),
         ({"messages": [USER], "output_config": {"format": {"type": "xml"}}}, "output_config.format.type"),
         ({"messages": [USER], "output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),

@@ -163,6 +163,7 @@ def test_arguments_are_not_rounded() -> None:
         ("length", {}, "max_tokens", None),
         ("length", {"context_full": True}, "model_context_window_exceeded", None),
         ("tool_calls", {}, "tool_use", None),
+        ("tool_calls", {"stop_string": "END"}, "tool_use", None),
     ],
 )
 def test_stop_reasons(reason: str, more: dict[str, Any], stop_reason: str, stop_sequence: str | None) -> None:

@@ -139,6 +139,7 @@ def test_required_needs_tools() -> None:
         ({"instructions": ["a"]}, "instructions"),
         ({"stream": "yes"}, "stream"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"max_tool_calls": 1e30}, "max_tool_calls"),
         ({"temperature": -1}, "temperature"),
         ({"top_logprobs": 21}, "top_logprobs"),
         ({"include": "all"}, "include"),
