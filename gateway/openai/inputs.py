@@ -27,7 +27,7 @@ class RerankRequest(RequestBody):
     model: Annotated[str, Field(min_length=1)] | None = None
     query: Annotated[str, Field(min_length=1)]
     documents: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MAX_INPUTS)]
-    top_n: Annotated[Whole, Field(ge=1)] | None = None
+    top_n: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
     return_documents: bool | None = None
 
 

@@ -213,7 +213,7 @@ def test_a_hundred_thousand_of_anything_are_refused_quickly(body: dict[str, Any]
     start = time.thread_time()
     with pytest.raises(FailureError):
         parse_responses(data)
-    assert time.thread_time() - start < 0.5
+    assert time.thread_time() - start < 2
 
 
 def test_long_reasoning_in_many_items_is_read_quickly() -> None:
