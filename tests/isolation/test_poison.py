@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.isolation.speakers import SPEAKERS, Heard
 from tests.isolation.test_matrix import Client, streaming
 from tests.service import Service
 from tests.worker.generation.constraints.test_bounds import chain, in_object, rules
@@ -33,7 +34,7 @@ def test_sixteen_streams_cannot_tell(isolated: Service) -> None:
     alone = {name: isolated.chat(name, max_tokens=TOKENS).json()["choices"][0]["message"]["content"] for name in "bc"}
     pids = {name: isolated.model(name)["pid"] for name in "bc"}
     clients: list[tuple[str, Client]] = [
-        (name, streaming(isolated, name, "Hello", max_tokens=TOKENS)) for name in "bc" for _ in range(8)
+        (name, streaming(isolated, name, "Hello", TOKENS, speaker)) for name in "bc" for speaker in SPEAKERS * 2
     ]
     for _, client in clients:
         assert client.started.wait(30)
@@ -45,7 +46,5 @@ def test_sixteen_streams_cannot_tell(isolated: Service) -> None:
         assert error["message"].startswith(param)
     assert not all(client.is_done for _, client in clients), "the streams ended before the poison came"
     for name, client in clients:
-        stream = client.join().stream
-        assert stream is not None
-        assert (stream.error, stream.done, stream.text) == (None, True, alone[name])
+        assert client.join().heard == Heard(text=alone[name], is_ended=True)
     assert {name: isolated.model(name)["pid"] for name in "bc"} == pids
