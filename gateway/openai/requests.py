@@ -234,6 +234,8 @@ def parse_completion(body: bytes) -> CompletionRequest:
         raise invalid("best_of must be at least n", "best_of")
     if request.stream and request.answers_per_prompt > request.choices_per_prompt:
         raise invalid("best_of cannot be streamed: which answer is the best is known at the end", "best_of")
+    if request.answers_per_prompt > request.choices_per_prompt and request.echo and request.suffix:
+        raise invalid("best_of needs logprobs, which a prompt with a suffix does not have with echo", "best_of")
     if len(request.prompt) * request.answers_per_prompt > MAX_CHOICES:
         raise invalid(f"more than {MAX_CHOICES} choices in one request, counting n for each prompt", "prompt")
     _refuse_several(request)

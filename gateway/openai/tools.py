@@ -262,7 +262,7 @@ def required_names(tools: Tools, choice: ToolChoice) -> list[str]:
     known = set(tools.names)
     for name in wanted:
         if name not in known:
-            raise ValueError(f"tools has no function named {name!r}")
+            raise ValueError(f"no function named {name!r:.200} is given")
     if isinstance(choice, NamedTool):
         return [choice.name]
     is_required = choice.is_required if isinstance(choice, AllowedTools) else choice == "required"

@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
+from broker.wire.failure import FailureError
 from gateway.core.answer import Delta, End, ToolUse, delta_of
 from gateway.openai.calls import CallStyle
 from gateway.openai.replies import Chunks, Head, likeliest, whole
@@ -99,6 +100,11 @@ def test_calls_of_custom_tools_in_the_history() -> None:
 )
 def test_mistakes_name_their_field(fields: dict[str, Any], param: str) -> None:
     assert refused_chat({"messages": [USER], **fields}).failure.param == param
+
+
+def test_a_missing_function_is_not_called_a_tool() -> None:
+    error = refused_chat({"messages": [USER], "functions": [{"name": "f"}], "function_call": {"name": "g"}})
+    assert error.failure.message == "function_call: no function named 'g' is given"
 
 
 def test_functions_are_tools_of_which_one_is_called() -> None:
@@ -197,6 +203,10 @@ def test_the_best_of_several_answers() -> None:
         (prompt, seed, 0) for prompt in "xy" for seed in (5, 6, 7)
     ]
     assert completion("x", best_of=2, n=2)[0].logprobs is None
+    with pytest.raises(FailureError) as refused:  # to rank them takes logprobs, which this prompt does not have
+        completion("x", best_of=3, n=2, echo=True, suffix="y")
+    assert refused.value.failure.param == "best_of"
+    assert len(completion("x", best_of=2, n=2, echo=True, suffix="y")) == 2
     for logprobs in (None, 0):
         fields = {"prompt": "x", "best_of": 4, "n": 2, "logprobs": logprobs}
         text = CompletionText(parse_completion(orjson.dumps(fields)))
