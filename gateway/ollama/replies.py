@@ -129,7 +129,9 @@ class Lines:
 
     def _complete(self, call: ToolUse) -> ToolUse | None:
         """The call once it has ended."""
-        self._begun = [*([] if call.starts else self._begun), call.arguments]
+        if call.starts:
+            self._begun = []
+        self._begun.append(call.arguments)
         return replace(call, arguments="".join(self._begun), starts=True) if call.ends else None
 
 

@@ -1,6 +1,7 @@
 """Answers as Ollama's clients read them: lines of a stream and whole objects, with a clock that the test moves."""
 
 import json
+import time
 from typing import Any
 
 import orjson
@@ -208,3 +209,14 @@ def test_an_answer_is_one_line_to_every_client() -> None:
     assert [one["message"]["content"] for one in read] == [ends, ends, "", ""]
     assert read[2]["message"]["thinking"] == ends
     assert read[2]["message"]["tool_calls"][0]["function"]["arguments"] == {"a": "\x85\u2028\u2029"}
+
+
+def test_a_long_call_in_many_pieces_is_written_quickly() -> None:
+    lines = Lines(PlayedClock().head())
+    pieces = ['{"a":"', *["x"] * 60_000, '"}']
+    calls = [ToolUse("c", "f", piece, n == 0, n == len(pieces) - 1) for n, piece in enumerate(pieces)]
+    begun = time.thread_time()
+    written = [lines.render([(0, Delta(tool_calls=[call]))]) for call in calls]
+    assert time.thread_time() - begun < 2
+    [line] = lines_in(b"".join(written))
+    assert line["message"]["tool_calls"][0]["function"]["arguments"] == {"a": "x" * 60_000}
