@@ -97,37 +97,40 @@ def input_of(arguments: str) -> str:
 class InputText:
     """The input of a call whose arguments come in pieces: JSON pieces in, pieces of the text out.
 
-    Mutable state: all pieces so far, how much of them has been read, whether the text has ended, its pieces.
+    Mutable state: all pieces so far, what of them is still to be decoded, whether the text has begun and ended, its
+    pieces.
     """
 
     def __init__(self) -> None:
-        self._arguments = ""
-        self._read = -1  # the end of what has been decoded; -1: the text has not begun
-        self._has_ended = False
+        self._pieces: list[str] = []
+        self._unread = ""
+        self._has_begun = self._has_ended = False
         self._given: list[str] = []
 
     def push(self, piece: str) -> str:
         """The text that is certain by now and has not been given yet."""
-        self._arguments += piece
+        self._pieces.append(piece)
         if self._has_ended:
             return ""
-        if self._read < 0:
-            found = _BEGINNING.match(self._arguments)
+        self._unread += piece
+        if not self._has_begun:
+            found = _BEGINNING.match(self._unread)
             if found is None:
                 return ""
-            self._read = found.end()
+            self._has_begun = True
+            self._unread = self._unread[found.end() :]
         text = self._decoded()
         self._given.append(text)
         return text
 
     def finish(self) -> str:
         """The rest: no more pieces will come. What is not of the expected form is given as `input_of` does."""
-        whole, given = input_of(self._arguments), "".join(self._given)
+        whole, given = input_of("".join(self._pieces)), "".join(self._given)
         return whole.removeprefix(given) if whole.startswith(given) else ""
 
     def _decoded(self) -> str:
-        """Everything from where reading stopped that is complete."""
-        text, end, parts = self._arguments, self._read, []
+        """Of what is still to be decoded all that is complete."""
+        text, end, parts = self._unread, 0, []
         while end < len(text):
             if (plain := _PLAIN.match(text, end)) is not None:
                 parts.append(plain[0])
@@ -152,5 +155,5 @@ class InputText:
                     escape = second
                 parts.append(chr(unit))
                 end = escape.end()
-        self._read = end
+        self._unread = text[end:]
         return "".join(parts)

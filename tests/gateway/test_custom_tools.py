@@ -1,6 +1,7 @@
 """Custom tools as functions of the wire, and their calls back."""
 
 import json
+import time
 
 import pytest
 
@@ -94,3 +95,12 @@ def test_pieces_of_another_form_come_at_the_end(arguments: str) -> None:
 def test_half_a_character_is_no_text() -> None:
     reader = InputText()
     assert reader.push('{"input": "a\\ud83d\\u0041"}') == "a"
+
+
+def test_a_long_text_in_many_pieces_is_read_quickly() -> None:
+    reader = InputText()
+    begun = time.thread_time()
+    read = [reader.push(piece) for piece in ('{"input": "', *["a line\\n  "] * 200_000, '"}')]
+    assert "".join(read) == "a line\n  " * 200_000
+    assert reader.finish() == ""
+    assert time.thread_time() - begun < 2
