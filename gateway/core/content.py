@@ -48,7 +48,7 @@ def image_in(base64: str) -> Image:
 
 def _in_data_url(url: str) -> Image:
     comma = url.find(",", 0, 1024)  # what stands before it is short, what follows may be megabytes
-    media_type, *parameters = (part.strip() for part in url[5:comma].lower().split(";"))
+    media_type, *parameters = (part.strip() for part in url[5 : max(comma, 5)].lower().split(";"))
     if comma < 0 or parameters[-1:] != ["base64"]:
         raise ValueError("a data URL must be data:image/...;base64,...")
     if not media_type.startswith("image/"):

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, PlainValidator
 from broker.wire.failure import invalid
 from broker.wire.work import Generate
 from gateway.core.content import Image
-from gateway.core.integers import refuse_rounded
+from gateway.core.integers import entries_of, refuse_rounded
 from gateway.core.sampling import MAX_INT, Defaults, SamplingFields, effort_variables
 from gateway.core.validation import NotYet, RequestBody, Whole, object_of, prompts_of, refuse_not_yet, validated
 from gateway.openai.messages import ChatMessage, check_roles, fields_that_models_read
@@ -35,7 +35,7 @@ _MAX_GRAMMAR = 100_000  # characters
 _MAX_TOP_LOGPROBS = 20
 # Reading a body holds up all streams of this gateway: a million small messages or parts would take ten seconds.
 _MAX_MESSAGES = 4096
-_MAX_PARTS = 16_384  # of all messages together
+_MAX_PARTS = 16_384  # and calls, of all messages together
 
 # Not implemented yet: fields of OpenAI, mlx_lm.server and mlx_vlm.server, with the values that change nothing.
 _NOT_YET: NotYet = {
@@ -210,11 +210,13 @@ def parse_chat(body: bytes) -> ChatRequest:
 
 
 def _refuse_many_parts(messages: Any) -> None:
-    if not isinstance(messages, list):
-        return  # ChatRequest refuses it
-    contents = [message.get("content") for message in messages if isinstance(message, dict)]
-    if sum(len(content) for content in contents if isinstance(content, list)) > _MAX_PARTS:
-        raise invalid(f"the messages have more than {_MAX_PARTS} parts", "messages")
+    left = _MAX_PARTS
+    for _, message in entries_of(messages):
+        for name in ("content", "tool_calls"):
+            parts = message.get(name)
+            left -= len(parts) if isinstance(parts, list) else 0
+    if left < 0:
+        raise invalid(f"the messages have more than {_MAX_PARTS} parts and calls", "messages")
 
 
 def _refuse_several(request: Sampling) -> None:

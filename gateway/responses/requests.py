@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
 from broker.wire.failure import invalid
 from broker.wire.work import Generate
@@ -22,6 +22,7 @@ from gateway.responses.turns import PlacedTurn, led_by
 
 _MAX_TOP_LOGPROBS = 20
 _MAX_METADATA = 16
+_MAX_INCLUDED = 100
 
 _STATELESS = "is not supported: nothing is stored here; send the whole conversation as input"
 _REFUSED = {
@@ -36,6 +37,13 @@ _REFUSED = {
 _REPEATED = ("tools", "tool_choice", "text")
 LOGPROBS = "message.output_text.logprobs"
 ENCRYPTED = "reasoning.encrypted_content"
+
+
+def _few(metadata: object) -> object:
+    """Before its entries are read, as there may be a million. Raises ValueError."""
+    if isinstance(metadata, dict) and len(metadata) > _MAX_METADATA:
+        raise ValueError(f"must have up to {_MAX_METADATA} entries")
+    return metadata
 
 
 class TextFormat(RequestBody):
@@ -85,10 +93,10 @@ class ResponsesRequest(SamplingFields):
     tools: list[Any] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
-    include: list[str] | None = None
+    include: Annotated[list[str], Field(max_length=_MAX_INCLUDED)] | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None = None
     truncation: Literal["auto", "disabled"] | None = None
-    metadata: Annotated[dict[str, str], Field(max_length=_MAX_METADATA)] | None = None
+    metadata: Annotated[dict[str, str], BeforeValidator(_few)] | None = None
     store: bool | None = None
     max_tool_calls: Annotated[Whole, Field(ge=0, le=MAX_INT)] | None = None
     seed: Annotated[Whole, Field(ge=-MAX_INT - 1, le=MAX_INT)] | None = None

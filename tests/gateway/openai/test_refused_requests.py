@@ -1,5 +1,6 @@
 """What is no request is refused, and the field at fault is named."""
 
+import time
 from typing import Any
 
 import orjson
@@ -229,3 +230,10 @@ def test_fields_of_the_wire_have_openais_names(field: str, name: str) -> None:
 def test_fields_of_a_completion_have_openais_names() -> None:
     names = CompletionText(parse_completion(b'{"prompt": "Hi"}')).field_name
     assert [names(field) for field in ("prompt", "json_schema", "top_k")] == ["prompt", "response_format", "top_k"]
+
+
+def test_a_million_calls_are_refused_quickly() -> None:
+    begun = time.thread_time()
+    error = refused_chat({"messages": [{"role": "assistant", "content": None, "tool_calls": [3] * 1_000_000}]})
+    assert time.thread_time() - begun < 2
+    assert error.failure.param == "messages"

@@ -189,6 +189,10 @@ def test_integers_that_would_be_rounded_are_refused() -> None:
         assert caught.value.failure.param == param
 
 
+def image(url: str) -> dict[str, Any]:
+    return {"type": "input_image", "image_url": url}
+
+
 def allowed(tools: list[Any]) -> dict[str, Any]:
     return {"type": "allowed_tools", "mode": "auto", "tools": tools}
 
@@ -200,6 +204,9 @@ def allowed(tools: list[Any]) -> dict[str, Any]:
         {"input": [{"role": "user", "content": [{"type": "input_text", "text": "a"}] * 100_000}]},
         {"input": [{"type": "x"}] * 100_000},
         {"input": "a", "tools": [WEATHER] * 100_000},
+        {"input": "a", "include": [3] * 1_000_000},
+        {"input": "a", "metadata": {str(n): 3 for n in range(1_000_000)}},
+        {"input": [{"role": "user", "content": [image("data:" + ";" * 40_000_000)]}]},
         {"input": [{"type": "reasoning", "content": [{"type": "reasoning_text", "text": "a"}] * 100_000}]},
         {"input": [{"type": "additional_tools", "tools": [{"type": "web_search"}] * 100_000}]},
         {"input": [{"type": "additional_tools", "tools": [{"type": "web_search"}] * 1000}] * 100},
