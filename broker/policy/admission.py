@@ -19,7 +19,8 @@ def wrong_task(spec: ModelSpec, task: str) -> Failure | None:
         return None
     if task not in list(Task):
         return Failure(Code.INVALID_REQUEST, f"there is no task {task!r}")
-    does = " and ".join(sorted(tasks)) or "nothing yet"
+    # To count a prompt is a part of answering it.
+    does = " and ".join(sorted(tasks - {Task.COUNT})) or "nothing yet"
     message = f"{spec.model_id} is a model of type {spec.model_type}: it can {does}, not {task}"
     if task in _ENCODING:  # a conversion may have lost the file that says so
         message += '; if its files mislead, `type = "embeddings"` in the settings says what it is'
