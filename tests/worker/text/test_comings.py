@@ -44,7 +44,7 @@ def test_a_long_prompt_lets_others_go_on(tiny_model: Path) -> None:
     assert max(pieces) == 64
     # Only what ends the prompt need not wait: all of this has taken little time.
     assert all(after == (1, 1) for (_, length), after in list(pairwise(calls))[:-4] if length > 1)
-    assert text_of([output for output in outputs if output.request_id == first]).count("b") >= len(pieces) - 1
+    assert text_of([output for output in outputs if output.request_id == first]).count("b") >= len(pieces) - 4
     engine.cancel(first)
 
 
