@@ -66,11 +66,12 @@ check: install-dev
 	$(BIN)/mypy
 	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin broker demo gateway worker
 
-# Takes twenty minutes and needs the machine for itself; docs/benchmarks.md has the method and the results.
+# Takes half an hour and needs the machine for itself; docs/benchmarks.md has the method and the results.
 bench: install-dev
 	$(BIN)/python -m bench.recovery
 	$(BIN)/python -m bench.throughput
 	$(BIN)/python -m bench.prefill
+	$(BIN)/python -m bench.dialects
 	$(BIN)/python -m bench.profile
 	$(BIN)/python -m bench.report
 
@@ -79,6 +80,7 @@ bench-smol: install-dev
 	$(BIN)/python -m bench.recovery
 	$(BIN)/python -m bench.throughput --smol
 	$(BIN)/python -m bench.prefill
+	$(BIN)/python -m bench.dialects
 	$(BIN)/python -m bench.profile
 	$(BIN)/python -m bench.report
 

@@ -48,6 +48,7 @@ def main() -> None:
         "echo": echo_table(throughput["figures"]["echo"]),
         "memory": memory_table(throughput["figures"]),
         "prefill": prefill_table(read("prefill")["figures"]),
+        "dialects": dialects_table(read("dialects")["figures"]),
         "profile": profile_table(read("profile")["figures"]),
     }
     for name, table in tables.items():
@@ -128,6 +129,20 @@ def prefill_table(by_server: dict[str, dict[str, list[float]]]) -> str:
         )
         kept, gap = f"{median(row['rate_kept']) * 100:.0f} %", _number(max(row["gap"]))
         rows.append(f"| {name} | {rate} | {kept} | {gap} | {alone} | {beside} | {slower} |")
+    return "\n".join(rows)
+
+
+def dialects_table(figures: dict[str, dict[str, dict[str, float]]]) -> str:
+    rows = [
+        "| dialect and streams | tok/s, its / chat's (quartiles) | TTFT, its - chat's, ms (quartiles) |",
+        "| --- | --- | --- |",
+    ]
+    for name, figure in figures.items():
+        ratio, first = (
+            f"{spread['median']:.2f} ({spread['low']:.2f} to {spread['high']:.2f})"
+            for spread in (figure["ratio"], figure["first_ms"])
+        )
+        rows.append(f"| {name} | {ratio} | {first} |")
     return "\n".join(rows)
 
 
