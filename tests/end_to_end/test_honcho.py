@@ -18,14 +18,16 @@ from tests.service import ROOT, START_SECONDS, Service, processes_with, wait_unt
 KILL_WAIT_SECONDS = 5.0
 
 
-# Takes the terminal whose descriptor is its first argument, and becomes the command that follows: the leader of a
-# session in the foreground, as in a window. Its output still goes to the log.
-_IN_A_TERMINAL = """
-import os, sys
-log = os.dup(1)
-os.login_tty(int(sys.argv[1]))
-os.dup2(log, 1)
-os.dup2(log, 2)
+# Becomes the command that follows. Tests that run under nohup ignore SIGHUP, and their children would, too. With a
+# descriptor of a terminal: the leader of a session in its foreground, as in a window; its output still goes to the log.
+_AS_FROM_A_SHELL = """
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if sys.argv[1]:
+    log = os.dup(1)
+    os.login_tty(int(sys.argv[1]))
+    os.dup2(log, 1)
+    os.dup2(log, 2)
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
@@ -38,8 +40,7 @@ def honcho_start(service: Service, terminal: int | None = None) -> Iterator[subp
     environment = {**service.environment, "PATH": os.pathsep.join((str(bin_directory), os.environ["PATH"]))}
     command = [sys.executable, "-m", "honcho", "--procfile", str(ROOT / "Procfile"), "--app-root", str(ROOT)]
     command += ["--env", os.devnull, "start"]  # a developer's .env must not change the test
-    if terminal is not None:
-        command = [sys.executable, "-c", _IN_A_TERMINAL, str(terminal), *command]
+    command = [sys.executable, "-c", _AS_FROM_A_SHELL, "" if terminal is None else str(terminal), *command]
     with (service.directory / "honcho.log").open("ab") as log:
         honcho = subprocess.Popen(
             command,
