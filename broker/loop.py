@@ -184,7 +184,7 @@ class Loop:
             self._inbox.append(TimePassed())
 
     def _take_samples(self) -> None:
-        """What the system has given to workers must be known as theirs before it is known as given."""
+        """The footprints of workers come first: else memory that they just got would count as missing."""
         memory = self._system.sample()
         for worker_id in self._launcher.worker_ids:
             sample = self._launcher.sample(worker_id)

@@ -50,7 +50,7 @@ _ADDED_TOKENS_BYTES = 1 << 20
 
 
 def tasks_of(model_type: str, config: dict[str, Any]) -> list[str]:
-    """The work that it does, but for counting."""
+    """Its tasks, without count."""
     tasks = KINDS[model_type].tasks - {Task.COUNT}
     if Task.RERANK in tasks:
         architectures = config.get("architectures")

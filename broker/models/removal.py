@@ -24,8 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def remove_model(places: Places, model_id: str) -> None:
-    """Delete whatever lies under this name. Raises CatalogError, and has deleted nothing if that can be known
-    before."""
+    """Delete all files of this model. Raises CatalogError; checks come first, and a failed one deletes nothing."""
     kept = places.kept(model_id)
     for place in kept:
         _check(place, model_id)

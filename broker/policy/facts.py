@@ -36,7 +36,7 @@ TIGHT_BYTES = 512 << 20
 # after a while.
 SHRINK_SECONDS = 5.0
 ASK_AGAIN_SECONDS = 30.0
-# Whoever is to stay for so long, thirty years, stays.
+# About thirty years. A model that may stay idle for so long never leaves.
 ALWAYS_SECONDS = 1e9
 FOREVER = float("inf")
 LONG_AGO = float("-inf")
@@ -204,9 +204,8 @@ class Facts:
         return min(limit, budget)
 
     def takes_too_much(self, worker: Worker) -> bool:
-        """Whether this process is to be killed for the memory that it takes. If it is over its limit only because all
-        models together take too much, it must be the one that is furthest over its share; and what has been killed
-        already may be enough."""
+        """Whether to kill this process for the memory that it takes. Where all models together take too much, only the
+        one furthest over its share dies, and only if earlier kills do not free enough."""
         instance, taken = worker.instance, worker.footprint_bytes
         if instance is None or worker.samples_over_limit < SAMPLES_OVER_LIMIT or taken <= self.kill_limit(worker):
             return False

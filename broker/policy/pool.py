@@ -145,7 +145,7 @@ class Pool:
 
     def next_deadline(self) -> float | None:
         """When to call `handle(TimePassed(), now)` at the latest; None: only when something happens."""
-        if self._decided_at is not None:  # not after every event: many come before somebody asks
+        if self._decided_at is not None:  # only when asked for: many events come between two questions
             self._deadline, self._decided_at = min(self._facts.deadlines(self._decided_at), default=None), None
         return self._deadline
 

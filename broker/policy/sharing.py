@@ -122,7 +122,7 @@ class _Round:
         elif self._head_waits:
             return
         elif now < facts.loads_from(now)[0]:
-            self._head_waits = facts.returning_bytes(now) > 0  # which is for this load, and for nobody behind it
+            self._head_waits = facts.returning_bytes(now) > 0  # this load gets the returning memory first
         elif room.verdict is Verdict.FITS:
             _start(facts, model, share, now)
         else:
