@@ -65,7 +65,7 @@ check: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin broker demo gateway worker
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin broker cli demo gateway worker
 
 # Takes half an hour and needs the machine for itself; docs/benchmarks.md has the method and the results.
 bench: install-dev

@@ -106,7 +106,7 @@ def _as_told(default: bool | float | str | None) -> str:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_no_page_names_a_setting_that_is_gone(page: str) -> None:
-    known = {name.upper() for name in SETTINGS} | {"CONFIG"}
+    known = {name.upper() for name in SETTINGS} | {"CONFIG", "URL"}
     named = set(re.findall(rf"\b{PREFIX}([A-Z_]+[A-Z])\b", document(page)))
     assert named - known == set()
 

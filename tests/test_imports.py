@@ -36,6 +36,8 @@ OWNERS = {
     "huggingface_hub": ("worker/hub/",),
     "starlette": ("gateway/",),
     "uvicorn": ("gateway/http/",),
+    "typer": ("cli/",),
+    "rich": ("cli/output.py",),
 }
 # Of these, one file of each place names them.
 ONE_FILE_EACH = ("zmq", "psutil")
@@ -58,6 +60,9 @@ NEVER_LOADS = {
     "broker/wire/": {"zmq", "psutil", "pydantic", "asyncio", "subprocess"},
     "gateway/": COMPUTING | {"psutil", "huggingface_hub"},
     "gateway/core/": {"starlette", "uvicorn", "zmq", "asyncio"},
+    # rich is imported by whoever draws, and only then: `ps` into a pipe must not wait for it.
+    "cli/": COMPUTING
+    | {"pydantic", "zmq", "msgpack", "psutil", "starlette", "uvicorn", "orjson", "httpx2", "rich", "asyncio"},
     "worker/service.py": COMPUTING | {"psutil", "pydantic", "asyncio"},
     "worker/engine.py": COMPUTING | {"zmq", "psutil", "pydantic"},
     "worker/options.py": COMPUTING | {"zmq", "msgpack"},
@@ -85,6 +90,7 @@ PURE = {
     },
     **{f"gateway/anthropic/{name}.py": _CORE for name in ("blocks", "conversation", "dialect", "requests", "tools")},
     **{f"gateway/ollama/{name}.py": _CORE for name in ("dialect", "messages", "options", "pulls", "requests", "stay")},
+    "cli/text.py": set[str](),
     "worker/cache/prefix_index.py": set[str](),
     "worker/cache/worthwhile.py": set[str](),
     "worker/memory/cost.py": set[str](),
