@@ -10,11 +10,13 @@ from gateway.admin.dialect import ADMIN
 from gateway.admin.endpoints import ENDPOINTS as ADMIN_ENDPOINTS
 from gateway.anthropic.endpoints import ENDPOINTS as ANTHROPIC_ENDPOINTS
 from gateway.anthropic.endpoints import SUBTREE as ANTHROPIC_SUBTREE
+from gateway.core.served import Journal, Observer
 from gateway.directory import Directory
 from gateway.http.auth import AllowedOrigins, guards
 from gateway.http.endpoints import Endpoint, Guard, Subtree, routes_of
 from gateway.http.errors import exception_handlers
 from gateway.http.inference import AppState
+from gateway.http.journal import Journaling
 from gateway.images.loader import ImageLoader
 from gateway.link.link import Link
 from gateway.ollama.endpoints import ENDPOINTS as OLLAMA_ENDPOINTS
@@ -41,9 +43,14 @@ SUBTREES = (
 
 
 def create_app(
-    settings: Settings, link: Link, endpoints: Sequence[Endpoint] = ENDPOINTS, subtrees: Sequence[Subtree] = SUBTREES
+    settings: Settings,
+    link: Link,
+    endpoints: Sequence[Endpoint] = ENDPOINTS,
+    subtrees: Sequence[Subtree] = SUBTREES,
+    observers: Sequence[Observer] = (),
 ) -> Starlette:
-    """The gateway. Its lifespan opens and closes `link`."""
+    """The gateway. Its lifespan opens and closes `link`. observers: hear of every request that has ended, too."""
+    journal = Journal(*observers)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[AppState]:
@@ -62,7 +69,10 @@ def create_app(
     origins = settings.allowed_origins
     app = Starlette(
         routes=routes_of(endpoints, subtrees, guards(settings.api_key, settings.admin_token)),
-        middleware=[Middleware(AllowedOrigins, origins, closed)] if origins else [],
+        middleware=[
+            Middleware(Journaling, journal),
+            *([Middleware(AllowedOrigins, origins, closed)] if origins else []),
+        ],
         exception_handlers=exception_handlers(subtrees[-1].dialect),
         lifespan=lifespan,
     )

@@ -24,11 +24,13 @@ _MAX_REMEMBERED = 1000  # names come from clients
 
 @dataclass(slots=True, frozen=True)
 class Target:
-    """model: the one to ask for. name: how answers call it. defaults: for requests that leave fields out."""
+    """model: the one to ask for. name: how answers call it. defaults: for requests that leave fields out. is_known:
+    whether this machine or its settings have it."""
 
     model: str
     name: str
     defaults: Defaults
+    is_known: bool = True
 
 
 class Directory:
@@ -65,7 +67,7 @@ class Directory:
                 return Target(model_id, model_id, self._defaults_of(model_id)), seconds
             alias, seconds = self.aliases.loosely(name), _UNKNOWN_SECONDS
         if alias is None:
-            return Target(name, name, self._defaults_of(name)), seconds
+            return Target(name, name, self._defaults_of(name), is_known=False), seconds
         return Target(alias.model, name, merged(alias.defaults, self._defaults_of(alias.model))), seconds
 
     def to_fetch(self, name: str) -> str:

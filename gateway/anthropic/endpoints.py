@@ -35,6 +35,7 @@ ENDPOINTS = (
         dialect=ANTHROPIC,
         body=MessagesRequest,
         answer=AnthropicMessageAnswer,
+        is_inference=True,
     ),
     Endpoint(
         method="POST",
@@ -44,6 +45,7 @@ ENDPOINTS = (
         dialect=ANTHROPIC,
         body=MessagesRequest,
         answer=CountAnswer,
+        is_inference=True,
     ),
 )
 # For the paths of Anthropic's that are not here, such as batches.

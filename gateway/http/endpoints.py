@@ -36,6 +36,7 @@ Handler = Callable[[Request[Any]], Awaitable[Response]]
 class Endpoint:
     """One method of one path. body, answer: models of their JSON, None where there is none or it is a stream. header:
     where dialects share a path, the one that only this dialect's clients send; such a row comes before the one without.
+    is_inference: it asks a model, and counts in the metrics of requests.
     """
 
     method: str
@@ -46,6 +47,7 @@ class Endpoint:
     body: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None
     header: str | None = None
+    is_inference: bool = False
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -77,13 +79,13 @@ def routes_of(endpoints: Sequence[Endpoint], subtrees: Sequence[Subtree], guards
 
 
 class _EndpointRoute(Route):
-    """A route that carries its dialect. The guard in front of "wrong method" is that of the endpoint or of the subtree,
-    whichever is more open."""
+    """A route that carries its row and its dialect. The guard in front of "wrong method" is that of the endpoint or of
+    the subtree, whichever is more open."""
 
     def __init__(self, endpoint: Endpoint, subtree: Subtree, guards: Guards) -> None:
         path = endpoint.path.removeprefix(subtree.prefix)
         super().__init__(path, endpoint.handler, methods=[endpoint.method], middleware=guards[endpoint.guard])
-        self._dialect = endpoint.dialect
+        self._row = {"row": endpoint, "dialect": endpoint.dialect}
         self._header = endpoint.header and endpoint.header.encode()
         self._refuse = _guarded(super().handle, guards[min(subtree.guard, endpoint.guard)])
 
@@ -91,7 +93,7 @@ class _EndpointRoute(Route):
         match, child = super().matches(scope)
         if self._header and match is not Match.NONE and all(name != self._header for name, _value in scope["headers"]):
             match = Match.NONE
-        return match, child if match is Match.NONE else {**child, "dialect": self._dialect}
+        return match, child if match is Match.NONE else {**child, **self._row}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         allowed = self.methods is None or scope["method"] in self.methods

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from broker.wire.failure import Code, Failure, FailureError
 from gateway.core.dialect import Dialect
 from gateway.core.failure import INTERNAL_ERROR
+from gateway.core.served import CLIENT_LEFT
 from gateway.link.call import CallClosedError
 
 LINGER_SECONDS = 1.0
@@ -67,6 +68,7 @@ def exception_handlers(default: Dialect) -> dict[type[Exception], ExceptionHandl
     """For Starlette. default: the dialect where no route has been found."""
 
     def response(request: Request, failure: Failure) -> Response:
+        request.state["served"].outcome = failure.code
         return error_response(request.scope.get("dialect", default), failure)
 
     async def on_failure(request: Request, error: Exception) -> Response:
@@ -85,8 +87,9 @@ def exception_handlers(default: Dialect) -> dict[type[Exception], ExceptionHandl
         answer.headers.update(error.headers or {})
         return answer
 
-    async def on_gone(_request: Request, _error: Exception) -> Response:
+    async def on_gone(request: Request, _error: Exception) -> Response:
         """The client has gone and does not read this."""
+        request.state["served"].outcome = CLIENT_LEFT
         return Response(status_code=499)
 
     async def on_bug(request: Request, _error: Exception) -> Response:

@@ -1,7 +1,7 @@
 """What the inference endpoints of all dialects share: find the model, send the work, answer streamed or whole."""
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,6 +14,7 @@ from gateway.core.ask import count as count_of
 from gateway.core.content import Image
 from gateway.core.dialect import TextRequest
 from gateway.core.failure import IGNORED_HEADER, FieldNames, ignored_header, in_words_of
+from gateway.core.served import Served
 from gateway.directory import Directory, Target
 from gateway.http.errors import Json
 from gateway.http.streaming import AnswerStream, collect, gone, unless
@@ -27,12 +28,13 @@ _DEFAULT_MODEL = "default_model"
 
 
 class AppState(TypedDict):
-    """What every request finds in its state."""
+    """What every request finds in its state. served: its own record; the rest is one for all."""
 
     settings: Settings
     link: Link
     directory: Directory
     images: ImageLoader
+    served: NotRequired[Served]  # which the lifespan does not have
 
 
 async def model_for(request: Request[AppState], named: str | None) -> Target:
@@ -43,7 +45,10 @@ async def model_for(request: Request[AppState], named: str | None) -> Target:
         named = default
     if named is None:
         raise invalid("name a model, there is no default one", "model")
-    return await request.state["directory"].find(named)
+    target = await request.state["directory"].find(named)
+    served = request.state["served"]
+    served.model, served.is_known = target.model, target.is_known
+    return target
 
 
 async def answer(request: Request[AppState], wanted: TextRequest, *, keep_alive: float | None = None) -> Response:
@@ -58,6 +63,7 @@ async def answer(request: Request[AppState], wanted: TextRequest, *, keep_alive:
         return AnswerStream(stream, renderer, settings.keepalive_seconds, names, ignored=wanted.ignored)
     whole = await link.call(*(generate_whole(target.model, unit, keep_alive=keep_alive) for unit in units))
     ends = await collect(whole, request.receive, names)
+    request.state["served"].count(enumerate(ends))
     ignored = ignored_header(names, [*wanted.ignored, *ignored_in(ends)])
     return Json(wanted.whole(target.name, ends), headers={IGNORED_HEADER: ignored} if ignored else None)
 
@@ -80,8 +86,9 @@ async def _work(request: Request[AppState], wanted: TextRequest) -> tuple[Target
 
 async def finish(request: Request[AppState], ask: Ask[T], names: FieldNames = str) -> T:
     """The final output of one unit of work. Raises FailureError in the words of `names`."""
-    [final] = await collect(await request.state["link"].call(ask), request.receive, names)
-    return final
+    finals = await collect(await request.state["link"].call(ask), request.receive, names)
+    request.state["served"].count(enumerate(finals))
+    return finals[0]
 
 
 async def _load_images(request: Request[AppState], images: Sequence[Image]) -> list[bytes]:

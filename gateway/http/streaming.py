@@ -8,6 +8,7 @@ dialect.
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -18,6 +19,7 @@ from broker.wire.failure import Failure, FailureError
 from gateway.core.answer import ignored_in
 from gateway.core.dialect import Renderer
 from gateway.core.failure import IGNORED_HEADER, INTERNAL_ERROR, FieldNames, ignored_header, in_words_of
+from gateway.core.served import CLIENT_LEFT, Served
 from gateway.link.call import Call, CallClosedError, Item, T
 
 log = logging.getLogger(__name__)
@@ -90,12 +92,15 @@ class AnswerStream(Response, Generic[T]):
         """Raises FailureError while nothing is sent."""
         self._loop = asyncio.get_running_loop()
         self._pipe: Pipe | None = scope["state"].get("pipe")
+        self._served: Served = scope["state"]["served"]
+        self._served.units = self._call.size
         async with _attended(self._call, receive):
             try:
                 with self._keepalives():
                     await self._relay(send)
                 return
             except CallClosedError:
+                self._served.outcome = CLIENT_LEFT
                 return
             except FailureError as error:
                 if not self._is_started:
@@ -106,6 +111,7 @@ class AnswerStream(Response, Generic[T]):
                     raise
                 log.exception("a stream failed")
                 failure = INTERNAL_ERROR
+            self._served.outcome = failure.code
             await self._send(send, self._renderer.error(failure), is_last=True)
 
     async def _relay(self, send: Send) -> None:
@@ -117,6 +123,8 @@ class AnswerStream(Response, Generic[T]):
             if failure is not None and not self._is_started:
                 raise FailureError(in_words_of(self._names, failure))
             if outputs:
+                self._served.hear(time.monotonic(), len(outputs))
+                self._served.count(outputs)
                 if not self._is_started:
                     self._name_ignored(outputs)
                 await self._send(send, self._renderer.render(outputs), is_last=self._renderer.is_complete)
@@ -142,6 +150,7 @@ class AnswerStream(Response, Generic[T]):
             self._pipe.write(body)
         except Exception:  # noqa: BLE001 # the task finds it again and ends the stream with it
             return False
+        self._served.hear(time.monotonic(), len(outputs))
         if body:  # else the client still hears nothing
             self._sent_at = self._loop.time()
         return True

@@ -126,9 +126,18 @@ async def _vectors(request: Request[AppState], body: OllamaBody, work: Embed) ->
     return model, await finish(request, ask.embed(model, work, keep_alive=stay), field_name)
 
 
-def _post(path: str, handler: Handler, body: type[BaseModel], answer: type[BaseModel]) -> Endpoint:
+def _post(
+    path: str, handler: Handler, body: type[BaseModel], answer: type[BaseModel], *, is_inference: bool = True
+) -> Endpoint:
     return Endpoint(
-        method="POST", path=path, handler=handler, guard=Guard.KEY, dialect=OLLAMA, body=body, answer=answer
+        method="POST",
+        path=path,
+        handler=handler,
+        guard=Guard.KEY,
+        dialect=OLLAMA,
+        body=body,
+        answer=answer,
+        is_inference=is_inference,
     )
 
 
@@ -145,7 +154,7 @@ ENDPOINTS = (
     _post("/api/generate", generate, OllamaGenerateBody, OllamaGenerateAnswer),
     _post("/api/embed", embed, OllamaEmbedBody, EmbedAnswer),
     _post("/api/embeddings", embeddings, OllamaEmbeddingsBody, EmbeddingsAnswer),
-    _post("/api/show", show, NamedBody, ShowAnswer),
+    _post("/api/show", show, NamedBody, ShowAnswer, is_inference=False),
     _get("/api/tags", tags, TagsAnswer),
     _get("/api/ps", running, PsAnswer),
     Endpoint(

@@ -74,7 +74,14 @@ async def get_model(request: Request[AppState]) -> Response:
 
 def _post(path: str, handler: Handler, body: type[BaseModel], answer: type[BaseModel]) -> Endpoint:
     return Endpoint(
-        method="POST", path=path, handler=handler, guard=Guard.KEY, dialect=OPENAI, body=body, answer=answer
+        method="POST",
+        path=path,
+        handler=handler,
+        guard=Guard.KEY,
+        dialect=OPENAI,
+        body=body,
+        answer=answer,
+        is_inference=True,
     )
 
 

@@ -26,5 +26,6 @@ ENDPOINTS = (
         dialect=RESPONSES,
         body=ResponsesRequest,
         answer=ResponseAnswer,
+        is_inference=True,
     ),
 )

@@ -11,6 +11,7 @@ import httpx
 from starlette.types import ASGIApp
 
 from gateway.app import ENDPOINTS, SUBTREES, create_app
+from gateway.core.served import Observer
 from gateway.http.endpoints import Endpoint, Subtree
 from gateway.http.server import Server
 from gateway.link.link import Link
@@ -36,11 +37,12 @@ async def served(
     settings: Settings | None = None,
     endpoints: Sequence[Endpoint] = ENDPOINTS,
     subtrees: Sequence[Subtree] = SUBTREES,
+    observers: Sequence[Observer] = (),
     **options: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of such a gateway, on a port of its own. options: of the Server."""
     settings = settings or Settings(port=0, default_model="org/tiny")
-    server = ServedGateway(settings, create_app(settings, link, endpoints, subtrees), link, **options)
+    server = ServedGateway(settings, create_app(settings, link, endpoints, subtrees, observers), link, **options)
     serving = asyncio.create_task(server.serve())
     try:
         async with asyncio.timeout(SECONDS):

@@ -159,6 +159,7 @@ ENDPOINTS = (
         dialect=TOY,
         body=TellBody,
         answer=TellAnswer,
+        is_inference=True,
     ),
     Endpoint(method="GET", path="/toy/names", handler=names, guard=Guard.OPEN, dialect=TOY),
     # In a place that is another dialect's, for clients with this header.
