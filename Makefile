@@ -35,10 +35,11 @@ $(DEV_STAMP): $(STAMP) requirements-dev.lock
 	$(BIN)/pip check
 	@touch $@
 
-# honcho reads .env, so the demo model is prepared under honcho too. exec: signals to make's child reach honcho itself.
+# honcho reads .env, so the ports are checked and the demo model is prepared under honcho too. exec: signals to make's child reach honcho itself.
 VENV = env PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONUNBUFFERED=1
 
 run: install
+	@exec $(VENV) $(BIN)/honcho run python -m gateway --check
 	@exec $(VENV) $(BIN)/honcho run python -m demo --if-needed
 	@exec $(VENV) $(BIN)/honcho start
 

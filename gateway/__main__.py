@@ -1,5 +1,6 @@
-"""`python -m gateway`: settings, logging, limits, run."""
+"""`python -m gateway`: settings, ports, logging, limits, run. With --check it ends once it knows that it can listen."""
 
+import argparse
 import contextlib
 import gc
 import logging
@@ -10,7 +11,8 @@ from collections.abc import Sequence
 from broker.wire.parents import has_lost_honcho
 from broker.wire.settings_file import SettingsError
 from gateway.app import create_app
-from gateway.http.server import Server
+from gateway.http.listening import ListenError
+from gateway.http.server import Server, listeners
 from gateway.link.client import BrokerClient
 from gateway.settings import load_settings
 
@@ -18,12 +20,20 @@ _OPEN_FILES = 10240  # the most that macOS grants; one per client
 
 
 def main() -> int:
-    """The exit code: 2 for settings that cannot be used."""
+    """The exit code: 2 for settings that cannot be used, a port that is taken included."""
+    parser = argparse.ArgumentParser(prog="python -m gateway", description="Serves HTTP.")
+    parser.add_argument(
+        "--check", action="store_true", help="only say whether the settings are good and the ports free"
+    )
+    options = parser.parse_args()
     lost_honcho = has_lost_honcho()
     try:
         settings = load_settings()
-    except SettingsError as error:
+        sockets = listeners(settings)
+    except (SettingsError, ListenError) as error:
         return _refused(error.args)
+    if options.check:
+        return 0
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
@@ -33,7 +43,7 @@ def main() -> int:
     gc.freeze()  # imported modules stay for good
     link = BrokerClient(settings.broker_socket)
     server = Server(settings, create_app(settings, link), link, lost_honcho)
-    server.run()
+    server.run(sockets)
     return _refused(server.mistakes) if server.mistakes else 0
 
 

@@ -21,6 +21,7 @@ from broker.wire.failure import Code, Failure, FailureError
 from broker.wire.kinds import TEXT
 from gateway.core.ask import models
 from gateway.directory import Directory
+from gateway.http.listening import BACKLOG, listen, ollama_port, port
 from gateway.http.protocol import Protocol
 from gateway.link.link import Link
 from gateway.settings import Settings
@@ -40,6 +41,12 @@ def unsent_option(platform: str) -> tuple[int, int, int]:
         # buffer holds what is on its way too, so it is larger; setting it keeps it from growing.
         return (socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
     return (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 16_384)
+
+
+def listeners(settings: Settings) -> list[socket.socket]:
+    """Listening sockets for the ports of these settings. Raises ListenError."""
+    second = settings.ollama_port
+    return listen(settings.host, [port(settings.port), *([] if second is None else [ollama_port(second)])])
 
 
 class Server(uvicorn.Server):
@@ -62,8 +69,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                host=settings.host,
-                port=settings.port,
+                backlog=BACKLOG,
                 loop="uvloop",
                 http=Protocol,
                 ws="none",
@@ -78,30 +84,11 @@ class Server(uvicorn.Server):
         )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, on both ports if there are two."""
+        """Serve on these sockets. None: listens on the ports of the settings, and raises ListenError."""
+        sockets = listeners(self._settings) if sockets is None else sockets
+        for listener in sockets:  # every connection inherits it
+            listener.setsockopt(*self._unsent)
         await super().startup(sockets)
-        if self._settings.ollama_port is not None:
-            self.servers.append(await self._listen_on(self._settings.ollama_port))
-        for server in self.servers:
-            for listener in server.sockets:  # every connection inherits it
-                listener.setsockopt(*self._unsent)
-
-    async def _listen_on(self, port: int) -> asyncio.Server:
-        """The port where Ollama's clients look. Exits as uvicorn does if the port is taken."""
-        host, config = self._settings.host, self.config
-
-        def protocol() -> Protocol:
-            return Protocol(config=config, server_state=self.server_state, app_state=self.lifespan.state)
-
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.create_server(protocol, host=host, port=port, backlog=config.backlog)
-        except OSError as error:
-            log.error("cannot listen on ollama_port %d (does Ollama run?): %s", port, error.strerror)
-            for server in self.servers:
-                server.close()
-            await self.lifespan.shutdown()
-            sys.exit(1)
 
     async def main_loop(self) -> None:
         """Until a signal, the end of honcho, or mistakes of the settings."""
@@ -146,7 +133,7 @@ class Server(uvicorn.Server):
                 self._stop.set()
                 return
             model = self._settings.default_model or await self._first_text_model()
-            where, *others = map(_url, self.servers)
+            where, *others = _urls(self.servers)
             needs_key = self._settings.api_key is not None
             sys.stdout.write(announcement(where, model, needs_key=needs_key, others=others))
             sys.stdout.flush()
@@ -171,10 +158,16 @@ class Server(uvicorn.Server):
         return next((model.model_id for model in report.models if model.model_type == TEXT), None)
 
 
-def _url(server: asyncio.base_events.Server) -> str:
-    host, port, *_ = server.sockets[0].getsockname()
+def _urls(servers: Sequence[asyncio.base_events.Server]) -> list[str]:
+    """One for each port, however many addresses it has."""
+    addresses = [listener.getsockname()[:2] for server in servers for listener in server.sockets]
+    hosts = dict(reversed([(number, host) for host, number in addresses]))
+    return [_url(hosts[number], number) for number in dict.fromkeys(number for _, number in addresses)]
+
+
+def _url(host: str, number: int) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # compared, not bound
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://[{host}]:{number}" if ":" in host else f"http://{host}:{number}"
 
 
 def announcement(url: str, model: str | None, *, needs_key: bool, others: Sequence[str] = ()) -> str:
