@@ -13,9 +13,10 @@ endif
 
 .PHONY: install install-dev run test test-slow test-isolation test-clients check bench bench-smol chaos fuzz lock architectures
 
-# What serving needs. --clear: installs exactly the lock, also after a package has left it. --no-compile: compiling takes
-# half a minute, and few of the files are ever imported. --no-deps: the lock is complete, and older pips would resolve a
-# dependency with an extra to a newer release than the lock's.
+# What serving needs, and the command `mlx-broker`, which runs this checkout. --clear: installs exactly the lock, also
+# after a package has left it. --no-compile: compiling takes half a minute, and few of the files are ever imported.
+# --no-deps: the lock is complete, and older pips would resolve a dependency with an extra to a newer release than the
+# lock's. --no-build-isolation: the lock has what builds the command, and no index is asked for it.
 PIP_INSTALL := $(BIN)/pip install --no-compile --no-deps --require-hashes
 
 install: $(STAMP)
@@ -24,6 +25,7 @@ $(STAMP): requirements.lock
 	@$(PYTHON) tools/check_python.py
 	$(PYTHON) -m venv --clear .venv
 	$(PIP_INSTALL) -r requirements.lock
+	$(BIN)/pip install --no-compile --no-deps --no-build-isolation --quiet --editable .
 	$(BIN)/pip check
 	@touch $@
 
@@ -101,7 +103,7 @@ COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --for
 lock:
 	set -e; tools=$$(mktemp -d); trap 'rm -r "$$tools"' EXIT; \
 	$(PYTHON) -m venv "$$tools"; "$$tools/bin/pip" install --quiet uv==0.13.9; PATH="$$tools/bin:$$PATH"; \
-	$(COMPILE) --output-file requirements.lock; \
+	$(COMPILE) --group build --output-file requirements.lock; \
 	$(COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock; \
 	for macos in 14.0 15.0 26.0; do for python in 3.11 3.12 3.13 3.14; do \
 		echo "wheels for macOS $$macos, Python $$python"; \

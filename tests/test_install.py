@@ -64,12 +64,25 @@ def test_make_stops_before_anything_is_installed(tmp_path: Path) -> None:
 def test_the_first_lock_is_what_serving_needs_and_the_second_adds_the_tools() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     serving, all_of_it = (_pins(ROOT / name) for name in ("requirements.lock", "requirements-dev.lock"))
+    groups = project["dependency-groups"]
     needed = {_name(one) for one in project["project"]["dependencies"]}
-    tools = {_name(one) for one in project["dependency-groups"]["dev"]} - needed
-    assert needed <= serving.keys()
+    building = {_name(one) for one in groups["build"]}
+    tools = {_name(one) for one in groups["dev"] if isinstance(one, str)} - needed
+    assert {_name(one) for one in project["build-system"]["requires"]} == building
+    assert needed | building <= serving.keys()
     assert tools.isdisjoint(serving)
     assert tools <= all_of_it.keys()
     assert serving.items() <= all_of_it.items()
+
+
+def test_the_wheel_pins_the_libraries_whose_private_parts_are_used_as_the_lock_does() -> None:
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    pinned = dict(re.findall(r"^([a-z0-9-]+)(?:\[\w+\])?==([^;\s]+)", "\n".join(dependencies), re.MULTILINE))
+    headings = re.findall(r"^## (.+)$", (ROOT / "docs/upstream.md").read_text(), re.MULTILINE)
+    named = {name.lower().replace("_", "-") for heading in headings for name in re.split(r", | and ", heading)}
+    assert pinned.keys() == named
+    locked = _pins(ROOT / "requirements.lock")
+    assert pinned == {name: locked[name] for name in named}
 
 
 def _pins(lock: Path) -> dict[str, str]:
