@@ -12,6 +12,7 @@ from gateway.anthropic.endpoints import ENDPOINTS as ANTHROPIC_ENDPOINTS
 from gateway.anthropic.endpoints import SUBTREE as ANTHROPIC_SUBTREE
 from gateway.core.served import Journal, Observer
 from gateway.directory import Directory
+from gateway.document.endpoints import ENDPOINTS as DOCUMENT_ENDPOINTS
 from gateway.http.auth import AllowedOrigins, guards
 from gateway.http.endpoints import Endpoint, Guard, Subtree, routes_of
 from gateway.http.errors import exception_handlers
@@ -32,6 +33,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *ANTHROPIC_ENDPOINTS,
     *OLLAMA_ENDPOINTS,
     *ADMIN_ENDPOINTS,
+    *DOCUMENT_ENDPOINTS,
 )
 SUBTREES = (
     ANTHROPIC_SUBTREE,  # which is within the next
@@ -61,6 +63,7 @@ def create_app(
                 "link": link,
                 "directory": Directory(settings, link),
                 "images": ImageLoader(settings),
+                "endpoints": tuple(endpoints),
             }
         finally:
             link.close()

@@ -115,3 +115,16 @@ class StatusAnswer(AdminAnswer):
     workers: int
     queued: int
     uptime_seconds: float
+
+
+class ChangeEvent(BaseModel):
+    """A change of a model's state. stage, fraction: of a load or a download, how far it is; at: Unix seconds."""
+
+    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
+
+    model_id: str
+    state: str
+    reason: str | None = None
+    stage: str | None = None
+    fraction: float | None = None
+    at: float | None = None

@@ -1,12 +1,25 @@
 """The dialect of administration: errors are `{"detail": message}`. Pure."""
 
+from pydantic import BaseModel, ConfigDict
+
 from broker.wire.failure import Failure
 from gateway.core.dialect import Json
 from gateway.core.failure import STATUS
 
 
+class AdminError(BaseModel):
+    """What went wrong."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    detail: str
+
+
 class AdminDialect:
     """A Dialect."""
+
+    name = "Administration"
+    error_answer = AdminError
 
     def status(self, failure: Failure) -> int:
         """That of the common table."""

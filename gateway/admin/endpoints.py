@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.wire.failure import FailureError, invalid
+from broker.wire.failure import Code, FailureError
 from broker.wire.states import LOADED
 from gateway.admin.answers import (
+    ChangeEvent,
     HealthAnswer,
     KillAnswer,
     LoadAnswer,
@@ -24,11 +25,20 @@ from gateway.awake import awake_timeout
 from gateway.core import ask
 from gateway.core.administration import ModelReport, StatusReport, gib
 from gateway.core.dialect import Json as JsonMap
-from gateway.http.endpoints import Endpoint, Guard, Handler
+from gateway.core.failure import ErrorAnswer
+from gateway.core.query import Flag, Query, Seconds, query_of
+from gateway.http.endpoints import BROKER, NAMES_A_MODEL, USES_A_MODEL, Endpoint, Guard, Handler, Stream
 from gateway.http.errors import Json, error_response
 from gateway.http.inference import AppState, finish
 
 _HEALTH_TIMEOUT = 2.0
+
+
+class UnloadQuery(Query):
+    """The parameters of unload."""
+
+    timeout: Seconds | None = Field(None, description="Seconds to wait for running requests; 30 if it is left out.")
+    force: Flag = Field(False, description="Whether to kill the process of a model that is still busy after that.")
 
 
 async def status(request: Request[AppState]) -> Response:
@@ -69,8 +79,8 @@ async def remove(request: Request[AppState]) -> Response:
 
 async def unload(request: Request[AppState]) -> Response:
     """Drain a model and end its process; ?timeout= seconds for the draining, ?force=true kills after that."""
-    timeout, force = _seconds(request, "timeout"), _flag(request, "force")
-    report = await finish(request, ask.unload(await _model(request), timeout, force=force))
+    query = query_of(UnloadQuery, request.query_params)
+    report = await finish(request, ask.unload(await _model(request), query.timeout, force=query.force))
     return Json({"status": "unloaded", "model_id": report.model_id})
 
 
@@ -151,44 +161,58 @@ def _total_gb(sizes: Iterable[int | None]) -> float:
     return gib(sum(size or 0 for size in sizes))
 
 
-def _seconds(request: Request[AppState], name: str) -> float | None:
-    text = request.query_params.get(name)
-    if text is None:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise invalid(f"{name} must be a number of seconds, not {text!r}", name)
-    return seconds
-
-
-def _flag(request: Request[AppState], name: str) -> bool:
-    text = request.query_params.get(name, "false").lower()
-    if text not in ("true", "1", "false", "0"):
-        raise invalid(f"{name} must be true or false, not {text!r}", name)
-    return text in ("true", "1")
-
-
-def _row(method: str, path: str, handler: Handler, answer: type[BaseModel] | None) -> Endpoint:
-    return Endpoint(method=method, path=path, handler=handler, guard=Guard.ADMIN, dialect=ADMIN, answer=answer)
+def _row(
+    method: str,
+    path: str,
+    handler: Handler,
+    answer: type[BaseModel] | None,
+    failures: tuple[Code, ...] = BROKER,
+    *,
+    query: type[Query] | None = None,
+    stream: Stream | None = None,
+) -> Endpoint:
+    return Endpoint(
+        method=method,
+        path=path,
+        handler=handler,
+        guard=Guard.ADMIN,
+        dialect=ADMIN,
+        query=query,
+        answer=answer,
+        stream=stream,
+        failures=failures,
+    )
 
 
 def _health(path: str) -> Endpoint:
     return Endpoint(method="GET", path=path, handler=health, guard=Guard.OPEN, dialect=ADMIN, answer=HealthAnswer)
 
 
+_CHANGES = Stream(
+    media="text/event-stream",
+    events=(ChangeEvent, ErrorAnswer),
+    about="The present states, then every change. It ends with the client or, with an error object and "
+    "`data: [DONE]`, with the broker. Comments keep a silent stream open.",
+    is_endless=True,
+)
+_LOADED = (*NAMES_A_MODEL, Code.NOT_LOADED)
 ENDPOINTS = (
     _health("/health"),
     _health("/admin/health"),
     _row("GET", "/admin/models/status", status, StatusAnswer),
-    _row("POST", "/admin/models/load/{model_id:path}", load, LoadAnswer),
-    _row("POST", "/admin/models/pull/{model_id:path}", pull, PullAnswer),
-    _row("POST", "/admin/models/unload/{model_id:path}", unload, UnloadAnswer),
-    _row("POST", "/admin/models/kill/{model_id:path}", kill, KillAnswer),
-    _row("POST", "/admin/models/unpin/{model_id:path}", unpin, UnpinAnswer),
-    _row("GET", "/admin/models/{model_id:path}/progress", events, None),
-    _row("DELETE", "/admin/models/{model_id:path}", remove, RemoveAnswer),
-    _row("GET", "/admin/events", events, None),
+    _row("POST", "/admin/models/load/{model_id:path}", load, LoadAnswer, ()),
+    _row("POST", "/admin/models/pull/{model_id:path}", pull, PullAnswer, USES_A_MODEL),
+    _row(
+        "POST",
+        "/admin/models/unload/{model_id:path}",
+        unload,
+        UnloadAnswer,
+        (*_LOADED, Code.DRAIN_TIMEOUT),
+        query=UnloadQuery,
+    ),
+    _row("POST", "/admin/models/kill/{model_id:path}", kill, KillAnswer, _LOADED),
+    _row("POST", "/admin/models/unpin/{model_id:path}", unpin, UnpinAnswer, _LOADED),
+    _row("GET", "/admin/models/{model_id:path}/progress", events, None, NAMES_A_MODEL, stream=_CHANGES),
+    _row("DELETE", "/admin/models/{model_id:path}", remove, RemoveAnswer, (*NAMES_A_MODEL, Code.MODEL_IN_USE)),
+    _row("GET", "/admin/events", events, None, stream=_CHANGES),
 )

@@ -1,8 +1,10 @@
 """Anthropic's dialect: its errors, the frames of its streams, and its paths of fields. Pure."""
 
 import re
+from typing import Literal
 
 import orjson
+from pydantic import BaseModel, ConfigDict
 
 from broker.wire.failure import Code, Failure, FailureError
 from gateway.core.dialect import Json
@@ -28,8 +30,41 @@ _ERROR_CODES = {"thread": "thread_unsupported_request"}
 _BRACKETS = re.compile(r"\[(\d+)\]")
 
 
+class AnthropicErrorDetails(BaseModel):
+    """error_code: what clients know of the field at fault, or else our code."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    error_code: str
+
+
+class AnthropicErrorFields(BaseModel):
+    """What went wrong. param: the field at fault; retryable: whether the same request may succeed later."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    type: str
+    message: str
+    details: AnthropicErrorDetails
+    code: Code
+    param: str | None
+    retryable: bool
+
+
+class AnthropicError(BaseModel):
+    """An error as clients of Anthropic's API know it; also the last event of a stream that fails."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    type: Literal["error"]
+    error: AnthropicErrorFields
+
+
 class AnthropicDialect:
     """A Dialect."""
+
+    name = "Anthropic"
+    error_answer = AnthropicError
 
     def status(self, failure: Failure) -> int:
         """That of the common table."""

@@ -1,24 +1,24 @@
 """GET /v1/models in Anthropic's form, for requests with its header `anthropic-version`; and its rows of the endpoint
 table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.wire.failure import invalid
 from gateway.anthropic.dialect import ANTHROPIC
 from gateway.core.names import Listed
-from gateway.http.endpoints import Endpoint, Guard
+from gateway.core.query import Query, WholeNumber, query_of
+from gateway.http.endpoints import NAMES_A_MODEL, Endpoint, Guard
 from gateway.http.errors import Json
 from gateway.http.inference import AppState
 from gateway.http.models import listed, listed_as
 
 _VERSION = "anthropic-version"
-_PAGE, _MOST = 20, 1000
 _LAST_SECOND = 253_402_300_799  # of the year 9999
 
 
@@ -41,6 +41,14 @@ class ModelInfo(BaseModel):
     state: str
 
 
+class PageQuery(Query):
+    """The parameters of the list. A page may stand behind one model or before another."""
+
+    limit: Annotated[WholeNumber, Field(ge=1, le=1000)] = Field(20, description="How many models a page has at most.")
+    after_id: str | None = Field(None, description="The model behind which the page begins.")
+    before_id: str | None = Field(None, description="The model before which the page ends; not with after_id.")
+
+
 class ModelPage(BaseModel):
     """A part of the list."""
 
@@ -55,7 +63,7 @@ class ModelPage(BaseModel):
 async def list_models(request: Request[AppState]) -> Response:
     """A page of the models of this machine and their aliases. Raises FailureError naming the parameter."""
     models = await listed(request)
-    page, has_more = page_of(models, request.query_params)
+    page, has_more = page_of(models, query_of(PageQuery, request.query_params))
     ids = [model.name for model in page]
     data = [entry(model) for model in page]
     first, last = (ids[0], ids[-1]) if ids else (None, None)
@@ -63,18 +71,14 @@ async def list_models(request: Request[AppState]) -> Response:
 
 
 async def get_model(request: Request[AppState]) -> Response:
-    """One of the list. Raises FailureError `model_not_found`."""
+    """One model of this machine. Raises FailureError `model_not_found`."""
     return Json(entry(await listed_as(request, request.path_params["model_id"])))
 
 
-def page_of(models: Sequence[Listed], query: Mapping[str, str]) -> tuple[Sequence[Listed], bool]:
+def page_of(models: Sequence[Listed], query: PageQuery) -> tuple[Sequence[Listed], bool]:
     """What `limit` and either `after_id` or `before_id` choose, and whether there is more in that direction. Raises
     FailureError."""
-    text = query.get("limit", str(_PAGE))
-    limit = int(text) if text.isascii() and text.isdigit() and len(text) < 5 else 0
-    if not 1 <= limit <= _MOST:
-        raise invalid(f"limit must be a whole number from 1 to {_MOST}", "limit")
-    after, before = query.get("after_id"), query.get("before_id")
+    limit, after, before = query.limit, query.after_id, query.before_id
     if after is not None and before is not None:
         raise invalid("give either after_id or before_id", "before_id")
     if before is not None:
@@ -120,6 +124,7 @@ LISTS = (
         handler=list_models,
         guard=Guard.KEY,
         dialect=ANTHROPIC,
+        query=PageQuery,
         answer=ModelPage,
     ),
     Endpoint(
@@ -130,5 +135,6 @@ LISTS = (
         guard=Guard.KEY,
         dialect=ANTHROPIC,
         answer=ModelInfo,
+        failures=NAMES_A_MODEL,
     ),
 )

@@ -8,6 +8,8 @@ how to add one.
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
 
+from pydantic import BaseModel
+
 from broker.wire.failure import Failure
 from broker.wire.work import Generate
 from gateway.core.answer import Delta, End
@@ -43,6 +45,14 @@ class Renderer(Protocol[Out_contra]):
 
 class Dialect(Protocol):
     """What a route carries: how its errors look."""
+
+    @property
+    def name(self) -> str:
+        """Of this family of APIs, for readers."""
+
+    @property
+    def error_answer(self) -> type[BaseModel]:
+        """The model of what `error` makes."""
 
     def status(self, failure: Failure) -> int:
         """The HTTP status of a request that ends with this."""

@@ -7,6 +7,8 @@ dialect's.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from pydantic import BaseModel, ConfigDict
+
 from broker.wire.failure import Code, Failure
 
 STATUS: dict[Code, int] = {
@@ -45,6 +47,26 @@ _TYPES = {
 }
 
 INTERNAL_ERROR = Failure(Code.INTERNAL_ERROR, "the gateway failed; its log says why")
+
+
+class ErrorFields(BaseModel):
+    """What went wrong. param: the field or parameter at fault; retryable: whether the same request may work later."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    message: str
+    type: str
+    param: str | None
+    code: Code
+    retryable: bool
+
+
+class ErrorAnswer(BaseModel):
+    """An error as clients of OpenAI's API know it."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    error: ErrorFields
 
 
 def error_object(failure: Failure) -> dict[str, object]:

@@ -1,7 +1,8 @@
 """The endpoint table: every route is one row, and Starlette's routes are made of the rows.
 
 A row says everything that other code needs to know about a route: who may call it, its dialect, the models
-of its body and its answer. No code looks at a path to find out.
+of its parameters, its body and its answer. No code looks at a path to find out. The document of the API is made of the
+rows, too (gateway/document/).
 """
 
 import enum
@@ -17,7 +18,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from broker.wire.failure import Code
 from gateway.core.dialect import Dialect
+from gateway.core.query import Query
 
 
 class Guard(enum.IntEnum):
@@ -32,11 +35,38 @@ class Guard(enum.IntEnum):
 Handler = Callable[[Request[Any]], Awaitable[Response]]
 
 
+# How a request can fail: one that asks the broker for anything, one that names a model, and one that uses it.
+BROKER = (Code.BROKER_UNAVAILABLE,)
+NAMES_A_MODEL = (*BROKER, Code.MODEL_NOT_FOUND)
+USES_A_MODEL = (
+    *NAMES_A_MODEL,
+    Code.LOAD_FAILED,
+    Code.RATE_LIMIT_EXCEEDED,
+    Code.CANCELLED,
+    Code.INSUFFICIENT_MEMORY,
+    Code.MODEL_UNAVAILABLE,
+    Code.WORKER_DIED,
+)
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Stream:
+    """An answer that comes piece by piece. media: server-sent events or lines of JSON; events: models of the JSON in
+    them; about: when there is a stream, and how it ends; is_endless: it ends with the client."""
+
+    media: str
+    events: tuple[type[BaseModel], ...]
+    about: str
+    is_endless: bool = False
+
+
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Endpoint:
-    """One method of one path. body, answer: models of their JSON, None where there is none or it is a stream. header:
-    where dialects share a path, the one that only this dialect's clients send; such a row comes before the one without.
-    is_inference: it asks a model, and counts in the metrics of requests.
+    """One method of one path. query: the model of its parameters. body, answer: models of their JSON, None where there
+    is none. stream: an answer that is one, instead of `answer` or where the request asks for it. text: the media types
+    of an answer that is neither. failures: how a request can end, apart from what follows from the guard, the body and
+    the parameters. header: where dialects share a path, the one that only this dialect's clients send; such a row comes
+    before the one without. is_inference: it asks a model, and counts in the metrics of requests.
     """
 
     method: str
@@ -44,8 +74,12 @@ class Endpoint:
     handler: Handler
     guard: Guard
     dialect: Dialect
+    query: type[Query] | None = None
     body: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None
+    stream: Stream | None = None
+    text: tuple[str, ...] = ()
+    failures: tuple[Code, ...] = BROKER
     header: str | None = None
     is_inference: bool = False
 

@@ -16,6 +16,7 @@ from gateway.core.dialect import TextRequest
 from gateway.core.failure import IGNORED_HEADER, FieldNames, ignored_header, in_words_of
 from gateway.core.served import Served
 from gateway.directory import Directory, Target
+from gateway.http.endpoints import Endpoint
 from gateway.http.errors import Json
 from gateway.http.streaming import AnswerStream, collect, gone, unless
 from gateway.images.loader import ImageLoader
@@ -35,6 +36,7 @@ class AppState(TypedDict):
     directory: Directory
     images: ImageLoader
     served: NotRequired[Served]  # which the lifespan does not have
+    endpoints: tuple[Endpoint, ...]
 
 
 async def model_for(request: Request[AppState], named: str | None) -> Target:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 import orjson
+from pydantic import BaseModel, ConfigDict
 
 from broker.wire.failure import Code, Failure
 from gateway.core.dialect import Json
@@ -31,8 +32,19 @@ _THOUGHT = re.compile(r"(messages\[\d*\]\.)reasoning_content")
 _TOOL = re.compile(r"(messages\[\d*\]\.)name")
 
 
+class OllamaError(BaseModel):
+    """What went wrong."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    error: str
+
+
 class OllamaDialect:
     """A Dialect."""
+
+    name = "Ollama"
+    error_answer = OllamaError
 
     def status(self, failure: Failure) -> int:
         """That of the common table."""

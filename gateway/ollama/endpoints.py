@@ -8,13 +8,14 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from broker.wire.failure import Code
 from broker.wire.work import Embed
 from gateway.core import ask
 from gateway.core.answer import Vectors, floats_of
 from gateway.core.failure import IGNORED_HEADER, ignored_header
 from gateway.core.validation import object_of, validated
 from gateway.http.body import read_body
-from gateway.http.endpoints import Endpoint, Guard, Handler, Subtree
+from gateway.http.endpoints import NAMES_A_MODEL, USES_A_MODEL, Endpoint, Guard, Handler, Stream, Subtree
 from gateway.http.errors import Json
 from gateway.http.inference import AppState, answer, finish
 from gateway.ollama.answers import (
@@ -28,7 +29,8 @@ from gateway.ollama.answers import (
     TagsAnswer,
     VersionAnswer,
 )
-from gateway.ollama.dialect import OLLAMA, field_name
+from gateway.ollama.dialect import OLLAMA, STREAM_TYPE, OllamaError, field_name
+from gateway.ollama.lines import ChatPiece, GeneratePiece, PullLine
 from gateway.ollama.manage import (
     NamedBody,
     PullBody,
@@ -127,7 +129,13 @@ async def _vectors(request: Request[AppState], body: OllamaBody, work: Embed) ->
 
 
 def _post(
-    path: str, handler: Handler, body: type[BaseModel], answer: type[BaseModel], *, is_inference: bool = True
+    path: str,
+    handler: Handler,
+    body: type[BaseModel],
+    answer: type[BaseModel],
+    stream: Stream | None = None,
+    *,
+    is_inference: bool = True,
 ) -> Endpoint:
     return Endpoint(
         method="POST",
@@ -138,6 +146,8 @@ def _post(
         body=body,
         answer=answer,
         is_inference=is_inference,
+        stream=stream,
+        failures=(*USES_A_MODEL, Code.FOREIGN_ORIGIN),  # keep_alive is not for pages of other sites
     )
 
 
@@ -146,12 +156,30 @@ def _get(path: str, handler: Handler, answer: type[BaseModel]) -> Endpoint:
 
 
 def _not_served(method: str, path: str) -> Endpoint:
-    return Endpoint(method=method, path=path, handler=not_served, guard=Guard.KEY, dialect=OLLAMA)
+    return Endpoint(
+        method=method,
+        path=path,
+        handler=not_served,
+        guard=Guard.KEY,
+        dialect=OLLAMA,
+        failures=(Code.NOT_IMPLEMENTED,),
+    )
+
+
+def _lines(*events: type[BaseModel]) -> Stream:
+    about = "Unless `stream` is false: a line for each piece, and an error as the last one if it fails after its start."
+    return Stream(media=STREAM_TYPE, events=(*events, OllamaError), about=about)
 
 
 ENDPOINTS = (
-    _post("/api/chat", chat, OllamaChatBody, OllamaChatAnswer),
-    _post("/api/generate", generate, OllamaGenerateBody, OllamaGenerateAnswer),
+    _post("/api/chat", chat, OllamaChatBody, OllamaChatAnswer, _lines(ChatPiece, OllamaChatAnswer)),
+    _post(
+        "/api/generate",
+        generate,
+        OllamaGenerateBody,
+        OllamaGenerateAnswer,
+        _lines(GeneratePiece, OllamaGenerateAnswer),
+    ),
     _post("/api/embed", embed, OllamaEmbedBody, EmbedAnswer),
     _post("/api/embeddings", embeddings, OllamaEmbeddingsBody, EmbeddingsAnswer),
     _post("/api/show", show, NamedBody, ShowAnswer, is_inference=False),
@@ -165,13 +193,37 @@ ENDPOINTS = (
         dialect=OLLAMA,
         body=PullBody,
         answer=OllamaPullAnswer,
+        stream=_lines(PullLine),
+        failures=USES_A_MODEL,
     ),
-    Endpoint(method="DELETE", path="/api/delete", handler=delete, guard=Guard.CHANGE, dialect=OLLAMA, body=NamedBody),
+    Endpoint(
+        method="DELETE",
+        path="/api/delete",
+        handler=delete,
+        guard=Guard.CHANGE,
+        dialect=OLLAMA,
+        body=NamedBody,
+        failures=(*NAMES_A_MODEL, Code.MODEL_IN_USE),
+    ),
     # Without a key: programs ask this to find out whether Ollama is there.
     Endpoint(
-        method="GET", path="/api/version", handler=version, guard=Guard.OPEN, dialect=OLLAMA, answer=VersionAnswer
+        method="GET",
+        path="/api/version",
+        handler=version,
+        guard=Guard.OPEN,
+        dialect=OLLAMA,
+        answer=VersionAnswer,
+        failures=(),
     ),
-    Endpoint(method="GET", path="/", handler=is_running, guard=Guard.OPEN, dialect=OLLAMA),
+    Endpoint(
+        method="GET",
+        path="/",
+        handler=is_running,
+        guard=Guard.OPEN,
+        dialect=OLLAMA,
+        text=("text/plain",),
+        failures=(),
+    ),
     _not_served("POST", "/api/create"),
     _not_served("POST", "/api/copy"),
     _not_served("POST", "/api/push"),

@@ -8,7 +8,7 @@ import orjson
 from broker.wire.failure import Failure
 from gateway.core.content import Content, Image
 from gateway.core.dialect import Json
-from gateway.core.failure import STATUS, error_object
+from gateway.core.failure import STATUS, ErrorAnswer, error_object
 
 STREAM_TYPE = "text/event-stream; charset=utf-8"
 KEEPALIVE = b": keepalive\n\n"
@@ -22,6 +22,9 @@ _INPUT = re.compile(r"inputs(?=\[)")
 
 class OpenAIDialect:
     """A Dialect."""
+
+    name = "OpenAI"
+    error_answer = ErrorAnswer
 
     def status(self, failure: Failure) -> int:
         """That of the common table."""

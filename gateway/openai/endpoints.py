@@ -6,9 +6,11 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from broker.wire.failure import Code
 from gateway.core import ask
+from gateway.core.failure import ErrorAnswer
 from gateway.http.body import read_body
-from gateway.http.endpoints import Endpoint, Guard, Handler
+from gateway.http.endpoints import BROKER, NAMES_A_MODEL, USES_A_MODEL, Endpoint, Guard, Handler, Stream
 from gateway.http.errors import Json
 from gateway.http.inference import AppState, answer, finish, model_for
 from gateway.http.models import listed, listed_as
@@ -20,6 +22,7 @@ from gateway.openai.answers import (
     ModelList,
     RerankAnswer,
 )
+from gateway.openai.chunks import ChatChunk, CompletionChunk
 from gateway.openai.dialect import OPENAI, field_name
 from gateway.openai.inputs import (
     EmbeddingRequest,
@@ -68,11 +71,13 @@ async def list_models(request: Request[AppState]) -> Response:
 
 
 async def get_model(request: Request[AppState]) -> Response:
-    """One of the list. Raises FailureError `model_not_found`."""
+    """One model of this machine. Raises FailureError `model_not_found`."""
     return Json(model_entry(await listed_as(request, request.path_params["model_id"])))
 
 
-def _post(path: str, handler: Handler, body: type[BaseModel], answer: type[BaseModel]) -> Endpoint:
+def _post(
+    path: str, handler: Handler, body: type[BaseModel], answer: type[BaseModel], stream: Stream | None = None
+) -> Endpoint:
     return Endpoint(
         method="POST",
         path=path,
@@ -82,21 +87,31 @@ def _post(path: str, handler: Handler, body: type[BaseModel], answer: type[BaseM
         body=body,
         answer=answer,
         is_inference=True,
+        stream=stream,
+        failures=USES_A_MODEL,
     )
 
 
-def _get(path: str, handler: Handler, answer: type[BaseModel]) -> Endpoint:
-    return Endpoint(method="GET", path=path, handler=handler, guard=Guard.KEY, dialect=OPENAI, answer=answer)
+def _get(path: str, handler: Handler, answer: type[BaseModel], failures: tuple[Code, ...] = BROKER) -> Endpoint:
+    return Endpoint(
+        method="GET", path=path, handler=handler, guard=Guard.KEY, dialect=OPENAI, answer=answer, failures=failures
+    )
 
 
+_ABOUT = (
+    "With `stream`: an event for each piece of the answer, an error object if it fails after its start, and "
+    "`data: [DONE]` at the end. Comments keep a silent stream open."
+)
+_CHAT_STREAM = Stream(media="text/event-stream", events=(ChatChunk, ErrorAnswer), about=_ABOUT)
+_TEXT_STREAM = Stream(media="text/event-stream", events=(CompletionChunk, ErrorAnswer), about=_ABOUT)
 ENDPOINTS = (
-    _post("/v1/chat/completions", chat_completions, ChatRequest, ChatAnswer),
-    _post("/v1/completions", completions, CompletionRequest, CompletionAnswer),
+    _post("/v1/chat/completions", chat_completions, ChatRequest, ChatAnswer, _CHAT_STREAM),
+    _post("/v1/completions", completions, CompletionRequest, CompletionAnswer, _TEXT_STREAM),
     _post("/v1/embeddings", embeddings, EmbeddingRequest, EmbeddingAnswer),
     _post("/v1/rerank", rerank, RerankRequest, RerankAnswer),
     _get("/v1/models", list_models, ModelList),
-    _get("/v1/models/{model_id:path}", get_model, ModelEntry),
+    _get("/v1/models/{model_id:path}", get_model, ModelEntry, NAMES_A_MODEL),
     # As mlx_lm.server and mlx_vlm.server have them beside /v1.
-    _post("/chat/completions", chat_completions, ChatRequest, ChatAnswer),
+    _post("/chat/completions", chat_completions, ChatRequest, ChatAnswer, _CHAT_STREAM),
     _get("/models", list_models, ModelList),
 )

@@ -115,19 +115,13 @@ class IncompleteDetails(ResponsesPart):
     reason: Literal["max_output_tokens"]
 
 
-class ResponseAnswer(ResponsesPart):
-    """POST /v1/responses."""
+class ResponseFields(ResponsesPart):
+    """What a response has from its beginning; most of it repeats the request."""
 
     id: str
     object: Literal["response"]
     created_at: int
-    completed_at: int | None
-    status: Literal["completed", "incomplete"]
-    error: None
-    incomplete_details: IncompleteDetails | None
     model: str
-    output: list[OutputMessage | ReasoningItem | FunctionCall | CustomToolCall]
-    usage: ResponseUsage
     instructions: str | None
     tools: list[Any]
     tool_choice: Any
@@ -150,3 +144,14 @@ class ResponseAnswer(ResponsesPart):
     prompt_cache_key: str | None
     safety_identifier: str | None
     user: str | None
+
+
+class ResponseAnswer(ResponseFields):
+    """POST /v1/responses."""
+
+    completed_at: int | None
+    status: Literal["completed", "incomplete"]
+    error: None
+    incomplete_details: IncompleteDetails | None
+    output: list[OutputMessage | ReasoningItem | FunctionCall | CustomToolCall]
+    usage: ResponseUsage

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from broker.wire.failure import Code, Failure
 from gateway.core.dialect import Json
-from gateway.core.failure import STATUS, error_object
+from gateway.core.failure import STATUS, ErrorAnswer, error_object
 from gateway.responses.tools import ClientTool
 from gateway.responses.turns import PlacedTurn
 
@@ -36,6 +36,9 @@ _CODES = {
 
 class ResponsesDialect:
     """A Dialect."""
+
+    name = "Responses"
+    error_answer = ErrorAnswer
 
     def status(self, failure: Failure) -> int:
         """That of the common table."""

@@ -61,7 +61,18 @@ def oops(failure: Failure) -> JsonMap:
     return {"oops": failure.code, "what": failure.message, "at": failure.param}
 
 
+class ToyError(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    oops: Code
+    what: str
+    at: str | None
+
+
 class ToyDialect:
+    name = "Toy"
+    error_answer = ToyError
+
     def status(self, failure: Failure) -> int:
         return 529 if failure.code is Code.RATE_LIMIT_EXCEEDED else STATUS[failure.code]
 

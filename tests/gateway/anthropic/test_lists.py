@@ -11,9 +11,10 @@ import pytest
 from pydantic import SecretStr, TypeAdapter
 
 from broker.wire.failure import FailureError
-from gateway.anthropic.lists import ModelInfo, ModelPage, entry, page_of
+from gateway.anthropic.lists import ModelInfo, ModelPage, PageQuery, entry, page_of
 from gateway.core.administration import ListedModel
 from gateway.core.names import AliasSettings, Listed
+from gateway.core.query import query_of
 from gateway.settings import Settings
 from tests.gateway.running import MODEL
 from tests.gateway.served import served
@@ -43,7 +44,7 @@ def listed(name: str, **facts: Any) -> Listed:
     ],
 )
 def test_pages(query: dict[str, str], numbers: list[int], has_more: bool) -> None:
-    page, more = page_of([listed(name) for name in NAMES], query)
+    page, more = page_of([listed(name) for name in NAMES], query_of(PageQuery, query))
     assert [model.name for model in page] == [NAMES[number] for number in numbers]
     assert more == has_more
 
@@ -59,7 +60,7 @@ def test_pages(query: dict[str, str], numbers: list[int], has_more: bool) -> Non
 )
 def test_wrong_pages(query: dict[str, str], field: str) -> None:
     with pytest.raises(FailureError) as refused:
-        page_of([listed(name) for name in NAMES], query)
+        page_of([listed(name) for name in NAMES], query_of(PageQuery, query))
     assert refused.value.failure.param == field
 
 
