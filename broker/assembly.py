@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from broker.about import About
 from broker.gateways import BACKLOG, Gateways
 from broker.lookup import Lookup
 from broker.loop import Loop, Stop
@@ -76,6 +77,7 @@ def run_broker(
             put=inbox.append,
             lookup=lookup,
             view=policies,
+            about=About(settings, system),
             tell=tell,
             clock=clock,
         )

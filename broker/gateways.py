@@ -1,7 +1,7 @@
 """The gateways' socket: who has said HELLO, who watches, what gateways ask for, and what is sent to them.
 
-Requests become events; STATUS, MODELS, RESOLVE and WATCH only look and are answered at once. Decides nothing about
-models.
+Requests become events; STATUS, DESCRIBE, MODELS, RESOLVE and WATCH only look and are answered at once. Decides nothing
+about models.
 """
 
 import logging
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, assert_never
 
+from broker.about import About
 from broker.lookup import Lookup
 from broker.policy.actions import AnnounceModel, Fail
 from broker.policy.answers import CANCELLED
@@ -34,6 +35,7 @@ from broker.wire.failure import Code, Failure
 from broker.wire.frames import gateway_of
 from broker.wire.from_gateways import (
     Cancel,
+    Describe,
     FromGateway,
     Goodbye,
     InferenceRequest,
@@ -66,9 +68,13 @@ class View(Protocol):
 
     def status(self, now: float, started_at: float, wall_offset: float) -> dict[str, Any]: ...
 
+    @property
+    def working_set_bytes(self) -> int | None: ...
+
 
 class Gateways:
-    """put: takes the events that follow from messages. tell: takes those about what gateways read, and acts at once."""
+    """put: takes the events that follow from messages. tell: takes those about what gateways read, and acts at once.
+    about: this broker and its machine."""
 
     def __init__(
         self,
@@ -77,6 +83,7 @@ class Gateways:
         put: Callable[[Event], None],
         lookup: Lookup,
         view: View,
+        about: About,
         tell: Callable[[FlowEvent], None],
         clock: Clock,
     ) -> None:
@@ -84,6 +91,7 @@ class Gateways:
         self._put = put
         self._lookup = lookup
         self._view = view
+        self._about = about
         self._tell = tell
         self._greeted: set[bytes] = set()
         self._watchers: dict[bytes, str | None] = {}  # request id -> model id, None for all models
@@ -140,13 +148,8 @@ class Gateways:
                 self._put(KillRequested(request_id, self._lookup.id_of(body.model)))
             case Unpin():
                 self._put(UnpinRequested(request_id, self._lookup.id_of(body.model)))
-            case Status():
-                now = self._clock.now()
-                self.reply(request_id, self._view.status(now, self._started_at, time.time() - now))
-            case Models():
-                self.reply(request_id, {"models": self._models()})
-            case Resolve():
-                self.reply(request_id, self._lookup.resolve(body.model))
+            case Status() | Describe() | Models() | Resolve():
+                self.reply(request_id, self._seen(body))
             case Watch():
                 self._watch(request_id, body.model and self._lookup.id_of(body.model))
             case Hello():
@@ -157,6 +160,19 @@ class Gateways:
                 self._leave(gateway, "said goodbye")
             case _:
                 assert_never(body)
+
+    def _seen(self, looks: Status | Describe | Models | Resolve) -> dict[str, Any]:
+        """The FINAL of what only looks."""
+        match looks:
+            case Status():
+                now = self._clock.now()
+                return self._view.status(now, self._started_at, time.time() - now) | self._about.status()
+            case Describe():
+                return self._about.whole(self._view.working_set_bytes)
+            case Models():
+                return {"models": self._models()}
+            case Resolve():
+                return self._lookup.resolve(looks.model)
 
     def _cancel(self, request_id: bytes) -> None:
         if request_id in self._watchers:

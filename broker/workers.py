@@ -60,7 +60,9 @@ class Workers:
         match body:
             case Heartbeat():
                 memory = (body.mlx_active_bytes, body.mlx_cache_bytes, body.mlx_peak_bytes)
-                return HeartbeatArrived(worker_id, body.steps, *memory)
+                stages = (body.live, body.waiting, body.prefilling)
+                tokens = (body.generation_tokens, body.prompt_tokens, body.cached_prompt_tokens)
+                return HeartbeatArrived(worker_id, body.steps, *memory, *stages, *tokens)
             case Hello():
                 return WorkerConnected(worker_id)
             case Progress():

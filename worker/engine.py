@@ -52,7 +52,9 @@ class MemoryFacts:
 class EngineStats:
     """What an engine is doing. live: requests that have not ended; waiting, prefilling, decoding: the same by stage;
     cached_entries, cached_tokens, cached_bytes: of the prompt cache; waiting_for_room: those of the waiting that have
-    no memory yet. What an engine does not have is 0."""
+    no memory yet. generation_tokens, prompt_tokens: all that were computed since the model was loaded, warming up left
+    out; cached_prompt_tokens: those of prompt_tokens that came from the prompt cache. What an engine does not have is
+    0."""
 
     live: int = 0
     waiting: int = 0
@@ -62,6 +64,9 @@ class EngineStats:
     cached_tokens: int = 0
     cached_bytes: int = 0
     waiting_for_room: int = 0
+    generation_tokens: int = 0
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
 
 
 class MemoryShare(Protocol):

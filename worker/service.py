@@ -28,6 +28,7 @@ from broker.wire.outputs import FINAL, PARTIAL, WINDOW, Output, encode_outputs, 
 from broker.wire.to_workers import Assign, MayPrefill, Share, Shrink, Shutdown
 from worker.engine import (
     Engine,
+    EngineStats,
     MemoryFacts,
     MemoryShare,
     counter_of,
@@ -117,13 +118,27 @@ def _beat(endpoint: str, identity: str, vitals: Vitals, interval: float) -> None
     socket = _connect(context, endpoint, identity)
     waited = 0
     while True:
-        memory = vitals.engine.memory() if vitals.engine else MemoryFacts()
         waited += vitals.waits_for_broker
-        beat = Heartbeat(vitals.steps + waited, memory.active_bytes, memory.cache_bytes, memory.peak_bytes)
         # If the broker is busy, this beat is not needed: the next one says as much.
         with suppress(zmq.Again):
-            send_frames(socket, encode(beat), wait=False)
+            send_frames(socket, encode(_heartbeat(vitals.engine, vitals.steps + waited)), wait=False)
         sleep(interval)
+
+
+def _heartbeat(engine: Engine | None, steps: int) -> Heartbeat:
+    memory, stats = (engine.memory(), engine.stats()) if engine is not None else (MemoryFacts(), EngineStats())
+    return Heartbeat(
+        steps,
+        memory.active_bytes,
+        memory.cache_bytes,
+        memory.peak_bytes,
+        stats.live,
+        stats.waiting,
+        stats.prefilling,
+        stats.generation_tokens,
+        stats.prompt_tokens,
+        stats.cached_prompt_tokens,
+    )
 
 
 class Service:
@@ -168,6 +183,8 @@ class Service:
             log.exception("the engine of %s fails", assign.model)
             self._fail(list(self._live), f"the engine failed: {_describe(error)}")
             return 1
+        # What the engine has counted since the last beat must not be lost with this process.
+        self._send(_heartbeat(engine, self._vitals.steps))
         return 0
 
     def download(self, repository: str, cache_dir: Path) -> int:

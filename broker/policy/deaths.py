@@ -117,7 +117,7 @@ def _lose(facts: Facts, model: Model, request: PendingRequest, why: str, now: fl
     if request.cancelled:
         end(facts, request, CANCELLED)
     elif replay and not request.has_output and request.deaths == 0:
-        request.deaths, request.waiting_since = 1, now
+        request.deaths, request.waiting_since, request.is_replay = 1, now, True
         model.waiting.appendleft(request)
     else:
         end(facts, request, Failure(Code.WORKER_DIED, why, retryable=True))

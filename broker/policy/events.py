@@ -197,11 +197,19 @@ class OutputsArrived:
 
 @dataclass(slots=True, frozen=True)
 class HeartbeatArrived:
+    """As Heartbeat of the wire has it."""
+
     worker_id: str
     steps: int
     mlx_active_bytes: int
     mlx_cache_bytes: int
     mlx_peak_bytes: int
+    live: int = 0
+    waiting: int = 0
+    prefilling: int = 0
+    generation_tokens: int = 0
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
 
 
 @dataclass(slots=True, frozen=True)

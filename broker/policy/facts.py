@@ -13,6 +13,7 @@ from broker.policy.actions import Action, AnnounceMemory
 from broker.policy.budget import Budget, budget_of
 from broker.policy.eviction import Hold, Occupant
 from broker.policy.limits import PoolLimits
+from broker.policy.noted import Noted
 from broker.policy.pressure import (
     FIRST_LOAD_PAUSE_SECONDS,
     LOAD_PAUSE_SECONDS,
@@ -64,10 +65,11 @@ class KillDue(NamedTuple):
 class Facts:
     """All mutable state of the pool. run_id: makes worker ids unique among all starts of the broker.
 
-    actions: what the event that is being handled has led to so far. order, started: the last numbers given to a request
-    and to a worker. claimed: instances that get no new work because the head of the queue needs their room.
-    claim_order: the place of that head. measured: what models took when they were loaded last, by the fingerprints of
-    their files. wired_bytes: of the whole system. buried_at: when a model's last process exited.
+    actions: what the event that is being handled has led to so far. noted: what metrics has not been told yet. order,
+    started: the last numbers given to a request and to a worker. claimed: instances that get no new work because the
+    head of the queue needs their room. claim_order: the place of that head. measured: what models took when they were
+    loaded last, by the fingerprints of their files. wired_bytes: of the whole system. buried_at: when a model's last
+    process exited.
     """
 
     limits: PoolLimits
@@ -76,6 +78,7 @@ class Facts:
     workers: dict[str, Worker] = field(default_factory=dict)
     requests: dict[bytes, PendingRequest] = field(default_factory=dict)
     actions: list[Action] = field(default_factory=list)
+    noted: list[Noted] = field(default_factory=list)
     order: int = 0
     started: int = 0
     claimed: tuple[str, ...] = ()

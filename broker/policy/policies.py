@@ -7,6 +7,7 @@ from broker.policy.actions import Action, ForwardOutputs
 from broker.policy.downloads import Downloads
 from broker.policy.events import Event, FlowEvent, OutputsArrived, PrefillWanted
 from broker.policy.flow import Flow
+from broker.policy.metrics import Metrics
 from broker.policy.pool import Pool
 from broker.policy.prefill_turns import PrefillTurns
 from broker.policy.snapshot import status
@@ -22,6 +23,7 @@ class Policies:
         self._downloads = downloads
         self._flow = flow
         self._prefill = PrefillTurns()
+        self._metrics = Metrics()
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """What to do now that `event` has happened. now: seconds, monotonic."""
@@ -33,7 +35,14 @@ class Policies:
             return [*self._prefill.handle(event, now)]
         actions = [] if self._downloads.takes(event) else self._pool.handle(event, now)
         others = (policy.handle(event, now) for policy in (self._downloads, self._flow, self._prefill))
+        self._metrics.handle(event, now)
+        self._count(now)
         return [*actions, *chain.from_iterable(others)]
+
+    def _count(self, now: float) -> None:
+        """What the pool has done. First outputs stay with it until the next event: no token waits for a count."""
+        for noted in self._pool.take_noted():
+            self._metrics.handle(noted, now)
 
     def _outputs_arrived(self, event: OutputsArrived, now: float) -> list[Action]:
         """The hot path: nearly every event is one of these, and no download has any."""
@@ -65,5 +74,13 @@ class Policies:
         return states | {d.model_id: d.shown for d in self._downloads.all}
 
     def status(self, now: float, started_at: float, wall_offset: float) -> dict[str, Any]:
-        """The FINAL of STATUS, see snapshot.py."""
-        return status(self._pool, now, started_at, wall_offset, self._downloads.all)
+        """What the policies know of the FINAL of STATUS, see snapshot.py and metrics.py."""
+        self._count(now)
+        whole = status(self._pool, now, started_at, wall_offset, self._downloads.all)
+        models = [model | self._metrics.of(model["model_id"], now) for model in whole["models"]]
+        return whole | {"models": models}
+
+    @property
+    def working_set_bytes(self) -> int | None:
+        """What Metal may use on this machine, as far as that is known."""
+        return self._pool.memory.working_set_bytes

@@ -61,6 +61,7 @@ from broker.policy.events import (
 )
 from broker.policy.facts import FOREVER, Facts
 from broker.policy.limits import PoolLimits
+from broker.policy.noted import Noted
 from broker.policy.records import Model, Phase, Worker
 from broker.policy.scheduling import decide
 from broker.policy.sharing import on_memory_needed
@@ -148,6 +149,11 @@ class Pool:
         if self._decided_at is not None:  # only when asked for: many events come between two questions
             self._deadline, self._decided_at = min(self._facts.deadlines(self._decided_at), default=None), None
         return self._deadline
+
+    def take_noted(self) -> list[Noted]:
+        """What metrics counts and has not been told yet."""
+        noted, self._facts.noted = self._facts.noted, []
+        return noted
 
     def running(self, model_id: str) -> ModelSpec | None:
         """The model as it was when its processes were started, if it has an instance that goes on."""

@@ -26,7 +26,8 @@ class PendingRequest:
     """One inference request that has not ended. order: place in the queue; deaths: workers that died
     under it. waiting_since: the queue timeout counts from here; a load in progress stops its clock. origin: equal for
     requests that a process takes in alike. payload, task: for the worker; payload None if there is no work, and the
-    request ends when the model is ready. keep_alive: what it states."""
+    request ends when the model is ready. keep_alive: what it states. arrived_at: in the pool. is_replay: the process
+    that it was sent to has ended."""
 
     request_id: bytes
     model_id: str
@@ -40,6 +41,11 @@ class PendingRequest:
     worker_id: str | None = None
     has_output: bool = False
     cancelled: bool = False
+    is_replay: bool = False
+    arrived_at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.arrived_at = self.waiting_since
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from broker.policy.actions import AnnounceModel, AssignModel, Exited, ForwardReq
 from broker.policy.answers import end, fail, finish_drain, load_report
 from broker.policy.deaths import ask_to_exit, kill, stop, watch
 from broker.policy.facts import FOREVER, Facts
+from broker.policy.noted import RequestReplayed
 from broker.policy.pressure import Pressure
 from broker.policy.records import Phase, shown
 from broker.policy.sharing import share_out, start_worker
@@ -128,6 +129,8 @@ def _dispatch(facts: Facts, now: float) -> None:
         while model.waiting and model.waiting[0].order < last:
             request = model.waiting.popleft()
             assert request.payload is not None  # those without work have been answered
+            if request.is_replay:
+                facts.noted.append(RequestReplayed(model.model_id))
             if not instance.busy:
                 for worker in instance.ranks:
                     worker.progressed_at = now

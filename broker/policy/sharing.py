@@ -18,6 +18,7 @@ from broker.policy.deaths import stop
 from broker.policy.events import MemoryNeeded
 from broker.policy.eviction import Hold, Verdict, make_room
 from broker.policy.facts import ASK_AGAIN_SECONDS, SHRINK_SECONDS, Facts
+from broker.policy.noted import ModelEvicted, ProcessTaken
 from broker.policy.records import Instance, Lease, Model, Phase, Worker
 from broker.wire.failure import Code, Failure
 
@@ -204,6 +205,7 @@ class _Round:
     def _stop(self, names: Iterable[str], reason: str) -> None:
         for _, instance in self._facts.serving:
             if instance.name in names:
+                self._facts.noted.append(ModelEvicted(instance.model_id))
                 stop(self._facts, instance, reason, self._now)
 
     def _taken(self, names: set[str]) -> int:
@@ -264,6 +266,7 @@ def _start(facts: Facts, model: Model, share_bytes: int, now: float) -> None:
         worker.instance, worker.rank = instance, rank
         worker.stage, worker.fraction, worker.progressed_at = None, None, now
         worker.lease.share_bytes = share_bytes
+        facts.noted.append(ProcessTaken(worker.worker_id, model.model_id, rank))
     model.restarts += model.deaths > 0
 
 

@@ -11,6 +11,7 @@ from broker.policy.events import (
     WorkerSampled,
 )
 from broker.policy.facts import FOREVER, Facts
+from broker.policy.noted import FirstOutput, ModelLoaded
 from broker.policy.records import Instance, Model, Phase, Worker
 
 # Whose sizes are kept, by their last load.
@@ -65,6 +66,7 @@ def on_worker_became_ready(facts: Facts, event: WorkerBecameReady, now: float) -
 def _became_ready(facts: Facts, instance: Instance, measured_bytes: int, now: float) -> None:
     model = facts.models[instance.model_id]
     instance.ready_at = instance.last_completed = now
+    facts.noted.append(ModelLoaded(model.model_id))
     _remember(facts, model, measured_bytes)
     # Requests that waited for this load are one group and are served together: A B A B becomes AA BB. Requests that
     # came after an unload wait for the next load.
@@ -103,10 +105,12 @@ def on_outputs_arrived(facts: Facts, event: OutputsArrived, now: float) -> bool:
         facts.actions.append(DropOutputs(event.worker_id, "outputs of a request that is not in flight there"))
         return False
     worker.last_seen = worker.progressed_at = now
-    for request_id, _ in event.entries:
+    for request_id, end in event.entries:
         request = in_flight[request_id]
         if not request.has_output:
             request.has_output, request.payload = True, b""  # from here on it is never replayed
+            if not end:
+                facts.noted.append(FirstOutput(request.model_id, now, now - request.arrived_at))
             facts.models[request.model_id].last_intake = None  # it does take requests in
     facts.actions.append(ForwardOutputs(event.worker_id, event.frames))
     if not ended or instance is None:

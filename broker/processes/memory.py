@@ -49,6 +49,11 @@ def total_bytes() -> int:
     return int(psutil.virtual_memory().total)
 
 
+def available_bytes() -> int:
+    """Memory of this machine that processes can get without swapping, as far as the system knows."""
+    return int(psutil.virtual_memory().available)
+
+
 def wired_bytes() -> int | None:
     """Memory of this machine that cannot be paged out; None where the system does not say it."""
     wired = getattr(psutil.virtual_memory(), "wired", None)

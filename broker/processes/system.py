@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from broker.policy.pressure import Pressure
-from broker.processes.memory import total_bytes, wired_bytes
+from broker.processes.memory import available_bytes, total_bytes, wired_bytes
 
 _PSI = Path("/proc/pressure/memory")
 _AVERAGE = re.compile(r"^(some|full) avg10=(\d+\.\d+)", flags=re.MULTILINE)
@@ -44,6 +44,9 @@ class System(Protocol):
     def total_bytes(self) -> int: ...
 
     @property
+    def available_bytes(self) -> int: ...
+
+    @property
     def has_metal(self) -> bool: ...
 
     def sample(self) -> SystemMemory: ...
@@ -56,6 +59,11 @@ class ThisSystem:
         self.total_bytes = total_bytes()
         self.has_metal = platform == "darwin"
         self._pressure = pressure or (pressure_of_mac if self.has_metal else pressure_of_linux)
+
+    @property
+    def available_bytes(self) -> int:
+        """Now."""
+        return available_bytes()
 
     def sample(self) -> SystemMemory:
         return SystemMemory(self._pressure(), wired_bytes())

@@ -9,6 +9,7 @@ from broker.wire.body import Body, ProtocolError, from_map
 from broker.wire.frames import NO_REQUEST, REQUEST_ID_BYTES, VERSION
 from broker.wire.from_gateways import (
     Cancel,
+    Describe,
     Goodbye,
     InferenceRequest,
     Keep,
@@ -32,7 +33,8 @@ from broker.wire.to_workers import Assign, MayPrefill, Share, Shrink, Shutdown
 COMMANDS: dict[bytes, type[Body]] = {
     cls.COMMAND: cls
     for cls in (
-        *(InferenceRequest, Cancel, Load, Keep, Pull, Remove, Unload, Kill, Unpin, Status, Models, Resolve, Watch),
+        *(InferenceRequest, Cancel, Load, Keep, Pull, Remove, Unload, Kill, Unpin),
+        *(Status, Describe, Models, Resolve, Watch),
         *(Hello, Goodbye, Heartbeat, Ack),
         *(Assign, Share, Shrink, MayPrefill, Shutdown, Progress, Ready, Need, Prefill, LoadFailed, Outputs),
     )

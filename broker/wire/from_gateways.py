@@ -112,6 +112,13 @@ class Status(Body):
 
 
 @dataclass(slots=True, frozen=True)
+class Describe(Body):
+    """FINAL: `{version, pid, started_at, has_metal, settings}` of the broker, see docs/protocol.md."""
+
+    COMMAND: ClassVar[bytes] = b"DESCRIBE"
+
+
+@dataclass(slots=True, frozen=True)
 class Models(Body):
     """FINAL: `{models: [...]}`, every model this machine has, loaded or not."""
 
@@ -153,6 +160,7 @@ FromGateway = (
     | Kill
     | Unpin
     | Status
+    | Describe
     | Models
     | Resolve
     | Watch

@@ -18,7 +18,9 @@ class Heartbeat(Body):
     """Alive. From a worker, with its progress; from the broker to a gateway, without fields.
 
     steps: grows with every unit of work done (decode step, prefill chunk, loaded tensor); what the stall timeout
-    watches. mlx_*: bytes as MLX counts them in that process (`mlx.core.get_active_memory` and friends).
+    watches. mlx_*: bytes as MLX counts them in that process (`mlx.core.get_active_memory` and friends). live: requests
+    that the engine has; waiting, prefilling: those of them at that stage. generation_tokens, prompt_tokens,
+    cached_prompt_tokens: since the model was loaded; prompt_tokens include those that came from the prompt cache.
     """
 
     COMMAND: ClassVar[bytes] = b"HEARTBEAT"
@@ -26,6 +28,12 @@ class Heartbeat(Body):
     mlx_active_bytes: int = 0
     mlx_cache_bytes: int = 0
     mlx_peak_bytes: int = 0
+    live: int = 0
+    waiting: int = 0
+    prefilling: int = 0
+    generation_tokens: int = 0
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
 
 
 @dataclass(slots=True, frozen=True)

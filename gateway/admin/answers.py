@@ -86,8 +86,15 @@ class BudgetAnswer(AdminAnswer):
     pressure: Literal["normal", "warning", "critical"]
 
 
+class MachineAnswer(AdminAnswer):
+    """The memory of the machine, in GiB. available_gb: what processes can get without swapping."""
+
+    total_gb: float
+    available_gb: float
+
+
 class ModelAnswer(BaseModel):
-    """One model; the broker's other fields are beside these."""
+    """One model; the broker's other fields are beside these. docs/protocol.md explains them all."""
 
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 
@@ -99,6 +106,21 @@ class ModelAnswer(BaseModel):
     loaded_at: float | None
     last_used: float | None
     idle_until: float | None
+    tokens_per_second: float
+    prompt_tokens_per_second: float
+    ttft_seconds: float | None
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    generation_tokens: int
+    loads: int
+    load_seconds: dict[str, float]
+    replays: int
+    evictions: int
+    exits: dict[str, int]
+    heartbeat_age_seconds: float | None
+    live: int
+    waiting: int
+    prefilling: int
 
 
 class StatusAnswer(AdminAnswer):
@@ -115,6 +137,9 @@ class StatusAnswer(AdminAnswer):
     workers: int
     queued: int
     uptime_seconds: float
+    machine: MachineAnswer
+    started_at: float
+    version: str
 
 
 class ChangeEvent(BaseModel):

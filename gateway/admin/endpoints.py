@@ -139,6 +139,9 @@ def pool_status(report: StatusReport) -> JsonMap:
         "workers": report.workers,
         "queued": report.queued,
         "uptime_seconds": report.uptime_seconds,
+        "machine": {"total_gb": gib(report.machine_total_bytes), "available_gb": gib(report.machine_available_bytes)},
+        "started_at": report.started_at,
+        "version": report.version,
     }
 
 

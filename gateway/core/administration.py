@@ -89,8 +89,7 @@ class ResolveReport(Report):
 
 
 class ModelReport(Report):
-    """One model in STATUS. Times are Unix seconds. idle_until: when it leaves if nothing uses it, None if it is busy or
-    will not leave by itself."""
+    """One model in STATUS; docs/protocol.md explains every field. Times are Unix seconds."""
 
     model_id: str
     state: str
@@ -104,6 +103,21 @@ class ModelReport(Report):
     mlx_active_bytes: int | None
     mlx_cache_bytes: int | None
     mlx_peak_bytes: int | None
+    tokens_per_second: float = 0.0
+    prompt_tokens_per_second: float = 0.0
+    ttft_seconds: float | None = None
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    generation_tokens: int = 0
+    loads: int = 0
+    load_seconds: dict[str, float] = {}
+    replays: int = 0
+    evictions: int = 0
+    exits: dict[str, int] = {}
+    heartbeat_age_seconds: float | None = None
+    live: int = 0
+    waiting: int = 0
+    prefilling: int = 0
 
 
 class StatusReport(Report):
@@ -121,6 +135,10 @@ class StatusReport(Report):
     reserved_bytes: int
     missing_bytes: int
     pressure: str
+    machine_total_bytes: int
+    machine_available_bytes: int
+    started_at: float
+    version: str
 
 
 R = TypeVar("R", bound=Report)

@@ -62,6 +62,7 @@ class PlayedSystem:
     """A machine of 8 GiB that says what a test wants."""
 
     total_bytes = 8 << 30
+    available_bytes = 3 << 30
     has_metal = False
 
     def __init__(self) -> None:

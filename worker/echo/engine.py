@@ -39,6 +39,7 @@ class EchoEngine:
     def __init__(self, assign: Assign, report: Report) -> None:
         self._delay_seconds = float(assign.options.get("delay_seconds", 0))
         self._live: dict[bytes, _Echo] = {}
+        self._prompt_tokens = self._generated = 0
         report("weights", 1.0)
 
     @property
@@ -53,10 +54,12 @@ class EchoEngine:
         return MemoryFacts()
 
     def stats(self) -> EngineStats:
-        return EngineStats(len(self._live), decoding=len(self._live))
+        live = len(self._live)
+        return EngineStats(live, decoding=live, generation_tokens=self._generated, prompt_tokens=self._prompt_tokens)
 
     def add(self, request_id: bytes, payload: bytes) -> None:
-        self._live[request_id] = _echo(unpack(Generate, payload))
+        echo = self._live[request_id] = _echo(unpack(Generate, payload))
+        self._prompt_tokens += len(echo.tokens)
 
     def count(self, payload: bytes) -> Iterator[int | None]:
         """As Count of worker/engine.py, in one piece."""
@@ -67,6 +70,7 @@ class EchoEngine:
             time.sleep(self._delay_seconds)
         outputs = []
         ended = []
+        self._generated += len(self._live)
         for request_id, echo in self._live.items():
             echo.sent += 1
             if echo.sent == echo.max_tokens:

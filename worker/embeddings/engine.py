@@ -85,7 +85,7 @@ class _Work:
 class EmbeddingEngine:
     """Engine for `embeddings` models, cross-encoders included. `encoder`: the model.
 
-    Mutable state: `_works`, the requests by id, in the order of their turns.
+    Mutable state: `_works`, the requests by id, in the order of their turns; how many tokens have been computed.
     """
 
     def __init__(self, assign: Assign, report: Report) -> None:
@@ -102,6 +102,7 @@ class EmbeddingEngine:
             limit_bytes=assign.limit_bytes,
         )
         self._works: dict[bytes, _Work] = {}
+        self._prompt_tokens = 0
 
     @property
     def facts(self) -> ModelFacts:
@@ -120,7 +121,8 @@ class EmbeddingEngine:
         works = list(self._works.values())
         waiting = sum(not work.is_tokenised for work in works)
         prefilling = len(works) - waiting
-        return EngineStats(len(works), waiting, prefilling, waiting_for_room=self.room.waiting)
+        counted = {"waiting_for_room": self.room.waiting, "prompt_tokens": self._prompt_tokens}
+        return EngineStats(len(works), waiting, prefilling, **counted)
 
     def add(self, request_id: bytes, payload: bytes) -> None:
         if self.encoder.is_reranker:
@@ -146,7 +148,9 @@ class EmbeddingEngine:
         batch = self._next_batch()
         if not batch:
             return outputs
-        results = self.encoder.run([work.rows[number] for work, number in batch])
+        rows = [work.rows[number] for work, number in batch]
+        results = self.encoder.run(rows)
+        self._prompt_tokens += sum(len(row.tokens) for row in rows)
         for (work, number), result in zip(batch, results, strict=True):
             work.results[number] = result
             if len(work.results) == len(work.rows):

@@ -36,11 +36,12 @@ class Decoded:
 
 
 class BatchCounts(NamedTuple):
-    """Sequences by stage."""
+    """Sequences by stage. prefilled: prompt tokens that have been computed so far, without padding."""
 
     waiting: int
     prefilling: int
     decoding: int
+    prefilled: int
 
 
 class Batch(Protocol):

@@ -35,7 +35,7 @@ _MOST_UNUSED_BYTES = 32 * 2**20
 
 class ContinuousBatch:
     """Mutable state: the sequences that wait, each with its caches; groups of those that prefill, oldest first; those
-    that decode; and how much prefill may take now."""
+    that decode; how much prefill may take now; and how many prompt tokens have been computed."""
 
     is_padded = True
 
@@ -61,6 +61,7 @@ class ContinuousBatch:
         self._clock = clock
         self._next_uid = 0
         self._steps = 0
+        self._prefilled = 0
         self._waiting: deque[tuple[Row, list[Any]]] = deque()
         self._prefilling: list[Group] = []
         self._decoding = Group()
@@ -136,7 +137,7 @@ class ContinuousBatch:
     def counts(self) -> BatchCounts:
         """As in Batch."""
         prefilling = sum(len(group.rows) for group in list(self._prefilling))
-        return BatchCounts(len(self._waiting), prefilling, len(self._decoding.rows))
+        return BatchCounts(len(self._waiting), prefilling, len(self._decoding.rows), self._prefilled)
 
     @property
     def _room(self) -> int:
@@ -218,6 +219,7 @@ class ContinuousBatch:
         pieces, ends = zip(*(row.take(most) for row in group.rows), strict=True)
         lengths = list(map(len, pieces))
         longest = max(lengths)
+        self._prefilled += sum(lengths)
         padding = [longest - length for length in lengths]
         if any(padding):
             for cache in group.caches:
@@ -238,6 +240,7 @@ class ContinuousBatch:
     def _launch_first(self, group: Group) -> None:
         """Draw the first tokens of these sequences, which have one prompt token left."""
         last = [row.segments.popleft()[0] for row in group.rows]
+        self._prefilled += len(last)
         draw(self._model, group, mx.array(last)[:, None])
         for row, token in zip(group.rows, last, strict=True):
             row.tokens.append(token)

@@ -95,8 +95,8 @@ class _LiveText:
 class TextEngine:
     """Engine for `text-gen` models. `loaded`: the model; `generation`: what its requests mean.
 
-    Mutable state: the batch, the prompt cache, the live requests (their sequences by uid, their uids by id), and the
-    room: who waits for memory.
+    Mutable state: the batch, the prompt cache, the live requests (their sequences by uid, their uids by id), the room:
+    who waits for memory, and what has been counted.
     """
 
     def __init__(
@@ -119,6 +119,8 @@ class TextEngine:
         self.generation = Generation(tokenizer, self.loaded.vocabulary, context)
         self._batch = make_batch(self.loaded, draft, options)
         warm_up(self._batch)
+        self._warmed_up = self._batch.counts().prefilled
+        self._generated = self._cached = 0
         cache_bytes = options.prompt_cache_bytes
         if cache_bytes is None:
             cache_bytes = default_bytes(assign.limit_bytes, self.loaded.weights_bytes)
@@ -153,6 +155,9 @@ class TextEngine:
             prompts.tokens,
             prompts.nbytes,
             waiting,
+            self._generated,
+            self._cached + begun.prefilled - self._warmed_up,
+            self._cached,
         )
 
     def add(self, request_id: bytes, payload: bytes) -> None:
@@ -205,6 +210,7 @@ class TextEngine:
         request_id, arrived, max_tokens, reserved = admitted
         request, tokens = arrived.request, arrived.tokens
         cache, cached = self._fetch(tokens)
+        self._cached += cached
         points = {} if arrived.written is None else self._checkpoints(arrived.written, cached)
         ends = [cached, *points, len(tokens)]
         sequence = arrived.sequence or self.generation.sequence(
@@ -242,6 +248,7 @@ class TextEngine:
         ends, decoded = self._batch.next()
         if ends:
             self._keep_checkpoints(ends)
+        self._generated += len(decoded)
         for one in decoded:
             uid, reason = one.uid, one.finish_reason
             live = self._live[uid]

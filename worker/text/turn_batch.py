@@ -65,8 +65,8 @@ class _Turn:
 
 
 class TurnBatch:
-    """Mutable state: the sequences that wait or prefill, in their order; those that decode, by uid; and how much
-    prefill may take now."""
+    """Mutable state: the sequences that wait or prefill, in their order; those that decode, by uid; how much prefill
+    may take now; and how many prompt tokens have been computed."""
 
     is_padded = False
 
@@ -97,6 +97,7 @@ class TurnBatch:
         self._quantisation = quantisation
         self._stream = stream
         self._next_uid = 0
+        self._prefilled = 0
         self._waiting: deque[_Turn] = deque()
         self._decoding: dict[int, _Turn] = {}
         for one in self._models:
@@ -168,7 +169,7 @@ class TurnBatch:
         """As in Batch."""
         waiting = list(self._waiting)
         prefilling = sum(turn.prefilled > 0 for turn in waiting)
-        return BatchCounts(len(waiting) - prefilling, prefilling, len(self._decoding))
+        return BatchCounts(len(waiting) - prefilling, prefilling, len(self._decoding), self._prefilled)
 
     def _all(self) -> Iterator[_Turn]:
         yield from self._waiting
@@ -216,6 +217,7 @@ class TurnBatch:
         self._pace.prefilled(len(piece), context, began, seconds, beside=beside, in_whole=choice.in_whole)
         turn.tokens += piece
         turn.prefilled = len(turn.tokens)
+        self._prefilled += len(piece)
         if turn.segments[0]:
             return []
         del turn.segments[0]
@@ -237,6 +239,7 @@ class TurnBatch:
         turn.prefilled = len(turn.tokens)
         before = mx.array(turn.tokens, mx.uint32)
         turn.tokens += last
+        self._prefilled += len(last)
         arguments: dict[str, Any] = {
             "max_tokens": turn.left,
             "sampler": turn.sampler,

@@ -96,15 +96,18 @@ class _Waiting:
 
 @dataclass(slots=True, frozen=True)
 class _Live:
+    """prompt_tokens: those of its prompt, its images included."""
+
     sequence: Sequence
     sampler: RowSampler | None
+    prompt_tokens: int
 
 
 class VisionEngine:
     """Engine for `vision` models. `model`: with its processor.
 
     Mutable state: the requests that wait, in their order, the batch, the sequences in it by uid and id; the
-    room, in which the first that waits may wait for memory; how much prefill may take now.
+    room, in which the first that waits may wait for memory; how much prefill may take now; what has been counted.
     """
 
     def __init__(self, assign: Assign, report: Report) -> None:
@@ -127,6 +130,7 @@ class VisionEngine:
         self._waiting: dict[bytes, _Waiting] = {}
         self._live: dict[int, _Live] = {}
         self._uids: dict[bytes, int] = {}
+        self._generated = self._prompt_tokens = 0
         self._batch = make_batch(
             self._generator, lambda tokens: self.model.see(self.model.prompt_of(tokens)), tokenizer.eos_token_ids
         )
@@ -165,7 +169,15 @@ class VisionEngine:
         prefilling = len(sequences) - decoding
         # One that may have got its memory waits for its turn to prefill: with that it begins.
         for_room = self.room.waiting if self.room.is_blocked else 0
-        return EngineStats(waiting + len(sequences), waiting, prefilling, decoding, waiting_for_room=for_room)
+        return EngineStats(
+            waiting + len(sequences),
+            waiting,
+            prefilling,
+            decoding,
+            waiting_for_room=for_room,
+            generation_tokens=self._generated,
+            prompt_tokens=self._prompt_tokens,
+        )
 
     def add(self, request_id: bytes, payload: bytes) -> None:
         waiting = self._read(payload)
@@ -219,11 +231,13 @@ class VisionEngine:
         _, responses = self._batch.next()
         if responses:
             self._pace.decoded(monotonic())
+        self._generated += len(responses)
         for response in responses:
             uid, reason = response.uid, response.finish_reason
             live = self._live[uid]
             if not live.sequence.has_begun:
                 self.room.has_read(live.sequence.request_id)
+                self._prompt_tokens += live.prompt_tokens
             row = live.sampler.take_row() if live.sampler is not None else None
             output = live.sequence.advance(response.token, _NO_ROW if row is None else row, reason)
             if output is None:
@@ -362,4 +376,4 @@ class VisionEngine:
             logits_processors=[None if sampler is None else [sampler]],
         )
         self._uids[request_id] = uid
-        self._live[uid] = _Live(sequence, sampler)
+        self._live[uid] = _Live(sequence, sampler, len(prompt.tokens))

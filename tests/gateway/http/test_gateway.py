@@ -22,6 +22,23 @@ def http(gateway: Gateway) -> httpx.AsyncClient:
 
 
 BEARER = {"authorization": "Bearer key"}
+COUNTED = {
+    "tokens_per_second": 12.5,
+    "prompt_tokens_per_second": 0.0,
+    "ttft_seconds": None,
+    "prompt_tokens": 100,
+    "cached_prompt_tokens": 60,
+    "generation_tokens": 40,
+    "loads": 2,
+    "load_seconds": {"tokenizer": 0.5, "weights": 1.5},
+    "replays": 1,
+    "evictions": 0,
+    "exits": {"SIGKILL": 1},
+    "heartbeat_age_seconds": 0.25,
+    "live": 1,
+    "waiting": 0,
+    "prefilling": 0,
+}
 LOADED = {
     "model_id": "org/tiny",
     "model_type": "text-gen",
@@ -43,6 +60,7 @@ LOADED = {
     "queued": 0,
     "restarts": 0,
     "last_exit": None,
+    **COUNTED,
 }
 FAILED = (
     LOADED
@@ -62,6 +80,10 @@ STATUS = {
     "max_models": 4,
     "queued": 0,
     "uptime_seconds": 12.5,
+    "machine_total_bytes": 16 * 2**30,
+    "machine_available_bytes": 4 * 2**30,
+    "started_at": 1700000000.0,
+    "version": "0.1.0",
 }
 
 
@@ -130,6 +152,9 @@ async def test_status_to_the_letter_of_the_contract(runtime_dir: Path) -> None:
         assert (status["max_memory_gb"], status["max_models"]) == (8.0, 4)
         budget = {"origin": "metal", "metal_gb": 8.0, "taken_gb": 1.0, "missing_gb": 0.0, "pressure": "normal"}
         assert status["budget"] == budget
+        assert {name: loaded[name] for name in COUNTED} == COUNTED
+        assert status["machine"] == {"total_gb": 16.0, "available_gb": 4.0}
+        assert (status["started_at"], status["version"]) == (1700000000.0, "0.1.0")
         assert [model["state"] for model in status["models"]] == ["ready", "failed"]
 
 

@@ -1,0 +1,197 @@
+"""What happened with each model since the broker's start, in numbers: pure, no clock.
+
+It has the form of the other policies, without actions and deadlines: it only counts. Counts of a model outlive its
+processes. Tokens are counted by the workers, whose heartbeats say how many there were (at most one heartbeat of them is
+lost with a process that is killed), so a token costs nothing here. What the pool does is in noted.py.
+"""
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from broker.policy.events import Event, HeartbeatArrived, WorkerConnected, WorkerExited, WorkerProgressed
+from broker.policy.noted import FirstOutput, ModelEvicted, ModelLoaded, Noted, ProcessTaken, RequestReplayed
+from broker.policy.specs import Exit
+
+# Rates are those of the last seconds, and the time to first output is the mean of the last minute.
+RATE_SECONDS = 5.0
+FIRST_OUTPUT_SECONDS = 60.0
+
+# Heartbeats may come more often: of those in between, rates need none.
+_SAMPLE_SECONDS = 0.25
+_MOST_FIRST_OUTPUTS = 1000
+
+# Stages of a load that no process reports: from the start of the process until it connects, and from its last report
+# until it is ready.
+_PROCESS, _WARM_UP = "process", "warm_up"
+
+
+class Tokens(NamedTuple):
+    """cached: those of the prompt tokens that came from the prompt cache."""
+
+    generated: int = 0
+    prompt: int = 0
+    cached: int = 0
+
+
+@dataclass(slots=True)
+class _Process:
+    """marked_at: when it last reported a stage; stages: seconds that each has taken. beat: the last one."""
+
+    model_id: str
+    rank: int
+    marked_at: float
+    stages: dict[str, float] = field(default_factory=dict)
+    beat: HeartbeatArrived | None = None
+    heard_at: float | None = None
+
+    @property
+    def tokens(self) -> Tokens:
+        beat = self.beat
+        return Tokens(beat.generation_tokens, beat.prompt_tokens, beat.cached_prompt_tokens) if beat else Tokens()
+
+    def mark(self, stage: str, now: float) -> None:
+        """This stage has taken the time since the last mark."""
+        self.stages[stage] = self.stages.get(stage, 0.0) + now - self.marked_at
+        self.marked_at = now
+
+
+@dataclass(slots=True)
+class _Counts:
+    """One model. before: tokens of the processes that have exited. head: the one that is rank 0 now; samples: its
+    tokens at the times of its beats. first_outputs: when each came, and how long that took."""
+
+    before: Tokens = field(default_factory=Tokens)
+    head: _Process | None = None
+    samples: deque[tuple[float, Tokens]] = field(default_factory=deque)
+    loads: int = 0
+    load_seconds: dict[str, float] = field(default_factory=dict)
+    replays: int = 0
+    evictions: int = 0
+    exits: Counter[str] = field(default_factory=Counter)
+    first_outputs: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_MOST_FIRST_OUTPUTS))
+
+    @property
+    def tokens(self) -> Tokens:
+        """Of all its processes."""
+        of_head = self.head.tokens if self.head is not None else Tokens()
+        return Tokens(*map(sum, zip(self.before, of_head, strict=True)))
+
+    def sample(self, now: float, tokens: Tokens) -> None:
+        if not self.samples or now - self.samples[-1][0] >= _SAMPLE_SECONDS:
+            self.samples.append((now, tokens))
+        while len(self.samples) > 1 and self.samples[1][0] <= now - RATE_SECONDS:
+            self.samples.popleft()
+
+    def rates(self, now: float) -> tuple[float, float]:
+        """Tokens generated in a second, and tokens of prompts; 0 without a process, or without its beats."""
+        head = self.head
+        if head is None or head.heard_at is None or now - head.heard_at > RATE_SECONDS:
+            return 0.0, 0.0
+        since, before = self.samples[0]
+        seconds = head.heard_at - since
+        if seconds <= 0:
+            return 0.0, 0.0
+        tokens = head.tokens
+        return (tokens.generated - before.generated) / seconds, (tokens.prompt - before.prompt) / seconds
+
+    def ttft(self, now: float) -> float | None:
+        """The mean of the last minute; None if nothing has begun in it."""
+        recent = [seconds for at, seconds in self.first_outputs if at > now - FIRST_OUTPUT_SECONDS]
+        return sum(recent) / len(recent) if recent else None
+
+
+class Metrics:
+    """See the top of this file."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, _Counts] = {}
+        self._processes: dict[str, _Process] = {}
+
+    def handle(self, event: Event | Noted, now: float) -> None:
+        """Count what has happened. now: seconds, monotonic."""
+        match event:
+            case HeartbeatArrived():
+                self._beat(event, now)
+            case WorkerConnected():
+                self._mark(event.worker_id, _PROCESS, now)
+            case WorkerProgressed():
+                self._mark(event.worker_id, event.stage, now)
+            case WorkerExited():
+                self._exited(event.worker_id, event.exit)
+            case ProcessTaken():
+                self._taken(event, now)
+            case ModelLoaded():
+                self._loaded(self._of(event.model_id), now)
+            case FirstOutput():
+                self._of(event.model_id).first_outputs.append((event.at, event.seconds))
+            case RequestReplayed():
+                self._of(event.model_id).replays += 1
+            case ModelEvicted():
+                self._of(event.model_id).evictions += 1
+            case _:  # all others are not counted
+                pass
+
+    def of(self, model_id: str, now: float) -> dict[str, Any]:
+        """The numbers of this model for STATUS; docs/protocol.md has their meanings."""
+        counts = self._models.get(model_id) or _Counts()
+        head = counts.head
+        beat = head.beat if head is not None else None
+        generated, prompts = counts.rates(now)
+        tokens = counts.tokens
+        return {
+            "tokens_per_second": generated,
+            "prompt_tokens_per_second": prompts,
+            "ttft_seconds": counts.ttft(now),
+            "prompt_tokens": tokens.prompt,
+            "cached_prompt_tokens": tokens.cached,
+            "generation_tokens": tokens.generated,
+            "loads": counts.loads,
+            "load_seconds": dict(counts.load_seconds),
+            "replays": counts.replays,
+            "evictions": counts.evictions,
+            "exits": dict(counts.exits),
+            "heartbeat_age_seconds": now - head.heard_at if head is not None and head.heard_at is not None else None,
+            "live": beat.live if beat is not None else 0,
+            "waiting": beat.waiting if beat is not None else 0,
+            "prefilling": beat.prefilling if beat is not None else 0,
+        }
+
+    def _of(self, model_id: str) -> _Counts:
+        return self._models.setdefault(model_id, _Counts())
+
+    def _taken(self, event: ProcessTaken, now: float) -> None:
+        process = self._processes[event.worker_id] = _Process(event.model_id, event.rank, marked_at=now)
+        if event.rank == 0:
+            self._of(event.model_id).head = process
+
+    def _mark(self, worker_id: str, stage: str, now: float) -> None:
+        process = self._processes.get(worker_id)
+        if process is not None:
+            process.mark(stage, now)
+
+    def _loaded(self, counts: _Counts, now: float) -> None:
+        counts.loads += 1
+        if counts.head is not None:
+            counts.head.mark(_WARM_UP, now)
+            counts.load_seconds = dict(counts.head.stages)
+            counts.sample(now, counts.head.tokens)
+
+    def _beat(self, event: HeartbeatArrived, now: float) -> None:
+        process = self._processes.get(event.worker_id)
+        if process is None:
+            return
+        process.beat, process.heard_at = event, now
+        if process.rank == 0:
+            self._of(process.model_id).sample(now, process.tokens)
+
+    def _exited(self, worker_id: str, how: Exit) -> None:
+        process = self._processes.pop(worker_id, None)
+        if process is None:
+            return  # a spare, or a download
+        counts = self._of(process.model_id)
+        counts.exits[how.signal or str(how.code)] += 1
+        if process.rank == 0:
+            counts.before = counts.tokens
+            counts.head = None
+            counts.samples.clear()

@@ -1,0 +1,45 @@
+"""What the pool does and no event says, for metrics.py to count. Only data."""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, frozen=True)
+class ProcessTaken:
+    """This process is now a rank of this model."""
+
+    worker_id: str
+    model_id: str
+    rank: int
+
+
+@dataclass(slots=True, frozen=True)
+class ModelLoaded:
+    """All its ranks are ready."""
+
+    model_id: str
+
+
+@dataclass(slots=True, frozen=True)
+class FirstOutput:
+    """A request has its first output and goes on. at: when that came; seconds: since the request arrived."""
+
+    model_id: str
+    at: float
+    seconds: float
+
+
+@dataclass(slots=True, frozen=True)
+class RequestReplayed:
+    """A request is sent to a process again, as the one before has ended."""
+
+    model_id: str
+
+
+@dataclass(slots=True, frozen=True)
+class ModelEvicted:
+    """It leaves to make room for another one, or for a larger share of another one."""
+
+    model_id: str
+
+
+Noted = ProcessTaken | ModelLoaded | FirstOutput | RequestReplayed | ModelEvicted
