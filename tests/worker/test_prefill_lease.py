@@ -81,7 +81,8 @@ def test_an_engine_decodes_and_reads_no_prompt_until_it_may(tiny_model: Path, ki
     outputs = [output for _ in range(30) for output in engine.step()]
     assert {output.request_id for output in outputs} == {first}
     assert outputs[-1].kind == FINAL
-    assert engine.stats() == EngineStats(live=1, waiting=1, cached_entries=1, **_cached(engine))
+    counted = {"generation_tokens": 20, "prompt_tokens": 50}
+    assert engine.stats() == EngineStats(live=1, waiting=1, cached_entries=1, **_cached(engine), **counted)
     engine.hold_prefill(False)
     assert steps(engine)[-1].request_id == second
 

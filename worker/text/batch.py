@@ -36,21 +36,22 @@ class Decoded:
 
 
 class BatchCounts(NamedTuple):
-    """Sequences by stage. prefilled: prompt tokens that have been computed so far, without padding."""
+    """Sequences by stage."""
 
     waiting: int
     prefilling: int
     decoding: int
-    prefilled: int
 
 
 class Batch(Protocol):
     """Sequences of one model. All methods but `counts` are called from one thread.
 
-    is_padded: whether the caches of every sequence take as much memory as those of the longest.
+    is_padded: whether the caches of every sequence take as much memory as those of the longest. prefilled: how many
+    prompt tokens have been computed so far, padding left out.
     """
 
     is_padded: bool
+    prefilled: int
 
     def insert(
         self,

@@ -61,7 +61,7 @@ class ContinuousBatch:
         self._clock = clock
         self._next_uid = 0
         self._steps = 0
-        self._prefilled = 0
+        self.prefilled = 0
         self._waiting: deque[tuple[Row, list[Any]]] = deque()
         self._prefilling: list[Group] = []
         self._decoding = Group()
@@ -137,7 +137,7 @@ class ContinuousBatch:
     def counts(self) -> BatchCounts:
         """As in Batch."""
         prefilling = sum(len(group.rows) for group in list(self._prefilling))
-        return BatchCounts(len(self._waiting), prefilling, len(self._decoding.rows), self._prefilled)
+        return BatchCounts(len(self._waiting), prefilling, len(self._decoding.rows))
 
     @property
     def _room(self) -> int:
@@ -219,7 +219,7 @@ class ContinuousBatch:
         pieces, ends = zip(*(row.take(most) for row in group.rows), strict=True)
         lengths = list(map(len, pieces))
         longest = max(lengths)
-        self._prefilled += sum(lengths)
+        self.prefilled += sum(lengths)
         padding = [longest - length for length in lengths]
         if any(padding):
             for cache in group.caches:
@@ -240,7 +240,7 @@ class ContinuousBatch:
     def _launch_first(self, group: Group) -> None:
         """Draw the first tokens of these sequences, which have one prompt token left."""
         last = [row.segments.popleft()[0] for row in group.rows]
-        self._prefilled += len(last)
+        self.prefilled += len(last)
         draw(self._model, group, mx.array(last)[:, None])
         for row, token in zip(group.rows, last, strict=True):
             row.tokens.append(token)

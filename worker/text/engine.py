@@ -119,7 +119,7 @@ class TextEngine:
         self.generation = Generation(tokenizer, self.loaded.vocabulary, context)
         self._batch = make_batch(self.loaded, draft, options)
         warm_up(self._batch)
-        self._warmed_up = self._batch.counts().prefilled
+        self._warmed_up = self._batch.prefilled
         self._generated = self._cached = 0
         cache_bytes = options.prompt_cache_bytes
         if cache_bytes is None:
@@ -156,7 +156,7 @@ class TextEngine:
             prompts.nbytes,
             waiting,
             self._generated,
-            self._cached + begun.prefilled - self._warmed_up,
+            self._cached + self._batch.prefilled - self._warmed_up,
             self._cached,
         )
 

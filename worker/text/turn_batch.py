@@ -97,7 +97,7 @@ class TurnBatch:
         self._quantisation = quantisation
         self._stream = stream
         self._next_uid = 0
-        self._prefilled = 0
+        self.prefilled = 0
         self._waiting: deque[_Turn] = deque()
         self._decoding: dict[int, _Turn] = {}
         for one in self._models:
@@ -169,7 +169,7 @@ class TurnBatch:
         """As in Batch."""
         waiting = list(self._waiting)
         prefilling = sum(turn.prefilled > 0 for turn in waiting)
-        return BatchCounts(len(waiting) - prefilling, prefilling, len(self._decoding), self._prefilled)
+        return BatchCounts(len(waiting) - prefilling, prefilling, len(self._decoding))
 
     def _all(self) -> Iterator[_Turn]:
         yield from self._waiting
@@ -217,7 +217,7 @@ class TurnBatch:
         self._pace.prefilled(len(piece), context, began, seconds, beside=beside, in_whole=choice.in_whole)
         turn.tokens += piece
         turn.prefilled = len(turn.tokens)
-        self._prefilled += len(piece)
+        self.prefilled += len(piece)
         if turn.segments[0]:
             return []
         del turn.segments[0]
@@ -239,7 +239,7 @@ class TurnBatch:
         turn.prefilled = len(turn.tokens)
         before = mx.array(turn.tokens, mx.uint32)
         turn.tokens += last
-        self._prefilled += len(last)
+        self.prefilled += len(last)
         arguments: dict[str, Any] = {
             "max_tokens": turn.left,
             "sampler": turn.sampler,

@@ -38,7 +38,7 @@ class OneRow:
         self._rows: dict[int, _One] = {}
         self._next_uid = 0
         self._is_held = False
-        self._prefilled = 0
+        self.prefilled = 0
 
     def insert(
         self,
@@ -73,7 +73,7 @@ class OneRow:
                 prefill_step_size=self._prefill_step_size,
             )
             one.known += one.prompt
-            self._prefilled += len(one.prompt)
+            self.prefilled += len(one.prompt)
         token, logprobs = next(one.drawn)
         one.known.append(token)
         one.left -= 1
@@ -107,7 +107,7 @@ class OneRow:
 
     def counts(self) -> BatchCounts:
         decoding = sum(one.drawn is not None for one in list(self._rows.values()))
-        return BatchCounts(len(self._rows) - decoding, 0, decoding, self._prefilled)
+        return BatchCounts(len(self._rows) - decoding, 0, decoding)
 
 
 def _after(processor: LogitsProcessor, known: list[int]) -> LogitsProcessor:
