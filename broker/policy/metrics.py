@@ -1,7 +1,7 @@
 """What happened with each model since the broker's start, in numbers: pure, no clock.
 
 It has the form of the other policies, without actions and deadlines: it only counts. Counts of a model outlive its
-processes. Tokens are counted by the workers, whose heartbeats say how many there were (at most one heartbeat of them is
+processes. TokenCounts are counted by the workers, whose heartbeats say how many there were (at most one heartbeat of them is
 lost with a process that is killed), so a token costs nothing here. What the pool does is in noted.py.
 """
 
@@ -26,7 +26,7 @@ _MOST_FIRST_OUTPUTS = 1000
 _PROCESS, _WARM_UP = "process", "warm_up"
 
 
-class Tokens(NamedTuple):
+class TokenCounts(NamedTuple):
     """cached: those of the prompt tokens that came from the prompt cache."""
 
     generated: int = 0
@@ -46,9 +46,13 @@ class _Process:
     heard_at: float | None = None
 
     @property
-    def tokens(self) -> Tokens:
+    def tokens(self) -> TokenCounts:
         beat = self.beat
-        return Tokens(beat.generation_tokens, beat.prompt_tokens, beat.cached_prompt_tokens) if beat else Tokens()
+        return (
+            TokenCounts(beat.generation_tokens, beat.prompt_tokens, beat.cached_prompt_tokens)
+            if beat
+            else TokenCounts()
+        )
 
     def mark(self, stage: str, now: float) -> None:
         """This stage has taken the time since the last mark."""
@@ -61,9 +65,9 @@ class _Counts:
     """One model. before: tokens of the processes that have exited. head: the one that is rank 0 now; samples: its
     tokens at the times of its beats. first_outputs: when each came, and how long that took."""
 
-    before: Tokens = field(default_factory=Tokens)
+    before: TokenCounts = field(default_factory=TokenCounts)
     head: _Process | None = None
-    samples: deque[tuple[float, Tokens]] = field(default_factory=deque)
+    samples: deque[tuple[float, TokenCounts]] = field(default_factory=deque)
     loads: int = 0
     load_seconds: dict[str, float] = field(default_factory=dict)
     replays: int = 0
@@ -72,12 +76,12 @@ class _Counts:
     first_outputs: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_MOST_FIRST_OUTPUTS))
 
     @property
-    def tokens(self) -> Tokens:
+    def tokens(self) -> TokenCounts:
         """Of all its processes."""
-        of_head = self.head.tokens if self.head is not None else Tokens()
-        return Tokens(*map(sum, zip(self.before, of_head, strict=True)))
+        of_head = self.head.tokens if self.head is not None else TokenCounts()
+        return TokenCounts(*map(sum, zip(self.before, of_head, strict=True)))
 
-    def sample(self, now: float, tokens: Tokens) -> None:
+    def sample(self, now: float, tokens: TokenCounts) -> None:
         if not self.samples or now - self.samples[-1][0] >= _SAMPLE_SECONDS:
             self.samples.append((now, tokens))
         while len(self.samples) > 1 and self.samples[1][0] <= now - RATE_SECONDS:
