@@ -1,7 +1,7 @@
 """What happened with each model since the broker's start, in numbers: pure, no clock.
 
 It has the form of the other policies, without actions and deadlines: it only counts. Counts of a model outlive its
-processes. TokenCounts are counted by the workers, whose heartbeats say how many there were (at most one heartbeat of them is
+processes. Tokens are counted by the workers, whose heartbeats say how many there were (at most one heartbeat of them is
 lost with a process that is killed), so a token costs nothing here. What the pool does is in noted.py.
 """
 
