@@ -18,6 +18,7 @@ from gateway.http.endpoints import Endpoint, Guard, Subtree, routes_of
 from gateway.http.errors import exception_handlers
 from gateway.http.inference import AppState
 from gateway.http.journal import Journaling
+from gateway.http.shared import SharedAnswer
 from gateway.images.loader import ImageLoader
 from gateway.link.link import Link
 from gateway.ollama.endpoints import ENDPOINTS as OLLAMA_ENDPOINTS
@@ -26,6 +27,8 @@ from gateway.openai.dialect import OPENAI
 from gateway.openai.endpoints import ENDPOINTS as OPENAI_ENDPOINTS
 from gateway.responses.endpoints import ENDPOINTS as RESPONSES_ENDPOINTS
 from gateway.settings import Settings
+from gateway.web.endpoints import ENDPOINTS as WEB_ENDPOINTS
+from gateway.web.endpoints import SUBTREE as WEB_SUBTREE
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     *OPENAI_ENDPOINTS,
@@ -34,12 +37,14 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *OLLAMA_ENDPOINTS,
     *ADMIN_ENDPOINTS,
     *DOCUMENT_ENDPOINTS,
+    *WEB_ENDPOINTS,
 )
 SUBTREES = (
     ANTHROPIC_SUBTREE,  # which is within the next
     Subtree(prefix="/v1", guard=Guard.KEY, dialect=OPENAI),  # early, as nearly all requests are for it
     OLLAMA_SUBTREE,
     Subtree(prefix="/admin", guard=Guard.ADMIN, dialect=ADMIN),
+    WEB_SUBTREE,
     Subtree(prefix="", guard=Guard.OPEN, dialect=OPENAI),
 )
 
@@ -64,11 +69,12 @@ def create_app(
                 "directory": Directory(settings, link),
                 "images": ImageLoader(settings),
                 "endpoints": tuple(endpoints),
+                "shared_status": SharedAnswer(),
             }
         finally:
             link.close()
 
-    closed = [subtree.prefix for subtree in subtrees if subtree.guard is Guard.ADMIN]
+    closed = [subtree.prefix for subtree in subtrees if subtree.dialect is ADMIN]
     origins = settings.allowed_origins
     app = Starlette(
         routes=routes_of(endpoints, subtrees, guards(settings.api_key, settings.admin_token)),
