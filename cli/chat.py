@@ -14,7 +14,7 @@ TEXT, REASONING = "text", "reasoning"
 _CHAT = "/v1/chat/completions"
 
 
-class Conversation:
+class ChatTurns:
     """system: instructions before its first turn."""
 
     def __init__(self, gateway: Gateway, model: str, system: str | None = None) -> None:

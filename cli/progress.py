@@ -54,7 +54,7 @@ class Bar:
             self._drawn.update(self._task, description=text, completed=done, total=total)
 
 
-class Download(Bar):
+class PullBar(Bar):
     """Of one model, by the events of a pull."""
 
     def __init__(self, model: str) -> None:

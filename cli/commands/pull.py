@@ -7,12 +7,12 @@ from cli.gateway import DEFAULT_URL, Gateway, Json, listed, model_path
 from cli.names import naming
 from cli.options import AsJson, Model, Url
 from cli.output import note, print_done
-from cli.progress import Download
+from cli.progress import PullBar
 from cli.text import gigabytes, shown
 
 
 def command(model: Model, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """Download a model from the Hugging Face hub, or the rest of it.
+    """PullBar a model from the Hugging Face hub, or the rest of it.
 
     Ctrl-C ends the download that this command has begun; the next `pull` continues it. One that was running before
     goes on.
@@ -35,7 +35,7 @@ def command(model: Model, url: Url = DEFAULT_URL, as_json: AsJson = False) -> No
 
 def _pulled(gateway: Gateway, model: str) -> Json:
     last: Json = {}
-    with Download(model) as download:
+    with PullBar(model) as download:
         for event in gateway.events("POST", model_path("pull", model), {"stream": "true"}):
             if "status" in event:
                 last = event

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from cli.chat import REASONING, Conversation
+from cli.chat import REASONING, ChatTurns
 from cli.errors import CliError, ExitCode, RefusedError
 from cli.gateway import DEFAULT_URL, Gateway
 from cli.names import naming, unknown_model
@@ -46,7 +46,7 @@ def command(
     """
     images = [data_url(path) for path in image or ()]
     gateway = Gateway(url, timeout=None)
-    conversation = Conversation(gateway, model, system)
+    conversation = ChatTurns(gateway, model, system)
     if prompt is None and can_ask() and is_terminal() and not as_json:
         _exists(gateway, model)
         _talk(gateway, model, conversation, images)
@@ -78,7 +78,7 @@ def _exists(gateway: Gateway, model: str) -> None:
             raise (unknown_model(gateway, model) or error) from error
 
 
-def _talk(gateway: Gateway, model: str, conversation: Conversation, images: list[str]) -> None:
+def _talk(gateway: Gateway, model: str, conversation: ChatTurns, images: list[str]) -> None:
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401, PLC0415 -- input() then has history and keys to edit
     note(dim(f"{shown(model)}: /help for help, /bye to leave"))
@@ -142,7 +142,7 @@ def _several_lines(first: str) -> str:
     return "\n".join(lines).strip("\n")
 
 
-def _answer(gateway: Gateway, model: str, conversation: Conversation, prompt: str, images: list[str]) -> None:
+def _answer(gateway: Gateway, model: str, conversation: ChatTurns, prompt: str, images: list[str]) -> None:
     """Printed as it comes: for a terminal harmless and with its reasoning, dimmed; for a pipe the text alone."""
     terminal = is_terminal()
     thinking = False

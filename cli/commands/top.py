@@ -35,7 +35,7 @@ def command(
     if not (is_terminal() and can_ask()) or os.environ.get("TERM") in (None, "", "dumb"):
         raise CliError("top needs a terminal that it can draw in: use `mlx-broker ps`", ExitCode.USAGE)
     gateway = Gateway(url, timeout=5.0)
-    view = View(gateway.url, gateway.get("/admin/models/status"))
+    view = LiveView(gateway.url, gateway.get("/admin/models/status"))
     wake, change = os.pipe()
     threading.Thread(target=_watch, args=(Gateway(url), change), daemon=True).start()
     try:
@@ -63,7 +63,7 @@ def _watch(gateway: Gateway, change: int) -> None:
 
 
 @dataclass(slots=True)
-class View:
+class LiveView:
     """What is shown: the last status, and what is wrong since."""
 
     url: str
