@@ -24,21 +24,7 @@ from cli.texts import take_texts_as_they_are
 NAME = "mlx-broker"
 COMPLETION = "_MLX_BROKER_COMPLETE"
 # In the order of the help.
-COMMANDS: tuple[str, ...] = (
-    "run",
-    "ps",
-    "top",
-    "models",
-    "pull",
-    "rm",
-    "load",
-    "unload",
-    "kill",
-    "pin",
-    "unpin",
-    "logs",
-    "events",
-)
+COMMANDS: tuple[str, ...] = ("ps",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """create_app(): the tables of endpoints, guards and exceptions put together, and what lives as long as the app."""
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Sequence
 
 from starlette.applications import Starlette
@@ -16,19 +17,19 @@ from gateway.document.endpoints import ENDPOINTS as DOCUMENT_ENDPOINTS
 from gateway.http.auth import AllowedOrigins, guards
 from gateway.http.endpoints import Endpoint, Guard, Subtree, routes_of
 from gateway.http.errors import exception_handlers
-from gateway.http.inference import AppState
 from gateway.http.journal import Journaling
-from gateway.http.shared import SharedAnswer
 from gateway.images.loader import ImageLoader
 from gateway.link.link import Link
+from gateway.metrics.endpoints import ENDPOINTS as METRICS_ENDPOINTS
+from gateway.metrics.endpoints import MetricsState
+from gateway.metrics.requests import RequestMetrics
+from gateway.metrics.scrapes import Scrapes
 from gateway.ollama.endpoints import ENDPOINTS as OLLAMA_ENDPOINTS
 from gateway.ollama.endpoints import SUBTREE as OLLAMA_SUBTREE
 from gateway.openai.dialect import OPENAI
 from gateway.openai.endpoints import ENDPOINTS as OPENAI_ENDPOINTS
 from gateway.responses.endpoints import ENDPOINTS as RESPONSES_ENDPOINTS
 from gateway.settings import Settings
-from gateway.web.endpoints import ENDPOINTS as WEB_ENDPOINTS
-from gateway.web.endpoints import SUBTREE as WEB_SUBTREE
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     *OPENAI_ENDPOINTS,
@@ -37,14 +38,13 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *OLLAMA_ENDPOINTS,
     *ADMIN_ENDPOINTS,
     *DOCUMENT_ENDPOINTS,
-    *WEB_ENDPOINTS,
+    *METRICS_ENDPOINTS,
 )
 SUBTREES = (
     ANTHROPIC_SUBTREE,  # which is within the next
     Subtree(prefix="/v1", guard=Guard.KEY, dialect=OPENAI),  # early, as nearly all requests are for it
     OLLAMA_SUBTREE,
     Subtree(prefix="/admin", guard=Guard.ADMIN, dialect=ADMIN),
-    WEB_SUBTREE,
     Subtree(prefix="", guard=Guard.OPEN, dialect=OPENAI),
 )
 
@@ -57,10 +57,13 @@ def create_app(
     observers: Sequence[Observer] = (),
 ) -> Starlette:
     """The gateway. Its lifespan opens and closes `link`. observers: hear of every request that has ended, too."""
+    endpoints = [row.under(settings) for row in endpoints]
     journal = Journal(*observers)
+    requests = RequestMetrics(journal)
+    journal.observers.append(requests.observe)
 
     @contextlib.asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[AppState]:
+    async def lifespan(_app: Starlette) -> AsyncIterator[MetricsState]:
         link.open()
         try:
             yield {
@@ -69,12 +72,12 @@ def create_app(
                 "directory": Directory(settings, link),
                 "images": ImageLoader(settings),
                 "endpoints": tuple(endpoints),
-                "shared_status": SharedAnswer(),
+                "scrapes": Scrapes(requests, link, time.time()),
             }
         finally:
             link.close()
 
-    closed = [subtree.prefix for subtree in subtrees if subtree.dialect is ADMIN]
+    closed = [subtree.prefix for subtree in subtrees if subtree.guard is Guard.ADMIN]
     origins = settings.allowed_origins
     app = Starlette(
         routes=routes_of(endpoints, subtrees, guards(settings.api_key, settings.admin_token)),

@@ -63,6 +63,7 @@ class Settings(BaseSettings):
     image_timeout_seconds: Annotated[float, Field(gt=0)] = 10
     image_max_redirects: Annotated[int, Field(ge=0)] = 3
     allow_private_image_hosts: bool = False
+    metrics_open: bool = False
     keepalive_seconds: Annotated[float, Field(gt=0)] = 10
     log_level: LogLevel = "info"
 

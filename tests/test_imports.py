@@ -36,6 +36,7 @@ OWNERS = {
     "huggingface_hub": ("worker/hub/",),
     "starlette": ("gateway/",),
     "uvicorn": ("gateway/http/",),
+    "prometheus_client": ("gateway/metrics/",),
     "typer": ("cli/",),
     "rich": ("cli/output.py",),
 }

@@ -118,6 +118,12 @@ class ModelReport(Report):
     live: int = 0
     waiting: int = 0
     prefilling: int = 0
+    share_bytes: int = 0
+    memory_limit_bytes: int = 0
+    cpu_percent: float = 0.0
+    in_flight: int = 0
+    queued: int = 0
+    restarts: int = 0
 
 
 class StatusReport(Report):

@@ -13,7 +13,7 @@ from broker.wire.body import Body, to_map
 from broker.wire.codec import Message, decode, encode
 from broker.wire.failure import Failure
 from broker.wire.frames import gateway_of
-from broker.wire.from_gateways import InferenceRequest, Resolve
+from broker.wire.from_gateways import InferenceRequest, Resolve, Status
 from broker.wire.from_peers import Ack, Heartbeat, Hello
 from broker.wire.model_names import folded
 from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output, encode_outputs
@@ -30,11 +30,13 @@ class PlayedBroker:
     """`async with PlayedBroker(runtime_dir) as broker`. Every wait in it is bounded.
 
     heartbeats: whether it sends one a second, as a broker does. models: those that it has, None for whatever is asked
-    for.
+    for. status: what it answers to STATUS at once, None if the test does.
     """
 
     def __init__(self, runtime_dir: Path, *, heartbeats: bool = True, models: Sequence[str] | None = None) -> None:
         self.models = models
+        self.status: dict[str, Any] | None = None
+        self.statuses = 0  # answered
         self._heartbeats = heartbeats
         self._tasks: list[asyncio.Task[None]] = []
         self._messages: asyncio.Queue[tuple[bytes, Message]] | None = None  # once somebody waits for one
@@ -78,6 +80,9 @@ class PlayedBroker:
                 self.read.append(message.body.total)
             elif isinstance(message.body, Resolve):
                 await self.final(message.request_id, meant(message.body, self.models))
+            elif isinstance(message.body, Status) and self.status is not None:
+                self.statuses += 1
+                await self.final(message.request_id, self.status)
             else:
                 messages.put_nowait((bytes(gateway), message))
 
