@@ -22,6 +22,7 @@ ANSWER_SECONDS = 30.0
 # A gateway sends a comment into a silent stream every 10 s unless its settings say otherwise.
 SILENCE_SECONDS = 120.0
 MAX_BYTES = 64 * 2**20
+_PIECE_BYTES = 65536
 
 _ADMIN_KEY = "MLX_BROKER_ADMIN_TOKEN"
 _API_KEY = "MLX_BROKER_API_KEY"
@@ -72,6 +73,12 @@ class Gateway:
                     raise _framed(event["error"])
                 yield event
         raise self._lost()
+
+    def pieces(self, method: str, path: str, body: Json) -> Iterator[bytes]:
+        """The body of an answer as it arrives, unread, for whoever measures. Raises CliError."""
+        with self._answer(method, path, None, body, SILENCE_SECONDS) as answer:
+            while piece := answer.read1(_PIECE_BYTES):
+                yield piece
 
     def _whole(self, method: str, path: str, query: Mapping[str, str] | None = None, body: Json | None = None) -> Json:
         with self._answer(method, path, query, body, self._timeout) as answer:

@@ -24,7 +24,7 @@ from cli.texts import take_texts_as_they_are
 NAME = "mlx-broker"
 COMPLETION = "_MLX_BROKER_COMPLETE"
 # In the order of the help.
-COMMANDS: tuple[str, ...] = ("ps",)
+COMMANDS: tuple[str, ...] = ("ps", "bench", "doctor")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

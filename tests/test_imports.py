@@ -26,7 +26,7 @@ OWNERS = {
     "zmq": ("broker/sockets.py", "worker/service.py", "gateway/link/"),
     "msgpack": ("broker/wire/",),
     "psutil": ("broker/processes/",),
-    "mlx": ("worker/", "demo/"),
+    "mlx": ("worker/", "demo/", "cli/doctor/inside/metal.py"),
     "mlx_lm": ("worker/",),
     "mlx_vlm": ("worker/vision/", "worker/embeddings/", "worker/loading/architectures.py"),
     "transformers": ("worker/",),
@@ -64,6 +64,7 @@ NEVER_LOADS = {
     # rich is imported by whoever draws, and only then: `ps` into a pipe must not wait for it.
     "cli/": COMPUTING
     | {"pydantic", "zmq", "msgpack", "psutil", "starlette", "uvicorn", "orjson", "httpx2", "rich", "asyncio"},
+    "cli/doctor/inside/": {"mlx_lm", "mlx_vlm", "transformers", "starlette", "uvicorn", "typer", "rich"},
     "worker/service.py": COMPUTING | {"psutil", "pydantic", "asyncio"},
     "worker/engine.py": COMPUTING | {"zmq", "psutil", "pydantic"},
     "worker/options.py": COMPUTING | {"zmq", "msgpack"},
@@ -73,6 +74,9 @@ NEVER_LOADS = {
     "worker/__main__.py": COMPUTING | {"zmq", "msgpack", "asyncio"},
     "worker/text/": {"mlx_vlm", "zmq"},
 }
+
+# Programs that a process of their room starts and never imports: they may load and import what that one must not.
+STARTED = ("cli/doctor/inside/",)
 
 _CORE = {"pydantic", "pydantic_core", "orjson", "msgpack"}
 # Pure places, and the packages besides a pure standard library that they may reach. Clocks, files, sockets, logs and
@@ -91,6 +95,11 @@ PURE = {
     },
     **{f"gateway/anthropic/{name}.py": _CORE for name in ("blocks", "conversation", "dialect", "requests", "tools")},
     **{f"gateway/ollama/{name}.py": _CORE for name in ("dialect", "messages", "options", "pulls", "requests", "stay")},
+    **{
+        f"cli/doctor/{name}.py": set[str]()
+        for name in ("facts", "live_verdicts", "outputs", "privacy", "report", "verdicts")
+    },
+    "cli/speed/streams.py": set[str](),
     "cli/text.py": set[str](),
     "worker/cache/prefix_index.py": set[str](),
     "worker/cache/worthwhile.py": set[str](),
@@ -239,8 +248,15 @@ def test_a_place_that_may_name_a_package_does(package: str, place: str) -> None:
 def test_the_processes_share_only_the_wire(module: str) -> None:
     package = module.partition("/")[0]
     foreign = {name for name in _own(imports_of(module)) if name.partition(".")[0] != package}
-    allowed = {name for name in foreign if name.startswith("broker.wire.")} if package != "broker" else set()
+    shared = "broker." if module.startswith(STARTED) else "broker.wire."
+    allowed = {name for name in foreign if name.startswith(shared)} if package != "broker" else set()
     assert foreign <= allowed, f"{module} imports {sorted(foreign - allowed)}; only broker/wire is shared"
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if not module.startswith(STARTED)])
+def test_what_is_started_is_not_imported(module: str) -> None:
+    started = {_dotted(other) for other in _modules_in(*STARTED)}
+    assert not imports_of(module) & started, f"{module} imports what it may only start"
 
 
 @pytest.mark.parametrize("module", _modules_in("broker/wire/"))
@@ -298,7 +314,8 @@ def test_the_packages_are_empty_so_that_importing_one_module_stays_cheap() -> No
 
 @pytest.mark.parametrize("place", NEVER_LOADS)
 def test_what_a_place_promises_not_to_load(place: str) -> None:
-    forbidden = set[str]().union(*(never for outer, never in NEVER_LOADS.items() if _in(place, outer)))
+    outers = [outer for outer in NEVER_LOADS if _in(place, outer) and (place == outer or place not in STARTED)]
+    forbidden = set[str]().union(*(NEVER_LOADS[outer] for outer in outers))
     assert loaded_in(place), f"{place} has no module that only this row covers"
     for module, loaded in loaded_in(place).items():
         wrong = sorted(forbidden.intersection(loaded))

@@ -1,0 +1,71 @@
+"""`doctor`: checks this machine, and prints a report to paste into an issue."""
+
+import time
+from dataclasses import replace
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from cli.doctor.examine import Examined, examine, home
+from cli.doctor.facts import Finding, MachineReport, Rating
+from cli.doctor.privacy import Privacy
+from cli.doctor.report import report, worst
+from cli.doctor.subject import DEMO, TINY
+from cli.doctor.verdicts import findings_of
+from cli.errors import ExitCode
+from cli.options import AsJson
+from cli.output import line, note, print_json
+
+Quick = Annotated[bool, typer.Option("--quick", help="Leave out the live checks, which take about a minute.")]
+Named = Annotated[bool, typer.Option("--models", help="Tell the names of models.")]
+Checked = Annotated[
+    str,
+    typer.Option(
+        "--model", metavar="MODEL", help=f"Of the live checks; {TINY!r} is one that doctor makes. By default {DEMO}."
+    ),
+]
+
+
+def command(quick: Quick = False, models: Named = False, model: Checked = DEMO, as_json: AsJson = False) -> None:
+    """Check this machine and print a report to paste into an issue. Touches no model that runs."""
+    began = time.monotonic()
+    examined = examine(quick=quick, model=model, say=note)
+    seconds = time.monotonic() - began
+    privacy = Privacy(home(), [] if models else examined.names, paths_of(examined.machine))
+    machine = [private(privacy, finding) for finding in findings_of(examined.machine)]
+    live = [private(privacy, finding) for finding in examined.live]
+    result = worst([*machine, *live])
+    at = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    if as_json:
+        head = {"version": version(), "at": at, "seconds": seconds, "result": result, "checked": examined.told}
+        findings = {"findings": [{"name": f.name, "found": f.found, "rating": f.rating} for f in machine]}
+        print_json(privacy.value({**head, **examined.as_json(), **findings}))
+    else:
+        line(report(privacy.text(title(examined, at, seconds)), machine, live))
+    if result is Rating.FAILED:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def title(examined: Examined, at: str, seconds: float) -> str:
+    """What was checked, when, and with what."""
+    return f"mlx-broker {version()}, {at}, {seconds:.0f} s, {examined.told}"
+
+
+def private(privacy: Privacy, finding: Finding) -> Finding:
+    """Without what concerns nobody else."""
+    return replace(finding, found=privacy.text(finding.found), advice=privacy.text(finding.advice))
+
+
+def paths_of(machine: MachineReport) -> list[str]:
+    """Those that the report names."""
+    folders = [folder.path for folder in machine.service.folders]
+    return [path for path in (*folders, machine.service.runtime_dir, machine.python.path) if path]
+
+
+def version() -> str:
+    """Of this project, if it is installed."""
+    try:
+        return metadata.version("mlx-broker")
+    except metadata.PackageNotFoundError:
+        return "from a checkout"
