@@ -24,7 +24,23 @@ from cli.texts import take_texts_as_they_are
 NAME = "mlx-broker"
 COMPLETION = "_MLX_BROKER_COMPLETE"
 # In the order of the help.
-COMMANDS: tuple[str, ...] = ("ps", "bench", "doctor")
+COMMANDS: tuple[str, ...] = (
+    "run",
+    "ps",
+    "top",
+    "models",
+    "pull",
+    "rm",
+    "load",
+    "unload",
+    "kill",
+    "pin",
+    "unpin",
+    "logs",
+    "events",
+    "bench",
+    "doctor",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

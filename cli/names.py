@@ -1,12 +1,12 @@
 """Names of models: what the shell completes, and which are nearest to one that does not exist."""
 
-import difflib
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from cli.errors import CliError, ExitCode
-from cli.gateway import Gateway, listed
+from cli.errors import CliError, ExitCode, RefusedError
+from cli.gateway import DEFAULT_URL, Gateway, listed
 
 COMPLETION_SECONDS = 0.5
 
@@ -14,21 +14,26 @@ COMPLETION_SECONDS = 0.5
 def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
     """Those of `names` that somebody who typed `name` may have meant, best first: by the whole name, and by what
     follows the organisation."""
+    from difflib import SequenceMatcher  # noqa: PLC0415 -- needed for mistakes only
+
     wanted = name.casefold()
     scores: dict[str, float] = {}
     for candidate in names:
         whole = candidate.casefold()
         forms = (whole, whole.rpartition("/")[2])
-        score = max(difflib.SequenceMatcher(None, wanted, form).ratio() for form in forms)
-        if wanted and any(wanted in form for form in forms):
+        score = max(SequenceMatcher(None, wanted, form).ratio() for form in forms)
+        if len(wanted) > 2 and any(wanted in form for form in forms):
             score = max(score, 0.9)
         if score >= 0.6:
             scores[candidate] = score
-    return sorted(scores, key=lambda candidate: (-scores[candidate], candidate))[:count]
+    best = max(scores.values(), default=0.0)
+    close = [candidate for candidate, score in scores.items() if score >= best - 0.15]
+    return sorted(close, key=lambda candidate: (-scores[candidate], candidate))[:count]
 
 
 def model_names(gateway: Gateway) -> list[str]:
-    """Of every model on the gateway's machine, loaded or not. Raises CliError."""
+    """Of every model on the gateway's machine, loaded or not, for whoever has the key to one of both lists. Raises
+    CliError."""
     try:
         return [str(entry.get("model_id")) for entry in listed(gateway.get("/admin/models"), "models")]
     except CliError:
@@ -36,7 +41,7 @@ def model_names(gateway: Gateway) -> list[str]:
 
 
 def unknown_model(gateway: Gateway, name: str) -> CliError | None:
-    """The error that there is no such model, with the nearest names; None if there is one or that is not known."""
+    """The error that there is no such model, with the nearest names; None if there is one, or if nobody knows."""
     try:
         names = model_names(gateway)
     except CliError:
@@ -44,15 +49,25 @@ def unknown_model(gateway: Gateway, name: str) -> CliError | None:
     if name in names:
         return None
     near = nearest(name, names)
-    hint = f"did you mean {' or '.join(near)}?" if near else "`mlx-broker models` lists those on this machine"
-    return CliError(f"there is no model {name!r}: {hint}", ExitCode.NO_MODEL)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`mlx-broker models` lists those that it has"
+    return CliError(f"{gateway.url} has no model {name}: {hint}", ExitCode.NO_MODEL)
+
+
+@contextlib.contextmanager
+def naming(gateway: Gateway, name: str) -> Iterator[None]:
+    """What is asked within is about this model: if there is none of this name, the error has the nearest ones."""
+    try:
+        yield
+    except RefusedError as error:
+        better = unknown_model(gateway, name) if error.exit_code is ExitCode.NO_MODEL else None
+        raise better or error from error
 
 
 def complete_models(ctx: Any, incomplete: str) -> list[str]:
     """For the shell. Silent and quick where the gateway is away: nothing may disturb a line that is being typed."""
-    url = (ctx.params or {}).get("url") or os.environ.get("MLX_BROKER_URL")
+    url = ctx.params.get("url") or os.environ.get("MLX_BROKER_URL") or DEFAULT_URL
     try:
-        gateway = Gateway(url, timeout=COMPLETION_SECONDS) if url else Gateway(timeout=COMPLETION_SECONDS)
-        return [name for name in model_names(gateway) if name.startswith(incomplete)]
+        names = model_names(Gateway(url, timeout=COMPLETION_SECONDS))
     except CliError:
         return []
+    return [name for name in names if name.startswith(incomplete)]

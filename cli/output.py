@@ -4,9 +4,11 @@ Tables are drawn by rich in a terminal; rich heeds NO_COLOR and TERM. Anywhere e
 columns of text, without colours, nothing left out.
 """
 
+import contextlib
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from cli.text import fitting, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
     from rich.table import Table
 
 GAP = 2
@@ -35,6 +38,17 @@ def line(text: str = "") -> None:
     sys.stdout.write(f"{text}\n")
 
 
+def write(text: str) -> None:
+    """A piece of the answer."""
+    sys.stdout.write(text)
+
+
+def dim(text: str) -> str:
+    """Less bright, in terminals that can and where colours are wanted."""
+    plain = not is_terminal() or os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb"
+    return text if plain else f"\x1b[2m{text}\x1b[0m"
+
+
 def note(text: str) -> None:
     """One line beside the answer."""
     sys.stdout.flush()
@@ -52,9 +66,52 @@ def print_json(value: Any) -> None:
     line(json.dumps(value, indent=2, ensure_ascii=not _is_utf8()))
 
 
+def print_json_line(value: Any) -> None:
+    """For programs that read line by line."""
+    line(json.dumps(value, ensure_ascii=not _is_utf8()))
+
+
+def print_done(answer: dict[str, Any], more: str = "", *, as_json: bool) -> None:
+    """An answer of administration: `{status, model_id, ...}`."""
+    if as_json:
+        print_json(answer)
+    else:
+        line(shown(f"{answer.get('status', 'done')} {answer.get('model_id', '')}{more}"))
+
+
+def flush() -> None:
+    """So that who reads a stream through a pipe has each line at once."""
+    sys.stdout.flush()
+
+
 def is_terminal() -> bool:
     """Whether somebody reads along."""
     return sys.stdout.isatty()
+
+
+def is_error_terminal() -> bool:
+    """Whether progress can be drawn beside the answer."""
+    return sys.stderr.isatty()
+
+
+def can_ask() -> bool:
+    """Whether somebody can answer a question."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def bar(*, in_bytes: bool) -> "Progress":
+    """rich's progress bar, which disappears at its end."""
+    from rich import progress  # noqa: PLC0415 -- as below
+
+    columns: list[progress.ProgressColumn] = [
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.TaskProgressColumn(),
+    ]
+    if in_bytes:
+        columns += [progress.DownloadColumn(binary_units=True), progress.TransferSpeedColumn()]
+        columns += [progress.TimeRemainingColumn(compact=True)]
+    return progress.Progress(*columns, console=console(stderr=True), transient=True)
 
 
 def console(*, stderr: bool = False) -> "Console":
@@ -107,11 +164,33 @@ def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: 
     return table
 
 
+@contextlib.contextmanager
+def screen() -> Iterator[Callable[[Sequence[str], Sequence[Column], Sequence[Sequence[str]], Sequence[str]], None]]:
+    """A screen of its own, gone at the end: a function that draws lines, a table and lines below it."""
+    from rich.console import Group  # noqa: PLC0415 -- as above
+    from rich.live import Live  # noqa: PLC0415 -- as above
+    from rich.text import Text  # noqa: PLC0415 -- as above
+
+    terminal = console()
+
+    def show(
+        above: Sequence[str], columns: Sequence[Column], rows: Sequence[Sequence[str]], below: Sequence[str]
+    ) -> None:
+        room = max(1, terminal.height - len(above) - len(below) - 3)
+        more = [] if len(rows) <= room else [f"and {len(rows) - room} more"]
+        lines = [Text(text, no_wrap=True, overflow="ellipsis") for text in (*above, "", *more, *below)]
+        table = rich_table(columns, rows[:room], terminal.width)
+        live.update(Group(*lines[: len(above) + 1], table, *lines[len(above) + 1 :]), refresh=True)
+
+    with Live(console=terminal, screen=True, auto_refresh=False) as live:
+        yield show
+
+
 def confirm(question: str, *, yes: bool, action: str) -> None:
     """Goes on if `yes`, or if whoever sits there says so. Raises CliError else, also where nobody can be asked."""
     if yes:
         return
-    if not (sys.stdin is not None and sys.stdin.isatty()):
+    if not can_ask():
         raise CliError(f"{question} There is no terminal to ask: say --yes to {action}", ExitCode.USAGE)
     sys.stderr.write(f"{shown(question)} [y/N] ")
     sys.stderr.flush()

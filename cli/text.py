@@ -29,6 +29,11 @@ def size(count: float | None) -> str:
     return f"{count:.{digits}f} {_UNITS[exponent]}"
 
 
+def gigabytes(count: object) -> str:
+    """A size that is told in GiB."""
+    return size(count * 2**30) if isinstance(count, int | float) else "-"
+
+
 def duration(seconds: float) -> str:
     """The largest unit and the next one: `2h 5m`, `41s`."""
     left = max(0, round(seconds))

@@ -18,6 +18,7 @@ from gateway.http.auth import AllowedOrigins, guards
 from gateway.http.endpoints import Endpoint, Guard, Subtree, routes_of
 from gateway.http.errors import exception_handlers
 from gateway.http.journal import Journaling
+from gateway.http.shared import SharedAnswer
 from gateway.images.loader import ImageLoader
 from gateway.link.link import Link
 from gateway.metrics.endpoints import ENDPOINTS as METRICS_ENDPOINTS
@@ -30,6 +31,8 @@ from gateway.openai.dialect import OPENAI
 from gateway.openai.endpoints import ENDPOINTS as OPENAI_ENDPOINTS
 from gateway.responses.endpoints import ENDPOINTS as RESPONSES_ENDPOINTS
 from gateway.settings import Settings
+from gateway.web.endpoints import ENDPOINTS as WEB_ENDPOINTS
+from gateway.web.endpoints import SUBTREE as WEB_SUBTREE
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     *OPENAI_ENDPOINTS,
@@ -38,6 +41,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *OLLAMA_ENDPOINTS,
     *ADMIN_ENDPOINTS,
     *DOCUMENT_ENDPOINTS,
+    *WEB_ENDPOINTS,
     *METRICS_ENDPOINTS,
 )
 SUBTREES = (
@@ -45,6 +49,7 @@ SUBTREES = (
     Subtree(prefix="/v1", guard=Guard.KEY, dialect=OPENAI),  # early, as nearly all requests are for it
     OLLAMA_SUBTREE,
     Subtree(prefix="/admin", guard=Guard.ADMIN, dialect=ADMIN),
+    WEB_SUBTREE,
     Subtree(prefix="", guard=Guard.OPEN, dialect=OPENAI),
 )
 
@@ -72,12 +77,13 @@ def create_app(
                 "directory": Directory(settings, link),
                 "images": ImageLoader(settings),
                 "endpoints": tuple(endpoints),
+                "shared_status": SharedAnswer(),
                 "scrapes": Scrapes(requests, link, time.time()),
             }
         finally:
             link.close()
 
-    closed = [subtree.prefix for subtree in subtrees if subtree.guard is Guard.ADMIN]
+    closed = [subtree.prefix for subtree in subtrees if subtree.dialect is ADMIN]
     origins = settings.allowed_origins
     app = Starlette(
         routes=routes_of(endpoints, subtrees, guards(settings.api_key, settings.admin_token)),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import orjson
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -34,6 +35,12 @@ from gateway.http.inference import AppState, finish
 _HEALTH_TIMEOUT = 2.0
 
 
+class StatusQuery(Query):
+    """The parameters of the status."""
+
+    max_age: Seconds = Field(0.0, description="Seconds that the answer may be old, so that many who watch share one.")
+
+
 class UnloadQuery(Query):
     """The parameters of unload."""
 
@@ -43,7 +50,13 @@ class UnloadQuery(Query):
 
 async def status(request: Request[AppState]) -> Response:
     """The loaded models and their memory; `models` also has those that are loading or have failed."""
-    return Json(pool_status(await finish(request, ask.status())))
+    query = query_of(StatusQuery, request.query_params)
+
+    async def fetch() -> bytes:
+        return orjson.dumps(pool_status(await finish(request, ask.status())))
+
+    body = await request.state["shared_status"].get(query.max_age, fetch)
+    return Response(body, media_type="application/json")
 
 
 async def load(request: Request[AppState]) -> Response:
@@ -202,7 +215,7 @@ _LOADED = (*NAMES_A_MODEL, Code.NOT_LOADED)
 ENDPOINTS = (
     _health("/health"),
     _health("/admin/health"),
-    _row("GET", "/admin/models/status", status, StatusAnswer),
+    _row("GET", "/admin/models/status", status, StatusAnswer, query=StatusQuery),
     _row("POST", "/admin/models/load/{model_id:path}", load, LoadAnswer, ()),
     _row("POST", "/admin/models/pull/{model_id:path}", pull, PullAnswer, USES_A_MODEL),
     _row(

@@ -126,11 +126,11 @@ def _models(endpoints: Iterable[Endpoint]) -> list[type[BaseModel]]:
 
 
 def _operations(endpoints: Sequence[Endpoint]) -> Iterable[Sequence[Endpoint]]:
-    """The rows of each method of each path, the one that needs no header first."""
+    """The rows of each method of each path, the one that takes every request first."""
     groups: dict[tuple[str, str], list[Endpoint]] = {}
     for row in endpoints:
         groups.setdefault((row.path, row.method), []).append(row)
-    return (sorted(rows, key=lambda row: row.header is not None) for rows in groups.values())
+    return (sorted(rows, key=lambda row: not row.is_general) for rows in groups.values())
 
 
 def _operation(rows: Sequence[Endpoint], schemas: Schemas) -> Object:

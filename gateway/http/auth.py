@@ -15,6 +15,10 @@ from broker.wire.failure import Code, Failure, FailureError
 from gateway.core.failure import IGNORED_HEADER
 from gateway.http.endpoints import Guard, Guards
 
+_NEEDS_KEY = (
+    "needs a key, since pages of other sites can take that name: use this machine's address or localhost, "
+    "or set MLX_BROKER_ADMIN_TOKEN"
+)
 _NO_KEY = "missing or wrong key: send Authorization: Bearer <key> or x-api-key: <key>"
 
 
@@ -69,7 +73,7 @@ class AllowedOrigins(CORSMiddleware):
         self._closed = tuple(closed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Closed is administration: with `*` any page could kill and unload."""
+        """Closed is administration with its page: with `*` any page could kill and unload."""
         if scope["type"] == "http" and scope["path"].startswith(self._closed):
             await self.app(scope, receive, send)
         else:
@@ -80,7 +84,8 @@ class SameOrigin:
     """Refuses requests that a page of another site sends from a user's browser: without a key it could kill and unload.
 
     A page can also make the name of its own site resolve to this machine (DNS rebinding), and then has the same origin.
-    So where no key is needed, that origin must be an address or a name that is never looked up.
+    So where no key is needed, that origin must be an address or a name that is never looked up. What only reads comes
+    without an origin then: its Host must not be a name that a server on the internet can answer for.
     """
 
     def __init__(self, app: ASGIApp, *, needs_key: bool) -> None:
@@ -96,18 +101,32 @@ class SameOrigin:
 def check_page(scope: Scope, *, needs_key: bool, what: str = "administration") -> None:
     """Raises FailureError `foreign_origin` for what SameOrigin refuses. what: is not for such pages."""
     headers = dict(scope["headers"])
-    origin = headers.get(b"origin")
-    if origin is not None and not _is_ours(origin.decode("latin-1"), headers.get(b"host", b""), needs_key):
-        raise FailureError(Failure(Code.FOREIGN_ORIGIN, f"{what} is not for pages of other sites"))
+    origin, host = headers.get(b"origin"), headers.get(b"host", b"").decode("latin-1")
+    if origin is not None:
+        netloc, name = _parts(origin.decode("latin-1"))
+        if netloc != host:
+            raise FailureError(Failure(Code.FOREIGN_ORIGIN, f"{what} is not for pages of other sites"))
+        is_ours = name == "localhost" or _is_address(name)
+    else:
+        _netloc, name = _parts(f"//{host}")
+        is_ours = scope["method"] not in ("GET", "HEAD") or not _is_public(name)
+    if not (is_ours or needs_key):
+        raise FailureError(Failure(Code.FOREIGN_ORIGIN, f"{what} by the name {name:.80} {_NEEDS_KEY}"))
 
 
-def _is_ours(origin: str, host: bytes, needs_key: bool) -> bool:
+def _parts(url: str) -> tuple[str | None, str]:
+    """Host with port, and host alone."""
     try:
-        parts = urlsplit(origin)
-        name = parts.hostname or ""
+        parts = urlsplit(url)
+        return parts.netloc, parts.hostname or ""
     except ValueError:
-        return False
-    return parts.netloc == host.decode("latin-1") and (needs_key or name == "localhost" or _is_address(name))
+        return None, ""
+
+
+def _is_public(name: str) -> bool:
+    """Whether a name server on the internet can say where this is."""
+    name = name.removesuffix(".")
+    return "." in name and not name.endswith((".local", ".localhost")) and not _is_address(name)
 
 
 def _is_address(name: str) -> bool:

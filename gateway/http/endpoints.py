@@ -65,9 +65,11 @@ class Endpoint:
     """One method of one path. query: the model of its parameters. body, answer: models of their JSON, None where there
     is none. stream: an answer that is one, instead of `answer` or where the request asks for it. text: the media types
     of an answer that is neither. failures: how a request can end, apart from what follows from the guard, the body and
-    the parameters. header: where dialects share a path, the one that only this dialect's clients send; such a row comes
-    before the one without. is_inference: it asks a model, and counts in the metrics of requests. opened_by: the setting
-    that lets everybody call, if there is one.
+    the parameters. is_inference: it asks a model, and counts in the metrics of requests. opened_by: the
+    setting that opens it to everybody, if there is one.
+
+    Rows can share a path. header: the one that only this dialect's clients send; accept: a media type that the client's
+    Accept header must name, `*/*` does not. Such a row comes before the one without.
     """
 
     method: str
@@ -83,7 +85,13 @@ class Endpoint:
     failures: tuple[Code, ...] = BROKER
     header: str | None = None
     is_inference: bool = False
+    accept: str | None = None
     opened_by: str | None = None
+
+    @property
+    def is_general(self) -> bool:
+        """Whether it takes every request to its path."""
+        return self.header is None and self.accept is None
 
     def under(self, settings: object) -> "Endpoint":
         """As it is with these settings."""
@@ -109,7 +117,7 @@ def routes_of(endpoints: Sequence[Endpoint], subtrees: Sequence[Subtree], guards
     assert outer.prefix == "", "the last subtree must have all other paths"
     routes: list[BaseRoute] = []
     paths = list(dict.fromkeys(endpoint.path for endpoint in endpoints))
-    left = sorted(endpoints, key=lambda endpoint: (paths.index(endpoint.path), endpoint.header is None))
+    left = sorted(endpoints, key=lambda endpoint: (paths.index(endpoint.path), endpoint.is_general))
     for subtree in inner:
         inside = [endpoint for endpoint in left if endpoint.path.startswith(f"{subtree.prefix}/")]
         left = [endpoint for endpoint in left if endpoint not in inside]
@@ -128,13 +136,22 @@ class _EndpointRoute(Route):
         super().__init__(path, endpoint.handler, methods=[endpoint.method], middleware=guards[endpoint.guard])
         self._row = {"row": endpoint, "dialect": endpoint.dialect}
         self._header = endpoint.header and endpoint.header.encode()
+        self._accept = endpoint.accept and endpoint.accept.encode()
         self._refuse = _guarded(super().handle, guards[min(subtree.guard, endpoint.guard)])
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
-        if self._header and match is not Match.NONE and all(name != self._header for name, _value in scope["headers"]):
+        if match is not Match.NONE and not (self._has_header(scope) and self._is_accepted(scope)):
             match = Match.NONE
         return match, child if match is Match.NONE else {**child, **self._row}
+
+    def _has_header(self, scope: Scope) -> bool:
+        return not self._header or any(name == self._header for name, _value in scope["headers"])
+
+    def _is_accepted(self, scope: Scope) -> bool:
+        return not self._accept or any(
+            name == b"accept" and self._accept in value.lower() for name, value in scope["headers"]
+        )
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         allowed = self.methods is None or scope["method"] in self.methods

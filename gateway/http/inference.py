@@ -18,6 +18,7 @@ from gateway.core.served import Served
 from gateway.directory import Directory, Target
 from gateway.http.endpoints import Endpoint
 from gateway.http.errors import Json
+from gateway.http.shared import SharedAnswer
 from gateway.http.streaming import AnswerStream, collect, gone, unless
 from gateway.images.loader import ImageLoader
 from gateway.link.call import T
@@ -37,6 +38,7 @@ class AppState(TypedDict):
     images: ImageLoader
     served: NotRequired[Served]  # which the lifespan does not have
     endpoints: tuple[Endpoint, ...]
+    shared_status: SharedAnswer
 
 
 async def model_for(request: Request[AppState], named: str | None) -> Target:

@@ -91,6 +91,8 @@ def test_every_endpoint_with_an_answer_has_a_case() -> None:
         "/api/delete",
         "/api/push",
         "/openapi.json",
+        "/ui",
+        "/ui/{file:path}",
     }
 
 

@@ -71,7 +71,9 @@ def test_every_reference_leads_somewhere_and_every_component_is_used() -> None:
 
 
 @pytest.mark.parametrize(
-    "endpoint", ENDPOINTS, ids=lambda endpoint: f"{endpoint.method} {endpoint.path} {endpoint.header}"
+    "endpoint",
+    ENDPOINTS,
+    ids=lambda endpoint: f"{endpoint.method} {endpoint.path} {endpoint.header or endpoint.accept}",
 )
 def test_what_a_row_says_is_in_its_operation(endpoint: Endpoint) -> None:
     operation = OPERATIONS[place_of(endpoint)]

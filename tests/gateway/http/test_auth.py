@@ -11,7 +11,7 @@ from gateway.http.auth import KeyAuth, SameOrigin
 pytestmark = pytest.mark.anyio
 
 
-async def passes(origin: str | None, host: str, *, needs_key: bool = False) -> bool:
+async def passes(origin: str | None, host: str, *, needs_key: bool = False, method: str = "GET") -> bool:
     reached = []
 
     async def app(*_: object) -> None:
@@ -19,7 +19,8 @@ async def passes(origin: str | None, host: str, *, needs_key: bool = False) -> b
 
     headers = [(b"host", host.encode()), *([(b"origin", origin.encode())] if origin is not None else [])]
     with contextlib.suppress(FailureError):
-        await SameOrigin(app, needs_key=needs_key)({"type": "http", "headers": headers}, None, None)  # type: ignore[arg-type] # not used
+        scope = {"type": "http", "method": method, "headers": headers}
+        await SameOrigin(app, needs_key=needs_key)(scope, None, None)  # type: ignore[arg-type] # not used
     return bool(reached)
 
 
@@ -35,6 +36,21 @@ async def test_a_name_may_have_been_bent_to_this_machine() -> None:
     # Whoever calls needs a key, which such a page does not have.
     assert await passes("https://models.example", "models.example", needs_key=True)
     assert not await passes("https://elsewhere.example", "models.example", needs_key=True)
+
+
+@pytest.mark.parametrize("host", ["evil.example:8080", "evil.example", "evil.example.:8080", "EVIL.example"])
+async def test_a_page_that_only_reads_says_no_origin(host: str) -> None:
+    assert not await passes(None, host)
+    assert not await passes(None, host, method="HEAD")
+    assert await passes(None, host, method="POST")  # no browser: that would send an origin
+    assert await passes(None, host, needs_key=True)
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost:8080", "gateway:8080", "macstudio.local:8080", "a.localhost", "[::1]:8080", ""]
+)
+async def test_no_server_on_the_internet_answers_for_these_names(host: str) -> None:
+    assert await passes(None, host)
 
 
 @pytest.mark.parametrize("origin", ["null", "http://[", "http://", ""])

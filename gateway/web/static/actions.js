@@ -1,0 +1,97 @@
+/** What the buttons do: each asks the gateway, says what failed, and has the status read again. */
+
+import { ApiError } from "./api.js";
+import { ask } from "./dialogs.js";
+import { fail, say } from "./notices.js";
+import { dataIn } from "./sse.js";
+import { withDisk, withPull } from "./state.js";
+
+export class Actions {
+  /**
+   * @param {import("./api.js").Api} api
+   * @param {import("./state.js").Store} store
+   * @param {() => void} refresh reads the status again
+   */
+  constructor(api, store, refresh) {
+    this.api = api;
+    this.store = store;
+    this.refresh = refresh;
+  }
+
+  /** @param {string} action @param {string} id */
+  async run(action, id) {
+    switch (action) {
+      case "load":
+        return this.#do(() => this.api.pin(id), `${id} loads`);
+      case "pin":
+        return this.#do(() => this.api.pin(id), `${id} is pinned`);
+      case "unpin":
+        return this.#do(() => this.api.unpin(id), `${id} is not pinned any more`);
+      case "unload":
+        return this.#do(() => this.api.unload(id), `${id} is unloaded`);
+      case "kill":
+        if (await ask(`Kill ${id}?`, "Its process ends at once, and the answers that it is writing end with an error. Other models go on.", "Kill")) {
+          await this.#do(() => this.api.kill(id), `${id} is killed`);
+        }
+        return;
+      case "cancel":
+        return this.#do(() => this.api.cancel(id), `The download of ${id} is cancelled`);
+      case "forget":
+        return this.store.apply((state) => withPull(state, id, null));
+      case "pull":
+        return this.#pull(id);
+      case "remove":
+        if (await ask(`Delete ${id}?`, "Its files are removed from this machine. This cannot be undone.", "Delete")) {
+          await this.#do(() => this.api.remove(id), `${id} is deleted`);
+          await this.readDisk();
+        }
+        return;
+      default:
+        throw new Error(`no action ${action}`);
+    }
+  }
+
+  async readDisk() {
+    try {
+      const disk = await this.api.disk();
+      this.store.apply((state) => withDisk(state, disk));
+    } catch {
+      // the state of the link says what is wrong
+    }
+  }
+
+  /** @param {() => Promise<unknown>} work @param {string} done */
+  async #do(work, done) {
+    const asked = work();
+    this.refresh();
+    try {
+      await asked;
+      say(done);
+    } catch (error) {
+      fail(/** @type {Error} */ (error).message);
+    }
+    this.refresh();
+  }
+
+  /** @param {string} id */
+  async #pull(id) {
+    const put = (/** @type {any} */ fields) => this.store.apply((state) => withPull(state, id, fields));
+    put({ error: null, ended: false, fraction: null, reason: null });
+    try {
+      const response = await this.api.pull(id);
+      let ended = false;
+      for await (const data of dataIn(response)) {
+        const event = JSON.parse(data);
+        if (event.error) throw new ApiError(event.error.message, 503);
+        ended ||= event.status === "pulled";
+        put({ reason: event.reason ?? null, fraction: event.fraction ?? null, done: event.done_bytes ?? 0, total: event.total_bytes ?? 0, ended });
+      }
+      if (!ended) throw new ApiError("The connection ended; the download goes on.", 0);
+      say(`${id} is downloaded`);
+    } catch (error) {
+      put({ error: /** @type {Error} */ (error).message });
+    }
+    this.refresh();
+    await this.readDisk();
+  }
+}

@@ -1,0 +1,71 @@
+/** The log of one model's process, live: the last lines, then each new one. */
+
+import { ApiError } from "./api.js";
+import { byId, el, setText } from "./dom.js";
+import { clock, harmless } from "./format.js";
+import { dataIn } from "./sse.js";
+
+const TAIL = 200;
+export const KEPT = 2000;
+const AGAIN_MS = 2000;
+
+export class LogView {
+  /** @type {AbortController|null} */
+  #control = null;
+  #model = "";
+  #visible = false;
+
+  /** @param {import("./api.js").Api} api */
+  constructor(api) {
+    this.api = api;
+    document.addEventListener("visibilitychange", () => this.#restart());
+  }
+
+  /** @param {string} model "" for none @param {boolean} visible */
+  open(model, visible) {
+    if (model === this.#model && visible === this.#visible) return;
+    this.#model = model;
+    this.#visible = visible;
+    this.#restart();
+  }
+
+  #restart() {
+    this.#control?.abort();
+    this.#control = null;
+    if (!this.#visible || this.#model === "" || document.hidden) return;
+    const control = (this.#control = new AbortController());
+    this.#follow(this.#model, control.signal);
+  }
+
+  /** @param {string} model @param {AbortSignal} signal */
+  async #follow(model, signal) {
+    while (!signal.aborted) {
+      let text = "The stream has ended; it begins again.";
+      try {
+        const response = await this.api.logs(model, TAIL, signal);
+        byId("log-lines").replaceChildren();
+        setText(byId("log-state"), `Follows ${model}.`);
+        for await (const data of dataIn(response)) {
+          const line = JSON.parse(data);
+          if (line.error) throw new ApiError(line.error.message, 503);
+          add(line);
+        }
+      } catch (error) {
+        if (signal.aborted) return;
+        text = /** @type {Error} */ (error).message;
+      }
+      if (signal.aborted) return;
+      setText(byId("log-state"), text);
+      await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+    }
+  }
+}
+
+/** @param {{at: number, pid: number, text: string}} line */
+function add(line) {
+  const holder = byId("log-lines");
+  holder.append(el("div", { class: "line" }, el("time", { text: clock(line.at) }), " ", el("span", { class: "quiet", text: String(line.pid) }), " ",
+    el("span", { text: harmless(line.text) })));
+  while (holder.childElementCount > KEPT) holder.firstElementChild.remove();
+  if (byId("log-follow").checked) holder.scrollTop = holder.scrollHeight;
+}

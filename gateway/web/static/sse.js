@@ -1,0 +1,50 @@
+/** Server-sent events out of the bytes of a response, whatever pieces they come in. */
+
+/**
+ * Collects pieces and gives the data of each event that is whole.
+ */
+export class EventReader {
+  #rest = "";
+
+  /**
+   * @param {string} piece
+   * @returns {string[]} the data of the events that this piece completes
+   */
+  feed(piece) {
+    const parts = (this.#rest + piece).split(/\r?\n\r?\n/);
+    this.#rest = parts.pop() ?? "";
+    return parts.map(dataOf).filter((data) => data !== null);
+  }
+}
+
+/** @param {string} event @returns {string|null} null where it is a comment */
+function dataOf(event) {
+  const lines = event.split(/\r?\n/).filter((line) => line.startsWith("data:"));
+  return lines.length ? lines.map((line) => line.slice(5).replace(/^ /, "")).join("\n") : null;
+}
+
+/**
+ * The data of the events of a response as they come, up to `[DONE]` or its end.
+ * @param {Response} response
+ * @param {() => void} [onBytes] called for whatever arrives, comments included
+ * @returns {AsyncGenerator<string>}
+ */
+export async function* dataIn(response, onBytes = () => {}) {
+  if (response.body === null) return;
+  const reader = response.body.getReader();
+  const decoder = new TextDecoder();
+  const events = new EventReader();
+  try {
+    while (true) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      onBytes();
+      for (const data of events.feed(decoder.decode(value, { stream: true }))) {
+        if (data === "[DONE]") return;
+        yield data;
+      }
+    }
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
