@@ -1,6 +1,5 @@
 """`python -m broker`: read the settings, take the runtime directory, run until SIGTERM or SIGINT."""
 
-import logging
 import os
 import sys
 from contextlib import closing
@@ -13,6 +12,7 @@ from broker.processes.system import ThisSystem
 from broker.runtime import RuntimeDir, RuntimeDirError
 from broker.settings import load_settings
 from broker.signals import Signals
+from broker.wire.logs import configure
 from broker.wire.parents import has_lost_honcho
 from broker.wire.settings_file import SettingsError
 
@@ -23,9 +23,7 @@ def main() -> int:
     lost_honcho = has_lost_honcho()
     try:
         settings = load_settings()
-        logging.basicConfig(
-            level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-        )
+        configure("broker", settings.log_level, settings.log_format)
         runtime = RuntimeDir(settings.runtime_dir)
     except (SettingsError, RuntimeDirError) as error:
         for line in str(error).splitlines():
@@ -34,7 +32,11 @@ def main() -> int:
     lower_autogroup()
     with closing(runtime), closing(Signals()) as signals:
         launcher = Supervisor(
-            runtime.worker_endpoint, settings.heartbeat_interval_seconds, settings.hub_dir, settings.blas_library
+            runtime.worker_endpoint,
+            settings.heartbeat_interval_seconds,
+            settings.hub_dir,
+            settings.blas_library,
+            log_level=settings.log_level,
         )
         awake = Awake(caffeinate(sys.platform, os.getpid()) if settings.keep_awake else None)
         failure = run_broker(

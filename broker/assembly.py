@@ -8,6 +8,7 @@ from functools import partial
 
 from broker.about import About
 from broker.gateways import BACKLOG, Gateways
+from broker.logs.process_logs import ProcessLogs
 from broker.lookup import Lookup
 from broker.loop import Loop, Stop
 from broker.measured import read_measured
@@ -72,10 +73,12 @@ def run_broker(
     try:
         inbox: deque[Event] = deque(lookup.pins([*settings.preloaded, *pins]))
         workers = Workers(sockets.bind(runtime.worker_endpoint, backlog=0), launcher.sample)
+        logs = ProcessLogs()
         gateways = Gateways(
             sockets.bind(runtime.gateway_endpoint, backlog=BACKLOG),
             put=inbox.append,
             lookup=lookup,
+            logs=logs,
             view=policies,
             about=About(settings, system),
             tell=tell,
@@ -83,6 +86,7 @@ def run_broker(
         )
         performer = Performer(
             launcher=launcher,
+            logs=logs,
             workers=workers,
             gateways=gateways,
             lookup=lookup,
@@ -102,6 +106,7 @@ def run_broker(
             workers=workers,
             gateways=gateways,
             launcher=launcher,
+            logs=logs,
             system=system,
             stop=stop,
             must_end=upkeep.must_end,

@@ -1,7 +1,7 @@
 """The gateways' socket: who has said HELLO, who watches, what gateways ask for, and what is sent to them.
 
-Requests become events; STATUS, DESCRIBE, MODELS, RESOLVE and WATCH only look and are answered at once. Decides nothing
-about models.
+Requests become events; STATUS, DESCRIBE, MODELS, RESOLVE, WATCH and LOGS only look and are answered at once. Decides
+nothing about models.
 """
 
 import logging
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, assert_never
 
 from broker.about import About
+from broker.logs.process_logs import ProcessLogs
 from broker.lookup import Lookup
 from broker.policy.actions import AnnounceModel, Fail
 from broker.policy.answers import CANCELLED
@@ -31,7 +32,7 @@ from broker.sockets import Router, Undelivered
 from broker.wire.body import ProtocolError
 from broker.wire.clock import Clock
 from broker.wire.codec import Message, decode, encode
-from broker.wire.failure import Code, Failure
+from broker.wire.failure import Code, Failure, FailureError
 from broker.wire.frames import gateway_of
 from broker.wire.from_gateways import (
     Cancel,
@@ -42,6 +43,7 @@ from broker.wire.from_gateways import (
     Keep,
     Kill,
     Load,
+    Logs,
     Models,
     Pull,
     Remove,
@@ -82,6 +84,7 @@ class Gateways:
         *,
         put: Callable[[Event], None],
         lookup: Lookup,
+        logs: ProcessLogs,
         view: View,
         about: About,
         tell: Callable[[FlowEvent], None],
@@ -90,6 +93,8 @@ class Gateways:
         self.router = router
         self._put = put
         self._lookup = lookup
+        self._logs = logs
+        logs.send = self.tell
         self._view = view
         self._about = about
         self._tell = tell
@@ -152,6 +157,8 @@ class Gateways:
                 self.reply(request_id, self._seen(body))
             case Watch():
                 self._watch(request_id, body.model and self._lookup.id_of(body.model))
+            case Logs():
+                self._read_log(request_id, body)
             case Hello():
                 self._leave(gateway, "it starts again")  # and has ended all calls that it had
                 self._greeted.add(gateway)
@@ -174,9 +181,19 @@ class Gateways:
             case Resolve():
                 return self._lookup.resolve(looks.model)
 
+    def _read_log(self, request_id: bytes, wanted: Logs) -> None:
+        model_id, tail = self._lookup.id_of(wanted.model), max(wanted.tail, 0)
+        if not wanted.follow:
+            self.reply(request_id, self._logs.tail(model_id, tail))
+            return
+        try:
+            self._logs.follow(request_id, model_id, tail)
+        except FailureError as error:
+            self.fail(Fail(request_id, error.failure))
+
     def _cancel(self, request_id: bytes) -> None:
-        if request_id in self._watchers:
-            del self._watchers[request_id]
+        if request_id in self._watchers or self._logs.leave(request_id):
+            self._watchers.pop(request_id, None)
             self.fail(Fail(request_id, CANCELLED))
         else:
             self._put(RequestCancelled(request_id))
@@ -211,6 +228,7 @@ class Gateways:
             self._greeted.discard(gateway)
             for request_id in [r for r in self._watchers if r.startswith(gateway)]:
                 del self._watchers[request_id]
+            self._logs.gateway_left(gateway)
             self._put(GatewayLeft(gateway))
             self._tell(LinkClosed(gateway))
 

@@ -73,7 +73,7 @@ class Lookup:
     def request(self, request_id: bytes, body: InferenceRequest) -> Event:
         model_id = self.id_of(body.model)
         found = self._find(model_id, body.task)
-        what = (body.payload, found.spec, found.problem, body.task, body.origin, body.keep_alive)
+        what = (body.payload, found.spec, found.problem, body.task, body.origin, body.keep_alive, body.trace)
         return _event(RequestArrived(request_id, model_id, *what), found)
 
     def keep(self, request_id: bytes, name: str, seconds: float | None) -> Event:

@@ -22,6 +22,7 @@ from broker.policy.events import (
     WorkerSampled,
 )
 from broker.processes.launcher import Launcher
+from broker.processes.lines import LogEvent
 from broker.processes.system import System, SystemMemory
 from broker.sockets import PollSet, Router
 from broker.wire.clock import Clock
@@ -67,6 +68,16 @@ class FromGateways(Protocol):
     def keep_time(self, now: float) -> None: ...
 
 
+class Listens(Protocol):
+    """Gets what processes say. flush is called after that, and about once a second."""
+
+    def said(self, worker_id: str, said: LogEvent) -> None: ...
+
+    def exited(self, worker_id: str, how: str) -> None: ...
+
+    def flush(self) -> None: ...
+
+
 class Stop(Protocol):
     """Readable when the broker must end: call `take`."""
 
@@ -88,6 +99,7 @@ class Loop:
         workers: FromWorkers,
         gateways: FromGateways,
         launcher: Launcher,
+        logs: Listens,
         system: System,
         stop: Stop,
         must_end: Callable[[], bool],
@@ -100,6 +112,7 @@ class Loop:
         self._workers = workers
         self._gateways = gateways
         self._launcher = launcher
+        self._logs = logs
         self._system = system
         self._system_memory: SystemMemory | None = None
         self._stop = stop
@@ -143,7 +156,7 @@ class Loop:
         return PollSet(
             {
                 self._workers.router: partial(self._take_worker_messages, _BURST),
-                **{fd: partial(self._launcher.read_output, worker_id) for fd, worker_id in outputs.items()},
+                **{fd: partial(self._take_output, worker_id) for fd, worker_id in outputs.items()},
                 self._launcher.exits_fd: self._take_exits,
                 self._gateways.router: partial(self._gateways.receive, _BURST),
                 self._stop.fileno(): self._take_stop,
@@ -154,12 +167,25 @@ class Loop:
         for event in self._workers.receive(limit):
             self._step(event)
 
+    def _take_output(self, worker_id: str) -> None:
+        self._launcher.read_output(worker_id)
+        self._take_lines()
+
+    def _take_lines(self) -> None:
+        for worker_id, said in self._launcher.take_lines():
+            self._logs.said(worker_id, said)
+        self._logs.flush()
+
     def _take_exits(self) -> None:
         # What a worker sent before it died counts: a request it has answered must not be replayed.
         # Bounded, because a worker that floods this socket must not delay the exits of others.
         self._take_worker_messages(8 * _BURST)
-        for worker_id, exit_ in self._launcher.take_exits():
-            logger.info("%s exited: %s", worker_id, exit_.describe())
+        exits = self._launcher.take_exits()
+        self._take_lines()
+        for worker_id, exit_ in exits:
+            how = exit_.describe()
+            logger.info("%s exited: %s", worker_id, how, extra={"worker": worker_id})
+            self._logs.exited(worker_id, how)
             self._inbox.append(WorkerExited(worker_id, exit_))
 
     def _take_stop(self) -> None:
@@ -176,6 +202,7 @@ class Loop:
         if now >= self._next_turn:
             self._next_turn = now + _TURN_SECONDS
             self._gateways.keep_time(now)
+            self._take_lines()
             if not self._is_ending and self._must_end():
                 self._is_ending = True
                 self._inbox.append(ShutdownRequested())

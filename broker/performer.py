@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import assert_never
 
 from broker.gateways import Gateways, View
+from broker.logs.process_logs import ProcessLogs
 from broker.lookup import Lookup
 from broker.measured import write_measured
 from broker.pins import write_pins
@@ -42,7 +43,7 @@ from broker.policy.events import Event, WorkerExited, WorkerStarted
 from broker.policy.pressure import Pressure
 from broker.policy.specs import Exit, Shown
 from broker.processes.launcher import Launcher
-from broker.wire.failure import FailureError
+from broker.wire.failure import Code, FailureError
 from broker.wire.from_gateways import Cancel, InferenceRequest
 from broker.wire.from_peers import Ack
 from broker.wire.states import State
@@ -64,6 +65,7 @@ class Performer:
         self,
         *,
         launcher: Launcher,
+        logs: ProcessLogs,
         workers: Workers,
         gateways: Gateways,
         lookup: Lookup,
@@ -76,6 +78,7 @@ class Performer:
         lends_prefill: bool,
     ) -> None:
         self._launcher = launcher
+        self._logs = logs
         self._workers = workers
         self._gateways = gateways
         self._lookup = lookup
@@ -92,11 +95,7 @@ class Performer:
             case ForwardOutputs():  # first, because it comes for every token
                 self._gateways.forward(action.frames)
             case ForwardRequest():
-                self._workers.send(
-                    action.worker_id,
-                    InferenceRequest(action.model_id, action.payload, action.task),
-                    action.request_id,
-                )
+                self._forward(action)
             case Acknowledge():
                 self._workers.send(action.worker_id, Ack(action.total))
             case ForwardCancel():
@@ -108,7 +107,7 @@ class Performer:
             case TellProgress():
                 self._gateways.tell(action.request_id, action.body)
             case Fail():
-                self._gateways.fail(action)
+                self._fail(action)
             case StartWorker() | StartDownload():
                 self._start(action)
             case AssignModel():
@@ -117,12 +116,8 @@ class Performer:
                 self._workers.send(action.worker_id, Share(action.share_bytes, action.limit_bytes))
             case ShrinkShare():
                 self._workers.send(action.worker_id, Shrink(action.share_bytes))
-            case StopWorker():
-                logger.info("stop %s: %s", action.worker_id, action.reason)
-                self._workers.send(action.worker_id, Shutdown())
-            case KillWorker():
-                logger.warning("kill %s: %s", action.worker_id, action.reason)
-                self._launcher.kill(action.worker_id)
+            case StopWorker() | KillWorker():
+                self._end(action)
             case Readmit():
                 for event in self._lookup.again(action):
                     self._put(event)
@@ -145,6 +140,19 @@ class Performer:
             case _:
                 assert_never(action)
 
+    def _forward(self, action: ForwardRequest) -> None:
+        logger.debug("%s gets a request for %s", action.worker_id, action.model_id, extra={"request_id": action.trace})
+        request = InferenceRequest(action.model_id, action.payload, action.task, trace=action.trace)
+        self._workers.send(action.worker_id, request, action.request_id)
+
+    def _fail(self, action: Fail) -> None:
+        if action.trace:  # one that was refused is in the line of the gateway alone
+            failure = action.failure
+            level = logging.DEBUG if failure.code is Code.CANCELLED else logging.INFO
+            extra = {"request_id": action.trace}
+            logger.log(level, "a request ends without an answer: %s: %s", failure.code, failure.message, extra=extra)
+        self._gateways.fail(action)
+
     def _start(self, action: StartWorker | StartDownload) -> None:
         if isinstance(action, StartDownload):
             purpose = f"downloads {action.model_id}"
@@ -156,8 +164,21 @@ class Performer:
             logger.error("cannot start a worker: %s", error)
             self._put(WorkerExited(action.worker_id, Exit(127, None, time.time(), str(error))))
             return
-        logger.info("%s started, pid %s%s", action.worker_id, pid or "unknown", f", {purpose}" if purpose else "")
+        what = f", {purpose}" if purpose else ""
+        about = {"worker": action.worker_id, "pid": pid}
+        logger.info("%s started, pid %s%s", action.worker_id, pid or "unknown", what, extra=about)
+        self._logs.started(action.worker_id, pid, action.model_id if isinstance(action, StartDownload) else None)
         self._put(WorkerStarted(action.worker_id, pid))
+
+    def _end(self, action: StopWorker | KillWorker) -> None:
+        is_kill = isinstance(action, KillWorker)
+        verb, level = ("kill", logging.WARNING) if is_kill else ("stop", logging.INFO)
+        logger.log(level, "%s %s: %s", verb, action.worker_id, action.reason, extra={"worker": action.worker_id})
+        self._logs.note(action.worker_id, f"{verb}: {action.reason}")
+        if is_kill:
+            self._launcher.kill(action.worker_id)
+        else:
+            self._workers.send(action.worker_id, Shutdown())
 
     def _remove_files(self, action: RemoveFiles) -> None:
         try:
@@ -177,7 +198,9 @@ class Performer:
 
     def _assign(self, action: AssignModel) -> None:
         spec = self._lookup.newest(action.spec)
-        logger.info("%s loads %s", action.worker_id, spec.model_id)
+        about = {"worker": action.worker_id, "model": spec.model_id}
+        logger.info("%s loads %s", action.worker_id, spec.model_id, extra=about)
+        self._logs.assigned(action.worker_id, spec.model_id)
         limits = (action.share_bytes, action.limit_bytes, action.rank, action.ranks)
         body = Assign(spec.model_id, spec.path, spec.model_type, spec.engine, spec.options, *limits, **self._for_all)
         self._workers.send(action.worker_id, body)
@@ -187,7 +210,10 @@ class Performer:
         detail = shown.reason or shown.stage
         # The progress of a download is for those who watch; one line says that it has begun.
         level = logging.DEBUG if shown.state is State.DOWNLOADING and shown.fraction is not None else logging.INFO
-        logger.log(level, "%s is %s%s", action.model_id, shown.state, f" ({detail})" if detail else "")
+        what = f" ({detail})" if detail else ""
+        logger.log(level, "%s is %s%s", action.model_id, shown.state, what, extra={"model": action.model_id})
+        if shown.state is State.READY:
+            self._logs.ready(action.model_id)
         self._gateways.announce(action)
 
 

@@ -110,6 +110,7 @@ class BrokerSettings(BaseSettings):
     warm_spares: int = Field(default=1, ge=0, le=4)
     blas_library: str | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
 
     @field_validator("runtime_dir", "state_dir", "models_dir", "hub_dir")
     @classmethod
@@ -125,7 +126,7 @@ class BrokerSettings(BaseSettings):
             raise ValueError("must not be set: only Linux has a choice of BLAS")
         return library
 
-    @field_validator("log_level", mode="before")
+    @field_validator("log_level", "log_format", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value

@@ -8,6 +8,7 @@ import resource
 import sys
 from collections.abc import Sequence
 
+from broker.wire.logs import configure
 from broker.wire.parents import has_lost_honcho
 from broker.wire.settings_file import SettingsError
 from gateway.app import create_app
@@ -15,6 +16,7 @@ from gateway.http.listening import ListenError
 from gateway.http.server import Server, listeners
 from gateway.link.client import BrokerClient
 from gateway.settings import load_settings
+from gateway.trace import current_trace
 
 _OPEN_FILES = 10240  # the most that macOS grants; one per client
 
@@ -34,9 +36,7 @@ def main() -> int:
         return _refused(error.args)
     if options.check:
         return 0
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
+    configure("gateway", settings.log_level, settings.log_format, hides_errors=True, current=current_trace)
     # uvicorn logs every step of a start; the announcement says the same in one line
     logging.getLogger("uvicorn.error").setLevel("DEBUG" if settings.log_level == "debug" else "WARNING")
     _raise_file_limit()

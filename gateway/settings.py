@@ -28,10 +28,9 @@ from gateway.names import meant
 
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\sA-Z]+")
 
-LogLevel = Annotated[
-    Literal["debug", "info", "warning", "error"],
-    BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
-]
+_LOWER = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], _LOWER]
+LogFormat = Annotated[Literal["text", "json"], _LOWER]
 Key = Annotated[SecretStr, Field(min_length=1)]
 
 
@@ -66,6 +65,8 @@ class Settings(BaseSettings):
     metrics_open: bool = False
     keepalive_seconds: Annotated[float, Field(gt=0)] = 10
     log_level: LogLevel = "info"
+    log_format: LogFormat = "text"
+    access_log: bool = True
 
     @field_validator("allowed_origins", mode="before")
     @classmethod

@@ -39,6 +39,7 @@ OWNERS = {
     "prometheus_client": ("gateway/metrics/",),
     "typer": ("cli/",),
     "rich": ("cli/output.py",),
+    "pythonjsonlogger": ("broker/wire/log_json.py",),
 }
 # Of these, one file of each place names them.
 ONE_FILE_EACH = ("zmq", "psutil")
@@ -82,7 +83,10 @@ _CORE = {"pydantic", "pydantic_core", "orjson", "msgpack"}
 # Pure places, and the packages besides a pure standard library that they may reach. Clocks, files, sockets, logs and
 # randomness are arguments. A file whose header claims to be pure must be in one of them.
 PURE = {
+    "broker/logs/ring.py": set[str](),
     "broker/policy/": set[str](),
+    "broker/processes/lines.py": set[str](),
+    "broker/wire/log_text.py": set[str](),
     "gateway/admin/dialect.py": _CORE,
     "gateway/core/": _CORE,
     **{

@@ -14,6 +14,7 @@ from pathlib import Path
 from worker.process.blas import load_blas
 from worker.process.intake import open_mark
 from worker.process.lifeline import hold_lifeline
+from worker.process.log_events import send_events
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -28,7 +29,10 @@ def main(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     if arguments.intake_fd is not None:
         open_mark(arguments.intake_fd)
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    if arguments.log_level is not None:
+        send_events(arguments.log_level)
+    else:
+        logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     if arguments.blas_library:
         load_blas(arguments.blas_library)
     from worker.service import run  # noqa: PLC0415 # after the lifeline
@@ -54,6 +58,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--heartbeat-interval", type=float, default=0.5, metavar="SECONDS")
     parser.add_argument("--intake-fd", type=int, metavar="FD", help="the file that says which request is taken in")
     parser.add_argument("--blas-library", metavar="NAME", help="a BLAS to load before MLX, Linux only")
+    parser.add_argument("--log-level", help="print events for the broker, from this level on; else plain lines")
     return parser.parse_args()
 
 

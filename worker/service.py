@@ -41,6 +41,7 @@ from worker.engine import (
 from worker.prefill_lease import PrefillLease
 from worker.process.device_errors import DEVICE_EXIT_CODE, is_device_error
 from worker.process.intake import taking_in
+from worker.process.log_events import begins, ends
 from worker.process.priority import lower_priority
 
 log = logging.getLogger("worker")
@@ -97,7 +98,7 @@ def run(
             raise
         # No word to the broker: it replays requests without output when it sees the exit. The last line of the log is
         # what it tells people.
-        log.exception("the GPU fails")
+        log.exception("the GPU fails", extra={"shows_errors": True})
         return DEVICE_EXIT_CODE
     finally:
         socket.close(linger=_FLUSH_MILLISECONDS)
@@ -172,7 +173,7 @@ class Service:
         except Exception as error:
             if is_device_error(error):
                 raise
-            log.exception("cannot load %s", assign.model)
+            log.exception("cannot load %s", assign.model, extra={"shows_errors": True})
             return self._end_with(LoadFailed(_describe(error)))
         try:
             self._serve(engine, assign)
@@ -296,6 +297,7 @@ class Service:
             return
         self._live.add(request_id)
         self._arrived[request_id] = request
+        begins(request_id, request.trace)
 
     def _add_arrived(self, engine: Engine) -> None:
         """Add new requests in their order, for a bounded time: live requests must go on."""
@@ -323,7 +325,7 @@ class Service:
         except Exception as error:
             if is_device_error(error):  # and the request is not to blame, see device_errors.py
                 raise
-            log.exception("a request fails while it is added")
+            log.exception("a request fails while it is added", extra={"about": request_id})
             self._fail([request_id], f"the engine cannot take this request: {_describe(error)}")
 
     def _count(self, request_id: bytes, pieces: Iterator[int | None]) -> None:
@@ -368,6 +370,8 @@ class Service:
             return
         # Only now: an output that cannot be encoded ends nothing.
         self._live -= ended
+        for request_id in ended:
+            ends(request_id)
         for frames in messages:
             send_frames(self._socket, frames)
         self._sent += len(messages)

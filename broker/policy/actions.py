@@ -84,6 +84,7 @@ class ForwardRequest:
     model_id: str
     payload: bytes
     task: str = "generate"
+    trace: str = ""
 
 
 @dataclass(slots=True, frozen=True)
@@ -156,10 +157,11 @@ class RemoveFiles:
 
 @dataclass(slots=True, frozen=True)
 class Fail:
-    """The ERROR of any request."""
+    """The ERROR of any request. trace: the id in the logs of one that was accepted before."""
 
     request_id: bytes
     failure: Failure
+    trace: str = ""
 
 
 @dataclass(slots=True, frozen=True)

@@ -55,7 +55,7 @@ def on_request_arrived(facts: Facts, event: RequestArrived | KeepRequested, now:
         origin, order = event.origin or event.request_id, facts.next_order()
         stated = None if event.keep_alive is None else KeepAlive(order, event.keep_alive)
         request = PendingRequest(
-            event.request_id, event.model_id, event.payload, origin, order, now, stated, event.task
+            event.request_id, event.model_id, event.payload, origin, order, now, stated, event.task, event.trace
         )
         facts.requests[event.request_id] = request
         model.waiting.append(request)

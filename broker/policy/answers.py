@@ -42,7 +42,7 @@ def refuse(facts: Facts, request_id: bytes, problem: Failure | None, model_id: s
 def end(facts: Facts, request: PendingRequest, failure: Failure) -> None:
     """The request is in no queue and in no worker any more."""
     del facts.requests[request.request_id]
-    fail(facts, request.request_id, failure)
+    facts.actions.append(Fail(request.request_id, failure, request.trace))
 
 
 def fail_loads(facts: Facts, model: Model, failure: Failure) -> None:

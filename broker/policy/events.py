@@ -17,7 +17,8 @@ from broker.wire.failure import Code, Failure
 class RequestArrived:
     """spec None: the catalog has no usable model of this name, `problem` says why. A problem beside a spec: the model
     is there and cannot do this work. payload: opaque to the pool. origin: equal for requests that a process takes in
-    alike; empty for one that is like no other. keep_alive: as KeepRequested has it, None: not stated."""
+    alike; empty for one that is like no other. keep_alive: as KeepRequested has it, None: not stated. trace: its id in
+    the logs."""
 
     request_id: bytes
     model_id: str
@@ -27,6 +28,7 @@ class RequestArrived:
     task: str = "generate"
     origin: bytes = b""
     keep_alive: float | None = None
+    trace: str = ""
 
 
 @dataclass(slots=True, frozen=True)

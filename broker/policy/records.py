@@ -27,7 +27,7 @@ class PendingRequest:
     under it. waiting_since: the queue timeout counts from here; a load in progress stops its clock. origin: equal for
     requests that a process takes in alike. payload, task: for the worker; payload None if there is no work, and the
     request ends when the model is ready. keep_alive: what it states. arrived_at: in the pool. is_replay: the process
-    that it was sent to has ended."""
+    that it was sent to has ended. trace: its id in the logs."""
 
     request_id: bytes
     model_id: str
@@ -37,6 +37,7 @@ class PendingRequest:
     waiting_since: float
     keep_alive: KeepAlive | None = None
     task: str = "generate"
+    trace: str = ""
     deaths: int = 0
     worker_id: str | None = None
     has_output: bool = False

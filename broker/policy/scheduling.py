@@ -138,9 +138,8 @@ def _dispatch(facts: Facts, now: float) -> None:
             instance.in_flight[request.request_id] = request
             instance.hear(request.keep_alive)
             instance.last_dispatched = model.last_used = now
-            facts.actions.append(
-                ForwardRequest(request.worker_id, request.request_id, model.model_id, request.payload, request.task)
-            )
+            work = (model.model_id, request.payload, request.task, request.trace)
+            facts.actions.append(ForwardRequest(request.worker_id, request.request_id, *work))
 
 
 def _keep_spares(facts: Facts, now: float) -> None:

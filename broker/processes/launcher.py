@@ -10,6 +10,7 @@ from typing import Protocol
 
 from broker.policy.actions import StartDownload, StartWorker
 from broker.policy.specs import Exit
+from broker.processes.lines import LogEvent
 
 
 @dataclass(slots=True, frozen=True)
@@ -49,7 +50,10 @@ class Launcher(Protocol):
         """Descriptor -> worker id, as a new dict; readable when this process has output: call `read_output`."""
 
     def read_output(self, worker_id: str) -> None:
-        """Log the output of this process."""
+        """Read some output of this process, for `take_lines`."""
+
+    def take_lines(self) -> list[tuple[str, LogEvent]]:
+        """What processes have said: (worker id, event) in order, each once. After an exit was taken, its last lines."""
 
     def close(self) -> None:
         """End the processes that are left, and wait for them."""

@@ -17,7 +17,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,13 +24,12 @@ from broker.policy.actions import StartDownload, StartWorker
 from broker.policy.specs import Exit
 from broker.processes.exits import ExitWatcher, exit_watcher
 from broker.processes.launcher import Sample
+from broker.processes.lines import LogEvent, Printed
 from broker.processes.memory import Sampler
 from broker.wire.intake import IntakeMark, intake_file
 
 logger = logging.getLogger(__name__)
 
-TAIL_LINES = 20
-_TAIL_LINE_CHARS = 500
 _READ_BYTES = 65536
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,8 +45,7 @@ class _Child:
     process: subprocess.Popen[bytes]
     output_fd: int
     intake: IntakeMark
-    partial_line: bytes = b""
-    tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
+    output: Printed = field(default_factory=Printed)
     output_open: bool = True
 
 
@@ -56,7 +53,8 @@ class Supervisor:
     """Worker processes by worker id.
 
     endpoint: the broker's socket for workers. hub_dir: the cache that downloads fill. blas_library: a shared library
-    that workers load before MLX, None for MLX's own. exits: tells of exits, the system's way if None.
+    that workers load before MLX, None for MLX's own. log_level: of workers. exits: tells of exits, the system's way if
+    None.
     """
 
     def __init__(
@@ -65,13 +63,17 @@ class Supervisor:
         heartbeat_interval: float,
         hub_dir: Path,
         blas_library: str | None = None,
+        *,
+        log_level: str = "info",
         exits: ExitWatcher | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._heartbeat_interval = heartbeat_interval
         self._hub_dir = hub_dir
         self._blas_library = blas_library
+        self._log_level = log_level
         self._children: dict[str, _Child] = {}
+        self._last_lines: list[tuple[str, LogEvent]] = []  # of processes that have ended
         self._exits = exits or exit_watcher()
         self._sampler = Sampler()
         if blas_library:
@@ -108,6 +110,7 @@ class Supervisor:
     def _command(self, what: StartWorker | StartDownload) -> list[str]:
         command = [sys.executable, "-m", "worker", "--endpoint", self._endpoint, "--worker-id", what.worker_id]
         command += ["--parent-pid", str(os.getpid()), "--heartbeat-interval", str(self._heartbeat_interval)]
+        command.append(f"--log-level={self._log_level}")
         if isinstance(what, StartDownload):
             return [*command, f"--download={what.model_id}", f"--cache-dir={self._hub_dir}"]
         if what.spare:
@@ -154,8 +157,9 @@ class Supervisor:
             self.kill(child.worker_id)
             code = child.process.wait()
             self.read_output(child.worker_id)
-            _keep(child, child.partial_line)  # the last line may lack its line break
-            how = _exit_of(code, "\n".join(child.tail), child.intake.request_id)
+            last = [*child.output.take(time.monotonic()), *child.output.take_rest()]
+            self._last_lines += [(child.worker_id, said) for said in last]
+            how = _exit_of(code, child.output.tail, child.intake.request_id)
             self._close(child)
             self._sampler.forget(pid)
             del self._children[child.worker_id]
@@ -163,18 +167,23 @@ class Supervisor:
         return exits
 
     def read_output(self, worker_id: str) -> None:
-        """Log the worker's output and keep its last lines."""
+        """Read what the worker has printed, one buffer of it: `take_lines` has it then."""
         child = self._children[worker_id]
         try:
             data = os.read(child.output_fd, _READ_BYTES)
         except BlockingIOError:
             return
         child.output_open = bool(data)
-        *lines, partial_line = (child.partial_line + data).split(b"\n")
-        # A progress bar is one endless line: its last part is enough.
-        child.partial_line = partial_line[-_TAIL_LINE_CHARS:]
-        for line in lines:
-            _keep(child, line)
+        child.output.feed(data)
+
+    def take_lines(self) -> list[tuple[str, LogEvent]]:
+        """What the workers have said, in order."""
+        lines, self._last_lines = self._last_lines, []
+        now = time.monotonic()
+        for child in self._children.values():
+            if child.output.waits:
+                lines += [(child.worker_id, said) for said in child.output.take(now)]
+        return lines
 
     def close(self) -> None:
         """Kill and reap all workers that are left."""
@@ -191,14 +200,6 @@ class Supervisor:
         for pipe in (child.process.stdin, child.process.stdout):
             if pipe is not None:
                 pipe.close()
-
-
-def _keep(child: _Child, line: bytes) -> None:
-    """Log one line, as a terminal would show it after its carriage returns, and keep it."""
-    text = line.decode(errors="replace").rstrip().rpartition("\r")[2][:_TAIL_LINE_CHARS]
-    if text:
-        child.tail.append(text)
-        logger.info("%s: %s", child.worker_id, text)
 
 
 def _exit_of(code: int, tail: str, intake: bytes | None) -> Exit:

@@ -15,6 +15,7 @@ from broker.wire.from_gateways import (
     Keep,
     Kill,
     Load,
+    Logs,
     Models,
     Pull,
     Remove,
@@ -34,7 +35,7 @@ COMMANDS: dict[bytes, type[Body]] = {
     cls.COMMAND: cls
     for cls in (
         *(InferenceRequest, Cancel, Load, Keep, Pull, Remove, Unload, Kill, Unpin),
-        *(Status, Describe, Models, Resolve, Watch),
+        *(Status, Describe, Models, Resolve, Watch, Logs),
         *(Hello, Goodbye, Heartbeat, Ack),
         *(Assign, Share, Shrink, MayPrefill, Shutdown, Progress, Ready, Need, Prefill, LoadFailed, Outputs),
     )
@@ -53,6 +54,8 @@ def encode(body: Body, request_id: bytes = NO_REQUEST) -> list[bytes]:
     """The frames of one message, without the ROUTER's identity frame. OUTPUTS have `encode_outputs`."""
     if isinstance(body, InferenceRequest):
         head = {"model": body.model, "task": body.task, "origin": body.origin, "keep_alive": body.keep_alive}
+        if body.trace:
+            head["trace"] = body.trace
         return [VERSION, body.COMMAND, request_id, msgpack.packb(head), body.payload]
     return [VERSION, body.COMMAND, request_id, pack(body)]
 

@@ -17,7 +17,8 @@ class InferenceRequest(Body):
 
     task: generate, count, embed or rerank; the broker refuses a task that this type of model cannot do. origin: by
     this the broker knows a request again, as it does not read payloads: equal for payloads that a worker takes in
-    alike. Empty: this request is like no other. keep_alive: as `seconds` of Keep, None: not stated.
+    alike. Empty: this request is like no other. keep_alive: as `seconds` of Keep, None: not stated. trace: the id that
+    the logs of all processes give this request; empty for none.
     """
 
     COMMAND: ClassVar[bytes] = b"REQUEST"
@@ -26,6 +27,7 @@ class InferenceRequest(Body):
     task: str = Task.GENERATE
     origin: bytes = b""
     keep_alive: float | None = None
+    trace: str = ""
 
 
 @dataclass(slots=True, frozen=True)
@@ -142,6 +144,17 @@ class Watch(Body):
 
 
 @dataclass(slots=True, frozen=True)
+class Logs(Body):
+    """What the processes of `model` have printed, the last `tail` lines. `{lines: [[at, pid, text], ...]}` in each
+    output: one FINAL, or with `follow` a PARTIAL for these and for all that comes later, until CANCEL."""
+
+    COMMAND: ClassVar[bytes] = b"LOGS"
+    model: str
+    tail: int = 100
+    follow: bool = False
+
+
+@dataclass(slots=True, frozen=True)
 class Goodbye(Body):
     """The gateway ends: its requests are cancelled at once."""
 
@@ -164,6 +177,7 @@ FromGateway = (
     | Models
     | Resolve
     | Watch
+    | Logs
     | Hello
     | Ack
     | Goodbye

@@ -66,7 +66,7 @@ class AllowedOrigins(CORSMiddleware):
             allow_origins=origins,
             allow_methods=("GET", "POST"),
             allow_headers=("*",),
-            expose_headers=("retry-after", IGNORED_HEADER),
+            expose_headers=("retry-after", "x-request-id", IGNORED_HEADER),
             # A page on the internet that calls a gateway at home is named in the settings, too.
             allow_private_network=True,
         )

@@ -6,6 +6,7 @@ connection; HEAD gets headers alone, of streams too.
 """
 
 import asyncio
+import contextvars
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -20,6 +21,7 @@ from broker.wire.failure import Code, Failure
 from gateway.awake import AwakeTimer
 from gateway.core.failure import STATUS, error_object
 from gateway.http.errors import LINGER_SECONDS, LingeringJson
+from gateway.trace import HEADER, set_trace, trace_for
 
 MAX_HEADER_BYTES = 65_536
 HEADER_SECONDS = 30.0  # from a connection, or the first byte of its next request, to the end of the headers
@@ -183,7 +185,11 @@ class Protocol(HttpToolsProtocol):
             app = _headers_alone(app)
         elif cycle.scope["http_version"] != "1.1":
             app = _plain(app, cycle)
-        super()._start_asgi_task(cycle, app)
+        trace = trace_for(cycle.scope["headers"])
+        cycle.default_headers = [*cycle.default_headers, (HEADER, trace.encode())]
+        context = contextvars.copy_context()
+        context.run(set_trace, trace)
+        context.run(super()._start_asgi_task, cycle, app)
 
     def _refuse(self, failure: Failure) -> None:
         """Answer and close; but first read on for a moment, or a client that still writes would lose the answer."""
@@ -197,8 +203,9 @@ class Protocol(HttpToolsProtocol):
                 self.transport.close()
                 return
         body = orjson.dumps(error_object(failure))
-        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        self.transport.write(STATUS_LINE[STATUS[failure.code]] + head + body)
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
+        name = b"%b: %b\r\n\r\n" % (HEADER, trace_for(self.headers).encode())
+        self.transport.write(STATUS_LINE[STATUS[failure.code]] + head + name + body)
         with suppress(OSError, RuntimeError):  # it may be closing already
             self.transport.write_eof()
         self.loop.call_later(LINGER_SECONDS, self.transport.close)

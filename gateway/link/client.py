@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from broker.wire.body import ProtocolError, from_map
 from broker.wire.clock import Clock
 from broker.wire.failure import Code, Failure, FailureError
 from broker.wire.frames import GATEWAY_ID_BYTES, REQUEST_ID_BYTES
-from broker.wire.from_gateways import Cancel
+from broker.wire.from_gateways import Cancel, InferenceRequest
 from broker.wire.outputs import FINAL, PARTIAL, Outputs, decode_bodies
 from gateway.core.ask import Ask
 from gateway.link.call import Call, T
 from gateway.link.connection import Connection
+from gateway.trace import current_trace
 
 log = logging.getLogger(__name__)
 
@@ -66,10 +68,12 @@ class BrokerClient:
                     await self.connected.wait()
         if self._refusal is not None or not self.connected.is_set():
             raise FailureError(self._refusal or _ABSENT)
-        call: Call[T] = Call(len(asks), self.cancel)
+        trace = current_trace()
+        call: Call[T] = Call(len(asks), self.cancel, trace)
         for index, ask in enumerate(asks):
             request_id = self._next_id()
-            if not self._connection.send(ask.body, request_id):
+            body = replace(ask.body, trace=trace) if isinstance(ask.body, InferenceRequest) else ask.body
+            if not self._connection.send(body, request_id):
                 call.close()
                 raise FailureError(_ABSENT)
             self._routes[request_id] = (call, index, ask)
@@ -131,7 +135,9 @@ class BrokerClient:
                     del call.pending[request_id]
                     call.end(index, ask.final(body) if kind == FINAL else from_map(Failure, body))
             except ProtocolError as error:
-                log.warning("output from the broker dropped: %s", error)
+                # The error may quote the answer.
+                log.warning("an output for a request is dropped: it cannot be read", extra={"request_id": call.trace})
+                log.debug("output dropped: %s", error, extra={"request_id": call.trace})
                 if kind == PARTIAL:
                     self._fail(request_id, error)
                 else:

@@ -7,6 +7,7 @@ from broker.loop import Loop
 from broker.policy.events import Event, SystemSampled, WorkerSampled
 from broker.policy.pressure import Pressure
 from broker.processes.launcher import Sample
+from broker.processes.lines import LogEvent
 from broker.processes.system import SystemMemory
 from broker.wire.clock import Clock
 
@@ -28,6 +29,9 @@ class Seen:
     def of_system(self) -> SystemMemory:
         return SystemMemory(Pressure.NORMAL, self.grown())
 
+    def take_lines(self) -> list[tuple[str, LogEvent]]:
+        return []
+
     def sample(self, _worker_id: str) -> Sample:
         taken = self.grown()
         return Sample(taken, taken, 0.0)
@@ -43,6 +47,9 @@ class Nothing:
         return None
 
     def keep_time(self, _now: float) -> None:
+        pass
+
+    def flush(self) -> None:
         pass
 
 
@@ -63,6 +70,7 @@ def test_what_workers_take_is_told_before_what_the_system_has_given() -> None:
         workers=nothing,
         gateways=nothing,
         launcher=machine,
+        logs=nothing,
         system=System(seen),  # type: ignore[arg-type] # only `sample` is asked
         stop=nothing,
         must_end=lambda: False,

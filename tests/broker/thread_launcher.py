@@ -16,6 +16,7 @@ import zmq
 from broker.policy.actions import StartDownload, StartWorker
 from broker.policy.specs import Exit
 from broker.processes.launcher import Sample
+from broker.processes.lines import LogEvent
 from broker.wire.codec import decode, encode
 from broker.wire.from_gateways import InferenceRequest
 from broker.wire.from_peers import Hello
@@ -75,6 +76,9 @@ class ThreadLauncher:
 
     def read_output(self, worker_id: str) -> None:
         raise AssertionError("there is nothing to read")
+
+    def take_lines(self) -> list[tuple[str, LogEvent]]:
+        return []
 
     def close(self) -> None:
         for worker in self._workers.values():

@@ -213,7 +213,7 @@ class EmbeddingEngine:
             except Exception as error:  # of the tokenizer: concerns this input alone
                 if is_device_error(error):
                     raise
-                log.exception("a request fails while an input is tokenised")
+                log.exception("a request fails while an input is tokenised", extra={"about": work.request_id})
                 reason = f"an input cannot be tokenised: {named_line(error)}"
                 failed.append(_error(work, Failure(Code.INTERNAL_ERROR, reason)))
                 continue

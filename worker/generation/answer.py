@@ -18,7 +18,7 @@ from worker.generation.calls.readers import BOUND_CALL, read_bound_json
 from worker.generation.calls.shapes import SHAPES, ObjectCalls
 from worker.generation.reasoning import Reasoning, think_tags
 from worker.generation.split import MarkSplit, Opening, Split, text_machine
-from worker.generation.tools import read_calls, whole_calls
+from worker.generation.tools import calls_reader, whole_calls
 
 
 @dataclass(slots=True)
@@ -101,7 +101,7 @@ class AnswerFormat:
         # Not trimmed: a grammar may ask for blanks. A call that is cut short is no answer; nothing of it is sent.
         return Answer(
             split,
-            lambda text: read_calls(lambda: whole_calls(text)),
+            calls_reader(whole_calls),
             "",
             "",
             trims=None,
@@ -161,7 +161,7 @@ def _reader(
     if calls is None or not tools:
         return None
     read = calls.read
-    return lambda text: read_calls(lambda: read(text, tools))
+    return calls_reader(lambda text: read(text, tools))
 
 
 class Answer:

@@ -17,6 +17,7 @@ from worker.generation.echo import Echo
 from worker.generation.logprobs import TokenTexts, token_logprobs
 from worker.generation.text_stream import TextStream
 from worker.process.device_errors import is_device_error
+from worker.process.log_events import concerning
 
 log = logging.getLogger("worker")
 
@@ -95,7 +96,7 @@ class Sequence:
         except Exception as error:
             if is_device_error(error):
                 raise
-            log.exception("a request fails while its text is decoded")
+            log.exception("a request fails while its text is decoded", extra={"about": self.request_id})
             failure = Failure(Code.INTERNAL_ERROR, f"cannot turn tokens into text: {named_line(error)}")
             return error_output(self.request_id, failure)
 
@@ -191,7 +192,8 @@ class Sequence:
         if self._review is not None and reason != "length":
             sent = [*self._sent, rest]
             calls = joined_calls([call for body in sent for call in body.get("tool_calls", ())])
-            self._review("".join(body["text"] for body in sent), calls)
+            with concerning(self.request_id):
+                self._review("".join(body["text"] for body in sent), calls)
         body: dict[str, Any] = {
             **rest,
             "finish_reason": reason,

@@ -10,12 +10,28 @@ import string
 from collections.abc import Callable
 from typing import Any
 
+from worker.process.log_events import concerned, concerning
+
 log = logging.getLogger("worker")
 
 _ID_CHARACTERS = string.ascii_letters + string.digits
 
 
-def read_calls(parse: Callable[[], Any]) -> list[dict[str, Any]] | None:
+Calls = list[dict[str, Any]]
+
+
+def calls_reader(parse: Callable[[str], Any]) -> Callable[[str], Calls | None]:
+    """Reads calls by `parse`, for the request that is being taken in now."""
+    request_id = concerned()
+
+    def read(text: str) -> Calls | None:
+        with concerning(request_id):
+            return read_calls(lambda: parse(text))
+
+    return read
+
+
+def read_calls(parse: Callable[[], Any]) -> Calls | None:
     """The calls that `parse` returns, one or a list of `{name, arguments}`; None if there is no well-formed call."""
     try:
         parsed = parse()

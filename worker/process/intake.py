@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from broker.wire.intake import IntakeMark
+from worker.process.log_events import concerning
 
 _marks: list[IntakeMark] = []
 
@@ -24,7 +25,8 @@ def taking_in(request_id: bytes) -> Iterator[None]:
     for mark in _marks:
         mark.set(request_id)
     try:
-        yield
+        with concerning(request_id):
+            yield
     finally:
         for mark in _marks:
             mark.clear()

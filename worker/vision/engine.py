@@ -327,7 +327,7 @@ class VisionEngine:
         except Exception as error:
             if is_device_error(error):
                 raise
-            log.exception("a request fails while its prompt is made")
+            log.exception("a request fails while its prompt is made", extra={"about": request_id})
             return Failure(Code.INTERNAL_ERROR, f"the prompt cannot be made: {named_line(error)}")
         return None
 

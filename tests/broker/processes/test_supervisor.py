@@ -19,7 +19,8 @@ import zmq
 
 from broker.policy.actions import StartWorker
 from broker.policy.specs import Exit
-from broker.processes.supervisor import TAIL_LINES, Supervisor
+from broker.processes.lines import TAIL_LINES
+from broker.processes.supervisor import Supervisor
 from broker.wire.codec import decode, encode
 from broker.wire.from_peers import Hello
 from broker.wire.to_workers import Assign, Shutdown

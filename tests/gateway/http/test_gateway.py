@@ -333,7 +333,9 @@ async def test_pages_of_chosen_origins_may_call(runtime_dir: Path, allowed: str)
         asking = asyncio.create_task(client.post("/v1/chat/completions", json=chat(), headers=BEARER | page))
         failure = Failure(Code.RATE_LIMIT_EXCEEDED, "full", retry_after=1, retryable=True)
         await broker.error((await broker.expect_work())[0], failure)
-        assert (await asking).headers["access-control-expose-headers"] == "retry-after, x-mlx-broker-ignored"
+        assert (await asking).headers[
+            "access-control-expose-headers"
+        ] == "retry-after, x-request-id, x-mlx-broker-ignored"
 
         other = {"origin": "http://other"}
         preflight = await client.options("/v1/models", headers=other | asks)

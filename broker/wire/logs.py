@@ -1,0 +1,131 @@
+"""How a process logs: one line per event, for people or as JSON, with the id of the request that it concerns.
+
+All text goes through `harmless`: nothing that a client, a model or a file name says reaches a terminal raw. Attributes
+of a record (`extra`) that are shown: `request_id`, and in JSON those of `FIELDS` too. `lines`: what stands below the
+message, a traceback say. `shows_errors`: the messages of its errors quote no request.
+"""
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from broker.wire.log_errors import error_lines
+from broker.wire.log_text import harmless, shown_trace
+
+# Attributes of a record that JSON has as fields.
+FIELDS = (
+    *("worker", "model", "pid", "method", "path", "status", "outcome", "stream"),
+    *("prompt_tokens", "cached_tokens", "completion_tokens", "ttft_seconds", "duration_seconds"),
+)
+_MAX_MESSAGE = 8000  # characters
+
+
+class TextFormatter(logging.Formatter):
+    """`time LEVEL message request_id=ID`; below it the lines of a traceback. hides: messages of errors may quote
+    requests and are left out. has_time: whether the line begins with the time."""
+
+    def __init__(self, *, hides: bool, has_time: bool = True) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s" if has_time else "%(levelname)s %(message)s")
+        self.default_msec_format = "%s.%03d"
+        self._hides = hides
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 # logging's name
+        """The line, before tracebacks."""
+        record.message = message_of(record)
+        trace = trace_in(record)
+        return super().formatMessage(record) + (f" request_id={shown_trace(trace)}" if trace else "")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """All of the event."""
+        record.asctime = self.formatTime(record, self.datefmt)
+        return "\n".join([self.formatMessage(record), *lines_of(record, hides=self._hides)])
+
+
+def message_of(record: logging.LogRecord) -> str:
+    """The message as one harmless line of a bounded length."""
+    try:
+        message = record.getMessage().strip()
+    except Exception:  # noqa: BLE001 # arguments that do not fit: say so, and not on stderr as logging does
+        message = f"{record.msg!r} with arguments that do not fit it"
+    if len(message) > _MAX_MESSAGE:
+        message = f"{message[:_MAX_MESSAGE]}… ({len(message)} characters)"
+    return harmless(message)
+
+
+def lines_of(record: logging.LogRecord, *, hides: bool) -> list[str]:
+    """What stands below the message: what the record has as `lines`, or its traceback."""
+    lines: list[str] = list(getattr(record, "lines", ()))
+    error = record.exc_info[1] if record.exc_info else None
+    if error is not None:
+        lines += error_lines(error, hides=hides and not getattr(record, "shows_errors", False))
+    if record.stack_info:
+        lines += record.stack_info.split("\n")
+    return [harmless(line) for line in lines]
+
+
+def trace_in(record: logging.LogRecord) -> str:
+    """The id of the request that the record concerns; empty for none."""
+    return getattr(record, "request_id", "") or ""
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """The record's own fields that are there, texts harmless."""
+    values = ((name, getattr(record, name, None)) for name in FIELDS)
+    return {name: harmless(v) if isinstance(v, str) else v for name, v in values if v is not None}
+
+
+def configure(
+    process: str,
+    level: str,
+    form: str,
+    *,
+    hides_errors: bool = False,
+    current: Callable[[], str] | None = None,
+) -> None:
+    """Let everything that this process logs go to stderr. form: text or json. hides_errors: messages of errors may
+    quote requests; only the level debug shows them. current: the id of the request that is being served now."""
+    hides = hides_errors and level != "debug"
+    formatter: logging.Formatter
+    if form == "json":
+        from broker.wire.log_json import JsonFormatter  # noqa: PLC0415 # a library that text needs not
+
+        formatter = JsonFormatter(process, hides=hides)
+    else:
+        # honcho writes the time before every line
+        formatter = TextFormatter(hides=hides, has_time="HONCHO_PROCESS_NAME" not in os.environ)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    if current is not None:
+        handler.addFilter(_naming(current))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    log_everything()
+
+
+def _naming(current: Callable[[], str]) -> Callable[[logging.LogRecord], bool]:
+    def name(record: logging.LogRecord) -> bool:
+        if not trace_in(record) and (trace := current()):
+            record.request_id = trace
+        return True
+
+    return name
+
+
+def log_everything() -> None:
+    """Warnings of Python, and errors that nothing catches, are events like all others."""
+    logging.captureWarnings(capture=True)
+    log = logging.getLogger("errors")
+
+    def on_error(kind: type[BaseException], error: BaseException, tb: Any) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            sys.__excepthook__(kind, error, tb)
+        else:
+            log.critical("an error that nothing catches", exc_info=error)
+
+    def on_thread_error(what: threading.ExceptHookArgs) -> None:
+        log.critical("an error that nothing catches, in a thread", exc_info=what.exc_value)
+
+    sys.excepthook = on_error
+    threading.excepthook = on_thread_error
