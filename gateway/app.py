@@ -14,6 +14,7 @@ from gateway.anthropic.endpoints import SUBTREE as ANTHROPIC_SUBTREE
 from gateway.core.served import Journal, Observer
 from gateway.directory import Directory
 from gateway.document.endpoints import ENDPOINTS as DOCUMENT_ENDPOINTS
+from gateway.http.access import log_access
 from gateway.http.auth import AllowedOrigins, guards
 from gateway.http.endpoints import Endpoint, Guard, Subtree, routes_of
 from gateway.http.errors import exception_handlers
@@ -63,7 +64,7 @@ def create_app(
 ) -> Starlette:
     """The gateway. Its lifespan opens and closes `link`. observers: hear of every request that has ended, too."""
     endpoints = [row.under(settings) for row in endpoints]
-    journal = Journal(*observers)
+    journal = Journal(*observers, *([log_access] if settings.access_log else []))
     requests = RequestMetrics(journal)
     journal.observers.append(requests.observe)
 

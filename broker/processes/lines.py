@@ -66,7 +66,13 @@ class Printed:
 
     def feed(self, data: bytes) -> None:
         """What was read from the pipe."""
-        first, *others = data.replace(_RS, b"\n" + _RS).split(b"\n")  # an event ends what a library has begun
+        data = data.replace(_RS, b"\n" + _RS)  # an event ends what a library has begun
+        first, *others = data.rsplit(b"\n", _MAX_WAITING)
+        if b"\n" in first:  # more lines than are looked at
+            _, _, last = first.rpartition(b"\n")
+            self._lines_left_out += first.count(b"\n")
+            self._line.clear()
+            self._left_out, first = 0, last
         self._add(first)
         for piece in others:
             self._end_line()

@@ -17,7 +17,7 @@ from broker.wire.log_text import harmless, shown_trace
 
 # Attributes of a record that JSON has as fields.
 FIELDS = (
-    *("worker", "model", "pid", "method", "path", "status", "outcome", "stream"),
+    *("worker", "model", "pid", "method", "path", "status", "outcome"),
     *("prompt_tokens", "cached_tokens", "completion_tokens", "ttft_seconds", "duration_seconds"),
 )
 _MAX_MESSAGE = 8000  # characters

@@ -153,3 +153,12 @@ class ChangeEvent(BaseModel):
     stage: str | None = None
     fraction: float | None = None
     at: float | None = None
+
+
+class LogLine(AdminAnswer):
+    """A line that a process of a model has printed, or what the broker has done to it. at: Unix seconds. pid: 0 if it
+    is not known."""
+
+    at: float
+    pid: int
+    text: str

@@ -22,6 +22,7 @@ from gateway.admin.answers import (
 )
 from gateway.admin.dialect import ADMIN
 from gateway.admin.events import events
+from gateway.admin.logs import LOG_LINES, LogsQuery, logs
 from gateway.awake import awake_timeout
 from gateway.core import ask
 from gateway.core.administration import ModelReport, StatusReport, gib
@@ -229,6 +230,15 @@ ENDPOINTS = (
     _row("POST", "/admin/models/kill/{model_id:path}", kill, KillAnswer, _LOADED),
     _row("POST", "/admin/models/unpin/{model_id:path}", unpin, UnpinAnswer, _LOADED),
     _row("GET", "/admin/models/{model_id:path}/progress", events, None, NAMES_A_MODEL, stream=_CHANGES),
+    _row(
+        "GET",
+        "/admin/models/{model_id:path}/logs",
+        logs,
+        None,
+        (*NAMES_A_MODEL, Code.RATE_LIMIT_EXCEEDED),
+        query=LogsQuery,
+        stream=LOG_LINES,
+    ),
     _row("DELETE", "/admin/models/{model_id:path}", remove, RemoveAnswer, (*NAMES_A_MODEL, Code.MODEL_IN_USE)),
     _row("GET", "/admin/events", events, None, stream=_CHANGES),
 )

@@ -43,12 +43,16 @@ class Changes:
 async def events(request: Request[AppState]) -> Response:
     """Of all models, or of the one that the path names. Raises FailureError for what can never be a model's name: the
     stream of a model that is not here yet waits for it."""
-    model = request.path_params.get("model_id")
-    if model is not None and not is_model_name(model):
+    model = await watched_model(request) if "model_id" in request.path_params else None
+    call = await request.state["link"].call(watch(model))
+    return AnswerStream(call, Changes(), request.state["settings"].keepalive_seconds, str, opening=_OPENING)
+
+
+async def watched_model(request: Request[AppState]) -> str:
+    """The model that the path names, which need not be here yet. Raises FailureError for what can never be a name."""
+    model: str = request.path_params["model_id"]
+    if not is_model_name(model):
         raise FailureError(
             Failure(Code.MODEL_NOT_FOUND, f"{model!r:.80} is not a model name: one is `name` or `org/name`")
         )
-    if model is not None:
-        model = (await request.state["directory"].find(model)).model
-    call = await request.state["link"].call(watch(model))
-    return AnswerStream(call, Changes(), request.state["settings"].keepalive_seconds, str, opening=_OPENING)
+    return (await request.state["directory"].find(model)).model

@@ -1,9 +1,9 @@
 """What the broker answers about its models, as types. Pure. What it says beyond these fields is kept and passed on."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from broker.wire.body import ProtocolError
 
@@ -57,6 +57,17 @@ class StateChange(Report):
 
     model_id: str
     state: str
+
+
+class LogReport(Report):
+    """An output of LOGS. lines: of each the time (Unix seconds), the pid of the process and the text."""
+
+    lines: list[Annotated[tuple[float, int, str], Field(strict=False)]]
+
+    @property
+    def weight(self) -> int:
+        """About the bytes that it occupies."""
+        return sum(len(text) + 64 for _at, _pid, text in self.lines)
 
 
 class ListedModel(Report):

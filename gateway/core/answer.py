@@ -228,7 +228,7 @@ def ignored_in(outputs: Iterable[object]) -> list[str]:
 def weight_of(output: object) -> int:
     """Roughly the bytes that an output occupies while it waits. Ends count little: an answer has one."""
     if not isinstance(output, Delta):
-        return _ENTRY_BYTES
+        return _ENTRY_BYTES + int(getattr(output, "weight", 0))
     entries = 1 + len(output.tool_calls) + len(output.logprobs)
     return len(output.text) + len(output.reasoning) + entries * _ENTRY_BYTES
 

@@ -12,6 +12,7 @@ from broker.wire.from_gateways import (
     Keep,
     Kill,
     Load,
+    Logs,
     Models,
     Pull,
     Remove,
@@ -27,6 +28,7 @@ from broker.wire.work import Embed, Generate, Rerank
 from gateway.core.administration import (
     KillReport,
     LoadReport,
+    LogReport,
     ModelsReport,
     PullProgress,
     PullReport,
@@ -173,6 +175,12 @@ def watch(model: str | None) -> Ask[StateChange]:
     """Every change of state of a model, or of all; it has no end of its own."""
     read = reader(StateChange)
     return Ask(model, Watch(model), read, read)
+
+
+def logs(model: str, tail: int, *, follow: bool) -> Ask[LogReport]:
+    """The last lines that processes of a model have printed; with `follow` those that come later too, and no end."""
+    read = reader(LogReport)
+    return Ask(model, Logs(model, tail, follow), read, read)
 
 
 def _once(model: str | None, body: Body, report: type[R]) -> Ask[R]:

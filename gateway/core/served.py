@@ -32,16 +32,18 @@ class Tokens:
 class Served:
     """One HTTP request.
 
-    path: that of its route, such as `/admin/models/kill/{model_id:path}`, None without a route. is_inference: the
-    route asks a model. model: what the client's name stands for, None until it is known. is_known: this machine or its
-    settings have such a model; any other name is the client's invention. status: of the response, None before it.
-    outcome: `ok`, `client_left` or the code of a failure, None while it runs; a stream that fails has the
-    status 200. first_output, last_output: of a stream. units: of work that it streams. outputs: pieces of these
-    so far, nearly always one token each. gaps: between outputs that came one after the other, counted by GAP_BOUNDS.
+    asked: the path as it came, without a query. path: that of its route, such as
+    `/admin/models/kill/{model_id:path}`, None without a route. is_inference: the route asks a model. model: what the
+    client's name stands for, None until it is known. is_known: this machine or its settings have such a model; any
+    other name is the client's invention. status: of the response, None before it. outcome: `ok`, `client_left` or the
+    code of a failure, None while it runs; a stream that fails has the status 200. first_output, last_output: of a
+    stream. units: of work that it streams. outputs: pieces of these so far, nearly always one token each. gaps: between
+    outputs that came one after the other, counted by GAP_BOUNDS.
     """
 
     method: str
     started: float
+    asked: str = ""
     path: str | None = None
     is_inference: bool = False
     model: str | None = None
@@ -102,9 +104,9 @@ class Journal:
         self.observers = list(observers)
         self.running: set[Served] = set()
 
-    def begin(self, method: str, now: float) -> Served:
+    def begin(self, method: str, now: float, asked: str = "") -> Served:
         """A request has come."""
-        served = Served(method, now)
+        served = Served(method, now, asked)
         self.running.add(served)
         return served
 

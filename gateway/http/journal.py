@@ -22,7 +22,7 @@ class Journaling:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        served = self._journal.begin(scope["method"], time.monotonic())
+        served = self._journal.begin(scope["method"], time.monotonic(), scope["path"])
         scope["state"]["served"] = served
 
         async def send_and_note(message: Message) -> None:
