@@ -28,7 +28,7 @@ Send = Callable[[bytes, dict[str, Any]], None]
 
 
 @dataclass(slots=True)
-class _Process:
+class _Printing:
     """ring: that of its model, or its own as long as it has none."""
 
     pid: int
@@ -53,7 +53,7 @@ class ProcessLogs:
     now: Callable[[], float] = time.monotonic
     send: Send | None = None
     _rings: dict[str, Ring] = field(default_factory=dict)  # the one that was written last is the last
-    _processes: dict[str, _Process] = field(default_factory=dict)
+    _processes: dict[str, _Printing] = field(default_factory=dict)
     _followers: dict[bytes, _Follower] = field(default_factory=dict)
 
     # ---- processes --------------------------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ class ProcessLogs:
     def started(self, worker_id: str, pid: int | None, model_id: str | None = None) -> None:
         """A process runs: a spare or one that has to be told its model, or a download of `model_id`."""
         ring = Ring() if model_id is None else self._ring_of(model_id)
-        self._processes[worker_id] = _Process(pid or 0, ring, model_id)
+        self._processes[worker_id] = _Printing(pid or 0, ring, model_id)
         if model_id is not None:
             self.note(worker_id, "started")
 
@@ -102,7 +102,7 @@ class ProcessLogs:
         self.note(worker_id, f"exited: {how}")
         self._processes.pop(worker_id, None)
 
-    def _add(self, process: _Process, *texts: str) -> None:
+    def _add(self, process: _Printing, *texts: str) -> None:
         at = time.time()
         for text in texts:
             process.ring.add(Line(at, process.pid, text))
