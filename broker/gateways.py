@@ -15,6 +15,7 @@ from broker.lookup import Lookup
 from broker.policy.actions import AnnounceModel, Fail
 from broker.policy.answers import CANCELLED
 from broker.policy.events import (
+    CancelPullRequested,
     Event,
     FlowEvent,
     GatewayLeft,
@@ -36,6 +37,7 @@ from broker.wire.failure import Code, Failure, FailureError
 from broker.wire.frames import gateway_of
 from broker.wire.from_gateways import (
     Cancel,
+    CancelPull,
     Describe,
     FromGateway,
     Goodbye,
@@ -45,6 +47,7 @@ from broker.wire.from_gateways import (
     Load,
     Logs,
     Models,
+    Pin,
     Pull,
     Remove,
     Resolve,
@@ -67,6 +70,8 @@ class View(Protocol):
     """What gateways may see of the policies."""
 
     def announced(self) -> dict[str, Shown]: ...
+
+    def pinned(self) -> set[str]: ...
 
     def status(self, now: float, started_at: float, wall_offset: float) -> dict[str, Any]: ...
 
@@ -145,12 +150,16 @@ class Gateways:
                 self._put(self._lookup.keep(request_id, body.model, body.seconds))
             case Pull():
                 self._put(self._lookup.pull(request_id, body.model, stream=body.stream))
+            case CancelPull():
+                self._put(CancelPullRequested(request_id, self._lookup.id_of(body.model)))
             case Remove():
                 self._put(self._lookup.remove(request_id, body.model))
             case Unload():
                 self._put(UnloadRequested(request_id, self._lookup.id_of(body.model), body.timeout, body.force))
             case Kill():
                 self._put(KillRequested(request_id, self._lookup.id_of(body.model)))
+            case Pin():
+                self._put(self._lookup.pin(request_id, body.model))
             case Unpin():
                 self._put(UnpinRequested(request_id, self._lookup.id_of(body.model)))
             case Status() | Describe() | Models() | Resolve():
@@ -177,7 +186,7 @@ class Gateways:
             case Describe():
                 return self._about.whole(self._view.working_set_bytes)
             case Models():
-                return {"models": self._models()}
+                return {"models": self._models()} | (self._lookup.broken() if looks.with_broken else {})
             case Resolve():
                 return self._lookup.resolve(looks.model)
 
@@ -200,6 +209,7 @@ class Gateways:
 
     def _models(self) -> list[dict[str, Any]]:
         states = {model_id: shown.state for model_id, shown in self._view.announced().items()}
+        pinned = self._view.pinned()
         return [
             {
                 "model_id": entry.spec.model_id,
@@ -212,6 +222,7 @@ class Gateways:
                 "architecture": entry.architecture,
                 "parameters": entry.parameters,
                 "state": states.get(entry.spec.model_id, State.UNLOADED),
+                "pinned": entry.spec.model_id in pinned,
             }
             for entry in self._lookup.entries()
         ]

@@ -19,6 +19,7 @@ from broker.policy.events import (
     LoadRequested,
     ModelMissed,
     ModelPinned,
+    PinRequested,
     PullRequested,
     RemoveRequested,
     RequestArrived,
@@ -92,6 +93,12 @@ class Lookup:
         found = self._find(model_id)
         return _event(PullRequested(request_id, model_id, stream, found.spec, found.problem), found)
 
+    def pin(self, request_id: bytes, name: str) -> Event:
+        """A download is for loads: what this machine lacks is not pinned."""
+        model_id = self.id_of(name)
+        found = self._find(model_id)
+        return PinRequested(request_id, model_id, found.spec, found.problem)
+
     def remove(self, request_id: bytes, name: str) -> Event:
         model_id = self.id_of(name)
         return RemoveRequested(request_id, model_id, tuple(self._catalog.users_of(model_id)))
@@ -126,6 +133,14 @@ class Lookup:
     def entries(self) -> list[CatalogEntry]:
         """Every usable model of this machine."""
         return self._catalog.entries()
+
+    def broken(self) -> dict[str, Any]:
+        """What looks like a model of this machine and is none, and where that was looked for."""
+        broken = self._catalog.broken()
+        return {
+            "broken": [{"model_id": b.model_id, "path": b.path, "reason": b.reason} for b in broken],
+            "folders": [{"path": str(f), "exists": f.is_dir()} for f in self._catalog.folders],
+        }
 
     def _find(self, model_id: str, task: str | None = None) -> _Found:
         try:

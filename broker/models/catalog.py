@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from broker.models.capabilities import tasks_of
-from broker.models.entry import CatalogEntry, CatalogError, ModelOverride
+from broker.models.entry import BrokenEntry, CatalogEntry, CatalogError, ModelOverride
 from broker.models.facts import read_entry
 from broker.models.places import FileSystem, Places
 from broker.models.weights import weight_files
@@ -38,6 +38,7 @@ class Catalog:
         overrides: dict[str, ModelOverride],
         file_system: FileSystem | None = None,
     ) -> None:
+        self.folders = (models_dir, hub_dir)
         self._places = Places(models_dir, hub_dir, file_system)
         self._overrides = overrides
         self._read: dict[str, tuple[_Signature, CatalogEntry]] = {}
@@ -58,6 +59,23 @@ class Catalog:
             with suppress(CatalogError):
                 entries.append(self._entry(model_id))
         return entries
+
+    def broken(self) -> list[BrokenEntry]:
+        """What looks like a model and is left out of `entries`, by name, each with the reason."""
+        reasons: dict[str, str] = {}
+        for model_id in set(self._places.names()):
+            if not model_id.isprintable():
+                reasons[model_id] = "its name is not printable text"
+                continue
+            try:
+                self._entry(model_id)
+            except CatalogError as error:
+                if not self._places.is_part(model_id):
+                    reasons[model_id] = str(error)
+        for model_id in self._places.without_config():
+            reasons.setdefault(model_id, f"{self._places.folder_of(model_id)} has no config.json")
+        texts = [(model_id, str(self._places.folder_of(model_id)), reason) for model_id, reason in reasons.items()]
+        return sorted((BrokenEntry(*map(_shown, text)) for text in texts), key=lambda entry: entry.model_id)
 
     def names(self) -> set[str]:
         """What may be a model of this machine."""
@@ -147,6 +165,11 @@ class Catalog:
         fingerprint = spec.fingerprint and _fingerprint(folder, weights, spec.fingerprint)
         both = replace(spec, options=options, weight_bytes=weight_bytes, fingerprint=fingerprint)
         return replace(entry, spec=both)
+
+
+def _shown(text: str) -> str:
+    """Text that any terminal and any page can show: names of files may hold anything."""
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _fingerprint(folder: Path, weights: tuple[tuple[str, int, int], ...], other: str = "") -> str:

@@ -41,6 +41,16 @@ class ModelOverride:
 
 
 @dataclass(slots=True, frozen=True)
+class BrokenEntry:
+    """A folder that looks like a model and cannot be used. All three can be shown and sent, whatever the file system
+    holds."""
+
+    model_id: str
+    path: str
+    reason: str
+
+
+@dataclass(slots=True, frozen=True)
 class CatalogEntry:
     """One model as its files describe it. created: Unix seconds; context_length: tokens, 0 if unknown. capabilities:
     `generate`, `embed`, `rerank`, `tools`, `reasoning`, `vision`; architecture: `model_type` of config.json;

@@ -20,6 +20,9 @@ from broker.wire.model_names import folded, is_model_name
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 
+# Weights of any kind, also those that only other programs read.
+_WEIGHTS = ("*.safetensors", "*.gguf", "*.npz", "*.bin", "*.pt", "*.pth")
+
 logger = logging.getLogger(__name__)
 
 
@@ -134,6 +137,29 @@ class Places:
                     yield config.parent.relative_to(self._models_dir).as_posix()
         for repository in _matches(self._hub_dir, "models--*"):
             yield _id_of_repository(repository.name)
+
+    def is_part(self, name: str) -> bool:
+        """Whether this is a folder within the folder of a sentence transformer, whose parts look like models."""
+        parent, _, part = name.rpartition("/")
+        return bool(part and parent) and (self._models_dir / parent / "modules.json").exists()
+
+    def without_config(self) -> Iterator[str]:
+        """The name of every folder in the models directory that has weights and no config.json."""
+        for folder in _matches(self._models_dir, "[!.]*"):
+            if not self._is_loop(folder) and not (folder / "config.json").exists():
+                for one in (folder, *_matches(folder, "[!.]*/")):
+                    if not (one / "config.json").exists() and any(
+                        True for pattern in _WEIGHTS for _ in _matches(one, pattern)
+                    ):
+                        yield one.relative_to(self._models_dir).as_posix()
+
+    def folder_of(self, name: str) -> Path:
+        """Where what goes by this name lies, whether it can be used or not."""
+        with suppress(OSError, ValueError):
+            folder = self._models_dir / name
+            if folder.is_dir():
+                return folder
+        return self._hub_dir / "--".join(("models", *name.split("/")))
 
     def _is_loop(self, folder: Path) -> bool:
         """Whether this is a link to the models directory itself or above it, where all models would be once more."""

@@ -13,6 +13,7 @@ from broker.policy.events import (
     KillRequested,
     LoadRequested,
     ModelPinned,
+    PinRequested,
     PullRequested,
     RemoveRequested,
     ShutdownRequested,
@@ -33,6 +34,8 @@ def on_asked(facts: Facts, event: AdminEvent, now: float) -> None:
             _on_unload_requested(facts, event, now)
         case KillRequested():
             _on_kill_requested(facts, event)
+        case PinRequested():
+            _on_pin_requested(facts, event, now)
         case UnpinRequested():
             _on_unpin_requested(facts, event)
         case PullRequested():
@@ -93,6 +96,7 @@ def _on_unload_requested(facts: Facts, event: UnloadRequested, now: float) -> No
     else:
         model.drain.deadline = min(model.drain.deadline, now + timeout)
         model.drain.force |= event.force
+        model.drain.keeps_pin = False
 
 
 def _on_kill_requested(facts: Facts, event: KillRequested) -> None:
@@ -101,6 +105,23 @@ def _on_kill_requested(facts: Facts, event: KillRequested) -> None:
         _not_loaded(facts, event.request_id, event.model_id)
     else:
         model.kills.append(AdminWait(event.request_id, facts.order))
+
+
+def _on_pin_requested(facts: Facts, event: PinRequested, now: float) -> None:
+    """As a load, and nobody waits for it."""
+    model = known_model(facts, event.model_id, event.spec)
+    if facts.stopping:
+        fail(facts, event.request_id, SHUTTING_DOWN)
+    elif model is None or (event.spec is None and model.serving is None):
+        refuse(facts, event.request_id, event.problem, event.model_id)
+    else:
+        model.failure, model.deaths, model.restart_at = None, 0, now
+        model.pinned_by_load = False  # it stays, whatever becomes of a load
+        if model.drain is not None:
+            model.drain.keeps_pin = True
+        if not model.pinned:
+            pin(facts, model, facts.next_order())
+        facts.actions.append(Reply(event.request_id, {"model_id": model.model_id}))
 
 
 def _on_unpin_requested(facts: Facts, event: UnpinRequested) -> None:

@@ -82,9 +82,10 @@ def unpin(facts: Facts, model: Model) -> None:
 
 
 def finish_drain(facts: Facts, model: Model) -> None:
-    """The instance leaves, and with it the pin, unless a load has been requested since."""
+    """The instance leaves, and with it the pin, unless a load or a pin has been requested since."""
+    keeps_pin = model.drain is not None and model.drain.keeps_pin
     model.drain = None
-    if not model.loads:
+    if not model.loads and not keeps_pin:
         unpin(facts, model)
 
 

@@ -25,6 +25,7 @@ from broker.policy.actions import (
 )
 from broker.policy.answers import CANCELLED
 from broker.policy.events import (
+    CancelPullRequested,
     Event,
     GatewayLeft,
     KeepRequested,
@@ -76,7 +77,7 @@ class Download:
     problem: Failure | None = None
     waiting: list[WantsModel] = field(default_factory=list)
     cancelled: set[bytes] = field(default_factory=set)  # loads whose client has gone; what they asked for goes on
-    ends: list[UnloadRequested | KillRequested] = field(default_factory=list)
+    ends: list[UnloadRequested | KillRequested | CancelPullRequested] = field(default_factory=list)
 
     @property
     def shown(self) -> Shown:
@@ -113,7 +114,7 @@ class Downloads:
 
     def takes(self, event: Event) -> bool:
         """Whether this event is for a download, and none for the pool."""
-        if isinstance(event, ModelMissed):
+        if isinstance(event, ModelMissed | CancelPullRequested):
             return True
         if not self._downloads:
             return False
@@ -144,6 +145,8 @@ class Downloads:
                 self._on_gateway_left(event)
             case UnloadRequested() | KillRequested():
                 self._on_end_requested(event, now)
+            case CancelPullRequested():
+                self._on_cancel_requested(event, now)
             case RemoveRequested():
                 if event.model_id in self._downloads:
                     why = f"the files of {event.model_id} are in use: it is being downloaded"
@@ -211,7 +214,14 @@ class Downloads:
             if request_id is not None and request_id.startswith(event.gateway_id):
                 self._cancel(request_id)
 
-    def _on_end_requested(self, event: UnloadRequested | KillRequested, now: float) -> None:
+    def _on_cancel_requested(self, event: CancelPullRequested, now: float) -> None:
+        if event.model_id in self._downloads:
+            self._on_end_requested(event, now)
+        else:
+            why = f"Model not being downloaded: {event.model_id}"
+            self._actions.append(Fail(event.request_id, Failure(Code.NOT_LOADED, why)))
+
+    def _on_end_requested(self, event: UnloadRequested | KillRequested | CancelPullRequested, now: float) -> None:
         download = self._downloads.get(event.model_id)
         if download is not None:
             download.ends.append(event)

@@ -72,6 +72,14 @@ class PullRequested:
 
 
 @dataclass(slots=True, frozen=True)
+class CancelPullRequested:
+    """The download of a model is to end."""
+
+    request_id: bytes
+    model_id: str
+
+
+@dataclass(slots=True, frozen=True)
 class RemoveRequested:
     """The files of a model are wanted no more. users: all models that are loaded from files in its folders."""
 
@@ -94,6 +102,16 @@ class UnloadRequested:
 class KillRequested:
     request_id: bytes
     model_id: str
+
+
+@dataclass(slots=True, frozen=True)
+class PinRequested:
+    """spec and problem as in RequestArrived."""
+
+    request_id: bytes
+    model_id: str
+    spec: ModelSpec | None
+    problem: Failure | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -307,6 +325,7 @@ AdminEvent = (
     | RemoveRequested
     | UnloadRequested
     | KillRequested
+    | PinRequested
     | UnpinRequested
     | ModelPinned
     | ShutdownRequested
@@ -319,6 +338,7 @@ Event = (
     | KeepRequested
     | GatewayLeft
     | ModelMissed
+    | CancelPullRequested
     | WorkerConnected
     | WorkerProgressed
     | WorkerBecameReady

@@ -68,6 +68,10 @@ class Policies:
         """The model as it was when its process was started, if it has one that goes on."""
         return self._pool.running(model_id)
 
+    def pinned(self) -> set[str]:
+        """The ids of the models that are pinned."""
+        return {model.model_id for model in self._pool.models if model.pinned}
+
     def announced(self) -> dict[str, Shown]:
         """Model id -> what people see of it, as last announced."""
         states = {model.model_id: model.announced for model in self._pool.models}

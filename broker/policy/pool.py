@@ -34,6 +34,7 @@ from broker.policy.admission import cancel, on_gateway_left, on_request_arrived
 from broker.policy.deaths import on_worker_exited, on_worker_failed_to_load
 from broker.policy.events import (
     AdminEvent,
+    CancelPullRequested,
     Event,
     GatewayLeft,
     HeartbeatArrived,
@@ -139,7 +140,7 @@ class Pool:
                 pass  # a deadline alone changes no fact; outputs have their own way
             case PrefillWanted():
                 pass  # for prefill_turns.py
-            case ModelMissed() | LinkOpened() | LinkClosed() | OutputsSent() | OutputsRead():
+            case ModelMissed() | CancelPullRequested() | LinkOpened() | LinkClosed() | OutputsSent() | OutputsRead():
                 pass  # for downloads.py and flow.py
             case _:
                 assert_never(event)

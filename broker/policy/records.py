@@ -60,11 +60,13 @@ class AdminWait:
 
 @dataclass(slots=True)
 class Drain:
-    """An unload in progress: requests older than `order` are still served, until `deadline`."""
+    """An unload in progress: requests older than `order` are still served, until `deadline`. keeps_pin: the model has
+    been pinned since."""
 
     order: int
     deadline: float
     force: bool
+    keeps_pin: bool = False
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from broker.wire.body import Body, ProtocolError, from_map
 from broker.wire.frames import NO_REQUEST, REQUEST_ID_BYTES, VERSION
 from broker.wire.from_gateways import (
     Cancel,
+    CancelPull,
     Describe,
     Goodbye,
     InferenceRequest,
@@ -17,6 +18,7 @@ from broker.wire.from_gateways import (
     Load,
     Logs,
     Models,
+    Pin,
     Pull,
     Remove,
     Resolve,
@@ -34,7 +36,7 @@ from broker.wire.to_workers import Assign, MayPrefill, Share, Shrink, Shutdown
 COMMANDS: dict[bytes, type[Body]] = {
     cls.COMMAND: cls
     for cls in (
-        *(InferenceRequest, Cancel, Load, Keep, Pull, Remove, Unload, Kill, Unpin),
+        *(InferenceRequest, Cancel, Load, Keep, Pull, CancelPull, Remove, Unload, Kill, Pin, Unpin),
         *(Status, Describe, Models, Resolve, Watch, Logs),
         *(Hello, Goodbye, Heartbeat, Ack),
         *(Assign, Share, Shrink, MayPrefill, Shutdown, Progress, Ready, Need, Prefill, LoadFailed, Outputs),

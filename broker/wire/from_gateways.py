@@ -73,6 +73,15 @@ class Pull(Body):
 
 
 @dataclass(slots=True, frozen=True)
+class CancelPull(Body):
+    """End the download of `model`; all that wait for it get an error. What has arrived stays for the next one. FINAL
+    when its process has exited: `{model_id}`."""
+
+    COMMAND: ClassVar[bytes] = b"CANCEL_PULL"
+    model: str
+
+
+@dataclass(slots=True, frozen=True)
 class Remove(Body):
     """Delete the files of `model`, unless it is in use: ERROR `model_in_use`. FINAL: `{model_id}`."""
 
@@ -95,6 +104,14 @@ class Kill(Body):
     """SIGKILL the process of `model` now. FINAL when it has exited: `{model_id, pid}`."""
 
     COMMAND: ClassVar[bytes] = b"KILL"
+    model: str
+
+
+@dataclass(slots=True, frozen=True)
+class Pin(Body):
+    """Pin `model`, which this machine must have. FINAL at once: `{model_id}`; the model is loaded then."""
+
+    COMMAND: ClassVar[bytes] = b"PIN"
     model: str
 
 
@@ -122,9 +139,13 @@ class Describe(Body):
 
 @dataclass(slots=True, frozen=True)
 class Models(Body):
-    """FINAL: `{models: [...]}`, every model this machine has, loaded or not."""
+    """FINAL: `{models: [...]}`, every model this machine has, loaded or not.
+
+    with_broken: and `{broken: [...], folders: [...]}`: what looks like a model and cannot be used, and where the broker
+    has looked."""
 
     COMMAND: ClassVar[bytes] = b"MODELS"
+    with_broken: bool = False
 
 
 @dataclass(slots=True, frozen=True)
@@ -168,9 +189,11 @@ FromGateway = (
     | Load
     | Keep
     | Pull
+    | CancelPull
     | Remove
     | Unload
     | Kill
+    | Pin
     | Unpin
     | Status
     | Describe

@@ -36,6 +36,23 @@ class PullAnswer(AdminAnswer):
     size_gb: float
 
 
+class ProgressEvent(AdminAnswer):
+    """How far a download is. reason: why nothing arrives yet; fraction: None, and bytes 0, while they are not known."""
+
+    model_id: str
+    reason: str | None
+    fraction: float | None
+    done_bytes: int
+    total_bytes: int
+
+
+class CancelAnswer(AdminAnswer):
+    """A download has been ended."""
+
+    status: Literal["cancelled"]
+    model_id: str
+
+
 class RemoveAnswer(AdminAnswer):
     """The files of a model have been deleted."""
 
@@ -58,11 +75,85 @@ class KillAnswer(AdminAnswer):
     pid: int
 
 
+class PinAnswer(AdminAnswer):
+    """A model is pinned, and will be loaded if it is not."""
+
+    status: Literal["pinned"]
+    model_id: str
+
+
 class UnpinAnswer(AdminAnswer):
     """A model may be evicted again."""
 
     status: Literal["unpinned"]
     model_id: str
+
+
+class HeldModelAnswer(AdminAnswer):
+    """A model of this machine. size_gb: of its weight files; context_length: tokens, 0 if unknown; created: Unix
+    seconds; architecture: `model_type` of config.json; parameters: how many numbers its weights hold."""
+
+    model_id: str
+    model_type: str
+    size_gb: float
+    quantization: str | None
+    context_length: int
+    created: float
+    capabilities: list[str]
+    architecture: str | None
+    parameters: int | None
+    state: str
+    pinned: bool
+
+
+class BrokenAnswer(AdminAnswer):
+    """What looks like a model and cannot be used."""
+
+    model_id: str
+    path: str
+    reason: str
+
+
+class FolderAnswer(AdminAnswer):
+    """A folder in which models are looked for."""
+
+    path: str
+    exists: bool
+
+
+class CatalogAnswer(AdminAnswer):
+    """The models of this machine."""
+
+    models: list[HeldModelAnswer]
+    broken: list[BrokenAnswer]
+    folders: list[FolderAnswer]
+
+
+class ProcessAnswer(AdminAnswer):
+    """A process of this service. started_at: Unix seconds."""
+
+    pid: int
+    started_at: float
+
+
+class VersionsAnswer(AdminAnswer):
+    """What runs here. metal: None while no process has said it; libraries: name -> version."""
+
+    version: str
+    python: str
+    system: str
+    machine: str
+    metal: bool | None
+    libraries: dict[str, str]
+    gateway: ProcessAnswer
+    broker: ProcessAnswer
+
+
+class SettingsAnswer(AdminAnswer):
+    """The settings in force, as docs/settings.md names them; a secret is `set` or None."""
+
+    gateway: dict[str, Any]
+    broker: dict[str, Any]
 
 
 class MemoryAnswer(AdminAnswer):
@@ -99,7 +190,7 @@ class ModelAnswer(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 
     model_id: str
-    model_type: str
+    model_type: str | None
     state: str
     size_gb: float
     preloaded: bool

@@ -9,20 +9,28 @@ from starlette.responses import Response
 
 from broker.wire.failure import Code, FailureError
 from broker.wire.states import LOADED
+from gateway.admin.about import about, models, settings
 from gateway.admin.answers import (
+    CancelAnswer,
+    CatalogAnswer,
     ChangeEvent,
     HealthAnswer,
     KillAnswer,
     LoadAnswer,
+    PinAnswer,
+    ProgressEvent,
     PullAnswer,
     RemoveAnswer,
+    SettingsAnswer,
     StatusAnswer,
     UnloadAnswer,
     UnpinAnswer,
+    VersionsAnswer,
 )
 from gateway.admin.dialect import ADMIN
 from gateway.admin.events import events
 from gateway.admin.logs import LOG_LINES, LogsQuery, logs
+from gateway.admin.pulls import PullQuery, cancel, pull
 from gateway.awake import awake_timeout
 from gateway.core import ask
 from gateway.core.administration import ModelReport, StatusReport, gib
@@ -77,13 +85,6 @@ async def load(request: Request[AppState]) -> Response:
     )
 
 
-async def pull(request: Request[AppState]) -> Response:
-    """Download a model; the answer comes when it is there."""
-    model = request.state["directory"].to_fetch(request.path_params["model_id"])
-    report = await finish(request, ask.pull_whole(model))
-    return Json({"status": "pulled", "model_id": report.model_id, "size_gb": gib(report.size_bytes)})
-
-
 async def remove(request: Request[AppState]) -> Response:
     """Delete the files of a model that is not in use."""
     model = request.state["directory"].to_remove(request.path_params["model_id"])
@@ -102,6 +103,12 @@ async def kill(request: Request[AppState]) -> Response:
     """SIGKILL the process of a model."""
     report = await finish(request, ask.kill(await _model(request)))
     return Json({"status": "killed", "model_id": report.model_id, "pid": report.pid})
+
+
+async def pin(request: Request[AppState]) -> Response:
+    """Pin a model; it is loaded after the answer."""
+    report = await finish(request, ask.pin(await _model(request)))
+    return Json({"status": "pinned", "model_id": report.model_id})
 
 
 async def unpin(request: Request[AppState]) -> Response:
@@ -212,13 +219,31 @@ _CHANGES = Stream(
     "`data: [DONE]`, with the broker. Comments keep a silent stream open.",
     is_endless=True,
 )
+_PROGRESS = Stream(
+    media="text/event-stream",
+    events=(ProgressEvent, PullAnswer, ErrorAnswer),
+    about="With `stream`: the progress, then the answer or an error object, then `data: [DONE]`. A failure before the "
+    "first event is a plain answer.",
+)
 _LOADED = (*NAMES_A_MODEL, Code.NOT_LOADED)
 ENDPOINTS = (
     _health("/health"),
     _health("/admin/health"),
     _row("GET", "/admin/models/status", status, StatusAnswer, query=StatusQuery),
+    _row("GET", "/admin/version", about, VersionsAnswer),
+    _row("GET", "/admin/settings", settings, SettingsAnswer),
+    _row("GET", "/admin/models", models, CatalogAnswer),
     _row("POST", "/admin/models/load/{model_id:path}", load, LoadAnswer, ()),
-    _row("POST", "/admin/models/pull/{model_id:path}", pull, PullAnswer, USES_A_MODEL),
+    _row(
+        "POST",
+        "/admin/models/pull/{model_id:path}",
+        pull,
+        PullAnswer,
+        USES_A_MODEL,
+        query=PullQuery,
+        stream=_PROGRESS,
+    ),
+    _row("POST", "/admin/models/cancel/{model_id:path}", cancel, CancelAnswer, _LOADED),
     _row(
         "POST",
         "/admin/models/unload/{model_id:path}",
@@ -228,6 +253,7 @@ ENDPOINTS = (
         query=UnloadQuery,
     ),
     _row("POST", "/admin/models/kill/{model_id:path}", kill, KillAnswer, _LOADED),
+    _row("POST", "/admin/models/pin/{model_id:path}", pin, PinAnswer, (*NAMES_A_MODEL, Code.LOAD_FAILED)),
     _row("POST", "/admin/models/unpin/{model_id:path}", unpin, UnpinAnswer, _LOADED),
     _row("GET", "/admin/models/{model_id:path}/progress", events, None, NAMES_A_MODEL, stream=_CHANGES),
     _row(

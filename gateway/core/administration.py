@@ -40,7 +40,7 @@ class PullReport(Report):
 
 
 class UnloadReport(Report):
-    """The FINAL of UNLOAD, UNPIN and REMOVE."""
+    """The FINAL of UNLOAD, PIN, UNPIN, CANCEL_PULL and REMOVE."""
 
     model_id: str
 
@@ -90,6 +90,45 @@ class ModelsReport(Report):
     """The FINAL of MODELS."""
 
     models: list[ListedModel]
+
+
+class HeldModel(ListedModel):
+    """One model of this machine, for administrators."""
+
+    pinned: bool
+
+
+class BrokenModel(Report):
+    """What looks like a model of this machine and cannot be used."""
+
+    model_id: str
+    path: str
+    reason: str
+
+
+class SearchedFolder(Report):
+    """Where models are looked for."""
+
+    path: str
+    exists: bool
+
+
+class CatalogReport(Report):
+    """The FINAL of MODELS with what is broken."""
+
+    models: list[HeldModel]
+    broken: list[BrokenModel]
+    folders: list[SearchedFolder]
+
+
+class BrokerReport(Report):
+    """The FINAL of DESCRIBE. has_metal: None while no process has said it. started_at: Unix seconds."""
+
+    version: str
+    pid: int
+    started_at: float
+    has_metal: bool | None
+    settings: dict[str, Any]
 
 
 class ResolveReport(Report):

@@ -8,12 +8,15 @@ from typing import Any, Generic, TypeVar
 from broker.wire.body import Body, stated
 from broker.wire.failure import invalid
 from broker.wire.from_gateways import (
+    CancelPull,
+    Describe,
     InferenceRequest,
     Keep,
     Kill,
     Load,
     Logs,
     Models,
+    Pin,
     Pull,
     Remove,
     Resolve,
@@ -26,6 +29,8 @@ from broker.wire.kinds import Task
 from broker.wire.packing import pack, pack_map
 from broker.wire.work import Embed, Generate, Rerank
 from gateway.core.administration import (
+    BrokerReport,
+    CatalogReport,
     KillReport,
     LoadReport,
     LogReport,
@@ -136,6 +141,11 @@ def pull_whole(model: str) -> Ask[PullReport]:
     return _once(model, Pull(model), PullReport)
 
 
+def cancel_pull(model: str) -> Ask[UnloadReport]:
+    """End the download of a model."""
+    return _once(model, CancelPull(model), UnloadReport)
+
+
 def remove(model: str) -> Ask[UnloadReport]:
     """Delete the files of a model that is not in use."""
     return _once(model, Remove(model), UnloadReport)
@@ -151,6 +161,11 @@ def kill(model: str) -> Ask[KillReport]:
     return _once(model, Kill(model), KillReport)
 
 
+def pin(model: str) -> Ask[UnloadReport]:
+    """Pin a model, which is loaded then."""
+    return _once(model, Pin(model), UnloadReport)
+
+
 def unpin(model: str) -> Ask[UnloadReport]:
     """Remove the pin of a model."""
     return _once(model, Unpin(model), UnloadReport)
@@ -164,6 +179,16 @@ def status() -> Ask[StatusReport]:
 def models() -> Ask[ModelsReport]:
     """Every model of this machine."""
     return _once(None, Models(), ModelsReport)
+
+
+def catalog() -> Ask[CatalogReport]:
+    """Every model of this machine, and what looks like one and cannot be used."""
+    return _once(None, Models(with_broken=True), CatalogReport)
+
+
+def describe() -> Ask[BrokerReport]:
+    """What the broker is."""
+    return _once(None, Describe(), BrokerReport)
 
 
 def resolve(name: str) -> Ask[ResolveReport]:

@@ -26,6 +26,7 @@ from broker.policy.events import (
     KillRequested,
     LoadRequested,
     OutputsArrived,
+    PinRequested,
     PullRequested,
     RemoveRequested,
     RequestArrived,
@@ -125,6 +126,10 @@ class Script(World):
         self.requests[request_id] = SimRequest(model_id, admin=True)
         self.removals[request_id] = RemoveRequested(request_id, model_id, others)
         return self.send(self.removals[request_id])
+
+    def pin(self, request_id: bytes, model_id: str) -> list[Action]:
+        self.requests[request_id] = SimRequest(model_id, admin=True)
+        return self.send(PinRequested(request_id, model_id, self.specs.get(model_id)))
 
     def unpin(self, request_id: bytes, model_id: str) -> list[Action]:
         self.requests[request_id] = SimRequest(model_id, admin=True)

@@ -1,7 +1,7 @@
 """Rule 5: a preload pins from the moment of asking. Unpinning, and pins that were there before."""
 
 from broker.policy.actions import Reply, SavePins, StartWorker, StopWorker
-from broker.policy.events import ModelPinned
+from broker.policy.events import ModelPinned, ShutdownRequested
 from broker.wire.failure import Code, Failure
 from tests.broker.policy.script import R1, R2, R3, R4, W1, W2, W3, W4, Failed, Script, replied
 
@@ -154,3 +154,75 @@ def test_a_pinned_model_that_lost_its_place_takes_it_back() -> None:
     s.connect(W3)
     assert s.ready(W3) == [StopWorker(W3, "evicted for a")]  # the pin is older than the request
     assert s.exits(W3) == [StartWorker(W4, spare=False), Failed(R4, "insufficient_memory", "these are pinned: a")]
+
+
+def test_a_pin_is_answered_at_once_and_loads_the_model() -> None:
+    s = Script()
+    assert s.pin(R1, "a") == [SavePins(["a"]), replied(R1, "a"), StartWorker(W1, spare=False)]
+    assert s.pin(R2, "a") == [replied(R2, "a")]  # pinned already: nothing is saved or started again
+    s.connect(W1)
+    s.ready(W1)
+    assert s.wait(4000, W1) == []  # it never leaves
+
+
+def test_a_pin_of_a_model_that_this_machine_lacks_is_refused() -> None:
+    s = Script()
+    assert s.pin(R1, "gone") == [Failed(R1, "model_not_found", "gone")]
+
+
+def test_a_pin_of_a_model_that_runs_needs_no_files() -> None:
+    s = Script()
+    s.idle("a")
+    del s.specs["a"]
+    assert s.pin(R1, "a") == [SavePins(["a"]), replied(R1, "a")]
+
+
+def test_a_pin_at_the_end_is_refused() -> None:
+    s = Script()
+    s.send(ShutdownRequested())
+    assert s.pin(R1, "a")[0] == Failed(R1, "model_unavailable", "shutting down")
+    assert not s.pins
+
+
+def test_a_pin_is_the_next_chance_of_a_failed_model() -> None:
+    s = Script()
+    s.load(R1, "a")
+    for worker_id in (W1, W2):
+        s.dies(worker_id)
+        s.wait(60)
+    s.send(ModelPinned("b", None, Failure(Code.MODEL_NOT_FOUND, "no such folder")))
+    assert s.state("b") == "failed"
+    assert s.pin(R2, "b")[0] == replied(R2, "b")
+    assert s.state("b") == "loading"
+
+
+def test_a_pin_outlasts_the_load_that_fails() -> None:
+    s = Script()
+    s.load(R1, "a")
+    assert s.pin(R2, "a") == [replied(R2, "a")]
+    s.connect(W1)
+    assert s.load_fails(W1) == [Failed(R1, "load_failed")]  # and no pin is taken back
+    assert s.model("a").pinned
+
+
+def test_a_pin_outlasts_the_unload_that_has_begun() -> None:
+    s = Script()
+    s.pinned("a")
+    s.ask(R1, "a")
+    s.unload(R2, "a")
+    assert s.pin(R3, "a") == [replied(R3, "a")]
+    assert s.finish(W1, R1)[1:] == [StopWorker(W1, "unload")]
+    assert s.exits(W1) == [replied(R2, "a"), StartWorker(W2, spare=False)]
+    assert s.model("a").pinned
+
+
+def test_the_last_of_unload_pin_and_unload_counts() -> None:
+    s = Script()
+    s.pinned("a")
+    s.ask(R1, "a")
+    s.unload(R2, "a")
+    s.pin(R3, "a")
+    s.unload(R4, "a")
+    assert SavePins([]) in s.finish(W1, R1)
+    s.exits(W1)
+    assert not s.model("a").pinned

@@ -2,6 +2,7 @@
 
 from broker.policy.actions import DownloadEnded, KillWorker, Readmit, Reply, StartDownload, TellProgress
 from broker.policy.events import (
+    CancelPullRequested,
     GatewayLeft,
     KeepRequested,
     LoadRequested,
@@ -101,6 +102,33 @@ def test_an_unload_ends_it() -> None:
     assert readmit.problem is not None
     assert "an administrator ended it" in readmit.problem.message
     assert reply == Reply(R2, {"model_id": A})
+
+
+def test_a_cancel_ends_it_for_all_that_wait() -> None:
+    s = Script()
+    s.miss(pull(R1))
+    assert [type(a) for a in s.send(CancelPullRequested(R2, A))] == [KillWorker]
+    ended, readmit, reply = s.exits(D1, None, "SIGKILL")
+    assert isinstance(ended, DownloadEnded)
+    assert isinstance(readmit, Readmit)
+    assert readmit.problem is not None
+    assert "an administrator ended it" in readmit.problem.message
+    assert reply == Reply(R2, {"model_id": A})
+    assert s.send(CancelPullRequested(R3, A)) == [Failed(R3, "not_loaded", "not being downloaded")]
+
+
+def test_a_cancel_of_one_that_waits_its_turn_is_answered_at_once() -> None:
+    s = Script()
+    for request_id, model_id in ((R1, A), (R2, B), (R3, C)):
+        s.miss(pull(request_id, model_id, stream=False))
+    ended, readmit, reply = s.send(CancelPullRequested(R4, C))
+    assert (ended.model_id, readmit.waiting.request_id) == (C, R3)  # type: ignore[union-attr]
+    assert reply == Reply(R4, {"model_id": C})
+
+
+def test_a_cancel_ends_no_model() -> None:
+    s = Script()
+    assert s.send(CancelPullRequested(R1, A)) == [Failed(R1, "not_loaded", f"Model not being downloaded: {A}")]
 
 
 def test_at_the_end_it_gets_the_reason() -> None:

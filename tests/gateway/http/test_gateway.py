@@ -257,11 +257,12 @@ async def test_unknown_paths_and_methods_are_json(runtime_dir: Path) -> None:
         for path in ("/v1/chat/completions/", "/chat/completions/", "/v1/embeddings/"):
             response = await client.post(path, json={})
             assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found"), path
-        for path in ("/admin/nothing", "/admin/models"):
+        for path in ("/admin/nothing", "/admin/nothing/else"):
             nothing = await client.get(path)
             assert (nothing.status_code, list(nothing.json())) == (404, ["detail"])
         getting = ["/health", "/admin/health", "/admin/events", "/admin/models/status", "/admin/models/a/b/progress"]
-        posting = [f"/admin/models/{verb}/a/b" for verb in ("load", "pull", "unload", "kill", "unpin")]
+        getting += ["/admin/models", "/admin/version", "/admin/settings"]
+        posting = [f"/admin/models/{verb}/a/b" for verb in ("load", "pull", "cancel", "unload", "kill", "pin", "unpin")]
         posting += ["/v1/completions", "/v1/embeddings", "/v1/rerank"]
         for method, paths in (("POST", [*getting, "/v1/models", "/v1/models/a/b"]), ("GET", posting)):
             for path in paths:

@@ -1,0 +1,82 @@
+"""What runs here, for people who look after it: the models of this machine, the versions, the settings in force."""
+
+import asyncio
+import os
+import platform
+import time
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+from pydantic import SecretStr
+from starlette.requests import Request
+from starlette.responses import Response
+
+from broker.wire.version import project_version
+from gateway.core import ask
+from gateway.core.administration import gib
+from gateway.core.dialect import Json as JsonMap
+from gateway.http.errors import Json
+from gateway.http.inference import AppState, finish
+from gateway.settings import Settings
+
+# This module is loaded when the process starts.
+_STARTED_AT = time.time()
+
+# Those that decide how this project behaves: what computes, and what carries messages.
+_LIBRARIES = (
+    *("mlx", "mlx-metal", "mlx-lm", "mlx-vlm", "llguidance", "tokenizers", "huggingface-hub"),
+    *("pyzmq", "msgpack", "psutil", "pydantic", "starlette", "uvicorn", "uvloop", "httptools", "orjson"),
+)
+
+
+async def models(request: Request[AppState]) -> Response:
+    """Every model of this machine; what looks like one and cannot be used, with the reason; where that was looked
+    for."""
+    report = await finish(request, ask.catalog())
+    return Json(
+        {
+            "models": [{**m.model_dump(exclude={"size_bytes"}), "size_gb": gib(m.size_bytes)} for m in report.models],
+            "broken": [broken.model_dump() for broken in report.broken],
+            "folders": [folder.model_dump() for folder in report.folders],
+        }
+    )
+
+
+async def about(request: Request[AppState]) -> Response:
+    """The versions of this project and its libraries, the system, and both processes."""
+    report = await finish(request, ask.describe())
+    return Json(
+        {
+            "version": project_version(),
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            "machine": platform.machine(),
+            "metal": report.has_metal,
+            "libraries": await asyncio.to_thread(_libraries),  # reads files
+            "gateway": {"pid": os.getpid(), "started_at": _STARTED_AT},
+            "broker": {"pid": report.pid, "started_at": report.started_at},
+        }
+    )
+
+
+async def settings(request: Request[AppState]) -> Response:
+    """The settings in force; of a secret only whether it is set."""
+    report = await finish(request, ask.describe())
+    return Json({"gateway": _in_force(request.state["settings"]), "broker": report.settings})
+
+
+def _in_force(settings: Settings) -> JsonMap:
+    secrets = {name: "set" for name, value in settings if isinstance(value, SecretStr)}
+    return settings.model_dump(mode="json", exclude=set(secrets)) | secrets
+
+
+@cache
+def _libraries() -> dict[str, str]:
+    """Name -> version of those that are installed."""
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
