@@ -143,7 +143,7 @@ class Gateway:
                 lines = []
 
     def _json(self, answer: http.client.HTTPResponse, method: str, path: str) -> Json:
-        body = _object(answer.read(MAX_BYTES))
+        body = _object(_read(answer))
         if body is None:
             raise self._foreign(f"{method} {path} is answered with {_kind(answer)}")
         return body
@@ -154,7 +154,7 @@ class Gateway:
         if status < 400:
             to = answer.getheader("location", "another address")
             return self._foreign(f"it redirects {path} to {to}; give --url the address that it means")
-        body = _object(answer.read(MAX_BYTES))
+        body = _object(_read(answer))
         message, code = _error_of(body)
         if message is None and status in (502, 503, 504):
             return CliError(
@@ -181,22 +181,25 @@ class Gateway:
     def _broker_away(self) -> str | None:
         """A line if the broker behind this gateway does not answer. A 503 alone can mean other things."""
         connection = self._connection()
-        with contextlib.suppress(OSError, http.client.HTTPException):
+        try:
             connection.request("GET", f"{self._prefix}/health", headers={"user-agent": "mlx-broker"})
             answer = connection.getresponse()
-            body = _object(answer.read(MAX_BYTES)) or {}
-            if answer.status == 503:
-                why = body.get("detail", "the broker does not answer")
-                return f"the gateway at {self.url} answers, but {why}: start it again, or see its log"
-        connection.close()
-        return None
+            body = _object(_read(answer)) or {}
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
+        if answer.status != 503:
+            return None
+        why = body.get("detail", "the broker does not answer")
+        return f"the gateway at {self.url} answers, but {why}: start it again, or see its log"
 
     def _key_message(self, path: str) -> str:
         name, key = _key_for(path)
-        if key:
-            return f"{self.url} refuses the key in {name}"
         wanted = _ADMIN_KEY if path.startswith("/admin") else _API_KEY
-        return f"{self.url} wants a key: put it into {wanted}"
+        if not key:
+            return f"{self.url} wants a key: put it into {wanted}"
+        return f"{self.url} refuses the key in {name}" + ("" if name == wanted else f": it wants one in {wanted}")
 
     def _unreachable(self, error: OSError) -> CliError:
         if isinstance(error, BrokenPipeError | ConnectionResetError):
@@ -242,14 +245,16 @@ def _parts(url: str) -> tuple[bool, str, int, str]:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
+        host = (parts.hostname or "").encode("idna").decode()
+    except ValueError as error:  # also one of the codec's
         raise problem from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    is_whole = parts.scheme in ("http", "https") and host and not any(letter.isspace() for letter in host)
+    if not is_whole or parts.query or parts.fragment:
         raise problem
     if "@" in parts.netloc:
         raise CliError(f"--url takes no user and password: put the key into {_ADMIN_KEY} or {_API_KEY}", ExitCode.USAGE)
     https = parts.scheme == "https"
-    return https, parts.hostname, port or (443 if https else 80), quote(parts.path.rstrip("/"), safe="/%")
+    return https, host, port or (443 if https else 80), quote(parts.path.rstrip("/"), safe="/%")
 
 
 def _without_user(url: str) -> str:
@@ -261,6 +266,14 @@ def _key_for(path: str) -> tuple[str, str]:
     first, second = (_ADMIN_KEY, _API_KEY) if path.startswith("/admin") else (_API_KEY, _ADMIN_KEY)
     name = first if os.environ.get(first) or not os.environ.get(second) else second
     return name, os.environ.get(name, "").strip()
+
+
+def _read(answer: http.client.HTTPResponse) -> bytes:
+    """The whole body, up to a limit: whatever listens there may never stop."""
+    data = answer.read(MAX_BYTES)
+    if answer.length and len(data) < MAX_BYTES:
+        raise http.client.IncompleteRead(data, answer.length)
+    return data
 
 
 def _object(data: bytes | str) -> Json | None:

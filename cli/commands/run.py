@@ -103,10 +103,8 @@ def _talk(gateway: Gateway, model: str, conversation: ChatTurns, images: list[st
 
 def _friendly(error: CliError, model: str) -> str:
     if isinstance(error, RefusedError) and error.code == "worker_died":
-        return (
-            f"The process of {model} died before the answer was complete: ask again, and a new one answers. ({error})"
-        )
-    return f"{error}. Nothing of this turn is kept: ask again when that is mended"
+        return f"The process of {model} died in the middle of its answer ({error}). Ask again: a new one answers."
+    return f"{error}. This turn is not kept: ask again once that is mended"
 
 
 def _prompts() -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The command: in this process, for what it says; as a process with a terminal, for how it behaves in one."""
 
+import io
 import json
 import os
 import pty
@@ -47,8 +48,9 @@ class Command:
         for name in ("MLX_BROKER_URL", "MLX_BROKER_API_KEY", "MLX_BROKER_ADMIN_TOKEN"):
             monkeypatch.delenv(name, raising=False)
 
-    def __call__(self, url: str | None, *arguments: str, **environment: str) -> Result:
+    def __call__(self, url: str | None, *arguments: str, stdin: str = "", **environment: str) -> Result:
         with self._monkeypatch.context() as patch:
+            patch.setattr(sys, "stdin", io.StringIO(stdin))
             for name, value in {"MLX_BROKER_URL": url or "", **environment}.items():
                 patch.setenv(name, value)
             self._capsys.readouterr()
