@@ -90,10 +90,8 @@ def _talk(gateway: Gateway, model: str, conversation: ChatTurns, images: list[st
         try:
             _answer(gateway, model, conversation, prompt, images)
         except KeyboardInterrupt:
-            line()
             note(dim("stopped"))
         except CliError as error:
-            line()
             if error.exit_code in (ExitCode.REFUSED, ExitCode.NO_MODEL):
                 raise
             note(shown(_friendly(error, model)))
@@ -144,17 +142,22 @@ def _answer(gateway: Gateway, model: str, conversation: ChatTurns, prompt: str, 
     """Printed as it comes: for a terminal harmless and with its reasoning, dimmed; for a pipe the text alone."""
     terminal = is_terminal()
     thinking = False
-    with contextlib.ExitStack() as waiting, contextlib.closing(conversation.ask(prompt, images)) as pieces:
-        waiting.enter_context(watched(gateway, model))
-        for kind, piece in pieces:
-            waiting.close()
-            if kind == REASONING:
-                if terminal:
-                    write(dim(shown(piece, keep="\n\t")))
-            else:
-                if thinking:
-                    write("\n\n")
-                write(shown(piece, keep="\n\t") if terminal else piece)
-            thinking = terminal and kind == REASONING
-            flush()
+    try:
+        with contextlib.ExitStack() as waiting, contextlib.closing(conversation.ask(prompt, images)) as pieces:
+            waiting.enter_context(watched(gateway, model))
+            for kind, piece in pieces:
+                waiting.close()
+                if kind == REASONING:
+                    if terminal:
+                        write(dim(shown(piece, keep="\n\t")))
+                else:
+                    if thinking:
+                        write("\n\n")
+                    write(shown(piece, keep="\n\t") if terminal else piece)
+                thinking = terminal and kind == REASONING
+                flush()
+    except (CliError, KeyboardInterrupt):
+        if terminal:
+            line()
+        raise
     line()

@@ -109,7 +109,7 @@ def test_a_question_whose_model_dies(service: PlayedService, model: PlayedModel)
     assert asking.stdout.read(2) == "Pa"
     model.may_die.set()
     out, err = asking.communicate(timeout=20)
-    assert (asking.returncode, out, err) == (1, "\n", "mlx-broker: signal SIGKILL\n")
+    assert (asking.returncode, out, err) == (1, "", "mlx-broker: signal SIGKILL\n")
 
 
 def test_a_model_that_is_not_there(service: PlayedService, cli: Command) -> None:
