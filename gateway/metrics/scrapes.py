@@ -1,7 +1,6 @@
 """The text of /metrics: written in pieces, so that no token waits for it, and once for all scrapes of one moment."""
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from itertools import chain
 
@@ -15,6 +14,7 @@ from broker.wire.failure import Failure, FailureError
 from gateway.awake import awake_timeout
 from gateway.core import ask
 from gateway.core.administration import StatusReport
+from gateway.http.shared import SharedAnswer
 from gateway.link.link import Link
 from gateway.metrics import broker
 from gateway.metrics.requests import RequestMetrics
@@ -49,20 +49,14 @@ class Scrapes:
         self._requests = requests
         self._link = link
         self._started_at = started_at
-        self._texts: dict[str, tuple[float, asyncio.Task[bytes]]] = {}  # by type: when it was begun
+        self._texts = {PLAIN: SharedAnswer(), OPEN_METRICS: SharedAnswer()}
 
     async def text(self, accept: str) -> tuple[bytes, str]:
         """All metrics and the type of the text: OpenMetrics for a client that accepts it, else Prometheus' own."""
         is_open = "application/openmetrics-text" in accept.lower()
         kind = OPEN_METRICS if is_open else PLAIN
-        begun, task = self._texts.get(kind, (0.0, None))
-        now = time.monotonic()
-        if task is None or (task.done() and (now - begun >= FRESH_SECONDS or task.exception() is not None)):
-            task = asyncio.create_task(
-                self._write(openmetrics.generate_latest if is_open else exposition.generate_latest)
-            )
-            self._texts[kind] = (now, task)
-        return await asyncio.shield(task), kind  # the others' client is still there when this one leaves
+        encode = openmetrics.generate_latest if is_open else exposition.generate_latest
+        return await self._texts[kind].get(FRESH_SECONDS, lambda: self._write(encode)), kind
 
     async def _write(self, encode: Callable[[Collector], bytes]) -> bytes:
         pieces, end = [], b""
