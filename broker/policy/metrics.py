@@ -5,17 +5,21 @@ processes. Tokens are counted by the workers, whose heartbeats say how many ther
 lost with a process that is killed), so a token costs nothing here. What the pool does is in noted.py.
 """
 
+from bisect import bisect_left
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from broker.policy.events import Event, HeartbeatArrived, WorkerConnected, WorkerExited, WorkerProgressed
-from broker.policy.noted import FirstOutput, ModelEvicted, ModelLoaded, Noted, ProcessTaken, RequestReplayed
+from broker.policy.noted import FirstOutput, ModelEvicted, ModelLoaded, Noted, ProcessTaken, RequestSent
 from broker.policy.specs import Exit
 
 # Rates are those of the last seconds, and the time to first output is the mean of the last minute.
 RATE_SECONDS = 5.0
 FIRST_OUTPUT_SECONDS = 60.0
+
+# Of the classes in which the times of requests in the queue are counted, the upper bounds; the last class has none.
+QUEUE_BOUNDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 # Heartbeats may come more often: of those in between, rates need none.
 _SAMPLE_SECONDS = 0.25
@@ -63,7 +67,8 @@ class _Process:
 @dataclass(slots=True)
 class _Counts:
     """One model. before: tokens of the processes that have exited. head: the one that is rank 0 now; samples: its
-    tokens at the times of its beats. first_outputs: when each came, and how long that took."""
+    tokens at the times of its beats. queued: requests by how long they waited to be sent. first_outputs: when each
+    came, and how long that took."""
 
     before: TokenCounts = field(default_factory=TokenCounts)
     head: _Process | None = None
@@ -73,6 +78,8 @@ class _Counts:
     replays: int = 0
     evictions: int = 0
     exits: Counter[str] = field(default_factory=Counter)
+    queued: list[int] = field(default_factory=lambda: [0] * (len(QUEUE_BOUNDS) + 1))
+    queued_seconds: float = 0.0
     first_outputs: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_MOST_FIRST_OUTPUTS))
 
     @property
@@ -80,6 +87,13 @@ class _Counts:
         """Of all its processes."""
         of_head = self.head.tokens if self.head is not None else TokenCounts()
         return TokenCounts(*map(sum, zip(self.before, of_head, strict=True)))
+
+    def sent(self, event: RequestSent) -> None:
+        if event.is_replay:
+            self.replays += 1
+        else:
+            self.queued[bisect_left(QUEUE_BOUNDS, event.waited)] += 1
+            self.queued_seconds += event.waited
 
     def sample(self, now: float, tokens: TokenCounts) -> None:
         if not self.samples or now - self.samples[-1][0] >= _SAMPLE_SECONDS:
@@ -129,8 +143,8 @@ class Metrics:
                 self._loaded(self._of(event.model_id), now)
             case FirstOutput():
                 self._of(event.model_id).first_outputs.append((event.at, event.seconds))
-            case RequestReplayed():
-                self._of(event.model_id).replays += 1
+            case RequestSent():
+                self._of(event.model_id).sent(event)
             case ModelEvicted():
                 self._of(event.model_id).evictions += 1
             case _:  # all others are not counted
@@ -150,6 +164,11 @@ class Metrics:
             "prompt_tokens": tokens.prompt,
             "cached_prompt_tokens": tokens.cached,
             "generation_tokens": tokens.generated,
+            "queue_times": {
+                "bounds": list(QUEUE_BOUNDS),
+                "counts": list(counts.queued),
+                "seconds": counts.queued_seconds,
+            },
             "loads": counts.loads,
             "load_seconds": dict(counts.load_seconds),
             "replays": counts.replays,

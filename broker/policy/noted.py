@@ -29,10 +29,13 @@ class FirstOutput:
 
 
 @dataclass(slots=True, frozen=True)
-class RequestReplayed:
-    """A request is sent to a process again, as the one before has ended."""
+class RequestSent:
+    """A request is sent to a process; is_replay: again, as the one before has ended. waited: seconds since it
+    arrived."""
 
     model_id: str
+    waited: float
+    is_replay: bool
 
 
 @dataclass(slots=True, frozen=True)
@@ -42,4 +45,4 @@ class ModelEvicted:
     model_id: str
 
 
-Noted = ProcessTaken | ModelLoaded | FirstOutput | RequestReplayed | ModelEvicted
+Noted = ProcessTaken | ModelLoaded | FirstOutput | RequestSent | ModelEvicted

@@ -7,7 +7,7 @@ from broker.policy.actions import AnnounceModel, AssignModel, Exited, ForwardReq
 from broker.policy.answers import end, fail, finish_drain, load_report
 from broker.policy.deaths import ask_to_exit, kill, stop, watch
 from broker.policy.facts import FOREVER, Facts
-from broker.policy.noted import RequestReplayed
+from broker.policy.noted import RequestSent
 from broker.policy.pressure import Pressure
 from broker.policy.records import Phase, shown
 from broker.policy.sharing import share_out, start_worker
@@ -129,8 +129,7 @@ def _dispatch(facts: Facts, now: float) -> None:
         while model.waiting and model.waiting[0].order < last:
             request = model.waiting.popleft()
             assert request.payload is not None  # those without work have been answered
-            if request.is_replay:
-                facts.noted.append(RequestReplayed(model.model_id))
+            facts.noted.append(RequestSent(model.model_id, now - request.arrived_at, request.is_replay))
             if not instance.busy:
                 for worker in instance.ranks:
                     worker.progressed_at = now

@@ -138,6 +138,15 @@ class ResolveReport(Report):
     fetchable: bool
 
 
+class QueueTimes(Report):
+    """How long requests have waited. counts: by class; bounds: the upper bounds of all classes but the last, in
+    seconds; seconds: the sum."""
+
+    bounds: list[float]
+    counts: list[int]
+    seconds: float
+
+
 class ModelReport(Report):
     """One model in STATUS; docs/protocol.md explains every field. Times are Unix seconds."""
 
@@ -159,6 +168,7 @@ class ModelReport(Report):
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
     generation_tokens: int = 0
+    queue_times: QueueTimes | None = None
     loads: int = 0
     load_seconds: dict[str, float] = {}
     replays: int = 0

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from broker.wire.states import State
 from gateway.core.administration import ModelReport, StatusReport
-from gateway.metrics.series import PREFIX, label
+from gateway.metrics.series import PREFIX, Durations, label
 
 # Beyond so many the idle ones are left out: a scrape is no list of models.
 MAX_MODELS = 200
@@ -132,6 +132,7 @@ def families(report: StatusReport | None) -> Iterator[Metric]:
     yield _states(models)
     yield _exits(models)
     yield _stages(models)
+    yield _queue(models)
 
 
 def _shown(models: Sequence[ModelReport]) -> list[ModelReport]:
@@ -184,4 +185,18 @@ def _stages(models: Sequence[ModelReport]) -> Metric:
     for model in models:
         for stage, seconds in model.load_seconds.items():
             family.add_metric((label(model.model_id), label(stage)), seconds)
+    return family
+
+
+def _queue(models: Sequence[ModelReport]) -> Metric:
+    family = HistogramMetricFamily(
+        f"{PREFIX}request_queue_time_seconds",
+        "From a request's arrival in the broker until it is sent to a process.",
+        labels=("model",),
+    )
+    for model in models:
+        if (times := model.queue_times) is not None:
+            durations = Durations(times.bounds)
+            durations.merge(times.counts, times.seconds)
+            durations.write(family, label(model.model_id))
     return family

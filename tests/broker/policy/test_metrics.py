@@ -8,7 +8,7 @@ from broker.policy.actions import Action
 from broker.policy.downloads import Downloads
 from broker.policy.events import Event, HeartbeatArrived, OutputsArrived, WorkerProgressed
 from broker.policy.flow import Flow
-from broker.policy.metrics import FIRST_OUTPUT_SECONDS, RATE_SECONDS, Metrics
+from broker.policy.metrics import FIRST_OUTPUT_SECONDS, QUEUE_BOUNDS, RATE_SECONDS, Metrics
 from broker.policy.policies import Policies
 from tests.broker.policy.script import R1, R2, R3, R4, W1, W2, Script
 
@@ -49,6 +49,7 @@ def test_a_model_that_was_never_counted_has_zeros() -> None:
         "prompt_tokens": 0,
         "cached_prompt_tokens": 0,
         "generation_tokens": 0,
+        "queue_times": {"bounds": list(QUEUE_BOUNDS), "counts": [0] * 16, "seconds": 0.0},
         "loads": 0,
         "load_seconds": {},
         "replays": 0,
@@ -230,6 +231,28 @@ def test_replays_are_requests_that_are_sent_again(s: Counted) -> None:
     s.ready(W2)
     s.ask(R4, "a")
     assert s.counts()["replays"] == 1
+
+
+def test_times_in_the_queue_are_counted_once_for_each_request_that_is_sent(s: Counted) -> None:
+    s.ask(R1, "a")
+    s.wait(0.2)
+    s.ask(R2, "a")
+    s.ask(R3, "a")
+    s.cancel(R3)  # it is never sent
+    s.wait(0.4)
+    s.connect(W1)
+    s.ready(W1)
+    assert sum(s.counts()["queue_times"]["counts"]) == 2
+    s.dies(W1)
+    s.wait(5.0)
+    s.connect(W2)
+    s.ready(W2)
+    times = s.counts()["queue_times"]
+    told = {bound: count for bound, count in zip(times["bounds"], times["counts"], strict=False) if count}
+    assert told == {0.5: 1, 1.0: 1}
+    assert times["seconds"] == pytest.approx(0.6 + 0.4)
+    s.ask(R4, "a")  # the process is ready: it waits for nothing
+    assert s.counts()["queue_times"]["counts"][0] == 1
 
 
 def test_evictions_for_a_load_are_counted() -> None:

@@ -45,6 +45,7 @@ MODEL: dict[str, Any] = {
     "prompt_tokens": 100,
     "cached_prompt_tokens": 40,
     "generation_tokens": 60,
+    "queue_times": {"bounds": [0.1, 1.0], "counts": [3, 2, 1], "seconds": 9.5},
     "loads": 3,
     "load_seconds": {"process": 0.25, "weights": 1.5},
     "replays": 4,

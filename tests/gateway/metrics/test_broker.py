@@ -65,8 +65,16 @@ def test_every_fact() -> None:
     assert seen.value("model_exits_total", model="org/tiny", exit="SIGKILL") == 2
     assert seen.value("model_exits_total", model="org/tiny", exit="0") == 1
     assert seen.value("model_load_seconds", model="org/tiny", stage="weights") == 1.5
+    queue = [("0.1", 3), ("1.0", 5), ("+Inf", 6)]
+    for bound, count in queue:
+        assert seen.value("request_queue_time_seconds_bucket", model="org/tiny", le=bound) == count
+    assert seen.value("request_queue_time_seconds_sum", model="org/tiny") == 9.5
     told = {*OF_BROKER, *(name.removesuffix("_total") for name in OF_MODEL)}
-    assert told | {"build_info", "spares", "model_state", "model_exits", "model_load_seconds"} == seen.metrics.keys()
+    assert (
+        told
+        | {"build_info", "spares", "model_state", "model_exits", "model_load_seconds", "request_queue_time_seconds"}
+        == seen.metrics.keys()
+    )
 
 
 def test_a_broker_that_is_away_has_one_value() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -288,10 +289,14 @@ async def test_no_token_waits_for_a_large_scrape(runtime_dir: Path) -> None:
             requests.observe(one)
         writing = asyncio.create_task(Scrapes(requests, link, 0.0).text(OPEN))
         turns, longest = 0, 0.0
-        while not writing.done():
-            before = time.thread_time()
-            await asyncio.sleep(0)
-            turns, longest = turns + 1, max(longest, time.thread_time() - before)
+        gc.freeze()  # a gateway does it at its start, and has no tests to look through
+        try:
+            while not writing.done():
+                before = time.thread_time()
+                await asyncio.sleep(0)
+                turns, longest = turns + 1, max(longest, time.thread_time() - before)
+        finally:
+            gc.unfreeze()
         text, kind = await writing
         link.close()
         assert len(read(text.decode(), kind).labels("requests_in_progress", "model")) == MAX_MODELS
