@@ -19,6 +19,7 @@ from gateway.http.auth import AllowedOrigins, guards
 from gateway.http.endpoints import Endpoint, Guard, Subtree, routes_of
 from gateway.http.errors import exception_handlers
 from gateway.http.journal import Journaling
+from gateway.http.refusals import Refusals
 from gateway.http.shared import SharedAnswer
 from gateway.images.loader import ImageLoader
 from gateway.link.link import Link
@@ -66,6 +67,7 @@ def create_app(
     endpoints = [row.under(settings) for row in endpoints]
     journal = Journal(*observers, *([log_access] if settings.access_log else []))
     requests = RequestMetrics(journal)
+    refusals = Refusals()
     journal.observers.append(requests.observe)
 
     @contextlib.asynccontextmanager
@@ -77,6 +79,7 @@ def create_app(
                 "link": link,
                 "directory": Directory(settings, link),
                 "images": ImageLoader(settings),
+                "refusals": refusals,
                 "endpoints": tuple(endpoints),
                 "shared_status": SharedAnswer(),
                 "scrapes": Scrapes(requests, link, time.time()),
@@ -87,7 +90,7 @@ def create_app(
     closed = [subtree.prefix for subtree in subtrees if subtree.dialect is ADMIN]
     origins = settings.allowed_origins
     app = Starlette(
-        routes=routes_of(endpoints, subtrees, guards(settings.api_key, settings.admin_token)),
+        routes=routes_of(endpoints, subtrees, guards(settings.api_key, settings.admin_token, refusals)),
         middleware=[
             Middleware(Journaling, journal),
             *([Middleware(AllowedOrigins, origins, closed)] if origins else []),

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from broker.wire.failure import Code, Failure, FailureError
 from gateway.core.failure import IGNORED_HEADER
 from gateway.http.endpoints import Guard, Guards
+from gateway.http.refusals import Refusals
 
 _NEEDS_KEY = (
     "needs a key, since pages of other sites can take that name: use this machine's address or localhost, "
@@ -22,38 +23,47 @@ _NEEDS_KEY = (
 _NO_KEY = "missing or wrong key: send Authorization: Bearer <key> or x-api-key: <key>"
 
 
-def guards(api_key: SecretStr | None, admin_token: SecretStr | None) -> Guards:
-    """What stands in front of the endpoints. A key that is None lets everybody pass."""
-    change = admin_token or api_key
+def guards(api_key: SecretStr | None, admin_token: SecretStr | None, refusals: Refusals) -> Guards:
+    """What stands in front of the endpoints. A key that is None lets all pass. refusals: of wrong admin tokens."""
+    change, late = admin_token or api_key, refusals if admin_token is not None else None
     return {
         Guard.OPEN: (),
         Guard.KEY: (Middleware(KeyAuth, api_key),),
-        Guard.CHANGE: (Middleware(SameOrigin, needs_key=change is not None), Middleware(KeyAuth, change)),
-        Guard.ADMIN: (Middleware(SameOrigin, needs_key=admin_token is not None), Middleware(KeyAuth, admin_token)),
+        Guard.CHANGE: (Middleware(SameOrigin, needs_key=change is not None), Middleware(KeyAuth, change, late)),
+        Guard.ADMIN: (
+            Middleware(SameOrigin, needs_key=admin_token is not None),
+            Middleware(KeyAuth, admin_token, late),
+        ),
     }
 
 
 class KeyAuth:
     """Lets a request pass that has `key` as `Authorization: Bearer` or as `x-api-key`, where clients of Anthropic's API
-    have it; every request where `key` is None. A page of another site can set neither without asking first (CORS)."""
+    have it; every request where `key` is None. A page of another site can set neither without asking first (CORS).
+    refusals: say when a wrong key is refused, None: at once."""
 
-    def __init__(self, app: ASGIApp, key: SecretStr | None) -> None:
+    def __init__(self, app: ASGIApp, key: SecretStr | None, refusals: Refusals | None = None) -> None:
         self._app = app
         self._key = key
+        self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises FailureError `invalid_api_key` for a missing or wrong key."""
-        check_key(scope, self._key)
+        await check_key(scope, self._key, self._refusals)
         await self._app(scope, receive, send)
 
 
-def check_key(scope: Scope, key: SecretStr | None) -> None:
-    """Raises FailureError `invalid_api_key` for a request without `key`, where there is one."""
+async def check_key(scope: Scope, key: SecretStr | None, refusals: Refusals | None) -> None:
+    """Raises FailureError `invalid_api_key` for a request without `key`, where there is one. Who sends no key guesses
+    none, and is refused at once."""
     if key is None:
         return
-    wanted = key.get_secret_value().encode()
-    if not any(hmac.compare_digest(sent, wanted) for sent in _keys_in(scope)):
-        raise FailureError(Failure(Code.INVALID_API_KEY, _NO_KEY))
+    wanted, keys = key.get_secret_value().encode(), [*_keys_in(scope)]
+    if any(hmac.compare_digest(sent, wanted) for sent in keys):
+        return
+    if keys and refusals is not None:
+        await refusals.delay()
+    raise FailureError(Failure(Code.INVALID_API_KEY, _NO_KEY))
 
 
 class AllowedOrigins(CORSMiddleware):

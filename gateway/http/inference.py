@@ -18,6 +18,7 @@ from gateway.core.served import Served
 from gateway.directory import Directory, Target
 from gateway.http.endpoints import Endpoint
 from gateway.http.errors import Json
+from gateway.http.refusals import Refusals
 from gateway.http.shared import SharedAnswer
 from gateway.http.streaming import AnswerStream, collect, gone, unless
 from gateway.images.loader import ImageLoader
@@ -36,6 +37,7 @@ class AppState(TypedDict):
     link: Link
     directory: Directory
     images: ImageLoader
+    refusals: Refusals
     served: NotRequired[Served]  # which the lifespan does not have
     endpoints: tuple[Endpoint, ...]
     shared_status: SharedAnswer

@@ -78,7 +78,7 @@ async def _text(
     *,
     is_empty: bool,
 ) -> Response:
-    check_stay(request, body.keep_alive)
+    await check_stay(request, body.keep_alive)
     if is_empty:
         model = await model_of(request, body.named)
         reason = await load_only(request, model, body.keep_alive)
@@ -119,7 +119,7 @@ def _named(ignored: list[str]) -> dict[str, str]:
 
 async def _vectors(request: Request[AppState], body: OllamaBody, work: Embed) -> tuple[str, Vectors | None]:
     """The model, and the vectors of the inputs; None without inputs."""
-    check_stay(request, body.keep_alive)
+    await check_stay(request, body.keep_alive)
     model = await model_of(request, body.named)
     if not work.inputs:
         await load_only(request, model, body.keep_alive)

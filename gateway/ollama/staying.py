@@ -20,7 +20,7 @@ async def model_of(request: Request[AppState], named: str | None) -> str:
     return (await model_for(request, None if named is None else bare(named))).model
 
 
-def check_stay(request: Request[AppState], keep_alive: float | None) -> None:
+async def check_stay(request: Request[AppState], keep_alive: float | None) -> None:
     """Raises FailureError for a page of another site that says it, and for a pin without the admin's key."""
     if keep_alive is None:
         return
@@ -28,7 +28,7 @@ def check_stay(request: Request[AppState], keep_alive: float | None) -> None:
     key = settings.admin_token or settings.api_key
     check_page(request.scope, needs_key=key is not None, what="keep_alive")
     if keep_alive == FOR_GOOD:
-        check_key(request.scope, key)
+        await check_key(request.scope, key, request.state["refusals"] if settings.admin_token is not None else None)
 
 
 async def pin_if_asked(request: Request[AppState], named: str | None, keep_alive: float | None) -> float | None:

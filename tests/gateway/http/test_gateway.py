@@ -278,20 +278,23 @@ async def test_keys(runtime_dir: Path) -> None:
         running_process(broker, runtime_dir, **keys) as gateway,
         http(gateway) as client,
     ):
-        for path in ("/v1/models", "/models", "/v1/nothing", "/admin/models/status", "/admin/nothing"):
-            for header in ({}, {"authorization": "Bearer nonsense"}, {"authorization": "Basic root"}):
-                response = await client.get(path, headers=header)
-                assert response.status_code == 401
-                assert response.headers["www-authenticate"] == "Bearer"
+        paths = ("/v1/models", "/models", "/v1/nothing", "/admin/models/status", "/admin/nothing")
+        given: tuple[dict[str, str], ...] = ({}, {"authorization": "Bearer nonsense"}, {"authorization": "Basic root"})
+        together = [client.get(path, headers=header) for path in paths for header in given]
+        for response in await asyncio.gather(*together):  # a wrong admin token waits for its answer
+            assert response.status_code == 401
+            assert response.headers["www-authenticate"] == "Bearer"
         assert (await client.get("/v1/models")).json()["error"]["type"] == "authentication_error"
         assert "detail" in (await client.get("/admin/models/status")).json()
         for path in ("/v1/models", "/models"):
             assert (await client.get(path, headers={"authorization": "Bearer root"})).status_code == 401
         assert (await client.post("/chat/completions", json=chat())).status_code == 401
-        for method, path in (("POST", "pull/a"), ("DELETE", "a")):
-            for other in ({}, {b"authorization": "Bearer käse".encode()}):
-                response = await client.request(method, f"/admin/models/{path}", headers=other)
-                assert response.status_code == 401
+        together = [
+            client.request(method, f"/admin/models/{path}", headers=other)
+            for method, path in (("POST", "pull/a"), ("DELETE", "a"))
+            for other in ({}, {b"authorization": "Bearer käse".encode()})
+        ]
+        assert [response.status_code for response in await asyncio.gather(*together)] == [401] * 4
 
         for path, key, kind, body in (
             ("/v1/models", "käse", Models, {"models": []}),

@@ -51,6 +51,7 @@ USERS, ADMINS = {"authorization": "Bearer user"}, {"authorization": "Bearer admi
 BOTH = {"authorization": "Bearer user", "x-api-key": "admin"}
 
 
+@pytest.mark.usefixtures("quick_refusals")
 async def test_the_users_key_loads_and_the_admins_key_changes(runtime_dir: Path) -> None:
     async with ollama(runtime_dir, **KEYS) as (broker, client):
         for headers in ({}, ADMINS):
