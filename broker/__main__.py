@@ -13,14 +13,14 @@ from broker.runtime import RuntimeDir, RuntimeDirError
 from broker.settings import load_settings
 from broker.signals import Signals
 from broker.wire.logs import configure
-from broker.wire.parents import has_lost_honcho
+from broker.wire.parents import has_lost_starter
 from broker.wire.settings_file import SettingsError
 
 
 def main() -> int:
-    """Exit code: 0 after a signal or without honcho, 1 if the broker cannot go on, 2 if the start is impossible (one
-    line per reason on stderr)."""
-    lost_honcho = has_lost_honcho()
+    """Exit code: 0 after a signal or without its starter, 1 if the broker cannot go on, 2 if the start is impossible
+    (one line per reason on stderr)."""
+    lost_starter = has_lost_starter()
     try:
         settings = load_settings()
         configure("broker", settings.log_level, settings.log_format)
@@ -40,7 +40,7 @@ def main() -> int:
         )
         awake = Awake(caffeinate(sys.platform, os.getpid()) if settings.keep_awake else None)
         failure = run_broker(
-            settings, runtime, launcher, signals, ThisSystem(), has_lost_honcho=lost_honcho, awake=awake
+            settings, runtime, launcher, signals, ThisSystem(), has_lost_starter=lost_starter, awake=awake
         )
     return 0 if failure is None else 1
 

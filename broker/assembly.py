@@ -45,13 +45,13 @@ def run_broker(
     stop: Stop,
     system: System,
     *,
-    has_lost_honcho: Callable[[], bool] = lambda: False,
+    has_lost_starter: Callable[[], bool] = lambda: False,
     awake: Awake | None = None,
     clock: Clock | None = None,
     file_system: FileSystem | None = None,
 ) -> str | None:
-    """Serve until `stop` is readable, or honcho is lost; closes the launcher. Why the broker could not go on, None if
-    it was meant to end. runtime: locked by this process. system: the machine with the workers. file_system: of the
+    """Serve until `stop` is readable, or its starter is lost; closes the launcher. Why the broker could not go on, None
+    if it was meant to end. runtime: locked by this process. system: the machine with the workers. file_system: of the
     models. awake: keeps this machine from sleeping; None: nothing does."""
     clock, awake = clock or Clock(), awake or Awake(None)
     limits, run_id = settings.limits(system.total_bytes, has_metal=system.has_metal), os.urandom(3).hex()
@@ -98,7 +98,7 @@ def run_broker(
             wires_memory=settings.wired_memory,
             lends_prefill=settings.prefill_in_turns,
         )
-        upkeep = Upkeep(runtime, sockets.rebind, has_lost_honcho, awake, lambda: policies.is_busy)
+        upkeep = Upkeep(runtime, sockets.rebind, has_lost_starter, awake, lambda: policies.is_busy)
         loop = Loop(
             inbox=inbox,
             policy=policies,

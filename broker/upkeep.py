@@ -12,30 +12,30 @@ logger = logging.getLogger(__name__)
 
 
 class Upkeep:
-    """rebind: binds the socket of this endpoint again, raises OSError. has_lost_honcho: whether the broker would run on
-    without anybody who can see it. awake: keeps the machine awake. is_busy: whether there is work."""
+    """rebind: binds the socket of this endpoint again, raises OSError. has_lost_starter: whether the broker would run
+    on without anybody who can see it. awake: keeps the machine awake. is_busy: whether there is work."""
 
     def __init__(
         self,
         runtime: RuntimeDir,
         rebind: Callable[[str], None],
-        has_lost_honcho: Callable[[], bool],
+        has_lost_starter: Callable[[], bool],
         awake: Awake,
         is_busy: Callable[[], bool],
     ) -> None:
         self._runtime = runtime
         self._rebind = rebind
-        self._has_lost_honcho = has_lost_honcho
+        self._has_lost_starter = has_lost_starter
         self._awake = awake
         self._is_busy = is_busy
         self.failure: str | None = None
 
     def must_end(self) -> bool:
-        """Whether the broker must end now; `failure` then says why, except after honcho. Call it about once a
+        """Whether the broker must end now; `failure` then says why, except after its starter. Call it about once a
         second."""
         self._awake.keep(self._is_busy())
-        if self._has_lost_honcho():
-            logger.warning("honcho has gone: the broker ends")
+        if self._has_lost_starter():
+            logger.warning("what started it has gone: the broker ends")
             return True
         try:
             for endpoint in self._runtime.repair():

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from broker.wire.logs import configure
-from broker.wire.parents import has_lost_honcho
+from broker.wire.parents import has_lost_starter
 from broker.wire.settings_file import SettingsError
 from gateway.app import create_app
 from gateway.http.listening import ListenError
@@ -28,7 +28,7 @@ def main() -> int:
         "--check", action="store_true", help="only say whether the settings are good and the ports free"
     )
     options = parser.parse_args()
-    lost_honcho = has_lost_honcho()
+    lost_starter = has_lost_starter()
     try:
         settings = load_settings()
         sockets = listeners(settings)
@@ -42,7 +42,7 @@ def main() -> int:
     _raise_file_limit()
     gc.freeze()  # imported modules stay for good
     link = BrokerClient(settings.broker_socket)
-    server = Server(settings, create_app(settings, link), link, lost_honcho)
+    server = Server(settings, create_app(settings, link), link, lost_starter)
     server.run(sockets)
     return _refused(server.mistakes) if server.mistakes else 0
 

@@ -1,8 +1,8 @@
-"""Tells a process that honcho, which started it, has gone. A window that is closed, or a `kill -9`, ends honcho without
-a word to its children: they would go on without anybody who could see or end them.
+"""Tells a process that `mlx-broker serve` or honcho, which started it, has gone. A window that is closed, or a
+`kill -9`, ends them without a word to their children: these would go on without anybody who could see or end them.
 
-Honcho starts each process through a helper of its own, so that the helper's parent counts too. What was started by hand
-or by launchd goes on without its parent.
+`serve` says which process it is. Honcho starts each process through a helper of its own, so that the helper's parent
+counts too. What was started by hand or by launchd goes on without its parent.
 """
 
 import ctypes
@@ -12,15 +12,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+# The variable in which `mlx-broker serve` tells what it starts its own process id.
+SERVE_PID = "MLX_BROKER_SERVE_PID"
+
 _INIT = 1
 
 # <sys/proc_info.h>: proc_pidinfo fills a struct proc_bsdshortinfo of 64 bytes, which begins with pid and parent pid.
 _SHORT_INFO, _SHORT_INFO_BYTES = 13, 64
 
 
-def has_lost_honcho(environment: Mapping[str, str] = os.environ) -> Callable[[], bool]:
-    """A function that says whether honcho has gone; never, for a process that honcho has not started. Call this as
-    early as possible, and the function about once a second."""
+def has_lost_starter(
+    environment: Mapping[str, str] = os.environ, parent: Callable[[], int] = os.getppid
+) -> Callable[[], bool]:
+    """A function that says whether `mlx-broker serve` or honcho has gone; never, for a process that neither of them has
+    started. Call this as early as possible, and the function about once a second."""
+    if serve := environment.get(SERVE_PID):
+        return lambda: str(parent()) != serve
     return Parents().have_gone if "HONCHO_PROCESS_NAME" in environment else lambda: False
 
 

@@ -50,17 +50,17 @@ def listeners(settings: Settings) -> list[socket.socket]:
 
 
 class Server(uvicorn.Server):
-    """One gateway. `serve` returns after the first signal, within 4 s, and after honcho has gone."""
+    """One gateway. `serve` returns after the first signal, within 4 s, and after what started it has gone."""
 
     def __init__(
         self,
         settings: Settings,
         app: ASGIApp,
         link: Link,
-        has_lost_honcho: Callable[[], bool] = lambda: False,
+        has_lost_starter: Callable[[], bool] = lambda: False,
         platform: str = sys.platform,
     ) -> None:
-        self._has_lost_honcho = has_lost_honcho
+        self._has_lost_starter = has_lost_starter
         self._unsent = unsent_option(platform)
         self._settings = settings
         self._link = link
@@ -91,11 +91,11 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
 
     async def main_loop(self) -> None:
-        """Until a signal, the end of honcho, or mistakes of the settings."""
+        """Until a signal, the end of its starter, or mistakes of the settings."""
         announcing = asyncio.create_task(self._announce())
         while not await self.on_tick(0):  # renews the Date header
-            if self._has_lost_honcho():
-                log.warning("honcho has gone: the gateway ends")
+            if self._has_lost_starter():
+                log.warning("what started it has gone: the gateway ends")
                 self.should_exit = True
                 break
             with contextlib.suppress(TimeoutError):

@@ -104,7 +104,7 @@ class House:
         self._stop = Stop()
         self.system = PlayedSystem()
         self.failure: str | None = None
-        self.lost_honcho = False
+        self.lost_starter = False
 
         def run() -> None:
             self.failure = run_broker(
@@ -113,7 +113,7 @@ class House:
                 self.launcher,
                 self._stop,
                 self.system,
-                has_lost_honcho=lambda: self.lost_honcho,
+                has_lost_starter=lambda: self.lost_starter,
                 clock=clock,
                 file_system=file_system,
                 awake=awake,
@@ -334,9 +334,9 @@ def test_a_broker_whose_directory_another_has_taken_ends_with_a_reason(directory
         house.close()
 
 
-def test_a_broker_that_has_lost_honcho_ends(house: House) -> None:
+def test_a_broker_that_has_lost_its_starter_ends(house: House) -> None:
     house.generate("hello")
-    house.lost_honcho = True
+    house.lost_starter = True
     house.ends()
     assert (house.failure, house.launcher.worker_ids) == (None, [])
 

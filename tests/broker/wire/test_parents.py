@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from broker.wire.parents import Parents, darwin_parent_of, has_lost_honcho, system_parent_of
+from broker.wire.parents import SERVE_PID, Parents, darwin_parent_of, has_lost_starter, system_parent_of
 
 HONCHO, HELPER, INIT = 10, 20, 1
 
@@ -53,6 +53,16 @@ def test_in_a_container_honcho_may_be_the_first_process() -> None:
     assert not processes.watch().have_gone()
 
 
+def test_what_serve_has_started_knows_its_process_id() -> None:
+    parent = HONCHO
+    lost = has_lost_starter({SERVE_PID: str(HONCHO), "HONCHO_PROCESS_NAME": "of a honcho around it"}, lambda: parent)
+    assert not lost()
+    parent = INIT
+    assert lost()
+    assert has_lost_starter({SERVE_PID: str(HELPER)}, lambda: HONCHO)(), "it had gone before the first look"
+    assert not has_lost_starter({SERVE_PID: "1"}, lambda: INIT)(), "in a container serve is the first process"
+
+
 def test_a_system_that_does_not_say_is_no_reason_to_end() -> None:
     processes = Processes()
     processes.parents = {}
@@ -88,9 +98,9 @@ print(parents.have_gone())
 
 
 def test_only_what_honcho_started_ends_with_it() -> None:
-    assert not has_lost_honcho({})()
-    assert not has_lost_honcho({"HONCHO_PROCESS_NAME": "broker.1"})()  # the parents of this test live
-    lost = has_lost_honcho({"HONCHO_PROCESS_NAME": "broker.1"})
+    assert not has_lost_starter({})()
+    assert not has_lost_starter({"HONCHO_PROCESS_NAME": "broker.1"})()  # the parents of this test live
+    lost = has_lost_starter({"HONCHO_PROCESS_NAME": "broker.1"})
     assert getattr(lost, "__name__", "") == "have_gone"
 
 

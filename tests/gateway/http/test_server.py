@@ -1,4 +1,4 @@
-"""What the server does beside HTTP: it bounds what waits for deaf clients, and ends without honcho."""
+"""What the server does beside HTTP: it bounds what waits for deaf clients, and ends without its starter."""
 
 import asyncio
 import contextlib
@@ -64,9 +64,9 @@ async def test_on_macos_the_listener_has_the_buffer_that_every_connection_inheri
         await serving
 
 
-async def test_a_gateway_that_has_lost_honcho_ends() -> None:
+async def test_a_gateway_that_has_lost_its_starter_ends() -> None:
     lost = False
-    server = gateway(has_lost_honcho=lambda: lost)
+    server = gateway(has_lost_starter=lambda: lost)
     serving = asyncio.create_task(server.serve())
     async with asyncio.timeout(SECONDS):
         await server.listens.wait()
