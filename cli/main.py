@@ -25,6 +25,8 @@ NAME = "mlx-broker"
 COMPLETION = "_MLX_BROKER_COMPLETE"
 # In the order of the help.
 COMMANDS: tuple[str, ...] = (
+    "serve",
+    "stop",
     "run",
     "ps",
     "top",

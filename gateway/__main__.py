@@ -8,11 +8,11 @@ import resource
 import sys
 from collections.abc import Sequence
 
+from broker.wire.listening import ListenError
 from broker.wire.logs import configure
 from broker.wire.parents import has_lost_starter
 from broker.wire.settings_file import SettingsError
 from gateway.app import create_app
-from gateway.http.listening import ListenError
 from gateway.http.server import Server, listeners
 from gateway.link.client import BrokerClient
 from gateway.settings import load_settings

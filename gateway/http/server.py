@@ -19,9 +19,9 @@ from starlette.types import ASGIApp
 
 from broker.wire.failure import Code, Failure, FailureError
 from broker.wire.kinds import TEXT
+from broker.wire.listening import BACKLOG, listen, ollama_port, port
 from gateway.core.ask import models
 from gateway.directory import Directory
-from gateway.http.listening import BACKLOG, listen, ollama_port, port
 from gateway.http.protocol import Protocol
 from gateway.link.link import Link
 from gateway.settings import Settings

@@ -5,21 +5,25 @@ import contextlib
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from pydantic import ValidationError
 
+from broker.wire.failure import Code, Failure
 from gateway.app import create_app
 from gateway.http.server import unsent_option
 from gateway.settings import Settings
 from tests.gateway.played_broker import SECONDS
-from tests.gateway.served import ServedGateway
+from tests.gateway.running import gateway_process
+from tests.gateway.served import ServedGateway, served
 from tests.gateway.test_second_link import ScriptedLink
 
 pytestmark = pytest.mark.anyio
 
+AWAY = Failure(Code.BROKER_UNAVAILABLE, "the broker is away")
 RECEIVED = 32_768  # bytes that the client's side holds, so that the rest waits in the server's
 
 
@@ -87,6 +91,21 @@ async def test_both_ports_serve_everything() -> None:
                 assert (await client.get("/v1/nothing")).status_code == 404
         server._on_signal(signal.SIGTERM)
         await serving
+
+
+async def test_another_gateway_on_the_port_is_named(runtime_dir: Path) -> None:
+    async with served(ScriptedLink([{}], failure=AWAY), Settings(port=0)) as client:
+        number = client.base_url.port
+        assert number is not None
+        for options in ({"port": number}, {"ollama_port": number}):
+            async with gateway_process(runtime_dir, **options) as process:
+                assert await process.ended() == 2
+                [line] = (await process.log()).splitlines()
+            [name] = options
+            assert line.startswith(
+                f"gateway: {name} {number} is taken by another mlx-broker: stop what listens there, or "
+            )
+            assert f"MLX_BROKER_{name.upper()}" in line
 
 
 def test_one_port_cannot_be_both() -> None:

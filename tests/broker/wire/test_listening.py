@@ -4,21 +4,11 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
-from broker.wire.failure import Code, Failure
-from gateway.http import listening
-from gateway.http.listening import ListenError, explain, holder_of, listen, ollama_port, port
-from gateway.settings import Settings
-from tests.gateway.running import gateway_process
-from tests.gateway.served import served
-from tests.gateway.test_second_link import ScriptedLink
-
-AWAY = Failure(Code.BROKER_UNAVAILABLE, "the broker is away")
-
-pytestmark = pytest.mark.anyio
+from broker.wire import listening
+from broker.wire.listening import ListenError, explain, holder_of, listen, ollama_port, port
 
 
 def refused(number: int, host: str, to: int = 8080) -> str:
@@ -69,21 +59,6 @@ def test_what_says_nothing_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(listening, "_ASK_SECONDS", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         assert holder_of("127.0.0.1", silent.getsockname()[1]) is None
-
-
-async def test_another_gateway_on_the_port_is_named(runtime_dir: Path) -> None:
-    async with served(ScriptedLink([{}], failure=AWAY), Settings(port=0)) as client:
-        number = client.base_url.port
-        assert number is not None
-        for options in ({"port": number}, {"ollama_port": number}):
-            async with gateway_process(runtime_dir, **options) as process:
-                assert await process.ended() == 2
-                [line] = (await process.log()).splitlines()
-            [name] = options
-            assert line.startswith(
-                f"gateway: {name} {number} is taken by another mlx-broker: stop what listens there, or "
-            )
-            assert f"MLX_BROKER_{name.upper()}" in line
 
 
 def answering(body: bytes) -> Callable[[socket.socket], None]:
