@@ -91,14 +91,31 @@ PURE = {
     "gateway/core/": _CORE,
     **{
         f"gateway/openai/{name}.py": _CORE
-        for name in ("calls", "content", "messages", "dialect", "inputs", "lists", "parts", "requests", "tools")
+        for name in (
+            "calls",
+            "content",
+            "messages",
+            "dialect",
+            "inputs",
+            "lists",
+            "parts",
+            "requests",
+            "shapes",
+            "tools",
+        )
     },
     **{
         f"gateway/responses/{name}.py": _CORE
-        for name in ("dialect", "items", "objects", "parts", "requests", "sealed", "tools", "turns")
+        for name in ("dialect", "items", "objects", "parts", "requests", "sealed", "shapes", "tools", "turns")
     },
-    **{f"gateway/anthropic/{name}.py": _CORE for name in ("blocks", "conversation", "dialect", "requests", "tools")},
-    **{f"gateway/ollama/{name}.py": _CORE for name in ("dialect", "messages", "options", "pulls", "requests", "stay")},
+    **{
+        f"gateway/anthropic/{name}.py": _CORE
+        for name in ("blocks", "conversation", "dialect", "requests", "shapes", "tools")
+    },
+    **{
+        f"gateway/ollama/{name}.py": _CORE
+        for name in ("dialect", "messages", "options", "pulls", "requests", "shapes", "stay")
+    },
     **{
         f"cli/doctor/{name}.py": set[str]()
         for name in ("facts", "live_verdicts", "outputs", "privacy", "report", "verdicts")

@@ -22,6 +22,7 @@ from gateway.anthropic.blocks import (
     ThoughtBlock,
     blocks_of,
 )
+from gateway.anthropic.shapes import AnthropicContent
 from gateway.core.content import Image, content_from, wire_content
 from gateway.core.validation import RequestBody
 
@@ -42,7 +43,7 @@ class AnthropicMessage(RequestBody):
     """One turn."""
 
     role: Literal["user", "assistant", "system"]
-    content: Annotated[list[Block], PlainValidator(blocks_of)]
+    content: Annotated[list[Block], PlainValidator(blocks_of, json_schema_input_type=AnthropicContent)]
 
 
 @dataclass(slots=True, frozen=True)

@@ -16,6 +16,7 @@ from broker.wire.work import Generate
 from gateway.anthropic.blocks import TextBlock, texts_of
 from gateway.anthropic.conversation import AnthropicMessage, Conversation, conversation_of
 from gateway.anthropic.dialect import dotted, in_dots
+from gateway.anthropic.shapes import AnthropicStops, AnthropicSystem, AnthropicToolChoice, AnthropicTools
 from gateway.anthropic.tools import Choosing, ToolSet, choosing_of, required_names, tools_of
 from gateway.core.integers import entries_of, refuse_rounded
 from gateway.core.sampling import MAX_INT, Defaults, SamplingFields
@@ -75,11 +76,19 @@ class MessagesRequest(SamplingFields):
 
     model: Annotated[str, Field(min_length=1)] | None = None
     messages: Annotated[list[AnthropicMessage], Field(min_length=1, max_length=_MAX_MESSAGES)]
-    system: Annotated[list[TextBlock], PlainValidator(texts_of)] = Field(default_factory=list)
+    system: Annotated[list[TextBlock], PlainValidator(texts_of, json_schema_input_type=AnthropicSystem)] = Field(
+        default_factory=list
+    )
     stream: bool | None = None
-    stop_sequences: Annotated[list[str], PlainValidator(_stops_of)] = Field(default_factory=list)
-    tools: Annotated[ToolSet, PlainValidator(tools_of)] = Field(default_factory=ToolSet)
-    tool_choice: Annotated[Choosing, PlainValidator(choosing_of)] = Choosing()
+    stop_sequences: Annotated[list[str], PlainValidator(_stops_of, json_schema_input_type=AnthropicStops)] = Field(
+        default_factory=list
+    )
+    tools: Annotated[ToolSet, PlainValidator(tools_of, json_schema_input_type=AnthropicTools)] = Field(
+        default_factory=ToolSet
+    )
+    tool_choice: Annotated[Choosing, PlainValidator(choosing_of, json_schema_input_type=AnthropicToolChoice)] = (
+        Choosing()
+    )
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None

@@ -23,6 +23,15 @@ def _bias_of(bias: object) -> dict[str, float]:
     return bias
 
 
+_Biases = Annotated[
+    dict[
+        Annotated[str, Field(pattern="^[0-9]{1,10}$")],
+        Annotated[float, Field(ge=-_MAX_FLOAT32, le=_MAX_FLOAT32)],
+    ],
+    Field(max_length=_MAX_BIASES),
+]
+
+
 class SamplingFields(RequestBody):
     """The fields that requests and settings share. None: not given."""
 
@@ -41,7 +50,7 @@ class SamplingFields(RequestBody):
     presence_context_size: Annotated[Whole, Field(ge=0, le=MAX_INT)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
     frequency_context_size: Annotated[Whole, Field(ge=0, le=MAX_INT)] | None = None
-    logit_bias: Annotated[dict[str, float], PlainValidator(_bias_of)] | None = None
+    logit_bias: Annotated[dict[str, float], PlainValidator(_bias_of, json_schema_input_type=_Biases)] | None = None
 
     def over(self, defaults: "Defaults") -> dict[str, Any]:
         """For the wire, which has the same names: these values, and `defaults` where one is not given. Without

@@ -3,9 +3,11 @@
 import functools
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 from anyio import to_thread
+from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,6 +15,18 @@ from gateway.admin.dialect import ADMIN
 from gateway.document.openapi import JSON, openapi
 from gateway.http.endpoints import Endpoint, Guard
 from gateway.http.inference import AppState
+
+
+class DocumentAnswer(BaseModel):
+    """An OpenAPI 3.1 document."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    openapi: str
+    info: dict[str, Any]
+    tags: list[dict[str, str]]
+    paths: dict[str, Any]
+    components: dict[str, Any]
 
 
 @dataclass(slots=True, frozen=True)
@@ -46,7 +60,7 @@ ENDPOINTS = (
         handler=document,
         guard=Guard.OPEN,
         dialect=ADMIN,
-        text=(JSON,),
+        answer=DocumentAnswer,
         failures=(),
     ),
 )

@@ -210,7 +210,7 @@ def _success(rows: Sequence[Endpoint], schemas: Schemas) -> Object:
     for row in rows:
         if (stream := row.stream) is not None:
             content[stream.media] = {
-                "schema": {"type": "string", "description": stream.about},
+                "schema": {"description": stream.about},  # of the whole to some readers, of an event to others
                 "x-events": _any_of([schemas.of(event) for event in stream.events]),
                 "x-endless": stream.is_endless,
             }

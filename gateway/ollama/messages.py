@@ -9,6 +9,7 @@ from broker.wire.failure import invalid
 from gateway.core.content import Image, image_at, image_in, wire_content
 from gateway.core.integers import entries_of
 from gateway.core.validation import RequestBody, at
+from gateway.ollama.shapes import OllamaImages
 
 # Newer models' name for a system turn.
 _ROLES = {"developer": "system"}
@@ -32,7 +33,7 @@ def _images_of(images: object) -> list[Image]:
     return found
 
 
-Images = Annotated[list[Image], PlainValidator(_images_of)]
+Images = Annotated[list[Image], PlainValidator(_images_of, json_schema_input_type=OllamaImages)]
 
 
 def _lower(role: object) -> object:

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, PlainValidator
 
 from gateway.core.sampling import MAX_INT, Defaults, SamplingFields
 from gateway.core.validation import RequestBody, Whole
+from gateway.ollama.shapes import OllamaStops
 
 _MAX_STOPS = 64  # programs that complete code send twenty
 
@@ -36,7 +37,9 @@ class OllamaOptions(RequestBody):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     typical_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[Whole, Field(ge=-MAX_INT - 1, le=MAX_INT)] | None = None
-    stop: Annotated[list[str], PlainValidator(_stops_of)] = Field(default_factory=list)
+    stop: Annotated[list[str], PlainValidator(_stops_of, json_schema_input_type=OllamaStops)] = Field(
+        default_factory=list
+    )
     repeat_penalty: Annotated[float, Field(ge=0, le=100)] | None = None
     repeat_last_n: Annotated[Whole, Field(ge=-1, le=MAX_INT)] | None = None
     presence_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None

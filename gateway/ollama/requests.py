@@ -15,6 +15,7 @@ from gateway.core.sampling import MAX_INT, Defaults
 from gateway.core.validation import NotYet, RequestBody, Whole, object_of, refuse_not_yet, validated
 from gateway.ollama.messages import Images, OllamaMessage, check_roles, read_by_models, tools_in, user_content
 from gateway.ollama.options import OllamaOptions, sampling
+from gateway.ollama.shapes import OllamaFormat, OllamaInputs, OllamaThink, OllamaTools
 from gateway.ollama.stay import KeepAlive
 
 # Reading a body holds up all streams of this gateway.
@@ -91,10 +92,12 @@ class OllamaTextBody(OllamaBody):
     """What chats and completions share. json_schema: Ollama's `format`; variables: its `think`."""
 
     stream: bool | None = None
-    json_schema: Annotated[dict[str, Any] | None, PlainValidator(_format_of), Field(alias="format")] = None
-    variables: Annotated[dict[str, Any], PlainValidator(_variables_of), Field(alias="think")] = Field(
-        default_factory=dict
-    )
+    json_schema: Annotated[
+        dict[str, Any] | None, PlainValidator(_format_of, json_schema_input_type=OllamaFormat), Field(alias="format")
+    ] = None
+    variables: Annotated[
+        dict[str, Any], PlainValidator(_variables_of, json_schema_input_type=OllamaThink), Field(alias="think")
+    ] = Field(default_factory=dict)
     logprobs: bool | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None = None
     truncate: bool | None = None
@@ -126,7 +129,9 @@ class OllamaChatBody(OllamaTextBody):
     """The body of POST /api/chat."""
 
     messages: Annotated[list[OllamaMessage], Field(max_length=_MAX_MESSAGES)] | None = None
-    tools: Annotated[list[dict[str, Any]], PlainValidator(tools_in)] = Field(default_factory=list)
+    tools: Annotated[list[dict[str, Any]], PlainValidator(tools_in, json_schema_input_type=OllamaTools)] = Field(
+        default_factory=list
+    )
 
 
 class OllamaGenerateBody(OllamaTextBody):
@@ -160,7 +165,9 @@ class OllamaGenerateBody(OllamaTextBody):
 class OllamaEmbedBody(OllamaVectorBody):
     """The body of POST /api/embed."""
 
-    input: Annotated[list[str], PlainValidator(_inputs_of)] = Field(default_factory=list)
+    input: Annotated[list[str], PlainValidator(_inputs_of, json_schema_input_type=OllamaInputs)] = Field(
+        default_factory=list
+    )
     truncate: bool | None = None
     dimensions: Annotated[Whole, Field(ge=0, le=MAX_INT)] | None = None
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import PlainValidator
 
+from gateway.ollama.shapes import OllamaStay
+
 FOR_GOOD = -1.0
 
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "\u00b5s": 1e-6, "\u03bcs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -45,4 +47,4 @@ def _seconds_in(text: str) -> float:
 
 
 # Seconds; FOR_GOOD for anything negative, None where it is left out.
-KeepAlive = Annotated[float | None, PlainValidator(_stay_of)]
+KeepAlive = Annotated[float | None, PlainValidator(_stay_of, json_schema_input_type=OllamaStay)]

@@ -7,6 +7,7 @@ from pydantic import Field, PlainValidator
 from broker.wire.failure import invalid
 from broker.wire.work import Embed, Rerank
 from gateway.core.sampling import MAX_INT
+from gateway.core.shapes import Prompts
 from gateway.core.validation import RequestBody, Whole, object_of, prompts_of, refuse_not_yet, validated
 
 MAX_INPUTS = 2048  # of one request, as OpenAI has it
@@ -16,7 +17,7 @@ class EmbeddingRequest(RequestBody):
     """The body of POST /v1/embeddings."""
 
     model: Annotated[str, Field(min_length=1)] | None = None
-    input: Annotated[list[str | list[int]], PlainValidator(prompts_of)]
+    input: Annotated[list[str | list[int]], PlainValidator(prompts_of, json_schema_input_type=Prompts)]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
 

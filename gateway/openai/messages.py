@@ -10,6 +10,7 @@ from gateway.core.content import wire_content
 from gateway.core.integers import entries_of
 from gateway.core.validation import RequestBody
 from gateway.openai.content import Said, said_in
+from gateway.openai.shapes import ChatContent
 from gateway.openai.tools import CalledFunction, ToolCall
 
 # What newer models call a system turn, and what calls were before there were tools.
@@ -27,12 +28,12 @@ class ChatMessage(RequestBody):
     `function` for its result: what OpenAI had before tool_calls."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    said: Annotated[Said, PlainValidator(said_in), Field(alias="content")] = Said()
+    said: Annotated[Said, PlainValidator(said_in, json_schema_input_type=ChatContent), Field(alias="content")] = Said()
     name: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     refusal: str | None = None
-    audio: Annotated[None, PlainValidator(_no_audio)] = None
+    audio: Annotated[None, PlainValidator(_no_audio, json_schema_input_type=None)] = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     function_call: CalledFunction | None = None

@@ -13,8 +13,10 @@ from broker.wire.work import Generate
 from gateway.core.content import Image
 from gateway.core.integers import entries_of, refuse_rounded
 from gateway.core.sampling import MAX_INT, Defaults, SamplingFields, effort_variables
+from gateway.core.shapes import Prompts, Stops
 from gateway.core.validation import NotYet, RequestBody, Whole, object_of, prompts_of, refuse_not_yet, validated
 from gateway.openai.messages import ChatMessage, check_roles, fields_that_models_read
+from gateway.openai.shapes import ChatFunctionChoice, ChatFunctions, ChatToolChoice, ChatTools
 from gateway.openai.tools import (
     NamedTool,
     ResponseFormat,
@@ -72,6 +74,9 @@ def _number_of_logprobs(logprobs: object) -> object:
     return (0 if logprobs else None) if isinstance(logprobs, bool) else logprobs
 
 
+_TopLogprobs = Annotated[Whole, Field(ge=0, le=_MAX_TOP_LOGPROBS)]
+
+
 class StreamOptions(RequestBody):
     """include_usage: a last chunk without choices carries the usage."""
 
@@ -85,7 +90,7 @@ class Sampling(SamplingFields):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     seed: Annotated[Whole, Field(ge=-MAX_INT - 1, le=MAX_INT)] | None = None
-    stop: Annotated[list[str], PlainValidator(_stops_of)] = Field(default_factory=list)
+    stop: Annotated[list[str], PlainValidator(_stops_of, json_schema_input_type=Stops)] = Field(default_factory=list)
     n: Annotated[Whole, Field(ge=1, le=8)] | None = None
     response_format: ResponseFormat | None = None
     grammar: Annotated[str, Field(min_length=1, max_length=_MAX_GRAMMAR)] | None = None
@@ -116,12 +121,16 @@ class ChatRequest(Sampling):
     reasoning_effort: Annotated[str, Field(min_length=1)] | None = None
     thinking_budget: Annotated[Whole, Field(ge=0, le=MAX_INT)] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[Whole, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None = None
-    tools: Annotated[Tools, PlainValidator(tools_of)] = Field(default_factory=Tools)
-    tool_choice: Annotated[ToolChoice, PlainValidator(choice_of)] = "auto"
+    top_logprobs: _TopLogprobs | None = None
+    tools: Annotated[Tools, PlainValidator(tools_of, json_schema_input_type=ChatTools)] = Field(default_factory=Tools)
+    tool_choice: Annotated[ToolChoice, PlainValidator(choice_of, json_schema_input_type=ChatToolChoice)] = "auto"
     parallel_tool_calls: bool | None = None
-    functions: Annotated[Tools, PlainValidator(functions_of)] = Field(default_factory=Tools)
-    function_call: Annotated[ToolChoice, PlainValidator(function_choice_of)] = "auto"
+    functions: Annotated[Tools, PlainValidator(functions_of, json_schema_input_type=ChatFunctions)] = Field(
+        default_factory=Tools
+    )
+    function_call: Annotated[
+        ToolChoice, PlainValidator(function_choice_of, json_schema_input_type=ChatFunctionChoice)
+    ] = "auto"
     min_pixels: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
     max_pixels: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
 
@@ -169,13 +178,13 @@ class CompletionRequest(Sampling):
     """The body of POST /v1/completions. best_of: so many answers are made, and the `n` likeliest of them sent. With
     echo max_tokens may be 0."""
 
-    prompt: Annotated[list[str | list[int]], PlainValidator(prompts_of)]
+    prompt: Annotated[list[str | list[int]], PlainValidator(prompts_of, json_schema_input_type=Prompts)]
     max_tokens: Annotated[Whole, Field(ge=0, le=MAX_INT)] | None = None
     suffix: str | None = None
     echo: bool | None = None
     best_of: Annotated[Whole, Field(ge=1, le=_MAX_BEST_OF)] | None = None
     logprobs: Annotated[
-        Annotated[Whole, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None, BeforeValidator(_number_of_logprobs)
+        _TopLogprobs | None, BeforeValidator(_number_of_logprobs, json_schema_input_type=_TopLogprobs | bool | None)
     ] = None
 
     @property

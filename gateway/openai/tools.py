@@ -29,7 +29,7 @@ class CalledFunction(RequestBody):
     """What an assistant's turn called. arguments: JSON text, which some clients send as the object that it says."""
 
     name: str = Field(min_length=1)
-    arguments: Annotated[str, BeforeValidator(_as_text)] = "{}"
+    arguments: Annotated[str, BeforeValidator(_as_text, json_schema_input_type=str | dict[str, Any] | None)] = "{}"
 
 
 class CalledCustom(RequestBody):

@@ -17,6 +17,7 @@ from gateway.core.integers import entries_of, refuse_rounded
 from gateway.core.sampling import MAX_INT, Defaults, SamplingFields, effort_variables
 from gateway.core.validation import RequestBody, Whole, object_of, validated
 from gateway.responses.items import InputItems, conversation_of
+from gateway.responses.shapes import ResponsesInput, ResponsesToolChoice, ResponsesTools
 from gateway.responses.tools import ClientTool, ToolSelection, choose, refuse_many, tools_in
 from gateway.responses.turns import PlacedTurn, led_by
 
@@ -44,6 +45,11 @@ def _few(metadata: object) -> object:
     if isinstance(metadata, dict) and len(metadata) > _MAX_METADATA:
         raise ValueError(f"must have up to {_MAX_METADATA} entries")
     return metadata
+
+
+def _read_later(form: Any) -> BeforeValidator:
+    """For a field that is repeated as it came, and read afterwards. form: what it may be."""
+    return BeforeValidator(lambda value: value, json_schema_input_type=form)
 
 
 class TextFormat(RequestBody):
@@ -84,19 +90,25 @@ class ResponsesRequest(SamplingFields):
     """The body of POST /v1/responses. None is the default, as if the field were not there."""
 
     model: Annotated[str, Field(min_length=1)] | None = None
-    input: Annotated[InputItems, PlainValidator(conversation_of)]
+    input: Annotated[InputItems, PlainValidator(conversation_of, json_schema_input_type=ResponsesInput)]
     instructions: str | None = None
     stream: bool | None = None
     max_output_tokens: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
     text: TextSettings | None = None
     reasoning: ReasoningSettings | None = None
-    tools: list[Any] | None = None
-    tool_choice: Any = None
+    tools: Annotated[list[Any] | None, _read_later(ResponsesTools)] = None
+    tool_choice: Annotated[Any, _read_later(ResponsesToolChoice)] = None
     parallel_tool_calls: bool | None = None
     include: Annotated[list[str], Field(max_length=_MAX_INCLUDED)] | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None = None
     truncation: Literal["auto", "disabled"] | None = None
-    metadata: Annotated[dict[str, str], BeforeValidator(_few)] | None = None
+    metadata: (
+        Annotated[
+            dict[str, str],
+            BeforeValidator(_few, json_schema_input_type=Annotated[dict[str, str], Field(max_length=_MAX_METADATA)]),
+        ]
+        | None
+    ) = None
     store: bool | None = None
     max_tool_calls: Annotated[Whole, Field(ge=0, le=MAX_INT)] | None = None
     seed: Annotated[Whole, Field(ge=-MAX_INT - 1, le=MAX_INT)] | None = None
