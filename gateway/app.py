@@ -64,7 +64,6 @@ def create_app(
     observers: Sequence[Observer] = (),
 ) -> Starlette:
     """The gateway. Its lifespan opens and closes `link`. observers: hear of every request that has ended, too."""
-    endpoints = [row.under(settings) for row in endpoints]
     journal = Journal(*observers, *([log_access] if settings.access_log else []))
     requests = RequestMetrics(journal)
     refusals = Refusals()
@@ -80,7 +79,7 @@ def create_app(
                 "directory": Directory(settings, link),
                 "images": ImageLoader(settings),
                 "refusals": refusals,
-                "endpoints": tuple(endpoints),
+                "endpoints": tuple(endpoints),  # as they are without any settings
                 "shared_status": SharedAnswer(),
                 "scrapes": Scrapes(requests, link, time.time()),
             }
@@ -90,7 +89,11 @@ def create_app(
     closed = [subtree.prefix for subtree in subtrees if subtree.dialect is ADMIN]
     origins = settings.allowed_origins
     app = Starlette(
-        routes=routes_of(endpoints, subtrees, guards(settings.api_key, settings.admin_token, refusals)),
+        routes=routes_of(
+            [row.under(settings) for row in endpoints],
+            subtrees,
+            guards(settings.api_key, settings.admin_token, refusals),
+        ),
         middleware=[
             Middleware(Journaling, journal),
             *([Middleware(AllowedOrigins, origins, closed)] if origins else []),

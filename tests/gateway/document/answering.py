@@ -11,6 +11,7 @@ from broker.wire.from_gateways import (
     Keep,
     Kill,
     Load,
+    Logs,
     Models,
     Pull,
     Remove,
@@ -37,6 +38,7 @@ _CALL = {"id": "call_1", "name": "f", "arguments": '{"a": 1}'}
 _RICH: dict[str, Any] = {"reasoning": "hm", "logprobs": [{**_LIKELY, "top": [_LIKELY]}]}
 _CHANGE = {"model_id": "org/rich", "state": "loading", "reason": None, "stage": "weights", "fraction": 0.5, "at": 1.5}
 _STEP = {"model_id": "a", "reason": None, "fraction": 0.5, "done_bytes": 5, "total_bytes": 10}
+_LINES = {"lines": [[1.5, 7, "a line"]]}
 # By the name of the model, and only to messages of these kinds.
 _USES: tuple[type[Body], ...] = (InferenceRequest, Load, Keep, Pull)
 _RUNS: tuple[type[Body], ...] = (Unload, Kill, Unpin)
@@ -69,7 +71,7 @@ class AnsweringLink(ScriptedLink):
                 continue
             partials, final = outputs_of(ask.body, model)
             failure = failure_of(ask.body, model)
-            if failure is None and partials and (model == CUT or isinstance(ask.body, Watch)):
+            if failure is None and partials and (model == CUT or isinstance(ask.body, Watch | Logs)):
                 failure = Failure(Code.WORKER_DIED, "the process of the model has died")
             if model not in _FAILURES:
                 for partial in partials:
@@ -91,6 +93,8 @@ def outputs_of(body: Body, model: str) -> Outputs:
         return _inference(body, is_rich=model == "org/rich")
     if isinstance(body, Pull):
         return [_STEP] if body.stream else [], {"model_id": model, "size_bytes": 2**20}
+    if isinstance(body, Logs):
+        return [_LINES] if body.follow else [], _LINES
     return _ADMINISTRATION[type(body)](model)
 
 

@@ -116,6 +116,7 @@ async def test_it_is_served_without_a_key_and_without_settings() -> None:
         api_key=SecretStr("secret-key"),
         admin_token=SecretStr("secret-token"),
         allowed_origins=["https://secret.example"],
+        metrics_open=True,
     )
     async with served(ScriptedLink([ending()]), settings) as client:
         answer = await client.get("/openapi.json")
