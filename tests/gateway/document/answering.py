@@ -7,12 +7,15 @@ from typing import Any
 from broker.wire.body import Body
 from broker.wire.failure import Code, Failure
 from broker.wire.from_gateways import (
+    CancelPull,
+    Describe,
     InferenceRequest,
     Keep,
     Kill,
     Load,
     Logs,
     Models,
+    Pin,
     Pull,
     Remove,
     Resolve,
@@ -29,6 +32,7 @@ from gateway.link.call import Call, T
 from tests.gateway.http.test_gateway import STATUS
 from tests.gateway.played_broker import ending, meant
 from tests.gateway.running import MODEL
+from tests.gateway.test_answers import BROKER, CATALOG
 from tests.gateway.test_second_link import ScriptedLink
 
 Outputs = tuple[list[dict[str, Any]], dict[str, Any]]
@@ -40,8 +44,8 @@ _CHANGE = {"model_id": "org/rich", "state": "loading", "reason": None, "stage": 
 _STEP = {"model_id": "a", "reason": None, "fraction": 0.5, "done_bytes": 5, "total_bytes": 10}
 _LINES = {"lines": [[1.5, 7, "a line"]]}
 # By the name of the model, and only to messages of these kinds.
-_USES: tuple[type[Body], ...] = (InferenceRequest, Load, Keep, Pull)
-_RUNS: tuple[type[Body], ...] = (Unload, Kill, Unpin)
+_USES: tuple[type[Body], ...] = (InferenceRequest, Load, Keep, Pull, Pin)
+_RUNS: tuple[type[Body], ...] = (Unload, Kill, Unpin, CancelPull)
 _FAILURES: dict[str, tuple[tuple[type[Body], ...], Failure]] = {
     "org/gone": ((*_USES, *_RUNS, Remove), Failure(Code.MODEL_NOT_FOUND, "there is no such model", "model")),
     "org/broken": (_USES, Failure(Code.LOAD_FAILED, "its weights are torn")),
@@ -128,12 +132,15 @@ def _loaded(model: str) -> Outputs:
 
 _ADMINISTRATION: dict[type[Body], Callable[[str], Outputs]] = {
     Status: lambda _model: ([], STATUS),
-    Models: lambda _model: ([], {"models": [MODEL, {**MODEL, "model_id": "org/rich"}]}),
+    Describe: lambda _model: ([], BROKER),
+    Models: lambda _model: ([], {**CATALOG, "models": [{**MODEL, "model_id": "org/rich", "pinned": True}]}),
     Load: _loaded,
     Keep: _loaded,
     Remove: _named,
     Unload: _named,
+    Pin: _named,
     Unpin: _named,
+    CancelPull: _named,
     Kill: lambda model: ([], {"model_id": model, "pid": 7}),
     Watch: lambda _model: ([_CHANGE], {}),
 }

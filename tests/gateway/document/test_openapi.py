@@ -112,16 +112,16 @@ def test_two_rows_of_one_path_are_one_operation() -> None:
 async def test_it_is_served_without_a_key_and_without_settings() -> None:
     settings = Settings(
         port=0,
-        default_model="org/secret-default",
-        api_key=SecretStr("secret-key"),
-        admin_token=SecretStr("secret-token"),
-        allowed_origins=["https://secret.example"],
+        default_model="org/hidden-default",
+        api_key=SecretStr("hidden-key"),
+        admin_token=SecretStr("hidden-token"),
+        allowed_origins=["https://hidden.example"],
         metrics_open=True,
     )
     async with served(ScriptedLink([ending()]), settings) as client:
         answer = await client.get("/openapi.json")
         assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
         assert answer.json() == DOCUMENT
-        assert "secret" not in answer.text
+        assert "hidden" not in answer.text
         again = await client.get("/openapi.json", headers={"if-none-match": answer.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
