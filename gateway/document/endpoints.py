@@ -17,7 +17,7 @@ from gateway.http.endpoints import Endpoint, Guard
 from gateway.http.inference import AppState
 
 
-class DocumentAnswer(BaseModel):
+class OpenApiDocument(BaseModel):
     """An OpenAPI 3.1 document."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -60,7 +60,7 @@ ENDPOINTS = (
         handler=document,
         guard=Guard.OPEN,
         dialect=ADMIN,
-        answer=DocumentAnswer,
+        answer=OpenApiDocument,
         failures=(),
     ),
 )
