@@ -29,12 +29,9 @@ from broker.policy.actions import (
 from broker.policy.events import (
     Event,
     GatewayLeft,
-    HeartbeatArrived,
     KeepRequested,
-    KillRequested,
     LinkClosed,
     LinkOpened,
-    LoadRequested,
     ModelPinned,
     OutputsArrived,
     OutputsRead,
@@ -45,8 +42,6 @@ from broker.policy.events import (
     ShutdownRequested,
     SystemSampled,
     TimePassed,
-    UnloadRequested,
-    UnpinRequested,
     WorkerConnected,
     WorkerExited,
     WorkerFailedToLoad,
@@ -59,11 +54,11 @@ from broker.policy.records import Phase
 from broker.policy.specs import Exit
 from broker.wire.failure import Failure
 from tests.broker.policy.world_books import GATEWAYS, MIB, SimLink, SimRequest, SimWorker
-from tests.broker.policy.world_files import Files
+from tests.broker.policy.world_counts import Counts
 from tests.broker.policy.world_idle import KEEP_ALIVES
 
 
-class World(Files):
+class World(Counts):
     """One history. `step()` does one random thing; `settle()` lets everything that is under way come to its end."""
 
     # ---- performing -----------------------------------------------------------------------------------------------
@@ -87,6 +82,7 @@ class World(Files):
         self._check_nothing_is_left(self.driven if isinstance(event, TimePassed) else self.pool)
         if isinstance(event, TimePassed):
             self._check_awake_in_time()
+            self.check_counts()
         while self.inbox:
             self.send(self.inbox.popleft())
         return actions
@@ -223,7 +219,7 @@ class World(Files):
         if choice < 0.30:
             self._client()
         elif choice < 0.36:
-            self._administrator()
+            self.administrate()
         elif choice < 0.46:
             self._time()
         elif choice < 0.52:
@@ -250,28 +246,6 @@ class World(Files):
             self.links[gateway] = SimLink()
             self.send(LinkOpened(gateway))
 
-    def _administrator(self) -> None:
-        model_id = self.random.choice([*self.specs, *self.absent, "unknown"])
-        spec, problem = self.specs.get(model_id), self.problem(model_id)
-        choice = self.random.random()
-        if choice < 0.07:
-            self.ask_to_remove(model_id)
-            return
-        if choice < 0.2:
-            self.ask_to_pull(model_id)
-            return
-        request_id = self.new_id(model_id, admin=True)
-        match self.random.randrange(4):
-            case 0:
-                self.want(LoadRequested(request_id, model_id, spec, problem))
-            case 1:
-                timeout = self.random.choice([None, 0.0, 2.0])
-                self.send(UnloadRequested(request_id, model_id, timeout, self.random.random() < 0.3))
-            case 2:
-                self.send(KillRequested(request_id, model_id))
-            case _:
-                self.send(UnpinRequested(request_id, model_id))
-
     def _time(self) -> None:
         """Time passes: a little, or exactly to the deadline. Live workers beat, stuck ones do not."""
         deadline = self.driven.next_deadline()
@@ -283,7 +257,7 @@ class World(Files):
         for worker in list(self.workers.values()):
             if worker.connected and not worker.stuck and not worker.killed:
                 worker.steps += bool(worker.in_flight) or not worker.ready
-                self.send(HeartbeatArrived(worker.worker_id, worker.steps, 1, 2, 3))
+                self.send(self.next_beat(worker))
             if worker.ready and self.random.random() < 0.3:
                 self.see(worker)
         if self.random.random() < 0.02:

@@ -45,6 +45,9 @@ class SimWorker:
     killed: bool = False
     stuck: bool = False
     steps: int = 0
+    generated: int = 0
+    prompt: int = 0
+    cached: int = 0
     in_flight: set[bytes] = field(default_factory=set)
     cancelled: set[bytes] = field(default_factory=set)
 

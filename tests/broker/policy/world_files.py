@@ -5,11 +5,16 @@ from dataclasses import replace
 from broker.policy.actions import Action, Readmit, RemoveFiles, StartDownload, TellProgress
 from broker.policy.downloads import MAX_DOWNLOADS
 from broker.policy.events import (
+    CancelPullRequested,
+    KillRequested,
     LoadRequested,
     ModelMissed,
+    PinRequested,
     PullRequested,
     RemoveRequested,
     RequestCancelled,
+    UnloadRequested,
+    UnpinRequested,
     WantsModel,
     WorkerExited,
     WorkerFailedToLoad,
@@ -44,6 +49,33 @@ class Files(Idle):
 
     def end(self, request_id: bytes) -> None:
         raise NotImplementedError
+
+    def administrate(self) -> None:
+        """An administrator asks for something."""
+        model_id = self.random.choice([*self.specs, *self.absent, "unknown"])
+        spec, problem = self.specs.get(model_id), self.problem(model_id)
+        choice = self.random.random()
+        if choice < 0.07:
+            self.ask_to_remove(model_id)
+            return
+        if choice < 0.2:
+            self.ask_to_pull(model_id)
+            return
+        request_id = self.new_id(model_id, admin=True)
+        match self.random.randrange(6):
+            case 0:
+                self.want(LoadRequested(request_id, model_id, spec, problem))
+            case 1:
+                timeout = self.random.choice([None, 0.0, 2.0])
+                self.send(UnloadRequested(request_id, model_id, timeout, self.random.random() < 0.3))
+            case 2:
+                self.send(KillRequested(request_id, model_id))
+            case 3:
+                self.send(PinRequested(request_id, model_id, spec, problem))
+            case 4:
+                self.send(CancelPullRequested(request_id, model_id))
+            case _:
+                self.send(UnpinRequested(request_id, model_id))
 
     def ask_to_pull(self, model_id: str) -> None:
         request_id = self.new_id(model_id, admin=True)
