@@ -30,7 +30,9 @@ def command(
         typer.Argument(metavar="[MODEL]", help="Without it: all loaded models.", autocompletion=complete_models),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is written from now on.")] = False,
-    tail: Annotated[int, typer.Option("--tail", "-n", min=0, metavar="LINES", help="Old lines to begin with.")] = 100,
+    tail: Annotated[
+        int, typer.Option("--tail", "-n", min=0, max=1000, metavar="LINES", help="Old lines to begin with.")
+    ] = 100,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:

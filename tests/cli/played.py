@@ -20,6 +20,7 @@ from tests.gateway.http.test_gateway import STATUS
 from tests.gateway.played_broker import SECONDS, PlayedBroker
 from tests.gateway.running import MODEL, running_gateway
 
+HELD = {**MODEL, "pinned": False}
 Handler = Callable[[PlayedBroker, bytes, Any], Awaitable[None]]
 
 
@@ -33,6 +34,7 @@ class PlayedService:
         self.messages: list[Body]
         self.status: dict[str, Any]
         self.models: list[dict[str, Any]]
+        self.broken: list[dict[str, Any]]
         self.known: list[str] | None
         self.reset()
         self._runtime_dir = runtime_dir
@@ -45,7 +47,7 @@ class PlayedService:
     def reset(self) -> None:
         """As if nothing had been asked."""
         self.handlers, self.messages = {}, []
-        self.status, self.models, self.known = STATUS, [MODEL], None
+        self.status, self.models, self.broken, self.known = STATUS, [HELD], [], None
 
     def start(self) -> None:
         self._thread.start()
@@ -102,7 +104,8 @@ class PlayedService:
             if isinstance(body, Status) and Status not in self.handlers:
                 await broker.final(message.request_id, self.status)
             elif isinstance(body, Models) and Models not in self.handlers:
-                await broker.final(message.request_id, {"models": self.models})
+                more = {"broken": self.broken, "folders": []} if body.with_broken else {}
+                await broker.final(message.request_id, {"models": self.models, **more})
             else:
                 self.messages.append(body)
                 handler = self.handlers.get(type(body))

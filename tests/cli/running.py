@@ -117,14 +117,14 @@ class Terminal:
         """Reads until it has written this so often."""
         deadline = time.monotonic() + SECONDS
         while self.text.count(text) < count:
-            assert self._read(deadline - time.monotonic()), f"{text!r} is not in {self.text!r}"
+            assert self._read(deadline - time.monotonic()), f"{text!r} is not in {self.text[-1000:]!r}"
 
     def end(self) -> int:
         """Reads to the end; the exit code."""
         deadline = time.monotonic() + SECONDS
         while self.process.poll() is None:
             self._read(0.05)
-            assert time.monotonic() < deadline, f"it does not end: {self.text!r}"
+            assert time.monotonic() < deadline, f"it does not end: {self.text[-1000:]!r}"
         while self._read(0.0):
             pass
         return self.process.returncode

@@ -9,13 +9,12 @@ from broker.wire.body import Body
 from broker.wire.failure import Code, Failure
 from broker.wire.from_gateways import Kill, Load, Unload, Unpin, Watch
 from broker.wire.outputs import PARTIAL, Output
-from tests.cli.played import PlayedService
+from tests.cli.played import HELD, PlayedService
 from tests.cli.running import Command
 from tests.gateway.http.test_gateway import LOADED, STATUS
-from tests.gateway.running import MODEL
 
 SMOL, LLAMA = "mlx-community/SmolLM2-135M-Instruct", "mlx-community/Llama-3.2-3B-Instruct-4bit"
-NAMES = [{**MODEL, "model_id": name} for name in (SMOL, LLAMA, "tiny-a")]
+NAMES = [{**HELD, "model_id": name} for name in (SMOL, LLAMA, "tiny-a")]
 
 
 def test_ps_prints_a_row_for_each_model(service: PlayedService, cli: Command) -> None:
