@@ -119,6 +119,10 @@ class Terminal:
         while self.text.count(text) < count:
             assert self._read(deadline - time.monotonic()), f"{text!r} is not in {self.text[-1000:]!r}"
 
+    def pause(self) -> None:
+        """A moment for the rest of the machine, during which it reads."""
+        self._read(0.01)
+
     def end(self) -> int:
         """Reads to the end; the exit code."""
         deadline = time.monotonic() + SECONDS

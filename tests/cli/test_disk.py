@@ -1,6 +1,8 @@
 """What is on the disk: `models`, `pull`, `rm`, `pin`."""
 
+import asyncio
 import signal
+import threading
 from typing import Any
 
 import pytest
@@ -29,13 +31,16 @@ def progress(done: int, reason: str | None = None) -> dict[str, Any]:
     }
 
 
-def downloads(service: PlayedService, *done: int, ends: bool = True) -> None:
+def downloads(service: PlayedService, *done: int, until: threading.Event | None = None) -> None:
+    """It ends when `until` says so."""
+
     async def answer(broker: PlayedBroker, request_id: bytes, body: Pull) -> None:
         if body.stream:
             for count in done:
                 await broker.outputs(Output(request_id, PARTIAL, progress(count)))
-        if ends:
-            await broker.final(request_id, {"model_id": "org/tiny", "size_bytes": 4 * 2**20})
+        if until is not None:
+            await asyncio.to_thread(until.wait, 20.0)
+        await broker.final(request_id, {"model_id": "org/tiny", "size_bytes": 4 * 2**20})
 
     service.on(Pull, answer)
     service.finals(CancelPull, {"model_id": "org/tiny"})
@@ -80,19 +85,24 @@ def test_a_pull_that_fails(service: PlayedService, cli: Command, begun: bool) ->
 
 
 def test_a_pull_in_a_terminal_has_a_bar_which_is_gone_at_the_end(service: PlayedService) -> None:
-    downloads(service, 1, ends=False)
+    ends = threading.Event()
+    downloads(service, 1, until=ends)
     with Terminal(service.url, "pull", "org/tiny", columns=120) as terminal:
         terminal.wait_for("1.0/4.0 MiB")
         assert "org/tiny" in terminal.text
         assert "25%" in terminal.text
-        downloads(service, 4)
-        terminal.type("\x03")
-        terminal.end()
+        ends.set()
+        assert terminal.end() == 0
+    last = terminal.raw[terminal.raw.rindex(b"25%") :]
+    assert b"\x1b[2K" in last  # the line of the bar is cleared
+    assert last.rindex(b"\x1b[?25h") > terminal.raw.rindex(b"\x1b[?25l") - len(terminal.raw)  # the cursor is back
+    assert terminal.text.endswith("pulled org/tiny (4.00 MiB)\n")
 
 
 @pytest.mark.parametrize("others", [True, False])
 def test_ctrl_c_ends_the_download_that_this_command_began(service: PlayedService, others: bool) -> None:
-    downloads(service, 1, ends=False)
+    ends = threading.Event()
+    downloads(service, 1, until=ends)
     if others:
         downloading = {**LOADED, "state": "downloading", "pid": None, "pinned": False}
         service.status = {**STATUS, "models": [downloading]}
@@ -100,6 +110,7 @@ def test_ctrl_c_ends_the_download_that_this_command_began(service: PlayedService
     wait_until(lambda: any(isinstance(message, Pull) for message in service.messages), what="the pull")
     pulling.send_signal(signal.SIGINT)
     out, err = pulling.communicate(timeout=20)
+    ends.set()
     assert (pulling.returncode, out) == (130, "")
     if others:
         assert err == "the download of org/tiny goes on, as it had begun before\n"
