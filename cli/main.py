@@ -7,22 +7,16 @@ module is imported only when the command runs; what takes long to import (rich a
 needs it.
 """
 
-import importlib
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from typing import Annotated
-
-import typer
-from typer.exceptions import TyperException
+import threading
+from collections.abc import Iterator, Sequence
 
 from cli.errors import CliError, ExitCode
-from cli.gateway import DEFAULT_URL
-from cli.output import complain, line
-from cli.texts import take_texts_as_they_are
+from cli.output import complain
 
-NAME = "mlx-broker"
-COMPLETION = "_MLX_BROKER_COMPLETE"
 # In the order of the help.
 COMMANDS: tuple[str, ...] = (
     "serve",
@@ -47,23 +41,23 @@ COMMANDS: tuple[str, ...] = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code. Nothing is raised but SystemExit, and no traceback is printed unless Python runs with `-X dev`."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with _ending_at_once():
+        from cli.app import run  # noqa: PLC0415 -- see there
     _prepare_streams()
     try:
-        code = _run(arguments or ["--help"])
+        code = run(list(sys.argv[1:] if arguments is None else arguments) or ["--help"], COMMANDS)
         sys.stdout.flush()
     except CliError as error:
         code = _failed(error.message, error.exit_code)
-    except TyperException as error:
-        code = _failed(_usage(error), ExitCode.USAGE)
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
     except BrokenPipeError:
         code = ExitCode.CLOSED_PIPE
         _drop_stdout()
     except OSError as error:
         _drop_stdout()
-        code = _failed(f"cannot write the answer: {error.strerror or error}", ExitCode.FAILED)
+        what = "cannot write the answer" if error.filename is None else str(error.filename)
+        code = _failed(f"{what}: {error.strerror or error}", ExitCode.FAILED)
     except Exception as error:
         if sys.flags.dev_mode:
             raise
@@ -71,56 +65,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(code)
 
 
-def _run(arguments: list[str]) -> int:
-    app = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
-    app.callback()(_options)
-    named = _named(arguments)
-    for name in COMMANDS if named is None else (named,):
-        app.command(name)(importlib.import_module(f"cli.commands.{name}").command)
-    command = typer.main.get_command(app)
-    take_texts_as_they_are()
-    if COMPLETION in os.environ:
-        command.main(arguments, prog_name=NAME, complete_var=COMPLETION)
+@contextlib.contextmanager
+def _ending_at_once() -> Iterator[None]:
+    """Python would answer a Ctrl-C during these imports with a traceback. One that is ignored, as with `nohup`, stays
+    so; where a test or another program calls, it keeps its own."""
+    before = signal.getsignal(signal.SIGINT)
+    ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        with command.make_context(NAME, arguments) as context:
-            command.invoke(context)
-    except typer.Exit as error:
-        return error.exit_code
-    return ExitCode.OK
-
-
-def _named(arguments: Sequence[str]) -> str | None:
-    """The command that these arguments run, so that no other one is imported; None if that is not clear."""
-    left = iter(arguments)
-    for word in left:
-        if word == "--url":
-            next(left, None)
-        elif not word.startswith("-"):
-            return word if word in COMMANDS else None
-    return None
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 -- takes a third of `ps`
-
-        try:
-            line(f"{NAME} {version(NAME)}")
-        except PackageNotFoundError:
-            line(f"{NAME} (from a checkout)")
-        raise typer.Exit
-
-
-def _options(
-    url: Annotated[
-        str, typer.Option("--url", envvar="MLX_BROKER_URL", metavar="URL", help="The gateway to speak to.")
-    ] = DEFAULT_URL,
-    version: Annotated[  # noqa: ARG001, RUF100 -- its callback has done the work
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """Serves MLX models, each in a process of its own. Every command speaks to a gateway over HTTP."""
-    os.environ["MLX_BROKER_URL"] = url  # from where the command's own --url takes its default
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
 
 
 def _prepare_streams() -> None:
@@ -139,12 +96,6 @@ def _failed(text: str, code: ExitCode) -> ExitCode:
     except OSError:
         _drop_stdout()
     return code
-
-
-def _usage(error: TyperException) -> str:
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else NAME
-    return f"{error.format_message().rstrip('.').replace(chr(10), ' ')} (see `{path} --help`)"
 
 
 def _bug(error: Exception) -> str:

@@ -20,7 +20,6 @@ from cli.options import Url
 from cli.output import can_ask, is_terminal, screen
 from cli.text import duration, gigabytes, shown
 
-QUIT = {"q", "Q", "\x1b", ""}
 RETRY_SECONDS = 1.0
 BREATH = 0.2  # between two readings, however much happens: a load reports several times a second
 
@@ -46,11 +45,16 @@ def command(
                 key = next_key(BREATH)
                 if key is None:
                     key = next_key(interval - BREATH, wake)
-                if key is not None and key in QUIT:
+                if key is not None and _quits(key):
                     return
                 view.read(gateway)
     except KeyboardInterrupt:
         return
+
+
+def _quits(keys: str) -> bool:
+    """q or Escape, which is also the first letter of what other keys send; the end of the terminal too."""
+    return keys in ("", "\x1b") or (not keys.startswith("\x1b") and "q" in keys.casefold())
 
 
 def _watch(gateway: Gateway, change: int) -> None:

@@ -15,7 +15,7 @@ import httpx
 
 from broker.wire.body import Body
 from broker.wire.failure import Code, Failure
-from broker.wire.from_gateways import Cancel, Models, Status
+from broker.wire.from_gateways import Cancel, Models, Status, Watch
 from tests.gateway.http.test_gateway import STATUS
 from tests.gateway.played_broker import SECONDS, PlayedBroker
 from tests.gateway.running import MODEL, running_gateway
@@ -113,7 +113,7 @@ class PlayedService:
                     task = asyncio.ensure_future(handler(broker, message.request_id, body))
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
-                elif not isinstance(body, Cancel):
+                elif not isinstance(body, Cancel | Watch):  # which has no end of its own
                     await broker.error(message.request_id, Failure(Code.NOT_LOADED, f"nobody plays {body}"))
 
 

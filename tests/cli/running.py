@@ -71,6 +71,7 @@ def process(url: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         [sys.executable, "-m", "cli", *arguments],
         env=environment(url, **options.pop("env", {})),
         text=True,
+        cwd=ROOT,
         **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
     )
 
@@ -79,16 +80,19 @@ class Terminal:
     """The command in a terminal of this size: `with Terminal(url, "top") as terminal`. `text` is all that it wrote,
     without what steers a terminal; `raw` is with it."""
 
-    def __init__(self, url: str, *arguments: str, columns: int = 100, rows: int = 30, **env: str) -> None:
+    def __init__(
+        self, url: str, *arguments: str, columns: int = 100, rows: int = 30, env: dict[str, str] | None = None
+    ) -> None:
         self._leader, follower = pty.openpty()
         ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.before = termios.tcgetattr(follower)
         self._follower = follower
         self.raw = b""
-        variables = {"COLUMNS": "", "LINES": "", "NO_COLOR": "", **env}
+        variables = {"COLUMNS": "", "LINES": "", "NO_COLOR": "", **(env or {})}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cli", *arguments],
             env={name: value for name, value in environment(url, **variables).items() if value or name == "TERM"},
+            cwd=ROOT,
             stdin=follower,
             stdout=follower,
             stderr=follower,
@@ -118,10 +122,6 @@ class Terminal:
         deadline = time.monotonic() + SECONDS
         while self.text.count(text) < count:
             assert self._read(deadline - time.monotonic()), f"{text!r} is not in {self.text[-1000:]!r}"
-
-    def pause(self) -> None:
-        """A moment for the rest of the machine, during which it reads."""
-        self._read(0.01)
 
     def end(self) -> int:
         """Reads to the end; the exit code."""

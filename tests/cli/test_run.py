@@ -188,7 +188,7 @@ def test_ctrl_c_ends_a_question(service: PlayedService, model: PlayedModel) -> N
 
 
 def test_a_conversation_without_colours(service: PlayedService, model: PlayedModel) -> None:
-    with Terminal(service.url, "run", "org/tiny", "think", NO_COLOR="1") as terminal:
+    with Terminal(service.url, "run", "org/tiny", "think", env={"NO_COLOR": "1"}) as terminal:
         assert terminal.end() == 0
         assert b"\x1b[2m" not in terminal.raw
         assert "Let me" in terminal.text

@@ -87,7 +87,7 @@ def test_where_it_cannot_draw(service: PlayedService, cli: Command) -> None:
     told = "mlx-broker: top needs a terminal that it can draw in: use `mlx-broker ps`\n"
     result = cli(service.url, "top")
     assert (result.code, result.err) == (2, told)
-    with Terminal(service.url, "top", TERM="dumb") as terminal:
+    with Terminal(service.url, "top", env={"TERM": "dumb"}) as terminal:
         assert terminal.end() == 2
         assert terminal.text == told
 

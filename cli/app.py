@@ -1,0 +1,81 @@
+"""The typer app: the options of the whole command, and of its commands only the one that runs."""
+
+import importlib
+import os
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from cli.errors import CliError, ExitCode
+from cli.gateway import DEFAULT_URL
+from cli.output import line
+from cli.texts import take_texts_as_they_are
+
+NAME = "mlx-broker"
+COMPLETION = "_MLX_BROKER_COMPLETE"
+
+
+def run(arguments: Sequence[str], commands: Sequence[str]) -> int:
+    """The exit code. commands: names of modules in cli/commands/, in the order of the help. Raises CliError, and
+    whatever a command raises."""
+    app = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
+    app.callback()(_options)
+    named = _named(arguments, commands)
+    for name in commands if named is None else (named,):
+        app.command(name)(importlib.import_module(f"cli.commands.{name}").command)
+    command = typer.main.get_command(app)
+    take_texts_as_they_are()
+    if COMPLETION in os.environ:
+        command.main(list(arguments), prog_name=NAME, complete_var=COMPLETION)
+    try:
+        with command.make_context(NAME, list(arguments)) as context:
+            command.invoke(context)
+    except typer.Exit as error:
+        return error.exit_code
+    except typer.Abort as error:
+        raise KeyboardInterrupt from error
+    except TyperException as error:
+        raise CliError(_usage(error), ExitCode.USAGE) from error
+    return ExitCode.OK
+
+
+def _named(arguments: Sequence[str], commands: Sequence[str]) -> str | None:
+    """The command that these arguments run, so that no other one is imported; None if that is not clear."""
+    left = iter(arguments)
+    for word in left:
+        if word == "--url":
+            next(left, None)
+        elif not word.startswith("-"):
+            return word if word in commands else None
+    return None
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 -- takes a third of `ps`
+
+        try:
+            line(f"{NAME} {version(NAME)}")
+        except PackageNotFoundError:
+            line(f"{NAME} (from a checkout)")
+        raise typer.Exit
+
+
+def _options(
+    url: Annotated[
+        str, typer.Option("--url", envvar="MLX_BROKER_URL", metavar="URL", help="The gateway to speak to.")
+    ] = DEFAULT_URL,
+    version: Annotated[  # noqa: ARG001, RUF100 -- its callback has done the work
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Serves MLX models, each in a process of its own. Every command speaks to a gateway over HTTP."""
+    os.environ["MLX_BROKER_URL"] = url  # from where the command's own --url takes its default
+
+
+def _usage(error: TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else NAME
+    return f"{error.format_message().rstrip('.').replace(chr(10), ' ')} (see `{path} --help`)"
