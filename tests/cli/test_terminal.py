@@ -174,3 +174,18 @@ def test_a_signal_ends_it_as_it_ends_others(service: PlayedService) -> None:
     waiting.send_signal(signal.SIGTERM)
     out, err = waiting.communicate(timeout=20)
     assert (waiting.returncode, out, err) == (-signal.SIGTERM, "", "")
+
+
+def test_ctrl_c_during_the_imports_is_no_traceback() -> None:
+    code = """
+import os, signal, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+from cli.main import main
+main(["ps"])
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (-signal.SIGINT, b"", b"")
