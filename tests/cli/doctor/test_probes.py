@@ -1,6 +1,5 @@
 """macOS and Linux, played by what their programs and files say."""
 
-import os
 import socket
 from pathlib import Path
 
@@ -103,9 +102,9 @@ def test_this_machine_says_something() -> None:
     assert python.wheels["mlx"].startswith("cp3")
 
 
-def test_the_runtime_directory(tmp_path: Path) -> None:
+def test_the_runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A short name: pytest's own is too long for a socket.
-    os.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("gateway.sock")
         (tmp_path / "lock").touch()
