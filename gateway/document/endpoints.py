@@ -1,19 +1,24 @@
-"""GET /openapi.json and its row of the endpoint table."""
+"""GET /openapi.json, the page /docs that shows it, and their rows of the endpoint table."""
 
 import functools
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import orjson
 from anyio import to_thread
 from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from broker.wire.failure import Code
 from gateway.admin.dialect import ADMIN
 from gateway.document.openapi import JSON, openapi
-from gateway.http.endpoints import Endpoint, Guard
+from gateway.http.endpoints import Endpoint, Guard, Handler
+from gateway.http.files import ShippedFile
 from gateway.http.inference import AppState
 
 
@@ -37,13 +42,48 @@ class WrittenDocument:
     etag: str
 
 
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    ),
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+_HERE = Path(__file__).parent
+PAGE = "docs.html"
+# Name below /docs/ -> place of the file.
+FILES = {name: _HERE / "page" / name for name in (PAGE, "docs.js")} | {
+    name: _HERE / "vendor" / name for name in ("swagger-ui-bundle.js", "swagger-ui.css")
+}
+
+
 async def document(request: Request[AppState]) -> Response:
-    """This document."""
+    """This document: every route, as OpenAPI 3.1."""
     written = await to_thread.run_sync(_written, request.state["endpoints"])
     headers = {"etag": written.etag, "cache-control": "no-cache"}
     if written.etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     return Response(written.body, headers=headers, media_type=JSON)
+
+
+async def docs(request: Request[AppState]) -> Response:
+    """A page that shows this document."""
+    return _files()[PAGE].response(request)
+
+
+async def docs_file(request: Request[AppState]) -> Response:
+    """A file of that page. Raises HTTPException for any other name."""
+    found = _files().get(request.path_params["file"])
+    if found is None:
+        raise HTTPException(404)
+    return found.response(request)
+
+
+@functools.cache
+def _files() -> Mapping[str, ShippedFile]:
+    return {name: ShippedFile(path, HEADERS) for name, path in FILES.items()}
 
 
 @functools.lru_cache(maxsize=1)
@@ -53,14 +93,28 @@ def _written(endpoints: tuple[Endpoint, ...]) -> WrittenDocument:
     return WrittenDocument(body, f'"{hashlib.sha256(body).hexdigest()[:24]}"')
 
 
-ENDPOINTS = (
-    Endpoint(
+def _row(
+    path: str,
+    handler: Handler,
+    *,
+    answer: type[BaseModel] | None = None,
+    text: tuple[str, ...] = (),
+    failures: tuple[Code, ...] = (),
+) -> Endpoint:
+    return Endpoint(
         method="GET",
-        path="/openapi.json",
-        handler=document,
+        path=path,
+        handler=handler,
         guard=Guard.OPEN,
         dialect=ADMIN,
-        answer=OpenApiDocument,
-        failures=(),
-    ),
+        answer=answer,
+        text=text,
+        failures=failures,
+    )
+
+
+ENDPOINTS = (
+    _row("/openapi.json", document, answer=OpenApiDocument),
+    _row("/docs", docs, text=("text/html",)),
+    _row("/docs/{file}", docs_file, text=("text/html", "text/javascript", "text/css"), failures=(Code.NOT_FOUND,)),
 )
