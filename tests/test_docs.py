@@ -193,7 +193,7 @@ def test_the_architecture_has_one_row_for_every_module_and_no_other() -> None:
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])
 def test_every_path_that_a_page_names_exists(page: str) -> None:
     """A changelog tells of files that are gone; a bench makes bench/results/."""
-    path = re.compile(rf"(?<![\w./-])(?:{'|'.join((*PACKAGES, 'bench', 'tests', 'docs'))})/[\w./]*")
+    path = re.compile(rf"(?<![\w./-])(?:{'|'.join((*PACKAGES, 'bench', 'tests', 'docs'))})/[\w./-]*")
     named = {name for span in spans_in(document(page)) for name in path.findall(span)} - {"bench/results/"}
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
