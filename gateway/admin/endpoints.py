@@ -209,7 +209,15 @@ def _row(
 
 
 def _health(path: str) -> Endpoint:
-    return Endpoint(method="GET", path=path, handler=health, guard=Guard.OPEN, dialect=ADMIN, answer=HealthAnswer)
+    return Endpoint(
+        method="GET",
+        path=path,
+        handler=health,
+        guard=Guard.OPEN,
+        dialect=ADMIN,
+        answer=HealthAnswer,
+        others=((503, HealthAnswer),),
+    )
 
 
 _CHANGES = Stream(

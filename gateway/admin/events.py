@@ -41,8 +41,8 @@ class Changes:
 
 
 async def events(request: Request[AppState]) -> Response:
-    """Of all models, or of the one that the path names. Raises FailureError for what can never be a model's name: the
-    stream of a model that is not here yet waits for it."""
+    """Every change of state of all models, or of the one that the path names. Raises FailureError for what can never be
+    a model's name: the stream of a model that is not here yet waits for it."""
     model = await watched_model(request) if "model_id" in request.path_params else None
     call = await request.state["link"].call(watch(model))
     return AnswerStream(call, Changes(), request.state["settings"].keepalive_seconds, str, opening=_OPENING)

@@ -22,7 +22,7 @@ Object = dict[str, Any]
 
 _RESPONSES = "#/components/responses/"
 _PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
-_RAISES = re.compile(r"\s*\bRaises FailureError[^.]*\.")
+_RAISES = re.compile(r"\s*\bRaises (?:FailureError|HTTPException)[^.]*\.")
 # What any request can end with, one with a body, and one that a guard may refuse.
 _ALWAYS = (Code.INTERNAL_ERROR,)
 _BODY = (Code.INVALID_REQUEST, Code.REQUEST_TIMEOUT, Code.REQUEST_TOO_LARGE, Code.UNSUPPORTED_ENCODING)
@@ -102,7 +102,8 @@ def openapi(endpoints: Sequence[Endpoint]) -> Object:
 
 def operation_id(endpoint: Endpoint) -> str:
     """`post_v1_chat_completions`: the method and the words of the path."""
-    return "_".join([endpoint.method.lower(), *re.findall(r"\w+", _PARAMETER.sub(r"\1", endpoint.path))])
+    words = re.findall(r"\w+", _PARAMETER.sub(r"\1", endpoint.path)) or ["root"]
+    return "_".join([endpoint.method.lower(), *words])
 
 
 def statuses(endpoint: Endpoint) -> list[int]:
@@ -119,7 +120,7 @@ def _models(endpoints: Iterable[Endpoint]) -> list[type[BaseModel]]:
     found: dict[type[BaseModel], None] = {}
     for row in endpoints:
         events = row.stream.events if row.stream else ()
-        for model in (row.query, row.body, row.answer, row.dialect.error_answer, *events):
+        for model in (row.query, row.body, row.answer, row.dialect.error_answer, *events, *dict(row.others).values()):
             if model is not None:
                 found[model] = None
     return list(found)
@@ -141,7 +142,7 @@ def _operation(rows: Sequence[Endpoint], schemas: Schemas) -> Object:
         "tags": [row.dialect.name for row in rows],
         "summary": summary,
         "parameters": [one for row in rows for one in _parameters(row, schemas)] + _path_parameters(first),
-        "responses": {"200": _success(rows, schemas)},
+        "responses": {"200": _success(rows, schemas)} if any(map(_can_succeed, rows)) else {},
         "security": _SECURITY[first.guard],
     }
     if description:
@@ -149,6 +150,10 @@ def _operation(rows: Sequence[Endpoint], schemas: Schemas) -> Object:
     if bodies := [schemas.of(row.body) for row in rows if row.body is not None]:
         operation["requestBody"] = {"required": True, "content": {JSON: {"schema": _any_of(bodies)}}}
     for status in sorted({status for row in rows for status in statuses(row)}):
+        if other := dict(first.others).get(status):
+            content = {JSON: {"schema": schemas.of(other)}}
+            operation["responses"][str(status)] = {"description": _told(status), "content": content}
+            continue
         failing = [row for row in rows if status in statuses(row)]
         operation["responses"][str(status)] = (
             {"$ref": _RESPONSES + _error_name(failing[0], status)}
@@ -163,6 +168,10 @@ def _words(endpoint: Endpoint) -> tuple[str, str]:
     text = " ".join((inspect.getdoc(endpoint.handler) or endpoint.handler.__name__).split())
     summary, _, rest = _RAISES.sub("", text).strip().partition(". ")
     return summary.removesuffix("."), rest
+
+
+def _can_succeed(endpoint: Endpoint) -> bool:
+    return Code.NOT_IMPLEMENTED not in endpoint.failures
 
 
 def _path_parameters(endpoint: Endpoint) -> list[Object]:
@@ -216,8 +225,7 @@ def _success(rows: Sequence[Endpoint], schemas: Schemas) -> Object:
             }
         for media in row.text:
             content[media] = {"schema": {"type": "string"}}
-    docs = [inspect.getdoc(row.answer) for row in rows if row.answer is not None]
-    success: Object = {"description": " Or: ".join(filter(None, docs)) or "Done."}
+    success: Object = {"description": _words(rows[0])[0]}
     if any(row.body is not None for row in rows):
         success["headers"] = {IGNORED_HEADER: _IGNORED}
     return success | ({"content": content} if content else {})
@@ -228,17 +236,21 @@ def _error_name(endpoint: Endpoint, status: int) -> str:
 
 
 def _error(endpoint: Endpoint, status: int, schemas: Schemas) -> Object:
-    codes = ", ".join(f"`{code}`" for code in Code if STATUS[code] == status)
     headers: Object = {}
     if status == 401:
         headers["www-authenticate"] = _CHALLENGE
     if status in (429, 500, 503):
         headers["retry-after"] = _RETRY_AFTER
     response: Object = {
-        "description": f"The codes {codes}." if "," in codes else f"The code {codes}.",
+        "description": _told(status),
         "content": {JSON: {"schema": schemas.of(endpoint.dialect.error_answer)}},
     }
     return response | ({"headers": headers} if headers else {})
+
+
+def _told(status: int) -> str:
+    codes = [f"`{code}`" for code in Code if STATUS[code] == status]
+    return f"The code{'s' if len(codes) > 1 else ''} {', '.join(codes)}."
 
 
 def _joined(errors: Sequence[Object]) -> Object:

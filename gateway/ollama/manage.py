@@ -42,7 +42,7 @@ class PullBody(NamedBody):
 
 
 async def is_running(_request: Request[AppState]) -> Response:
-    """What programs look for that want to know whether this is Ollama."""
+    """`Ollama is running`, which programs look for."""
     return PlainTextResponse("Ollama is running")
 
 
@@ -98,7 +98,7 @@ async def delete(request: Request[AppState]) -> Response:
 
 
 async def not_served(request: Request[AppState]) -> Response:
-    """What makes models of others, or gives them away. Raises FailureError `not_implemented`."""
+    """Not served: models come from the Hugging Face hub. Raises FailureError `not_implemented`."""
     path = request.scope["path"]
     raise FailureError(Failure(Code.NOT_IMPLEMENTED, f"{path} is not served: models come from the Hugging Face hub"))
 

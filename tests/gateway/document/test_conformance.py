@@ -8,15 +8,18 @@ from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from broker.wire.failure import Code, Failure
 from gateway.app import ENDPOINTS
 from gateway.document.openapi import operation_id
 from gateway.http.endpoints import Handler
 from gateway.http.errors import Json
 from tests.gateway.document.answering import NAMES, AnsweringLink
+from tests.gateway.played_broker import ending
 from tests.gateway.served import served
+from tests.gateway.test_second_link import ScriptedLink
 
 # Those with a body have more that can be wrong.
-CASES = {True: 9, False: 4}
+CASES = {True: 7, False: 3}
 
 
 @pytest.mark.anyio
@@ -34,6 +37,19 @@ async def test_every_answer_is_one_of_the_document() -> None:
     assert sum(conformance.statuses.values()) >= 200
     assert {200, 400, 404, 501} <= conformance.statuses.keys()
     assert conformance.statuses[200] > 50
+
+
+@pytest.mark.anyio
+async def test_it_is_so_without_a_broker_too() -> None:
+    from tests.gateway.document.conformance import Conformance
+
+    link = ScriptedLink([ending()], Failure(Code.BROKER_UNAVAILABLE, "the broker has gone"))
+    async with served(link) as client:
+        conformance = Conformance(str(client.base_url).rstrip("/"), NAMES)
+        for operation in dict.fromkeys(map(operation_id, ENDPOINTS)):
+            await to_thread.run_sync(conformance.check, operation, 1)
+        conformance.close()
+    assert conformance.statuses[503] > 20
 
 
 async def _other_fields(_request: Request[Any]) -> Response:
