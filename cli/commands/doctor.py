@@ -1,13 +1,12 @@
 """`doctor`: checks this machine, and prints a report to paste into an issue."""
 
 import time
-from dataclasses import replace
-from importlib import metadata
+from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
 
-from cli.doctor.examine import Examined, examine, home
+from cli.doctor.examine import Examined, chosen, examine, home
 from cli.doctor.facts import Finding, MachineReport, Rating
 from cli.doctor.privacy import Privacy
 from cli.doctor.report import report, worst
@@ -18,6 +17,7 @@ from cli.options import AsJson
 from cli.output import line, note, print_json
 
 Quick = Annotated[bool, typer.Option("--quick", help="Leave out the live checks, which take about a minute.")]
+Only = Annotated[str, typer.Option("--only", metavar="CHECKS", help="Live checks by their names, separated by commas.")]
 Named = Annotated[bool, typer.Option("--models", help="Tell the names of models.")]
 Checked = Annotated[
     str,
@@ -27,10 +27,12 @@ Checked = Annotated[
 ]
 
 
-def command(quick: Quick = False, models: Named = False, model: Checked = DEMO, as_json: AsJson = False) -> None:
+def command(
+    quick: Quick = False, only: Only = "", models: Named = False, model: Checked = DEMO, as_json: AsJson = False
+) -> None:
     """Check this machine and print a report to paste into an issue. Touches no model that runs."""
     began = time.monotonic()
-    examined = examine(quick=quick, model=model, say=note)
+    examined = examine(checks=() if quick else chosen(only), model=model, say=note)
     seconds = time.monotonic() - began
     privacy = Privacy(home(), [] if models else examined.names, paths_of(examined.machine))
     machine = [private(privacy, finding) for finding in findings_of(examined.machine)]
@@ -38,9 +40,17 @@ def command(quick: Quick = False, models: Named = False, model: Checked = DEMO, 
     result = worst([*machine, *live])
     at = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     if as_json:
-        head = {"version": version(), "at": at, "seconds": seconds, "result": result, "checked": examined.told}
-        findings = {"findings": [{"name": f.name, "found": f.found, "rating": f.rating} for f in machine]}
-        print_json(privacy.value({**head, **examined.as_json(), **findings}))
+        told = {
+            "version": examined.machine.service.version,
+            "at": at,
+            "seconds": seconds,
+            "result": result,
+            "checked": examined.told,
+            "facts": asdict(examined.machine),
+            "findings": [asdict(finding) for finding in machine],
+            "live": [asdict(finding) for finding in live],
+        }
+        print_json(privacy.value(told))
     else:
         line(report(privacy.text(title(examined, at, seconds)), machine, live))
     if result is Rating.FAILED:
@@ -49,7 +59,7 @@ def command(quick: Quick = False, models: Named = False, model: Checked = DEMO, 
 
 def title(examined: Examined, at: str, seconds: float) -> str:
     """What was checked, when, and with what."""
-    return f"mlx-broker {version()}, {at}, {seconds:.0f} s, {examined.told}"
+    return f"mlx-broker {examined.machine.service.version}, {at}, {seconds:.0f} s, {examined.told}"
 
 
 def private(privacy: Privacy, finding: Finding) -> Finding:
@@ -61,11 +71,3 @@ def paths_of(machine: MachineReport) -> list[str]:
     """Those that the report names."""
     folders = [folder.path for folder in machine.service.folders]
     return [path for path in (*folders, machine.service.runtime_dir, machine.python.path) if path]
-
-
-def version() -> str:
-    """Of this project, if it is installed."""
-    try:
-        return metadata.version("mlx-broker")
-    except metadata.PackageNotFoundError:
-        return "from a checkout"

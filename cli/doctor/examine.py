@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from cli.doctor.probes import (
 )
 from cli.doctor.programs import ProgramError, ask_inside
 from cli.doctor.subject import DEMO, TINY, choose
-from cli.errors import CliError
+from cli.errors import CliError, ExitCode
 from cli.gateway import Gateway
 
 PORTS = (8080, 11434)
@@ -35,25 +35,24 @@ _SETTINGS_SECONDS = 60.0
 _PORT_SECONDS = 2.0
 _BROKEN = "the check itself failed"
 
+# Without these, no check of the service can run.
+STARTS = ("start of the service", "start of a worker")
+
 Say = Callable[[str], None]
 
 
 @dataclass(slots=True, frozen=True)
 class Examined:
-    """What was found. names: of models that the texts may hold. service_told: what the live checks worked on."""
+    """What was found. names: of models that the texts may hold. told: what the live checks worked on."""
 
     machine: MachineReport
     live: list[Finding]
     names: list[str]
     told: str
 
-    def as_json(self) -> dict[str, Any]:
-        """The facts as they are, and the live checks."""
-        return {"machine": asdict(self.machine), "live": [asdict(finding) for finding in self.live]}
 
-
-def examine(*, quick: bool, model: str, say: Say, asks: Asks | None = None) -> Examined:
-    """quick: without live checks. model: for these. say: tells what is being done."""
+def examine(*, checks: tuple[Check, ...], model: str, say: Say, asks: Asks | None = None) -> Examined:
+    """checks: the live ones, which may be none. model: for these. say: tells what is being done."""
     asks = asks or Asks()
     with orderly_end():
         say("looking at this machine")
@@ -61,10 +60,9 @@ def examine(*, quick: bool, model: str, say: Say, asks: Asks | None = None) -> E
         names = [name for name, _ in machine.service.broken]
         if model not in (DEMO, TINY):
             names.append(model)
-        if quick:
+        if not checks:
             return Examined(machine, [], names, "without live checks")
-        with own_directory() as directory:
-            live, told = _live(directory, machine, model, asks, say)
+        live, told = _live(machine, checks, model, asks, say)
         return Examined(machine, live, names, told)
 
 
@@ -104,8 +102,8 @@ def _service(working_set: int | None) -> tuple[ServiceFacts, int, int]:
     except ProgramError as error:
         return ServiceFacts(error=str(error)), 0, 0
     if "error" in answer:
-        return ServiceFacts(error=answer["error"]), 0, 0
-    service = ServiceFacts(**answer["service"])
+        return ServiceFacts(error=answer["error"], version=answer["version"]), 0, 0
+    service = ServiceFacts(**answer["service"], version=answer["version"])
     folders = tuple(FolderFacts(**folder) for folder in answer["service"]["folders"])
     broken = tuple((name, reason) for name, reason in answer["service"]["broken"])
     return replace(service, folders=folders, broken=broken), answer["path_bytes"], answer["max_path_bytes"]
@@ -125,29 +123,46 @@ def _calls_itself(port: int) -> str | None:
 # ---- live ------------------------------------------------------------------------------------------------------------
 
 
-def _live(directory: Path, machine: MachineReport, model: str, asks: Asks, say: Say) -> tuple[list[Finding], str]:
+def chosen(only: str) -> tuple[Check, ...]:
+    """The checks of these names, separated by commas, and the starts that they need; all for an empty text. Raises
+    CliError."""
+    wanted = [name.strip() for name in only.split(",") if name.strip()]
+    for name in wanted:
+        if name not in {check.name for check in CHECKS}:
+            names = "; ".join(check.name for check in CHECKS)
+            raise CliError(f"--only must name live checks, and {name!r} is none. These are: {names}", ExitCode.USAGE)
+    if not wanted:
+        return CHECKS
+    named = [check for check in CHECKS if check.name in wanted]
+    starts = STARTS if any(check.needs_service for check in named) else ()
+    return tuple(check for check in CHECKS if check in named or check.name in starts)
+
+
+def _live(
+    machine: MachineReport, checks: tuple[Check, ...], model: str, asks: Asks, say: Say
+) -> tuple[list[Finding], str]:
     """The findings, and on what they were made."""
     if machine.service.error is not None or machine.mlx.error is not None:
         why = machine.service.error or machine.mlx.error or ""
         advice = "correct this first, and run doctor again"
         return [Finding("live checks", f"left out: {why}", Rating.FAILED, advice)], "without live checks"
-    try:
-        subject = choose(model, machine.service, directory, say)
-    except ProgramError as error:
-        raise CliError(str(error)) from error
-    settings: dict[str, Any] = {
-        "warm_spares": 1,
-        "wired_memory": machine.service.wired_memory,
-        "prefill_in_turns": machine.service.prefill_in_turns,
-    }
-    if machine.service.blas_library:
-        settings["blas_library"] = machine.service.blas_library
-    service = OwnService(directory, subject.models, subject.hub, settings)
-    lab = Lab(service, subject.model, bool(machine.mlx.metal), lambda: wired_bytes(asks))
-    try:
-        return run_checks(lab, CHECKS, say), subject.told
-    finally:
-        service.stop()
+    with own_directory() as directory:
+        try:
+            subject = choose(model, machine.service, directory, say)
+        except ProgramError as error:
+            raise CliError(str(error)) from error
+        service = OwnService(directory, subject.models, subject.hub, _settings_for(machine.service))
+        lab = Lab(service, subject.model, bool(machine.mlx.metal), lambda: wired_bytes(asks))
+        try:
+            return run_checks(lab, checks, say), subject.told
+        finally:
+            service.stop()
+
+
+def _settings_for(user: ServiceFacts) -> dict[str, Any]:
+    """Of the broker; what the user has chosen about the machine holds for it, too."""
+    chosen = {"warm_spares": 1, "wired_memory": user.wired_memory, "prefill_in_turns": user.prefill_in_turns}
+    return chosen | ({"blas_library": user.blas_library} if user.blas_library else {})
 
 
 def run_checks(lab: Lab, checks: tuple[Check, ...], say: Say) -> list[Finding]:
@@ -156,17 +171,15 @@ def run_checks(lab: Lab, checks: tuple[Check, ...], say: Say) -> list[Finding]:
     for check in checks:
         if check.needs_service and not is_up:
             continue
-        say(f"checking: {check.name}")
+        began = time.monotonic()
         finding = _one(lab, check)
         if finding is None:
             continue
+        say(f"{check.name}: {finding.rating}, {time.monotonic() - began:.1f} s")
         findings.append(finding)
         if check.name in STARTS and finding.rating is Rating.FAILED:
             is_up = False
     return findings
-
-
-STARTS = ("start of the service", "start of a worker")
 
 
 def _one(lab: Lab, check: Check) -> Finding | None:

@@ -116,6 +116,7 @@ class ServiceFacts:
     folders: tuple[FolderFacts, ...] = ()
     models: int = 0
     broken: tuple[tuple[str, str], ...] = ()
+    version: str = "unknown"
     error: str | None = None
 
 

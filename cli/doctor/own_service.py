@@ -125,7 +125,7 @@ class OwnService:
 @contextlib.contextmanager
 def own_directory() -> Iterator[Path]:
     """A directory that is gone afterwards, with a path that is short enough for sockets."""
-    directory = Path(tempfile.mkdtemp(prefix="mlxb-"))
+    directory = Path(tempfile.mkdtemp(prefix="mlxd-"))
     try:
         yield directory
     finally:

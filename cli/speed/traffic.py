@@ -79,7 +79,7 @@ def measure(
 ) -> Level:
     """So many streams at once, each with one request after the other. Raises CliError for the first that fails."""
     texts = [[prompts.of_tokens(prompt_tokens) for _ in range(rounds)] for _ in range(streams)]
-    answers, failures = list[TimedAnswer](), list[CliError]()
+    answers, failures = list[TimedAnswer](), list[BaseException]()
 
     def run(own: list[str]) -> None:
         try:
@@ -93,10 +93,14 @@ def measure(
 
     threads = [threading.Thread(target=run, args=(own,), daemon=True) for own in texts]
     cpu = time.process_time()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    except BaseException as error:  # Ctrl-C, or no time left: the streams end as well
+        failures.append(error)
+        raise
     cpu = time.process_time() - cpu
     if failures:
         raise failures[0]
