@@ -77,6 +77,8 @@ class Served:
             self.gaps = [0] * (len(GAP_BOUNDS) + 1)
         else:
             self.gaps[bisect_left(GAP_BOUNDS, now - self.last_output)] += 1
+        if count > 1 and self.units == 1:
+            self.gaps[0] += count - 1
         self.last_output = now
         self.outputs += count
 

@@ -76,6 +76,20 @@ def test_a_running_stream_shows_its_gaps_and_they_count_once(counted: Counted) -
     assert counted.exposed.value("requests_in_progress", model="org/tiny") == 0
 
 
+def test_outputs_that_come_at_once_have_no_time_between_them_unless_they_are_of_several_choices(
+    counted: Counted,
+) -> None:
+    for units, gaps in ((1, [4, 1]), (3, [0, 1])):
+        served = counted.begin(f"org/{units}")
+        served.units = units
+        served.hear(100.3, 3)
+        served.hear(100.38, 3)
+        counted.end(served)
+        for bound, count in (("0.001", gaps[0]), ("0.1", sum(gaps))):
+            found = counted.exposed.value("inter_token_latency_seconds_bucket", model=f"org/{units}", le=bound)
+            assert found == count
+
+
 def test_a_failure_is_no_latency(counted: Counted) -> None:
     served = counted.begin()
     served.count([END])
