@@ -54,12 +54,9 @@ def _named(arguments: Sequence[str], commands: Sequence[str]) -> str | None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 -- takes a third of `ps`
+        from broker.wire.version import project_version  # noqa: PLC0415 -- reads files, for this option alone
 
-        try:
-            line(f"{NAME} {version(NAME)}")
-        except PackageNotFoundError:
-            line(f"{NAME} (from a checkout)")
+        line(f"{NAME} {project_version()}")
         raise typer.Exit
 
 

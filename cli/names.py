@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -9,6 +10,8 @@ from cli.errors import CliError, ExitCode, RefusedError
 from cli.gateway import DEFAULT_URL, Gateway, listed
 
 COMPLETION_SECONDS = 0.5
+# zsh evaluates what is completed, so no name may hold what a shell could run.
+_PLAIN = re.compile(r"[\w./:@+-]+")
 
 
 def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
@@ -35,9 +38,9 @@ def model_names(gateway: Gateway) -> list[str]:
     """Of every model on the gateway's machine, loaded or not, for whoever has the key to one of both lists. Raises
     CliError."""
     try:
-        return [str(entry.get("model_id")) for entry in listed(gateway.get("/admin/models"), "models")]
-    except CliError:
         return [str(entry.get("id")) for entry in listed(gateway.get("/v1/models"), "data")]
+    except RefusedError:
+        return [str(entry.get("model_id")) for entry in listed(gateway.get("/admin/models"), "models")]
 
 
 def unknown_model(gateway: Gateway, name: str) -> CliError | None:
@@ -64,10 +67,11 @@ def naming(gateway: Gateway, name: str) -> Iterator[None]:
 
 
 def complete_models(ctx: Any, incomplete: str) -> list[str]:
-    """For the shell. Silent and quick where the gateway is away: nothing may disturb a line that is being typed."""
+    """For the shell. Silent and quick where the gateway is away: nothing may disturb a line that is being typed. A name
+    is left out that a shell could misread."""
     url = ctx.params.get("url") or os.environ.get("MLX_BROKER_URL") or DEFAULT_URL
     try:
         names = model_names(Gateway(url, timeout=COMPLETION_SECONDS))
     except CliError:
         return []
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in names if name.startswith(incomplete) and _PLAIN.fullmatch(name)]

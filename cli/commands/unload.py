@@ -31,5 +31,6 @@ def command(
     except RefusedError as error:
         if error.status != 409:
             raise
-        raise CliError(f"{error.message}: give it more time with --timeout, or use --force") from error
+        why = error.message.partition(" (force")[0]  # in the words of the route
+        raise CliError(f"{why}: give it more time with --timeout, or use --force") from error
     print_done(answer, as_json=as_json)

@@ -1,6 +1,8 @@
 """Commands that ask the gateway one thing: what they send and what they say."""
 
+import asyncio
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -10,8 +12,10 @@ from broker.wire.failure import Code, Failure
 from broker.wire.from_gateways import Kill, Load, Unload, Unpin, Watch
 from broker.wire.outputs import PARTIAL, Output
 from tests.cli.played import HELD, PlayedService
-from tests.cli.running import Command
+from tests.cli.running import Command, Terminal
 from tests.gateway.http.test_gateway import LOADED, STATUS
+from tests.gateway.played_broker import PlayedBroker
+from tests.service import wait_until
 
 SMOL, LLAMA = "mlx-community/SmolLM2-135M-Instruct", "mlx-community/Llama-3.2-3B-Instruct-4bit"
 NAMES = [{**HELD, "model_id": name} for name in (SMOL, LLAMA, "tiny-a")]
@@ -63,10 +67,12 @@ def test_unload_without_options_leaves_them_to_the_broker(service: PlayedService
 
 
 def test_a_drain_that_takes_too_long_says_what_to_do(service: PlayedService, cli: Command) -> None:
-    service.refuses(Unload, Code.DRAIN_TIMEOUT, "org/tiny still has 1 request")
+    service.refuses(
+        Unload, Code.DRAIN_TIMEOUT, "org/tiny still has 1 requests; it stays loaded (force=true would kill it)"
+    )
     result = cli(service.url, "unload", "org/tiny")
     assert (result.code, result.out) == (1, "")
-    told = "org/tiny still has 1 request: give it more time with --timeout, or use --force"
+    told = "org/tiny still has 1 requests; it stays loaded: give it more time with --timeout, or use --force"
     assert result.err == f"mlx-broker: {told}\n"
 
 
@@ -118,6 +124,39 @@ def test_a_load_that_fails_keeps_the_gateways_reason(service: PlayedService, cli
     service.refuses(Load, Code.MODEL_NOT_FOUND, "the hub has no repository mlx-community/SmolLM2-135M")
     result = cli(service.url, "load", "mlx-community/SmolLM2-135M")
     assert result.err.startswith("mlx-broker: the hub has no repository mlx-community/SmolLM2-135M (did you mean ")
+
+
+def test_a_load_in_a_terminal_shows_its_stages(service: PlayedService) -> None:
+    ends = threading.Event()
+
+    async def load(broker: PlayedBroker, request_id: bytes, _body: Body) -> None:
+        await asyncio.to_thread(ends.wait, 20.0)
+        await broker.final(request_id, {"model_id": "org/tiny", "model_type": "text-gen", "size_bytes": 2**29})
+
+    async def watch(broker: PlayedBroker, request_id: bytes, _body: Body) -> None:
+        change = {"model_id": "org/tiny", "state": "loading", "reason": None, "at": 1.0}
+        await broker.outputs(Output(request_id, PARTIAL, {**change, "stage": "weights", "fraction": 0.5}))
+
+    service.on(Load, load)
+    service.on(Watch, watch)
+    with Terminal(service.url, "load", "org/tiny") as terminal:
+        terminal.wait_for("org/tiny: loading weights")
+        terminal.wait_for("50%")
+        ends.set()
+        assert terminal.end() == 0
+    assert terminal.text.endswith("loaded org/tiny (512 MiB)\n")
+
+
+def test_ctrl_c_leaves_a_load_going(service: PlayedService) -> None:
+    async def load(_broker: PlayedBroker, _request_id: bytes, _body: Body) -> None:
+        """It takes its time."""
+
+    service.on(Load, load)
+    with Terminal(service.url, "load", "org/tiny") as terminal:
+        wait_until(lambda: Load("org/tiny") in service.messages, what="the load")
+        terminal.type("\x03")
+        assert terminal.end() == 130
+    assert terminal.text.endswith("org/tiny goes on loading; `mlx-broker unload org/tiny` ends that\n")
 
 
 def events_of(changes: list[dict[str, Any]]) -> Any:
