@@ -4,6 +4,7 @@ Names count only inside code marks.
 """
 
 import ast
+import importlib
 import re
 import tomllib
 from dataclasses import fields
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import typer
 from pydantic.fields import FieldInfo
 
 from broker.policy.actions import Action
@@ -26,6 +28,8 @@ from broker.wire.settings_file import PREFIX
 from broker.wire.states import State
 from broker.wire.to_workers import Assign
 from broker.wire.work import Embed, Generate, Rerank
+from cli.errors import ExitCode
+from cli.main import COMMANDS as CLI_COMMANDS
 from gateway.admin.dialect import ADMIN
 from gateway.app import ENDPOINTS
 from gateway.core.failure import STATUS, error_object
@@ -218,6 +222,22 @@ def test_every_library_that_is_needed_has_its_row() -> None:
 def test_every_command_of_make_is_in_contributing() -> None:
     [targets] = re.findall(r"^\.PHONY: (.+)$", document("Makefile"), flags=re.MULTILINE)
     assert missing({f"make {target}" for target in targets.split()}, code_in(document("CONTRIBUTING.md"))) == []
+
+
+def test_every_command_its_options_and_its_exit_codes_are_documented() -> None:
+    page = document("docs/cli.md")
+    code = code_in(page)
+    for name in CLI_COMMANDS:
+        function = importlib.import_module(f"cli.commands.{name}").command
+        app = typer.Typer(add_completion=False)
+        app.command(name)(function)
+        params = typer.main.get_command(app).params
+        options = {
+            opt for param in params if not getattr(param, "hidden", False) for opt in param.opts if opt[:2] == "--"
+        }
+        assert missing({name} | options, code) == [], f"docs/cli.md lacks these of `{name}`"
+    told = {int(code) for code in re.findall(r"^\| (\d+) \|", page, flags=re.MULTILINE)}
+    assert told == set(ExitCode)
 
 
 def test_every_page_is_on_the_map() -> None:

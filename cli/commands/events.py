@@ -14,7 +14,7 @@ from cli.text import shown
 
 def command(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="Only of this one.", autocompletion=complete_models)
+        str | None, typer.Argument(metavar="MODEL", help="Only of this one.", autocompletion=complete_models)
     ] = None,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,

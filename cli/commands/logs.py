@@ -27,7 +27,7 @@ Entry = dict[str, Any]
 def command(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="Without it: all loaded models.", autocompletion=complete_models),
+        typer.Argument(metavar="MODEL", help="Without it: all loaded models.", autocompletion=complete_models),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is written from now on.")] = False,
     tail: Annotated[

@@ -12,7 +12,7 @@ from cli.text import gigabytes, shown
 
 
 def command(model: Model, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """PullBar a model from the Hugging Face hub, or the rest of it.
+    """Download a model from the Hugging Face hub, or the rest of it.
 
     Ctrl-C ends the download that this command has begun; the next `pull` continues it. One that was running before
     goes on.

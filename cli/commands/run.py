@@ -31,7 +31,7 @@ Ctrl-C    stop the answer
 
 def command(
     model: Model,
-    prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="Without it: a conversation.")] = None,
+    prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", help="Without it: a conversation.")] = None,
     *,
     image: Annotated[
         list[str] | None, typer.Option("--image", metavar="FILE", help="Show it an image; may be repeated.")

@@ -10,7 +10,7 @@ from tests.cli.running import Command
 
 
 @pytest.fixture(scope="session")
-def _kept() -> Iterator[PlayedService]:
+def _played() -> Iterator[PlayedService]:
     directory = Path(tempfile.mkdtemp(prefix="mlxb-"))  # short, as socket paths must be
     with played_service(directory) as service:
         yield service
@@ -18,10 +18,10 @@ def _kept() -> Iterator[PlayedService]:
 
 
 @pytest.fixture
-def service(_kept: PlayedService) -> PlayedService:
+def service(_played: PlayedService) -> PlayedService:
     """As it is at its start: one for all tests, as they leave it running."""
-    _kept.reset()
-    return _kept
+    _played.reset()
+    return _played
 
 
 @pytest.fixture
