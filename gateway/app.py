@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 
 from gateway.admin.dialect import ADMIN
 from gateway.admin.endpoints import ENDPOINTS as ADMIN_ENDPOINTS
+from gateway.admin.events import event_of
 from gateway.anthropic.endpoints import ENDPOINTS as ANTHROPIC_ENDPOINTS
 from gateway.anthropic.endpoints import SUBTREE as ANTHROPIC_SUBTREE
 from gateway.core.served import Journal, Observer
@@ -22,6 +23,7 @@ from gateway.http.journal import Journaling
 from gateway.http.refusals import Refusals
 from gateway.http.shared import SharedAnswer
 from gateway.images.loader import ImageLoader
+from gateway.link.feed import Feed
 from gateway.link.link import Link
 from gateway.metrics.endpoints import ENDPOINTS as METRICS_ENDPOINTS
 from gateway.metrics.endpoints import MetricsState
@@ -72,6 +74,7 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[MetricsState]:
         link.open()
+        feed = Feed(link, event_of)
         try:
             yield {
                 "settings": settings,
@@ -79,11 +82,13 @@ def create_app(
                 "directory": Directory(settings, link),
                 "images": ImageLoader(settings),
                 "refusals": refusals,
+                "feed": feed,
                 "endpoints": tuple(endpoints),  # as they are without any settings
                 "shared_status": SharedAnswer(),
                 "scrapes": Scrapes(requests, link, time.time()),
             }
         finally:
+            feed.close()
             link.close()
 
     closed = [subtree.prefix for subtree in subtrees if subtree.dialect is ADMIN]

@@ -13,7 +13,6 @@ from starlette.responses import Response
 from broker.wire.failure import Code, Failure, FailureError
 from broker.wire.model_names import is_model_name
 from gateway.core.administration import StateChange
-from gateway.core.ask import watch
 from gateway.core.failure import error_object
 from gateway.http.inference import AppState
 from gateway.http.streaming import AnswerStream
@@ -22,14 +21,15 @@ _OPENING = b": watching\n\n"
 
 
 class Changes:
-    """The Renderer of both: each change as the broker tells it, `{model_id, state, reason, stage, fraction, at}`."""
+    """The Renderer of both: each change as the broker tells it, `{model_id, state, reason, stage, fraction, at}`, which
+    `event_of` has rendered for all who listen."""
 
     content_type = "text/event-stream; charset=utf-8"
     is_complete = False
 
-    def render(self, items: Sequence[tuple[int, StateChange]]) -> bytes:
+    def render(self, items: Sequence[tuple[int, bytes]]) -> bytes:
         """One event each."""
-        return b"".join(b"data: " + orjson.dumps(change.model_dump()) + b"\n\n" for _index, change in items)
+        return b"".join(event for _index, event in items)
 
     def keepalive(self) -> bytes:
         """A comment."""
@@ -40,11 +40,16 @@ class Changes:
         return b"data: " + orjson.dumps(error_object(failure)) + b"\n\ndata: [DONE]\n\n"
 
 
+def event_of(change: StateChange) -> bytes:
+    """The event of a change."""
+    return b"data: " + orjson.dumps(change.model_dump()) + b"\n\n"
+
+
 async def events(request: Request[AppState]) -> Response:
     """Every change of state of all models, or of the one that the path names. Raises FailureError for what can never be
     a model's name: the stream of a model that is not here yet waits for it."""
     model = await watched_model(request) if "model_id" in request.path_params else None
-    call = await request.state["link"].call(watch(model))
+    call = await request.state["feed"].listen(model)
     return AnswerStream(call, Changes(), request.state["settings"].keepalive_seconds, str, opening=_OPENING)
 
 

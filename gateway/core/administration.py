@@ -53,10 +53,13 @@ class KillReport(Report):
 
 
 class StateChange(Report):
-    """One PARTIAL of WATCH. at: Unix seconds."""
+    """One PARTIAL of WATCH. stage, fraction: of a load or a download, how far it is. at: Unix seconds."""
 
     model_id: str
     state: str
+    reason: str | None = None
+    stage: str | None = None
+    fraction: float | None = None
 
 
 class LogReport(Report):

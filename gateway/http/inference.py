@@ -23,6 +23,7 @@ from gateway.http.shared import SharedAnswer
 from gateway.http.streaming import AnswerStream, collect, gone, unless
 from gateway.images.loader import ImageLoader
 from gateway.link.call import T
+from gateway.link.feed import Feed
 from gateway.link.link import Link
 from gateway.settings import Settings
 
@@ -38,6 +39,7 @@ class AppState(TypedDict):
     directory: Directory
     images: ImageLoader
     refusals: Refusals
+    feed: Feed[bytes]
     served: NotRequired[Served]  # which the lifespan does not have
     endpoints: tuple[Endpoint, ...]
     shared_status: SharedAnswer

@@ -9,8 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
+from broker.wire.failure import Code, Failure
 from broker.wire.from_gateways import InferenceRequest, Kill, Load, Pull, Remove, Unload, Unpin, Watch
 from broker.wire.kinds import Task
+from broker.wire.outputs import PARTIAL, Output
 from broker.wire.packing import unpack
 from broker.wire.paths import GATEWAY_SOCKET
 from broker.wire.settings_file import SettingsError
@@ -307,10 +309,12 @@ async def test_an_alias_downloads_its_model_and_deletes_nothing(
 
 async def test_progress_of_an_alias_is_that_of_its_model(broker: PlayedBroker, client: httpx.AsyncClient) -> None:
     watching = asyncio.create_task(client.get("/admin/models/fast/progress"))
-    request_id, watch = await broker.expect(Watch)
-    assert watch.model == QWEN
-    await broker.final(request_id, {"model_id": QWEN, "state": "ready"})
-    watching.cancel()
+    request_id, _watch = await broker.expect(Watch)
+    for model_id in (LLAMA, QWEN):
+        await broker.outputs(Output(request_id, PARTIAL, {"model_id": model_id, "state": "ready"}))
+    await broker.error(request_id, Failure(Code.MODEL_UNAVAILABLE, "the broker ends"))
+    answer = (await watching).text
+    assert (QWEN in answer, LLAMA in answer) == (True, False)
 
 
 async def test_aliases_are_listed_with_their_models() -> None:
