@@ -309,12 +309,10 @@ async def test_an_alias_downloads_its_model_and_deletes_nothing(
 
 async def test_progress_of_an_alias_is_that_of_its_model(broker: PlayedBroker, client: httpx.AsyncClient) -> None:
     watching = asyncio.create_task(client.get("/admin/models/fast/progress"))
-    request_id, _watch = await broker.expect(Watch)
-    for model_id in (LLAMA, QWEN):
-        await broker.outputs(Output(request_id, PARTIAL, {"model_id": model_id, "state": "ready"}))
+    request_id = (await broker.expect(Watch))[0]
+    await broker.outputs(*(Output(request_id, PARTIAL, {"model_id": m, "state": "ready"}) for m in (LLAMA, QWEN)))
     await broker.error(request_id, Failure(Code.MODEL_UNAVAILABLE, "the broker ends"))
-    answer = (await watching).text
-    assert (QWEN in answer, LLAMA in answer) == (True, False)
+    assert [model in (await watching).text for model in (QWEN, LLAMA)] == [True, False]
 
 
 async def test_aliases_are_listed_with_their_models() -> None:

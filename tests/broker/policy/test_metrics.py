@@ -8,7 +8,8 @@ from broker.policy.actions import Action
 from broker.policy.downloads import Downloads
 from broker.policy.events import Event, HeartbeatArrived, OutputsArrived, WorkerProgressed
 from broker.policy.flow import Flow
-from broker.policy.metrics import FIRST_OUTPUT_SECONDS, QUEUE_BOUNDS, RATE_SECONDS, Metrics
+from broker.policy.metrics import Metrics
+from broker.policy.noted import FirstOutput
 from broker.policy.policies import Policies
 from tests.broker.policy.script import R1, R2, R3, R4, W1, W2, Script
 
@@ -116,7 +117,7 @@ def test_a_rate_needs_a_process_that_is_heard(s: Counted) -> None:
     s.idle("a")
     s.now += 0.5
     s.beats(W1, 100)
-    s.now += RATE_SECONDS + 0.1
+    s.now += 5.1
     assert s.counts()["tokens_per_second"] == 0
     s.beats(W1, 200)
     assert s.counts()["tokens_per_second"] > 0
@@ -134,7 +135,7 @@ def test_beats_that_come_often_are_as_good(s: Counted) -> None:
         s.now += 0.01
         s.beats(W1, beat)
     assert s.counts()["tokens_per_second"] == pytest.approx(100)
-    assert len(s.driven._metrics._models["a"].samples) <= 2 + RATE_SECONDS / 0.25
+    assert len(s.driven._metrics._models["a"].samples) <= 2 + 5 / 0.25
 
 
 def test_time_to_first_output_is_that_of_streams_of_the_last_minute(s: Counted) -> None:
@@ -155,7 +156,7 @@ def test_time_to_first_output_is_that_of_streams_of_the_last_minute(s: Counted) 
     s.now += 20
     s.finish(W1, R3)  # a whole answer: says nothing about the first token
     assert s.counts()["ttft_seconds"] == 3
-    s.now += FIRST_OUTPUT_SECONDS - 21
+    s.now += 39
     assert s.counts()["ttft_seconds"] == 2
     s.now += 1
     assert s.counts()["ttft_seconds"] is None
@@ -200,6 +201,8 @@ def test_a_spare_that_is_taken_has_no_time_to_start() -> None:
     s.now += 1
     s.progress(W1, "weights", 1.0)
     s.ready(W1)
+    assert s.counts()["load_seconds"] == {"weights": 1.0, "warm_up": 0.0}
+    s.progress(W1, "weights", 1.0)  # which nothing waits for any more
     assert s.counts()["load_seconds"] == {"weights": 1.0, "warm_up": 0.0}
 
 
@@ -279,7 +282,18 @@ def test_ranks_are_one_model(s: Counted) -> None:
     s.beats(W2, 10)
     counts = s.counts("wide")
     assert (counts["loads"], counts["generation_tokens"]) == (1, 10)
+    s.now += 1
+    s.beats(W1, 30)
+    s.beats(W2, 999)
+    assert s.counts("wide")["tokens_per_second"] == 20
     s.dies(W1)
     s.dies(W2)
     assert s.counts("wide")["exits"] == {"SIGKILL": 2}
-    assert s.counts("wide")["generation_tokens"] == 10
+    assert s.counts("wide")["generation_tokens"] == 30
+
+
+def test_of_very_many_first_outputs_the_last_ones_count() -> None:
+    metrics = Metrics()
+    for number in range(1500):
+        metrics.handle(FirstOutput("a", 1.0, 0.0 if number < 500 else 2.0), 1.0)
+    assert metrics.of("a", 1.0)["ttft_seconds"] == 2
