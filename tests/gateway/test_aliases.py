@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from broker.wire.failure import Code, Failure
-from broker.wire.from_gateways import InferenceRequest, Kill, Load, Pull, Remove, Unload, Unpin, Watch
+from broker.wire.from_gateways import InferenceRequest, Kill, Load, Pin, Pull, Remove, Unload, Unpin, Watch
 from broker.wire.kinds import Task
 from broker.wire.outputs import PARTIAL, Output
 from broker.wire.packing import unpack
@@ -279,14 +279,13 @@ async def test_administration_acts_on_the_model_behind_an_alias(
     broker: PlayedBroker, client: httpx.AsyncClient
 ) -> None:
     final = {"model_id": QWEN, "model_type": "text-gen", "size_bytes": 1, "pid": 7}
-    for verb, kind in (("load", Load), ("unload", Unload), ("kill", Kill), ("unpin", Unpin)):
+    for verb, kind in (("load", Load), ("unload", Unload), ("kill", Kill), ("pin", Pin), ("unpin", Unpin)):
         for name in ("fast", "claude-haiku-4-5", QWEN.upper()):
             asking = asyncio.create_task(client.post(f"/admin/models/{verb}/{name}"))
             request_id, body = await broker.expect(kind)
             assert getattr(body, "model", None) == QWEN
             await broker.final(request_id, final)
-            answer = (await asking).json()
-            assert answer["model_id"] == QWEN
+            assert (await asking).json()["model_id"] == QWEN
 
 
 async def test_an_alias_downloads_its_model_and_deletes_nothing(

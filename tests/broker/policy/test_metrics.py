@@ -8,7 +8,7 @@ from broker.policy.actions import Action
 from broker.policy.downloads import Downloads
 from broker.policy.events import Event, HeartbeatArrived, OutputsArrived, WorkerProgressed
 from broker.policy.flow import Flow
-from broker.policy.metrics import Metrics
+from broker.policy.metrics import QUEUE_BOUNDS, Metrics
 from broker.policy.noted import FirstOutput
 from broker.policy.policies import Policies
 from tests.broker.policy.script import R1, R2, R3, R4, W1, W2, Script
@@ -285,7 +285,7 @@ def test_ranks_are_one_model(s: Counted) -> None:
     s.now += 1
     s.beats(W1, 30)
     s.beats(W2, 999)
-    assert s.counts("wide")["tokens_per_second"] == 20
+    assert s.counts("wide")["tokens_per_second"] == 30
     s.dies(W1)
     s.dies(W2)
     assert s.counts("wide")["exits"] == {"SIGKILL": 2}
