@@ -16,7 +16,7 @@ from gateway.admin.events import watched_model
 from gateway.core.administration import LogReport
 from gateway.core.ask import logs as logs_of
 from gateway.core.failure import ErrorAnswer, error_object
-from gateway.core.query import Flag, Query, WholeNumber, query_of
+from gateway.core.query import DIGITS, Flag, Query, query_of
 from gateway.http.endpoints import Stream
 from gateway.http.inference import AppState
 from gateway.http.streaming import AnswerStream
@@ -36,7 +36,7 @@ LOG_LINES = Stream(
 class LogsQuery(Query):
     """The parameters of logs."""
 
-    tail: Annotated[WholeNumber, Field(ge=0, le=MAX_TAIL)] = Field(100, description="How many of the last lines.")
+    tail: Annotated[int, Field(ge=0, le=MAX_TAIL), DIGITS] = Field(100, description="How many of the last lines.")
     follow: Flag = Field(True, description="Whether lines that come later are sent, too.")
 
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from broker.wire.failure import invalid
 from gateway.anthropic.dialect import ANTHROPIC
 from gateway.core.names import Listed
-from gateway.core.query import Query, WholeNumber, query_of
+from gateway.core.query import DIGITS, Query, query_of
 from gateway.http.endpoints import NAMES_A_MODEL, Endpoint, Guard
 from gateway.http.errors import Json
 from gateway.http.inference import AppState
@@ -44,7 +44,7 @@ class ModelInfo(BaseModel):
 class PageQuery(Query):
     """The parameters of the list. A page may stand behind one model or before another."""
 
-    limit: Annotated[WholeNumber, Field(ge=1, le=1000)] = Field(20, description="How many models a page has at most.")
+    limit: Annotated[int, Field(ge=1, le=1000), DIGITS] = Field(20, description="How many models a page has at most.")
     after_id: str | None = Field(None, description="The model behind which the page begins.")
     before_id: str | None = Field(None, description="The model before which the page ends; not with after_id.")
 

@@ -20,7 +20,7 @@ from gateway.anthropic.shapes import AnthropicStops, AnthropicSystem, AnthropicT
 from gateway.anthropic.tools import Choosing, ToolSet, choosing_of, required_names, tools_of
 from gateway.core.integers import entries_of, refuse_rounded
 from gateway.core.sampling import MAX_INT, Defaults, SamplingFields
-from gateway.core.validation import RequestBody, Whole, object_of, validated
+from gateway.core.validation import WHOLE, RequestBody, object_of, validated
 
 _MAX_STOPS = 16
 # Reading a body holds up all streams of this gateway: a million small messages or blocks would take ten seconds.
@@ -46,7 +46,7 @@ class Thinking(RequestBody):
     """budget_tokens: of reasoning, at most."""
 
     type: Literal["enabled", "adaptive", "disabled", "between_tools"]
-    budget_tokens: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
+    budget_tokens: Annotated[int, Field(ge=1, le=MAX_INT), WHOLE] | None = None
 
 
 class OutputFormat(RequestBody):

@@ -50,6 +50,6 @@ def _whole(text: object) -> int:
 
 
 Flag = Annotated[bool, BeforeValidator(_flag)]
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0)]
-# With its bounds beside it: Annotated[WholeNumber, Field(ge=1, le=1000)].
-WholeNumber = Annotated[int, BeforeValidator(_whole)]
+Seconds = Annotated[float, Field(ge=0), BeforeValidator(_seconds)]
+# Of a whole number, behind its bounds: Annotated[int, Field(ge=1, le=1000), DIGITS].
+DIGITS = BeforeValidator(_whole)

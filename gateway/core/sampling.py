@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, JsonValue, PlainValidator
 
-from gateway.core.validation import RequestBody, Whole
+from gateway.core.validation import WHOLE, RequestBody
 
 MAX_INT = 2**63 - 1  # the largest integer that fits on the wire
 _MAX_BIASES = 1024
@@ -28,28 +28,28 @@ _Biases = Annotated[
         Annotated[str, Field(pattern="^[0-9]{1,10}$")],
         Annotated[float, Field(ge=-_MAX_FLOAT32, le=_MAX_FLOAT32)],
     ],
-    Field(max_length=_MAX_BIASES),
+    Field(max_length=_MAX_BIASES, json_schema_extra={"additionalProperties": False}),
 ]
 
 
 class SamplingFields(RequestBody):
     """The fields that requests and settings share. None: not given."""
 
-    max_tokens: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_INT), WHOLE] | None = None
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[Whole, Field(ge=-1, le=MAX_INT)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=MAX_INT), WHOLE] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     xtc_probability: Annotated[float, Field(ge=0, le=1)] | None = None
     xtc_threshold: Annotated[float, Field(ge=0, le=0.5)] | None = None
     top_n_sigma: Annotated[float, Field(ge=-1, allow_inf_nan=False)] | None = None
     typical_p: Annotated[float, Field(gt=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0, le=100)] | None = None
-    repetition_context_size: Annotated[Whole, Field(ge=0, le=MAX_INT)] | None = None
+    repetition_context_size: Annotated[int, Field(ge=0, le=MAX_INT), WHOLE] | None = None
     presence_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
-    presence_context_size: Annotated[Whole, Field(ge=0, le=MAX_INT)] | None = None
+    presence_context_size: Annotated[int, Field(ge=0, le=MAX_INT), WHOLE] | None = None
     frequency_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
-    frequency_context_size: Annotated[Whole, Field(ge=0, le=MAX_INT)] | None = None
+    frequency_context_size: Annotated[int, Field(ge=0, le=MAX_INT), WHOLE] | None = None
     logit_bias: Annotated[dict[str, float], PlainValidator(_bias_of, json_schema_input_type=_Biases)] | None = None
 
     def over(self, defaults: "Defaults") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Every error names its field as clients write it: `messages[0].content`.
 """
 
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -23,8 +23,9 @@ def whole(number: object) -> object:
     return int(number) if type(number) is float and number.is_integer() else number
 
 
-# Every whole number of a request.
-Whole = Annotated[int, BeforeValidator(whole)]
+# Of every whole number of a request, behind its bounds: Annotated[int, Field(ge=1), WHOLE]. Bounds behind it are in
+# no document.
+WHOLE = BeforeValidator(whole)
 
 # Fields that are not implemented yet -> the values that change nothing.
 NotYet = dict[str, tuple[Any, ...]]

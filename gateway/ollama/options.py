@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, PlainValidator
 
 from gateway.core.sampling import MAX_INT, Defaults, SamplingFields
-from gateway.core.validation import RequestBody, Whole
+from gateway.core.validation import WHOLE, RequestBody
 from gateway.ollama.shapes import OllamaStops
 
 _MAX_STOPS = 64  # programs that complete code send twenty
@@ -30,18 +30,18 @@ class OllamaOptions(RequestBody):
 
     model_config = ConfigDict(extra="allow")
 
-    num_predict: Annotated[Whole, Field(ge=-MAX_INT, le=MAX_INT)] | None = None
+    num_predict: Annotated[int, Field(ge=-MAX_INT, le=MAX_INT), WHOLE] | None = None
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    top_k: Annotated[Whole, Field(ge=-1, le=MAX_INT)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=MAX_INT), WHOLE] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     typical_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    seed: Annotated[Whole, Field(ge=-MAX_INT - 1, le=MAX_INT)] | None = None
+    seed: Annotated[int, Field(ge=-MAX_INT - 1, le=MAX_INT), WHOLE] | None = None
     stop: Annotated[list[str], PlainValidator(_stops_of, json_schema_input_type=OllamaStops)] = Field(
         default_factory=list
     )
     repeat_penalty: Annotated[float, Field(ge=0, le=100)] | None = None
-    repeat_last_n: Annotated[Whole, Field(ge=-1, le=MAX_INT)] | None = None
+    repeat_last_n: Annotated[int, Field(ge=-1, le=MAX_INT), WHOLE] | None = None
     presence_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
 

@@ -12,7 +12,7 @@ from broker.wire.failure import invalid
 from broker.wire.work import Embed, Generate
 from gateway.core.integers import entries_of, refuse_rounded
 from gateway.core.sampling import MAX_INT, Defaults
-from gateway.core.validation import NotYet, RequestBody, Whole, object_of, refuse_not_yet, validated
+from gateway.core.validation import WHOLE, NotYet, RequestBody, object_of, refuse_not_yet, validated
 from gateway.ollama.messages import Images, OllamaMessage, check_roles, read_by_models, tools_in, user_content
 from gateway.ollama.options import OllamaOptions, sampling
 from gateway.ollama.shapes import OllamaFormat, OllamaInputs, OllamaThink, OllamaTools
@@ -99,7 +99,7 @@ class OllamaTextBody(OllamaBody):
         dict[str, Any], PlainValidator(_variables_of, json_schema_input_type=OllamaThink), Field(alias="think")
     ] = Field(default_factory=dict)
     logprobs: bool | None = None
-    top_logprobs: Annotated[Whole, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=_MAX_TOP_LOGPROBS), WHOLE] | None = None
     truncate: bool | None = None
     shift: bool | None = None
 
@@ -169,7 +169,7 @@ class OllamaEmbedBody(OllamaVectorBody):
         default_factory=list
     )
     truncate: bool | None = None
-    dimensions: Annotated[Whole, Field(ge=0, le=MAX_INT)] | None = None
+    dimensions: Annotated[int, Field(ge=0, le=MAX_INT), WHOLE] | None = None
 
 
 class OllamaEmbeddingsBody(OllamaVectorBody):

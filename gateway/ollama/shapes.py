@@ -8,12 +8,10 @@ from gateway.core.shapes import JsonObject, Shape, Text
 
 # Files in base64, or data URLs.
 OllamaImages = list[str] | None
-OllamaStops = str | Annotated[list[Text], Field(max_length=64)] | None
+OllamaStops = Text | Annotated[list[Text], Field(max_length=64)] | None
 OllamaFormat = Literal["", "json"] | JsonObject | None
 OllamaThink = bool | Literal["low", "medium", "high", "max"] | None
 OllamaInputs = str | Annotated[list[str], Field(max_length=2048)] | None
-# Seconds, or a duration such as 5m; a negative one is for good.
-OllamaStay = float | str | None
 
 
 class OllamaToolFunction(Shape):

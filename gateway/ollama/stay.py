@@ -4,9 +4,7 @@ import math
 import re
 from typing import Annotated
 
-from pydantic import PlainValidator
-
-from gateway.ollama.shapes import OllamaStay
+from pydantic import Field, PlainValidator
 
 FOR_GOOD = -1.0
 
@@ -46,5 +44,8 @@ def _seconds_in(text: str) -> float:
     return -seconds if text[0] == "-" else seconds
 
 
+_Written = (
+    float | Annotated[str, Field(max_length=_MAX_LETTERS, pattern=rf"^({_NUMBER.pattern}|{_DURATION.pattern})$")] | None
+)
 # Seconds; FOR_GOOD for anything negative, None where it is left out.
-KeepAlive = Annotated[float | None, PlainValidator(_stay_of, json_schema_input_type=OllamaStay)]
+KeepAlive = Annotated[float | None, PlainValidator(_stay_of, json_schema_input_type=_Written)]

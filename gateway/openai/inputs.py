@@ -8,7 +8,7 @@ from broker.wire.failure import invalid
 from broker.wire.work import Embed, Rerank
 from gateway.core.sampling import MAX_INT
 from gateway.core.shapes import Prompts
-from gateway.core.validation import RequestBody, Whole, object_of, prompts_of, refuse_not_yet, validated
+from gateway.core.validation import WHOLE, RequestBody, object_of, prompts_of, refuse_not_yet, validated
 
 MAX_INPUTS = 2048  # of one request, as OpenAI has it
 
@@ -19,7 +19,7 @@ class EmbeddingRequest(RequestBody):
     model: Annotated[str, Field(min_length=1)] | None = None
     input: Annotated[list[str | list[int]], PlainValidator(prompts_of, json_schema_input_type=Prompts)]
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
+    dimensions: Annotated[int, Field(ge=1, le=MAX_INT), WHOLE] | None = None
 
 
 class RerankRequest(RequestBody):
@@ -28,7 +28,7 @@ class RerankRequest(RequestBody):
     model: Annotated[str, Field(min_length=1)] | None = None
     query: Annotated[str, Field(min_length=1)]
     documents: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MAX_INPUTS)]
-    top_n: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
+    top_n: Annotated[int, Field(ge=1, le=MAX_INT), WHOLE] | None = None
     return_documents: bool | None = None
 
 

@@ -14,7 +14,7 @@ from gateway.core.content import Image
 from gateway.core.integers import entries_of, refuse_rounded
 from gateway.core.sampling import MAX_INT, Defaults, SamplingFields, effort_variables
 from gateway.core.shapes import Prompts, Stops
-from gateway.core.validation import NotYet, RequestBody, Whole, object_of, prompts_of, refuse_not_yet, validated
+from gateway.core.validation import WHOLE, NotYet, RequestBody, object_of, prompts_of, refuse_not_yet, validated
 from gateway.openai.messages import ChatMessage, check_roles, fields_that_models_read
 from gateway.openai.shapes import ChatFunctionChoice, ChatFunctions, ChatToolChoice, ChatTools
 from gateway.openai.tools import (
@@ -74,7 +74,7 @@ def _number_of_logprobs(logprobs: object) -> object:
     return (0 if logprobs else None) if isinstance(logprobs, bool) else logprobs
 
 
-_TopLogprobs = Annotated[Whole, Field(ge=0, le=_MAX_TOP_LOGPROBS)]
+_TopLogprobs = Annotated[int, Field(ge=0, le=_MAX_TOP_LOGPROBS), WHOLE]
 
 
 class StreamOptions(RequestBody):
@@ -89,9 +89,9 @@ class Sampling(SamplingFields):
     model: Annotated[str, Field(min_length=1)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    seed: Annotated[Whole, Field(ge=-MAX_INT - 1, le=MAX_INT)] | None = None
+    seed: Annotated[int, Field(ge=-MAX_INT - 1, le=MAX_INT), WHOLE] | None = None
     stop: Annotated[list[str], PlainValidator(_stops_of, json_schema_input_type=Stops)] = Field(default_factory=list)
-    n: Annotated[Whole, Field(ge=1, le=8)] | None = None
+    n: Annotated[int, Field(ge=1, le=8), WHOLE] | None = None
     response_format: ResponseFormat | None = None
     grammar: Annotated[str, Field(min_length=1, max_length=_MAX_GRAMMAR)] | None = None
 
@@ -115,11 +115,11 @@ class ChatRequest(Sampling):
     """The body of POST /v1/chat/completions."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=_MAX_MESSAGES)]
-    max_completion_tokens: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_INT), WHOLE] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     enable_thinking: bool | None = None
     reasoning_effort: Annotated[str, Field(min_length=1)] | None = None
-    thinking_budget: Annotated[Whole, Field(ge=0, le=MAX_INT)] | None = None
+    thinking_budget: Annotated[int, Field(ge=0, le=MAX_INT), WHOLE] | None = None
     logprobs: bool | None = None
     top_logprobs: _TopLogprobs | None = None
     tools: Annotated[Tools, PlainValidator(tools_of, json_schema_input_type=ChatTools)] = Field(default_factory=Tools)
@@ -131,8 +131,8 @@ class ChatRequest(Sampling):
     function_call: Annotated[
         ToolChoice, PlainValidator(function_choice_of, json_schema_input_type=ChatFunctionChoice)
     ] = "auto"
-    min_pixels: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
-    max_pixels: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
+    min_pixels: Annotated[int, Field(ge=1, le=MAX_INT), WHOLE] | None = None
+    max_pixels: Annotated[int, Field(ge=1, le=MAX_INT), WHOLE] | None = None
 
     @property
     def is_legacy(self) -> bool:
@@ -179,10 +179,10 @@ class CompletionRequest(Sampling):
     echo max_tokens may be 0."""
 
     prompt: Annotated[list[str | list[int]], PlainValidator(prompts_of, json_schema_input_type=Prompts)]
-    max_tokens: Annotated[Whole, Field(ge=0, le=MAX_INT)] | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_INT), WHOLE] | None = None
     suffix: str | None = None
     echo: bool | None = None
-    best_of: Annotated[Whole, Field(ge=1, le=_MAX_BEST_OF)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=_MAX_BEST_OF), WHOLE] | None = None
     logprobs: Annotated[
         _TopLogprobs | None, BeforeValidator(_number_of_logprobs, json_schema_input_type=_TopLogprobs | bool | None)
     ] = None

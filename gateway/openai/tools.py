@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 from gateway.core.custom_tools import arguments_of, custom_function, grammar_in
 from gateway.core.validation import RequestBody, at
@@ -39,8 +39,16 @@ class CalledCustom(RequestBody):
     input: str = ""
 
 
+_CALLS: list[JsonValue] = [
+    {"properties": {"type": {"const": "function"}, "function": {"type": "object"}}, "required": ["function"]},
+    {"properties": {"type": {"const": "custom"}, "custom": {"type": "object"}}, "required": ["type", "custom"]},
+]
+
+
 class ToolCall(RequestBody):
     """A call in an assistant's turn that is sent back."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": _CALLS})
 
     id: str | None = None
     type: Literal["function", "custom"] = "function"

@@ -15,7 +15,7 @@ from broker.wire.failure import invalid
 from broker.wire.work import Generate
 from gateway.core.integers import entries_of, refuse_rounded
 from gateway.core.sampling import MAX_INT, Defaults, SamplingFields, effort_variables
-from gateway.core.validation import RequestBody, Whole, object_of, validated
+from gateway.core.validation import WHOLE, RequestBody, object_of, validated
 from gateway.responses.items import InputItems, conversation_of
 from gateway.responses.shapes import ResponsesInput, ResponsesToolChoice, ResponsesTools
 from gateway.responses.tools import ClientTool, ToolSelection, choose, refuse_many, tools_in
@@ -93,14 +93,14 @@ class ResponsesRequest(SamplingFields):
     input: Annotated[InputItems, PlainValidator(conversation_of, json_schema_input_type=ResponsesInput)]
     instructions: str | None = None
     stream: bool | None = None
-    max_output_tokens: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
+    max_output_tokens: Annotated[int, Field(ge=1, le=MAX_INT), WHOLE] | None = None
     text: TextSettings | None = None
     reasoning: ReasoningSettings | None = None
     tools: Annotated[list[Any] | None, _read_later(ResponsesTools)] = None
     tool_choice: Annotated[Any, _read_later(ResponsesToolChoice)] = None
     parallel_tool_calls: bool | None = None
     include: Annotated[list[str], Field(max_length=_MAX_INCLUDED)] | None = None
-    top_logprobs: Annotated[Whole, Field(ge=0, le=_MAX_TOP_LOGPROBS)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=_MAX_TOP_LOGPROBS), WHOLE] | None = None
     truncation: Literal["auto", "disabled"] | None = None
     metadata: (
         Annotated[
@@ -110,8 +110,8 @@ class ResponsesRequest(SamplingFields):
         | None
     ) = None
     store: bool | None = None
-    max_tool_calls: Annotated[Whole, Field(ge=0, le=MAX_INT)] | None = None
-    seed: Annotated[Whole, Field(ge=-MAX_INT - 1, le=MAX_INT)] | None = None
+    max_tool_calls: Annotated[int, Field(ge=0, le=MAX_INT), WHOLE] | None = None
+    seed: Annotated[int, Field(ge=-MAX_INT - 1, le=MAX_INT), WHOLE] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None

@@ -147,7 +147,7 @@ class AdditionalTools(Shape):
 class OtherItem(Shape):
     """An item of another type; it is left out and named in a header."""
 
-    type: Annotated[str, Field(json_schema_extra={"not": {"enum": list(_KINDS)}})]
+    type: Annotated[str, Field(min_length=1, json_schema_extra={"not": {"enum": list(_KINDS)}})]
 
 
 ResponsesInput = (

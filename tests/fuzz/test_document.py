@@ -14,7 +14,7 @@ ABSENT = "org/absent"
 
 def _cases(endpoint: Endpoint) -> int:
     """Much can be wrong in a body, and nothing in a request without any parameter."""
-    return 180 if endpoint.body is not None else 40 if "{" in endpoint.path or endpoint.query is not None else 1
+    return 185 if endpoint.body is not None else 40 if "{" in endpoint.path or endpoint.query is not None else 1
 
 
 @pytest.mark.slow

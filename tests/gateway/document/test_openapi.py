@@ -1,5 +1,6 @@
 """The document of the API: every row of the endpoint table and nothing else, valid by the schema of OpenAPI 3.1."""
 
+import re
 from typing import Any
 
 import jsonschema_rs
@@ -100,6 +101,19 @@ def test_what_a_row_says_is_in_its_operation(endpoint: Endpoint) -> None:
     assert {str(STATUS[code]) for code in endpoint.failures} <= statuses
     assert "500" in statuses
     assert ("401" in statuses) == bool(operation["security"]) == (endpoint.guard is not Guard.OPEN)
+
+
+def test_every_bound_of_a_field_is_in_its_schema() -> None:
+    """A bound that pydantic checks behind a validator is in no schema."""
+    words = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+    found = 0
+    for model in {model for row in ENDPOINTS for model in (row.body, row.query) if model is not None}:
+        schema = model.model_json_schema(by_alias=False)["properties"]
+        for name, field in model.model_fields.items():
+            for bound in re.findall(r"\b(ge|gt|le|lt)=", f"{field.annotation} {field.metadata}"):
+                found += 1
+                assert f"'{words[bound]}'" in str(schema[name]), f"{model.__name__}.{name}"
+    assert found > 100
 
 
 def test_two_rows_of_one_path_are_one_operation() -> None:
