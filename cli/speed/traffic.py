@@ -51,11 +51,33 @@ class Prompts:
         self.overhead = max(short.prompt_tokens - self.tokens_per_word, 0.0)
 
 
+@dataclass(slots=True, frozen=True)
+class KeptAnswer:
+    """A streamed chat as it came, to be read when nothing is measured any more."""
+
+    sent_at: float
+    pieces: list[bytes]
+    times: list[float]
+
+    @property
+    def error(self) -> str | None:
+        """With which it ended. An error comes in the last pieces: nothing else is parsed for this."""
+        return self.read().error if b'{"error"' in b"".join(self.pieces[-3:]) else None
+
+    def read(self) -> TimedAnswer:
+        """What it says."""
+        return read_stream(self.sent_at, self.pieces, self.times)
+
+
 def ask(
     gateway: Gateway, model: str, prompt: str, tokens: int, stop: Callable[[], bool] = lambda: False
 ) -> TimedAnswer:
     """One streamed chat. stop: leaves it as soon as this is true. Raises CliError, but not for an error that ends a
     stream which has begun."""
+    return _keep(gateway, model, prompt, tokens, stop).read()
+
+
+def _keep(gateway: Gateway, model: str, prompt: str, tokens: int, stop: Callable[[], bool]) -> KeptAnswer:
     body: Json = {
         "model": model,
         "messages": [{"role": "user", "content": prompt}],
@@ -71,7 +93,7 @@ def ask(
         pieces.append(piece)
         if stop():
             break
-    return read_stream(sent_at, pieces, times)
+    return KeptAnswer(sent_at, pieces, times)
 
 
 def measure(
@@ -79,15 +101,15 @@ def measure(
 ) -> Level:
     """So many streams at once, each with one request after the other. Raises CliError for the first that fails."""
     texts = [[prompts.of_tokens(prompt_tokens) for _ in range(rounds)] for _ in range(streams)]
-    answers, failures = list[TimedAnswer](), list[BaseException]()
+    kept, failures = list[KeptAnswer](), list[BaseException]()
 
     def run(own: list[str]) -> None:
         try:
             for text in own:
-                answer = ask(gateway, model, text, tokens, stop=lambda: bool(failures))
+                answer = _keep(gateway, model, text, tokens, lambda: bool(failures))
                 if answer.error is not None:
                     raise CliError(f"a stream of {model} failed: {answer.error}")
-                answers.append(answer)
+                kept.append(answer)
         except CliError as error:
             failures.append(error)
 
@@ -104,7 +126,7 @@ def measure(
     cpu = time.process_time() - cpu
     if failures:
         raise failures[0]
-    return level_of(streams, answers, cpu)
+    return level_of(streams, [answer.read() for answer in kept], cpu)
 
 
 @dataclass(slots=True)

@@ -61,6 +61,18 @@ def test_ctrl_c_leaves_nothing_running(shared: Service) -> None:
     wait_until(lambda: shared.model("echo")["in_flight"] == 0, what="no stream")
 
 
+def test_a_process_that_dies_ends_it_with_one_line(shared: Service) -> None:
+    bench = process(shared.url, "bench", "echo", "--streams", "2", "--tokens", "1000000")
+    wait_until(lambda: shared.model("echo")["in_flight"] == 2, what="two streams")
+    # Requests without output would be replayed.
+    flowing = shared.model("echo")["generation_tokens"]
+    wait_until(lambda: shared.model("echo")["generation_tokens"] > flowing + 1000, what="tokens")
+    assert shared.kill("echo").status_code == 200
+    out, err = bench.communicate(timeout=20)
+    assert (bench.returncode, out) == (1, ""), err
+    assert err.splitlines()[-1].startswith("mlx-broker: a stream of echo failed: ")
+
+
 @pytest.mark.slow
 def test_its_own_cost_is_not_the_limit(shared: Service, cli: Command) -> None:
     """The engine here costs nothing, and yet the client is not what is busy."""

@@ -6,7 +6,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import psutil
 import pytest
 
 from cli.doctor.bounded import TooLongError, within
-from cli.doctor.examine import STARTS, run_checks
+from cli.doctor.examine import STARTS, chosen, examine, run_checks
 from cli.doctor.facts import Finding, Rating
 from cli.doctor.live import CHECKS, Check
 from cli.doctor.programs import ProgramError
+from cli.doctor.subject import TINY
+from tests.cli.doctor.macs import mac
 from tests.cli.running import Command, process
 from tests.service import wait_until
 
@@ -151,6 +154,28 @@ def test_the_demo_model_is_prepared_where_there_is_none(temporary: Path, doctor:
     report = read(doctor("--json", MLX_BROKER_MODELS_DIR=str(models)), 800)
     assert report["checked"].startswith("the demo model")
     assert_nothing_is_left(temporary)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_parts_of_a_mac_around_a_real_service() -> None:
+    """The system is played, the service is real."""
+    moments = iter(["100", "200", "90"])
+    asks = mac()
+    told: list[str] = []
+
+    def run(command: Sequence[str]) -> str | None:
+        text = asks.run(command)
+        if command[0].endswith("vm_stat") and text is not None and told[1:]:
+            return text.replace("196995", next(moments))
+        return text
+
+    examined = examine(checks=chosen("wired memory"), model=TINY, say=told.append, asks=replace(asks, run=run))
+    assert examined.machine.system.system == "macOS"
+    finding = examined.live[-1]
+    assert finding.name == "wired memory"
+    assert finding.figures == {"before": 100 << 14, "loaded": 200 << 14, "after all kills": 90 << 14}
+    assert finding.rating is Rating.OK
 
 
 # ---- in this process -------------------------------------------------------------------------------------------------
