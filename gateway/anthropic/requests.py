@@ -20,7 +20,7 @@ from gateway.anthropic.shapes import AnthropicStops, AnthropicSystem, AnthropicT
 from gateway.anthropic.tools import Choosing, ToolSet, choosing_of, required_names, tools_of
 from gateway.core.integers import entries_of, refuse_rounded
 from gateway.core.sampling import MAX_INT, Defaults, SamplingFields
-from gateway.core.validation import WHOLE, RequestBody, object_of, validated
+from gateway.core.validation import WHOLE, RequestBody, example, object_of, validated
 
 _MAX_STOPS = 16
 # Reading a body holds up all streams of this gateway: a million small messages or blocks would take ten seconds.
@@ -73,6 +73,10 @@ def _stops_of(stops: object) -> list[str]:
 
 class MessagesRequest(SamplingFields):
     """The body of POST /v1/messages. output_format: the name that output_config.format had first."""
+
+    model_config = example(
+        {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 100}
+    )
 
     model: Annotated[str, Field(min_length=1)] | None = None
     messages: Annotated[list[AnthropicMessage], Field(min_length=1, max_length=_MAX_MESSAGES)]

@@ -6,7 +6,7 @@ Every error names its field as clients write it: `messages[0].content`.
 from typing import Any, TypeVar
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, ValidationError
 from pydantic_core import PydanticCustomError
 
 from broker.wire.failure import invalid
@@ -16,6 +16,11 @@ class RequestBody(BaseModel):
     """No field is guessed from another type; unknown ones are ignored, as OpenAI-compatible servers do."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+def example(body: dict[str, JsonValue]) -> ConfigDict:
+    """For a body's `model_config`: what readers of the document may try first."""
+    return ConfigDict(json_schema_extra={"examples": [body]})
 
 
 def whole(number: object) -> object:

@@ -6,7 +6,7 @@ from starlette.responses import PlainTextResponse, Response
 from broker.wire.failure import Code, Failure, FailureError, invalid
 from broker.wire.states import LOADED
 from gateway.core import ask
-from gateway.core.validation import RequestBody, object_of, validated
+from gateway.core.validation import RequestBody, example, object_of, validated
 from gateway.http.body import read_body
 from gateway.http.errors import Json
 from gateway.http.inference import AppState, finish
@@ -24,6 +24,8 @@ VERSION = "0.30.0"
 class NamedBody(RequestBody):
     """What says no more than a model. name: what `model` was called before."""
 
+    model_config = example({"model": "mlx-community/SmolLM2-135M-Instruct"})
+
     model: str | None = None
     name: str | None = None
 
@@ -37,6 +39,8 @@ class NamedBody(RequestBody):
 
 class PullBody(NamedBody):
     """The body of POST /api/pull."""
+
+    model_config = example({"model": "mlx-community/SmolLM2-135M-Instruct", "stream": False})
 
     stream: bool | None = None
 

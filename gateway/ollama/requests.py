@@ -12,7 +12,7 @@ from broker.wire.failure import invalid
 from broker.wire.work import Embed, Generate
 from gateway.core.integers import entries_of, refuse_rounded
 from gateway.core.sampling import MAX_INT, Defaults
-from gateway.core.validation import WHOLE, NotYet, RequestBody, object_of, refuse_not_yet, validated
+from gateway.core.validation import WHOLE, NotYet, RequestBody, example, object_of, refuse_not_yet, validated
 from gateway.ollama.messages import Images, OllamaMessage, check_roles, read_by_models, tools_in, user_content
 from gateway.ollama.options import OllamaOptions, sampling
 from gateway.ollama.shapes import OllamaFormat, OllamaInputs, OllamaThink, OllamaTools
@@ -128,6 +128,10 @@ class OllamaTextBody(OllamaBody):
 class OllamaChatBody(OllamaTextBody):
     """The body of POST /api/chat."""
 
+    model_config = example(
+        {"messages": [{"role": "user", "content": "What is the capital of France?"}], "stream": False}
+    )
+
     messages: Annotated[list[OllamaMessage], Field(max_length=_MAX_MESSAGES)] | None = None
     tools: Annotated[list[dict[str, Any]], PlainValidator(tools_in, json_schema_input_type=OllamaTools)] = Field(
         default_factory=list
@@ -136,6 +140,8 @@ class OllamaChatBody(OllamaTextBody):
 
 class OllamaGenerateBody(OllamaTextBody):
     """The body of POST /api/generate."""
+
+    model_config = example({"prompt": "What is the capital of France?", "stream": False})
 
     prompt: str | None = None
     suffix: str | None = None
@@ -165,6 +171,8 @@ class OllamaGenerateBody(OllamaTextBody):
 class OllamaEmbedBody(OllamaVectorBody):
     """The body of POST /api/embed."""
 
+    model_config = example({"input": ["a cat", "a dog"]})
+
     input: Annotated[list[str], PlainValidator(_inputs_of, json_schema_input_type=OllamaInputs)] = Field(
         default_factory=list
     )
@@ -174,6 +182,8 @@ class OllamaEmbedBody(OllamaVectorBody):
 
 class OllamaEmbeddingsBody(OllamaVectorBody):
     """The body of POST /api/embeddings, which came before /api/embed."""
+
+    model_config = example({"prompt": "a cat"})
 
     prompt: str | None = None
 

@@ -8,13 +8,15 @@ from broker.wire.failure import invalid
 from broker.wire.work import Embed, Rerank
 from gateway.core.sampling import MAX_INT
 from gateway.core.shapes import Prompts
-from gateway.core.validation import WHOLE, RequestBody, object_of, prompts_of, refuse_not_yet, validated
+from gateway.core.validation import WHOLE, RequestBody, example, object_of, prompts_of, refuse_not_yet, validated
 
 MAX_INPUTS = 2048  # of one request, as OpenAI has it
 
 
 class EmbeddingRequest(RequestBody):
     """The body of POST /v1/embeddings."""
+
+    model_config = example({"input": ["a cat", "a dog"]})
 
     model: Annotated[str, Field(min_length=1)] | None = None
     input: Annotated[list[str | list[int]], PlainValidator(prompts_of, json_schema_input_type=Prompts)]
@@ -24,6 +26,8 @@ class EmbeddingRequest(RequestBody):
 
 class RerankRequest(RequestBody):
     """The body of POST /v1/rerank, as Cohere and Jina have it. None is the default, as if the field were not there."""
+
+    model_config = example({"query": "What purrs?", "documents": ["a cat", "a dog"], "top_n": 1})
 
     model: Annotated[str, Field(min_length=1)] | None = None
     query: Annotated[str, Field(min_length=1)]

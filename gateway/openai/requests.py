@@ -14,7 +14,16 @@ from gateway.core.content import Image
 from gateway.core.integers import entries_of, refuse_rounded
 from gateway.core.sampling import MAX_INT, Defaults, SamplingFields, effort_variables
 from gateway.core.shapes import Prompts, Stops
-from gateway.core.validation import WHOLE, NotYet, RequestBody, object_of, prompts_of, refuse_not_yet, validated
+from gateway.core.validation import (
+    WHOLE,
+    NotYet,
+    RequestBody,
+    example,
+    object_of,
+    prompts_of,
+    refuse_not_yet,
+    validated,
+)
 from gateway.openai.messages import ChatMessage, check_roles, fields_that_models_read
 from gateway.openai.shapes import ChatFunctionChoice, ChatFunctions, ChatToolChoice, ChatTools
 from gateway.openai.tools import (
@@ -114,6 +123,10 @@ class Sampling(SamplingFields):
 class ChatRequest(Sampling):
     """The body of POST /v1/chat/completions."""
 
+    model_config = example(
+        {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 100}
+    )
+
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=_MAX_MESSAGES)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_INT), WHOLE] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -177,6 +190,8 @@ class ChatRequest(Sampling):
 class CompletionRequest(Sampling):
     """The body of POST /v1/completions. best_of: so many answers are made, and the `n` likeliest of them sent. With
     echo max_tokens may be 0."""
+
+    model_config = example({"prompt": "The capital of France is", "max_tokens": 20})
 
     prompt: Annotated[list[str | list[int]], PlainValidator(prompts_of, json_schema_input_type=Prompts)]
     max_tokens: Annotated[int, Field(ge=0, le=MAX_INT), WHOLE] | None = None

@@ -15,7 +15,7 @@ from broker.wire.failure import invalid
 from broker.wire.work import Generate
 from gateway.core.integers import entries_of, refuse_rounded
 from gateway.core.sampling import MAX_INT, Defaults, SamplingFields, effort_variables
-from gateway.core.validation import WHOLE, RequestBody, object_of, validated
+from gateway.core.validation import WHOLE, RequestBody, example, object_of, validated
 from gateway.responses.items import InputItems, conversation_of
 from gateway.responses.shapes import ResponsesInput, ResponsesToolChoice, ResponsesTools
 from gateway.responses.tools import ClientTool, ToolSelection, choose, refuse_many, tools_in
@@ -88,6 +88,8 @@ class ReasoningSettings(RequestBody):
 
 class ResponsesRequest(SamplingFields):
     """The body of POST /v1/responses. None is the default, as if the field were not there."""
+
+    model_config = example({"input": "What is the capital of France?", "max_output_tokens": 100})
 
     model: Annotated[str, Field(min_length=1)] | None = None
     input: Annotated[InputItems, PlainValidator(conversation_of, json_schema_input_type=ResponsesInput)]

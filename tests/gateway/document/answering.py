@@ -43,6 +43,7 @@ _RICH: dict[str, Any] = {"reasoning": "hm", "logprobs": [{**_LIKELY, "top": [_LI
 _CHANGE = {"model_id": "org/rich", "state": "loading", "reason": None, "stage": "weights", "fraction": 0.5, "at": 1.5}
 _STEP = {"model_id": "a", "reason": None, "fraction": 0.5, "done_bytes": 5, "total_bytes": 10}
 _LINES = {"lines": [[1.5, 7, "a line"]]}
+_LISTED = ("org/rich", "mlx-community/SmolLM2-135M-Instruct")  # the second is that of examples
 # By the name of the model, and only to messages of these kinds.
 _USES: tuple[type[Body], ...] = (InferenceRequest, Load, Keep, Pull, Pin)
 _RUNS: tuple[type[Body], ...] = (Unload, Kill, Unpin, CancelPull)
@@ -133,7 +134,10 @@ def _loaded(model: str) -> Outputs:
 _ADMINISTRATION: dict[type[Body], Callable[[str], Outputs]] = {
     Status: lambda _model: ([], STATUS),
     Describe: lambda _model: ([], BROKER),
-    Models: lambda _model: ([], {**CATALOG, "models": [{**MODEL, "model_id": "org/rich", "pinned": True}]}),
+    Models: lambda _model: (
+        [],
+        {**CATALOG, "models": [{**MODEL, "model_id": name, "pinned": True} for name in _LISTED]},
+    ),
     Load: _loaded,
     Keep: _loaded,
     Remove: _named,

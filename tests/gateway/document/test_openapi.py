@@ -13,6 +13,7 @@ from gateway.core.failure import STATUS
 from gateway.document.openapi import openapi
 from gateway.http.endpoints import Endpoint, Guard
 from gateway.settings import Settings
+from tests.gateway.document.answering import AnsweringLink
 from tests.gateway.played_broker import ending
 from tests.gateway.served import served
 from tests.gateway.test_second_link import ScriptedLink
@@ -122,6 +123,18 @@ def test_two_rows_of_one_path_are_one_operation() -> None:
     schema = models["responses"]["200"]["content"]["application/json"]["schema"]
     assert schema == {"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in ("ModelList", "ModelPage")]}
     assert len(models["responses"]["401"]["content"]["application/json"]["schema"]["anyOf"]) == 2
+
+
+@pytest.mark.anyio
+async def test_every_body_has_an_example_that_is_answered() -> None:
+    bodies = [row for row in ENDPOINTS if row.body is not None]
+    async with served(AnsweringLink()) as client:
+        for row in bodies:
+            assert row.body is not None
+            [body] = row.body.model_json_schema()["examples"]
+            answer = await client.request(row.method, row.path, json=body)
+            assert answer.status_code == 200, f"{row.path}: {answer.text}"
+    assert len(bodies) > 14
 
 
 @pytest.mark.anyio
