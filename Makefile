@@ -11,7 +11,7 @@ ifeq ($(origin PORT),command line)
 export MLX_BROKER_PORT := $(PORT)
 endif
 
-.PHONY: install install-dev run test test-slow test-isolation test-clients check bench bench-smol chaos fuzz lock architectures
+.PHONY: install install-dev run test test-slow test-isolation test-clients test-page check bench bench-smol chaos fuzz lock architectures
 
 # What serving needs, and the command `mlx-broker`, which runs this checkout. --clear: installs exactly the lock, also
 # after a package has left it. --no-compile: compiling takes half a minute, and few of the files are ever imported.
@@ -63,6 +63,11 @@ test-isolation: install-dev
 test-clients: install-dev
 	npm install --no-save --prefix tests/clients/node --no-audit --no-fund
 	$(BIN)/python -m pytest tests/clients -m clients
+
+# The page in Debian's chromium, without a window; axe-core comes from npm. RENEW_SCREENSHOTS=1 writes those of docs/ anew.
+test-page: install-dev
+	npm install --no-save --prefix tests/page/node --no-audit --no-fund
+	$(BIN)/python -m pytest tests/page -m "page or not page"
 
 check: install-dev
 	$(BIN)/ruff check .

@@ -58,7 +58,7 @@ function figure(name) {
 function chart(title, colour) {
   const value = el("span", { class: "number" });
   const holder = el("div", { class: "plot", role: "img" });
-  const node = el("div", { class: "chart" }, el("p", {}, el("span", { class: "quiet", text: title }), " ", value), holder);
+  const node = el("div", { class: "chart" }, el("p", {}, el("span", { class: "quiet", text: `${title} ` }), value), holder);
   return { value, holder, node, title, plot: new Chart(holder, colour) };
 }
 
@@ -74,14 +74,15 @@ export function card(first, act) {
   const progress = el("progress", { max: 1, "aria-label": `Progress of ${id}` });
   const speed = chart("Tokens/s", "--accent");
   const ttft = chart("First token", "--second");
-  const charts = el("div", { class: "charts" }, speed.node, ttft.node);
+  const cpu = chart("CPU", "--third");
+  const charts = el("div", { class: "charts" }, speed.node, ttft.node, cpu.node);
   const used = el("span", { class: `used hue-${hueOf(id)}` });
   const mlx = el("span", { class: "mlx" });
   const bar = el("div", { class: "bar", role: "meter", "aria-valuemin": 0, "aria-valuemax": 100, "aria-label": `Memory of ${id}` }, used, mlx);
   const memoryText = el("span", { class: "number" });
   const memory = el("div", { class: "memory" }, el("p", {}, el("span", { class: "quiet", text: "Memory" }), " ", memoryText), bar);
   const figures = {
-    flight: figure("In flight"), waiting: figure("Waiting"), cpu: figure("CPU"), restarts: figure("Restarts"),
+    flight: figure("In flight"), waiting: figure("Waiting"), prefill: figure("Prefill tokens/s"), restarts: figure("Restarts"),
     context: figure("Context"), pid: figure("PID"),
   };
   const facts = el("dl", { class: "facts" }, ...Object.values(figures).map((one) => one.node));
@@ -114,6 +115,7 @@ export function card(first, act) {
     if (loaded && history) {
       draw(speed, history.at, history.rate, rate(model.tokens_per_second ?? 0));
       draw(ttft, history.at, history.ttft, seconds(model.ttft_seconds));
+      draw(cpu, history.at, history.cpu, `${whole(model.cpu_percent ?? 0)} %`);
     }
     const share = memoryOf(model);
     show(memory, share !== null);
@@ -128,7 +130,7 @@ export function card(first, act) {
     const waits = model.waiting ? ` + ${whole(model.waiting)} in its process` : "";
     setText(figures.flight.value, whole(model.in_flight ?? 0));
     setText(figures.waiting.value, `${whole(model.queued ?? 0)}${waits}`);
-    setText(figures.cpu.value, model.pid ? `${whole(model.cpu_percent ?? 0)} %` : "–");
+    setText(figures.prefill.value, whole(model.prompt_tokens_per_second ?? 0));
     setText(figures.restarts.value, whole(model.restarts ?? 0));
     setText(figures.context.value, model.context_length ? whole(model.context_length) : "–");
     setText(figures.pid.value, model.pid ? String(model.pid) : "–");
@@ -140,7 +142,7 @@ export function card(first, act) {
     const possible = new Set([...actions(model), "log", ...(chats(model) ? ["chat"] : [])]);
     for (const [action, button] of Object.entries(buttons)) show(button, possible.has(/** @type {any} */ (action)));
   };
-  node.discard = () => [speed, ttft].forEach((one) => one.plot.discard());
+  node.discard = () => [speed, ttft, cpu].forEach((one) => one.plot.discard());
   return node;
 }
 

@@ -5,13 +5,11 @@ const HEIGHT = 44;
 const Plot = /** @type {any} */ (globalThis).uPlot;
 const dark = globalThis.matchMedia?.("(prefers-color-scheme: dark)");
 
-/**
- * The values of a chart from a history that has holes: x and y for uPlot.
- * @param {number[]} at
- * @param {(number|null)[]} values
- */
-export function points(at, values) {
-  return [at, values];
+const SPAN_SECONDS = 300;
+
+/** The x axis: the last minutes, whatever of them is known, so that all charts have one. @param {number} last */
+export function times(last) {
+  return [last - SPAN_SECONDS, last];
 }
 
 /** The range of the y axis: from 0, and never so small that noise fills it. @param {number|null} max */
@@ -44,7 +42,7 @@ export class Chart {
 
   /** @param {number[]} at @param {(number|null)[]} values */
   update(at, values) {
-    this.data = points(at, values);
+    this.data = [at, values];
     if (this.seen) this.#draw();
   }
 
@@ -77,7 +75,10 @@ export class Chart {
       legend: { show: false },
       cursor: { show: false },
       axes: [{ show: false }, { show: false }],
-      scales: { x: { time: false }, y: { range: (/** @type {any} */ _plot, /** @type {any} */ _min, /** @type {any} */ max) => range(max) } },
+      scales: {
+        x: { time: false, range: (/** @type {any} */ _plot, /** @type {any} */ _min, /** @type {any} */ max) => times(max) },
+        y: { range: (/** @type {any} */ _plot, /** @type {any} */ _min, /** @type {any} */ max) => range(max) },
+      },
       series: [{}, { stroke, width: 1.5, fill: `${stroke}22`, points: { show: false }, spanGaps: false }],
     };
     this.plot = new Plot(options, this.data, this.holder);

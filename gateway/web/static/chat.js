@@ -34,7 +34,7 @@ export function askedAgain(turns, now) {
 }
 
 /**
- * What is sent: questions with their answers, failed answers left out with nothing in their place.
+ * What is sent: questions with their answers; one that ended early as far as it came.
  * @param {Turn[]} turns
  */
 export function messagesOf(turns) {

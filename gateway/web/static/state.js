@@ -1,7 +1,7 @@
 /** What the page knows, and how it changes. Pure: no clock, no network, no element. */
 
 /** @typedef {Record<string, any> & {model_id: string, state: string}} Model an entry of the status */
-/** @typedef {{at: number[], rate: (number|null)[], ttft: (number|null)[]}} History parallel, oldest first */
+/** @typedef {{at: number[], rate: (number|null)[], ttft: (number|null)[], cpu: (number|null)[]}} History parallel, oldest first */
 /** @typedef {"connecting"|"live"|"away"|"locked"|"refused"} LinkState */
 /** @typedef {{model_id: string, reason: string|null, fraction: number|null, done: number, total: number,
  *   error: string|null, ended: boolean}} Pull */
@@ -54,7 +54,7 @@ export function withStatus(state, status, now) {
  * @returns {History}
  */
 function sampled(before, model, now) {
-  const { at, rate, ttft } = before ?? { at: [], rate: [], ttft: [] };
+  const { at, rate, ttft, cpu } = before ?? { at: [], rate: [], ttft: [], cpu: [] };
   const last = at.at(-1);
   // A hole where nobody looked: a line across it would be made up.
   const hole = last !== undefined && now - last > GAP_SECONDS ? [last + 1] : [];
@@ -64,6 +64,7 @@ function sampled(before, model, now) {
     at: [...at, ...hole, now].slice(from),
     rate: [...rate, ...none, LOADED.has(model.state) ? (model.tokens_per_second ?? 0) : null].slice(from),
     ttft: [...ttft, ...none, model.ttft_seconds ?? null].slice(from),
+    cpu: [...cpu, ...none, model.pid ? (model.cpu_percent ?? null) : null].slice(from),
   };
 }
 

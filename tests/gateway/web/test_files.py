@@ -5,7 +5,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from starlette.routing import Match, Route
 
+from gateway.app import ENDPOINTS
 from gateway.web.endpoints import FILES, PAGE
 from tests.service import ROOT
 
@@ -118,6 +120,22 @@ def test_a_script_says_what_it_does_and_is_small(path: Path) -> None:
     text = path.read_text()
     assert text.startswith("/**")
     assert len(text.splitlines()) <= 250
+
+
+def test_every_route_that_is_asked_for_exists() -> None:
+    text = (STATIC / "api.js").read_text()
+    sends = re.findall(r'this\.send\("(\w+)", (["`])(.+?)\2', text)
+    asked = [(method, path) for method, _quote, path in sends]
+    asked += [("GET", path) for _quote, path in re.findall(r'this\.get\((["`])(.+?)\1', text)]
+    assert len(asked) >= 12
+    known = [Route(row.path, lambda _: None, methods=[row.method]) for row in ENDPOINTS]
+    for method, path in asked:
+        plain = "/" + re.sub(r"\$\{[^}]*\}+", "org/name", path).partition("?")[0]
+        scope = {"type": "http", "method": method, "path": plain, "headers": []}
+        assert any(route.matches(scope)[0] is Match.FULL for route in known), f"{method} {plain}"
+    for path in SCRIPTS:
+        if path.name != "api.js":
+            assert re.findall(r"\bfetch\(|XMLHttpRequest|EventSource|WebSocket|sendBeacon", path.read_text()) == []
 
 
 def test_the_walk_over_markup_sees_what_is_wrong() -> None:

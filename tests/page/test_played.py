@@ -1,0 +1,319 @@
+"""The page in a browser, before a played broker: fifty models, hostile names, keys, images, sleep, contrast."""
+
+import asyncio
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from pydantic import SecretStr
+
+from broker.wire.failure import Code, Failure
+from broker.wire.outputs import FINAL, PARTIAL, Output
+from broker.wire.work import Generate
+from tests.gateway.played_broker import ending
+from tests.page.browser import Browser, card
+from tests.page.played import GIB, PlayedPool, entry, listing, played
+from tests.service import wait_until
+
+pytestmark = [pytest.mark.page, pytest.mark.anyio]
+Result = TypeVar("Result")
+
+MARKUP = "<img src=x onerror=alert(1)><b>bold</b>"
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+async def drive(steps: Callable[..., Result], *arguments: Any) -> Result:
+    """Runs what waits for the browser, while the gateway goes on."""
+    return await asyncio.to_thread(steps, *arguments)
+
+
+async def test_fifty_models(browser: Browser, runtime_dir: Path) -> None:
+    models = [entry(f"org/model-{number}", footprint_bytes=GIB // 2) for number in range(50)]
+
+    def steps(url: str) -> None:
+        browser.open(url)
+        wait_until(lambda: len(browser.all(".card")) == 50, 20, "50 cards")
+        names = [node.text for node in browser.all(".card h2")]
+        assert names == [f"org/model-{number}" for number in range(50)]
+        assert len(browser.all("#memory-bar .part.model")) == 50
+        width, window = browser.run("return [document.documentElement.scrollWidth, innerWidth]")
+        assert width <= window
+        # Only what is in sight is drawn, and what comes into sight is drawn then.
+        assert 0 < len(browser.all(".uplot")) < 150
+        browser.run("document.querySelector('.card:last-child').scrollIntoView()")
+        wait_until(lambda: browser.all(".card:last-child .uplot"), 10, "the last card's charts")
+        browser.run("location.hash = '#disk'")
+        wait_until(lambda: len(browser.all("#disk-list > li")) == 50, 20, "50 rows")
+        browser.see("#disk-find").send_keys("model-4")
+        wait_until(lambda: len(browser.all("#disk-list > li")) == 11, 20, "the 11 rows that are meant")
+
+    async with played(runtime_dir, models) as (url, _pool):
+        await drive(steps, url)
+
+
+async def test_markup_is_text_wherever_it_comes_from(browser: Browser, runtime_dir: Path) -> None:
+    exit_ = {"code": None, "signal": MARKUP, "at": 1.0, "reason": MARKUP, "stderr_tail": [MARKUP]}
+    models = [entry(MARKUP, reason=MARKUP, stage=MARKUP, last_exit=exit_)]
+
+    async def chat(pool: PlayedPool, request_id: bytes, _work: Generate) -> None:
+        await pool.broker.outputs(Output(request_id, PARTIAL, {"text": MARKUP, "reasoning": MARKUP}))
+        await pool.fail(request_id, Failure(Code.WORKER_DIED, MARKUP, retryable=True))
+
+    def steps(url: str) -> None:
+        browser.open(url)
+        assert browser.see(".card h2").text == MARKUP
+        assert browser.text(".card .exit pre") or browser.run("document.querySelector('.exit').open = true") is None
+        browser.wait_text(".card .exit pre", MARKUP)
+        assert MARKUP in browser.text(".card > .line")
+        assert MARKUP in browser.text("#memory-legend")
+        browser.click(".card [data-action=chat]")
+        browser.say(MARKUP)
+        browser.wait_text(".turn.assistant .end", MARKUP)
+        assert browser.text(".turn.user .text") == MARKUP
+        assert browser.text(".turn.assistant > .text") == MARKUP
+        browser.run("location.hash = '#disk'")
+        browser.wait_text("#disk-list .name", MARKUP)
+        # Nothing of it has become an element, and nothing has run.
+        assert browser.all("main img:not([src^='data:']), main b") == []
+        assert browser.run("return document.querySelectorAll('[onerror]').length") == 0
+
+    async with played(runtime_dir, models) as (url, pool):
+        pool.chat = chat
+        await drive(steps, url)
+
+
+async def test_an_image_goes_along_and_reasoning_is_folded(browser: Browser, runtime_dir: Path) -> None:
+    model = "org/sees"
+    picture = runtime_dir / "dot.png"
+    picture.write_bytes(PNG)
+
+    async def chat(pool: PlayedPool, request_id: bytes, _work: Generate) -> None:
+        await pool.broker.outputs(
+            Output(request_id, PARTIAL, {"text": "", "reasoning": "Let me look."}),
+            Output(request_id, PARTIAL, {"text": "A dot."}),
+        )
+        await pool.broker.outputs(Output(request_id, FINAL, ending("")))
+
+    def steps(url: str) -> None:
+        browser.open(url, "chat")
+        browser.see("#chat-attach")
+        browser.run("document.getElementById('chat-file').classList.remove('hidden')")
+        browser.see("#chat-file").send_keys(str(picture))
+        browser.see("#chat-images img")
+        browser.say("What is this?")
+        browser.wait_text(".turn.assistant > .text", "A dot.")
+        assert len(browser.all(".turn.user img")) == 1
+        assert browser.all("#chat-images li") == []
+        assert browser.run("return document.querySelector('.reasoning').open") is False
+        browser.click(".reasoning summary")
+        assert browser.text(".reasoning .text") == "Let me look."
+        browser.wait_text(".figures", "3 tokens")
+
+    listed = [listing(model, capabilities=["generate", "vision"])]
+    async with played(runtime_dir, [entry(model, model_type="vision")], listed) as (url, pool):
+        pool.chat = chat
+        await drive(steps, url)
+    [work] = pool.asked
+    assert work.images == [PNG]
+
+
+async def test_a_wrong_token_then_the_right_one(browser: Browser, runtime_dir: Path) -> None:
+    def steps(url: str) -> None:
+        browser.open(url)
+        browser.see("#key-value").send_keys("wrong\n")
+        browser.wait_text("#key-wrong", "not the right one")
+        assert browser.all(".card") == []
+        browser.see("#key-value").clear()
+        browser.see("#key-value").send_keys("root\n")
+        browser.see(card("org/tiny"))
+        browser.wait_text("#link", "live")
+        # The API key is another one, and asked for when a chat needs it.
+        browser.click(card("org/tiny", "[data-action=chat]"))
+        browser.say("Hi")
+        browser.wait_text("#key-title", "API key")
+        browser.click("#key-keep")
+        browser.see("#key-value").send_keys("key\n")
+        browser.wait_text(".turn.assistant > .text", "Hello.")
+        kept = browser.run("return [JSON.stringify(sessionStorage), JSON.stringify(localStorage), document.cookie]")
+        assert "key" in kept[0]
+        assert "root" not in kept[0]  # it was not asked to keep that one
+        assert kept[1:] == ["{}", ""]
+        urls = browser.run("return [location.href, ...performance.getEntries().map((entry) => entry.name)]")
+        assert not [named for named in urls if "root" in named or "wrong" in named]
+        browser.driver.refresh()
+        browser.wait_text("#key-title", "admin token")
+        browser.click("#key-no")
+        browser.wait_text("#trouble", "admin token")
+        browser.wait_text("#link", "locked")
+
+    async def chat(pool: PlayedPool, request_id: bytes, _work: Generate) -> None:
+        await pool.broker.finish(request_id, "Hello.")
+
+    keys: dict[str, Any] = {"admin_token": SecretStr("root"), "api_key": SecretStr("key")}
+    async with played(runtime_dir, [entry("org/tiny")], **keys) as (url, pool):
+        pool.chat = chat
+        await drive(steps, url)
+
+
+async def test_an_address_that_is_refused_says_what_to_do(browser: Browser, runtime_dir: Path) -> None:
+    def steps(url: str) -> None:
+        # What a rebound name gets, by the same code: the browser may not look names up here.
+        browser.cdp("Network.enable")
+        browser.cdp("Network.setExtraHTTPHeaders", headers={"origin": "http://evil.example"})
+        browser.open(url)
+        text = browser.wait_text("#trouble", "localhost")
+        assert "MLX_BROKER_ADMIN_TOKEN" in text
+        browser.wait_text("#link", "refused")
+        assert browser.all(".card") == []
+
+    async with played(runtime_dir, [entry("org/tiny")]) as (url, _pool):
+        await drive(steps, url)
+
+
+async def test_a_tab_that_sleeps_asks_for_nothing_and_is_right_when_it_wakes(
+    browser: Browser, runtime_dir: Path
+) -> None:
+    asks = "admin/models/status"
+
+    def fall_asleep(url: str) -> None:
+        browser.open(url)
+        browser.see(card("org/tiny", ".uplot"))
+        wait_until(lambda: browser.requests(asks) >= 2, 20, "two polls")
+        browser.run(
+            "const entries = () => performance.getEntriesByType('resource');"
+            "window.asks = () => entries().filter((entry) => entry.name.includes(arguments[0])).length;"
+            "window.fell = null;"
+            "const note = () => { if (document.hidden) window.fell = window.asks(); };"
+            "document.addEventListener('visibilitychange', note);",
+            asks,
+        )
+        tab = browser.driver.current_window_handle
+        browser.driver.switch_to.new_window("tab")
+        browser.driver.switch_to.window(tab)
+
+    def hidden() -> bool:
+        return bool(browser.run("return document.hidden"))
+
+    def wake() -> None:
+        browser.cdp("Page.setWebLifecycleState", state="active")
+        # An hour later, by the page's clock.
+        browser.run("const now = Date.now.bind(Date); Date.now = () => now() + 3_600_000;")
+        asked = browser.run("return [window.fell, window.asks()]")
+        assert asked[1] <= asked[0] + 1  # one may have been on its way
+        browser.cdp("Page.bringToFront")
+        browser.wait_text(card("org/tiny", ".badge"), "failed")
+        browser.wait_text(card("org/tiny", "> .line"), "while nobody looked")
+        holes = browser.run("return document.querySelectorAll('.card .uplot').length")
+        assert holes == 0  # a failed model has no speed
+        browser.wait_text("#link", "live")
+
+    async with played(runtime_dir, [entry("org/tiny")]) as (url, pool):
+        await drive(fall_asleep, url)
+        if not await drive(hidden):
+            pytest.skip("this chromium does not hide the tab behind another one")
+        await drive(lambda: browser.cdp("Page.setWebLifecycleState", state="frozen"))
+        watched = len(pool.watches)
+        pool.models = [entry("org/tiny", state="failed", reason="while nobody looked", pid=None, loaded_at=None)]
+        # So long that a page which is awake would have asked.
+        await asyncio.sleep(5)
+        await drive(wake)
+        assert len(pool.watches) == watched + 1
+
+
+async def test_events_are_shown_before_the_next_poll(browser: Browser, runtime_dir: Path) -> None:
+    def steps(url: str) -> None:
+        browser.open(url)
+        browser.see(card("org/tiny"))
+
+    async with played(runtime_dir, [entry("org/tiny")]) as (url, pool):
+        await drive(steps, url)
+        await drive(lambda: wait_until(lambda: pool.watches, 10, "the page watches"))
+        await pool.change("org/new", "loading", stage="weights", fraction=0.5)
+        pool.models = [entry("org/tiny"), entry("org/new", state="loading", stage="weights", fraction=0.5, pid=9)]
+        await drive(lambda: browser.wait_text(card("org/new", "> .line"), "50 %"))
+
+
+@pytest.mark.parametrize("look", ["light", "dark", "phone"])
+async def test_nothing_serious_for_those_who_cannot_see(
+    browser: Browser, runtime_dir: Path, axe: str, look: str
+) -> None:
+    exit_ = {"code": 1, "signal": None, "at": 1.0, "reason": "it crashed", "stderr_tail": ["Traceback"]}
+    models = [
+        entry("org/ready", last_exit=exit_),
+        entry("org/loading", state="loading", stage="weights", fraction=0.5),
+        entry("org/failed", state="failed", reason="it crashed", pid=None, last_exit=exit_),
+        entry("org/fetched", state="downloading", fraction=0.25, pid=None),
+    ]
+
+    async def chat(pool: PlayedPool, request_id: bytes, _work: Generate) -> None:
+        await pool.broker.outputs(Output(request_id, PARTIAL, {"text": "Half an answer", "reasoning": "Hm."}))
+        await pool.fail(request_id, Failure(Code.WORKER_DIED, "the process died", retryable=True))
+
+    def check(what: str) -> None:
+        found = browser.driver.execute_async_script(
+            axe + ";const done = arguments[arguments.length - 1];"
+            "axe.run(document, {resultTypes: ['violations']}).then((found) => done(found.violations))"
+        )
+        bad = [
+            (one["id"], one["impact"], [node["html"][:200] for node in one["nodes"][:3]])
+            for one in found
+            if one["impact"] in ("serious", "critical")
+        ]
+        assert bad == [], f"{what}: {json.dumps(bad, indent=1)}"
+        width, window = browser.run("return [document.documentElement.scrollWidth, innerWidth]")
+        assert width <= window, f"{what} is {width} pixels wide"
+
+    def steps(url: str) -> None:
+        if look == "phone":
+            browser.size(375, 812)
+        browser.scheme("dark" if look == "dark" else "light")
+        browser.open(url)
+        browser.see(card("org/ready", ".uplot"))
+        check("models")
+        browser.click(card("org/ready", "[data-action=kill]"))
+        browser.see("#ask-yes")
+        check("the question")
+        browser.click("#ask button[value=no]")
+        browser.run("location.hash = '#disk'")
+        browser.see("#disk-list li")
+        check("disk")
+        browser.run("location.hash = '#chat/org%2Fready'")
+        browser.say("Hi")
+        browser.see(".turn .end")
+        check("chat")
+        browser.run("location.hash = '#log'")
+        browser.see("#log-lines")
+        check("log")
+
+    async with played(runtime_dir, models) as (url, pool):
+        pool.chat = chat
+        await drive(steps, url)
+
+
+async def test_it_is_used_by_the_keyboard_alone(browser: Browser, runtime_dir: Path) -> None:
+    def steps(url: str) -> None:
+        browser.open(url)
+        browser.see(card("org/tiny"))
+        reached = browser.run(
+            "return [...document.querySelectorAll('a[href], button, input, select, textarea, summary, [tabindex]')]"
+            ".filter((node) => node.checkVisibility()).every((node) => node.tabIndex >= 0 || node.id === 'content')"
+        )
+        assert reached
+        # From the kill button: Enter asks, Escape leaves everything as it is and the focus where it was.
+        button = browser.see(card("org/tiny", "[data-action=kill]"))
+        browser.run("arguments[0].focus()", button)
+        button.send_keys("\ue007")  # Enter
+        browser.see("#ask-yes")
+        assert browser.run("return document.activeElement.textContent") == "Cancel"
+        browser.see("#ask button[value=no]").send_keys("\ue00c")  # Escape
+        wait_until(lambda: not browser.run("return document.getElementById('ask').open"), 10, "the dialog has gone")
+        assert browser.run("return document.activeElement === arguments[0]", button)
+
+    async with played(runtime_dir, [entry("org/tiny")]) as (url, pool):
+        await drive(steps, url)
+        assert [name for name, _model in pool.commands if name == "Kill"] == []
