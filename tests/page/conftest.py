@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ECHO, MISBEHAVING, PACED
 from tests.page.browser import Browser, connected_to
-from tests.service import Service
 
 
 @pytest.fixture
@@ -46,17 +44,6 @@ def browser(chromium: Browser) -> Iterator[Browser]:
     with chromium.tab():
         yield chromium
         chromium.assert_clean()
-
-
-@pytest.fixture(scope="module")
-def service(models_dir: Path) -> Iterator[Service]:
-    """Two models that talk slowly, one of which misbehaves on request, beside three tiny ones."""
-    slow = {**ECHO, "options": PACED}
-    service = Service(models_dir, {"models": {"slow/echo": slow, "bad": {**MISBEHAVING, "options": PACED}}})
-    try:
-        yield service.start()
-    finally:
-        service.stop()
 
 
 @pytest.fixture(scope="session")

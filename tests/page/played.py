@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.wire.failure import Failure
-from broker.wire.from_gateways import InferenceRequest, Models, Pull, Status, Watch
+from broker.wire.from_gateways import InferenceRequest, Logs, Models, Pull, Status, Watch
 from broker.wire.outputs import PARTIAL, Output
 from broker.wire.packing import unpack
 from broker.wire.work import Generate
@@ -38,13 +38,15 @@ def entry(model_id: str, **fields: Any) -> dict[str, Any]:
 
 
 class PlayedPool:
-    """What the pool says. chat: answers a request; without it nothing does. pulls: the ids of downloads that go on."""
+    """What the pool says. chat: answers a request; without it nothing does. lines: of every log. pulls: downloads that
+    go on."""
 
     def __init__(self, broker: PlayedBroker, models: list[dict[str, Any]], listed: list[dict[str, Any]]) -> None:
         self.broker = broker
         self.models = models
         self.listed = listed
         self.chat: Chat | None = None
+        self.lines: list[str] = []
         self.asked: list[Generate] = []
         self.pulls: list[bytes] = []
         self.watches: list[bytes] = []
@@ -71,6 +73,9 @@ class PlayedPool:
                 self.watches.append(request_id)
             case Pull():
                 self.pulls.append(request_id)
+            case Logs():
+                lines = [[1.0, 7, text] for text in self.lines]
+                await self.broker.outputs(Output(request_id, PARTIAL, {"lines": lines}))
             case InferenceRequest():
                 work = unpack(Generate, body.payload)
                 self.asked.append(work)

@@ -52,7 +52,7 @@ export class ChatView {
   /** Whether images can be added. @param {boolean} sees */
   images(sees) {
     show(byId("chat-attach"), sees);
-    byId("chat-file").disabled = !sees;
+    show(byId("chat-file"), sees);
   }
 
   /** @returns {Session} */
