@@ -39,7 +39,7 @@ def entry(model_id: str, **fields: Any) -> dict[str, Any]:
 
 class PlayedPool:
     """What the pool says. chat: answers a request; without it nothing does. lines: of every log. pulls: downloads that
-    go on."""
+    go on. look: the models of each status, where they change."""
 
     def __init__(self, broker: PlayedBroker, models: list[dict[str, Any]], listed: list[dict[str, Any]]) -> None:
         self.broker = broker
@@ -47,6 +47,11 @@ class PlayedPool:
         self.listed = listed
         self.chat: Chat | None = None
         self.lines: list[str] = []
+        self.look: Callable[[], list[dict[str, Any]]] | None = None
+        self.broken: list[dict[str, str]] = []
+        self.budget = 8 * GIB
+        self.spares: list[dict[str, Any]] = []
+        self.machine: dict[str, float] = {}
         self.asked: list[Generate] = []
         self.pulls: list[bytes] = []
         self.watches: list[bytes] = []
@@ -65,10 +70,12 @@ class PlayedPool:
     async def _answer(self, request_id: bytes, body: object) -> None:
         match body:
             case Status():
-                status = {**STATUS, "models": self.models, "machine": {"total_gb": 64.0, "available_gb": 20.0}}
-                await self.broker.final(request_id, status)
+                models = self.models if self.look is None else self.look()
+                taken = sum(model["footprint_bytes"] or 0 for model in models)
+                memory = {"max_memory_bytes": self.budget, "reserved_bytes": taken, "spares": self.spares}
+                await self.broker.final(request_id, {**STATUS, "models": models, **memory, **self.machine})
             case Models():
-                await self.broker.final(request_id, {"models": self.listed, "broken": [], "folders": []})
+                await self.broker.final(request_id, {"models": self.listed, "broken": self.broken, "folders": []})
             case Watch():
                 self.watches.append(request_id)
             case Pull():

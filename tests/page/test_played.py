@@ -88,12 +88,14 @@ async def test_markup_is_text_wherever_it_comes_from(browser: Browser, runtime_d
         assert "␛[2J" in browser.text("#log-lines")
         browser.run("location.hash = '#disk'")
         browser.wait_text("#disk-list .name", MARKUP)
+        assert browser.text("#disk-broken").count(MARKUP) == 3
         # Nothing of it has become an element, and nothing has run.
         assert browser.all("main img:not([src^='data:']), main b") == []
         assert browser.run("return document.querySelectorAll('[onerror]').length") == 0
 
     async with played(runtime_dir, models) as (url, pool):
         pool.chat = chat
+        pool.broken = [{"model_id": MARKUP, "path": f"/models/{MARKUP}", "reason": MARKUP}]
         pool.lines = [MARKUP, "\x1b[2J\x1b]0;title\x07"]
         await drive(steps, url)
 
@@ -169,6 +171,33 @@ async def test_a_wrong_token_then_the_right_one(browser: Browser, runtime_dir: P
     async with played(runtime_dir, [entry("org/tiny")], **keys) as (url, pool):
         pool.chat = chat
         await drive(steps, url)
+
+
+async def test_a_download_is_seen_cancelled_and_seen_to_fail(browser: Browser, runtime_dir: Path) -> None:
+    model = "org/new"
+    row = f'.pull[data-model="{model}"]'
+
+    def begin(url: str) -> None:
+        browser.open(url, "disk")
+        browser.see("#pull-name").send_keys(f"{model}\n")
+        browser.see(row)
+
+    def cancel() -> None:
+        browser.wait_text(row, "25 % · 1.0 GiB of 4.0 GiB")
+        assert browser.run("return document.querySelector('.pull progress').value") == 0.25
+        browser.click(f"{row} [data-action=cancel]")
+
+    async with played(runtime_dir, [], []) as (url, pool):
+        await drive(begin, url)
+        await drive(lambda: wait_until(lambda: pool.pulls, 10, "the pull"))
+        step = {"model_id": model, "reason": None, "fraction": 0.25, "done_bytes": GIB, "total_bytes": 4 * GIB}
+        await pool.broker.outputs(Output(pool.pulls[0], PARTIAL, step))
+        await drive(cancel)
+        await drive(lambda: wait_until(lambda: pool.commands == [("CancelPull", model)], 10, "the cancel"))
+        await pool.fail(pool.pulls[0], Failure(Code.MODEL_UNAVAILABLE, "the download was cancelled"))
+        await drive(lambda: browser.wait_text(f"{row} .wrong", "the download was cancelled"))
+        await drive(lambda: browser.click(f"{row} button:not([hidden])"))
+        await drive(lambda: wait_until(lambda: not browser.all(row), 10, "the row is closed"))
 
 
 async def test_an_address_that_is_refused_says_what_to_do(browser: Browser, runtime_dir: Path) -> None:

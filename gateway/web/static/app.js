@@ -10,6 +10,7 @@ import { byId, el, keyed, setText, show } from "./dom.js";
 import { Live } from "./live.js";
 import { LogView } from "./log.js";
 import { showMemory } from "./memory.js";
+import { huesOf } from "./memory_parts.js";
 import { say } from "./notices.js";
 import { placeOf } from "./places.js";
 import { LOADED, Store, names, ordered } from "./state.js";
@@ -100,8 +101,9 @@ function drawModels() {
   const now = Date.now() / 1000;
   const models = ordered(state);
   keyed(byId("cards"), models, (model) => model.model_id, (model) => card(model, act));
+  const hues = huesOf([...state.models.keys()]);
   for (const node of byId("cards").children) {
-    node.show(state.models.get(node.itemKey), state.history.get(node.itemKey), now);
+    node.show(state.models.get(node.itemKey), state.history.get(node.itemKey), now, hues.get(node.itemKey));
   }
   const empty = byId("models-empty");
   show(empty, models.length === 0);

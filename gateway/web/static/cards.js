@@ -3,7 +3,6 @@
 import { Chart } from "./charts.js";
 import { el, setText, show } from "./dom.js";
 import { bytes, clock, harmless, many, percent, rate, seconds, span, whole } from "./format.js";
-import { hueOf } from "./memory_parts.js";
 import { LOADED, actions, tone } from "./state.js";
 
 const LABELS = { load: "Load", unload: "Unload", kill: "Kill", pin: "Pin", unpin: "Unpin", cancel: "Cancel download" };
@@ -65,7 +64,7 @@ function chart(title, colour) {
 /**
  * @param {import("./state.js").Model} first
  * @param {(action: string, id: string) => void} act
- * @returns {HTMLElement & {show: (model: any, history: any, now: number) => void, discard: () => void}}
+ * @returns {HTMLElement & {show: (model: any, history: any, now: number, hue: number) => void, discard: () => void}}
  */
 export function card(first, act) {
   const id = first.model_id;
@@ -76,7 +75,7 @@ export function card(first, act) {
   const ttft = chart("First token", "--second");
   const cpu = chart("CPU", "--third");
   const charts = el("div", { class: "charts" }, speed.node, ttft.node, cpu.node);
-  const used = el("span", { class: `used hue-${hueOf(id)}` });
+  const used = el("span", { class: "used" });
   const mlx = el("span", { class: "mlx" });
   const bar = el("div", { class: "bar", role: "meter", "aria-valuemin": 0, "aria-valuemax": 100, "aria-label": `Memory of ${id}` }, used, mlx);
   const memoryText = el("span", { class: "number" });
@@ -102,7 +101,8 @@ export function card(first, act) {
   const node = el("article", { class: "card panel", "data-model": id },
     el("div", { class: "row" }, el("h2", { text: id }), state), line, progress, charts, memory, facts, exit, row);
 
-  node.show = (/** @type {any} */ model, /** @type {any} */ history, /** @type {number} */ now) => {
+  node.show = (/** @type {any} */ model, /** @type {any} */ history, /** @type {number} */ now, /** @type {number} */ hue) => {
+    used.className = `used hue-${hue}`;
     const loaded = LOADED.has(model.state);
     setText(state, model.state);
     state.dataset.tone = tone(model.state);
@@ -153,7 +153,7 @@ export function chats(model) {
 
 /** What is running, in a few words. @param {any} status */
 export function headline(status) {
-  return `${many(status.total_models, "model")} loaded, up for ${span(status.uptime_seconds)}`;
+  return `${status.version ?? ""} · ${many(status.total_models, "model")} loaded, up for ${span(status.uptime_seconds)}`;
 }
 
 /** @param {ReturnType<typeof chart>} one @param {number[]} at @param {(number|null)[]} values @param {string} now */

@@ -28,8 +28,11 @@ export function showMemory(status) {
 /** @param {any} part */
 function entry(part) {
   const size = el("span", { class: "number" });
-  const swatch = el("span", { class: `swatch ${part.kind}${part.kind === "model" ? ` hue-${part.hue}` : ""}` });
+  const swatch = el("span");
   const node = el("li", {}, swatch, el("span", { class: "name", text: part.label }), size);
-  node.update = (/** @type {any} */ now) => setText(size, bytes(now.size));
+  node.update = (/** @type {any} */ now) => {
+    setText(size, bytes(now.size));
+    swatch.className = `swatch ${now.kind}${now.kind === "model" ? ` hue-${now.hue}` : ""}`;
+  };
   return node;
 }

@@ -6,7 +6,7 @@
  * @property {string} label
  * @property {number} size bytes
  * @property {number} share of the whole bar
- * @property {number} hue of a model: its place among all names, so that a colour stays
+ * @property {number} hue of a model: follows from its name, so that a colour stays
  */
 
 const GIB = 2 ** 30;
@@ -19,6 +19,7 @@ export const HUES = 8;
  */
 export function memoryParts(status) {
   const models = status.models.filter((/** @type {any} */ model) => model.footprint_bytes);
+  const hues = huesOf(status.models.map((/** @type {any} */ model) => model.model_id));
   const spares = sum(status.spares, "rss_bytes");
   const ours = sum(models, "footprint_bytes") + spares;
   const budgetSize = status.max_memory_gb * GIB;
@@ -27,7 +28,7 @@ export function memoryParts(status) {
   const free = known ? Math.min(status.machine.available_gb * GIB, total - ours) : total - ours;
   /** @type {Omit<Part, "share">[]} */
   const parts = models.map((/** @type {any} */ model) => ({
-    kind: "model", label: model.model_id, size: model.footprint_bytes, hue: hueOf(model.model_id),
+    kind: "model", label: model.model_id, size: model.footprint_bytes, hue: hues.get(model.model_id) ?? 0,
   }));
   if (spares) parts.push({ kind: "spare", label: "spare processes", size: spares, hue: 0 });
   const other = total - ours - Math.max(0, free);
@@ -41,8 +42,27 @@ export function memoryParts(status) {
   };
 }
 
+/**
+ * A hue for each name: its own, or the next that is free while there is one.
+ * @param {string[]} names
+ * @returns {Map<string, number>}
+ */
+export function huesOf(names) {
+  /** @type {Map<string, number>} */
+  const hues = new Map();
+  const taken = new Set();
+  for (const name of [...names].sort()) {
+    let hue = hueOf(name);
+    for (let tries = 0; tries < HUES && taken.has(hue); tries += 1) hue = (hue + 1) % HUES;
+    if (taken.size >= HUES) hue = hueOf(name);
+    taken.add(hue);
+    hues.set(name, hue);
+  }
+  return hues;
+}
+
 /** @param {string} name @returns {number} 0 to HUES - 1, the same for the same name */
-export function hueOf(name) {
+function hueOf(name) {
   let hash = 0;
   for (const char of name) hash = (hash * 31 + (char.codePointAt(0) ?? 0)) >>> 0;
   return hash % HUES;

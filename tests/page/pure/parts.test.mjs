@@ -7,7 +7,7 @@ import { exitText, memoryOf, summary, tailOf } from "../../../gateway/web/static
 import { range, times } from "../../../gateway/web/static/charts.js";
 import { asked, askedAgain, ended, endOf, figuresOf, messagesOf, received, stopped } from "../../../gateway/web/static/chat.js";
 import { about, found, progressText } from "../../../gateway/web/static/disk.js";
-import { HUES, hueOf, memoryParts } from "../../../gateway/web/static/memory_parts.js";
+import { HUES, huesOf, memoryParts } from "../../../gateway/web/static/memory_parts.js";
 
 const GIB = 2 ** 30;
 const STATUS = {
@@ -39,10 +39,15 @@ test("numbers that do not fit together make no part below 0 and no line outside"
   assert.deepEqual(memoryParts({ models: [], spares: [], max_memory_gb: 0 }).parts.map((part) => part.kind), ["free"]);
 });
 
-test("a model keeps its colour", () => {
-  assert.equal(hueOf("org/name"), hueOf("org/name"));
-  assert.ok([...Array(200).keys()].every((n) => hueOf(`m${n}`) >= 0 && hueOf(`m${n}`) < HUES));
-  assert.equal(new Set([...Array(200).keys()].map((n) => hueOf(`m${n}`))).size, HUES);
+test("a model keeps its colour, and no two have one while there are enough", () => {
+  const many = [...Array(200).keys()].map((n) => `m${n}`);
+  for (let count = 1; count <= HUES; count += 1) {
+    const hues = huesOf(many.slice(0, count));
+    assert.equal(new Set(hues.values()).size, count);
+    assert.deepEqual(huesOf(many.slice(0, count).reverse()), hues);
+  }
+  assert.ok([...huesOf(many).values()].every((hue) => hue >= 0 && hue < HUES));
+  assert.equal(huesOf(["a"]).get("a"), huesOf(["a", "z"]).get("a"));
 });
 
 test("a card says what a model does and how its last process ended", () => {
