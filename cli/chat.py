@@ -15,11 +15,11 @@ _CHAT = "/v1/chat/completions"
 
 
 class ChatTurns:
-    """system: instructions before its first turn."""
+    """system: instructions before its first turn. max_tokens: of each answer, None for the gateway's default."""
 
-    def __init__(self, gateway: Gateway, model: str, system: str | None = None) -> None:
+    def __init__(self, gateway: Gateway, model: str, system: str | None, max_tokens: int | None) -> None:
         self._gateway = gateway
-        self._model = model
+        self._fixed: Json = {"model": model} | ({} if max_tokens is None else {"max_tokens": max_tokens})
         self._start = [{"role": "system", "content": system}] if system else []
         self.messages: list[Json] = list(self._start)
 
@@ -33,7 +33,7 @@ class ChatTurns:
         if images:
             pictures = [{"type": "image_url", "image_url": {"url": image}} for image in images]
             content = [*pictures, {"type": "text", "text": prompt}]
-        return {"model": self._model, "messages": [*self.messages, {"role": "user", "content": content}]}
+        return {**self._fixed, "messages": [*self.messages, {"role": "user", "content": content}]}
 
     def whole(self, prompt: str, images: Sequence[str] = ()) -> Json:
         """The answer as the gateway's JSON. Raises CliError."""

@@ -37,6 +37,9 @@ def command(
         list[str] | None, typer.Option("--image", metavar="FILE", help="Show it an image; may be repeated.")
     ] = None,
     system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="Instructions for the model.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", min=1, metavar="TOKENS", help="How long an answer is at most.")
+    ] = None,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
@@ -46,7 +49,7 @@ def command(
     """
     images = [data_url(path) for path in image or ()]
     gateway = Gateway(url, timeout=None)
-    conversation = ChatTurns(gateway, model, system)
+    conversation = ChatTurns(gateway, model, system, max_tokens)
     if prompt is None and can_ask() and is_terminal() and not as_json:
         _exists(gateway, model)
         _talk(gateway, model, conversation, images)

@@ -80,7 +80,8 @@ def test_what_is_piped_in_comes_before_the_prompt(service: PlayedService, model:
 
 
 def test_a_whole_answer_as_json(service: PlayedService, model: PlayedModel, cli: Command) -> None:
-    answer = cli(service.url, "run", "org/tiny", "Hi", "--json").json
+    answer = cli(service.url, "run", "org/tiny", "Hi", "--json", "--max-tokens", "7").json
+    assert model.work[0].max_tokens == 7
     assert answer["choices"][0]["message"]["content"] == "Paris."
     assert answer["usage"]["completion_tokens"] == 3
 
