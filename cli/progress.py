@@ -33,6 +33,11 @@ class Bar:
     ) -> None:
         self.close()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing is drawn any more."""
+        return self._closed
+
     def close(self) -> None:
         """Takes it from the screen; later updates draw nothing."""
         with self._lock:
@@ -79,10 +84,14 @@ def watched(gateway: Gateway, model: str) -> Iterator[None]:
 
 
 def _follow(gateway: Gateway, model: str, stages: Bar) -> None:
+    """Until the model is ready, has failed anew or the block has ended."""
     with contextlib.suppress(CliError):
-        for event in gateway.events("GET", f"/admin/models/{model}/progress"):
-            if event.get("state") in ("ready", "unloaded", "failed"):
-                continue
+        for number, event in enumerate(gateway.events("GET", f"/admin/models/{model}/progress")):
+            state = event.get("state")
+            if stages.is_closed or state == "ready" or (state == "failed" and number > 0):
+                return
+            if state in ("failed", "unloaded"):
+                continue  # what the block asks for has not begun
             fraction = event.get("fraction")
-            what = f"{event.get('state')} {event['stage']}" if event.get("stage") else str(event.get("state"))
+            what = f"{state} {event['stage']}" if event.get("stage") else str(state)
             stages.show(shown(f"{model}: {what}"), fraction or 0.0, 1.0 if fraction is not None else None)

@@ -20,9 +20,9 @@ def answer(body: str, status: str = "200 OK", kind: str = "application/json", *h
 
 
 @contextlib.contextmanager
-def stranger(*answers: bytes | None) -> Iterator[str]:
+def stranger(*answers: bytes | None, asked: list[bytes] | None = None) -> Iterator[str]:
     """Its URL. answers: of its connections, the last one of all further ones; None: the connection stays open and
-    silent."""
+    silent. asked: gets what was sent."""
     listener = socket.create_server(("127.0.0.1", 0))
     kept: list[socket.socket] = []
 
@@ -40,7 +40,9 @@ def stranger(*answers: bytes | None) -> Iterator[str]:
                 continue
             with contextlib.suppress(OSError):
                 connection.settimeout(5)
-                connection.recv(65536)
+                data = connection.recv(65536)
+                if asked is not None:
+                    asked.append(data)
                 connection.sendall(sent)
                 connection.shutdown(socket.SHUT_WR)
 

@@ -51,6 +51,20 @@ def test_the_url_may_stand_before_or_after_the_command(service: PlayedService, c
     assert cli(None, "ps", "--url", f"{service.url}/").code == 0
 
 
+def test_a_gateway_below_a_path(cli: Command) -> None:
+    asked: list[bytes] = []
+    with stranger(answer('{"models":[]}'), asked=asked) as url:
+        assert cli(f"{url}/my%20proxy/mlx/", "ps").code == 0
+    assert asked[0].startswith(b"GET /my%20proxy/mlx/admin/models/status HTTP/1.1\r\n")
+
+
+def test_names_are_quoted_in_paths(cli: Command) -> None:
+    asked: list[bytes] = []
+    with stranger(answer('{"status":"pinned","model_id":"x"}'), asked=asked) as url:
+        assert cli(url, "pin", "org/a b?c#d\r\n%41").code == 0
+    assert asked[0].startswith(b"POST /admin/models/pin/org/a%20b%3Fc%23d%0D%0A%2541 HTTP/1.1\r\n")
+
+
 @pytest.mark.parametrize(
     ("url", "told"),
     [
@@ -59,6 +73,7 @@ def test_the_url_may_stand_before_or_after_the_command(service: PlayedService, c
         ("http://host:port", "--url must be like http://127.0.0.1:8080, not 'http://host:port'"),
         ("http://host:99999", "--url must be like http://127.0.0.1:8080, not 'http://host:99999'"),
         ("http://[::1", "--url must be like http://127.0.0.1:8080, not 'http://[::1'"),
+        ("http://a..b", "--url must be like http://127.0.0.1:8080, not 'http://a..b'"),
         ("http://ho st", "--url must be like http://127.0.0.1:8080, not 'http://ho st'"),
         (
             "http://me:secret@host",
@@ -69,6 +84,11 @@ def test_the_url_may_stand_before_or_after_the_command(service: PlayedService, c
 def test_an_address_that_is_none(cli: Command, url: str, told: str) -> None:
     result = cli(None, "ps", "--url", url)
     assert (result.code, only_line(result.err)) == (2, told)
+
+
+def test_an_address_of_ipv6(cli: Command) -> None:
+    result = cli("http://[::1]:1", "ps")
+    assert only_line(result.err).startswith(("no gateway at http://[::1]:1: ", "http://[::1]:1 cannot be reached: "))
 
 
 def test_a_host_that_nobody_knows(cli: Command) -> None:
