@@ -117,6 +117,17 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._leader, text.encode())
 
+    def press_until(self, key: str, text: str) -> None:
+        """Once a second until it has written this: a Ctrl-C in the moment between a prompt and readline's wait for
+        keys is noticed by Python with the next key only."""
+        deadline = time.monotonic() + SECONDS
+        while text not in self.text:
+            assert time.monotonic() < deadline, f"{text!r} is not in {self.text[-1000:]!r}"
+            self.type(key)
+            again = time.monotonic() + 1.0
+            while text not in self.text and time.monotonic() < again:
+                self._read(0.05)
+
     def wait_for(self, text: str, count: int = 1) -> None:
         """Reads until it has written this so often."""
         deadline = time.monotonic() + SECONDS

@@ -169,12 +169,10 @@ def test_ctrl_c_stops_the_answer_and_not_the_conversation(service: PlayedService
         terminal.wait_for("stopped")
         wait_until(lambda: any(isinstance(message, Cancel) for message in service.messages), what="the cancel")
         terminal.wait_for(">>> ", 2)
-        terminal.type("\x03")
-        terminal.wait_for("Ctrl-D or /bye leaves")
+        terminal.press_until("\x03", "Ctrl-D or /bye leaves")
         terminal.wait_for(">>> ", 3)
         terminal.type("next\n")
-        terminal.wait_for("ris.")
-        terminal.wait_for(">>> ", 4)
+        terminal.wait_for("ris.\n\n>>> ")
         terminal.type("\x04")
         assert terminal.end() == 0
     assert [turn["content"] for turn in model.seen[1]] == ["forever", "Pa", "next"]
