@@ -1,6 +1,5 @@
 """The whole examination: asks the probes, runs the live checks in a service of its own, and leaves nothing behind."""
 
-import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -8,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from broker.wire.listening import holder_of
 from cli.doctor.bounded import TooLongError, within
 from cli.doctor.facts import Finding, FolderFacts, MachineReport, MlxFacts, Rating, ServiceFacts, SocketFacts
 from cli.doctor.live import CHECKS, Check, Lab
@@ -26,13 +26,11 @@ from cli.doctor.probes import (
 from cli.doctor.programs import ProgramError, ask_inside
 from cli.doctor.subject import DEMO, TINY, choose
 from cli.errors import CliError, ExitCode
-from cli.gateway import Gateway
 
 PORTS = (8080, 11434)
 
 _MLX_SECONDS = 60.0
 _SETTINGS_SECONDS = 60.0
-_PORT_SECONDS = 2.0
 _BROKEN = "the check itself failed"
 
 # Without these, no check of the service can run.
@@ -111,13 +109,8 @@ def _service(working_set: int | None) -> tuple[ServiceFacts, int, int]:
 
 def _calls_itself(port: int) -> str | None:
     """What answers over HTTP on this port of this machine."""
-    gateway = Gateway(f"http://127.0.0.1:{port}", timeout=_PORT_SECONDS)
-    with contextlib.suppress(CliError):
-        if "status" in gateway.get("/admin/health"):
-            return "a gateway of mlx-broker"
-    with contextlib.suppress(CliError):
-        return f"Ollama {gateway.get('/api/version')['version']}"
-    return None
+    holder = holder_of("127.0.0.1", port)
+    return None if holder is None else holder.removeprefix("another ")
 
 
 # ---- live ------------------------------------------------------------------------------------------------------------
@@ -150,7 +143,7 @@ def _live(
         try:
             subject = choose(model, machine.service, directory, say)
         except ProgramError as error:
-            raise CliError(str(error)) from error
+            raise CliError(str(error), ExitCode.NO_MODEL) from error
         service = OwnService(directory, subject.models, subject.hub, _settings_for(machine.service))
         lab = Lab(service, subject.model, bool(machine.mlx.metal), lambda: wired_bytes(asks))
         try:

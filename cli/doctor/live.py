@@ -120,7 +120,7 @@ def first_tokens(lab: Lab) -> Finding:
 def recovery_with_spare(lab: Lab) -> Finding:
     """A kill -9 in decode while a spare waits."""
     lab.wait_for_spare()
-    return _recovery(lab, "kill -9, with a warm spare", with_spare=True)
+    return _recovery(lab, "kill -9 with a warm spare", with_spare=True)
 
 
 def decode(lab: Lab) -> Finding:
@@ -160,7 +160,7 @@ def neighbour(lab: Lab) -> Finding:
 
 def recovery_without_spare(lab: Lab) -> Finding:
     """A kill -9 of the worker and of every spare at once."""
-    return _recovery(lab, "kill -9, without a spare", with_spare=False)
+    return _recovery(lab, "kill -9 without a spare", with_spare=False)
 
 
 def wired(lab: Lab) -> Finding | None:
@@ -234,11 +234,11 @@ CHECKS = (
     Check("start of the service", service_start, 60, needs_service=False),
     Check("start of a worker", worker_start, 300),
     Check("first token", first_tokens, 60),
-    Check("kill -9, with a warm spare", recovery_with_spare, 180),
+    Check("kill -9 with a warm spare", recovery_with_spare, 180),
     Check("decode", decode, 120),
     Check("prefill", prefill, 120),
     Check("gap between tokens", neighbour, 120),
-    Check("kill -9, without a spare", recovery_without_spare, 180),
+    Check("kill -9 without a spare", recovery_without_spare, 180),
     Check("wired memory", wired, 60),
     Check("lifeline", lifeline, 60),
 )
