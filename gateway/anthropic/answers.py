@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class AnthropicAnswer(BaseModel):
     """No other fields."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(strict=True, extra="forbid", protected_namespaces=(), defer_build=True)
 
 
 class ThinkingAnswer(AnthropicAnswer):

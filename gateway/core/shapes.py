@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Shape(BaseModel):
     """A form of JSON. Unknown fields are ignored, as in bodies."""
 
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(extra="ignore", protected_namespaces=(), defer_build=True)
 
 
 Text = Annotated[str, Field(min_length=1)]

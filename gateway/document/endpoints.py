@@ -16,8 +16,9 @@ from starlette.responses import Response
 
 from broker.wire.failure import Code
 from gateway.admin.dialect import ADMIN
-from gateway.document.openapi import JSON, openapi
-from gateway.http.endpoints import Endpoint, Guard, Handler
+from gateway.document.openapi import openapi
+from gateway.document.schemas import JSON
+from gateway.http.endpoints import UNCHANGED, Endpoint, Guard, Handler
 from gateway.http.files import ShippedFile
 from gateway.http.inference import AppState
 
@@ -110,6 +111,7 @@ def _row(
         answer=answer,
         text=text,
         failures=failures,
+        others=UNCHANGED,
     )
 
 

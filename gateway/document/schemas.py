@@ -1,11 +1,15 @@
 """Models of bodies and answers -> JSON schemas, as components of an OpenAPI document."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, models_json_schema
 from pydantic_core import core_schema
+
+JSON = "application/json"
+
+Object = dict[str, Any]
 
 _PREFIX = "#/components/schemas/"
 
@@ -38,6 +42,12 @@ class Schemas:
                 found[name] = self._all[name]
                 left += names_in(found[name], _PREFIX)
         return dict(sorted(found.items()))
+
+
+def any_of(schemas: Sequence[Object]) -> Object:
+    """What fits to one of them."""
+    different = [schema for index, schema in enumerate(schemas) if schema not in schemas[:index]]
+    return different[0] if len(different) == 1 else {"anyOf": different}
 
 
 def names_in(value: Any, prefix: str) -> Iterable[str]:

@@ -48,6 +48,9 @@ USES_A_MODEL = (
     Code.WORKER_DIED,
 )
 
+# Of files, for clients that have them.
+UNCHANGED = ((304, None),)
+
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Stream:
@@ -65,8 +68,8 @@ class Endpoint:
     """One method of one path. query: the model of its parameters. body, answer: models of their JSON, None where there
     is none. stream: an answer that is one, instead of `answer` or where the request asks for it. text: the media types
     of an answer that is neither. failures: how a request can end, apart from what follows from the guard, the body and
-    the parameters. others: statuses whose answers have a form of their own. is_inference: it asks a model, and counts
-    in the metrics of requests. opened_by: the setting that opens it to everybody, if there is one.
+    the parameters. others: statuses whose answers have a form of their own, None: no body. is_inference: it asks a
+    model, and counts in the metrics of requests. opened_by: the setting that opens it to everybody, if there is one.
 
     Rows can share a path. header: the one that only this dialect's clients send; accept: a media type that the client's
     Accept header must name, `*/*` does not. Such a row comes before the one without.
@@ -83,7 +86,7 @@ class Endpoint:
     stream: Stream | None = None
     text: tuple[str, ...] = ()
     failures: tuple[Code, ...] = BROKER
-    others: tuple[tuple[int, type[BaseModel]], ...] = ()
+    others: tuple[tuple[int, type[BaseModel] | None], ...] = ()
     header: str | None = None
     is_inference: bool = False
     accept: str | None = None

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 class OllamaAnswer(BaseModel):
     """No other fields."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(strict=True, extra="forbid", protected_namespaces=(), defer_build=True)
 
 
 class CalledAnswer(OllamaAnswer):

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 class ResponsesPart(BaseModel):
     """No other fields."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", defer_build=True)
 
 
 class LikelyText(ResponsesPart):

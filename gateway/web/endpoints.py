@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from broker.wire.failure import Code
 from gateway.admin.dialect import ADMIN
-from gateway.http.endpoints import Endpoint, Guard, Handler, Subtree
+from gateway.http.endpoints import UNCHANGED, Endpoint, Guard, Handler, Subtree
 from gateway.http.files import ShippedFile
 from gateway.http.inference import AppState
 
@@ -92,6 +92,7 @@ def _row(
         dialect=ADMIN,
         text=text,
         failures=failures,
+        others=UNCHANGED,
         accept=accept,
     )
 

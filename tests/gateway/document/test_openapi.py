@@ -154,3 +154,4 @@ async def test_it_is_served_without_a_key_and_without_settings() -> None:
         assert "hidden" not in answer.text
         again = await client.get("/openapi.json", headers={"if-none-match": answer.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
+        assert "304" in OPERATIONS["get", "/openapi.json"]["responses"]
