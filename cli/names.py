@@ -44,14 +44,19 @@ def model_names(gateway: Gateway) -> list[str]:
 
 
 def unknown_model(gateway: Gateway, name: str) -> CliError | None:
-    """The error that there is no such model, with the nearest names; None if there is one, or if nobody knows."""
+    """The error that there is no such model, with the nearest names; None if there is one, by this name, by an alias or
+    in another case, or if nobody knows."""
     try:
-        names = model_names(gateway)
+        gateway.get(f"/v1/models/{name}")
+    except CliError as error:
+        if error.exit_code is not ExitCode.NO_MODEL:
+            return None
+    else:
+        return None
+    try:
+        near = nearest(name, model_names(gateway))
     except CliError:
-        return None
-    if name in names:
-        return None
-    near = nearest(name, names)
+        near = []
     hint = f"did you mean {' or '.join(near)}?" if near else "`mlx-broker models` lists those that it has"
     return CliError(f"{gateway.url} has no model {name}: {hint}", ExitCode.NO_MODEL)
 

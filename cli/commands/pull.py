@@ -4,7 +4,6 @@ import contextlib
 
 from cli.errors import CliError, RefusedError
 from cli.gateway import DEFAULT_URL, Gateway, Json, listed, model_path
-from cli.names import naming
 from cli.options import AsJson, Model, Url
 from cli.output import note, print_done
 from cli.progress import PullBar
@@ -20,8 +19,7 @@ def command(model: Model, url: Url = DEFAULT_URL, as_json: AsJson = False) -> No
     gateway = Gateway(url, timeout=None)
     others = _is_downloading(gateway, model)
     try:
-        with naming(gateway, model):
-            answer = _pulled(gateway, model)
+        answer = _pulled(gateway, model)
     except KeyboardInterrupt:
         if others:
             note(f"the download of {shown(model)} goes on, as it had begun before")

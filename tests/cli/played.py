@@ -26,7 +26,7 @@ Handler = Callable[[PlayedBroker, bytes, Any], Awaitable[None]]
 
 class PlayedService:
     """`url` is its gateway's. handlers: what the broker does with a message; without one it is refused. messages: all
-    that came but Status and Models. known: the names that it resolves."""
+    that came but Status and Models."""
 
     def __init__(self, runtime_dir: Path, **settings: Any) -> None:
         self.url = ""
@@ -35,7 +35,7 @@ class PlayedService:
         self.status: dict[str, Any]
         self.models: list[dict[str, Any]]
         self.broken: list[dict[str, Any]]
-        self.known: list[str] | None
+        self._broker: PlayedBroker | None = None
         self.reset()
         self._runtime_dir = runtime_dir
         self._settings = settings
@@ -47,7 +47,13 @@ class PlayedService:
     def reset(self) -> None:
         """As if nothing had been asked."""
         self.handlers, self.messages = {}, []
-        self.status, self.models, self.broken, self.known = STATUS, [HELD], [], None
+        self.status, self.models, self.broken = STATUS, [HELD], []
+        self.knows(None)
+
+    def knows(self, names: list[str] | None) -> None:
+        """Which names it resolves; None for all."""
+        if self._broker is not None:
+            self._broker.models = names
 
     def start(self) -> None:
         self._thread.start()
@@ -83,6 +89,7 @@ class PlayedService:
             running_gateway(broker, self._runtime_dir, (MODEL,), **self._settings) as gateway,
             httpx.AsyncClient(base_url=gateway.url, timeout=SECONDS) as client,
         ):
+            self._broker = broker
             answering = asyncio.create_task(self._answer(broker))
             await client.get("/health")  # by then it has printed its address
             self.url = gateway.url
@@ -95,7 +102,6 @@ class PlayedService:
     async def _answer(self, broker: PlayedBroker) -> None:
         tasks: set[asyncio.Future[None]] = set()
         while True:
-            broker.models = self.known
             try:
                 message = await broker.receive()
             except TimeoutError:

@@ -116,6 +116,15 @@ def test_an_unknown_model_has_its_nearest_names(service: PlayedService, cli: Com
         assert result.err == f"mlx-broker: {service.url} has no model {typed}: {meant}\n"
 
 
+@pytest.mark.parametrize("typed", ["TINY-A", "tiny-a:latest"])
+def test_another_form_of_a_name_is_no_unknown_model(service: PlayedService, cli: Command, typed: str) -> None:
+    service.models = NAMES
+    service.knows(["tiny-a"])
+    service.refuses(Kill, Code.NOT_LOADED, "Model not loaded: tiny-a")
+    result = cli(service.url, "kill", typed)
+    assert (result.code, result.err) == (5, "mlx-broker: Model not loaded: tiny-a\n")
+
+
 def test_a_load_that_fails_keeps_the_gateways_reason(service: PlayedService, cli: Command) -> None:
     service.models = NAMES
     service.refuses(Load, Code.INSUFFICIENT_MEMORY, "tiny-a needs 9 GiB of 8 GiB")

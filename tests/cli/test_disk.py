@@ -84,6 +84,12 @@ def test_a_pull_that_fails(service: PlayedService, cli: Command, begun: bool) ->
     assert (result.code, result.out, result.err) == (1, "", "mlx-broker: no room on the disk\n")
 
 
+def test_a_pull_of_what_the_hub_does_not_have(service: PlayedService, cli: Command) -> None:
+    service.refuses(Pull, Code.MODEL_NOT_FOUND, "the hub has no repository org/tinny")
+    result = cli(service.url, "pull", "org/tinny")
+    assert (result.code, result.err) == (5, "mlx-broker: the hub has no repository org/tinny\n")
+
+
 def test_a_pull_in_a_terminal_has_a_bar_which_is_gone_at_the_end(service: PlayedService) -> None:
     ends = threading.Event()
     downloads(service, 1, until=ends)
@@ -155,7 +161,7 @@ def test_rm_of_what_the_broker_finds_in_use(service: PlayedService, cli: Command
 
 
 def test_rm_of_an_unknown_model(service: PlayedService, cli: Command) -> None:
-    service.known = []
+    service.knows([])
     service.refuses(Remove, Code.MODEL_NOT_FOUND, "no model 'org/tinny'")
     result = cli(service.url, "rm", "org/tinny", "--yes")
     assert (result.code, result.err) == (

@@ -6,7 +6,7 @@ from broker.wire.failure import Code, Failure
 from broker.wire.from_gateways import Logs, Watch
 from broker.wire.outputs import PARTIAL, Output
 from tests.cli.played import PlayedService
-from tests.cli.running import Command, process
+from tests.cli.running import Command, Terminal, process
 from tests.gateway.http.test_gateway import LOADED, STATUS
 from tests.gateway.played_broker import PlayedBroker
 from tests.service import wait_until
@@ -36,6 +36,23 @@ def test_the_log_of_one_model(service: PlayedService, cli: Command) -> None:
         "text": "second \x1b[2Jof a",
     }
     assert service.messages[1:] == [Logs("a", tail=1, follow=False)]
+
+
+def test_a_log_in_a_terminal_is_harmless(service: PlayedService) -> None:
+    service.on(Logs, play)
+    with Terminal(service.url, "logs", "a") as terminal:
+        assert terminal.end() == 0
+    assert "second \\x1b[2Jof a\n" in terminal.text
+    assert b"\x1b[2J" not in terminal.raw
+
+
+def test_a_line_of_ten_megabytes(service: PlayedService, cli: Command) -> None:
+    async def answer(broker: PlayedBroker, request_id: bytes, _body: Logs) -> None:
+        await broker.final(request_id, {"lines": [[1.0, 11, "x" * 10_000_000], [2.0, 11, "after"]]})
+
+    service.on(Logs, answer)
+    result = cli(service.url, "logs", "a")
+    assert (result.code, len(result.out)) == (0, 10_000_007)
 
 
 def test_without_a_model_the_logs_of_all_loaded_ones_in_the_order_of_time(service: PlayedService, cli: Command) -> None:

@@ -115,7 +115,7 @@ def test_a_question_whose_model_dies(service: PlayedService, model: PlayedModel)
 
 
 def test_a_model_that_is_not_there(service: PlayedService, cli: Command) -> None:
-    service.known = []
+    service.knows([])
     result = cli(service.url, "run", "org/tinny", "Hi")
     assert result.code == 5
     assert result.err == f"mlx-broker: {service.url} has no model org/tinny: did you mean org/tiny?\n"
