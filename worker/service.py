@@ -9,7 +9,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 from time import monotonic, sleep
@@ -21,15 +20,13 @@ from broker.wire.codec import Message, decode, encode
 from broker.wire.failure import Code, Failure, FailureError, named_line, one_line
 from broker.wire.frames import gateway_of, receive_frames, send_frames
 from broker.wire.from_gateways import Cancel, InferenceRequest
-from broker.wire.from_peers import Ack, Heartbeat, Hello
+from broker.wire.from_peers import Ack, Hello
 from broker.wire.from_workers import LoadFailed, Need, Prefill, Progress, Ready
 from broker.wire.kinds import Task
 from broker.wire.outputs import FINAL, PARTIAL, WINDOW, Output, encode_outputs, error_output
 from broker.wire.to_workers import Assign, MayPrefill, Share, Shrink, Shutdown
 from worker.engine import (
     Engine,
-    EngineStats,
-    MemoryFacts,
     MemoryShare,
     counter_of,
     holder_of,
@@ -43,6 +40,7 @@ from worker.process.device_errors import DEVICE_EXIT_CODE, is_device_error
 from worker.process.intake import taking_in
 from worker.process.log_events import begins, ends
 from worker.process.priority import lower_priority
+from worker.vitals import Vitals, heartbeat_of
 
 log = logging.getLogger("worker")
 
@@ -56,19 +54,6 @@ _FAREWELL_MILLISECONDS = 5000
 _ADDING_SECONDS = 0.002
 
 _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
-
-
-@dataclass(slots=True)
-class Vitals:
-    """State for the heartbeat thread. Only the main thread writes; each field changes atomically.
-
-    waits_for_broker: the main thread has nothing to do until the broker grants memory or lends prefill, which is no
-    standstill.
-    """
-
-    steps: int = 0
-    engine: Engine | None = None
-    waits_for_broker: bool = False
 
 
 def run(
@@ -122,24 +107,8 @@ def _beat(endpoint: str, identity: str, vitals: Vitals, interval: float) -> None
         waited += vitals.waits_for_broker
         # If the broker is busy, this beat is not needed: the next one says as much.
         with suppress(zmq.Again):
-            send_frames(socket, encode(_heartbeat(vitals.engine, vitals.steps + waited)), wait=False)
+            send_frames(socket, encode(heartbeat_of(vitals.engine, vitals.steps + waited)), wait=False)
         sleep(interval)
-
-
-def _heartbeat(engine: Engine | None, steps: int) -> Heartbeat:
-    memory, stats = (engine.memory(), engine.stats()) if engine is not None else (MemoryFacts(), EngineStats())
-    return Heartbeat(
-        steps,
-        memory.active_bytes,
-        memory.cache_bytes,
-        memory.peak_bytes,
-        stats.live,
-        stats.waiting,
-        stats.prefilling,
-        stats.generation_tokens,
-        stats.prompt_tokens,
-        stats.cached_prompt_tokens,
-    )
 
 
 class Service:
@@ -185,7 +154,7 @@ class Service:
             self._fail(list(self._live), f"the engine failed: {_describe(error)}")
             return 1
         # What the engine has counted since the last beat must not be lost with this process.
-        self._send(_heartbeat(engine, self._vitals.steps))
+        self._send(heartbeat_of(engine, self._vitals.steps))
         return 0
 
     def download(self, repository: str, cache_dir: Path) -> int:

@@ -20,7 +20,8 @@ from tests.device_errors import DEVICE_ERRORS
 from tests.worker.harness import GATEWAY, ROOT, WorkerHarness
 from worker.loading.model_folder import blame
 from worker.process.device_errors import DEVICE_EXIT_CODE, is_device_error
-from worker.service import Service, Vitals
+from worker.service import Service
+from worker.vitals import Vitals
 
 MISBEHAVING = "tests.engines:Misbehaving"
 # Phase -> what the request that meets it says. The model has another request meanwhile.
