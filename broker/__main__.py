@@ -12,6 +12,7 @@ from broker.processes.system import ThisSystem
 from broker.runtime import RuntimeDir, RuntimeDirError
 from broker.settings import load_settings
 from broker.signals import Signals
+from broker.wire.log_text import harmless
 from broker.wire.logs import configure
 from broker.wire.parents import has_lost_starter
 from broker.wire.settings_file import SettingsError
@@ -27,7 +28,7 @@ def main() -> int:
         runtime = RuntimeDir(settings.runtime_dir)
     except (SettingsError, RuntimeDirError) as error:
         for line in str(error).splitlines():
-            print(f"broker: {line}", file=sys.stderr)
+            print(f"broker: {harmless(line)}", file=sys.stderr)
         return 2
     lower_autogroup()
     with closing(runtime), closing(Signals()) as signals:

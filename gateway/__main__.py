@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from broker.wire.listening import ListenError
+from broker.wire.log_text import harmless
 from broker.wire.logs import configure
 from broker.wire.parents import has_lost_starter
 from broker.wire.settings_file import SettingsError
@@ -48,7 +49,7 @@ def main() -> int:
 
 
 def _refused(mistakes: Sequence[str]) -> int:
-    sys.stderr.writelines(f"gateway: {mistake}\n" for mistake in mistakes)
+    sys.stderr.writelines(f"gateway: {harmless(mistake)}\n" for mistake in mistakes)
     return 2
 
 

@@ -17,6 +17,9 @@ While serving, by what the last user message (or the prompt) says, `VERB [NUMBER
     fail             this request alone ends in ERROR
     refuse           `add` raises FailureError for the field `prompt`
     dawdle           `add` takes 20 ms
+    quote            `add` raises an error that quotes the request
+    tell             the step raises an error that quotes the request, for all requests
+    shout MEGABYTES  prints one line of that length, with terminal escapes, in a step
     poison           SIGSEGV in `add`, as native code does that a request breaks
     clog             `add` never comes back
     lose             this request is forgotten without an end
@@ -53,7 +56,7 @@ from worker.engine import Report
 
 _ORDER = re.compile(
     r"\b(?P<verb>crash|abort|exit|hang|freeze|raise|fail|refuse|dawdle|poison|clog|lose|repeat|garble|invent|slow|leak"
-    r"|gpu|reset|ignore sigterm)\b"
+    r"|gpu|reset|quote|tell|shout|ignore sigterm)\b"
     r"(?: (?P<number>\d+))?(?:.*?\bafter (?P<after>\d+) tokens)?"
 )
 
@@ -63,6 +66,7 @@ class _Order:
     verb: str
     number: int
     after: int
+    text: str
 
 
 class Misbehaving(EchoEngine):
@@ -95,7 +99,9 @@ class Misbehaving(EchoEngine):
         order = self._take_in(payload)
         super().add(request_id, payload)
         if order:
-            self._orders[request_id] = _Order(order["verb"], int(order["number"] or 0), int(order["after"] or 0))
+            self._orders[request_id] = _Order(
+                order["verb"], int(order["number"] or 0), int(order["after"] or 0), order.string
+            )
 
     def count(self, payload: bytes) -> Iterator[int | None]:
         self._take_in(payload)
@@ -111,6 +117,8 @@ class Misbehaving(EchoEngine):
             os.kill(os.getpid(), signal.SIGSEGV)
         if order and order["verb"] == "clog":
             _hang()
+        if order and order["verb"] == "quote":
+            raise ValueError(f"cannot read {order.string}")
         if order and order["verb"] == "reset":
             raise RuntimeError(self._device_error)
         return order
@@ -141,6 +149,13 @@ class Misbehaving(EchoEngine):
                 raise RuntimeError("the step breaks on request")
             case "gpu":
                 raise RuntimeError(self._device_error)
+            case "tell":
+                raise ValueError(f"the step breaks on {order.text}")
+            case "shout":
+                os.write(2, b"\x1b]0;owned\x07\x1b[31m")
+                for _ in range(order.number):
+                    _print(b"x" * 2**20)
+                os.write(2, b"\n")
             case "fail":
                 self.cancel(request_id)
                 return [Output(request_id, ERROR, to_map(Failure(Code.INTERNAL_ERROR, "failed on request")))]
@@ -160,6 +175,11 @@ class Misbehaving(EchoEngine):
             case "ignore sigterm":
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return []
+
+
+def _print(data: bytes) -> None:
+    while data:
+        data = data[os.write(2, data) :]
 
 
 def _hang() -> None:

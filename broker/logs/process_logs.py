@@ -14,6 +14,7 @@ from typing import Any
 from broker.logs.ring import Line, Ring
 from broker.processes.lines import LogEvent
 from broker.wire.failure import Code, Failure, FailureError
+from broker.wire.log_text import harmless
 
 logger = logging.getLogger(__name__)
 
@@ -89,13 +90,13 @@ class ProcessLogs:
     def note(self, worker_id: str, text: str) -> None:
         """Keep what the broker has done to a process; it has its own line in the broker's log."""
         if (process := self._processes.get(worker_id)) is not None:
-            self._add(process, f"broker: {text}")
+            self._add(process, harmless(f"broker: {text}"))
 
     def ready(self, model_id: str) -> None:
         """The processes of this model have loaded it."""
         for process in self._processes.values():
             if process.model_id == model_id:
-                self._add(process, f"broker: {model_id} is ready")
+                self._add(process, harmless(f"broker: {model_id} is ready"))
 
     def exited(self, worker_id: str, how: str) -> None:
         """A process has ended, and all that it has said is here."""

@@ -4,15 +4,24 @@ import json
 import re
 
 MAX_TRACE = 128  # characters of a request's id
+_URL = re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]{0,20}://)([^\s?#\"'<>]*)([?#][^\s\"'<>]*)?")
 _PLAIN_ID = re.compile(r"[\w.:/@=+-]+", re.ASCII)
 
 
 def harmless(text: str) -> str:
     """`text` with everything escaped that is no printable character: line ends, terminal escapes, marks that change the
-    direction of writing. Applied again it changes nothing."""
+    direction of writing. Of URLs, passwords and queries are left out. Applied again it changes nothing."""
+    if "://" in text:
+        text = _URL.sub(_without_secrets, text)
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def _without_secrets(url: re.Match[str]) -> str:
+    scheme, place, query = url.groups()
+    host, slash, path = place.partition("/")
+    return f"{scheme}{host.rpartition('@')[2]}{slash}{path}{'?…' if query else ''}"
 
 
 def _escaped(char: str) -> str:

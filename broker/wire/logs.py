@@ -24,11 +24,11 @@ _MAX_MESSAGE = 8000  # characters
 
 
 class TextFormatter(logging.Formatter):
-    """`time LEVEL message request_id=ID`; below it the lines of a traceback. hides: messages of errors may quote
-    requests and are left out. has_time: whether the line begins with the time."""
+    """`time process LEVEL message request_id=ID`; below it the lines of a traceback. hides: messages of errors may
+    quote requests and are left out. process: None where something else writes time and process before each line."""
 
-    def __init__(self, *, hides: bool, has_time: bool = True) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s" if has_time else "%(levelname)s %(message)s")
+    def __init__(self, process: str | None, *, hides: bool) -> None:
+        super().__init__(f"%(asctime)s {process} %(levelname)s %(message)s" if process else "%(levelname)s %(message)s")
         self.default_msec_format = "%s.%03d"
         self._hides = hides
 
@@ -47,7 +47,7 @@ class TextFormatter(logging.Formatter):
 def message_of(record: logging.LogRecord) -> str:
     """The message as one harmless line of a bounded length."""
     try:
-        message = record.getMessage().strip()
+        message = record.getMessage().strip("\n")
     except Exception:  # noqa: BLE001 # arguments that do not fit: say so, and not on stderr as logging does
         message = f"{record.msg!r} with arguments that do not fit it"
     if len(message) > _MAX_MESSAGE:
@@ -94,8 +94,8 @@ def configure(
 
         formatter = JsonFormatter(process, hides=hides)
     else:
-        # honcho writes the time before every line
-        formatter = TextFormatter(hides=hides, has_time="HONCHO_PROCESS_NAME" not in os.environ)
+        # honcho writes time and process before every line
+        formatter = TextFormatter(None if "HONCHO_PROCESS_NAME" in os.environ else process, hides=hides)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     if current is not None:

@@ -135,6 +135,9 @@ class Server(uvicorn.Server):
             model = self._settings.default_model or await self._first_text_model()
             where, *others = _urls(self.servers)
             needs_key = self._settings.api_key is not None
+            if self._settings.log_format == "json":
+                log.info("mlx-broker listens on %s", " and ".join([where, *others]))
+                return
             sys.stdout.write(announcement(where, model, needs_key=needs_key, others=others))
             sys.stdout.flush()
 

@@ -24,7 +24,7 @@ from broker.settings import BrokerSettings, ModelSettings
 from broker.wire.body import Body
 from broker.wire.clock import Clock
 from broker.wire.codec import decode, encode
-from broker.wire.from_gateways import InferenceRequest, Kill, Load, Status, Unload, Unpin, Watch
+from broker.wire.from_gateways import Cancel, InferenceRequest, Kill, Load, Logs, Status, Unload, Unpin, Watch
 from broker.wire.from_peers import Hello
 from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output, Outputs, decode_outputs
 from tests.broker.models.model_folders import make_model
@@ -137,6 +137,9 @@ class House:
         self._socket.send_multipart(encode(body, request_id))
         return request_id
 
+    def cancel(self, request_id: bytes) -> None:
+        self._socket.send_multipart(encode(Cancel(), request_id))
+
     def next_outputs(self) -> list[Output]:
         """The next outputs for any request."""
         while True:
@@ -191,6 +194,23 @@ def house(directory: Path) -> Iterator[House]:
     house = House(directory)
     yield house
     house.close()
+
+
+def test_the_log_of_a_model_is_followed_and_read(house: House) -> None:
+    follow = house.tell(Logs(MODEL, follow=True))
+    assert house.ask(Logs(MODEL)) == [(FINAL, {"lines": []})]
+    house.tell(Load(MODEL))
+    lines: list[list[Any]] = []
+    while len(lines) < 2:
+        for output in house.next_outputs():
+            if output.request_id == follow:
+                assert output.kind == PARTIAL
+                lines += output.body["lines"]
+    assert [text for _at, _pid, text in lines] == [f"broker: loads {MODEL}", f"broker: {MODEL} is ready"]
+    assert house.ask(Logs(MODEL, 1)) == [(FINAL, {"lines": lines[1:]})]
+    house.cancel(follow)
+    [end] = house.next_outputs()
+    assert (end.request_id, end.kind, end.body["code"]) == (follow, ERROR, "cancelled")
 
 
 def test_a_request_is_served(house: House) -> None:
