@@ -68,7 +68,10 @@ function drawLink() {
   if (link.state !== linkBefore) {
     if (link.state === "away") say("The connection is lost. It is tried again.");
     if (link.state === "live" && linkBefore !== "connecting") say("Connected again.");
-    if (link.state === "live") actions.readDisk();
+    if (link.state === "live") {
+      actions.readDisk();
+      log.again();
+    }
     linkBefore = link.state;
     if (link.state === "locked") unlock();
   }

@@ -25,6 +25,7 @@ export class Chart {
   constructor(holder, colour) {
     this.holder = holder;
     this.colour = colour;
+    /** @type {[number[], (number|null)[]]} */
     this.data = [[], []];
     /** @type {any} */
     this.plot = null;

@@ -3,7 +3,7 @@
  */
 
 /**
- * @typedef {{class?: string, text?: string, on?: Record<string, (event: any) => void>, [attribute: string]: any}} Props
+ * @typedef {{class?: string|null, text?: string, on?: Record<string, (event: any) => void>, [attribute: string]: any}} Props
  */
 
 /**
@@ -63,8 +63,9 @@ export function show(node, visible) {
  * @param {(item: T) => any} make an element with a method `update`, if it has something to update
  */
 export function keyed(parent, items, keyOf, make) {
+  /** @type {Map<string, any>} */
   const known = new Map([...parent.children].map((child) => [/** @type {any} */ (child).itemKey, child]));
-  /** @type {Element|null} */
+  /** @type {any} */
   let before = null;
   for (const item of items) {
     const key = keyOf(item);
@@ -80,7 +81,7 @@ export function keyed(parent, items, keyOf, make) {
     before = node;
   }
   for (const gone of known.values()) {
-    /** @type {any} */ (gone).discard?.();
+    gone.discard?.();
     gone.remove();
   }
 }

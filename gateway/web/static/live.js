@@ -41,6 +41,7 @@ export class Live {
   #asking = false;
   #again = false;
   #failures = 0;
+  #endings = 0;
   #due = 0;
 
   /**
@@ -127,6 +128,7 @@ export class Live {
     try {
       const response = await this.api.events(control.signal);
       const heard = () => {
+        this.#endings = 0;
         clearTimeout(silence);
         silence = setTimeout(() => control.abort(), SILENCE_MS);
       };
@@ -143,7 +145,8 @@ export class Live {
     // Whoever has replaced this one asks by itself. Else the next status that comes opens the next stream.
     if (this.#watching === control) {
       this.#watching = null;
-      if (!this.#asking) this.#askIn(NEWS_MS, 0);
+      this.#endings += 1;
+      if (!this.#asking) this.#askIn(pauseAfter(this.#endings), 0);
     }
   }
 }

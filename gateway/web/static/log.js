@@ -29,6 +29,11 @@ export class LogView {
     this.#restart();
   }
 
+  /** Begins again what was refused: there is a key now. */
+  again() {
+    if (this.#control?.signal.aborted !== false) this.#restart();
+  }
+
   #restart() {
     this.#control?.abort();
     this.#control = null;
@@ -53,13 +58,16 @@ export class LogView {
       } catch (error) {
         if (signal.aborted) return;
         text = /** @type {Error} */ (error).message;
+        if (error instanceof ApiError && [401, 403].includes(error.status)) this.#control?.abort();
       }
-      if (signal.aborted) return;
       setText(byId("log-state"), text);
+      if (signal.aborted) return;
       await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
     }
   }
 }
+
+let isScrolling = false; // once a frame, however many lines come
 
 /** @param {{at: number, pid: number, text: string}} line */
 function add(line) {
@@ -67,5 +75,10 @@ function add(line) {
   holder.append(el("div", { class: "line" }, el("time", { text: clock(line.at) }), " ", el("span", { class: "quiet", text: String(line.pid) }), " ",
     el("span", { text: harmless(line.text) })));
   while (holder.childElementCount > KEPT) holder.firstElementChild.remove();
-  if (byId("log-follow").checked) holder.scrollTop = holder.scrollHeight;
+  if (isScrolling || !byId("log-follow").checked) return;
+  isScrolling = true;
+  requestAnimationFrame(() => {
+    isScrolling = false;
+    holder.scrollTop = holder.scrollHeight;
+  });
 }
