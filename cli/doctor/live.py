@@ -207,7 +207,9 @@ def _recovery(lab: Lab, name: str, *, with_spare: bool) -> Finding:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     answer = lab.ask(lab.prompts.text(8), 1)
-    [broken] = aside.leave()
+    broken = next(iter(aside.leave()), None)
+    if broken is None:
+        raise ProgramError("the stream that the kill broke never began")
     return live_verdicts.recovery(
         name,
         framed=broken.error is not None,

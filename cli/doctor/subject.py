@@ -89,4 +89,6 @@ def _prepare_demo(models: Path, directory: Path) -> None:
     command = [sys.executable, "-m", "demo"]
     code, _out, err = run_in_group(command, seconds=_DEMO_SECONDS, environment=environment)
     if code != 0:
-        raise ProgramError(last_line(err) or f"`python -m demo` ended with exit code {code}")
+        # pip says more than the last line, which names a folder that will be gone.
+        of_pip = "\n".join(line for line in err.splitlines() if line.startswith("ERROR:"))
+        raise ProgramError(last_line(of_pip or err) or f"`python -m demo` ended with exit code {code}")
