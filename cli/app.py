@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from cli.address import DEFAULT_URL
 from cli.errors import CliError, ExitCode
-from cli.gateway import DEFAULT_URL
 from cli.output import line
 from cli.texts import take_texts_as_they_are
 

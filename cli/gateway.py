@@ -8,15 +8,14 @@ part of a line.
 import contextlib
 import http.client
 import json
-import os
 import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
+from cli.address import DEFAULT_URL, address_of, key_for, wanted_key
 from cli.errors import CliError, ExitCode, RefusedError
 
-DEFAULT_URL = "http://127.0.0.1:8080"
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 # A gateway sends a comment into a silent stream every 10 s unless its settings say otherwise.
@@ -24,8 +23,6 @@ SILENCE_SECONDS = 120.0
 MAX_BYTES = 64 * 2**20
 _PIECE_BYTES = 65536
 
-_ADMIN_KEY = "MLX_BROKER_ADMIN_TOKEN"
-_API_KEY = "MLX_BROKER_API_KEY"
 Json = dict[str, Any]
 
 
@@ -35,7 +32,7 @@ class Gateway:
     def __init__(self, url: str = DEFAULT_URL, timeout: float | None = ANSWER_SECONDS) -> None:
         self.url = url.rstrip("/")
         self._timeout = timeout
-        self._https, self._host, self._port, self._prefix = _parts(url)
+        self._address = address_of(url)
 
     def get(self, path: str, query: Mapping[str, str] | None = None) -> Json:
         """The JSON of a GET. Raises CliError."""
@@ -95,19 +92,23 @@ class Gateway:
     ) -> Iterator[http.client.HTTPResponse]:
         """An answer with a status below 400, unread. Errors of the connection are translated also while it is read."""
         connection = self._connection()
+        answered = False
         try:
             connection.connect()
             if connection.sock is not None:
                 connection.sock.settimeout(timeout)
             data = None if body is None else json.dumps(body).encode()
-            target = f"{self._prefix}{quote(path)}{f'?{urlencode(query)}' if query else ''}"
+            target = f"{self._address.prefix}{quote(path)}{f'?{urlencode(query)}' if query else ''}"
             connection.request(method, target, data, self._headers(path, body))
             answer = connection.getresponse()
             if answer.status >= 300:
                 raise self._refusal(answer, method, path)
+            answered = True
             yield answer
         except OSError as error:
-            raise self._unreachable(error) from error
+            raise (
+                self._lost() if answered and isinstance(error, ConnectionError) else self._unreachable(error)
+            ) from error
         except http.client.IncompleteRead as error:
             raise self._lost() from error
         except http.client.HTTPException as error:
@@ -117,17 +118,15 @@ class Gateway:
 
     def _connection(self) -> http.client.HTTPConnection:
         seconds = min(CONNECT_SECONDS, self._timeout or CONNECT_SECONDS)
-        make = http.client.HTTPSConnection if self._https else http.client.HTTPConnection
-        return make(self._host, self._port, timeout=seconds)
+        make = http.client.HTTPSConnection if self._address.https else http.client.HTTPConnection
+        return make(self._address.host, self._address.port, timeout=seconds)
 
     def _headers(self, path: str, body: Json | None) -> dict[str, str]:
         headers = {"accept": "application/json, text/event-stream", "user-agent": "mlx-broker"}
         if body is not None:
             headers["content-type"] = "application/json"
-        name, key = _key_for(path)
+        _name, key = key_for(path)
         if key:
-            if not (key.isascii() and key.isprintable()):
-                raise CliError(f"{name} must be printable ASCII", ExitCode.USAGE)
             headers["authorization"] = f"Bearer {key}"
         return headers
 
@@ -182,7 +181,7 @@ class Gateway:
         """A line if the broker behind this gateway does not answer. A 503 alone can mean other things."""
         connection = self._connection()
         try:
-            connection.request("GET", f"{self._prefix}/health", headers={"user-agent": "mlx-broker"})
+            connection.request("GET", f"{self._address.prefix}/health", headers={"user-agent": "mlx-broker"})
             answer = connection.getresponse()
             body = _object(_read(answer)) or {}
         except (OSError, http.client.HTTPException):
@@ -195,8 +194,8 @@ class Gateway:
         return f"the gateway at {self.url} answers, but {why}: start it again, or see its log"
 
     def _key_message(self, path: str) -> str:
-        name, key = _key_for(path)
-        wanted = _ADMIN_KEY if path.startswith("/admin") else _API_KEY
+        name, key = key_for(path)
+        wanted = wanted_key(path)
         if not key:
             return f"{self.url} wants a key: put it into {wanted}"
         return f"{self.url} refuses the key in {name}" + ("" if name == wanted else f": it wants one in {wanted}")
@@ -238,34 +237,6 @@ def listed(answer: Json, field: str) -> list[Json]:
 def model_path(action: str, model: str) -> str:
     """Of an admin route about one model."""
     return f"/admin/models/{action}/{model}"
-
-
-def _parts(url: str) -> tuple[bool, str, int, str]:
-    problem = CliError(f"--url must be like {DEFAULT_URL}, not {_without_user(url)!r}", ExitCode.USAGE)
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-        host = (parts.hostname or "").encode("idna").decode()
-    except ValueError as error:  # also one of the codec's
-        raise problem from error
-    is_whole = parts.scheme in ("http", "https") and host and not any(letter.isspace() for letter in host)
-    if not is_whole or parts.query or parts.fragment:
-        raise problem
-    if "@" in parts.netloc:
-        raise CliError(f"--url takes no user and password: put the key into {_ADMIN_KEY} or {_API_KEY}", ExitCode.USAGE)
-    https = parts.scheme == "https"
-    return https, host, port or (443 if https else 80), quote(parts.path.rstrip("/"), safe="/%")
-
-
-def _without_user(url: str) -> str:
-    return url.rpartition("@")[2]
-
-
-def _key_for(path: str) -> tuple[str, str]:
-    """The variable that has the key for this route, and the key. One of the two is enough where both are the same."""
-    first, second = (_ADMIN_KEY, _API_KEY) if path.startswith("/admin") else (_API_KEY, _ADMIN_KEY)
-    name = first if os.environ.get(first) or not os.environ.get(second) else second
-    return name, os.environ.get(name, "").strip()
 
 
 def _read(answer: http.client.HTTPResponse) -> bytes:

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from cli.address import DEFAULT_URL
 from cli.errors import CliError, ExitCode, RefusedError
-from cli.gateway import DEFAULT_URL, Gateway, listed
+from cli.gateway import Gateway, listed
 
 COMPLETION_SECONDS = 0.5
 # zsh evaluates what is completed, so no name may hold what a shell could run.

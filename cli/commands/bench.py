@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.address import DEFAULT_URL
 from cli.errors import CliError, ExitCode
-from cli.gateway import DEFAULT_URL, Gateway
+from cli.gateway import Gateway
 from cli.names import unknown_model
 from cli.options import AsJson, Model, Url
 from cli.output import Column, line, note, print_json, print_table

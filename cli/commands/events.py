@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.gateway import DEFAULT_URL, Gateway
+from cli.address import DEFAULT_URL
+from cli.gateway import Gateway
 from cli.names import complete_models
 from cli.options import AsJson, Url
 from cli.output import flush, line, print_json_line

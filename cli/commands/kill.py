@@ -1,6 +1,7 @@
 """`kill`: SIGKILL for the process of a model, now."""
 
-from cli.gateway import DEFAULT_URL, Gateway, listed, model_path
+from cli.address import DEFAULT_URL
+from cli.gateway import Gateway, listed, model_path
 from cli.names import naming
 from cli.options import AsJson, Model, Url, Yes
 from cli.output import can_ask, confirm, print_done

@@ -1,7 +1,8 @@
 """`load`: a model is loaded and pinned, stage by stage."""
 
+from cli.address import DEFAULT_URL
 from cli.errors import CliError, ExitCode, RefusedError
-from cli.gateway import DEFAULT_URL, Gateway, model_path
+from cli.gateway import Gateway, model_path
 from cli.names import unknown_model
 from cli.options import AsJson, Model, Url
 from cli.output import note, print_done

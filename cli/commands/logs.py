@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.address import DEFAULT_URL
 from cli.errors import CliError
-from cli.gateway import DEFAULT_URL, Gateway, listed
+from cli.gateway import Gateway, listed
 from cli.names import complete_models, naming
 from cli.options import AsJson, Url
 from cli.output import flush, is_terminal, line, print_json_line

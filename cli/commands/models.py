@@ -4,7 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.gateway import DEFAULT_URL, Gateway, listed
+from cli.address import DEFAULT_URL
+from cli.gateway import Gateway, listed
 from cli.options import AsJson, Url
 from cli.output import Column, is_terminal, line, note, print_json, print_table
 from cli.text import gigabytes, plural

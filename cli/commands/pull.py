@@ -2,8 +2,9 @@
 
 import contextlib
 
+from cli.address import DEFAULT_URL
 from cli.errors import CliError, RefusedError
-from cli.gateway import DEFAULT_URL, Gateway, Json, listed, model_path
+from cli.gateway import Gateway, Json, listed, model_path
 from cli.options import AsJson, Model, Url
 from cli.output import note, print_done
 from cli.progress import PullBar

@@ -1,7 +1,8 @@
 """`rm`: the files of a model are deleted."""
 
+from cli.address import DEFAULT_URL
 from cli.errors import CliError
-from cli.gateway import DEFAULT_URL, Gateway, listed
+from cli.gateway import Gateway, listed
 from cli.names import naming
 from cli.options import AsJson, Model, Url, Yes
 from cli.output import confirm, print_done

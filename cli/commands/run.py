@@ -11,9 +11,10 @@ from typing import Annotated
 
 import typer
 
+from cli.address import DEFAULT_URL
 from cli.chat import REASONING, ChatTurns
 from cli.errors import CliError, ExitCode, RefusedError
-from cli.gateway import DEFAULT_URL, Gateway
+from cli.gateway import Gateway
 from cli.names import naming, unknown_model
 from cli.options import AsJson, Model, Url
 from cli.output import can_ask, dim, flush, is_terminal, line, note, print_json, write

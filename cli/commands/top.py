@@ -12,9 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.address import DEFAULT_URL
 from cli.commands.ps import COLUMNS, rows, troubles
 from cli.errors import CliError, ExitCode
-from cli.gateway import DEFAULT_URL, Gateway, Json, listed
+from cli.gateway import Gateway, Json, listed
 from cli.keys import next_key, single_keys
 from cli.options import Url
 from cli.output import can_ask, is_terminal, screen

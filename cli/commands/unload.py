@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
+from cli.address import DEFAULT_URL
 from cli.errors import CliError, RefusedError
-from cli.gateway import DEFAULT_URL, Gateway, model_path
+from cli.gateway import Gateway, model_path
 from cli.names import naming
 from cli.options import AsJson, Model, Url
 from cli.output import print_done

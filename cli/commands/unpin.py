@@ -1,6 +1,7 @@
 """`unpin`: a model may leave again."""
 
-from cli.gateway import DEFAULT_URL, Gateway, model_path
+from cli.address import DEFAULT_URL
+from cli.gateway import Gateway, model_path
 from cli.names import naming
 from cli.options import AsJson, Model, Url
 from cli.output import print_done

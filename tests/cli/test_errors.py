@@ -209,7 +209,7 @@ def test_keys_that_are_missing_or_wrong_and_are_never_shown(locked: PlayedServic
 def test_a_key_that_no_header_can_hold(
     service: PlayedService, cli: Command, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
-    monkeypatch.setattr("cli.gateway.os.environ", {"MLX_BROKER_ADMIN_TOKEN": key})  # also what no environment can hold
+    monkeypatch.setattr("cli.address.os.environ", {"MLX_BROKER_ADMIN_TOKEN": key})  # also what no environment can hold
     result = cli(service.url, "ps", "--url", service.url)
     assert (result.code, only_line(result.err)) == (2, "MLX_BROKER_ADMIN_TOKEN must be printable ASCII")
 

@@ -44,6 +44,7 @@ def test_a_conversation_goes_on_after_its_process_was_killed(shared: Service) ->
 
 
 def test_events_and_logs_follow(shared: Service) -> None:
+    shared.unload("echo")
     events = process(shared.url, "events", "echo", "--json")
     assert events.stdout is not None
     shared.load("echo").raise_for_status()
