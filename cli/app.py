@@ -22,7 +22,7 @@ def run(arguments: Sequence[str], commands: Sequence[str]) -> int:
     whatever a command raises."""
     app = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
     app.callback()(_options)
-    named = _named(arguments, commands)
+    named = _named(_completed_words() if COMPLETION in os.environ else arguments, commands)
     for name in commands if named is None else (named,):
         app.command(name)(importlib.import_module(f"cli.commands.{name}").command)
     command = typer.main.get_command(app)
@@ -50,6 +50,13 @@ def _named(arguments: Sequence[str], commands: Sequence[str]) -> str | None:
         elif not word.startswith("-"):
             return word if word in commands else None
     return None
+
+
+def _completed_words() -> list[str]:
+    """The words of a line that is being typed, without its last one: a shell has put the line into a variable."""
+    line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
+    words = line.split()[1:]
+    return words if line[-1:].isspace() else words[:-1]
 
 
 def _print_version(wanted: bool) -> None:
