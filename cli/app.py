@@ -75,7 +75,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Serves MLX models, each in a process of its own. Every command speaks to a gateway over HTTP."""
+    """Serve MLX models, each in a process of its own; talk to them, and see and steer what runs."""
     os.environ["MLX_BROKER_URL"] = url  # from where the command's own --url takes its default
 
 

@@ -20,7 +20,7 @@ def command(
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Show the state of every model that was asked for, then every change of it, until Ctrl-C."""
+    """Show changes of state as they happen, until Ctrl-C. Begins with the present state of every model in use."""
     path = "/admin/events" if model is None else f"/admin/models/{model}/progress"
     for event in Gateway(url).events("GET", path):
         if as_json:

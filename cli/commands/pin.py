@@ -8,7 +8,7 @@ from cli.output import print_done
 
 
 def command(model: Model, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """Keep a model loaded: it is never evicted and restarts after a death. Does not wait until it is loaded."""
+    """Keep a model loaded. It is never evicted, and restarts after a death. Does not wait until it is loaded."""
     gateway = Gateway(url)
     with naming(gateway, model):
         print_done(gateway.post(model_path("pin", model)), as_json=as_json)

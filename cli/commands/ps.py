@@ -25,7 +25,7 @@ COLUMNS = (
 
 
 def command(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """Show the models that are loaded or on their way, and what they take."""
+    """Show what runs or is on its way, and what it takes."""
     status = Gateway(url).get("/admin/models/status")
     models = listed(status, "models")
     if as_json:

@@ -31,7 +31,7 @@ def command(
         float, typer.Option("--interval", "-i", min=0.1, metavar="SECONDS", help="Between two readings.")
     ] = 1.0,
 ) -> None:
-    """Show the loaded models and what they take, live. Ends with q or Ctrl-C."""
+    """Show what runs and what it takes, live. Ends with q or Ctrl-C."""
     if not (is_terminal() and can_ask()) or os.environ.get("TERM") in (None, "", "dumb"):
         raise CliError("top needs a terminal that it can draw in: use `mlx-broker ps`", ExitCode.USAGE)
     gateway = Gateway(url, timeout=5.0)

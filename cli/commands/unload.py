@@ -21,7 +21,7 @@ def command(
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Let a model finish its requests, end its process and remove its pin."""
+    """End a model after its requests, and remove its pin."""
     query = {} if timeout is None else {"timeout": f"{timeout:g}"}
     if force:
         query["force"] = "true"
