@@ -21,7 +21,7 @@ def command(
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """End a model after its requests, and remove its pin."""
+    """End the process of a model after its requests. Removes its pin."""
     query = {} if timeout is None else {"timeout": f"{timeout:g}"}
     if force:
         query["force"] = "true"
