@@ -26,11 +26,13 @@ _STOP_SECONDS = 10.0
 
 @dataclass(slots=True)
 class Server:
-    """One server with all its processes. A model's name in requests is `prefix` and the folder's name."""
+    """One server with all its processes. A model's name in requests is `prefix` and the folder's name. environment:
+    that it was started with."""
 
     name: str
     port: int
     process: psutil.Process
+    environment: dict[str, str]
     prefix: str = ""
 
     def cpu(self) -> dict[str, float]:
@@ -82,6 +84,16 @@ def ours(models: Path) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
+def gateway_of(server: Server, module: str, **settings: str) -> Iterator[Server]:
+    """One more gateway of the broker of `ours`: this module, with these settings."""
+    port = free_port()
+    environment = server.environment | {f"MLX_BROKER_{name.upper()}": value for name, value in settings.items()}
+    environment |= {"MLX_BROKER_PORT": str(port), "PYTHONPATH": str(ROOT)}
+    with _started(module, [sys.executable, "-m", module], port, "/health", environment) as gateway:
+        yield gateway
+
+
+@contextlib.contextmanager
 def theirs(module: str, model: Path) -> Iterator[Server]:
     """`mlx_lm.server` or `mlx_vlm.server` with this model and default settings."""
     port = free_port()
@@ -128,7 +140,7 @@ def _started(name: str, command: list[str], port: int, path: str, environment: d
                     log.seek(0)
                     raise RuntimeError(f"{name} does not start: {log.read().decode(errors='replace')}")
                 time.sleep(0.1)
-            yield Server(name, port, psutil.Process(process.pid))
+            yield Server(name, port, psutil.Process(process.pid), environment)
         finally:
             process.terminate()
             try:
