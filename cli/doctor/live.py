@@ -15,13 +15,15 @@ from cli.doctor.own_service import OwnService, is_running
 from cli.doctor.programs import ProgramError, ask_inside
 from cli.doctor.subject import NEIGHBOUR
 from cli.gateway import model_path
-from cli.speed.streams import TimedAnswer
+from cli.speed.streams import Level, TimedAnswer
 from cli.speed.traffic import Aside, Prompts, ask, measure
 
 _FOOTPRINT_MIB = 256
 _PREFILL_TOKENS = (512, 2048)
 _STREAMS = 8
-_TOKENS = 64
+_TOKENS = 48
+_FEWEST_TOKENS = 8
+_DECODE_SECONDS = 3.0
 _ALONE_SECONDS = 1.5
 _SPARE_SECONDS = 30.0
 _LIFELINE_SECONDS = 10.0
@@ -124,13 +126,15 @@ def recovery_with_spare(lab: Lab) -> Finding:
 
 
 def decode(lab: Lab) -> Finding:
-    """One stream and several."""
-    gateway = lab.service.gateway
-    one, many = (
-        measure(gateway, lab.model, lab.prompts, streams=streams, rounds=1, prompt_tokens=32, tokens=_TOKENS)
-        for streams in (1, _STREAMS)
-    )
-    return live_verdicts.decode(one, many)
+    """One stream, then several, with answers as long as a slow machine can give in a few seconds."""
+
+    def level(streams: int, tokens: int) -> Level:
+        gateway = lab.service.gateway
+        return measure(gateway, lab.model, lab.prompts, streams=streams, rounds=1, prompt_tokens=32, tokens=tokens)
+
+    one = level(1, _TOKENS)
+    alone = one.per_stream or one.in_total
+    return live_verdicts.decode(one, level(_STREAMS, max(_FEWEST_TOKENS, min(_TOKENS, int(alone * _DECODE_SECONDS)))))
 
 
 def prefill(lab: Lab) -> Finding:
