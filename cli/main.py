@@ -36,6 +36,7 @@ COMMANDS: tuple[str, ...] = (
     "events",
     "bench",
     "doctor",
+    "launch",
 )
 
 

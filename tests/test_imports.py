@@ -122,6 +122,7 @@ PURE = {
     },
     "cli/speed/streams.py": set[str](),
     "cli/text.py": set[str](),
+    "cli/agents.py": {"shlex"},
     "worker/cache/prefix_index.py": set[str](),
     "worker/cache/worthwhile.py": set[str](),
     "worker/memory/cost.py": set[str](),

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from email.parser import Parser
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.service import ROOT, START_SECONDS, Service, free_port, processes_with, wait_until
+from tests.service import ROOT, START_SECONDS, Service, chat_body, free_port, processes_with, wait_until
 
 PACKAGES = ("broker", "cli", "demo", "gateway", "worker")
 
@@ -136,6 +137,11 @@ def test_it_serves_the_demo_model_from_an_environment_that_had_nothing(wheel: Pa
 
         assert "demo model: ready after" in command("serve", "--detach")
         try:
-            assert "Paris" in command("run", "SmolLM2-135M-Instruct", "What is the capital of France?")
+            answer = httpx.post(
+                f"{environment['MLX_BROKER_URL']}/v1/chat/completions",
+                json=chat_body("SmolLM2-135M-Instruct", "What is the capital of France?"),
+                timeout=120,
+            )
+            assert "Paris" in answer.json()["choices"][0]["message"]["content"]
         finally:
             assert command("stop").startswith("stopped the service")
