@@ -14,7 +14,7 @@ _MOST_OUTPUT = 8192
 
 
 @dataclass(slots=True, frozen=True)
-class Endpoint:
+class ServedModel:
     """url: of the gateway. context: tokens that the model can hold, None if that is not known. has_key: whether the
     gateway wants the key in MLX_BROKER_API_KEY."""
 
@@ -54,7 +54,7 @@ class Launch:
         return lines
 
 
-def codex(to: Endpoint) -> Launch:
+def codex(to: ServedModel) -> Launch:
     """OpenAI's Codex, over Responses."""
     settings: list[tuple[str, str | int]] = [
         ("model", to.model),
@@ -75,7 +75,7 @@ def codex(to: Endpoint) -> Launch:
     return Launch("codex", {}, arguments)
 
 
-def opencode(to: Endpoint) -> Launch:
+def opencode(to: ServedModel) -> Launch:
     """opencode, over chats."""
     limit = {"limit": {"context": to.context, "output": to.most_output}} if to.context else {}
     provider = {
@@ -89,7 +89,7 @@ def opencode(to: Endpoint) -> Launch:
     return Launch("opencode", {"OPENCODE_CONFIG_CONTENT": json.dumps(settings)}, [])
 
 
-def claude(to: Endpoint) -> Launch:
+def claude(to: ServedModel) -> Launch:
     """Claude Code, over Messages."""
     names = (
         "ANTHROPIC_MODEL",

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from cli.agents import AGENTS, INSTALL, KEY, Endpoint
+from cli.address import DEFAULT_URL
+from cli.agents import AGENTS, INSTALL, KEY, ServedModel
 from cli.errors import CliError, ExitCode, RefusedError
-from cli.gateway import DEFAULT_URL, Gateway
+from cli.gateway import Gateway
 from cli.names import unknown_model
 from cli.options import Model, Url
 from cli.output import line, note
@@ -47,7 +48,7 @@ def command(agent: Agent, model: Model, words: Words = None, only_print: Print =
     os.execve(program, [program, *launch.arguments, *(words or [])], {**os.environ, **launch.environment(key)})  # noqa: S606 -- no shell is wanted
 
 
-def _endpoint(gateway: Gateway, model: str, *, has_key: bool) -> Endpoint:
+def _endpoint(gateway: Gateway, model: str, *, has_key: bool) -> ServedModel:
     """Raises CliError, with the nearest names if there is no such model."""
     try:
         found = gateway.get(f"/v1/models/{model}")
@@ -56,4 +57,4 @@ def _endpoint(gateway: Gateway, model: str, *, has_key: bool) -> Endpoint:
     context = found.get("context_length")
     if isinstance(context, int) and 0 < context < 16_000:
         note(f"{shown(model)} holds {context} tokens, and agents send prompts of 10,000 and more")
-    return Endpoint(gateway.url, model, context if isinstance(context, int) and context > 0 else None, has_key)
+    return ServedModel(gateway.url, model, context if isinstance(context, int) and context > 0 else None, has_key)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from cli.agents import AGENTS, INSTALL, KEY, Endpoint, Launch
+from cli.agents import AGENTS, INSTALL, KEY, Launch, ServedModel
 from tests.cli.played import HELD, PlayedService
 from tests.cli.running import Command, process
 
 MODEL = 'org/it\'s a "model"'
-KNOWN = Endpoint("http://127.0.0.1:8080", MODEL, 40_960, has_key=False)
-UNKNOWN = Endpoint("http://127.0.0.1:8080", MODEL, None, has_key=True)
+KNOWN = ServedModel("http://127.0.0.1:8080", MODEL, 40_960, has_key=False)
+UNKNOWN = ServedModel("http://127.0.0.1:8080", MODEL, None, has_key=True)
 # Says what it has been told.
 SAYS = """#!/usr/bin/env python3
 import json, os, sys
@@ -42,7 +42,7 @@ def told(launch: Launch, programs: Path, *, has_key: bool) -> tuple[list[str], d
 
 @pytest.mark.parametrize("name", AGENTS)
 @pytest.mark.parametrize("to", [KNOWN, UNKNOWN], ids=["context", "key"])
-def test_the_lines_do_in_a_shell_what_the_command_does(name: str, to: Endpoint, programs: Path) -> None:
+def test_the_lines_do_in_a_shell_what_the_command_does(name: str, to: ServedModel, programs: Path) -> None:
     launch = AGENTS[name](to)
     arguments, variables = told(launch, programs, has_key=to.has_key)
     assert arguments == [*launch.arguments, "exec", "a  b"]
@@ -84,7 +84,7 @@ def test_claude_code_is_told_by_variables() -> None:
     assert variables["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] == "8192"
     assert (variables["ANTHROPIC_AUTH_TOKEN"], variables["ANTHROPIC_API_KEY"]) == ("none", "")
     assert {value for name, value in variables.items() if "MODEL" in name} == {MODEL}
-    small = AGENTS["claude"](Endpoint("http://there", "small", 2048, has_key=False)).variables
+    small = AGENTS["claude"](ServedModel("http://there", "small", 2048, has_key=False)).variables
     assert small["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] == "512", "an answer leaves room for the question"
 
 
@@ -96,7 +96,7 @@ def test_it_becomes_the_program(service: PlayedService, programs: Path, name: st
     out, err = started.communicate(timeout=30)
     assert (started.returncode, err) == (0, "")
     said = json.loads(out)
-    launch = AGENTS[name](Endpoint(service.url, "org/tiny", 32_768, has_key=True))
+    launch = AGENTS[name](ServedModel(service.url, "org/tiny", 32_768, has_key=True))
     assert said["arguments"] == [*launch.arguments, "-p", "--url"]
     assert launch.environment("secret").items() <= said["variables"].items()
 
@@ -125,7 +125,7 @@ def test_one_that_is_not_installed(service: PlayedService, cli: Command, tmp_pat
 def test_what_it_does_not_know(service: PlayedService, cli: Command) -> None:
     said = cli(service.url, "launch", "emacs", "org/tiny")
     assert (said.code, said.err) == (2, "mlx-broker: launch knows codex, opencode, claude, not 'emacs'\n")
-    service.known = []
+    service.knows([])
     said = cli(service.url, "launch", "codex", "org/tni")
     assert (said.code, said.out) == (5, "")
     assert said.err == f"mlx-broker: {service.url} has no model org/tni: did you mean org/tiny?\n"

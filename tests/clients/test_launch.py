@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from cli.agents import AGENTS, Endpoint
+from cli.agents import AGENTS, ServedModel
 from tests.clients.confined import run_confined
 from tests.clients.recorder import Exchange, Recorder
 from tests.clients.test_agents import BIN, TEXT
@@ -48,7 +48,7 @@ def launched(agent: str, url: str, arguments: list[str]) -> list[str]:
 
 def by_shell_lines(agent: str, url: str, arguments: list[str]) -> list[str]:
     """By a shell that has read what `--print` prints, of a model whose context is known."""
-    lines = AGENTS[agent](Endpoint(url, CODER, CONTEXT, has_key=True)).shell_lines(has_key=True)
+    lines = AGENTS[agent](ServedModel(url, CODER, CONTEXT, has_key=True)).shell_lines(has_key=True)
     return ["/bin/sh", "-c", "\n".join([*lines, shlex.join([agent, *arguments])])]
 
 
