@@ -49,6 +49,12 @@ class Lab:
             raise ProgramError(answer.error or "an answer without a text")
         return answer
 
+    def prompt(self, tokens: int) -> str:
+        """Of about so many tokens."""
+        if not self.prompts.is_calibrated:
+            self.prompts.calibrate(lambda prompt: self.ask(prompt, 1))
+        return self.prompts.of_tokens(tokens)
+
     def note_wired(self, moment: str) -> None:
         """Remember it."""
         if (count := self.wired_now()) is not None:
@@ -139,22 +145,22 @@ def decode(lab: Lab) -> Finding:
 
 def prefill(lab: Lab) -> Finding:
     """By the time of the first token."""
-    lab.prompts.calibrate(lambda prompt: lab.ask(prompt, 1))
     speeds = {}
-    for tokens in _PREFILL_TOKENS:
-        answer = lab.ask(lab.prompts.of_tokens(tokens), 1)
+    for prompt in [lab.prompt(tokens) for tokens in _PREFILL_TOKENS]:
+        answer = lab.ask(prompt, 1)
         speeds[answer.prompt_tokens] = answer.prompt_tokens / (answer.ttft or 1e-9)
     return live_verdicts.prefill(speeds)
 
 
 def neighbour(lab: Lab) -> Finding:
     """Another model's tokens, alone and while this one prefills."""
+    long = lab.prompt(_PREFILL_TOKENS[-1])
     lab.ask(lab.prompts.text(4), 2, NEIGHBOUR)
     aside = Aside(lambda stop: ask(lab.service.gateway, NEIGHBOUR, lab.prompts.text(4), 4096, stop)).start()
     began = time.monotonic()
     time.sleep(_ALONE_SECONDS)
     busy = time.monotonic()
-    lab.ask(lab.prompts.of_tokens(_PREFILL_TOKENS[-1]), 1)
+    lab.ask(long, 1)
     ended = time.monotonic()
     answers = aside.leave()
     alone = [gap for answer in answers for gap in answer.gaps(began, busy)]

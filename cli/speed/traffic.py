@@ -28,11 +28,12 @@ _CHAT = "/v1/chat/completions"
 class Prompts:
     """Prompts of about so many tokens, of which no two begin alike: no prompt cache may help.
 
-    tokens_per_word, overhead: of this model, as `calibrate` has measured.
+    tokens_per_word, overhead: of this model, once `calibrate` has measured them.
     """
 
     tokens_per_word: float = 1.0
     overhead: float = 0.0
+    is_calibrated: bool = False
     _draw: random.Random = field(default_factory=random.Random)
 
     def text(self, words: int) -> str:
@@ -49,6 +50,7 @@ class Prompts:
         short, long = ask(self.text(1)), ask(self.text(_CALIBRATION_WORDS + 1))
         self.tokens_per_word = max((long.prompt_tokens - short.prompt_tokens) / _CALIBRATION_WORDS, 0.1)
         self.overhead = max(short.prompt_tokens - self.tokens_per_word, 0.0)
+        self.is_calibrated = True
 
 
 @dataclass(slots=True, frozen=True)

@@ -62,7 +62,7 @@ def test_prompts_have_the_tokens_that_are_asked_for_and_never_begin_alike() -> N
         return TimedAnswer(0.0, 1.0, (1.0,), 12 + 2 * len(text.partition(".")[0].split()), 1)
 
     prompts.calibrate(ask)
-    assert (prompts.tokens_per_word, prompts.overhead) == (2.0, 12.0)
+    assert (prompts.is_calibrated, prompts.tokens_per_word, prompts.overhead) == (True, 2.0, 12.0)
     assert ask(prompts.of_tokens(512)).prompt_tokens == 512
     assert prompts.of_tokens(1).partition(".")[0]
     assert len({prompts.of_tokens(64)[:40] for _ in range(50)}) == 50
