@@ -75,18 +75,18 @@ class Conformance:
         refuses = [] if case.operation.path == "/v1/models" else [checks.negative_data_rejection]
         case.validate_response(response, checks=[*CHECKS, *refuses])
         if status == 200:
-            check_events(case.operation.method, case.operation.path, response, said)
+            media = response.headers.get("content-type", [""])[0]
+            check_events(case.operation.method, case.operation.path, media, response.text)
 
 
-def check_events(method: str, path: str, response: Response, said: str = "") -> None:
-    """Every piece of a stream must be one of those that the document names."""
-    media = response.headers["content-type"][0].partition(";")[0] if "content-type" in response.headers else ""
+def check_events(method: str, path: str, media: str, text: str) -> None:
+    """Every piece of a stream must be one of those that the document names. media: the type of the stream."""
+    kind = media.partition(";")[0]
     content = DOCUMENT["paths"][path][method.lower()]["responses"].get("200", {}).get("content", {})
-    if "x-events" not in content.get(media, {}):
-        return
-    valid = _validator(json.dumps(content[media]["x-events"]))
-    for event in _events(media, response.text):
-        assert valid.is_valid(event), f"{said}\nis no event of the document: {event}"
+    if "x-events" in content.get(kind, {}):
+        valid = _validator(json.dumps(content[kind]["x-events"]))
+        for event in _events(kind, text):
+            assert valid.is_valid(event), f"{method} {path} has sent what is no event of the document: {event}"
 
 
 def _events(media: str, text: str) -> Iterator[Any]:
