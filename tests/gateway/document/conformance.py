@@ -25,6 +25,8 @@ CHECKS = [
     checks.response_schema_conformance,
 ]
 SECONDS = 20
+_LENGTHS = {"max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict"}
+_LONGEST = 64
 # Statuses of failures that are none of the gateway's own, beyond 499.
 NOT_OURS = (501, 502, 503)
 
@@ -61,6 +63,7 @@ class Conformance:
         def one(case: Case[Any], model: str, is_named: bool) -> None:
             if is_named:
                 _name(case, model)
+            _shorten(case.body)
             self._send(case)
 
         one()
@@ -121,6 +124,16 @@ def _can_be_wrong(operation_id: str) -> bool:
 def _may_fail(case: Case[Any], response: Response) -> bool:
     """Loading answers every failure with 500, as its contract has it."""
     return case.operation.path.startswith("/admin/models/load/") and "detail" in response.json()
+
+
+def _shorten(body: Any) -> None:
+    """A model without an end of its own would answer for hours."""
+    holders = [body, body.get("options")] if isinstance(body, dict) else []
+    for holder in holders:
+        if isinstance(holder, dict):
+            for name in _LENGTHS & holder.keys():
+                if type(holder[name]) in (int, float) and _LONGEST < holder[name] < 2**63:
+                    holder[name] = _LONGEST
 
 
 def _name(case: Case[Any], model: str) -> None:
