@@ -1,5 +1,6 @@
 """`top`: live, quit with a key, and the terminal is as before, whatever happens."""
 
+import contextlib
 import signal
 
 import pytest
@@ -9,6 +10,7 @@ from broker.wire.from_gateways import Status, Watch
 from broker.wire.outputs import PARTIAL, Output
 from tests.cli.played import PlayedService
 from tests.cli.running import Command, Terminal
+from tests.cli.strangers import answer, stranger
 from tests.gateway.http.test_gateway import LOADED, STATUS
 from tests.gateway.played_broker import PlayedBroker
 
@@ -97,3 +99,16 @@ def test_without_a_gateway_it_does_not_begin(cli: Command) -> None:
         assert terminal.end() == 3
         assert ENTERED not in terminal.raw
         assert terminal.text.startswith("mlx-broker: no gateway at http://127.0.0.1:1")
+
+
+def test_it_survives_a_gateway_that_goes() -> None:
+    with contextlib.ExitStack() as going:
+        url = going.enter_context(stranger(answer('{"models":[{"model_id":"org/tiny"}]}')))
+        with Terminal(url, "top", "--interval", "0.3", columns=160) as terminal:
+            terminal.wait_for("org/tiny")
+            going.close()
+            terminal.wait_for("; trying again")
+            assert "no gateway at" in terminal.text
+            terminal.type("q")
+            assert terminal.end() == 0
+            assert_restored(terminal)
