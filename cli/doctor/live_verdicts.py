@@ -57,8 +57,10 @@ def clocks(seconds: Mapping[str, float | None]) -> Finding:
     running, since_boot = seconds.get("running"), seconds.get("since_boot")
     asleep = None if running is None or since_boot is None else since_boot - running
     slept = "unknown" if asleep is None else f"{max(asleep, 0.0):.0f} s"
-    counts = "counts sleep" if loop - monotonic > _CLOCKS_AGREE else "agrees with it"
-    found = f"asleep since boot: {slept}; the gateway's loop clock {counts}"
+    counts = "counts it" if loop - monotonic > _CLOCKS_AGREE else "does so too"
+    found = f"asleep since boot: {slept}; the broker's clock leaves that out, the gateway's loop {counts}"
+    if running is not None and abs(monotonic - running) > _CLOCKS_AGREE:
+        found = f"asleep since boot: {slept}; the broker's clock counts it"
     figures: Figures = {"asleep": asleep, "loop_ahead": loop - monotonic}
     if running is not None and abs(monotonic - running) > _CLOCKS_AGREE:
         advice = (

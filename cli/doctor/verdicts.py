@@ -205,7 +205,7 @@ def _limits(limits: LimitFacts, sockets: SocketFacts) -> Iterator[Finding]:
     )
     buffer = "unknown" if sockets.buffer_bytes is None else f"{sockets.buffer_bytes // 1024} KiB"
     backlog = "unknown" if sockets.backlog is None else str(sockets.backlog)
-    yield Finding("sockets", f"backlog {backlog}, buffer {buffer}")
+    yield Finding("sockets", f"connections that may wait: {backlog}; buffer of one: {buffer}")
 
 
 def _port(port: int, user: str) -> Finding:
