@@ -112,10 +112,6 @@ export class Api {
     return this.get("admin/models", signal);
   }
 
-  version(signal = AbortSignal.timeout(10_000)) {
-    return this.get("admin/version", signal);
-  }
-
   /** @param {AbortSignal} signal */
   events(signal) {
     return this.send("GET", "admin/events", { signal });

@@ -6,7 +6,7 @@ import { clock, harmless } from "./format.js";
 import { dataIn } from "./sse.js";
 
 const TAIL = 200;
-export const KEPT = 2000;
+const KEPT = 2000;
 const AGAIN_MS = 2000;
 
 export class LogView {

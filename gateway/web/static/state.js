@@ -108,7 +108,7 @@ export function ordered(state) {
 }
 
 /** @param {string} a @param {string} b */
-export function byName(a, b) {
+function byName(a, b) {
   return a.localeCompare(b, "en", { numeric: true });
 }
 
