@@ -248,6 +248,14 @@ def test_a_quick_report(cli: Command) -> None:
     assert "## Live checks" not in result.out
 
 
+def test_a_check_that_needs_no_model_prepares_none(cli: Command, tmp_path: Path) -> None:
+    result = cli(None, "doctor", "--only", "clocks", MLX_BROKER_MODELS_DIR=str(tmp_path))
+    assert result.code in (0, 1)
+    assert "without a model" in result.out
+    assert "| clocks" in result.out
+    assert "preparing" not in result.err
+
+
 def test_settings_that_are_wrong_are_told(cli: Command) -> None:
     result = cli(None, "doctor", "--quick", MLX_BROKER_MAX_MODELS="many")
     assert result.code == 1
