@@ -6,6 +6,7 @@ rows, too (gateway/document/).
 """
 
 import enum
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -138,6 +139,7 @@ class _EndpointRoute(Route):
     def __init__(self, endpoint: Endpoint, subtree: Subtree, guards: Guards) -> None:
         path = endpoint.path.removeprefix(subtree.prefix)
         super().__init__(path, endpoint.handler, methods=[endpoint.method], middleware=guards[endpoint.guard])
+        self.path_regex = _to_the_end(self.path_regex)
         self._row = {"row": endpoint, "dialect": endpoint.dialect}
         self._header = endpoint.header and endpoint.header.encode()
         self._accept = endpoint.accept and endpoint.accept.encode()
@@ -168,11 +170,17 @@ class _SubtreeMount(Mount):
     def __init__(self, subtree: Subtree, routes: Sequence[BaseRoute], guards: Guards) -> None:
         nothing = _guarded(_not_found, guards[subtree.guard])
         super().__init__(subtree.prefix, app=Router(routes, redirect_slashes=False, default=nothing))
+        self.path_regex = _to_the_end(self.path_regex)
         self._dialect = subtree.dialect
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
         return match, child if match is Match.NONE else {**child, "dialect": self._dialect}
+
+
+def _to_the_end(pattern: re.Pattern[str]) -> re.Pattern[str]:
+    """Starlette's patterns have no line ends within a path, and one behind it is nothing to them."""
+    return re.compile(pattern.pattern.removesuffix("$") + r"\Z", re.DOTALL)
 
 
 def _guarded(app: ASGIApp, guard: Sequence[Middleware]) -> ASGIApp:

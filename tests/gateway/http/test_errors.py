@@ -1,12 +1,17 @@
 import json
 
 import pytest
+from pydantic import SecretStr
 
 from broker.wire.failure import Code, Failure
 from gateway.admin.dialect import ADMIN
 from gateway.core.failure import STATUS, in_words_of
 from gateway.http.errors import error_response
 from gateway.openai.dialect import OPENAI
+from gateway.settings import Settings
+from tests.gateway.played_broker import ending
+from tests.gateway.served import served
+from tests.gateway.test_second_link import ScriptedLink
 
 
 def test_every_code_has_a_status() -> None:
@@ -67,3 +72,16 @@ def test_a_failure_speaks_the_clients_words() -> None:
     assert told == Failure(Code.INVALID_REQUEST, "response_format: json_schema is odd", "response_format")
     unnamed = Failure(Code.WORKER_DIED, "SIGKILL", retryable=True)
     assert in_words_of(names, unnamed) == unnamed
+
+
+@pytest.mark.anyio
+async def test_a_line_end_in_a_path_leads_to_no_other_place() -> None:
+    gone = Failure(Code.NOT_LOADED, "Model not loaded")
+    settings = Settings(port=0, default_model="org/tiny", admin_token=SecretStr("token"))
+    async with served(ScriptedLink([ending()], gone), settings) as client:
+        assert (await client.post("/admin/models/kill/a%0Ab")).status_code == 401
+        client.headers["authorization"] = "Bearer token"
+        answer = await client.post("/admin/models/kill/a%0Ab")
+        assert (answer.status_code, answer.json()) == (404, {"detail": "Model not loaded"})
+        assert (await client.get("/admin/nothing%0A")).json().keys() == {"detail"}
+        assert (await client.get("/models%0A")).status_code == 404
