@@ -78,9 +78,9 @@ async def measure(recorded: Server, unrecorded: Server, pairs: int) -> dict[str,
         await turn(gateway)
     turns: dict[str, list[float]] = {"without": [], "with": [], "scraped": []}
     for number in range(pairs):
+        wait_until_calm()
         kinds = list(turns)
         for kind in kinds if number % 2 else reversed(kinds):
-            wait_until_calm()
             if kind == "scraped":
                 async with scraped(recorded):
                     turns[kind].append(await turn(recorded))
