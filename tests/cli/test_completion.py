@@ -34,7 +34,11 @@ def test_names_of_models(service: PlayedService, shell: str) -> None:
     out, err = completed(service.url, shell, "mlx-broker load org/t")
     assert err == ""
     assert [name in out for name in MODELS] == [True, True, False, False, False]
-    out, _ = completed(service.url, shell, "mlx-broker run ")
+
+
+def test_no_name_that_a_shell_could_run(service: PlayedService) -> None:
+    service.models = [{**HELD, "model_id": name} for name in MODELS]
+    out, _ = completed(service.url, "zsh", "mlx-broker run ")
     assert [name in out for name in MODELS] == [True, True, True, False, False]
 
 
