@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from broker.wire import listening
 from cli.commands import serve, stop
-from cli.errors import CliError
+from cli.errors import CliError, ExitCode
 from cli.service.place import ServicePlace, find_place
 from cli.service.record import Serving, TakenError, end, read, take
 from tests.service import ROOT
@@ -114,6 +115,18 @@ def test_the_place_is_where_broker_and_gateway_look(settings: Path) -> None:
     place = find_place({"MLX_BROKER_PORT": "0", "MLX_BROKER_HOST": ANY, "MLX_BROKER_RUNTIME_DIR": "/other"})
     assert (place.url, place.record) == ("http://127.0.0.1:0", Path("/other/serve.json"))
     assert find_place({"MLX_BROKER_PORT": "eighty"}).free_port() is None, "the gateway says what is wrong"
+
+
+def test_ports_are_tried_before_anything_is_started(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "_ASK_SECONDS", 0.05)
+    assert (find_place({"MLX_BROKER_HOST": "127.0.0.1", "MLX_BROKER_PORT": "0"}).free_port() or 0) > 0
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = taken.getsockname()[1]
+        for name, variable in (("port", "PORT"), ("ollama_port", "OLLAMA_PORT")):
+            variables = {"MLX_BROKER_HOST": "127.0.0.1", "MLX_BROKER_PORT": "0", f"MLX_BROKER_{variable}": str(number)}
+            with pytest.raises(CliError, match=rf"^{name} {number} is taken: stop what listens there") as refused:
+                find_place(variables).free_port()
+            assert refused.value.exit_code == ExitCode.USAGE
 
 
 def test_a_settings_file_that_cannot_be_read_is_one_line(settings: Path) -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from gateway.app import create_app
 from gateway.http.server import unsent_option
 from gateway.settings import Settings
 from tests.gateway.played_broker import SECONDS
-from tests.gateway.running import gateway_process
+from tests.gateway.running import ROOT, gateway_process
 from tests.gateway.served import ServedGateway, served
 from tests.gateway.test_second_link import ScriptedLink
 
@@ -106,6 +108,27 @@ async def test_another_gateway_on_the_port_is_named(runtime_dir: Path) -> None:
                 f"gateway: {name} {number} is taken by another mlx-broker: stop what listens there, or "
             )
             assert f"MLX_BROKER_{name.upper()}" in line
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_check_only_says_whether_the_gateway_could_listen(runtime_dir: Path, taken: bool) -> None:
+    """Before `make run` starts anything."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        number = listener.getsockname()[1]
+        listener.listen() if taken else listener.close()
+        checked = subprocess.run(
+            [sys.executable, "-m", "gateway", "--check"],
+            cwd=runtime_dir,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "MLX_BROKER_PORT": str(number)},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert checked.returncode == (2 if taken else 0)
+    said = checked.stderr.splitlines()
+    assert [line.partition(": stop")[0] for line in said] == ([f"gateway: port {number} is taken"] if taken else [])
+    assert checked.stdout == ""
 
 
 def test_one_port_cannot_be_both() -> None:
