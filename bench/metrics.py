@@ -3,8 +3,8 @@
 One broker and one echo worker serve two gateways: one as it is, and one that keeps no records (bench/unrecorded.py).
 The same streams go through one, then through the other, then again through the first one while it is scraped every
 second; the order alternates. Compared is the processor time of the gateway's process per token. Prints the differences
-of the turns as median and quartiles, and what `Served.hear` takes alone; writes bench/results/metrics.json.
-docs/metrics.md has the table.
+of the turns as median and quartiles, and what a record adds to writing a token alone; writes
+bench/results/metrics.json. docs/metrics.md has the table.
 """
 
 import argparse
@@ -13,11 +13,11 @@ import contextlib
 import sys
 import tempfile
 import time
-import timeit
 from collections.abc import AsyncIterator
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
+from unittest import mock
 
 import uvloop
 
@@ -25,11 +25,15 @@ from bench.calm import wait_until_calm
 from bench.client import send, stream
 from bench.results import save
 from bench.servers import Server, gateway_of, ours
+from gateway.core.answer import Delta, End
 from gateway.core.served import Served
+from gateway.http.streaming import AnswerStream
+from gateway.link.call import Call
+from gateway.openai.replies import Chunks, Head
 
 _STREAMS, _REPEATS, _TOKENS = 32, 8, 512
 _SCRAPE_SECONDS = 1.0
-_HEARS = 1_000_000
+_WRITES = 3000  # to each stream
 
 
 async def turn(gateway: Server) -> float:
@@ -89,11 +93,48 @@ async def measure(recorded: Server, unrecorded: Server, pairs: int) -> dict[str,
     return turns
 
 
-def hear_alone() -> float:
-    """Microseconds of one call, the clock that it needs included."""
-    served, now = Served("", 0.0, units=1), time.monotonic
-    served.hear(now(), 1)
-    return timeit.timeit(lambda: served.hear(now(), 1), number=_HEARS) / _HEARS * 1e6
+def alone(pairs: int) -> list[float]:
+    """What a record adds to writing a token, in this process and without a service: microseconds, by pairs."""
+    streams = [_open_stream() for _ in range(_STREAMS)]
+
+    def write() -> float:
+        output: list[tuple[int, Delta | End]] = [(0, Delta(" token"))]
+        began = time.thread_time()
+        for _ in range(_WRITES):
+            for stream_ in streams:
+                stream_._write(output)  # noqa: SLF001 # the shortcut of nearly every token
+        return (time.thread_time() - began) / (_WRITES * _STREAMS) * 1e6
+
+    hear, differences = Served.hear, []
+    for number in range(pairs):
+        took: dict[bool, float] = {}
+        for is_recorded in (True, False) if number % 2 else (False, True):
+            with mock.patch.object(Served, "hear", hear if is_recorded else _hear_nothing):
+                took[is_recorded] = write()
+        differences.append(took[True] - took[False])
+    return differences
+
+
+def _open_stream() -> AnswerStream[Delta | End]:
+    call: Call[Delta | End] = Call(1, lambda _call, _failure: None)
+    opened = AnswerStream(call, Chunks(Head("x", "echo", 1, is_chat=True), 1, include_usage=False), 10.0, str)
+    opened._loop, opened._pipe = asyncio.get_running_loop(), _Nowhere()  # noqa: SLF001 # as after its first output
+    opened._served = Served("POST", 0.0, units=1)  # noqa: SLF001
+    opened._served.hear(time.monotonic(), 1)  # noqa: SLF001
+    return opened
+
+
+class _Nowhere:
+    """A Pipe."""
+
+    is_open = True
+
+    def write(self, body: bytes) -> None:
+        """Nothing."""
+
+
+def _hear_nothing(_self: Served, _now: float, _count: int) -> None:
+    pass
 
 
 def _said(values: list[float]) -> str:
@@ -109,15 +150,15 @@ async def _main(pairs: int) -> None:
         gateway_of(server, "bench.unrecorded", access_log="false") as unrecorded,
     ):
         turns = await measure(recorded, unrecorded, pairs)
-    alone = hear_alone()
+    added = alone(2 * pairs)
     print(f"{_STREAMS} streams, {pairs} turns each, µs of processor time per token in the gateway")
     for kind, values in turns.items():
         print(f"{kind:10}", _said(values))
     for kind in ("with", "scraped"):
         differences = [one - other for one, other in zip(turns[kind], turns["without"], strict=True)]
         print(f"{kind:10} - without", _said(differences))
-    print(f"Served.hear alone {alone:.2f}")
-    print(save("metrics", {"turns": turns, "hear_alone": alone}))
+    print("with - without, writing alone", _said(added))
+    print(save("metrics", {"turns": turns, "alone": added}))
 
 
 if __name__ == "__main__":
