@@ -3,10 +3,11 @@
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -101,13 +102,24 @@ class Browser:
         return str(self.run("return document.querySelector(arguments[0])?.innerText ?? ''", selector))
 
     def click(self, selector: str) -> None:
-        self.see(selector).click()
+        """The first visible one, also if the page puts another one in its place just now."""
+
+        def clicked() -> bool:
+            with contextlib.suppress(StaleElementReferenceException):
+                self.see(selector).click()
+                return True
+            return False
+
+        wait_until(clicked, 20, lambda: f"a click on {selector}")
 
     def see(self, selector: str, seconds: float = 20.0) -> WebElement:
         """The first visible one, once there is one."""
-        visible: Callable[[], WebElement | None] = lambda: next(  # noqa: E731 # one expression
-            (each for each in self.all(selector) if each.is_displayed()), None
-        )
+
+        def visible() -> WebElement | None:
+            with contextlib.suppress(StaleElementReferenceException):
+                return next((each for each in self.all(selector) if each.is_displayed()), None)
+            return None
+
         found: WebElement = wait_until(visible, seconds, lambda: f"{selector}, in {self.text('body')!r:.2000}")
         return found
 

@@ -115,8 +115,7 @@ function drawModels() {
 
 /** @param {HTMLElement} empty */
 function drawEmpty(empty) {
-  const count = store.state.disk?.models.length ?? null;
-  const kind = count === null ? "unknown" : count === 0 ? "none" : "some";
+  const kind = store.state.disk?.models.length === 0 ? "none" : "some";
   if (empty.dataset.kind === kind) return;
   empty.dataset.kind = kind;
   empty.replaceChildren();
