@@ -157,7 +157,7 @@ def test_no_log_has_what_clients_and_models_say(house: Service) -> None:
         ("/v1/responses", {"input": MARK, "instructions": MARK, "max_output_tokens": 16}),
         ("/v1/completions", {"prompt": MARK, "max_tokens": 4}),
         ("/v1/embeddings", {"input": MARK}),
-        ("/api/chat", {"messages": turn, "stream": False}),
+        ("/api/chat", {"messages": turn, "stream": False, "options": {"num_predict": 4}}),
         ("/api/generate", {"prompt": MARK, "options": {"num_predict": 4}}),
     ):
         client.post(f"{path}?api_key={MARK}", json={"model": "tiny-a", **fields})
