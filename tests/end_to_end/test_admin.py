@@ -213,8 +213,42 @@ def test_kill_and_unpin(shared: Service) -> None:
     assert shared.kill("echo").status_code == 404
 
     shared.load("bad")
-    first = shared.kill("bad").json()["pid"]
-    assert shared.wait_state("bad", "ready")["pid"] != first  # a pinned model comes back by itself
+    before = shared.model("bad")
+    assert shared.kill("bad").json()["pid"] == before["pid"]
+    after = shared.wait_state("bad", "ready")
+    assert after["pid"] != before["pid"]  # a pinned model comes back by itself
+    assert after["exits"]["SIGKILL"] == before["exits"].get("SIGKILL", 0) + 1
+    assert after["loads"] == before["loads"] + 1
+
+
+def test_the_status_counts_what_happens_and_counts_outlive_the_process(shared: Service) -> None:
+    shared.unload("echo")
+    pinned = shared.client.post("/admin/models/pin/echo")
+    assert pinned.json() == {"status": "pinned", "model_id": "echo"}
+    loaded = shared.wait_state("echo", "ready")
+    assert {"weights", "warm_up"} <= loaded["load_seconds"].keys()
+    assert sum(loaded["load_seconds"].values()) < 60
+    before = loaded["generation_tokens"], loaded["prompt_tokens"]
+    with shared.stream("echo", "abcdefgh", max_tokens=40) as stream:
+        stream.finish()
+
+    def counted(model: dict[str, Any]) -> bool:
+        return (model["generation_tokens"], model["prompt_tokens"]) == (before[0] + 40, before[1] + 2)
+
+    wait_until(lambda: counted(shared.model("echo")), what="a heartbeat with the counts")
+    busy = shared.model("echo")
+    assert 0 < busy["ttft_seconds"] < 30
+    assert 0 <= busy["heartbeat_age_seconds"] < 10
+    assert (busy["live"], busy["waiting"], busy["prefilling"]) == (0, 0, 0)
+    # The last words of the process: no beat after them is needed.
+    assert shared.chat("echo", "abcd", max_tokens=3).status_code == 200
+    shared.unload("echo")
+    gone = shared.model("echo")
+    assert (gone["generation_tokens"], gone["heartbeat_age_seconds"]) == (before[0] + 43, None)
+    assert gone["tokens_per_second"] == 0
+    status = shared.status()
+    assert 0 < status["machine"]["available_gb"] <= status["machine"]["total_gb"]
+    assert status["version"] == shared.client.get("/admin/version").json()["version"]
 
 
 def test_keys_guard_their_own_paths(make_service: Callable[..., Service]) -> None:

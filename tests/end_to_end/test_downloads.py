@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -256,7 +257,7 @@ def test_a_stalled_download_is_ended(serve: Callable[..., Service], hub: Hub, po
 
 def test_an_administrator_ends_a_download(serve: Callable[..., Service], hub: Hub, pool: ThreadPoolExecutor) -> None:
     service = serve()
-    for act in (service.unload, service.kill):
+    for act in (service.unload, service.kill, lambda model: service.client.post(f"/admin/models/cancel/{model}")):
         hub.stopped.clear()
         load = stopped_load(service, hub, pool)
         pid = service.model(MODEL)["pid"]
@@ -267,6 +268,14 @@ def test_an_administrator_ends_a_download(serve: Callable[..., Service], hub: Hu
         assert pid not in {p.pid for p in processes_with(service.token)}
         assert service.model(MODEL)["state"] == "unloaded"
         assert act(MODEL).status_code == 404
+    before = len(hub.ranges())
+    hub.go_on.set()
+    with service.client.stream("POST", f"/admin/models/pull/{MODEL}?stream=true") as response:
+        *told, end, done = [line for line in response.iter_lines() if line.startswith("data: ")]
+    assert told
+    assert json.loads(end.removeprefix("data: "))["status"] == "pulled"
+    assert done == "data: [DONE]"
+    assert len(hub.ranges()) > before  # it went on where the cancelled one had stopped
 
 
 def test_with_allow_downloads_requests_and_preloads_download_models(serve: Callable[..., Service]) -> None:
