@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -131,6 +132,25 @@ def test_started_by_hand_they_go_on_without_their_parent(make_service: Callable[
         assert process.ppid() != os.getpid()
         process.terminate()
     wait_until(lambda: processes_with(service.token) == [], 10.0, "the end of everything")
+
+
+@pytest.mark.slow  # tests/gateway/http/test_server.py has the line itself
+def test_a_port_that_is_taken_is_one_line_among_those_of_honcho(make_service: Callable[..., Service]) -> None:
+    service = make_service(start=False)
+    with socket.create_server(("127.0.0.1", service.port)):
+        command = [sys.executable, "-m", "honcho", "--procfile", str(ROOT / "Procfile"), "--app-root", str(ROOT)]
+        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+        done = subprocess.run(
+            [*command, "--env", os.devnull, "start"],
+            env={**service.environment, "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert done.returncode == 2
+    lines = [line.partition("| ")[2] for line in done.stdout.splitlines() if "gateway.1 " in line.partition("|")[0]]
+    assert [line.partition(": stop")[0] for line in lines] == [f"gateway: port {service.port} is taken"]
 
 
 def test_sigkill_of_the_broker_leaves_no_worker_and_the_next_start_works(make_service: Callable[..., Service]) -> None:
