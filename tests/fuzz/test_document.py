@@ -15,7 +15,7 @@ ABSENT = "org/absent"
 
 def _cases(endpoint: Endpoint) -> int:
     """Much can be wrong in a body, and nothing in a request without any parameter."""
-    return 185 if endpoint.body is not None else 40 if "{" in endpoint.path or endpoint.query is not None else 1
+    return 240 if endpoint.body is not None else 40 if "{" in endpoint.path or endpoint.query is not None else 1
 
 
 def _check_first_event(service: Service, row: Endpoint) -> None:
