@@ -5,7 +5,6 @@ columns of text, without colours, nothing left out.
 """
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cli.errors import CliError, ExitCode
-from cli.text import fitting, shown
+from cli.text import fitting, json_text, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,12 +62,12 @@ def complain(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """For programs, and readable."""
-    line(json.dumps(value, indent=2, ensure_ascii=not _is_utf8()))
+    line(json_text(value, indent=2, ascii_only=not _is_utf8()))
 
 
 def print_json_line(value: Any) -> None:
     """For programs that read line by line."""
-    line(json.dumps(value, ensure_ascii=not _is_utf8()))
+    line(json_text(value, ascii_only=not _is_utf8()))
 
 
 def print_done(answer: dict[str, Any], more: str = "", *, as_json: bool) -> None:

@@ -1,8 +1,10 @@
 """How numbers, times and foreign text look in a terminal. Pure."""
 
+import json
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 # C0 and C1 controls, line and paragraph separators, and what reorders text: none may reach a terminal from outside.
@@ -15,6 +17,13 @@ def shown(text: object, keep: str = "") -> str:
         lambda found: found[0] if found[0] in keep else ascii(found[0])[1:-1],
         str(text),
     )
+
+
+def json_text(value: Any, *, indent: int | None = None, ascii_only: bool = False) -> str:
+    """The same value for any reader, and nothing in it can steer a terminal: JSON itself escapes only what is below
+    U+0020."""
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
+    return _CONTROLS.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
 
 
 def size(count: float | None) -> str:

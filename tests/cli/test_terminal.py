@@ -62,6 +62,14 @@ def test_names_with_escapes_are_harmless_in_pipes_too(service: PlayedService, cl
     assert "[red]x[/red]\\x1b[31m\\x1b]0;title\\x07  ready" in cli(service.url, "ps").out
 
 
+def test_json_is_harmless_in_a_terminal(service: PlayedService, cli: Command) -> None:
+    """JSON leaves U+009B as it is, which begins a sequence of its own in many terminals."""
+    service.status = loaded("x\x9b31m")
+    asked = cli(service.url, "ps", "--json")
+    assert "\x9b" not in asked.out
+    assert asked.json["models"][0]["model_id"] == "x\x9b31m"
+
+
 def test_nothing_loaded_is_said_in_a_terminal(service: PlayedService) -> None:
     service.status = loaded()
     with Terminal(service.url, "ps") as terminal:

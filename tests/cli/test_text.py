@@ -1,6 +1,8 @@
+import json
+
 import pytest
 
-from cli.text import duration, fitting, plural, rate, shown, size
+from cli.text import duration, fitting, json_text, plural, rate, shown, size
 
 
 @pytest.mark.parametrize(
@@ -57,3 +59,13 @@ def test_columns_of_a_high_rank_are_left_out_first() -> None:
     assert fitting([10, 5, 5, 5], [0, 1, 3, 2], 30) == [0, 1, 3]
     assert fitting([10, 5, 5, 5], [0, 1, 3, 2], 17) == [0, 1]
     assert fitting([10, 5, 5, 5], [0, 1, 3, 2], 4) == [0]
+
+
+def test_json_is_harmless_and_means_the_same() -> None:
+    value = {"ä\x9b31m": ["a\u202eb\x7f\n", "\ud800", "\x1b[31m"]}
+    for indent in (None, 2):
+        text = json_text(value, indent=indent)
+        assert json.loads(text) == value
+        assert shown(text, keep="\n") == text
+        assert "ä" in text
+    assert json_text(value, ascii_only=True).isascii()
