@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cli.errors import CliError, ExitCode
-from cli.text import fitting, json_text, shown
+from cli.text import fitting, json_text, shown, size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -101,6 +101,14 @@ def can_ask() -> bool:
 def bar(*, in_bytes: bool) -> "Progress":
     """rich's progress bar, which disappears at its end."""
     from rich import progress  # noqa: PLC0415 -- as below
+    from rich.text import Text  # noqa: PLC0415 -- as below
+
+    class Speed(progress.ProgressColumn):
+        """In the units of the sizes beside it; rich's own has powers of ten."""
+
+        def render(self, task: progress.Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{size(speed)}/s", style="progress.data.speed")
 
     columns: list[progress.ProgressColumn] = [
         progress.TextColumn("{task.description}", markup=False),
@@ -108,7 +116,7 @@ def bar(*, in_bytes: bool) -> "Progress":
         progress.TaskProgressColumn(),
     ]
     if in_bytes:
-        columns += [progress.DownloadColumn(binary_units=True), progress.TransferSpeedColumn()]
+        columns += [progress.DownloadColumn(binary_units=True), Speed()]
         columns += [progress.TimeRemainingColumn(compact=True)]
     return progress.Progress(*columns, console=console(stderr=True), transient=True)
 

@@ -1,16 +1,19 @@
 """What is on the disk: `models`, `pull`, `rm`, `pin`."""
 
 import asyncio
+import io
 import signal
 import threading
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from broker.wire.body import Body
 from broker.wire.failure import Code, Failure
 from broker.wire.from_gateways import CancelPull, Pin, Pull, Remove
 from broker.wire.outputs import PARTIAL, Output
+from cli.output import bar
 from tests.cli.played import HELD, PlayedService
 from tests.cli.running import Command, Terminal, process
 from tests.gateway.http.test_gateway import LOADED, STATUS
@@ -103,6 +106,15 @@ def test_a_pull_in_a_terminal_has_a_bar_which_is_gone_at_the_end(service: Played
     assert b"\x1b[2K" in last  # the line of the bar is cleared
     assert last.rindex(b"\x1b[?25h") > terminal.raw.rindex(b"\x1b[?25l") - len(terminal.raw)  # the cursor is back
     assert terminal.text.endswith("pulled org/tiny (4.00 MiB)\n")
+
+
+def test_the_bar_of_a_pull_has_one_unit() -> None:
+    with bar(in_bytes=True) as drawn:
+        drawn.update(drawn.add_task("org/tiny", total=4 * 2**20), completed=2**20)
+        drawn.tasks[0].finished_speed = 2.5 * 2**20
+        text = io.StringIO()
+        Console(file=text, width=120).print(drawn.get_renderable())
+    assert "1.0/4.0 MiB 2.50 MiB/s" in text.getvalue()
 
 
 @pytest.mark.parametrize("others", [True, False])
