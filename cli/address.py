@@ -28,6 +28,7 @@ def address_of(url: str) -> Address:
         parts = urlsplit(url)
         port = parts.port
         host = (parts.hostname or "").encode("idna").decode()
+        prefix = quote(parts.path.rstrip("/"), safe="/%")
     except ValueError as error:  # also one of the codec's
         raise problem from error
     is_whole = parts.scheme in ("http", "https") and host and not any(letter.isspace() for letter in host)
@@ -36,7 +37,7 @@ def address_of(url: str) -> Address:
     if "@" in parts.netloc:
         raise CliError(f"--url takes no user and password: put the key into {ADMIN_KEY} or {API_KEY}", ExitCode.USAGE)
     https = parts.scheme == "https"
-    return Address(https, host, port or (443 if https else 80), quote(parts.path.rstrip("/"), safe="/%"))
+    return Address(https, host, port or (443 if https else 80), prefix)
 
 
 def wanted_key(path: str) -> str:

@@ -98,7 +98,7 @@ class Gateway:
             if connection.sock is not None:
                 connection.sock.settimeout(timeout)
             data = None if body is None else json.dumps(body).encode()
-            target = f"{self._address.prefix}{quote(path)}{f'?{urlencode(query)}' if query else ''}"
+            target = f"{self._address.prefix}{_quoted(path)}{f'?{urlencode(query)}' if query else ''}"
             connection.request(method, target, data, self._headers(path, body))
             answer = connection.getresponse()
             if answer.status >= 300:
@@ -232,6 +232,13 @@ def listed(answer: Json, field: str) -> list[Json]:
             f"the gateway's answer has no list {field!r}: it is older or newer than this command", ExitCode.NO_GATEWAY
         )
     return entries
+
+
+def _quoted(path: str) -> str:
+    try:
+        return quote(path)
+    except UnicodeEncodeError as error:  # what the system hands over for bytes that are no text
+        raise CliError(f"the name in {path} must be UTF-8 text", ExitCode.USAGE) from error
 
 
 def model_path(action: str, model: str) -> str:

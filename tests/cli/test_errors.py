@@ -86,6 +86,17 @@ def test_an_address_that_is_none(cli: Command, url: str, told: str) -> None:
     assert (result.code, only_line(result.err)) == (2, told)
 
 
+def test_a_name_that_is_no_text(cli: Command) -> None:
+    """The bytes of an argument that are not UTF-8 reach Python as lone surrogates."""
+    told = "the name in /admin/models/pin/\\udcff must be UTF-8 text"
+    with stranger(answer("{}")) as url:
+        result = cli(url, "pin", "\udcff")
+        assert (result.code, only_line(result.err)) == (2, told)
+    result = cli(None, "ps", "--url", "http://host/\udcff")
+    told = "--url must be like http://127.0.0.1:8080, not 'http://host/\\udcff'"
+    assert (result.code, only_line(result.err)) == (2, told)
+
+
 def test_an_address_of_ipv6(cli: Command) -> None:
     result = cli("http://[::1]:1", "ps")
     assert only_line(result.err).startswith(("no gateway at http://[::1]:1: ", "http://[::1]:1 cannot be reached: "))
