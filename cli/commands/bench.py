@@ -135,6 +135,7 @@ def told(model: str, prompt_tokens: int, tokens: int, about: dict[str, Any] | No
 
 def whole(option: str, text: str, most: int) -> int:
     """A whole number from 1 to `most`. Raises CliError."""
-    if text.strip().isascii() and text.strip().isdigit() and 1 <= int(text) <= most:
-        return int(text)
-    raise CliError(f"{option} must be a whole number from 1 to {most}, not {text.strip()!r}", ExitCode.USAGE)
+    digits = text.strip()
+    if digits.isascii() and digits.isdigit() and len(digits) <= len(str(most)) and 1 <= int(digits) <= most:
+        return int(digits)
+    raise CliError(f"{option} must be a whole number from 1 to {most}, not {digits!r}", ExitCode.USAGE)

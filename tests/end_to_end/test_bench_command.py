@@ -45,7 +45,8 @@ def test_what_cannot_be_measured(shared: Service, cli: Command) -> None:
     unknown = cli(shared.url, "bench", "ecko")
     assert (unknown.code, unknown.out) == (5, "")
     assert "did you mean echo?" in unknown.err
-    for option, text in (("--streams", "1,0"), ("--streams", "x"), ("--tokens", "1e3"), ("--rounds", "")):
+    wrongs = [("--streams", "1,0"), ("--streams", "x"), ("--tokens", "1e3"), ("--rounds", ""), ("--rounds", "1" * 5000)]
+    for option, text in wrongs:
         wrong = cli(shared.url, "bench", "echo", option, text)
         assert wrong.code == 2
         assert f"{option} must be a whole number from 1 to" in wrong.err
