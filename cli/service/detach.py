@@ -1,5 +1,6 @@
 """Starts `mlx-broker serve` without a terminal, and waits until it answers."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def _start(log: Path, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
         log.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
             log.replace(log.with_name(f"{log.name}.1"))
-        output = log.open("xb")
+        output = open(log, "xb", opener=_for_its_owner)  # noqa: SIM115 -- closed below
     except OSError as error:
         raise CliError(f"{log} cannot be written: {error.strerror}") from error
     # A session without a terminal, and deaf to the SIGHUP that others may send: what is ignored stays so in a child.
@@ -54,6 +55,11 @@ def _start(log: Path, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
             )
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def _for_its_owner(path: str, flags: int) -> int:
+    """On the level `debug`, logs may quote requests."""
+    return os.open(path, flags, 0o600)
 
 
 def _wait_until_healthy(place: ServicePlace, process: subprocess.Popen[bytes]) -> None:

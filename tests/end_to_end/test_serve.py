@@ -152,7 +152,9 @@ def test_a_detached_one_goes_on_until_stop(make_service: Callable[..., Service])
     assert (code, complaints) == (0, [])
     assert said == f"stopped the service at {service.url} (pid {pid})\n"
     assert processes_with(service.token) == []
-    log = (service.directory / "state" / "serve.log").read_text()
+    path = service.directory / "state" / "serve.log"
+    assert path.stat().st_mode & 0o777 == 0o600
+    log = path.read_text()
     assert f"mlx-broker listens on {service.url}" in log
     assert "Traceback" not in log
     assert run(service, "stop") == (1, "", [f"mlx-broker: nothing runs in {service.directory / 'run'}"])
