@@ -97,7 +97,7 @@ class Gateway:
             connection.connect()
             if connection.sock is not None:
                 connection.sock.settimeout(timeout)
-            data = None if body is None else json.dumps(body).encode()
+            data = None if body is None else json.dumps(body, ensure_ascii=False).encode(errors="replace")
             target = f"{self._address.prefix}{_quoted(path)}{f'?{urlencode(query)}' if query else ''}"
             connection.request(method, target, data, self._headers(path, body))
             answer = connection.getresponse()

@@ -82,10 +82,11 @@ def _ending_at_once() -> Iterator[None]:
 
 
 def _prepare_streams() -> None:
-    """A terminal that lacks a letter must not end a command. A stream may be closed from the start."""
-    for name in ("stdout", "stderr"):
+    """Neither a terminal that lacks a letter nor a piped text that is not UTF-8 ends a command. A stream may be closed
+    from the start."""
+    for name in ("stdin", "stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:
+        if stream is None and name != "stdin":
             setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 -- stays open to the end
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,9 @@ from broker.wire.outputs import PARTIAL, Output
 from broker.wire.packing import unpack
 from broker.wire.work import Generate
 from tests.cli.played import PlayedService
-from tests.cli.running import Command, Terminal, process
+from tests.cli.running import Command, Terminal, environment, process
 from tests.gateway.played_broker import PlayedBroker, ending
-from tests.service import wait_until
+from tests.service import ROOT, wait_until
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(8)
 
@@ -77,6 +79,21 @@ def test_what_is_piped_in_comes_before_the_prompt(service: PlayedService, model:
     nothing = cli(service.url, "run", "org/tiny", stdin="\n")
     told = "mlx-broker: there is no prompt: give it as an argument or pipe it in\n"
     assert (nothing.code, nothing.err) == (2, told)
+
+
+def test_texts_that_are_not_utf8(service: PlayedService, model: PlayedModel) -> None:
+    """As of a diff of an old file."""
+    asking = subprocess.run(
+        [sys.executable, "-m", "cli", "run", "org/tiny", b"a \xe4"],
+        input=b"b \xff",
+        cwd=ROOT,
+        env=environment(service.url, PYTHONIOENCODING="utf-8", PYTHONUTF8="1"),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (asking.returncode, asking.stderr) == (0, b"")
+    assert model.seen[0][-1]["content"] == "b \ufffd\n\na ?"
 
 
 def test_a_whole_answer_as_json(service: PlayedService, model: PlayedModel, cli: Command) -> None:
