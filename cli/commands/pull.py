@@ -3,7 +3,7 @@
 import contextlib
 
 from cli.address import DEFAULT_URL
-from cli.errors import CliError, RefusedError
+from cli.errors import CliError, ExitCode, RefusedError
 from cli.gateway import Gateway, Json, listed, model_path
 from cli.options import AsJson, Model, Url
 from cli.output import note, print_done
@@ -21,6 +21,10 @@ def command(model: Model, url: Url = DEFAULT_URL, as_json: AsJson = False) -> No
     others = _is_downloading(gateway, model)
     try:
         answer = _pulled(gateway, model)
+    except RefusedError as error:
+        if error.exit_code is not ExitCode.NO_MODEL or "/" in model:
+            raise
+        raise CliError(f"{error.message}; on the hub, names have the form org/name", ExitCode.NO_MODEL) from error
     except KeyboardInterrupt:
         if others:
             note(f"the download of {shown(model)} goes on, as it had begun before")

@@ -93,6 +93,13 @@ def test_a_pull_of_what_the_hub_does_not_have(service: PlayedService, cli: Comma
     assert (result.code, result.err) == (5, "mlx-broker: the hub has no repository org/tinny\n")
 
 
+def test_a_pull_of_a_name_that_the_hub_cannot_have(service: PlayedService, cli: Command) -> None:
+    service.refuses(Pull, Code.MODEL_NOT_FOUND, "no model named 'tiny' here")
+    result = cli(service.url, "pull", "tiny")
+    told = "mlx-broker: no model named 'tiny' here; on the hub, names have the form org/name\n"
+    assert (result.code, result.err) == (5, told)
+
+
 def test_a_pull_in_a_terminal_has_a_bar_which_is_gone_at_the_end(service: PlayedService) -> None:
     ends = threading.Event()
     downloads(service, 1, until=ends)
