@@ -9,6 +9,8 @@ from typing import Any
 from cli.address import DEFAULT_URL
 from cli.errors import CliError, ExitCode, RefusedError
 from cli.gateway import Gateway, listed
+from cli.output import note
+from cli.text import shown
 
 COMPLETION_SECONDS = 0.5
 # zsh evaluates what is completed, so no name may hold what a shell could run.
@@ -60,6 +62,16 @@ def unknown_model(gateway: Gateway, name: str) -> CliError | None:
         near = []
     hint = f"did you mean {' or '.join(near)}?" if near else "`mlx-broker models` lists those that it has"
     return CliError(f"{gateway.url} has no model {name}: {hint}", ExitCode.NO_MODEL)
+
+
+def expect_model(gateway: Gateway, name: str) -> None:
+    """Before a wait that may have no end: raises CliError if there is no such model. One with an organisation may still
+    come from the hub, so that only a line says it."""
+    unknown = unknown_model(gateway, name)
+    if unknown is not None:
+        if "/" not in name:
+            raise unknown
+        note(shown(unknown.message))
 
 
 @contextlib.contextmanager

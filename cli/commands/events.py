@@ -1,28 +1,27 @@
 """`events`: every change of a model's state, as it happens."""
 
 import time
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from cli.address import DEFAULT_URL
 from cli.gateway import Gateway
-from cli.names import complete_models
-from cli.options import AsJson, Url
+from cli.names import expect_model
+from cli.options import AsJson, ModelOrAll, Url
 from cli.output import flush, line, print_json_line
 from cli.text import shown
 
 
 def command(
-    model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="Only of this one.", autocompletion=complete_models)
-    ] = None,
+    model: ModelOrAll = None,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
     """Show changes of state as they happen, until Ctrl-C. Begins with the present state of every model in use."""
     path = "/admin/events" if model is None else f"/admin/models/{model}/progress"
-    for event in Gateway(url).events("GET", path):
+    gateway = Gateway(url)
+    if model is not None:
+        expect_model(gateway, model)
+    for event in gateway.events("GET", path):
         if as_json:
             print_json_line(event)
         else:

@@ -16,8 +16,8 @@ import typer
 from cli.address import DEFAULT_URL
 from cli.errors import CliError
 from cli.gateway import Gateway, listed
-from cli.names import complete_models, naming
-from cli.options import AsJson, Url
+from cli.names import expect_model, unknown_model
+from cli.options import AsJson, ModelOrAll, Url
 from cli.output import flush, is_terminal, line, print_json_line
 from cli.text import shown
 
@@ -26,10 +26,7 @@ Entry = dict[str, Any]
 
 
 def command(
-    model: Annotated[
-        str | None,
-        typer.Argument(metavar="MODEL", help="Without it: all loaded models.", autocompletion=complete_models),
-    ] = None,
+    model: ModelOrAll = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is written from now on.")] = False,
     tail: Annotated[
         int, typer.Option("--tail", "-n", min=0, max=1000, metavar="LINES", help="Old lines to begin with.")
@@ -40,9 +37,13 @@ def command(
     """Show what the process of a model has written, also after it died."""
     gateway = Gateway(url)
     if model is not None:
-        with naming(gateway, model):
-            for entry in _log(gateway, model, tail, follow=follow):
-                _print(entry, named=False, as_json=as_json)
+        if follow:
+            expect_model(gateway, model)
+        count = 0
+        for count, entry in enumerate(_log(gateway, model, tail, follow=follow), 1):  # noqa: B007 -- counts
+            _print(entry, named=False, as_json=as_json)
+        if count == 0 and (unknown := unknown_model(gateway, model)):
+            raise unknown
     elif follow:
         for entry in _Followed(gateway, tail).entries():
             _print(entry, named=True, as_json=as_json)

@@ -97,6 +97,15 @@ def test_a_name_that_is_no_text(cli: Command) -> None:
     assert (result.code, only_line(result.err)) == (2, told)
 
 
+@pytest.mark.parametrize("command", [["rm", "--yes"], ["load"], ["run"], ["logs"], ["events"]])
+def test_a_name_that_is_empty(service: PlayedService, cli: Command, command: list[str]) -> None:
+    """As that of a variable which is not set."""
+    result = cli(service.url, *command, "")
+    told = f"Invalid value for 'MODEL': it must be the name of a model (see `mlx-broker {command[0]} --help`)"
+    assert (result.code, only_line(result.err).replace("[MODEL]", "MODEL")) == (2, told)
+    assert service.messages == []
+
+
 def test_an_address_of_ipv6(cli: Command) -> None:
     result = cli("http://[::1]:1", "ps")
     assert only_line(result.err).startswith(("no gateway at http://[::1]:1: ", "http://[::1]:1 cannot be reached: "))

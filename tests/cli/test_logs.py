@@ -85,8 +85,24 @@ def test_the_end_of_the_broker_ends_what_follows(service: PlayedService) -> None
         await broker.error(request_id, Failure(Code.BROKER_UNAVAILABLE, "the broker has gone", retryable=True))
 
     service.on(Logs, die)
-    following = process(service.url, "logs", "b", "-f")
+    following = process(service.url, "logs", "org/tiny", "-f")
     out, err = following.communicate(timeout=20)
     assert (following.returncode, err) == (3, "mlx-broker: the broker has gone\n")
     assert out in ("first of b\n", "")  # the gateway sends both at once, or only the error
-    wait_until(lambda: service.messages == [Logs("b", tail=100, follow=True)])
+    wait_until(lambda: service.messages == [Logs("org/tiny", tail=100, follow=True)])
+
+
+def test_the_log_of_a_model_that_does_not_exist(service: PlayedService, cli: Command) -> None:
+    """The route has an empty log for every name: it may be that of a model whose files are gone."""
+    service.finals(Logs, {"lines": []})
+    assert cli(service.url, "logs", "org/tiny").code == 0
+    service.knows([])
+    told = f"{service.url} has no model org/tni: did you mean org/tiny?"
+    result = cli(service.url, "logs", "org/tni")
+    assert (result.code, result.err) == (5, f"mlx-broker: {told}\n")
+    for command in (["logs", "-f", "tin"], ["events", "tin"]):
+        result = cli(service.url, *command)
+        assert (result.code, result.err) == (5, f"mlx-broker: {told.replace('org/tni', 'tin')}\n")
+    service.refuses(Logs, Code.BROKER_UNAVAILABLE, "the broker has gone")
+    result = cli(service.url, "logs", "-f", "org/tni")
+    assert (result.code, result.err.splitlines()[0]) == (3, told), "it may come from the hub"
