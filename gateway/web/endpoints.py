@@ -48,6 +48,7 @@ FILES = {
         "dom.js",
         "format.js",
         "icon.svg",
+        "lanes.js",
         "live.js",
         "log.js",
         "memory.js",

@@ -200,6 +200,60 @@ async def test_a_download_is_seen_cancelled_and_seen_to_fail(browser: Browser, r
         await drive(lambda: wait_until(lambda: not browser.all(row), 10, "the row is closed"))
 
 
+async def test_many_downloads_and_answers_leave_a_connection_for_the_buttons(
+    browser: Browser, runtime_dir: Path
+) -> None:
+    """A browser opens six to one gateway: what is too much waits in the page."""
+    models = [entry(f"org/model-{number}") for number in range(5)]
+
+    async def chat(pool: PlayedPool, request_id: bytes, _work: Generate) -> None:
+        await pool.broker.outputs(Output(request_id, PARTIAL, {"text": "Half"}))  # and no end
+
+    def choose(model: str) -> None:
+        browser.run("location.hash = `#chat/${encodeURIComponent(arguments[0])}`", model)
+        wait_until(lambda: browser.run("return document.getElementById('chat-model').value") == model, 10, model)
+
+    def begin(url: str) -> None:
+        browser.open(url, "disk")
+        for number in range(6):
+            browser.see("#pull-name").send_keys(f"org/new-{number}\n")
+        wait_until(lambda: len(browser.all(".pull")) == 6, 10, "six downloads")
+        assert browser.text('.pull[data-model="org/new-1"]').count("waits for another download") == 1
+        for model in models:
+            choose(model["model_id"])
+            browser.say("Hi")
+            browser.wait_text(".turn.assistant", "Half" if model in models[:3] else "until another answer")
+        browser.click("#chat-stop")  # the fifth, which has not begun
+        browser.wait_text(".turn .end", "Stopped")
+
+    def steer() -> None:
+        browser.run("location.hash = '#models'")
+        asked = browser.requests("admin/models/status")
+        wait_until(lambda: browser.requests("admin/models/status") >= asked + 2, 10, "the page still asks")
+        browser.click(card("org/model-0", "[data-action=kill]"))
+        browser.click("#ask-yes")
+        browser.run("location.hash = '#disk'")
+        browser.click('.pull[data-model="org/new-1"] [data-action=cancel]')
+        wait_until(lambda: not browser.all('.pull[data-model="org/new-1"]'), 10, "what has not begun is forgotten")
+
+    def stop_one() -> None:
+        choose("org/model-0")
+        browser.click("#chat-stop")
+        choose("org/model-3")
+        browser.wait_text(".turn.assistant", "Half")
+
+    async with played(runtime_dir, models) as (url, pool):
+        pool.chat = chat
+        await drive(begin, url)
+        assert len(pool.pulls) == 1
+        await drive(steer)
+        await drive(lambda: wait_until(lambda: pool.commands == [("Kill", "org/model-0")], 10, "the kill"))
+        await drive(stop_one)
+        # The next download begins when the first has ended; the one that was cancelled never does.
+        await pool.fail(pool.pulls[0], Failure(Code.MODEL_UNAVAILABLE, "the hub is away"))
+        await drive(lambda: wait_until(lambda: len(pool.pulls) == 2, 10, "the next download"))
+
+
 async def test_an_address_that_is_refused_says_what_to_do(browser: Browser, runtime_dir: Path) -> None:
     def steps(url: str) -> None:
         # What a rebound name gets, by the same code: the browser may not look names up here.

@@ -7,6 +7,9 @@ import { dataIn } from "./sse.js";
 import { withDisk, withPull } from "./state.js";
 
 export class Actions {
+  /** @type {Map<string, AbortController>} downloads that wait for their turn */
+  #waits = new Map();
+
   /**
    * @param {import("./api.js").Api} api
    * @param {import("./state.js").Store} store
@@ -35,7 +38,7 @@ export class Actions {
         }
         return;
       case "cancel":
-        return this.#do(() => this.api.cancel(id), `The download of ${id} is cancelled`);
+        return this.#cancel(id);
       case "forget":
         return this.store.apply((state) => withPull(state, id, null));
       case "pull":
@@ -74,9 +77,32 @@ export class Actions {
   }
 
   /** @param {string} id */
+  async #cancel(id) {
+    const done = `The download of ${id} is cancelled`;
+    const wait = this.#waits.get(id);
+    if (wait === undefined) return this.#do(() => this.api.cancel(id), done);
+    wait.abort();
+    say(done);
+  }
+
+  /** @param {string} id */
   async #pull(id) {
+    const before = this.store.state.pulls.get(id);
+    if (before && !before.ended && before.error === null) return;
     const put = (/** @type {any} */ fields) => this.store.apply((state) => withPull(state, id, fields));
-    put({ error: null, ended: false, fraction: null, reason: null });
+    put({ error: null, ended: false, fraction: null, reason: this.api.downloads.isFull ? "waits for another download" : null });
+    const wait = new AbortController();
+    this.#waits.set(id, wait);
+    let leave;
+    try {
+      leave = await this.api.downloads.enter(wait.signal);
+    } catch {
+      this.store.apply((state) => withPull(state, id, null));
+      return;
+    } finally {
+      this.#waits.delete(id);
+    }
+    put({ reason: null });
     try {
       const response = await this.api.pull(id);
       let ended = false;
@@ -90,6 +116,8 @@ export class Actions {
       say(`${id} is downloaded`);
     } catch (error) {
       put({ error: /** @type {Error} */ (error).message });
+    } finally {
+      leave();
     }
     this.refresh();
     await this.readDisk();

@@ -3,6 +3,8 @@
  * URL.
  */
 
+import { Lanes } from "./lanes.js";
+
 /** @typedef {"admin"|"api"} KeyName */
 
 /** What went wrong, in words for people. status 0: nothing answered. */
@@ -70,6 +72,9 @@ export class Api {
   constructor(base, keys) {
     this.base = base;
     this.keys = keys;
+    // A browser opens six connections to one gateway. The events hold one, and one stays free for the buttons.
+    this.downloads = new Lanes(1);
+    this.talks = new Lanes(3); // answers and the log
   }
 
   /**

@@ -6,7 +6,7 @@
  * @property {string} text
  * @property {string} reasoning
  * @property {string[]} images data URLs
- * @property {"waiting"|"streaming"|"done"|"stopped"|"failed"} state
+ * @property {"queued"|"waiting"|"streaming"|"done"|"stopped"|"failed"} state
  * @property {{title: string, text: string, retry: boolean}|null} end how an answer ended that is not whole
  * @property {number} askedAt seconds
  * @property {number|null} firstAt
@@ -31,6 +31,16 @@ export function asked(turns, text, images, now) {
 /** The conversation without its last answer, which is awaited again. @param {Turn[]} turns @param {number} now */
 export function askedAgain(turns, now) {
   return [...turns.slice(0, -1), turn({ state: "waiting", askedAt: now })];
+}
+
+/** The last answer is one of too many at once. @param {Turn[]} turns */
+export function queued(turns) {
+  return last(turns, { state: "queued" });
+}
+
+/** The question is sent. @param {Turn[]} turns @param {number} now */
+export function sent(turns, now) {
+  return last(turns, { state: "waiting", askedAt: now });
 }
 
 /**

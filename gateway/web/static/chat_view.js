@@ -1,7 +1,7 @@
 /** The chat: one conversation for each model, each with its own stream, so that several answer at once. */
 
 import { ApiError } from "./api.js";
-import { asked, askedAgain, ended, failed, figuresOf, messagesOf, received, stopped } from "./chat.js";
+import { asked, askedAgain, ended, failed, figuresOf, messagesOf, queued, received, sent, stopped } from "./chat.js";
 import { byId, el, keyed, setText, show } from "./dom.js";
 import { say } from "./notices.js";
 import { dataIn } from "./sse.js";
@@ -10,6 +10,8 @@ import { dataIn } from "./sse.js";
 
 const now = () => performance.now() / 1000;
 const NEAR_END = 120; // pixels
+/** @type {Record<string, string>} */
+const WAITS = { queued: "Waiting until another answer of this page ends", waiting: "Waiting for the first token" };
 
 export class ChatView {
   /** @type {Map<string, Session>} */
@@ -108,8 +110,13 @@ export class ChatView {
   /** @param {string} model @param {Session} session */
   async #run(model, session) {
     const control = (session.control = new AbortController());
+    if (this.api.talks.isFull) session.turns = queued(session.turns);
     this.draw();
+    let leave;
     try {
+      leave = await this.api.talks.enter(control.signal);
+      session.turns = sent(session.turns, now());
+      this.draw();
       await this.#stream(model, session, control.signal);
       session.turns = ended(session.turns, now());
     } catch (error) {
@@ -117,6 +124,7 @@ export class ChatView {
       else if (error instanceof ApiError) session.turns = failed(session.turns, error, now());
       else session.turns = failed(session.turns, { code: "cut", message: String(error) }, now());
     }
+    leave?.();
     session.control = null;
     const answer = session.turns.at(-1);
     say(answer?.end ? `${model}: ${answer.end.title}` : `${model} has answered`);
@@ -174,7 +182,7 @@ export class ChatView {
     const title = el("summary");
     const reasoning = el("details", { class: "reasoning" }, title, thought);
     const text = el("div", { class: "text" });
-    const wait = el("p", { class: "quiet wait", text: "Waiting for the first token" });
+    const wait = el("p", { class: "quiet wait", });
     const endTitle = el("strong");
     const endText = el("p");
     const again = el("button", { type: "button", text: "Ask again", on: { click: () => this.#again() } });
@@ -187,7 +195,8 @@ export class ChatView {
       setText(title, turn.text === "" && turn.state === "streaming" ? "Reasoning, still at it" : "Reasoning");
       setText(thought, turn.reasoning);
       setText(text, turn.text);
-      show(wait, turn.state === "waiting");
+      show(wait, turn.state in WAITS);
+      setText(wait, WAITS[turn.state] ?? "");
       show(end, turn.end !== null);
       end.dataset.tone = turn.state === "failed" ? "bad" : "quiet";
       setText(endTitle, turn.end?.title ?? "");

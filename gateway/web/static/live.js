@@ -117,7 +117,7 @@ export class Live {
     const again = this.#again;
     this.#again = false;
     // A key is asked for, or another address: nothing changes by itself.
-    if (failed && ["locked", "refused"].includes(this.store.state.link.state)) return;
+    if (failed && !again && ["locked", "refused"].includes(this.store.state.link.state)) return;
     this.#askIn(failed ? pauseAfter(this.#failures) : again ? 0 : POLL_MS, again ? 0 : POLL_AGE);
   }
 

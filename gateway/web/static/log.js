@@ -46,7 +46,10 @@ export class LogView {
   async #follow(model, signal) {
     while (!signal.aborted) {
       let text = "The stream has ended; it begins again.";
+      let leave;
       try {
+        if (this.api.talks.isFull) setText(byId("log-state"), "Waits until an answer of this page ends.");
+        leave = await this.api.talks.enter(signal);
         const response = await this.api.logs(model, TAIL, signal);
         byId("log-lines").replaceChildren();
         setText(byId("log-state"), `Follows ${model}.`);
@@ -59,6 +62,8 @@ export class LogView {
         if (signal.aborted) return;
         text = /** @type {Error} */ (error).message;
         if (error instanceof ApiError && [401, 403].includes(error.status)) this.#control?.abort();
+      } finally {
+        leave?.();
       }
       setText(byId("log-state"), text);
       if (signal.aborted) return;
