@@ -47,8 +47,8 @@ def model_names(gateway: Gateway) -> list[str]:
 
 
 def unknown_model(gateway: Gateway, name: str) -> CliError | None:
-    """The error that there is no such model, with the nearest names; None if there is one, by this name, by an alias or
-    in another case, or if nobody knows."""
+    """The error that there is no such model, with the nearest names, or why its files cannot be loaded; None if there
+    is one, by this name, by an alias or in another case, or if nobody knows."""
     try:
         gateway.get(f"/v1/models/{name}")
     except CliError as error:
@@ -56,12 +56,23 @@ def unknown_model(gateway: Gateway, name: str) -> CliError | None:
             return None
     else:
         return None
+    if reason := _why_broken(gateway, name):
+        return CliError(f"{name} cannot be loaded: {reason.removeprefix(f'{name}: ')}")
     try:
         near = nearest(name, model_names(gateway))
     except CliError:
         near = []
     hint = f"did you mean {' or '.join(near)}?" if near else "`mlx-broker models` lists those that it has"
     return CliError(f"{gateway.url} has no model {name}: {hint}", ExitCode.NO_MODEL)
+
+
+def _why_broken(gateway: Gateway, name: str) -> str | None:
+    """None where nothing of this name is broken, or where this client may not know it."""
+    try:
+        broken = listed(gateway.get("/admin/models"), "broken")
+    except CliError:
+        return None
+    return next((str(entry.get("reason")) for entry in broken if entry.get("model_id") == name), None)
 
 
 def expect_model(gateway: Gateway, name: str) -> None:

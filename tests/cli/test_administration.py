@@ -9,7 +9,7 @@ import pytest
 
 from broker.wire.body import Body
 from broker.wire.failure import Code, Failure
-from broker.wire.from_gateways import Kill, Load, Unload, Unpin, Watch
+from broker.wire.from_gateways import Kill, Load, Pin, Unload, Unpin, Watch
 from broker.wire.outputs import PARTIAL, Output
 from tests.cli.played import HELD, PlayedService
 from tests.cli.running import Command, Terminal
@@ -133,6 +133,18 @@ def test_a_load_that_fails_keeps_the_gateways_reason(service: PlayedService, cli
     service.refuses(Load, Code.MODEL_NOT_FOUND, "the hub has no repository mlx-community/SmolLM2-135M")
     result = cli(service.url, "load", "mlx-community/SmolLM2-135M")
     assert result.err.startswith("mlx-broker: the hub has no repository mlx-community/SmolLM2-135M (did you mean ")
+
+
+@pytest.mark.parametrize("command", ["load", "pin", "events", "launch"])
+def test_a_broken_model_is_not_said_to_be_missing(service: PlayedService, cli: Command, command: str) -> None:
+    service.knows([])
+    reason = "half: config.json names the architecture 'new', unknown for type text-gen"
+    service.broken = [{"model_id": "half", "path": "/models/half", "reason": reason}]
+    service.refuses(Load, Code.LOAD_FAILED, reason)
+    service.refuses(Pin, Code.MODEL_NOT_FOUND, reason)
+    result = cli(service.url, command, *(["codex"] if command == "launch" else []), "half")
+    told = "half cannot be loaded: config.json names the architecture 'new', unknown for type text-gen"
+    assert (result.code, result.err) == (1, f"mlx-broker: {told}\n")
 
 
 def test_a_load_in_a_terminal_shows_its_stages(service: PlayedService) -> None:
