@@ -18,13 +18,14 @@ class SharedAnswer:
         self._asked_at = float("-inf")
 
     async def get(self, max_age: float, fetch: Callable[[], Awaitable[bytes]]) -> bytes:
-        """An answer that was asked for at most `max_age` seconds ago; 0: after this call. Raises what `fetch` raises,
-        and keeps what was there."""
+        """An answer that was asked for at most `max_age` seconds before this call; 0: after it. Raises what `fetch`
+        raises, and keeps what was there."""
         if max_age <= 0:
             return await self._fetch(fetch)
-        if self._age() > max_age:
+        oldest = self._clock() - max_age  # of this call: an answer that comes slowly is one for all who waited for it
+        if self._asked_at < oldest:
             async with self._fetching:
-                if self._age() > max_age:  # else somebody fetched while this one waited
+                if self._asked_at < oldest:  # else somebody fetched while this one waited
                     await self._fetch(fetch)
         return self._body
 
@@ -34,6 +35,3 @@ class SharedAnswer:
         if asked_at >= self._asked_at:
             self._body, self._asked_at = body, asked_at
         return body
-
-    def _age(self) -> float:
-        return self._clock() - self._asked_at

@@ -44,6 +44,19 @@ async def test_many_at_once_share_one() -> None:
     assert await shared.get(60, source.fetch) == b"1"
 
 
+async def test_many_share_one_that_comes_slowly() -> None:
+    """Else each of them would wait for one of its own, after those of all before it."""
+    now = 100.0
+    shared, source = SharedAnswer(lambda: now), Source()
+    source.open.clear()
+    asking = [asyncio.create_task(shared.get(0.5, source.fetch)) for _ in range(20)]
+    await source.was_asked.wait()
+    now = 102.0
+    source.open.set()
+    assert await asyncio.gather(*asking) == [b"1"] * 20
+    assert await shared.get(0.5, source.fetch) == b"2"
+
+
 async def test_an_answer_that_is_too_old_is_asked_for_again() -> None:
     now = 100.0
     shared, source = SharedAnswer(lambda: now), Source()
