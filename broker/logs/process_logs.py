@@ -14,7 +14,7 @@ from typing import Any
 from broker.logs.ring import Line, Ring
 from broker.processes.lines import LogEvent
 from broker.wire.failure import Code, Failure, FailureError
-from broker.wire.log_text import harmless
+from broker.wire.log_text import harmless, shown_trace
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class ProcessLogs:
         about: dict[str, Any] = {"worker": worker_id, "request_id": said.trace, "lines": said.lines}
         if process is not None:
             about |= {"pid": process.pid or None, "model": process.model_id}
-            suffix = f" request_id={said.trace}" if said.trace else ""
+            suffix = f" request_id={shown_trace(said.trace)}" if said.trace else ""
             self._add(process, said.text + suffix, *said.lines)
         logger.log(said.level, "%s: %s", worker_id, said.text, extra=about)
 

@@ -141,10 +141,11 @@ def said_by(data: bytes, left_out: int = 0) -> list[LogEvent]:
         if event is not None:
             return [event]
         data = data[1:]
-    text = data[: 4 * MAX_CHARACTERS].decode(errors="replace").rstrip()
-    if len(text) > MAX_CHARACTERS or left_out:
+    # Cut last: what is escaped is longer, and of a URL in two pieces the password would be left.
+    text = harmless(data[: 4 * MAX_CHARACTERS].decode(errors="replace").rstrip())
+    if len(text) > MAX_CHARACTERS or len(data) > 4 * MAX_CHARACTERS or left_out:
         text = f"{text[:MAX_CHARACTERS]}… ({len(data) + left_out} bytes)"
-    return [LogEvent(harmless(text))] if text else []
+    return [LogEvent(text)] if text else []
 
 
 def _event(data: bytes) -> LogEvent | None:
@@ -159,6 +160,6 @@ def _event(data: bytes) -> LogEvent | None:
             level = _LEVELS.get(name)
             if level is None or not isinstance(trace, str) or not isinstance(lines, list):
                 return None
-            below = tuple(harmless(str(line)[:MAX_CHARACTERS]) for line in lines)
-            return LogEvent(harmless(message[:MAX_CHARACTERS]), level, harmless(trace[:MAX_TRACE]), below)
+            below = tuple(harmless(str(line))[:MAX_CHARACTERS] for line in lines)
+            return LogEvent(harmless(message)[:MAX_CHARACTERS], level, harmless(trace)[:MAX_TRACE], below)
     return None

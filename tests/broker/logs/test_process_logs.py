@@ -77,7 +77,7 @@ def test_a_traceback_is_many_lines_and_the_request_is_named(house: House) -> Non
     house.logs.started("w1", 11)
     house.logs.assigned("w1", "m")
     house.logs.said("w1", LogEvent("it fails", 40, "my id", ("Traceback", "ValueError")))
-    assert house.tail("m")[1:] == [(11, "it fails request_id=my id"), (11, "Traceback"), (11, "ValueError")]
+    assert house.tail("m")[1:] == [(11, 'it fails request_id="my id"'), (11, "Traceback"), (11, "ValueError")]
 
 
 def test_a_follower_gets_the_tail_and_then_each_line(house: House) -> None:

@@ -96,6 +96,30 @@ def test_a_line_of_ten_megabytes_is_cut_and_takes_no_memory() -> None:
     assert peak < MIB
 
 
+@pytest.mark.parametrize("char", ["\x1b", "\u202e", "\U000e0001"])
+def test_what_is_escaped_is_not_longer_than_a_line(char: str) -> None:
+    data = (char * MAX_CHARACTERS).encode()
+    [text] = lines_of(data)
+    assert text == f"{harmless(char * MAX_CHARACTERS)[:MAX_CHARACTERS]}… ({len(data)} bytes)"
+    printed = Printed()
+    printed.feed(event_of(level="INFO", message=char * MAX_CHARACTERS, lines=[char * MAX_CHARACTERS]))
+    [event] = printed.take(0.0)
+    assert [len(line) for line in (event.text, *event.lines)] == [MAX_CHARACTERS] * 2
+
+
+def test_of_a_url_at_the_end_of_what_is_shown_no_password_is_left() -> None:
+    url = "https://somebody:hunter2@host.example/path"
+    for start in range(MAX_CHARACTERS - len(url), MAX_CHARACTERS):
+        before = "x" * (start - 1) + " "
+        assert "hunter" not in "".join(lines_of((before + url).encode()))
+        assert "hunter" not in "".join(lines_of(event_of(level="INFO", message=before + url, lines=[before + url])))
+
+
+def test_a_line_of_which_little_can_be_shown_says_how_long_it_was() -> None:
+    data = b"https://host.example/?" + b"q" * 4 * MAX_CHARACTERS + b" and what follows"
+    assert lines_of(data) == [f"https://host.example/?…… ({len(data)} bytes)"]
+
+
 def test_a_flood_is_left_out_but_for_its_last_lines() -> None:
     printed = Printed()
     texts: list[str] = []
