@@ -30,6 +30,7 @@ class OpenApiDocument(BaseModel):
 
     openapi: str
     info: dict[str, Any]
+    servers: list[dict[str, str]]
     tags: list[dict[str, str]]
     paths: dict[str, Any]
     components: dict[str, Any]

@@ -73,6 +73,8 @@ def openapi(endpoints: Sequence[Endpoint]) -> Object:
             "summary": "Many MLX models behind the APIs that clients already speak.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
+        # Not "/": a proxy may serve the gateway below a path.
+        "servers": [{"url": ".", "description": "Beside this document."}],
         "tags": [{"name": name} for name in dict.fromkeys(row.dialect.name for row in endpoints)],
         "paths": paths,
         "components": {

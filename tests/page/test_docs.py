@@ -10,13 +10,15 @@ from gateway.settings import Settings
 from tests.gateway.document.answering import AnsweringLink
 from tests.gateway.served import served
 from tests.page.browser import Browser
+from tests.page.proxy import proxied
 from tests.service import wait_until
 
 pytestmark = [pytest.mark.page, pytest.mark.anyio]
 OPERATION = "#operations-OpenAI-get_models"
 
 
-async def test_the_document_is_shown_and_tried(browser: Browser) -> None:
+@pytest.mark.parametrize("prefix", ["", "/models"])
+async def test_the_document_is_shown_and_tried(browser: Browser, prefix: str) -> None:
     operations = {(row.method, row.path) for row in ENDPOINTS}
 
     def steps(url: str) -> None:
@@ -36,5 +38,8 @@ async def test_the_document_is_shown_and_tried(browser: Browser) -> None:
         assert browser.requests("://") == browser.requests(url)
 
     settings = Settings(port=0, default_model="org/rich", api_key=SecretStr("a-key"))
-    async with served(AnsweringLink(), settings) as client:
-        await asyncio.to_thread(steps, str(client.base_url).rstrip("/"))
+    async with (
+        served(AnsweringLink(), settings) as client,
+        proxied(str(client.base_url).rstrip("/"), prefix) as url,
+    ):
+        await asyncio.to_thread(steps, url)

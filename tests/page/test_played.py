@@ -16,6 +16,7 @@ from broker.wire.work import Generate
 from tests.gateway.played_broker import ending
 from tests.page.browser import Browser, card
 from tests.page.played import GIB, PlayedPool, entry, listing, played
+from tests.page.proxy import proxied
 from tests.service import wait_until
 
 pytestmark = [pytest.mark.page, pytest.mark.anyio]
@@ -198,6 +199,21 @@ async def test_a_download_is_seen_cancelled_and_seen_to_fail(browser: Browser, r
         await drive(lambda: browser.wait_text(f"{row} .wrong", "the download was cancelled"))
         await drive(lambda: browser.click(f"{row} button:not([hidden])"))
         await drive(lambda: wait_until(lambda: not browser.all(row), 10, "the row is closed"))
+
+
+async def test_it_works_below_a_path_of_a_proxy(browser: Browser, runtime_dir: Path) -> None:
+    def steps(url: str) -> None:
+        for page in (f"{url}/", f"{url}/ui"):
+            browser.driver.get(page)
+            browser.wait_text("#link", "live")
+            browser.see(card("org/tiny", ".uplot"))
+        browser.click(card("org/tiny", "[data-action=unload]"))
+        names = browser.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+        assert [name for name in names if not name.startswith(f"{url}/")] == []
+
+    async with played(runtime_dir, [entry("org/tiny")]) as (url, pool), proxied(url, "/models") as outer:
+        await drive(steps, outer)
+        await drive(lambda: wait_until(lambda: pool.commands == [("Unload", "org/tiny")], 10, "the unload"))
 
 
 async def test_many_downloads_and_answers_leave_a_connection_for_the_buttons(
