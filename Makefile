@@ -37,7 +37,8 @@ $(DEV_STAMP): $(STAMP) requirements-dev.lock
 	$(BIN)/pip check
 	@touch $@
 
-# honcho reads .env, so the ports are checked and the demo model is prepared under honcho too. exec: signals to make's child reach honcho itself.
+# honcho reads .env, so the ports are checked and the demo model is prepared under honcho too. exec: signals to make's
+# child reach honcho itself.
 VENV = env PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONUNBUFFERED=1
 
 run: install

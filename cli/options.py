@@ -26,6 +26,6 @@ Model = Annotated[
 ModelOrAll = Annotated[
     str | None,
     typer.Argument(
-        metavar="MODEL", help="Without it: all that are loaded.", autocompletion=complete_models, callback=_not_empty
+        metavar="MODEL", help="Without it: all in use.", autocompletion=complete_models, callback=_not_empty
     ),
 ]

@@ -49,7 +49,7 @@ def command(
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how fast a model answers: time to the first token, and tokens per second."""
+    """Measure time to the first token, and tokens per second."""
     levels = [whole("--streams", entry, MOST_STREAMS) for entry in streams.split(",")]
     prompt, answer = whole("--prompt-tokens", prompt_tokens, MOST_TOKENS), whole("--tokens", tokens, MOST_TOKENS)
     repeats = whole("--rounds", rounds, MOST_TOKENS)

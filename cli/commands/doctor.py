@@ -22,7 +22,7 @@ Named = Annotated[bool, typer.Option("--models", help="Tell the names of models.
 Checked = Annotated[
     str,
     typer.Option(
-        "--model", metavar="MODEL", help=f"Of the live checks; {TINY!r} is one that doctor makes. By default {DEMO}."
+        "--model", metavar="MODEL", help=f"With which the live checks run; {TINY!r} is one that doctor makes."
     ),
 ]
 

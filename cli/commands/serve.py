@@ -24,7 +24,8 @@ def command(
         str | None, typer.Option(metavar="ADDRESS", help="Where to listen. [default: 127.0.0.1]", show_default=False)
     ] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="0: any free port. [default: 8080]", show_default=False)
+        int | None,
+        typer.Option(min=0, max=65535, metavar="PORT", help="0: any free port. [default: 8080]", show_default=False),
     ] = None,
     models_dir: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="The folder with models, beside the Hugging Face cache.")

@@ -9,7 +9,7 @@ STOP_SECONDS = 60.0
 
 
 def command() -> None:
-    """End the service that `serve --detach` has started, and wait until it has gone."""
+    """End what `serve --detach` has started. Waits until it has gone."""
     place = find_place()
     serving = read(place.record)
     if serving is None:

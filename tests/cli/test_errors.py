@@ -1,5 +1,6 @@
 """Whatever is wrong is one line that says what to do, and an exit code; never a traceback, never a key."""
 
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -253,7 +254,9 @@ def test_help_names_every_command_and_every_command_has_help(cli: Command) -> No
     whole = cli(None)
     assert whole.code == 0
     for name in COMMANDS:
-        assert f"\n  {name} " in whole.out
+        [told] = re.findall(rf"^  {name} +(.+)$", whole.out, re.MULTILINE)
+        assert told.endswith("."), "it has room in its line"
+        assert not told.endswith("...")
         own = cli(None, name, "--help")
         assert own.code == 0
         assert f"Usage: mlx-broker {name} " in own.out
