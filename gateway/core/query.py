@@ -38,7 +38,7 @@ def _seconds(text: object) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < float("inf"):
-        raise ValueError(f"must be a number of seconds, not {text!r:.80}")
+        raise ValueError(f"must be a number of seconds from 0 on, not {text!r:.80}")
     return seconds
 
 

@@ -15,7 +15,6 @@ def log_access(served: Served) -> None:
     the path in a URL."""
     if not log.isEnabledFor(logging.INFO):
         return
-    tokens = served.tokens
     known: dict[str, Any] = {
         "method": served.method,
         "path": served.asked[:_MAX_PATH],
@@ -23,17 +22,22 @@ def log_access(served: Served) -> None:
         "outcome": served.outcome,
         "model": served.model if served.is_known else None,
     }
-    if tokens.prompt or tokens.generated:
-        known |= {
-            "prompt_tokens": tokens.prompt,
-            "cached_tokens": tokens.cached,
-            "completion_tokens": tokens.generated,
-        }
-    if served.first_output is not None:
-        known["ttft_seconds"] = round(served.first_output - served.started, 4)
+    if served.is_inference:  # streams of events and lines have outputs too
+        known |= _of_inference(served)
     if served.ended is not None:
         known["duration_seconds"] = round(served.ended - served.started, 4)
     log.info("%s", _line(known), extra=known)
+
+
+def _of_inference(served: Served) -> dict[str, Any]:
+    tokens = served.tokens
+    known: dict[str, Any] = {}
+    if tokens.prompt or tokens.generated:
+        known["prompt_tokens"], known["cached_tokens"] = tokens.prompt, tokens.cached
+        known["completion_tokens"] = tokens.generated
+    if served.first_output is not None:
+        known["ttft_seconds"] = round(served.first_output - served.started, 4)
+    return known
 
 
 def _line(known: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from broker.wire.failure import Code, Failure
-from broker.wire.from_gateways import InferenceRequest
+from broker.wire.from_gateways import InferenceRequest, Logs
 from broker.wire.outputs import FINAL, PARTIAL, Output
 from gateway.http.access import log_access
 from gateway.link.client import BrokerClient
@@ -84,6 +84,18 @@ async def test_a_stream(runtime_dir: Path, lines: Lines) -> None:
         await answer.aread()
         message, _ = await lines.next()
         assert message.startswith(f"POST {CHAT} 200 worker_died org/tiny prompt 0, completion 1 tokens ttft ")
+
+
+async def test_a_stream_of_events_or_lines_has_no_tokens(runtime_dir: Path, lines: Lines) -> None:
+    settings = settings_for(runtime_dir)
+    async with PlayedBroker(runtime_dir) as broker, served(BrokerClient(settings.broker_socket), settings) as client:
+        await broker.meet()
+        asking = asyncio.create_task(client.get("/admin/models/org/tiny/logs?follow=false"))
+        await broker.final((await broker.expect(Logs))[0], {"lines": [[1.5, 7, "a"], [1.5, 7, "b"]]})
+        await asking
+        message, fields = await lines.next()
+        assert message.startswith("GET /admin/models/org/tiny/logs 200 ok duration ")
+        assert not {"prompt_tokens", "completion_tokens", "ttft_seconds"} & fields.keys()
 
 
 async def test_errors_and_names_that_clients_invent(runtime_dir: Path, lines: Lines) -> None:
