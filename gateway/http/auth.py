@@ -2,7 +2,7 @@
 
 import contextlib
 import hmac
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -111,6 +111,8 @@ class SameOrigin:
 def check_page(scope: Scope, *, needs_key: bool, what: str = "administration") -> None:
     """Raises FailureError `foreign_origin` for what SameOrigin refuses. what: is not for such pages."""
     headers = dict(scope["headers"])
+    if _is_loaded_elsewhere(headers):
+        raise FailureError(Failure(Code.FOREIGN_ORIGIN, f"{what} is not for pages of other sites"))
     origin, host = headers.get(b"origin"), headers.get(b"host", b"").decode("latin-1")
     if origin is not None:
         netloc, name = _parts(origin.decode("latin-1"))
@@ -122,6 +124,13 @@ def check_page(scope: Scope, *, needs_key: bool, what: str = "administration") -
         is_ours = scope["method"] not in ("GET", "HEAD") or not _is_public(name)
     if not (is_ours or needs_key):
         raise FailureError(Failure(Code.FOREIGN_ORIGIN, f"{what} by the name {name:.80} {_NEEDS_KEY}"))
+
+
+def _is_loaded_elsewhere(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a page of another site loads this as an image, a script or a frame: that comes without an origin. A link
+    that a user follows shows it to the user alone."""
+    site, target = headers.get(b"sec-fetch-site"), headers.get(b"sec-fetch-dest")
+    return site in (b"cross-site", b"same-site") and target != b"document"
 
 
 def _parts(url: str) -> tuple[str | None, str]:

@@ -11,13 +11,14 @@ from gateway.http.auth import KeyAuth, SameOrigin
 pytestmark = pytest.mark.anyio
 
 
-async def passes(origin: str | None, host: str, *, needs_key: bool = False, method: str = "GET") -> bool:
+async def passes(origin: str | None, host: str, *, needs_key: bool = False, method: str = "GET", **others: str) -> bool:
     reached = []
 
     async def app(*_: object) -> None:
         reached.append(True)
 
     headers = [(b"host", host.encode()), *([(b"origin", origin.encode())] if origin is not None else [])]
+    headers += [(name.replace("_", "-").encode(), value.encode()) for name, value in others.items()]
     with contextlib.suppress(FailureError):
         scope = {"type": "http", "method": method, "headers": headers}
         await SameOrigin(app, needs_key=needs_key)(scope, None, None)  # type: ignore[arg-type] # not used
@@ -51,6 +52,16 @@ async def test_a_page_that_only_reads_says_no_origin(host: str) -> None:
 )
 async def test_no_server_on_the_internet_answers_for_these_names(host: str) -> None:
     assert await passes(None, host)
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+async def test_a_page_of_another_site_cannot_load_it_without_an_origin_either(site: str) -> None:
+    for target in ("image", "script", "iframe", "empty"):
+        assert not await passes(None, "127.0.0.1:8080", sec_fetch_site=site, sec_fetch_dest=target)
+        assert not await passes(None, "127.0.0.1:8080", needs_key=True, sec_fetch_site=site, sec_fetch_dest=target)
+        for own in ("same-origin", "none"):
+            assert await passes(None, "127.0.0.1:8080", sec_fetch_site=own, sec_fetch_dest=target)
+    assert await passes(None, "127.0.0.1:8080", sec_fetch_site=site, sec_fetch_dest="document")  # a link
 
 
 @pytest.mark.parametrize("origin", ["null", "http://[", "http://", ""])
