@@ -187,8 +187,8 @@ def test_without_a_model_it_says_how_to_get_one(browser: Browser, tmp_path: Path
         text = browser.wait_text("#models-empty", "This machine has no model yet")
         assert "mlx-broker pull" in text
         assert str(tmp_path / "models") in text
-        browser.run("location.hash = '#disk'")
-        browser.wait_text("#disk-empty", "mlx-broker pull")
+        browser.click("#models-empty a")  # where the field is that the words name
+        browser.wait_text("#disk-empty", "hub above")
         # A pull that cannot be says why: this service is offline.
         browser.see("#pull-name").send_keys("org/none\n")
         browser.wait_text("#pulls .wrong", "org/none", 60)

@@ -119,7 +119,7 @@ function drawEmpty(empty) {
   if (empty.dataset.kind === kind) return;
   empty.dataset.kind = kind;
   empty.replaceChildren();
-  if (kind === "none") howToGetOne(empty, store.state.disk?.folders);
+  if (kind === "none") howToGetOne(empty, el("a", { href: "#disk", text: "on disk" }), store.state.disk?.folders);
   else empty.append(el("h2", { text: "No model is loaded" }), el("p", {}, "The first request for a model loads it. Or choose one ", el("a", { href: "#disk", text: "on disk" }), "."));
 }
 

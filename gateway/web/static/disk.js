@@ -49,18 +49,23 @@ export function showDisk(state, act) {
   for (const node of byId("disk-list").children) node.now(state.models.get(node.itemKey)?.state);
   show(byId("disk-list"), some.length > 0);
   show(byId("disk-empty"), disk.models.length === 0);
-  if (disk.models.length === 0) howToGetOne(byId("disk-empty"), disk.folders);
+  if (disk.models.length === 0) howToGetOne(byId("disk-empty"), "above", disk.folders);
   keyed(byId("disk-broken"), disk.broken, (broken) => `${broken.model_id}:${broken.path}`, (broken) =>
     el("div", { class: "notice" }, el("p", {}, el("strong", { text: broken.model_id }), " cannot be served: ",
       el("span", { text: broken.reason })), el("p", { class: "quiet path", text: broken.path })));
 }
 
-/** What to do without a model. @param {HTMLElement} holder @param {any[]} [folders] */
-export function howToGetOne(holder, folders = []) {
+/**
+ * What to do without a model.
+ * @param {HTMLElement} holder
+ * @param {Node|string} where the field for a name is
+ * @param {any[]} [folders]
+ */
+export function howToGetOne(holder, where, folders = []) {
   if (holder.childElementCount > 0) return;
   holder.append(
     el("h2", { text: "This machine has no model yet" }),
-    el("p", { text: "Name one of the Hugging Face hub above, or download one in a terminal; it appears here by itself:" }),
+    el("p", {}, "Name one of the Hugging Face hub ", where, ", or download one in a terminal; it appears here by itself:"),
     el("pre", { text: "mlx-broker pull mlx-community/SmolLM2-135M-Instruct" }),
   );
   if (folders.length > 0) {
