@@ -43,6 +43,7 @@ def take(path: Path, serving: Serving) -> int:
     """The descriptor that holds the lock: the record stands until it is closed. Raises TakenError or CliError."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _refuse_anothers(path)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise CliError(f"runtime_dir {path.parent} cannot be used: {error.strerror}") from error
@@ -59,8 +60,9 @@ def take(path: Path, serving: Serving) -> int:
 
 
 def read(path: Path) -> Serving | None:
-    """The `serve` that runs here; None if none does."""
+    """The `serve` that runs here; None if none does. Raises CliError for a directory of another user."""
     with suppress(OSError):
+        _refuse_anothers(path)
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         try:
             return None if _lock(descriptor, fcntl.LOCK_SH) else _parsed(descriptor)
@@ -98,6 +100,13 @@ def _wait(path: Path, seconds: float) -> bool:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     return True
+
+
+def _refuse_anothers(path: Path) -> None:
+    """Somebody else who made this directory first, in /tmp, could name any process to be signalled. The broker refuses
+    it as well."""
+    if path.parent.stat().st_uid != os.getuid():
+        raise CliError(f"runtime_dir {path.parent} belongs to another user")
 
 
 def _lock(descriptor: int, kind: int) -> bool:

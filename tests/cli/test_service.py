@@ -87,6 +87,19 @@ def test_one_that_does_not_end_is_not_waited_for_for_ever(record: Path, monkeypa
     os.close(descriptor)
 
 
+def test_a_record_of_another_user_is_not_believed(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with holder(record) as holding:
+        assert holding.stdout is not None
+        assert holding.stdout.readline() == b"taken\n"
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getuid", lambda: record.stat().st_uid + 1)
+            for use in (lambda: read(record), lambda: end(record, 1), lambda: take(record, SERVING)):
+                with pytest.raises(CliError, match=rf"^runtime_dir {record.parent} belongs to another user$"):
+                    use()
+        assert holding.poll() is None
+        assert end(record, 10)
+
+
 def test_a_reader_does_not_keep_a_serve_from_starting(record: Path) -> None:
     os.close(take(record, SERVING))
     with record.open() as reader:
