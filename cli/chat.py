@@ -15,11 +15,11 @@ _CHAT = "/v1/chat/completions"
 
 
 class ChatTurns:
-    """system: instructions before its first turn. max_tokens: of each answer, None for the gateway's default."""
+    """system: instructions before its first turn. parameters: of every request, None for the gateway's default."""
 
-    def __init__(self, gateway: Gateway, model: str, system: str | None, max_tokens: int | None) -> None:
+    def __init__(self, gateway: Gateway, model: str, system: str | None, parameters: Json) -> None:
         self._gateway = gateway
-        self._fixed: Json = {"model": model} | ({} if max_tokens is None else {"max_tokens": max_tokens})
+        self._fixed = {"model": model, **{name: value for name, value in parameters.items() if value is not None}}
         self._start = [{"role": "system", "content": system}] if system else []
         self.messages: list[Json] = list(self._start)
 

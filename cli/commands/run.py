@@ -41,6 +41,10 @@ def command(
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", min=1, metavar="TOKENS", help="How long an answer is at most.")
     ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option("--temperature", min=0, metavar="NUMBER", help="How freely it chooses its words; 0: not at all."),
+    ] = None,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
@@ -50,7 +54,7 @@ def command(
     """
     images = [data_url(path) for path in image or ()]
     gateway = Gateway(url, timeout=None)
-    conversation = ChatTurns(gateway, model, system, max_tokens)
+    conversation = ChatTurns(gateway, model, system, {"max_tokens": max_tokens, "temperature": temperature})
     if prompt is None and can_ask() and is_terminal() and not as_json:
         _exists(gateway, model)
         _talk(gateway, model, conversation, images)

@@ -97,8 +97,8 @@ def test_texts_that_are_not_utf8(service: PlayedService, model: PlayedModel) -> 
 
 
 def test_a_whole_answer_as_json(service: PlayedService, model: PlayedModel, cli: Command) -> None:
-    answer = cli(service.url, "run", "org/tiny", "Hi", "--json", "--max-tokens", "7").json
-    assert model.work[0].max_tokens == 7
+    answer = cli(service.url, "run", "org/tiny", "Hi", "--json", "--max-tokens", "7", "--temperature", "0").json
+    assert (model.work[0].max_tokens, model.work[0].temperature) == (7, 0)
     assert answer["choices"][0]["message"]["content"] == "Paris."
     assert answer["usage"]["completion_tokens"] == 3
 
