@@ -1,4 +1,6 @@
-"""Many pages that watch: hundreds of event streams beside a stream of tokens, and one that is never read."""
+"""Many pages that watch: hundreds of event streams, and logs of a process that floods them, beside a stream of tokens.
+One of each is never read.
+"""
 
 import asyncio
 import contextlib
@@ -6,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.wire.from_gateways import Cancel, Goodbye, InferenceRequest, Watch
+from broker.wire.from_gateways import Cancel, Goodbye, InferenceRequest, Logs, Watch
 from broker.wire.outputs import PARTIAL, Output
 from tests.gateway.link.test_feed import change
 from tests.gateway.played_broker import PlayedBroker
@@ -15,6 +17,9 @@ from tests.gateway.running import Connection, chat, connected, running_gateway
 pytestmark = pytest.mark.anyio
 
 STREAMS = 200
+READERS = 50
+LINES = ["y" * 200] * 250  # about as much as the broker puts into one output
+LOG = b"GET /admin/models/org/loud/logs HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
 EVENTS = b"GET /admin/events HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
 
 
@@ -49,3 +54,31 @@ async def test_two_hundred_event_streams_take_no_turn_from_tokens(runtime_dir: P
         await chats.read_until(b"[DONE]")
         await stack.aclose()
         assert isinstance((await broker.receive()).body, Cancel | Goodbye)  # the one watch, when all have gone
+
+
+async def test_readers_of_a_flooded_log_take_no_turn_from_tokens(runtime_dir: Path) -> None:
+    async with (
+        PlayedBroker(runtime_dir) as broker,
+        running_gateway(broker, runtime_dir) as gateway,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        followed = []
+        readers = [await stack.enter_async_context(connected(gateway)) for _ in range(READERS)]
+        for reader in readers:
+            reader.writer.write(LOG)
+            followed.append((await broker.expect(Logs))[0])
+            await reader.read_until(b": following\n\n")
+        asleep, *awake = readers
+        asleep.reader._transport.pause_reading()  # type: ignore[attr-defined] # it never reads
+        chats = await stack.enter_async_context(connected(gateway))
+        await chats.post("/v1/chat/completions", chat(stream=True))
+        request_id, _ = await broker.expect(InferenceRequest)
+        for number in range(10):  # 25 MB
+            said = [[1.5, 7, text] for text in (*LINES, f"the last of {number}")]
+            for follower in followed:
+                await broker.outputs(Output(follower, PARTIAL, {"lines": said}))
+            await broker.partial(request_id, f"token{number}.")
+            await chats.read_until(f"token{number}.".encode())  # behind one output of each at most
+            await asyncio.gather(*(reader.read_until(f"the last of {number}".encode()) for reader in awake))
+        await broker.finish(request_id, "end")
+        await chats.read_until(b"[DONE]")
