@@ -76,6 +76,19 @@ def process(url: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
     )
 
 
+def in_bash(url: str, script: str) -> subprocess.CompletedProcess[str]:
+    """A script that runs the command."""
+    return subprocess.run(
+        ["/bin/bash", "-c", script],
+        cwd=ROOT,
+        env=environment(url),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 class Terminal:
     """The command in a terminal of this size: `with Terminal(url, "top") as terminal`. `text` is all that it wrote,
     without what steers a terminal; `raw` is with it."""

@@ -1,6 +1,5 @@
 """What the shells complete: commands, options and names of models."""
 
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -9,9 +8,8 @@ import pytest
 
 from cli.names import nearest
 from tests.cli.played import HELD, PlayedService
-from tests.cli.running import Command, environment, process
+from tests.cli.running import Command, in_bash, process
 from tests.cli.strangers import stranger
-from tests.service import ROOT
 
 MODELS = ["org/tiny", "org/tiny-2", "other", "$(reboot)`x`", "a b"]
 
@@ -75,16 +73,8 @@ def test_the_script_of_bash_works_in_bash(service: PlayedService, tmp_path: Path
         f"{script}\nCOMP_WORDS=(mlx-broker load org/); COMP_CWORD=2; _mlx_broker_completion {program}; "
         'printf "%s\\n" "${COMPREPLY[@]}"'
     )
-    result = subprocess.run(
-        ["/bin/bash", "-c", command],
-        cwd=ROOT,
-        env=environment(service.url),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert result.stdout.split() == ["org/tiny"]
+    result = in_bash(service.url, command)
+    assert (result.returncode, result.stdout.split()) == (0, ["org/tiny"])
 
 
 def test_nearest_names() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from broker.wire.from_gateways import Watch
 from tests.cli.played import PlayedService
-from tests.cli.running import Command, Terminal, environment, process
+from tests.cli.running import Command, Terminal, environment, in_bash, process
 from tests.gateway.http.test_gateway import LOADED, STATUS
 from tests.service import ROOT, wait_until
 
@@ -90,15 +90,7 @@ def test_a_letter_that_the_output_lacks_ends_nothing(service: PlayedService) -> 
 def test_a_reader_that_goes_ends_it_quietly(service: PlayedService) -> None:
     service.status = loaded(*(f"org/model-{number}" for number in range(3000)))  # more than a pipe holds
     command = f"{sys.executable} -m cli ps | head -1; echo ${{PIPESTATUS[0]}}"
-    result = subprocess.run(
-        ["/bin/bash", "-c", command],
-        cwd=ROOT,
-        env=environment(service.url),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    result = in_bash(service.url, command)
     head, code = result.stdout.splitlines()
     assert head.startswith("MODEL")
     assert (code, result.stderr) == ("141", "")
@@ -115,10 +107,7 @@ def test_a_full_disk_is_one_line(service: PlayedService, arguments: list[str]) -
 
 def test_streams_that_are_closed_end_nothing(service: PlayedService) -> None:
     for closed in (">&-", "<&- >&- 2>&-"):
-        command = ["/bin/bash", "-c", f"{sys.executable} -m cli ps {closed}"]
-        result = subprocess.run(
-            command, cwd=ROOT, env=environment(service.url), capture_output=True, text=True, timeout=60, check=False
-        )
+        result = in_bash(service.url, f"{sys.executable} -m cli ps {closed}")
         assert (result.returncode, result.stderr) == (0, ""), closed
 
 
