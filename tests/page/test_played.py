@@ -408,6 +408,12 @@ async def test_it_is_used_by_the_keyboard_alone(browser: Browser, runtime_dir: P
             ".filter((node) => node.checkVisibility()).every((node) => node.tabIndex >= 0 || node.id === 'content')"
         )
         assert reached
+        browser.run("location.hash = '#disk'")
+        browser.run("document.querySelector('.skip').click()")
+        wait_until(lambda: browser.run("return document.activeElement.id") == "content", 10, "the content")
+        assert browser.run("return location.hash") == "#disk"
+        assert browser.text("#view-disk") != ""
+        browser.run("location.hash = '#models'")
         # From the kill button: Enter asks, Escape leaves everything as it is and the focus where it was.
         button = browser.see(card("org/tiny", "[data-action=kill]"))
         browser.run("arguments[0].focus()", button)

@@ -188,6 +188,10 @@ byId("pull").addEventListener("submit", (/** @type {any} */ event) => {
   field.value = "";
 });
 byId("disk-find").addEventListener("input", draw);
+byId("skip").addEventListener("click", (/** @type {Event} */ event) => {
+  event.preventDefault(); // the hash is the view
+  byId("content").focus();
+});
 window.addEventListener("hashchange", drawView);
 store.subscribe(draw);
 setInterval(() => {
