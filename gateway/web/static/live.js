@@ -4,13 +4,12 @@
  */
 
 import { ApiError } from "./api.js";
-import { dataIn } from "./sse.js";
+import { SILENCE_MS, Silence, dataIn } from "./sse.js";
 import { isNews, withChange, withLink, withStatus } from "./state.js";
 
 const POLL_MS = 2000;
 const POLL_AGE = 1; // seconds: pages that ask within one share an answer
 const NEWS_MS = 100; // changes come in groups
-const SILENCE_MS = 45_000; // the gateway sends a comment every few seconds
 const LATE_MS = 10_000;
 
 /**
@@ -124,13 +123,12 @@ export class Live {
   async #watch() {
     if (this.#watching !== null || document.hidden) return;
     const control = (this.#watching = new AbortController());
-    let silence = setTimeout(() => control.abort(), SILENCE_MS);
+    const silence = new Silence(SILENCE_MS, control);
     try {
       const response = await this.api.events(control.signal);
       const heard = () => {
         this.#endings = 0;
-        clearTimeout(silence);
-        silence = setTimeout(() => control.abort(), SILENCE_MS);
+        silence.heard();
       };
       for await (const data of dataIn(response, heard)) {
         const change = JSON.parse(data);
@@ -141,7 +139,7 @@ export class Live {
     } catch {
       // the next status says what is wrong
     }
-    clearTimeout(silence);
+    silence.end();
     // Whoever has replaced this one asks by itself. Else the next status that comes opens the next stream.
     if (this.#watching === control) {
       this.#watching = null;

@@ -3,7 +3,7 @@
 import { ApiError } from "./api.js";
 import { byId, el, setText } from "./dom.js";
 import { clock, harmless } from "./format.js";
-import { dataIn } from "./sse.js";
+import { SILENCE_MS, Silence, dataIn } from "./sse.js";
 
 const TAIL = 200;
 const KEPT = 2000;
@@ -45,30 +45,46 @@ export class LogView {
   /** @param {string} model @param {AbortSignal} signal */
   async #follow(model, signal) {
     while (!signal.aborted) {
-      let text = "The stream has ended; it begins again.";
-      let leave;
-      try {
-        if (this.api.talks.isFull) setText(byId("log-state"), "Waits until an answer of this page ends.");
-        leave = await this.api.talks.enter(signal);
-        const response = await this.api.logs(model, TAIL, signal);
-        byId("log-lines").replaceChildren();
-        setText(byId("log-state"), `Follows ${model}.`);
-        for await (const data of dataIn(response)) {
-          const line = JSON.parse(data);
-          if (line.error) throw new ApiError(line.error.message, 503);
-          add(line);
-        }
-      } catch (error) {
-        if (signal.aborted) return;
-        text = /** @type {Error} */ (error).message;
-        if (error instanceof ApiError && [401, 403].includes(error.status)) this.#control?.abort();
-      } finally {
-        leave?.();
-      }
-      setText(byId("log-state"), text);
-      if (signal.aborted) return;
+      if (this.api.talks.isFull) setText(byId("log-state"), "Waits until an answer of this page ends.");
+      const leave = await this.api.talks.enter(signal).catch(() => null);
+      if (leave === null) return;
+      const end = await this.#read(model, signal);
+      leave();
+      if (end === null) return;
+      setText(byId("log-state"), end);
       await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
     }
+  }
+
+  /**
+   * Shows one stream.
+   * @param {string} model
+   * @param {AbortSignal} signal
+   * @returns {Promise<string|null>} how it ended; null if it is not wanted any more
+   */
+  async #read(model, signal) {
+    const control = new AbortController();
+    signal.addEventListener("abort", () => control.abort(), { once: true });
+    const silence = new Silence(SILENCE_MS, control);
+    try {
+      const response = await this.api.logs(model, TAIL, control.signal);
+      byId("log-lines").replaceChildren();
+      setText(byId("log-state"), `Follows ${model}.`);
+      for await (const data of dataIn(response, () => silence.heard())) {
+        const line = JSON.parse(data);
+        if (line.error) throw new ApiError(line.error.message, 503);
+        add(line);
+      }
+    } catch (error) {
+      if (signal.aborted) return null;
+      if (!control.signal.aborted) {
+        if (error instanceof ApiError && [401, 403].includes(error.status)) this.#control?.abort();
+        return /** @type {Error} */ (error).message;
+      }
+    } finally {
+      silence.end();
+    }
+    return "The stream has ended; it begins again.";
   }
 }
 

@@ -1,5 +1,8 @@
 /** Server-sent events out of the bytes of a response, whatever pieces they come in. */
 
+// For streams that can begin again: the gateway sends a comment every few seconds, unless it is told otherwise.
+export const SILENCE_MS = 45_000;
+
 /**
  * Collects pieces and gives the data of each event that is whole.
  */
@@ -21,6 +24,28 @@ export class EventReader {
 function dataOf(event) {
   const lines = event.split(/\r?\n/).filter((line) => line.startsWith("data:"));
   return lines.length ? lines.map((line) => line.slice(5).replace(/^ /, "")).join("\n") : null;
+}
+
+/** Ends a stream from which nothing has come for a while: a connection that dies in a sleep says nothing. */
+export class Silence {
+  /** @type {ReturnType<typeof setTimeout>|undefined} */
+  #timer;
+
+  /** @param {number} ms @param {AbortController} control of the stream */
+  constructor(ms, control) {
+    this.ms = ms;
+    this.control = control;
+    this.heard();
+  }
+
+  heard() {
+    this.end();
+    this.#timer = setTimeout(() => this.control.abort(), this.ms);
+  }
+
+  end() {
+    clearTimeout(this.#timer);
+  }
 }
 
 /**

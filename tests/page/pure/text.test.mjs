@@ -7,7 +7,7 @@ import { Api, ApiError, failureOf, inPath, keyOf, Keys } from "../../../gateway/
 import { bytes, gib, harmless, many, percent, rate, seconds, span } from "../../../gateway/web/static/format.js";
 import { linkAfter, pauseAfter } from "../../../gateway/web/static/live.js";
 import { placeOf } from "../../../gateway/web/static/places.js";
-import { dataIn, EventReader } from "../../../gateway/web/static/sse.js";
+import { dataIn, EventReader, Silence } from "../../../gateway/web/static/sse.js";
 
 test("sizes", () => {
   assert.deepEqual([0, 1023, 2048, 5.5 * 2 ** 20, 2 ** 30, 150 * 2 ** 30, null].map(bytes), ["0 B", "1023 B", "2 KiB", "5.5 MiB", "1.0 GiB", "150 GiB", "–"]);
@@ -99,4 +99,20 @@ test("a place in the page", () => {
   assert.deepEqual(placeOf("#chat/org%2Fname"), { view: "chat", model: "org/name" });
   assert.deepEqual(placeOf("#nothing/x"), { view: "models", model: "x" });
   assert.deepEqual(placeOf("#chat/%"), { view: "models", model: "" });
+});
+
+test("silence is what lasts longer than it may since something was heard", (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout"] });
+  const [first, second] = [new AbortController(), new AbortController()];
+  const silence = new Silence(1000, first);
+  context.mock.timers.tick(999);
+  silence.heard();
+  context.mock.timers.tick(999);
+  assert.equal(first.signal.aborted, false);
+  context.mock.timers.tick(1);
+  assert.equal(first.signal.aborted, true);
+  const ended = new Silence(1000, second);
+  ended.end();
+  context.mock.timers.tick(2000);
+  assert.equal(second.signal.aborted, false);
 });
