@@ -4,6 +4,7 @@ import contextlib
 import hmac
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address
+from itertools import islice
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -20,6 +21,7 @@ _NEEDS_KEY = (
     "needs a key, since pages of other sites can take that name: use this machine's address or localhost, "
     "or set MLX_BROKER_ADMIN_TOKEN"
 )
+_MOST_KEYS = 4  # of one request that are looked at
 _NO_KEY = "missing or wrong key: send Authorization: Bearer <key> or x-api-key: <key>"
 
 
@@ -155,7 +157,11 @@ def _is_address(name: str) -> bool:
 
 
 def _keys_in(scope: Scope) -> Iterator[bytes]:
-    """One of several may be a leftover of a client's settings."""
+    """One of several may be a leftover of a client's settings. Not more than a few: each of them would be a guess."""
+    return islice(_all_keys_in(scope), _MOST_KEYS)
+
+
+def _all_keys_in(scope: Scope) -> Iterator[bytes]:
     for name, value in scope["headers"]:
         if name == b"x-api-key":
             yield bytes(value)

@@ -1,4 +1,4 @@
-"""Refusals that come late: a program that guesses the admin's key learns of one guess in a second on each connection.
+"""Refusals that come late: a program that guesses the admin's key can try a few in a second on each connection.
 
 Nothing is remembered of a caller, so that nobody is ever locked out: a right key passes at once, whatever else is
 going on. A flood cannot pile up: so many refusals wait at most, and those beyond them are answered at once. What

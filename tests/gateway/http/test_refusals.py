@@ -63,6 +63,16 @@ async def test_only_a_wrong_admin_token_waits(runtime_dir: Path) -> None:
         assert time.monotonic() - began < DELAY
 
 
+async def test_one_request_is_not_a_thousand_guesses(runtime_dir: Path) -> None:
+    async with (
+        PlayedBroker(runtime_dir) as broker,
+        running_gateway(broker, runtime_dir, **KEYS) as gateway,
+        httpx.AsyncClient(base_url=gateway.url, timeout=SECONDS) as client,
+    ):
+        guesses = [("x-api-key", f"guess {number}") for number in range(1000)]
+        assert (await client.get(PATH, headers=[*guesses, ("x-api-key", "root")])).status_code == 401
+
+
 async def test_a_flood_of_wrong_tokens_piles_nothing_up_and_stops_no_stream(
     runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
