@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import orjson
 from anyio import to_thread
 from pydantic import BaseModel, ConfigDict
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,7 +17,7 @@ from gateway.admin.dialect import ADMIN
 from gateway.document.openapi import openapi
 from gateway.document.schemas import JSON
 from gateway.http.endpoints import UNCHANGED, Endpoint, Guard, Handler
-from gateway.http.files import ShippedFile
+from gateway.http.files import ShippedFiles
 from gateway.http.inference import AppState
 
 
@@ -44,21 +42,13 @@ class WrittenDocument:
     etag: str
 
 
-HEADERS = {
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-        "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-    ),
-    "referrer-policy": "no-referrer",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-}
 _HERE = Path(__file__).parent
 PAGE = "docs.html"
 # Name below /docs/ -> place of the file.
 FILES = {name: _HERE / "page" / name for name in (PAGE, "docs.js")} | {
     name: _HERE / "vendor" / name for name in ("swagger-ui-bundle.js", "swagger-ui.css")
 }
+_SHIPPED = ShippedFiles(FILES)
 
 
 async def document(request: Request[AppState]) -> Response:
@@ -72,20 +62,12 @@ async def document(request: Request[AppState]) -> Response:
 
 async def docs(request: Request[AppState]) -> Response:
     """A page that shows this document."""
-    return _files()[PAGE].response(request)
+    return _SHIPPED.response(request, PAGE)
 
 
 async def docs_file(request: Request[AppState]) -> Response:
     """A file of that page. Raises HTTPException for any other name."""
-    found = _files().get(request.path_params["file"])
-    if found is None:
-        raise HTTPException(404)
-    return found.response(request)
-
-
-@functools.cache
-def _files() -> Mapping[str, ShippedFile]:
-    return {name: ShippedFile(path, HEADERS) for name, path in FILES.items()}
+    return _SHIPPED.response(request, request.path_params["file"])
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,32 +1,19 @@
 """The page for people: its files and their rows of the endpoint table.
 
-All of it is open, since it holds no data: what it shows it reads from /admin and /v1, with their keys. Nothing is
-inline and no other host is named, so that the policy below can forbid both.
+All of it is open, since it holds no data: what it shows it reads from /admin and /v1, with their keys.
 """
 
-import functools
-from collections.abc import Mapping
 from pathlib import Path
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.wire.failure import Code
 from gateway.admin.dialect import ADMIN
 from gateway.http.endpoints import UNCHANGED, Endpoint, Guard, Handler, Subtree
-from gateway.http.files import ShippedFile
+from gateway.http.files import ShippedFiles
 from gateway.http.inference import AppState
 
-HEADERS = {
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
-        "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-    ),
-    "referrer-policy": "no-referrer",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-}
 _HERE = Path(__file__).parent
 # Name below /ui/ -> place of the file. A test compares it with the folders.
 PAGE = "index.html"
@@ -60,26 +47,19 @@ FILES = {
         "state.js",
     )
 } | {f"vendor/{name}": _HERE / "vendor" / name for name in ("uPlot.iife.min.js", "uPlot.min.css")}
+_SHIPPED = ShippedFiles(FILES)
 
 
 async def page(request: Request[AppState]) -> Response:
     """The page, which is the same below both of its addresses."""
-    answer = _files()[PAGE].response(request)
+    answer = _SHIPPED.response(request, PAGE)
     answer.headers["vary"] = "accept"  # at / other programs get a text
     return answer
 
 
 async def file(request: Request[AppState]) -> Response:
     """A file of the page. Raises HTTPException for any other name."""
-    found = _files().get(request.path_params["file"])
-    if found is None:
-        raise HTTPException(404)
-    return found.response(request)
-
-
-@functools.cache
-def _files() -> Mapping[str, ShippedFile]:
-    return {name: ShippedFile(path, HEADERS) for name, path in FILES.items()}
+    return _SHIPPED.response(request, request.path_params["file"])
 
 
 def _row(

@@ -68,7 +68,7 @@ async def test_every_file_has_its_type_and_the_strict_headers(client: httpx.Asyn
             "default-src": "'none'",
             "script-src": "'self'",
             "style-src": "'self'",
-            "img-src": "'self' data: blob:",
+            "img-src": "'self' data:",
             "connect-src": "'self'",
             "frame-ancestors": "'none'",
             "base-uri": "'none'",
