@@ -32,6 +32,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip("Metal computes the same sum in another order in another company")
 
 
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """The loop that the gateway runs on, whatever else is installed."""
+    return "asyncio", {"use_uvloop": True}
+
+
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tiny-a, tiny-b, tiny-c: real models of 90 kB with different random weights."""

@@ -2,7 +2,7 @@
 
 Each change is rendered once. Steps of a load or a download that differ in nothing but how far it is come to listeners
 a few times in a second at most, however fast a disk is: hundreds of pages that watch must not take time from tokens.
-The last step always comes. A listener that reads too slowly is ended like any other call.
+What a change of state overtakes is not told. A listener that reads too slowly is ended like any other call.
 """
 
 import asyncio

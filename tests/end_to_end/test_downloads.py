@@ -70,9 +70,11 @@ def pool(hub: Hub) -> Iterator[ThreadPoolExecutor]:
         hub.go_on.set()  # even after a failure, no download outlives the test
 
 
-def stopped_load(service: Service, hub: Hub, pool: ThreadPoolExecutor) -> "Future[httpx.Response]":
-    """An admin's load whose download pauses in the middle of the weights until `hub.go_on` is set."""
-    hub.stops_after = 4 * MIB
+def stopped_load(
+    service: Service, hub: Hub, pool: ThreadPoolExecutor, after: int = 4 * MIB
+) -> "Future[httpx.Response]":
+    """An admin's load whose download pauses `after` more bytes of the weights until `hub.go_on` is set."""
+    hub.stops_after = after
     load = pool.submit(service.load, MODEL)
     assert hub.stopped.wait(30), service.log("broker")
     wait_until(lambda: (service.model(MODEL).get("fraction") or 0) > 0.2, 15, "progress in the status")
@@ -107,6 +109,11 @@ def test_an_admins_load_fetches_what_is_not_there(
     assert service.chat("echo", "unharmed", max_tokens=2).json()["choices"][0]["message"]["content"] == "unharmed"
     assert MODEL not in [m["id"] for m in service.client.get("/v1/models").json()["data"]]
 
+    def fractions() -> list[float]:
+        return [e["fraction"] for e in watcher.events if e["state"] == "downloading" and e["fraction"] is not None]
+
+    wait_until(lambda: any(0.2 < f < 0.9 for f in fractions()), what="an event in the middle")
+
     hub.go_on.set()
     loaded = load.result(30)
     assert loaded.status_code == 200, loaded.text
@@ -115,13 +122,9 @@ def test_an_admins_load_fetches_what_is_not_there(
     assert service.chat(MODEL).status_code == 200
     assert MODEL in [m["id"] for m in service.client.get("/v1/models").json()["data"]]
 
-    fractions = [e["fraction"] for e in watcher.events if e["state"] == "downloading"]
-    told = [f for f in fractions if f is not None]
+    told = fractions()
     assert told == sorted(told)
-    # The last piece and the end of the download may be one event.
-    assert told[0] == 0.0
-    assert told[-1] > 0.9
-    assert len(told) > 5
+    assert told[0] == 0.0  # its last steps may come too soon one after another to be told
     assert watcher.states(MODEL)[:4] == ["downloading", "unloaded", "loading", "ready"]
     fetched = {path.rpartition("/")[2] for method, path, _ in hub.requests if method == "GET" and "resolve" in path}
     assert fetched == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -259,7 +262,7 @@ def test_an_administrator_ends_a_download(serve: Callable[..., Service], hub: Hu
     service = serve()
     for act in (service.unload, service.kill, lambda model: service.client.post(f"/admin/models/cancel/{model}")):
         hub.stopped.clear()
-        load = stopped_load(service, hub, pool)
+        load = stopped_load(service, hub, pool, after=3 * MIB)  # each goes on where the last one stopped
         pid = service.model(MODEL)["pid"]
         answer = act(MODEL)
         assert (answer.status_code, answer.json()["model_id"]) == (200, MODEL)

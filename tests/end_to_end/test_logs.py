@@ -83,7 +83,7 @@ def test_one_request_is_found_in_all_three_processes(house: Service) -> None:
     assert line["message"].endswith(": a request fails while it is added")
     assert line["traceback"].startswith("Traceback (most recent call last):\n")
     assert (line["model"], line["pid"]) == ("bad", house.model("bad")["pid"])
-    assert "a request fails while it is added request_id=found everywhere" in texts(house, "bad")
+    assert 'a request fails while it is added request_id="found everywhere"' in texts(house, "bad")
 
 
 def test_the_broker_names_a_request_that_ends_with_its_process(house: Service) -> None:

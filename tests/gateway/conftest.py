@@ -3,17 +3,10 @@ import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gateway.http.refusals import Refusals
-
-
-@pytest.fixture
-def anyio_backend() -> tuple[str, dict[str, Any]]:
-    """The loop that the gateway runs on."""
-    return "asyncio", {"use_uvloop": True}
 
 
 @pytest.fixture

@@ -3,17 +3,10 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.page.browser import Browser, connected_to
-
-
-@pytest.fixture
-def anyio_backend() -> tuple[str, dict[str, Any]]:
-    """The loop that the gateway runs on."""
-    return "asyncio", {"use_uvloop": True}
 
 
 @pytest.fixture

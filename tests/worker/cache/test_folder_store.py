@@ -29,8 +29,13 @@ def test_the_next_engine_goes_on_from_what_it_finds(folder: Path, tmp_path: Path
     first = over(tmp_path, folder)
     assert answer(first, **ASKED) == expected
     second = over(tmp_path, folder)
-    assert second.stats() == first.stats()
-    assert second.stats().cached_entries > 0
+    found, left = second.stats(), first.stats()
+    assert (found.cached_entries, found.cached_tokens, found.cached_bytes) == (
+        left.cached_entries,
+        left.cached_tokens,
+        left.cached_bytes,
+    )
+    assert found.cached_entries > 0
     body = run(second, [ASKED])[0][-1].body
     assert body["cached_tokens"] == body["prompt_tokens"] - 1
     assert without_count(body) == expected
