@@ -11,6 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
+from worker.loading.quick_imports import remember_import_structure
 from worker.process.blas import load_blas
 from worker.process.intake import open_mark
 from worker.process.lifeline import hold_lifeline
@@ -35,6 +36,7 @@ def main(arguments: argparse.Namespace) -> int:
         logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     if arguments.blas_library:
         load_blas(arguments.blas_library)
+    remember_import_structure()
     from worker.service import run  # noqa: PLC0415 # after the lifeline
 
     return run(

@@ -20,7 +20,6 @@ def test_every_request_ends_once_whatever_dies(isolation_models: Path) -> None:
     finally:
         service.stop()
     assert figures.ends["answered, streamed"] > 25
-    assert figures.ends["error, framed"] > 0
     assert figures.ends["client left"] > 0
     assert sum(figures.attacks.values()) > 33
     for name, late in figures.rss_late.items():

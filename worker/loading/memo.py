@@ -4,8 +4,6 @@ One small file for each in the user's cache, whose name is a digest of the versi
 configuration. Losing it costs the computation once more. What was found out fast is not remembered.
 """
 
-import logging
-import os
 from collections.abc import Callable
 from hashlib import sha256
 from importlib.metadata import version
@@ -15,17 +13,12 @@ from typing import Any, TypeVar
 
 import mlx.core as mx
 
-log = logging.getLogger("worker")
+from worker.loading.memo_files import write as write_file
 
 # Seconds. What is faster is found out at each load.
 SLOW = 0.25
 
 T = TypeVar("T")
-
-
-def folder_of(kind: str) -> Path:
-    """Where facts of this kind are remembered: in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-broker" / kind
 
 
 def remembered(
@@ -54,15 +47,5 @@ def remembered(
     began = monotonic()
     found = find_out()
     if monotonic() - began >= (SLOW if slow is None else slow):
-        _write(file, write(found))
+        write_file(file, write(found))
     return found
-
-
-def _write(file: Path, line: str) -> None:
-    new = file.with_name(f"{file.name}.{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(line)
-        new.replace(file)
-    except OSError as error:
-        log.warning("cannot remember what was found out about a model: %s", error)

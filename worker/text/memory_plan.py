@@ -6,7 +6,8 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from broker.wire.to_workers import Assign
-from worker.loading.memo import folder_of, remembered
+from worker.loading.memo import remembered
+from worker.loading.memo_files import folder_of
 from worker.loading.model_folder import LoadedModel
 from worker.memory.cost import CacheCost, WorkCost
 from worker.memory.measure import cache_cost, work_cost

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from worker.loading.memo import folder_of, remembered
+from worker.loading.memo import remembered
+from worker.loading.memo_files import folder_of
 from worker.text.sharing import Sharing, sharing_of
 
 
