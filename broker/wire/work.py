@@ -23,7 +23,9 @@ class Generate(Body):
     refused, otherwise what of it cannot be enforced is left out and named. input_grammars: name of a tool -> Lark
     grammar that the text of its only parameter, `input`, must follow. thinking_budget: tokens of reasoning at most.
     suffix: text that follows the answer, for models that fill in the middle. echo: the answer begins with the prompt.
-    min_pixels, max_pixels: of each image.
+    min_pixels, max_pixels: of each image. tells_tokens: outputs name the tokens that they say. key: ids of tool calls
+    derive from it, so that another process gives the same ones; empty: they are random. begun: the answer has begun in
+    another process: `{ids, held, characters, cached}`.
     PARTIAL: `{text}` and, where there are any, `reasoning`, `tool_calls`, `logprobs`; in the first output `ignored` and
     `prompt`. See docs/protocol.md.
     FINAL: the same of what no PARTIAL held, and `{finish_reason, prompt_tokens, completion_tokens, cached_tokens}`;
@@ -67,6 +69,9 @@ class Generate(Body):
     echo: bool = False
     min_pixels: int | None = None
     max_pixels: int | None = None
+    tells_tokens: bool = False
+    key: str = ""
+    begun: dict[str, Any] | None = None
 
 
 @dataclass(slots=True, frozen=True)
