@@ -81,7 +81,7 @@ class MessageEvents:
 
     def render(self, items: Sequence[tuple[int, Delta | End]]) -> bytes:
         """All that waits, in order."""
-        if len(items) == 1 and self._before_text:
+        if len(items) == 1 and self._before_text and not self._blanks[1]:
             output = items[0][1]
             if type(output) is Delta and not (output.reasoning or output.tool_calls):  # nearly always
                 return self._before_text + orjson.dumps(output.text) + b"}}\n\n" if output.text else b""

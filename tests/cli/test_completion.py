@@ -57,11 +57,15 @@ def test_it_is_quick_where_a_gateway_does_not_answer() -> None:
         assert time.monotonic() - began < 10.0  # a question of half a second, and a start
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_every_shell_has_its_script(cli: Command, shell: str) -> None:
+@pytest.mark.parametrize(
+    ("shell", "has"),
+    [("bash", "complete -o"), ("zsh", "#compdef mlx-broker"), ("fish", "complete --command mlx-broker")],
+)
+def test_every_shell_has_its_script(cli: Command, capsys: pytest.CaptureFixture[str], shell: str, has: str) -> None:
     with pytest.raises(SystemExit) as ended:
         cli(None, "--show-completion", shell)
     assert ended.value.code == 0
+    assert has in capsys.readouterr().out
 
 
 def test_the_script_of_bash_works_in_bash(service: PlayedService, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 # Differ from run to run, or repeat the request, whose long texts are cut in the file.
 VOLATILE = re.compile(
     r"id|.*_id|created(_at)?|completed_at|modified_at|expires_at|tools|instructions|.*_duration|.*fingerprint|size.*|digest"
+    r"|sequence_number"
 )
 
 
@@ -48,6 +49,7 @@ def gist_of(answer: str) -> Any:
         _gather(event, words)
     if "SIGSEGV" in answer:
         words = []  # the last of them may die with the process
+        events[-1].get("response", {}).pop("output", None)
     return list(dict.fromkeys(_kind(event) for event in events)), "".join(words), _lasting(events[-1])
 
 

@@ -200,6 +200,13 @@ deltas = st.builds(
 )
 
 
+def test_blanks_of_reasoning_end_with_the_next_text() -> None:
+    outputs: list[Delta | End] = [Delta("a"), Delta("", " "), Delta("b"), Delta("", "c"), end()]
+    events = MessageEvents("msg_1", "m")
+    sent = b"".join(events.render([(0, output)]) for output in outputs)
+    assert [block.get("thinking", block.get("text")) for block in content_of(events_in(sent))] == ["ab", "c"]
+
+
 @given(st.lists(deltas, min_size=1, max_size=8), st.data())
 def test_what_waits_together_says_the_same_as_one_by_one(outputs: list[Delta], data: Any) -> None:
     alone = content_of(streamed(*outputs, end()))

@@ -304,7 +304,7 @@ def test_a_hundred_thousand_of_anything_are_refused_quickly(fields: dict[str, An
     started = time.process_time()
     with pytest.raises(FailureError):
         parse_ollama_chat(body)
-    assert time.process_time() - started < 2.0
+    assert time.process_time() - started < 5.0  # one second alone; work that grows with the square takes minutes
 
 
 def test_a_hundred_thousand_images_of_a_prompt_are_refused() -> None:
