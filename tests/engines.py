@@ -30,9 +30,10 @@ While serving, by what the last user message (or the prompt) says, `VERB [NUMBER
     leak MEGABYTES   that much memory is taken and never given back
     ignore sigterm   SIGTERM does nothing from then on
 
-`after N tokens`: once this request has made N tokens; else in its first step. What `add` does, `count` does too. Needs
-no model; the echo goes on as usual where the verb leaves it any life. Named in settings or ASSIGN as
-`tests.engines:Misbehaving`.
+`after N tokens`: once this request has made N tokens; else in its first step. An answer that goes on behind its N
+tokens has done it in the process before; with `after N tokens again` it does it in every process. What `add` does,
+`count` does too. Needs no model; the echo goes on as usual where the verb leaves it any life. Named in settings or
+ASSIGN as `tests.engines:Misbehaving`.
 """
 
 import os
@@ -57,7 +58,7 @@ from worker.engine import Report
 _ORDER = re.compile(
     r"\b(?P<verb>crash|abort|exit|hang|freeze|raise|fail|refuse|dawdle|poison|clog|lose|repeat|garble|invent|slow|leak"
     r"|gpu|reset|quote|tell|shout|ignore sigterm)\b"
-    r"(?: (?P<number>\d+))?(?:.*?\bafter (?P<after>\d+) tokens)?"
+    r"(?: (?P<number>\d+))?(?:.*?\bafter (?P<after>\d+) tokens(?P<again> again)?)?"
 )
 
 
@@ -99,9 +100,10 @@ class Misbehaving(EchoEngine):
         order = self._take_in(payload)
         super().add(request_id, payload)
         if order:
-            self._orders[request_id] = _Order(
-                order["verb"], int(order["number"] or 0), int(order["after"] or 0), order.string
-            )
+            after = int(order["after"] or 0)
+            is_done = 0 < after <= self._live[request_id].sent
+            if order["again"] or not is_done:
+                self._orders[request_id] = _Order(order["verb"], int(order["number"] or 0), after, order.string)
 
     def count(self, payload: bytes) -> Iterator[int | None]:
         self._take_in(payload)

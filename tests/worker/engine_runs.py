@@ -124,6 +124,8 @@ def joined(outputs: list[Output]) -> dict[str, Any]:
     whole: dict[str, Any] = {}
     for output in outputs:
         for name, value in output.body.items():
+            if name in ("ids", "held"):
+                continue
             whole[name] = whole[name] + value if name in whole else value
     whole.pop("prompt", None)
     if calls := joined_calls(whole.pop("tool_calls", [])):

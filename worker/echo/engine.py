@@ -14,6 +14,7 @@ from broker.wire.outputs import FINAL, PARTIAL, Output
 from broker.wire.packing import unpack
 from broker.wire.to_workers import Assign
 from broker.wire.work import Generate
+from worker.begun import TELL_EVERY, begun_of, cannot_go_on, check_characters
 from worker.chat.messages import plain_messages
 from worker.engine import EngineStats, MemoryFacts, ModelFacts, Report
 
@@ -26,12 +27,13 @@ class _Echo:
     stream: bool
     max_tokens: int
     finish_reason: str
+    tells: bool = False
     sent: int = 0
 
 
 class EchoEngine:
     """Engine for the type `echo`. Without max_tokens it returns the prompt once (`stop`); with max_tokens exactly that
-    many tokens, starting over if the prompt is shorter (`length`).
+    many tokens, starting over if the prompt is shorter (`length`). The id of a token is its place in the answer.
 
     The option `delay_seconds` is the duration of every step, 0 by default.
     """
@@ -76,11 +78,8 @@ class EchoEngine:
             if echo.sent == echo.max_tokens:
                 outputs.append(Output(request_id, FINAL, _final_body(echo)))
                 ended.append(request_id)
-            elif echo.stream:
-                body: dict[str, Any] = {"text": _token(echo, echo.sent - 1)}
-                if echo.sent == 1:
-                    body["prompt"] = {"tokens": len(echo.tokens), "cached": 0}
-                outputs.append(Output(request_id, PARTIAL, body))
+            elif echo.stream or (echo.tells and echo.sent % TELL_EVERY == 1):
+                outputs.append(Output(request_id, PARTIAL, _partial_body(echo)))
         for request_id in ended:
             del self._live[request_id]
         return outputs
@@ -108,11 +107,28 @@ def _echo(request: Generate) -> _Echo:
         raise invalid(f"max_tokens must be at least 1, not {request.max_tokens}", param="max_tokens")
     tokens = [text[i : i + _TOKEN_CHARACTERS] for i in range(0, len(text), _TOKEN_CHARACTERS)]
     reason = "stop" if request.max_tokens is None else "length"
-    return _Echo(tokens, request.stream, request.max_tokens or len(tokens), reason)
+    echo = _Echo(tokens, request.stream, request.max_tokens or len(tokens), reason, request.tells_tokens)
+    if (begun := begun_of(request)) is not None:
+        echo.sent = len(begun.ids)
+        if echo.sent >= echo.max_tokens or begun.ids != [*range(echo.sent)]:
+            raise cannot_go_on("its tokens are not those of an echo")
+        said = "".join(_token(echo, index) for index in range(echo.sent)) if echo.stream else ""
+        check_characters(begun, len(said))
+    return echo
 
 
 def _token(echo: _Echo, index: int) -> str:
     return echo.tokens[index % len(echo.tokens)]
+
+
+def _partial_body(echo: _Echo) -> dict[str, Any]:
+    newest = echo.sent - 1
+    body: dict[str, Any] = {"text": _token(echo, newest) if echo.stream else ""}
+    if echo.tells:
+        body["ids"] = newest if echo.stream else [*range(max(echo.sent - TELL_EVERY, 0), echo.sent)]
+    if echo.sent == 1:
+        body["prompt"] = {"tokens": len(echo.tokens), "cached": 0}
+    return body
 
 
 def _final_body(echo: _Echo) -> dict[str, Any]:

@@ -1,0 +1,49 @@
+"""Answers that begin in one process and go on in another: cut after each output."""
+
+from typing import Any
+
+from broker.wire.outputs import PARTIAL, Output
+from tests.worker.engine_runs import joined, run
+from worker.engine import Engine
+
+
+def begun_after(outputs: list[Output]) -> dict[str, Any]:
+    """What a gateway has of an answer after these outputs."""
+    ids: list[int] = []
+    characters = cached = 0
+    for output in outputs:
+        body = output.body
+        told = body["ids"]
+        ids += told if isinstance(told, list) else [told]
+        characters += len(body["text"]) + len(body.get("reasoning", ""))
+        cached = body.get("prompt", {}).get("cached", cached)
+    return {"ids": ids, "held": outputs[-1].body.get("held", []), "characters": characters, "cached": cached}
+
+
+def assert_goes_on(engine: Engine, following: Engine, **fields: Any) -> list[Output]:
+    """For every cut of the answer of `engine`, `following` says the rest of it. The answer, undisturbed."""
+    fields = {"tells_tokens": True, "key": "a key", **fields}
+    (whole,) = run(engine, [fields])
+    wanted = plain(joined(whole))
+    assert len(whole) > 1
+    requests = [{**fields, "begun": begun_after(whole[:cut])} for cut in range(1, len(whole))]
+    for cut, request in enumerate(requests, 1):
+        (rest,) = run(following, [request])
+        assert plain(joined([*whole[:cut], *rest])) == wanted, f"cut after {cut} of {len(whole)} outputs"
+        for told, again in zip(whole[cut:], rest, strict=True):
+            assert plain(told.body) == plain(again.body)
+    return whole
+
+
+def plain(value: Any) -> Any:
+    """With log-probabilities to three digits: sums of floats depend on the order of their terms."""
+    if isinstance(value, dict):
+        return {name: plain(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [plain(entry) for entry in value]
+    return f"{value:.3f}" if isinstance(value, float) else value
+
+
+def told(outputs: list[Output]) -> list[int]:
+    """The tokens that these outputs have told."""
+    return list(begun_after([output for output in outputs if output.kind == PARTIAL])["ids"])

@@ -1,0 +1,61 @@
+"""Answers that have begun in another process: what a request says about them, and what outputs tell for the next one.
+
+docs/protocol.md has the fields. Must stay free of mlx.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from broker.wire.body import ProtocolError
+from broker.wire.failure import Code, Failure, FailureError
+from broker.wire.outputs import PARTIAL, Output
+from broker.wire.work import Generate
+
+# An answer that is not streamed tells its tokens after the first one, and after so many more.
+TELL_EVERY = 16
+
+
+@dataclass(slots=True, frozen=True)
+class Begun:
+    """What another process has said. ids: its tokens; held: what belongs to them and is still to be said; characters:
+    of the text and reasoning that have been said; cached: tokens of the prompt that it found in its cache."""
+
+    ids: list[int] = field(default_factory=list)
+    held: list[dict[str, Any]] = field(default_factory=list)
+    characters: int = 0
+    cached: int = 0
+
+
+def begun_of(request: Generate) -> Begun | None:
+    """None for an answer that begins here. Raises ProtocolError."""
+    given = request.begun
+    if given is None:
+        return None
+    ids, held = given.get("ids", []), given.get("held", [])
+    characters, cached = given.get("characters", 0), given.get("cached", 0)
+    if not isinstance(ids, list) or any(type(token) is not int or token < 0 for token in ids):
+        raise ProtocolError("Generate.begun.ids must be a list of token ids")
+    if not isinstance(held, list) or not all(isinstance(entry, dict) for entry in held):
+        raise ProtocolError("Generate.begun.held must be a list of maps")
+    if type(characters) is not int or type(cached) is not int:
+        raise ProtocolError("Generate.begun.characters and .cached must be whole numbers")
+    return Begun(ids, held, characters, cached)
+
+
+def cannot_go_on(why: str) -> FailureError:
+    """The answer that has begun cannot go on here."""
+    message = f"the model's process died, and its answer cannot go on: {why}"
+    return FailureError(Failure(Code.WORKER_DIED, message, retryable=True))
+
+
+def characters_of(outputs: list[Output]) -> int:
+    """Of the text and reasoning in these PARTIALs. Raises FailureError where they are the whole answer."""
+    if any(output.kind != PARTIAL for output in outputs):
+        raise cannot_go_on("its tokens end it")
+    return sum(len(output.body["text"]) + len(output.body.get("reasoning", "")) for output in outputs)
+
+
+def check_characters(begun: Begun, said: int) -> None:
+    """Raises FailureError if the text of its tokens is not what has been said."""
+    if said != begun.characters:
+        raise cannot_go_on(f"its tokens say {said} characters, and {begun.characters} have been sent")
