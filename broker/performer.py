@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 from broker.gateways import Gateways, View
 from broker.logs.process_logs import ProcessLogs
@@ -87,7 +87,7 @@ class Performer:
         self._view = view
         self._state_dir = state_dir
         self._preloaded = preloaded
-        self._for_all = {"wires_memory": wires_memory, "lends_prefill": lends_prefill}
+        self._for_all: dict[str, Any] = {"wires_memory": wires_memory, "lends_prefill": lends_prefill}
         self.is_finished = False
 
     def perform(self, action: Action) -> None:

@@ -54,8 +54,9 @@ class EngineStats:
     """What an engine is doing. live: requests that have not ended; waiting, prefilling, decoding: the same by stage;
     cached_entries, cached_tokens, cached_bytes: of the prompt cache; waiting_for_room: those of the waiting that have
     no memory yet. generation_tokens, prompt_tokens: all that were computed since the model was loaded, warming up left
-    out; cached_prompt_tokens: those of prompt_tokens that came from the prompt cache. What an engine does not have is
-    0."""
+    out; cached_prompt_tokens: those of prompt_tokens that came from the prompt cache. disk_bytes, disk_files: of the
+    prompt cache on disk; disk_hits: prompts that got a part from there; disk_queue_bytes: what is still to be written
+    there. What an engine does not have is 0."""
 
     live: int = 0
     waiting: int = 0
@@ -68,6 +69,10 @@ class EngineStats:
     generation_tokens: int = 0
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
+    disk_bytes: int = 0
+    disk_files: int = 0
+    disk_hits: int = 0
+    disk_queue_bytes: int = 0
 
 
 class MemoryShare(Protocol):
@@ -94,7 +99,8 @@ class Engine(Protocol):
 
     An engine whose memory grows with its requests has one more member, `room`: a MemoryShare. One that can go on to
     decode without prefill has `hold_prefill(is_held)`: after True, steps only decode, until False. One that can count
-    prompts has `count(payload)`: see Count.
+    prompts has `count(payload)`: see Count. One that must finish something before its process ends has `close()`, which
+    takes a second at most.
     """
 
     @property
@@ -156,6 +162,12 @@ def counter_of(engine: Engine) -> Count:
     if count is None:
         raise invalid("this model's engine cannot count tokens", param="model")
     return count
+
+
+def closer_of(engine: Engine) -> Callable[[], None]:
+    """What this engine finishes before its process ends; nothing for most."""
+    close: Callable[[], None] = getattr(engine, "close", lambda: None)
+    return close
 
 
 def import_for_spare() -> None:

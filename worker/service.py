@@ -28,6 +28,7 @@ from broker.wire.to_workers import Assign, MayPrefill, Share, Shrink, Shutdown
 from worker.engine import (
     Engine,
     MemoryShare,
+    closer_of,
     counter_of,
     holder_of,
     import_for_spare,
@@ -153,6 +154,7 @@ class Service:
             log.exception("the engine of %s fails", assign.model)
             self._fail(list(self._live), f"the engine failed: {_describe(error)}")
             return 1
+        closer_of(engine)()
         # What the engine has counted since the last beat must not be lost with this process.
         self._send(heartbeat_of(engine, self._vitals.steps))
         return 0

@@ -14,7 +14,9 @@ class Assign(Body):
     process may take from the start, for its weights and a first block. limit_bytes: the largest share that it can ever
     get, 0 if unknown: what needs more can never be served. rank, ranks: which part of the model this process loads, out
     of how many; rank 0 alone gets requests. wires_memory: whether the process wires its share, on a Mac.
-    lends_prefill: whether it must ask before it prefills.
+    lends_prefill: whether it must ask before it prefills. cache_dir: where this model's prompt cache is on disk, empty
+    for none; cache_bytes: what all models' files may take there, within the folder that this one is in;
+    cache_reserve_bytes: of the disk, to be left free; cache_bytes_per_second: that this process writes, on average.
     """
 
     COMMAND: ClassVar[bytes] = b"ASSIGN"
@@ -29,6 +31,10 @@ class Assign(Body):
     ranks: int = 1
     wires_memory: bool = False
     lends_prefill: bool = False
+    cache_dir: str = ""
+    cache_bytes: int = 0
+    cache_reserve_bytes: int = 0
+    cache_bytes_per_second: float = 0.0
 
 
 @dataclass(slots=True, frozen=True)

@@ -35,10 +35,11 @@ def load(
     make_store: Callable[[], Store] | None = None,
     share: int = 0,
     limit: int = 0,
+    disk: dict[str, Any] | None = None,
     **options: Any,
 ) -> TextEngine:
-    """make_store: None for `default_store`. share, limit: of memory, 0 for no bound."""
-    assign = Assign(folder.name, str(folder), "text-gen", None, options, share, limit)
+    """make_store: None for `default_store`. share, limit: of memory, 0 for no bound. disk: fields of Assign."""
+    assign = Assign(folder.name, str(folder), "text-gen", None, options, share, limit, **(disk or {}))
     store = make_store or default_store
     return TextEngine(assign, lambda _stage, _fraction: None, make_batch=make_batch, make_store=store)
 

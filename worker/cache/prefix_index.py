@@ -21,6 +21,11 @@ def key_of(tokens: Sequence[int]) -> Key:
     return key.tobytes()
 
 
+def tokens_of(key: Key) -> list[int]:
+    """The tokens of a key."""
+    return array("I", key).tolist()
+
+
 def length(key: Key) -> int:
     """In tokens."""
     return len(key) // _TOKEN_BYTES

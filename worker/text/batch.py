@@ -80,6 +80,16 @@ class Batch(Protocol):
     def held(self) -> Iterator[tuple[int, list[int]]]:
         """The uids of all sequences that have begun, each with the tokens that `extract_cache` would give."""
 
+    def settled(self) -> Iterator[tuple[int, list[int], int]]:
+        """Sequences that have begun: (uid, tokens, how many of them will stay in the caches as they are). What an
+        implementation does not name is written to disk when it has ended."""
+
+    def layers(self, uid: int) -> list[Any]:
+        """The caches of a sequence that has begun, perhaps with others in them; not to be changed."""
+
+    def part(self, uid: int, begin: int, end: int) -> list[mx.array]:
+        """Keys and values of these tokens, of one layer after the other, lazily. Only where caches can be shortened."""
+
     def remove(self, uids: Iterable[int], *, return_prompt_caches: bool = False) -> dict[int, Held]:
         """Drop sequences. Their caches where asked for, else nothing."""
 

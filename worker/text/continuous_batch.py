@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
+from worker.cache.disk.layers import slices
 from worker.generation.choice import LOOK, Choice, Part, choose, has_short
 from worker.generation.pace import Pace
 from worker.generation.sampling import LogitsProcessor, Sampler
@@ -115,6 +116,27 @@ class ContinuousBatch:
             for row in group.rows:
                 yield row.uid, row.tokens
 
+    def settled(self) -> Iterator[tuple[int, list[int], int]]:
+        """As in Batch."""
+        for group in (*self._prefilling, self._decoding):
+            for row in group.rows:
+                yield row.uid, row.tokens, len(row.tokens)
+
+    def layers(self, uid: int) -> list[Any]:
+        """As in Batch."""
+        return self._place(uid)[0].caches
+
+    def part(self, uid: int, begin: int, end: int) -> list[mx.array]:
+        """As in Batch."""
+        group, index = self._place(uid)
+        tokens = len(group.rows[index].tokens)
+        with mx.stream(self._stream):
+            layers = [
+                slices(cache, index, cache.size() - tokens + begin, cache.size() - tokens + end)
+                for cache in group.caches
+            ]
+        return [part for layer in layers for part in layer]
+
     def remove(self, uids: Iterable[int], *, return_prompt_caches: bool = False) -> dict[int, Held]:
         """As in Batch."""
         gone = set(uids)
@@ -138,6 +160,13 @@ class ContinuousBatch:
         """As in Batch."""
         prefilling = sum(len(group.rows) for group in list(self._prefilling))
         return BatchCounts(len(self._waiting), prefilling, len(self._decoding.rows))
+
+    def _place(self, uid: int) -> tuple[Group, int]:
+        for group in (*self._prefilling, self._decoding):
+            for index, row in enumerate(group.rows):
+                if row.uid == uid:
+                    return group, index
+        raise KeyError(uid)
 
     @property
     def _room(self) -> int:

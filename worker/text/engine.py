@@ -5,6 +5,7 @@ A Batch (worker/text/batch.py) computes; which one is decided in worker/text/mak
 the device only for requests that ask for them.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -12,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+from mlx_lm.models.cache import trim_prompt_cache
 
 from broker.wire.outputs import PARTIAL, Output, error_output
 from broker.wire.packing import unpack
 from broker.wire.to_workers import Assign
 from broker.wire.work import Generate
+from worker.cache.disk.disk_cache import DiskCache
+from worker.cache.disk.naming import BLOCK
 from worker.cache.kv_caches import can_be_shortened, shorten
 from worker.cache.prompt_cache import PromptCache, default_bytes
 from worker.cache.store import MemoryStore, Store
@@ -39,8 +43,10 @@ from worker.process.intake import taking_in
 from worker.text.batch import Held
 from worker.text.draft_model import with_draft
 from worker.text.make_batch import MakeBatch, make_batch
+from worker.text.make_disk import make_disk
 from worker.text.memory_plan import plan_of
 from worker.text.options import TextOptions
+from worker.text.saved_prompts import SavedPrompts
 from worker.text.warm_up import warm_up
 
 # Tokens of an answer of unknown length that have room at a time; how many before their end there should be more, and
@@ -106,6 +112,7 @@ class TextEngine:
         *,
         make_batch: MakeBatch = make_batch,
         make_store: Callable[[], Store] = MemoryStore,
+        make_disk: Callable[[Assign, TextOptions], DiskCache | None] = make_disk,
     ) -> None:
         options = read_options(TextOptions, assign.options, "text")
         limits = limits_of(assign)  # before anything is loaded
@@ -124,8 +131,14 @@ class TextEngine:
         cache_bytes = options.prompt_cache_bytes
         if cache_bytes is None:
             cache_bytes = default_bytes(assign.limit_bytes, self.loaded.weights_bytes)
-        self._prompts = PromptCache(options.prompt_cache_tokens, cache_bytes, make_store())
-        self._shares_live = self._prompts.is_on and can_be_shortened(self.loaded.model)
+        in_blocks = can_be_shortened(self.loaded.model)
+        disk = make_disk(assign, options) if options.prompt_cache_tokens and cache_bytes else None
+        self._saved: SavedPrompts[Admitted[_Arrived]] = SavedPrompts(disk, self._batch, in_blocks=in_blocks)
+        # What precedes decides whether a token attends to others before they are quantised: it must not depend on where
+        # a cache comes from.
+        self._cut = BLOCK if disk is not None and options.kv_bits is not None else 1
+        self._prompts = PromptCache(options.prompt_cache_tokens, cache_bytes, self._saved.over(make_store()))
+        self._shares_live = self._prompts.is_on and in_blocks
         self._keeps_checkpoints = self._prompts.is_on and not self._shares_live
         self._live: dict[int, _LiveText] = {}
         self._uids: dict[bytes, int] = {}
@@ -138,17 +151,17 @@ class TextEngine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._live) or self.room.has_news
+        return bool(self._live) or self.room.has_news or self._saved.reading > 0
 
     def memory(self) -> MemoryFacts:
         return MemoryFacts(mx.get_active_memory(), mx.get_cache_memory(), mx.get_peak_memory())
 
     def stats(self) -> EngineStats:
-        prompts, waiting = self._prompts, self.room.waiting
+        prompts, waiting, reading = self._prompts, self.room.waiting, self._saved.reading
         begun = self._batch.counts()
         return EngineStats(
-            len(self._uids) + waiting,
-            begun.waiting + waiting,
+            len(self._uids) + waiting + reading,
+            begun.waiting + waiting + reading,
             begun.prefilling,
             begun.decoding,
             len(prompts),
@@ -158,6 +171,7 @@ class TextEngine:
             self._generated,
             self._cached + self._batch.prefilled - self._warmed_up,
             self._cached,
+            *self._saved.counts,
         )
 
     def add(self, request_id: bytes, payload: bytes) -> None:
@@ -201,15 +215,22 @@ class TextEngine:
         while (admitted := self.room.admit()) is not None:
             try:
                 with taking_in(admitted.request_id):
-                    self._insert(admitted)
+                    self._begin(admitted)
             except BaseException:
                 self.room.leave(admitted.request_id)
                 raise
 
-    def _insert(self, admitted: Admitted[_Arrived]) -> None:
+    def _begin(self, admitted: Admitted[_Arrived]) -> None:
+        """Insert it, unless its cache has to be read first."""
+        tokens = admitted.what.tokens
+        known = self._prompts.known(tokens)
+        if not self._saved.begin(admitted.request_id, admitted, tokens, known - known % self._cut):
+            self._insert(admitted, *self._fetch(tokens))
+
+    def _insert(self, admitted: Admitted[_Arrived], cache: list[Any] | None, cached: int) -> None:
+        """cache: holds the first `cached` tokens."""
         request_id, arrived, max_tokens, reserved = admitted
         request, tokens = arrived.request, arrived.tokens
-        cache, cached = self._fetch(tokens)
         self._cached += cached
         points = {} if arrived.written is None else self._checkpoints(arrived.written, cached)
         ends = [cached, *points, len(tokens)]
@@ -242,6 +263,8 @@ class TextEngine:
         if self.room.has_news:
             outputs += map(_ended, self.room.refused())
             self._admit()
+        for admitted, cache, cached in self._saved.ended(waits=not self._live):
+            self._insert_read(admitted, cache, cached)
         if not self._live:
             return outputs
         self._batch.bound_step(self.room.piece)
@@ -271,6 +294,9 @@ class TextEngine:
                     stopped.append(uid)
         if stopped:
             self._store(self._batch.remove(stopped, return_prompt_caches=self._prompts.is_on).values())
+        self._saved.look()
+        if not self._live:
+            self._saved.rest()
         return outputs
 
     def _grow(self, uid: int, sequence: Sequence, growth: _Growth, token: int) -> None:
@@ -298,13 +324,34 @@ class TextEngine:
         """As in Engine."""
         self._batch.hold_prefill(is_held)
 
+    def close(self) -> None:
+        """As in Engine."""
+        self._saved.close()
+
     def cancel(self, request_id: bytes) -> None:
         self.room.leave(request_id)
+        self._saved.drop(request_id)
         uid = self._uids.pop(request_id, None)
         if uid is not None:
             del self._live[uid]
             keeps = self._prompts.is_on and any(uid == held for held, _ in self._batch.held())
             self._store(self._batch.remove([uid], return_prompt_caches=keeps).values())
+            if not self._live:
+                self._saved.rest()
+
+    def _insert_read(self, admitted: Admitted[_Arrived], cache: list[Any] | None, cached: int) -> None:
+        """A request whose cache has been read from disk."""
+        tokens = admitted.what.tokens
+        if cache is None or self._prompts.known(tokens) >= cached:
+            cache, cached = self._fetch(tokens)
+        elif self._keeps_checkpoints:
+            self._prompts.store(tokens[:cached], copy.deepcopy(cache), "user")
+        try:
+            with taking_in(admitted.request_id):
+                self._insert(admitted, cache, cached)
+        except BaseException:
+            self.room.leave(admitted.request_id)
+            raise
 
     def _fetch(self, tokens: list[int]) -> tuple[list[Any] | None, int]:
         """As PromptCache.fetch, which first gets a copy of the cache of a live sequence if that shares more."""
@@ -315,7 +362,11 @@ class TextEngine:
                 ((cache, _),) = self._batch.extract_cache([uid]).values()
                 shorten(cache, common)
                 self._prompts.store(tokens[:common], cache)
-        return self._prompts.fetch(tokens)
+        fetched, cached = self._prompts.fetch(tokens)
+        if fetched is None or cached < self._cut:
+            return None, 0
+        trim_prompt_cache(fetched, cached % self._cut)
+        return fetched, cached - cached % self._cut
 
     def _checkpoints(self, prompt: WrittenPrompt, cached: int) -> dict[int, str]:
         """Where prefill of this prompt pauses to keep its cache, and the kind of that entry."""

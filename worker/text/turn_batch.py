@@ -17,6 +17,7 @@ import mlx.core as mx
 from mlx_lm.generate import generate_step, speculative_generate_step
 from mlx_lm.models.cache import make_prompt_cache
 
+from worker.cache.disk.layers import slices
 from worker.generation.choice import LOOK, Part, choose
 from worker.generation.pace import Pace
 from worker.generation.sampling import Follower, LogitsProcessor, Sampler
@@ -44,13 +45,13 @@ class _Turn:
 
     def copy(self) -> Held:
         """A copy of the caches with their prompt tokens; once the sequence decodes, the caches hold more."""
-        return Held(copy.deepcopy(self._layers), self.tokens[: self.prefilled])
+        return Held(copy.deepcopy(self.layers), self.tokens[: self.prefilled])
 
     def close(self) -> Held:
         """End the sequence; the caches and the tokens that all of them hold."""
         if self.steps is not None:
             self.steps.close()
-        layers = self._layers
+        layers = self.layers
         if len(self.caches) == 1:
             return Held(layers, self.tokens)
         # The draft model's may be a token behind. With a draft model all of them can be shortened.
@@ -60,7 +61,8 @@ class _Turn:
         return Held(layers, self.tokens[:held])
 
     @property
-    def _layers(self) -> list[Any]:
+    def layers(self) -> list[Any]:
+        """Of all models."""
         return [layer for cache in self.caches for layer in cache]
 
 
@@ -147,6 +149,21 @@ class TurnBatch:
         for turn in self._all():
             if turn.prefilled:
                 yield turn.uid, turn.tokens[: turn.prefilled]
+
+    def settled(self) -> Iterator[tuple[int, list[int], int]]:
+        """As in Batch. The last token may be in no cache yet, and a draft model's may be behind."""
+        for turn in self._all():
+            if turn.prefilled:
+                yield turn.uid, turn.tokens, min(len(turn.tokens) - 1, *(layer.offset for layer in turn.layers))
+
+    def layers(self, uid: int) -> list[Any]:
+        """As in Batch."""
+        return next(turn.layers for turn in self._all() if turn.uid == uid)
+
+    def part(self, uid: int, begin: int, end: int) -> list[mx.array]:
+        """As in Batch."""
+        with mx.stream(self._stream):
+            return [part for layer in self.layers(uid) for part in slices(layer, 0, begin, end)]
 
     def remove(self, uids: Iterable[int], *, return_prompt_caches: bool = False) -> dict[int, Held]:
         """As in Batch."""

@@ -90,6 +90,15 @@ class OneRow:
     def held(self) -> Iterator[tuple[int, list[int]]]:
         return iter(())
 
+    def settled(self) -> Iterator[tuple[int, list[int], int]]:
+        yield from ()
+
+    def layers(self, uid: int) -> list[Any]:
+        return self._rows[uid].cache
+
+    def part(self, uid: int, begin: int, end: int) -> list[mx.array]:
+        raise NotImplementedError
+
     def remove(self, uids: Iterable[int], *, return_prompt_caches: bool = False) -> dict[int, Held]:
         removed = [self._rows.pop(uid) for uid in uids]
         for one in removed:

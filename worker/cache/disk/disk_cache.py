@@ -1,0 +1,202 @@
+"""The prompt cache on disk, of one model in one process: what is there for a prompt, what is to be written.
+
+Reads in a thread of its own, writes in another (writer.py). A cache that can be shortened lies there in blocks of
+tokens, any other whole, as it was at a checkpoint. Knows no batch and no requests.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from worker.cache.disk.files import DamagedError, Tensor, Uncached, keep_out_of_page_cache, read_file
+from worker.cache.disk.layers import ReadCache, cut, is_quantised, read_blocks, read_whole, whole
+from worker.cache.disk.naming import BLOCK, Namer, block_file, checkpoint_file, checkpoint_files, checkpoint_length
+from worker.cache.disk.space import Bounds, Space
+from worker.cache.disk.writer import Job, Writer
+
+log = logging.getLogger("worker")
+
+
+@dataclass(slots=True, frozen=True)
+class DiskSettings:
+    """folder: of one model, within the one of all. bytes_per_second: that one process writes on average."""
+
+    folder: Path
+    bounds: Bounds
+    bytes_per_second: float
+
+
+@dataclass(slots=True, frozen=True)
+class Found:
+    """Files that hold the beginning of a prompt. tokens: so many."""
+
+    files: list[str]
+    tokens: int
+    is_whole: bool
+
+
+class DiskCache:
+    """Mutable state: the lengths of the whole caches, as they were when the folder was last changed; what has been
+    counted."""
+
+    def __init__(
+        self,
+        settings: DiskSettings,
+        fingerprint: bytes,
+        *,
+        quantises: bool = False,
+        uncached: Uncached = keep_out_of_page_cache,
+        make_space: Callable[..., Space] = Space,
+    ) -> None:
+        """fingerprint: of all that decides what a cache of some tokens holds. quantises: whether caches of this engine
+        may be quantised."""
+        self._fingerprint = fingerprint
+        self._kinds = (True, False) if quantises else (False,)
+        self._uncached = uncached
+        self._folder = settings.folder / Namer(fingerprint).name([], 0)
+        self._space = make_space(settings.folder.parent, settings.folder, settings.bounds)
+        folders = (settings.folder.parent, settings.folder, self._folder)
+        self.writer = Writer(folders, self._space, settings.bytes_per_second, uncached)
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="prompt-cache-reader")
+        self._lengths: tuple[int, frozenset[int]] = (0, frozenset())
+        self.hits = self.hit_tokens = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Of this model's files. May be called from any thread."""
+        return self._space.own_bytes
+
+    @property
+    def files(self) -> int:
+        """How many this model has. May be called from any thread."""
+        return self._space.own_files
+
+    def find_blocks(self, tokens: list[int]) -> Found | None:
+        """The longest beginning that is there; leaves at least one token."""
+        found: list[str] = []
+        for quantised in self._kinds:
+            namer, files = Namer(self._fingerprint), []
+            for end in range(BLOCK, len(tokens), BLOCK):
+                file = block_file(namer.name(tokens, end), is_quantised=quantised)
+                if not self.has(file):
+                    break
+                files.append(file)
+            found = max(found, files, key=len)
+        return Found(found, len(found) * BLOCK, is_whole=False) if found else None
+
+    def find_whole(self, tokens: list[int]) -> Found | None:
+        """The longest whole cache of a beginning that leaves at least one token."""
+        for length, file in checkpoint_files(self._fingerprint, tokens[:-1], self._known_lengths()):
+            if self.has(file):
+                return Found([file], length, is_whole=True)
+        return None
+
+    def read(self, found: Found) -> "Future[ReadCache | None]":
+        """What these files hold, perhaps less than was found; None if nothing can be used."""
+        return self._reader.submit(self._read, found)
+
+    def count_hit(self, tokens: int) -> None:
+        """A prompt has got so many tokens from here."""
+        self.hits += 1
+        self.hit_tokens += tokens
+
+    def has(self, file: str) -> bool:
+        """Whether there is such a file, damaged or not."""
+        return os.path.exists(self._folder / file)  # noqa: PTH110 # half the time of Path.exists, for each block
+
+    def namer(self) -> Namer:
+        """Names the beginnings of one sequence."""
+        return Namer(self._fingerprint)
+
+    def keep_blocks(self, owner: bytes, tokens: list[int], layers: list[Any]) -> None:
+        """Write the complete blocks of an entry of the prompt cache, whose arrays must not change any more."""
+        namer, quantised = self.namer(), is_quantised(layers)
+        files = [
+            block_file(namer.name(tokens, end), is_quantised=quantised) for end in range(BLOCK, len(tokens) + 1, BLOCK)
+        ]
+        missing = [(number, file) for number, file in enumerate(files) if not self.has(file)]
+        jobs = []
+        if missing:
+            whole_cut = cut(layers)
+            size = whole_cut.block_bytes
+            for number, file in missing:
+                jobs.append(Job(file, size, partial(whole_cut.block, number), whole_cut.facts))
+        if files:
+            jobs.append(_use(files))
+        self.writer.enter(owner, jobs)
+
+    def keep_whole(self, owner: bytes, tokens: list[int], layers: list[Any]) -> None:
+        """Write an entry of the prompt cache in one file; its arrays must not change any more."""
+        file = checkpoint_file(self.namer().name(tokens, len(tokens)), len(tokens))
+        tensors, facts = whole(layers)
+        nbytes = sum(tensor.data.nbytes for tensor in tensors.values())
+        self.writer.enter(owner, [Job(file, nbytes, lambda: tensors, facts, (file,))])
+
+    def forget(self) -> None:
+        """What is queued is not written any more. Files are the broker's to remove."""
+        self.writer.cancel()
+
+    def close(self, seconds: float) -> None:
+        """Write for so long what is queued."""
+        self._reader.shutdown(wait=False, cancel_futures=True)
+        self.writer.close(seconds)
+
+    def _read(self, found: Found) -> ReadCache | None:
+        blocks = []
+        for file in found.files:
+            if (content := self._content(file)) is None:
+                break
+            blocks.append(content)
+        if not blocks:
+            return None
+        try:
+            cache = read_whole(*blocks[0], found.tokens) if found.is_whole else read_blocks(blocks)
+        except DamagedError:
+            self._drop(found.files)
+            return None
+        self.writer.enter(b"", [_use(found.files)])
+        return cache
+
+    def _content(self, file: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+        """None for a file that is missing or damaged, which is removed."""
+        try:
+            tensors, facts = read_file(self._folder / file, self._uncached)
+        except OSError:
+            return None
+        except DamagedError:
+            self._drop([file])
+            return None
+        return tensors, _without_own(facts)
+
+    def _drop(self, files: list[str]) -> None:
+        log.warning("removed a damaged file of the prompt cache on disk")
+        for file in files:
+            with suppress(OSError):
+                (self._folder / file).unlink()
+
+    def _known_lengths(self) -> frozenset[int]:
+        try:
+            changed = os.stat(self._folder).st_mtime_ns  # noqa: PTH116
+            if changed != self._lengths[0]:
+                files = os.listdir(self._folder)  # noqa: PTH208
+                lengths = (checkpoint_length(file) for file in files)
+                self._lengths = changed, frozenset(length for length in lengths if length is not None)
+        except OSError:
+            return frozenset()
+        return self._lengths[1]
+
+
+def _use(files: list[str]) -> Job:
+    """Marks files as used, so that the end of a chat goes before its beginning."""
+    return Job("", 0, dict, {}, tuple(reversed(files)))
+
+
+def _without_own(facts: Mapping[str, str]) -> dict[str, str]:
+    """Without what each file has of its own."""
+    return {name: value for name, value in facts.items() if name not in ("name", "checksum")}

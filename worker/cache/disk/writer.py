@@ -1,0 +1,178 @@
+"""Writes cached prompts behind the answers: a thread with a queue, bounded in bytes per second.
+
+The first error of the disk ends the writing of this process, with one line in the log: a full or read-only disk must
+cost nobody an answer. What is there already can still be read.
+"""
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Condition, Thread
+
+from broker.wire.failure import one_line
+from worker.cache.disk.files import Tensor, Uncached, write_file
+from worker.cache.disk.space import Space
+
+log = logging.getLogger("worker")
+
+# Copies of the caches of live sequences that may wait for the disk. Those of ended ones are no copies.
+MOST_COPIED_BYTES = 64 * 2**20
+
+
+@dataclass(slots=True, frozen=True)
+class Job:
+    """One file. nbytes: about; tensors: called by the writer's thread, must not use MLX. used: files to be marked as
+    used after that, the one that should go first at the beginning."""
+
+    file: str
+    nbytes: int
+    tensors: Callable[[], Mapping[str, Tensor]]
+    facts: Mapping[str, str]
+    used: tuple[str, ...] = ()
+
+
+class Writer:
+    """Mutable state, all under one lock: the queue of jobs, each with its owner, None for a copy; the bytes of it, and
+    of its copies; whether it has been turned off, or is to end."""
+
+    def __init__(
+        self,
+        folders: tuple[Path, ...],
+        space: Space,
+        bytes_per_second: float,
+        uncached: Uncached,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """folders: from the one of all models down to the one of these files."""
+        self._folders = folders
+        self._space = space
+        self._rate = bytes_per_second
+        self._uncached = uncached
+        self._clock = clock
+        self._may_write_at = 0.0
+        self._changed = Condition()
+        self._queue: deque[tuple[bytes | None, Job]] = deque()
+        self._queued = self._copied = 0
+        self._is_off = self._is_ending = False
+        self._thread = Thread(target=self._run, name="prompt-cache", daemon=True)
+        self._thread.start()
+
+    @property
+    def queued_bytes(self) -> int:
+        """What waits to be written. May be called from any thread."""
+        return self._queued
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the disk has failed."""
+        return self._is_off
+
+    def offer(self, job: Job) -> bool:
+        """Whether it takes this copy; if not, the queue is full."""
+        with self._changed:
+            if self._is_off or self._copied + job.nbytes > MOST_COPIED_BYTES:
+                return False
+            self._put(None, job)
+            return True
+
+    def enter(self, owner: bytes, jobs: list[Job]) -> None:
+        """The files of an entry of the prompt cache."""
+        with self._changed:
+            if not self._is_off:
+                for job in jobs:
+                    self._put(owner, job)
+
+    def cancel(self, owner: bytes | None = None) -> None:
+        """Forget what is left of an entry, or the whole queue."""
+        with self._changed:
+            if not self._queue:
+                return
+            kept = [] if owner is None else [one for one in self._queue if one[0] != owner]
+            self._queue.clear()
+            self._queued = self._copied = 0
+            for one in kept:
+                self._put(*one)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the queue is empty within this time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._queue, seconds)
+
+    def close(self, seconds: float) -> None:
+        """Write what is queued within this time, without the bound of bytes per second, and end."""
+        with self._changed:
+            self._is_ending = True
+            self._changed.notify_all()
+        self._thread.join(seconds)
+
+    def _put(self, owner: bytes | None, job: Job) -> None:
+        self._queue.append((owner, job))
+        self._count(owner, job, 1)
+        self._changed.notify_all()
+
+    def _count(self, owner: bytes | None, job: Job, times: int) -> None:
+        self._queued += times * job.nbytes
+        if owner is None:
+            self._copied += times * job.nbytes
+
+    def _run(self) -> None:
+        try:
+            self._make_folders()
+            self._space.look()
+            while (job := self._next()) is not None:
+                self._perform(job)
+                self._done(job)
+        except OSError as error:
+            log.warning("the prompt cache on disk is off: %s", one_line(error))
+            with self._changed:
+                self._is_off = True
+        self.cancel()
+        with self._changed:
+            self._changed.notify_all()
+
+    def _next(self) -> Job | None:
+        """The first job, once the bound of bytes per second allows it; it stays in the queue until it is done."""
+        with self._changed:
+            while True:
+                left = self._may_write_at - self._clock()
+                if self._queue and (left <= 0 or self._is_ending):
+                    return self._queue[0][1]
+                if self._is_ending:
+                    return None
+                self._changed.wait(left if self._queue else None)
+
+    def _done(self, job: Job) -> None:
+        with self._changed:
+            if self._queue and self._queue[0][1] is job:
+                self._count(*self._queue.popleft(), -1)
+            self._changed.notify_all()
+
+    def _perform(self, job: Job) -> None:
+        path = self._folders[-1] / job.file
+        if job.file and not path.exists() and self._space.make_room(job.nbytes):
+            self._write(path, job)
+        for file in job.used:
+            with suppress(FileNotFoundError):
+                os.utime(self._folders[-1] / file)
+
+    def _write(self, path: Path, job: Job) -> None:
+        tensors = job.tensors()
+        try:
+            nbytes = write_file(path, tensors, job.facts, self._uncached)
+        except FileNotFoundError:  # it has been forgotten
+            self._make_folders()
+            nbytes = write_file(path, tensors, job.facts, self._uncached)
+        self._space.written(path, nbytes)
+        self._may_write_at = max(self._may_write_at, self._clock() - 1.0) + nbytes / self._rate
+
+    def _make_folders(self) -> None:
+        first, *others = self._folders
+        first.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in others:
+            folder.mkdir(mode=0o700, exist_ok=True)

@@ -1,0 +1,213 @@
+"""Between the text engine and the prompt cache on disk: what of live sequences is written as they go on, and which
+requests wait for a cache that is being read. All methods are called from the engine's thread.
+"""
+
+import logging
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYetError
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic
+from typing import Any, Generic, TypeVar
+
+from worker.cache.disk.disk_cache import DiskCache
+from worker.cache.disk.layers import ReadCache, can_be_whole, is_quantised, live_block
+from worker.cache.disk.naming import BLOCK, Namer, block_file
+from worker.cache.disk.writer import Job
+from worker.cache.prefix_index import Key, tokens_of
+from worker.cache.store import Entry, Store
+from worker.cache.worthwhile import WORTHWHILE
+from worker.text.batch import Batch
+
+log = logging.getLogger("worker")
+
+T = TypeVar("T")
+
+# Decode steps between two looks at live sequences; after prefill there is always one.
+_EVERY = 16
+
+# A cache is read from disk if that saves at least this part of it: memory may hold almost as much.
+_LEAST_PART = 8
+
+# How long a step without other work waits for the disk, and how long a request does before it prefills everything.
+_WAIT_SECONDS = 0.005
+_MOST_SECONDS = 10.0
+
+# How long the last writes of a process may take.
+_CLOSE_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class _Watched:
+    """A sequence in the batch. done: its blocks that have been written or queued."""
+
+    namer: Namer
+    is_quantised: bool
+    done: int = 0
+
+
+@dataclass(slots=True)
+class _Reading(Generic[T]):
+    what: T
+    future: "Future[ReadCache | None]"
+    until: float
+
+
+class SavedPrompts(Generic[T]):
+    """Mutable state: the sequences that have been looked at, and steps until the next look; the requests whose cache is
+    being read; entries of the prompt cache that are not queued yet; sequences of which nothing may be kept."""
+
+    def __init__(self, disk: DiskCache | None, batch: Batch, *, in_blocks: bool) -> None:
+        """disk: None for none. in_blocks: whether caches can be shortened."""
+        self._disk = disk
+        self._batch = batch
+        self._in_blocks = in_blocks
+        self._live: dict[int, _Watched] = {}
+        self._steps = 0
+        self._prefilled = batch.prefilled
+        self._reading: dict[bytes, _Reading[T]] = {}
+        self._fresh: dict[Key, list[Any]] = {}
+
+    @property
+    def reading(self) -> int:
+        """How many requests wait for the disk. May be called from any thread."""
+        return len(self._reading)
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """(bytes of files, files, hits, bytes that wait to be written). May be called from any thread."""
+        disk = self._disk
+        return (0, 0, 0, 0) if disk is None else (disk.nbytes, disk.files, disk.hits, disk.writer.queued_bytes)
+
+    def over(self, store: Store) -> Store:
+        """The store that also writes to disk what it keeps."""
+        return store if self._disk is None else _SavingStore(store, self._fresh, self._disk)
+
+    def begin(self, request_id: bytes, what: T, tokens: list[int], known: int) -> bool:
+        """Whether this request waits for its cache, `known` tokens of which are in memory."""
+        if self._disk is None or len(tokens) <= known + WORTHWHILE:
+            return False
+        found = self._disk.find_blocks(tokens) if self._in_blocks else self._disk.find_whole(tokens)
+        if found is None or found.tokens - known < max(WORTHWHILE, found.tokens // _LEAST_PART):
+            return False
+        self._reading[request_id] = _Reading(what, self._disk.read(found), monotonic() + _MOST_SECONDS)
+        return True
+
+    def ended(self, *, waits: bool) -> list[tuple[T, list[Any] | None, int]]:
+        """Requests whose cache has been read: (what, the cache, its tokens), or None and 0 if it cannot be used. waits:
+        for a moment, because there is nothing else to do."""
+        if not self._reading:
+            return []
+        if waits:
+            first = next(iter(self._reading.values()))
+            with suppress(NotYetError):
+                first.future.exception(_WAIT_SECONDS)
+        now = monotonic()
+        done = [one for one, reading in self._reading.items() if reading.future.done() or now > reading.until]
+        return [self._result(self._reading.pop(request_id)) for request_id in done]
+
+    def drop(self, request_id: bytes) -> T | None:
+        """A request has gone; what it was, if it has been waiting for the disk."""
+        reading = self._reading.pop(request_id, None)
+        return None if reading is None else reading.what
+
+    def look(self) -> None:
+        """After each step: queue the blocks that live sequences have completed."""
+        if self._disk is None:
+            return
+        if self._fresh:
+            self.settle()
+        self._steps += 1
+        if not self._in_blocks or (self._steps < _EVERY and self._batch.prefilled == self._prefilled):
+            return
+        self._steps, self._prefilled = 0, self._batch.prefilled
+        seen: dict[int, _Watched] = {}
+        is_full = self._disk.writer.is_off
+        for uid, tokens, settled in self._batch.settled():
+            live = self._live.get(uid)
+            if not is_full and settled >= ((0 if live is None else live.done) + 1) * BLOCK:
+                live, is_full = self._write(uid, live, tokens, settled)
+            if live is not None:
+                seen[uid] = live
+        self._live = seen
+
+    def settle(self) -> None:
+        """Queue the entries that the prompt cache has kept since the last step."""
+        assert self._disk is not None
+        for key, layers in self._fresh.items():
+            tokens = tokens_of(key)
+            if self._in_blocks:
+                self._disk.keep_blocks(key, tokens, layers)
+            elif can_be_whole(layers):
+                self._disk.keep_whole(key, tokens, layers)
+        self._fresh.clear()
+
+    def rest(self) -> None:
+        """No sequence is left: nothing will come to look again."""
+        if self._fresh:
+            self.settle()
+
+    def close(self) -> None:
+        """Write what is queued, for a bounded time."""
+        if self._disk is not None:
+            self.settle()
+            self._disk.close(_CLOSE_SECONDS)
+
+    def _write(self, uid: int, live: _Watched | None, tokens: list[int], settled: int) -> tuple[_Watched, bool]:
+        """The state of this sequence, and whether the queue is full."""
+        assert self._disk is not None
+        layers = self._batch.layers(uid)
+        quantised = is_quantised(layers)
+        if live is None or live.is_quantised is not quantised:
+            live = _Watched(self._disk.namer(), quantised)
+        while (end := (live.done + 1) * BLOCK) <= settled:
+            file = block_file(live.namer.name(tokens, end), is_quantised=quantised)
+            if not self._disk.has(file):
+                tensors, facts, nbytes = live_block(layers, self._batch.part(uid, end - BLOCK, end))
+                if not self._disk.writer.offer(Job(file, nbytes, partial(dict, tensors), facts)):
+                    return live, True
+            live.done += 1
+        return live, False
+
+    def _result(self, reading: _Reading[T]) -> tuple[T, list[Any] | None, int]:
+        assert self._disk is not None
+        if not reading.future.done():
+            log.warning("the prompt cache on disk takes longer than %g s to read", _MOST_SECONDS)
+            return reading.what, None, 0
+        if (error := reading.future.exception()) is not None:
+            log.error("the prompt cache on disk cannot be read", exc_info=error)
+            return reading.what, None, 0
+        read = reading.future.result()
+        if read is None:
+            return reading.what, None, 0
+        self._disk.count_hit(read.tokens)
+        return reading.what, read.make(), read.tokens
+
+
+class _SavingStore:
+    """A Store that hands what it keeps to the disk after the next step: it has to be computed by then."""
+
+    def __init__(self, store: Store, fresh: dict[Key, list[Any]], disk: DiskCache) -> None:
+        self._store = store
+        self._fresh = fresh
+        self._disk = disk
+
+    def entries(self) -> dict[Key, Entry]:
+        """As in Store."""
+        return self._store.entries()
+
+    def keep(self, key: Key, entry: Entry, cache: list[Any]) -> None:
+        """As in Store."""
+        self._store.keep(key, entry, cache)
+        self._fresh[key] = cache
+
+    def load(self, key: Key) -> list[Any] | None:
+        """As in Store."""
+        return self._store.load(key)
+
+    def drop(self, key: Key) -> None:
+        """As in Store."""
+        self._store.drop(key)
+        if self._fresh.pop(key, None) is None:
+            self._disk.writer.cancel(key)
