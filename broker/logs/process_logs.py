@@ -131,8 +131,9 @@ class ProcessLogs:
             why = f"{MAX_FOLLOWERS} readers follow logs already, the limit"
             raise FailureError(Failure(Code.RATE_LIMIT_EXCEEDED, why, retry_after=1.0, retryable=True))
         ring = self._ring_of(model_id)
-        self._followers[request_id] = _Follower(ring, max(ring.end - tail, ring.start), budget_at=self.now())
-        self.flush()
+        follower = _Follower(ring, max(ring.end - tail, ring.start), budget_at=self.now())
+        self._followers[request_id] = follower
+        self._send_new(request_id, follower, follower.budget_at)  # the others get theirs when it is their turn
 
     def leave(self, request_id: bytes) -> bool:
         """Whether this request followed a log; it does no longer."""
@@ -147,12 +148,15 @@ class ProcessLogs:
         """Send what is new to those who follow. Call it after new lines, and about once a second for the rest."""
         now = self.now()
         for request_id, follower in list(self._followers.items()):
-            while follower.next < follower.ring.end and _may_send(follower, now):
-                lines = _next_lines(follower)
-                assert self.send is not None
-                self.send(request_id, _output(lines))
-                if request_id not in self._followers:  # its gateway has gone, which sending has shown
-                    break
+            self._send_new(request_id, follower, now)
+
+    def _send_new(self, request_id: bytes, follower: _Follower, now: float) -> None:
+        while follower.next < follower.ring.end and _may_send(follower, now):
+            lines = _next_lines(follower)
+            assert self.send is not None
+            self.send(request_id, _output(lines))
+            if request_id not in self._followers:  # its gateway has gone, which sending has shown
+                break
 
 
 def _may_send(follower: _Follower, now: float) -> bool:
