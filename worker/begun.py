@@ -27,7 +27,7 @@ class Begun:
 
 
 def begun_of(request: Generate) -> Begun | None:
-    """None for an answer that begins here. Raises ProtocolError."""
+    """None for an answer of which nothing has been said. Raises ProtocolError."""
     given = request.begun
     if given is None:
         return None
@@ -39,7 +39,7 @@ def begun_of(request: Generate) -> Begun | None:
         raise ProtocolError("Generate.begun.held must be a list of maps")
     if type(characters) is not int or type(cached) is not int:
         raise ProtocolError("Generate.begun.characters and .cached must be whole numbers")
-    return Begun(ids, held, characters, cached)
+    return Begun(ids, held, characters, cached) if ids or characters else None
 
 
 def cannot_go_on(why: str) -> FailureError:

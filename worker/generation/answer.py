@@ -18,7 +18,7 @@ from worker.generation.calls.readers import BOUND_CALL, read_bound_json
 from worker.generation.calls.shapes import SHAPES, ObjectCalls
 from worker.generation.reasoning import Reasoning, think_tags
 from worker.generation.split import MarkSplit, Opening, Split, text_machine
-from worker.generation.tools import calls_reader, whole_calls
+from worker.generation.tools import CallIds, calls_reader, new_id, whole_calls
 
 
 @dataclass(slots=True)
@@ -65,48 +65,56 @@ class AnswerFormat:
         )
 
     def answer(
-        self, reasoning: Reasoning, tools: list[dict[str, Any]], *, one_call: bool = False, in_pieces: bool = False
+        self,
+        reasoning: Reasoning,
+        tools: list[dict[str, Any]],
+        *,
+        one_call: bool = False,
+        in_pieces: bool = False,
+        ids: CallIds = new_id,
     ) -> "Answer | None":
         """For one request; None for a model that marks nothing. one_call: the answer ends with its first call;
-        in_pieces: its calls, which follow a grammar, are wanted as they come."""
+        in_pieces: its calls, which follow a grammar, are wanted as they come; ids: of its calls."""
         if not self._has_marks:
             return None
         calls = self.calls
         return Answer(
             self._split(reasoning, has_tools=bool(tools)),
-            _reader(calls, tools),
+            _reader(calls, tools, ids),
             calls.start if calls else "",
             calls.end if calls else "",
             one_call=one_call,
             trims=reasoning.is_closed,
-            pieces=CallPieces() if in_pieces else None,
+            pieces=CallPieces(ids) if in_pieces else None,
         )
 
-    def constrained(self, reasoning: Reasoning, *, is_call: bool, in_pieces: bool = False) -> "Answer":
+    def constrained(
+        self, reasoning: Reasoning, *, is_call: bool, in_pieces: bool = False, ids: CallIds = new_id
+    ) -> "Answer":
         """For a request whose answer must follow a grammar: only the reasoning before it is marked. is_call: the
         grammar is that of `constraints.calls.call_schema`; in_pieces: and its calls are wanted as they come."""
         # The whole answer is the call.
         said = "tool" if is_call else "normal"
         if self.calls is HARMONY:
-            return self._following(HarmonySplit(said), is_call=is_call, in_pieces=in_pieces)
+            return self._following(HarmonySplit(said), is_call=is_call, in_pieces=in_pieces, ids=ids)
         ends = [(self._think[1], said)] if self._think else []
         machine = TextStateMachine({"reasoning": ends, said: []})
         opening = None
         if self._think and reasoning.openings:
             opening = Opening((self._think[0],), machine.make_state("reasoning"))
         state = machine.make_state("reasoning" if reasoning.is_open else said)
-        return self._following(MarkSplit(state, opening), is_call=is_call, in_pieces=in_pieces)
+        return self._following(MarkSplit(state, opening), is_call=is_call, in_pieces=in_pieces, ids=ids)
 
-    def _following(self, split: Split, *, is_call: bool, in_pieces: bool) -> "Answer":
+    def _following(self, split: Split, *, is_call: bool, in_pieces: bool, ids: CallIds) -> "Answer":
         # Not trimmed: a grammar may ask for blanks. A call that is cut short is no answer; nothing of it is sent.
         return Answer(
             split,
-            calls_reader(whole_calls),
+            calls_reader(whole_calls, ids),
             "",
             "",
             trims=None,
             drops_malformed=is_call,
-            pieces=CallPieces() if is_call and in_pieces else None,
+            pieces=CallPieces(ids) if is_call and in_pieces else None,
         )
 
     @property
@@ -128,20 +136,23 @@ class AnswerFormat:
         """Whether calls are JSON that nothing marks."""
         return self.calls is not None and bool(self.calls.openings)
 
-    def either(self, reasoning: Reasoning, tools: list[dict[str, Any]], *, one_call: bool) -> "Answer | EitherAnswer":
+    def either(
+        self, reasoning: Reasoning, tools: list[dict[str, Any]], *, one_call: bool, ids: CallIds = new_id
+    ) -> "Answer | EitherAnswer":
         """For a request whose answer must follow a grammar, unless it is calls."""
         calls = self.calls
         assert calls is not None  # there are call_openings, or has_bare_calls
         if calls is HARMONY:
-            return Answer(HarmonySplit(), _reader(calls, tools), "", "", one_call=one_call, trims=None)
-        return EitherAnswer(self.constrained(reasoning, is_call=False), self._calls_alone(calls, tools, one_call))
+            return Answer(HarmonySplit(), _reader(calls, tools, ids), "", "", one_call=one_call, trims=None)
+        rest = self._calls_alone(calls, tools, one_call, ids)
+        return EitherAnswer(self.constrained(reasoning, is_call=False), rest)
 
-    def _calls_alone(self, calls: CallFormat, tools: list[dict[str, Any]], one_call: bool) -> "Answer":
+    def _calls_alone(self, calls: CallFormat, tools: list[dict[str, Any]], one_call: bool, ids: CallIds) -> "Answer":
         """For the part of an answer after its reasoning that is a plain text, unless it begins with a call."""
         plain = TextStateMachine({"normal": []}).make_state("normal")
         tool = self._machine.make_state("tool")
         opening = Opening((BOUND_CALL,), tool, stays=True) if calls.openings else Opening((calls.start,), tool)
-        reader = _reader(replace(calls, read=read_bound_json) if calls.openings else calls, tools)
+        reader = _reader(replace(calls, read=read_bound_json) if calls.openings else calls, tools, ids)
         return Answer(MarkSplit(plain, opening), reader, calls.start, calls.end, one_call=one_call, trims=None)
 
     def _split(self, reasoning: Reasoning, *, has_tools: bool) -> Split:
@@ -156,12 +167,12 @@ class AnswerFormat:
 
 
 def _reader(
-    calls: CallFormat | None, tools: list[dict[str, Any]]
+    calls: CallFormat | None, tools: list[dict[str, Any]], ids: CallIds
 ) -> Callable[[str], list[dict[str, Any]] | None] | None:
     if calls is None or not tools:
         return None
     read = calls.read
-    return calls_reader(lambda text: read(text, tools))
+    return calls_reader(lambda text: read(text, tools), ids)
 
 
 class Answer:

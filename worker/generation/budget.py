@@ -34,19 +34,31 @@ class ThinkingBudget(Follower):
         # Reading a token waits for it. Fewer than are left cannot exceed the budget.
         if self._unread < self._most - self._count:
             return logits
-        if self._unread:
-            newest: Any = tokens[-self._unread :].tolist()
-            for token in newest:
-                self._take(token)
-            self._unread = 0
+        newest: Any = tokens[-self._unread :].tolist() if self._unread else []
+        token = self._next(newest)
+        if token is None:
+            return logits
+        return mx.where(mx.arange(logits.shape[-1]) == token, mx.zeros_like(logits), -mx.inf)
+
+    def catch_up(self, said: list[int]) -> None:
+        """As Follower."""
+        for come in range(len(said)):
+            self._unread += 1
+            if self._unread >= self._most - self._count:
+                self._next(said[come - self._unread : come])
+
+    def _next(self, newest: list[int]) -> int | None:
+        """The token that must follow these, which have not been looked at; None for any."""
+        for token in newest:
+            self._take(token)
+        self._unread = 0
         if not self._split.is_reasoning:
             self._forced = 0
-            return logits
+            return None
         if self._count < self._most or self._forced == len(self._end):
-            return logits
-        token = self._end[self._forced]
+            return None
         self._forced += 1
-        return mx.where(mx.arange(logits.shape[-1]) == token, mx.zeros_like(logits), -mx.inf)
+        return self._end[self._forced - 1]
 
     def _take(self, token: int) -> None:
         was_reasoning = self._split.is_reasoning

@@ -35,6 +35,10 @@ class Recital(Follower):
         self._left = drawn
         self._processors = processors
 
+    def catch_up(self, said: list[int]) -> None:
+        """As Follower. What follows the prompt cannot have come before the prompt has been drawn."""
+        assert not said
+
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
         if self._left:
             self._left -= 1

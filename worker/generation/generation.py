@@ -7,6 +7,7 @@ from typing import Any
 
 from broker.wire.failure import Code, Failure, FailureError, invalid
 from broker.wire.work import Generate
+from worker.begun import Begun
 from worker.generation.answer import Answer, AnswerFormat, EitherAnswer
 from worker.generation.budget import ThinkingBudget
 from worker.generation.constraints.constraint import Constraint, Constraints
@@ -15,9 +16,10 @@ from worker.generation.infill import infill_ends
 from worker.generation.logprobs import TokenTexts
 from worker.generation.prompt import prompt_characters
 from worker.generation.reasoning import NO_REASONING, ReasoningFormat
-from worker.generation.sampling import LogitsProcessor, Sampler, request_processors, request_sampler
+from worker.generation.sampling import Follower, LogitsProcessor, Sampler, request_processors, request_sampler
 from worker.generation.sequence import Sequence
 from worker.generation.text_stream import TextStream, make_detokenizer
+from worker.generation.tools import call_ids
 
 # The default of max_tokens for a model that does not state the length of its context.
 _DEFAULT_MAX_TOKENS = 4096
@@ -45,9 +47,10 @@ class Generation:
         # tokenised: tokenising millions of characters would stall the model's other requests for many seconds.
         self._longest_token = max(map(len, tokenizer.get_vocab()))
 
-    def sampling(self, request: Generate) -> tuple[Sampler, list[LogitsProcessor]]:
-        """Its sampler, and the processors that change the logits before. Raises FailureError."""
-        sampler = request_sampler(request, self._vocabulary, self._kept_by_xtc)
+    def sampling(self, request: Generate, said: int = 0) -> tuple[Sampler, list[LogitsProcessor]]:
+        """Its sampler, and the processors that change the logits before. said: tokens that the answer has already.
+        Raises FailureError."""
+        sampler = request_sampler(request, self._vocabulary, self._kept_by_xtc, drawn=said)
         return sampler, request_processors(request, self._vocabulary)
 
     def check_characters(self, request: Generate, *, counts: bool = False) -> None:
@@ -95,6 +98,7 @@ class Generation:
     ) -> tuple[Answer | EitherAnswer | None, Constraint | None]:
         """The format of the answer to these tokens, None for plain text, and its constraint. is_generic: the prompt has
         tools in the generic form. Raises FailureError."""
+        ids = call_ids(request.key)
         if request.messages is None:
             return None, self._constraints.processor(request, NO_REASONING)
         answers = self._generic_format if is_generic else self._format
@@ -107,25 +111,32 @@ class Generation:
         if constraint is None or constraint.is_free:
             binds_calls = constraint is not None and constraint.is_bound
             in_pieces = request.stream and binds_calls and answers.has_object_calls
-            answer = answers.answer(reasoning, request.tools, one_call=request.one_call, in_pieces=in_pieces)
+            answer = answers.answer(reasoning, request.tools, one_call=request.one_call, in_pieces=in_pieces, ids=ids)
             return answer, constraint
         if calls or is_bare:
-            return answers.either(reasoning, request.tools, one_call=request.one_call), constraint
+            return answers.either(reasoning, request.tools, one_call=request.one_call, ids=ids), constraint
         is_call = bool(request.required_tools)
-        return answers.constrained(reasoning, is_call=is_call, in_pieces=request.stream), constraint
+        return answers.constrained(reasoning, is_call=is_call, in_pieces=request.stream, ids=ids), constraint
 
     def followers(
-        self, request: Generate, answer: Answer | EitherAnswer | None, constraint: Constraint | None
+        self,
+        request: Generate,
+        answer: Answer | EitherAnswer | None,
+        constraint: Constraint | None,
+        said: list[int] | None = None,
     ) -> list[LogitsProcessor]:
-        """The processors that follow this answer token by token. Raises FailureError."""
-        followers: list[LogitsProcessor] = [constraint] if constraint is not None and constraint.is_bound else []
+        """The processors that follow this answer token by token. said: the tokens that it has already. Raises
+        FailureError."""
+        followers: list[Follower] = [constraint] if constraint is not None and constraint.is_bound else []
         budget = request.thinking_budget
         if budget is not None and budget < 0:
             raise invalid(f"thinking_budget must be at least 0, not {budget}", param="thinking_budget")
         if budget is not None and answer is not None and self._reasoning.end:
             split, detokenizer = answer.reasoning_split(), make_detokenizer(self._tokenizer)
             followers.append(ThinkingBudget(budget, self._reasoning.end, split, detokenizer))  # has the last word
-        return followers
+        for follower in followers:
+            follower.catch_up(said or [])
+        return [*followers]
 
     def _unheeded(self, request: Generate, answer: Answer | EitherAnswer | None) -> list[str]:
         """Fields of the request that change nothing with this model."""
@@ -143,27 +154,32 @@ class Generation:
         cached_tokens: int,
         echo: Echo | None = None,
         ignored: Iterable[str] = (),
+        begun: Begun | None = None,
     ) -> Sequence:
-        """The state of the request while it is in the batch. ignored: parts of it that the prompt does without."""
-        prompt_tokens += 0 if echo is None else echo.drawn
+        """The state of the request while it is in the batch. ignored: parts of it that the prompt does without; begun:
+        what its answer has already. Raises FailureError."""
         room = self.context - prompt_tokens if self.context else None
         if room is not None and request.max_tokens is not None and request.max_tokens <= room:
             room = None
         stops = [*request.stop, *infill_ends(self._tokenizer)] if request.suffix else request.stop
-        return Sequence(
+        sequence = Sequence(
             request_id,
             TextStream(make_detokenizer(self._tokenizer, continues=request.messages is None), stops),
             answer,
             constraint,
             stream=request.stream,
+            tells=request.tells_tokens,
             prompt_tokens=prompt_tokens,
-            cached_tokens=cached_tokens,
+            cached_tokens=cached_tokens if begun is None else begun.cached,
             logprobs=request.logprobs,
             texts=self._texts,
             room=room,
             echo=echo,
             ignored=[*ignored, *self._unheeded(request, answer)],
         )
+        if begun is not None:
+            sequence.go_on(begun)
+        return sequence
 
     def _check_tokens(self, request: Generate, prompt: int) -> None:
         if self.context and prompt >= self.context:

@@ -6,6 +6,7 @@ that mlx-lm would refuse in the middle of a step, which would end the whole batc
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -24,9 +25,17 @@ Sampler = Callable[[mx.array], mx.array]
 LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 
 
-class Follower:
-    """A logits processor that must see each token of its sequence once, in order: no draft may be taken back, and the
-    sequence cannot begin again."""
+class Follower(ABC):
+    """A logits processor that must see each token of its sequence once, in order: no draft may be taken back."""
+
+    @abstractmethod
+    def __call__(self, tokens: mx.array, logits: mx.array, /) -> mx.array:
+        """As LogitsProcessor."""
+
+    @abstractmethod
+    def catch_up(self, said: list[int]) -> None:
+        """Take the tokens that the answer has already, as if they had been drawn here. Called before the first step,
+        which then has them all."""
 
 
 # The most likely token. Logits give the same result as log-probabilities.
@@ -72,8 +81,9 @@ class _Sampling:
     typical_p: float
 
 
-def request_sampler(request: Generate, vocabulary: int, kept: tuple[int, ...] = ()) -> Sampler:
-    """The sampler that a request asks for. kept: tokens that XTC never removes. Raises FailureError."""
+def request_sampler(request: Generate, vocabulary: int, kept: tuple[int, ...] = (), *, drawn: int = 0) -> Sampler:
+    """The sampler that a request asks for. kept: tokens that XTC never removes; drawn: how many tokens its answer has
+    already. Raises FailureError."""
     _check_ranges(request)
     temperature = min(float(request.temperature), _MOST_TEMPERATURE)
     if is_greedy(request):
@@ -90,7 +100,9 @@ def request_sampler(request: Generate, vocabulary: int, kept: tuple[int, ...] = 
         typical_p=float(request.typical_p),
     )
     kept = kept if xtc else ()
-    return _shared_sampler(sampling, kept) if request.seed is None else _seeded_sampler(sampling, kept, request.seed)
+    if request.seed is None:
+        return _shared_sampler(sampling, kept)
+    return _seeded_sampler(sampling, kept, request.seed, drawn)
 
 
 def is_greedy(request: Generate) -> bool:
@@ -184,7 +196,11 @@ def _typical(logprobs: mx.array, mass: float) -> mx.array:
     return mx.where(stays, logprobs, -mx.inf)
 
 
-def _seeded_sampler(sampling: _Sampling, kept: tuple[int, ...], seed: int) -> Sampler:
+# Keys that are computed together: each is made of the one before.
+_KEYS_AT_ONCE = 256
+
+
+def _seeded_sampler(sampling: _Sampling, kept: tuple[int, ...], seed: int, tokens: int) -> Sampler:
     # The steps of make_sampler, in its order, but every random number comes from this request's own keys: the same
     # numbers that mlx-lm draws after mx.random.seed if nothing else draws.
     key = mx.random.key(seed % 2**64)
@@ -193,6 +209,11 @@ def _seeded_sampler(sampling: _Sampling, kept: tuple[int, ...], seed: int) -> Sa
         nonlocal key
         key, drawn = mx.random.split(key)
         return drawn
+
+    for number in range(tokens * (2 if sampling.xtc_probability > 0 else 1)):
+        draw()
+        if number % _KEYS_AT_ONCE == 0:
+            mx.eval(key)
 
     def sample(logprobs: mx.array) -> mx.array:
         logprobs = _likely(sampling, logprobs)

@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from broker.wire.failure import Code, Failure, FailureError, named_line
 from broker.wire.outputs import FINAL, PARTIAL, Output, error_output
+from worker.begun import TELL_EVERY, Begun, cannot_go_on, characters_of, check_characters
 from worker.generation.answer import Answer, EitherAnswer, Parts
 from worker.generation.calls.pieces import joined_calls
 from worker.generation.constraints.constraint import Constraint
@@ -21,16 +22,19 @@ from worker.process.log_events import concerning
 
 log = logging.getLogger("worker")
 
+# Of a token whose log-probabilities another process has sent, or holds.
+_KNOWN: dict[str, Any] = {}
+
 
 class Sequence:
-    """The state of one request. Mutable: its text, the parts not sent yet, the count of its tokens; for logprobs also
-    the length of the text so far, and the entries whose text is held back, each with the offset of its token in the
-    text."""
+    """The state of one request. Mutable: its text, the parts not sent yet, the count of its tokens, and those that no
+    output has told, where they are to be told; for logprobs also the length of the text so far, and the entries whose
+    text is held back, each with the offset of its token in the text."""
 
     __slots__ = (
         *("request_id", "_text", "_answer", "_constraint", "_stream", "_logprobs", "_texts", "_parts"),
         *("_prompt_tokens", "_cached_tokens", "_completion_tokens", "_length", "_waiting", "_review", "_sent"),
-        *("_room", "_reasoning_tokens", "_is_reasoning", "_echo", "_recited"),
+        *("_room", "_reasoning_tokens", "_is_reasoning", "_echo", "_recited", "_untold"),
     )
 
     def __init__(
@@ -41,6 +45,7 @@ class Sequence:
         constraint: Constraint | None,
         *,
         stream: bool,
+        tells: bool = False,
         prompt_tokens: int,
         cached_tokens: int,
         logprobs: int | None,
@@ -49,9 +54,10 @@ class Sequence:
         echo: Echo | None = None,
         ignored: Iterable[str] = (),
     ) -> None:
-        """answer: None if all is text. logprobs: alternatives for each token, None for no logprobs. room: tokens after
-        which the context is full, None if the client wants no more than those. echo: how the answer begins. ignored:
-        parts of the request that the answer does without; the first output names them."""
+        """answer: None if all is text. tells: whether outputs tell their tokens. logprobs: alternatives for each token,
+        None for no logprobs. room: tokens after which the context is full, None if the client wants no more than those.
+        echo: how the answer begins. ignored: parts of the request that the answer does without; the first output names
+        them."""
         self.request_id = request_id
         self._text = text
         self._answer = answer
@@ -60,6 +66,8 @@ class Sequence:
         self._logprobs = logprobs
         self._texts = texts
         enforces_less = constraint.ignored if constraint is not None else []
+        # Without a stream, log-probabilities come in one piece at the end, and nothing else could tell of them before.
+        self._untold: list[int] | None = [] if tells and (stream or logprobs is None) else None
         self._parts = Parts(
             ignored=[*dict.fromkeys([*ignored, *enforces_less])],
             prompt={"tokens": prompt_tokens, "cached": cached_tokens} if stream else None,
@@ -80,11 +88,6 @@ class Sequence:
                 self._parts.logprobs.append({**texts.entry(echo.recited[0], 0.0), "logprob": math.nan, "top": []})
             if not echo.drawn:
                 self._parts.text.append(echo.text)
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether a token has come."""
-        return self._completion_tokens + self._recited > 0
 
     def advance(self, token: int, row: mx.array | None, reason: str | None) -> Output | None:
         """Take one token. row: its log-probabilities (vocabulary,), read only if asked for, else it may be None.
@@ -111,10 +114,12 @@ class Sequence:
         parts, stream = self._parts, self._text
         text = ""
         is_text = reason != "stop"
+        untold = self._untold
         if is_text:
+            if untold is not None:
+                untold.append(token)
             if self._logprobs is not None:
-                assert row is not None
-                entry = token_logprobs(row, token, self._logprobs, self._texts)
+                entry = _KNOWN if row is None else token_logprobs(row, token, self._logprobs, self._texts)
                 self._waiting.append((self._length + stream.held, entry))
             text = stream.push(token)
         if reason is not None:
@@ -137,7 +142,13 @@ class Sequence:
         elif text:
             is_plain = not (parts.ignored or parts.prompt or self._review)
             if reason is None and self._stream and self._logprobs is None and is_plain:
-                return Output(self.request_id, PARTIAL, {"text": text})
+                if untold is None:
+                    return Output(self.request_id, PARTIAL, {"text": text})
+                if len(untold) == 1:
+                    untold.clear()
+                    return Output(self.request_id, PARTIAL, {"text": text, "ids": token})
+                self._untold = []
+                return Output(self.request_id, PARTIAL, {"text": text, "ids": untold})
             parts.text.append(text)
         if reason is not None:
             return self._end(reason)
@@ -146,8 +157,44 @@ class Sequence:
             body = parts.body()
             if self._review is not None:
                 self._sent.append(body)
-            return Output(self.request_id, PARTIAL, body)
+            return Output(self.request_id, PARTIAL, self._told(body))
+        if untold and not self._stream and (self._completion_tokens == 1 or len(untold) == TELL_EVERY):
+            return Output(self.request_id, PARTIAL, self._told(self._progress()))
         return None
+
+    def _told(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The body of a PARTIAL with its tokens, if they are to be told, and what is held back of them."""
+        if self._untold is not None:
+            body["ids"] = self._untold[0] if len(self._untold) == 1 else self._untold
+            self._untold = []
+            if self._waiting:
+                body["held"] = [entry for _, entry in self._waiting]
+        return body
+
+    def _progress(self) -> dict[str, Any]:
+        """The body of a PARTIAL that only tells tokens."""
+        if self._completion_tokens > 1:
+            return {"text": ""}
+        return {"text": "", "prompt": {"tokens": self._prompt_tokens, "cached": self._cached_tokens}}
+
+    def follow(self, constraint: Constraint | None) -> None:
+        """The answer leaves the batch and comes back with this constraint, which has caught up."""
+        self._constraint = constraint
+
+    def go_on(self, begun: Begun) -> None:
+        """Take the tokens that the answer has from another process, and drop what that has sent. Raises FailureError
+        where this is not what they say."""
+        echo, said = self._echo, 0
+        if begun.ids and self._logprobs is not None and not self._stream:
+            raise cannot_go_on("its log-probabilities have not been sent")
+        if echo is not None and echo.drawn:
+            self._recited, self._parts, said = echo.drawn, Parts(), len(echo.text)
+        outputs = (self._advance(token, None, None) for token in begun.ids)
+        said += characters_of([output for output in outputs if output is not None])
+        if self._untold or len(begun.held) != len(self._waiting):
+            raise cannot_go_on("its tokens end where no output has ended")
+        check_characters(begun, said)
+        self._waiting = deque((offset, entry) for (offset, _), entry in zip(self._waiting, begun.held, strict=True))
 
     def _recite(self, echo: Echo, token: int, row: mx.array | None, reason: str | None) -> Output | None:
         """Take a token of the prompt. What a client may have of it comes in one piece."""
@@ -164,7 +211,7 @@ class Sequence:
             return None
         body = self._parts.body()
         self._parts = Parts()
-        return Output(self.request_id, PARTIAL, body)
+        return Output(self.request_id, PARTIAL, self._told(body))
 
     def cut(self) -> Output:
         """End it after the tokens that have come, as `length`."""

@@ -7,7 +7,7 @@ the device only for requests that ask for them.
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,8 @@ import mlx.core as mx
 from mlx_lm.models.cache import trim_prompt_cache
 
 from broker.wire.outputs import PARTIAL, Output, error_output
-from broker.wire.packing import unpack
 from broker.wire.to_workers import Assign
-from broker.wire.work import Generate
+from worker.begun import cannot_go_on
 from worker.cache.disk.disk_cache import DiskCache
 from worker.cache.disk.naming import BLOCK
 from worker.cache.kv_caches import can_be_shortened, shorten
@@ -28,18 +27,15 @@ from worker.cache.worthwhile import WORTHWHILE, longest_common, worthwhile
 from worker.chat.renderers import renderer_of
 from worker.chat.writer import ChatWriter
 from worker.engine import EngineStats, MemoryFacts, ModelFacts, Report
-from worker.generation.answer import Answer, EitherAnswer
-from worker.generation.constraints.constraint import Constraint
-from worker.generation.echo import Echo, Recital, reciting
 from worker.generation.generation import Generation
-from worker.generation.prompt import WrittenPrompt, checkpoints, write_prompt
-from worker.generation.sampling import Follower, LogitsProcessor, Sampler
+from worker.generation.prompt import WrittenPrompt, checkpoints
 from worker.generation.sequence import Sequence
 from worker.loading.model_folder import load_folder
 from worker.memory.limits import limits_of
 from worker.memory.room import Admitted, MemoryRoom, Refused, Size
 from worker.options import read_options
 from worker.process.intake import taking_in
+from worker.text.arrivals import Arrivals, Arrived
 from worker.text.batch import Held
 from worker.text.draft_model import with_draft
 from worker.text.make_batch import MakeBatch, make_batch
@@ -56,33 +52,12 @@ _AHEAD = 64
 _EVERY = 16
 
 
-@dataclass(slots=True, frozen=True)
-class _Arrived:
-    """A request that is not in the batch. tokens: of its prompt; written: the prompt as it came, and None for a request
-    that had begun, whose tokens are those so far; sequence: then what it has sent, else None."""
-
-    request: Generate
-    tokens: list[int]
-    written: WrittenPrompt | None
-    sampler: Sampler
-    processors: list[LogitsProcessor]
-    answer: Answer | EitherAnswer | None = None
-    constraint: Constraint | None = None
-    echo: Echo | None = None
-    sequence: Sequence | None = None
-
-    @property
-    def can_begin_again(self) -> bool:
-        """Whether it may leave the batch and come back; a seed counts the tokens that it has drawn."""
-        return self.request.seed is None and not any(isinstance(one, Follower) for one in self.processors)
-
-
 @dataclass(slots=True)
 class _Growth:
     """A sequence that has no room for its whole answer yet. answer: tokens that it may have; reserved: those that have
     room; tokens: of the answer so far."""
 
-    arrived: _Arrived
+    arrived: Arrived
     answer: int
     reserved: int
     tokens: list[int] = field(default_factory=list)
@@ -121,9 +96,11 @@ class TextEngine:
         if options.draft_model is not None:
             self.loaded, draft = with_draft(self.loaded, options.draft_model, report)
         tokenizer = self.loaded.tokenizer
+        self._has_draft = draft is not None  # which draws as well: how often, nothing tells
         context = options.context_length or self.loaded.context_length
         self._writer = ChatWriter([renderer_of(tokenizer)], options.tool_form)
         self.generation = Generation(tokenizer, self.loaded.vocabulary, context)
+        self._arrivals = Arrivals(self.generation, self.loaded, self._writer)
         self._batch = make_batch(self.loaded, draft, options)
         warm_up(self._batch)
         self._warmed_up = self._batch.prefilled
@@ -133,7 +110,7 @@ class TextEngine:
             cache_bytes = default_bytes(assign.limit_bytes, self.loaded.weights_bytes)
         in_blocks = can_be_shortened(self.loaded.model)
         disk = make_disk(assign, options) if options.prompt_cache_tokens and cache_bytes else None
-        self._saved: SavedPrompts[Admitted[_Arrived]] = SavedPrompts(disk, self._batch, in_blocks=in_blocks)
+        self._saved: SavedPrompts[Admitted[Arrived]] = SavedPrompts(disk, self._batch, in_blocks=in_blocks)
         # What precedes decides whether a token attends to others before they are quantised: it must not depend on where
         # a cache comes from.
         self._cut = BLOCK if disk is not None and options.kv_bits is not None else 1
@@ -143,7 +120,7 @@ class TextEngine:
         self._live: dict[int, _LiveText] = {}
         self._uids: dict[bytes, int] = {}
         plan = plan_of(assign, self.loaded, draft, options, padded=self._batch.is_padded)
-        self.room: MemoryRoom[_Arrived] = MemoryRoom(plan, limits, self._prompts)
+        self.room: MemoryRoom[Arrived] = MemoryRoom(plan, limits, self._prompts)
 
     @property
     def facts(self) -> ModelFacts:
@@ -175,40 +152,26 @@ class TextEngine:
         )
 
     def add(self, request_id: bytes, payload: bytes) -> None:
-        arrived = self._read(payload)
-        request, tokens = arrived.request, arrived.tokens
-        drawn = 0 if arrived.echo is None else arrived.echo.drawn
-        prompt = len(tokens) + drawn
+        arrived = self._arrivals.read(payload, request_id)
+        request, said, prompt = arrived.request, len(arrived.said), len(arrived.written.tokens)
+        answer = self.generation.max_tokens(request, prompt) - said
+        if said and answer < 1:
+            raise cannot_go_on("its tokens are all that it may have")
         size = Size(
-            prompt,
-            max(0 if drawn else 1, self.generation.max_tokens(request, prompt)),
+            prompt + said,
+            max(0 if arrived.drawn else 1, answer),
             is_stated=not request.max_tokens_is_default,
             param="prompt" if request.messages is None else "messages",
-            first=_BLOCK if request.max_tokens_is_default and arrived.can_begin_again else 0,
+            first=_BLOCK if request.max_tokens_is_default and self._can_begin_again(arrived) else 0,
         )
         self.room.enter(request_id, size, arrived)
         self._admit()
 
     def count(self, payload: bytes) -> Iterator[int | None]:
         """As Count of worker/engine.py, in one piece."""
-        arrived = self._read(payload, counts=True)
+        arrived = self._arrivals.read(payload)
         self.generation.check_max_tokens(arrived.request)
-        yield len(arrived.tokens) + (0 if arrived.echo is None else arrived.echo.drawn)
-
-    def _read(self, payload: bytes, *, counts: bool = False) -> _Arrived:
-        """A request. counts: its prompt is to be counted only. Raises FailureError."""
-        request = unpack(Generate, payload)
-        sampler, processors = self.generation.sampling(request)
-        self.generation.check_characters(request, counts=counts)
-        prompt = write_prompt(request, self.loaded.tokenizer, self._writer, self.loaded.vocabulary)
-        answer, constraint = self.generation.answer(request, prompt.tokens, is_generic=prompt.is_generic)
-        processors = [*processors, *self.generation.followers(request, answer, constraint)]
-        echo = self.generation.echo(request, prompt.tokens)
-        if echo is not None and echo.drawn:
-            first, rest = echo.recited[:1], echo.recited[1:]
-            processors = [Recital(echo.drawn, processors)]
-            return _Arrived(request, first, None, reciting(rest, sampler), processors, answer, constraint, echo)
-        return _Arrived(request, prompt.tokens, prompt, sampler, processors, answer, constraint, echo)
+        yield len(arrived.written.tokens)
 
     def _admit(self) -> None:
         """Put the requests into the batch for which there is room."""
@@ -220,38 +183,29 @@ class TextEngine:
                 self.room.leave(admitted.request_id)
                 raise
 
-    def _begin(self, admitted: Admitted[_Arrived]) -> None:
+    def _begin(self, admitted: Admitted[Arrived]) -> None:
         """Insert it, unless its cache has to be read first."""
         tokens = admitted.what.tokens
         known = self._prompts.known(tokens)
         if not self._saved.begin(admitted.request_id, admitted, tokens, known - known % self._cut):
             self._insert(admitted, *self._fetch(tokens))
 
-    def _insert(self, admitted: Admitted[_Arrived], cache: list[Any] | None, cached: int) -> None:
+    def _insert(self, admitted: Admitted[Arrived], cache: list[Any] | None, cached: int) -> None:
         """cache: holds the first `cached` tokens."""
         request_id, arrived, max_tokens, reserved = admitted
-        request, tokens = arrived.request, arrived.tokens
+        tokens = arrived.tokens
         self._cached += cached
-        points = {} if arrived.written is None else self._checkpoints(arrived.written, cached)
+        points = {} if arrived.drawn else self._checkpoints(arrived.written, cached)
         ends = [cached, *points, len(tokens)]
-        sequence = arrived.sequence or self.generation.sequence(
-            request_id,
-            request,
-            arrived.answer,
-            arrived.constraint,
-            prompt_tokens=len(tokens),
-            cached_tokens=cached,
-            echo=arrived.echo,
-            ignored=() if arrived.written is None else arrived.written.ignored,
-        )
+        sequence = arrived.sequence or self._arrivals.sequence(request_id, arrived, cached=cached)
         uid = self._batch.insert(
             [tokens[begin:end] for begin, end in pairwise(ends)],
-            max_tokens + (0 if arrived.echo is None else arrived.echo.drawn),
+            max_tokens + arrived.drawn,
             cache=cache,
             tokens=tokens[:cached],
             sampler=arrived.sampler,
             processors=arrived.processors,
-            wants_logprobs=request.logprobs is not None,
+            wants_logprobs=arrived.request.logprobs is not None,
         )
         growth = _Growth(arrived, max_tokens, reserved) if reserved < max_tokens else None
         self._uids[request_id] = uid
@@ -312,13 +266,16 @@ class TextEngine:
             growth.reserved += more
         elif not left:
             done = len(growth.tokens)
-            tokens = growth.arrived.tokens + growth.tokens
-            arrived = replace(growth.arrived, tokens=tokens, written=None, sequence=sequence)
-            size = Size(len(tokens), growth.answer - done, is_stated=False, param="messages", first=_BLOCK)
+            arrived = self._arrivals.again(growth.arrived, growth.tokens, sequence)
+            size = Size(len(arrived.tokens), growth.answer - done, is_stated=False, param="messages", first=_BLOCK)
             del self._live[uid], self._uids[request_id]
             held = self._batch.remove([uid], return_prompt_caches=self._prompts.is_on)
             self.room.return_to_front(request_id, size, arrived)
             self._store(held.values())
+
+    def _can_begin_again(self, arrived: Arrived) -> bool:
+        """Whether it may leave the batch and come back."""
+        return not arrived.drawn and (arrived.request.seed is None or not self._has_draft)
 
     def hold_prefill(self, is_held: bool) -> None:
         """As in Engine."""
@@ -339,7 +296,7 @@ class TextEngine:
             if not self._live:
                 self._saved.rest()
 
-    def _insert_read(self, admitted: Admitted[_Arrived], cache: list[Any] | None, cached: int) -> None:
+    def _insert_read(self, admitted: Admitted[Arrived], cache: list[Any] | None, cached: int) -> None:
         """A request whose cache has been read from disk."""
         tokens = admitted.what.tokens
         if cache is None or self._prompts.known(tokens) >= cached:
@@ -385,7 +342,7 @@ class TextEngine:
             self._prompts.store(held.tokens, held.cache)
 
 
-def _ended(refused: Refused[_Arrived]) -> Output:
+def _ended(refused: Refused[Arrived]) -> Output:
     """The end of a request that gets no room any more: of one that had begun, where it is."""
     sequence = refused.what.sequence
     return error_output(refused.request_id, refused.failure) if sequence is None else sequence.cut()

@@ -7,7 +7,7 @@ a piece of a prompt. After such work, decode has about as long for itself.
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -21,15 +21,16 @@ from broker.wire.outputs import ERROR, PARTIAL, Output
 from broker.wire.packing import unpack
 from broker.wire.to_workers import Assign
 from broker.wire.work import Generate
-from worker.chat.writer import TOOL_FORMS, Form
+from worker.begun import begun_of, cannot_go_on
+from worker.chat.writer import TOOL_FORMS
 from worker.engine import EngineStats, MemoryFacts, ModelFacts, Report
 from worker.generation.choice import Part, choose
-from worker.generation.echo import Echo, Recital, reciting
+from worker.generation.echo import Recital, reciting
 from worker.generation.generation import Generation
 from worker.generation.pace import Pace
-from worker.generation.sampling import LogitsProcessor, Sampler, is_greedy
+from worker.generation.prompt import checked_ids
+from worker.generation.sampling import is_greedy
 from worker.generation.scores import score_bytes
-from worker.generation.sequence import Sequence
 from worker.memory.limits import limits_of
 from worker.memory.room import Admitted, MemoryRoom, Size
 from worker.options import one_of, read_options, template, whole_number
@@ -39,7 +40,8 @@ from worker.vision.batch import make_batch
 from worker.vision.deepstack import prefill_by
 from worker.vision.memory_plan import encoding_bytes, plan_of
 from worker.vision.model import Prompt, VisionModel
-from worker.vision.pictures import Picture, check_pixels, open_picture, pixels_wanted
+from worker.vision.pictures import check_pixels, open_picture, pixels_wanted
+from worker.vision.requests import Live, Waiting
 from worker.vision.row_sampler import RowSampler
 
 log = logging.getLogger("worker")
@@ -60,47 +62,6 @@ class VisionOptions:
     max_image_pixels: int = whole_number(2048 * 2048)
     chat_template: str | None = template()
     tool_form: str | None = one_of(*TOOL_FORMS)
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """A request that is not in the batch yet. prompt: once it is known; text: the rendered chat; images: the `pictures`
-    that have been decoded; form: of the chat, None for a prompt that is none; pixels: of
-    `pixels_wanted`; echo: how the answer begins."""
-
-    request: Generate
-    sampler: Sampler
-    processors: list[LogitsProcessor]
-    prompt: Prompt | None
-    text: str
-    pictures: list[Picture]
-    form: Form | None
-    pixels: dict[str, int]
-    echo: Echo | None
-    images: list[Any] = field(default_factory=list)
-
-    @property
-    def drawn(self) -> int:
-        """Tokens of the prompt that are drawn, not prefilled."""
-        return 0 if self.echo is None else self.echo.drawn
-
-    def unheeded(self, model: VisionModel) -> list[str]:
-        """Fields of the request that change nothing with this model."""
-        return [] if model.takes_pixels or not self.pictures else list(self.pixels)
-
-    @property
-    def is_generic(self) -> bool:
-        """Whether calls are to be read in the generic form."""
-        return self.form is not None and self.form.is_generic
-
-
-@dataclass(slots=True, frozen=True)
-class _Live:
-    """prompt_tokens: those of its prompt, its images included."""
-
-    sequence: Sequence
-    sampler: RowSampler | None
-    prompt_tokens: int
 
 
 class VisionEngine:
@@ -127,8 +88,8 @@ class VisionEngine:
             step_tokens=self._options.prefill_step_size,
         )
         self.room: MemoryRoom[Prompt] = MemoryRoom(plan, limits)
-        self._waiting: dict[bytes, _Waiting] = {}
-        self._live: dict[int, _Live] = {}
+        self._waiting: dict[bytes, Waiting] = {}
+        self._live: dict[int, Live] = {}
         self._uids: dict[bytes, int] = {}
         self._generated = self._prompt_tokens = 0
         self._batch = make_batch(
@@ -164,8 +125,8 @@ class VisionEngine:
         return MemoryFacts(mx.get_active_memory(), mx.get_cache_memory(), mx.get_peak_memory())
 
     def stats(self) -> EngineStats:
-        waiting, sequences = len(self._waiting), [live.sequence for live in list(self._live.values())]
-        decoding = sum(sequence.has_begun for sequence in sequences)
+        waiting, sequences = len(self._waiting), list(self._live.values())
+        decoding = sum(live.has_read for live in sequences)
         prefilling = len(sequences) - decoding
         # One that may have got its memory waits for its turn to prefill: with that it begins.
         for_room = self.room.waiting if self.room.is_blocked else 0
@@ -200,10 +161,12 @@ class VisionEngine:
         self.generation.followers(waiting.request, *answer)
         yield len(prompt.tokens) + waiting.drawn
 
-    def _read(self, payload: bytes, *, counts: bool = False) -> _Waiting:
+    def _read(self, payload: bytes, *, counts: bool = False) -> Waiting:
         """A request, its images not decoded yet. counts: its prompt is to be counted only. Raises FailureError."""
         request = unpack(Generate, payload)
-        sampler, processors = self.generation.sampling(request)
+        begun = None if counts else begun_of(request)
+        said = [] if begun is None else checked_ids(begun.ids, self.model.vocabulary, "begun.ids")
+        sampler, processors = self.generation.sampling(request, len(said))
         self.generation.check_characters(request, counts=counts)
         prompt, text, form, pictures, echo = None, "", None, [], None
         pixels = pixels_wanted(request, self._options.max_image_pixels)
@@ -212,7 +175,7 @@ class VisionEngine:
         if request.messages is None or request.prompt is not None:
             prompt = self.model.read_text(request)
             echo = self.generation.echo(request, prompt.tokens)
-            if echo is not None and echo.drawn:
+            if echo is not None and echo.drawn and begun is None:
                 prompt = self.model.prompt_of(echo.recited[:1])
                 sampler = reciting(echo.recited[1:], sampler)
         else:
@@ -222,7 +185,7 @@ class VisionEngine:
             check_pixels(pictures)
             if not pictures:
                 prompt = self.model.read_chat(text, [], {})
-        return _Waiting(request, sampler, processors, prompt, text, pictures, form, pixels, echo)
+        return Waiting(request, sampler, processors, prompt, text, pictures, form, pixels, echo, begun)
 
     def step(self) -> list[Output]:
         outputs = self._prepare()
@@ -235,10 +198,14 @@ class VisionEngine:
         for response in responses:
             uid, reason = response.uid, response.finish_reason
             live = self._live[uid]
-            if not live.sequence.has_begun:
+            if not live.has_read:
+                live.has_read = True
                 self.room.has_read(live.sequence.request_id)
                 self._prompt_tokens += live.prompt_tokens
             row = live.sampler.take_row() if live.sampler is not None else None
+            if live.recited:
+                live.recited -= 1
+                continue
             output = live.sequence.advance(response.token, _NO_ROW if row is None else row, reason)
             if output is None:
                 continue
@@ -298,7 +265,7 @@ class VisionEngine:
 
     @property
     def _is_decoding(self) -> bool:
-        return any(live.sequence.has_begun for live in self._live.values())
+        return any(live.has_read for live in self._live.values())
 
     def _prefill(self, left: int, context: int, piece: Callable[[int], int]) -> int:
         """A piece of the one prompt that prefills, where it is prefill's turn; its tokens."""
@@ -311,7 +278,7 @@ class VisionEngine:
         self._pace.prefilled(tokens, context, began, seconds, beside=beside, in_whole=choice.in_whole)
         return tokens
 
-    def _advance(self, request_id: bytes, waiting: _Waiting) -> Failure | None:
+    def _advance(self, request_id: bytes, waiting: Waiting) -> Failure | None:
         """Why the request fails here, if it does."""
         try:
             with taking_in(request_id):
@@ -331,49 +298,60 @@ class VisionEngine:
             return Failure(Code.INTERNAL_ERROR, f"the prompt cannot be made: {named_line(error)}")
         return None
 
-    def _enter(self, request_id: bytes, waiting: _Waiting) -> None:
+    def _enter(self, request_id: bytes, waiting: Waiting) -> None:
         request = waiting.request
         prompt = waiting.prompt or self.model.read_chat(waiting.text, waiting.images, waiting.pixels)
-        tokens = len(prompt.tokens) + waiting.drawn
+        tokens, said = len(prompt.tokens) + waiting.drawn, len(waiting.said)
+        answer = self.generation.max_tokens(request, tokens) - said
+        if said and answer < 1:
+            raise cannot_go_on("its tokens are all that it may have")
         size = Size(
-            tokens,
-            max(0 if waiting.drawn else 1, self.generation.max_tokens(request, tokens)),
+            tokens + said,
+            max(0 if waiting.drawn else 1, answer),
             is_stated=not request.max_tokens_is_default,
             param="prompt" if request.messages is None else "messages",
             beside=encoding_bytes(prompt),
         )
         self.room.enter(request_id, size, prompt)
 
-    def _insert(self, admitted: Admitted[Prompt], waiting: _Waiting) -> None:
+    def _insert(self, admitted: Admitted[Prompt], waiting: Waiting) -> None:
         request_id, prompt, max_tokens, _ = admitted
         request = waiting.request
         form = waiting.form
         answer, constraint = self.generation.answer(request, prompt.tokens, is_generic=waiting.is_generic)
-        processors = [*waiting.processors, *self.generation.followers(request, answer, constraint)]
-        if waiting.drawn:
-            processors = [Recital(waiting.drawn, processors)]
-        sampler = None
-        if processors or request.logprobs is not None or not is_greedy(request):
-            sampler = RowSampler(processors, waiting.sampler, keeps_rows=request.logprobs is not None)
+        said = waiting.said
+        processors = [*waiting.processors, *self.generation.followers(request, answer, constraint, said)]
         sequence = self.generation.sequence(
             request_id,
             request,
             answer,
             constraint,
-            prompt_tokens=len(prompt.tokens),
+            prompt_tokens=len(prompt.tokens) + waiting.drawn,
             cached_tokens=0,
             echo=waiting.echo,
             ignored=[*(() if form is None else form.ignored), *waiting.unheeded(self.model)],
+            begun=waiting.begun,
         )
         seen = self.model.see(prompt)
         # The generator asks only the language model. It reads this setting when it begins the prompt, the only one.
         in_pieces = self.model.may_be_read_in_pieces(prompt, seen)
+        drawn, draw = waiting.drawn, waiting.sampler
+        if said and in_pieces:
+            prompt = prompt.followed_by(said)
+            seen = self.model.see(prompt)
+        elif said:  # behind the prompt they would change how that is read
+            drawn, draw = len(said), reciting(said, draw)
+        if drawn:
+            processors = [Recital(drawn, processors)]
+        sampler = None
+        if drawn or processors or request.logprobs is not None or not is_greedy(request):
+            sampler = RowSampler(processors, draw, keeps_rows=request.logprobs is not None)
         self._batch.prefill_step_size = self._options.prefill_step_size if in_pieces else None
         (uid,) = self._batch.insert(
             [prompt.tokens],
-            [max_tokens + waiting.drawn],
+            [max_tokens + drawn],
             prompt_kwargs=[seen],
             logits_processors=[None if sampler is None else [sampler]],
         )
         self._uids[request_id] = uid
-        self._live[uid] = _Live(sequence, sampler, len(prompt.tokens))
+        self._live[uid] = Live(sequence, sampler, len(prompt.tokens), drawn - waiting.drawn)

@@ -48,6 +48,9 @@ _MARK = re.compile("image|img|video|vision|audio", re.IGNORECASE)
 
 _UNTRUSTED = {"trust_remote_code": False}
 
+# Inputs with a number for each token, and what it is for one of a text.
+_OF_TEXT = {"attention_mask": 1, "token_type_ids": 0, "mm_token_type_ids": 0}
+
 # Feeds images to several layers in a form that mlx-vlm's batch mistakes for several prompts: any image ends the batch.
 _NOT_IN_BATCHES = ("granite4_vision",)
 
@@ -58,6 +61,14 @@ class Prompt:
 
     tokens: list[int]
     inputs: dict[str, Any]
+
+    def followed_by(self, said: list[int]) -> "Prompt":
+        """The prompt and tokens of a text behind it."""
+        inputs = dict(self.inputs)
+        for name, text in _OF_TEXT.items():
+            if isinstance(inputs.get(name), mx.array):
+                inputs[name] = mx.concatenate([inputs[name], mx.full((1, len(said)), text, inputs[name].dtype)], axis=1)
+        return Prompt([*self.tokens, *said], inputs)
 
 
 class VisionModel:

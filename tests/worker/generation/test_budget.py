@@ -205,11 +205,3 @@ def test_no_token_is_waited_for_before_the_budget_may_be_used_up() -> None:
         assert processor(unread, logits) is logits
     with pytest.raises(AssertionError, match="was read"):
         processor(unread, logits)
-
-
-def test_a_bounded_answer_keeps_its_room(opened: TextEngine) -> None:
-    """It cannot begin again, so there is room for all of it."""
-    asked: dict[str, Any] = {"messages": [USER], "max_tokens": 2000, "max_tokens_is_default": True}
-    free, bound = (add(opened, number, **asked, thinking_budget=budget) for number, budget in enumerate((None, 1)))
-    lengths = opened.room.plan.lengths
-    assert lengths[bound] - lengths[free] == 2000 - 512

@@ -281,13 +281,30 @@ def test_growth_asks_the_broker_in_time(folder: Path) -> None:
     assert asked >= 1
 
 
-def test_seeded_and_constrained_answers_have_room_until_their_end(folder: Path) -> None:
-    engine = with_room_for(folder, 1700)
-    either: list[dict[str, Any]] = [{"seed": 1}, {"grammar": "start: /[a-z]+/"}]
-    for number, more in enumerate(either):
-        add(engine, number, prompt="s" * 300, max_tokens=1400, max_tokens_is_default=True, **more)
-        assert engine.room.plan.lengths[b"gateway1" + number.to_bytes(8, "big")] == 1700
-        engine.cancel(b"gateway1" + number.to_bytes(8, "big"))
+@pytest.mark.parametrize("more", [{"seed": 1, "xtc_probability": 0.5}, {"seed": 2, "grammar": "start: /[a-zé]+/"}])
+def test_seeded_and_constrained_answers_leave_and_go_on_too(
+    folder: Path, unbounded: TextEngine, more: dict[str, Any]
+) -> None:
+    requests = [{"prompt": f"{n}" * 300, "max_tokens": 600, **more} for n in range(2)]
+    alone = [answer(unbounded, **fields) for fields in requests]
+    engine = with_room_for(folder, 820, 820)
+    ids = [add(engine, number, **fields, max_tokens_is_default=True) for number, fields in enumerate(requests)]
+    outputs: dict[bytes, list[Output]] = {request_id: [] for request_id in ids}
+    waited = False
+    while engine.has_work:
+        for output in engine.step():
+            outputs[output.request_id].append(output)
+        waited = waited or engine.stats().waiting_for_room > 0
+    assert waited
+    assert [without_count(joined(of_one)) for of_one in outputs.values()] == alone
+
+
+def test_seeded_answers_with_a_draft_model_have_room_until_their_end(folder: Path) -> None:
+    """How often they have drawn depends on what the draft model has said."""
+    engine = with_room_for(folder, 1700, draft_model=str(folder))
+    add(engine, 0, prompt="s" * 300, max_tokens=1400, max_tokens_is_default=True, seed=1)
+    assert [*engine.room.plan.lengths.values()] == [1700]
+    engine.cancel(b"gateway1" + bytes(8))
 
 
 def test_a_share_of_nothing_is_a_share(folder: Path) -> None:

@@ -22,8 +22,9 @@ from tests.worker.engine_runs import joined, steps
 from tests.worker.vision.sights import sights
 from tests.worker.vision.vision_runs import load
 from worker.vision.batch import Turns
-from worker.vision.engine import VisionEngine, _Waiting
+from worker.vision.engine import VisionEngine
 from worker.vision.model import Prompt
+from worker.vision.requests import Waiting
 
 pytestmark = pytest.mark.exact
 
@@ -100,9 +101,7 @@ def through(engine: VisionEngine, prompts: list[Prompt], *, apart: bool = False)
         request = Generate(prompt=prompt.tokens, temperature=0.0, max_tokens=TOKENS, logprobs=0)
         ids.append(b"gateway1" + number.to_bytes(8, "big"))
         # Past the processor, which nothing here can make.
-        engine._waiting[ids[-1]] = _Waiting(
-            request, *engine.generation.sampling(request), prompt, "", [], None, {}, None
-        )
+        engine._waiting[ids[-1]] = Waiting(request, *engine.generation.sampling(request), prompt, "", [], None, {})
         for _ in range((1 + number % 3) * apart):
             outputs += engine.step()
     outputs += steps(engine)

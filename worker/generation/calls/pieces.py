@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from worker.generation.tools import new_id, text_of_json
+from worker.generation.tools import CallIds, new_id, text_of_json
 
 _HEAD = re.compile(r'[^{]*+\{\s*+"name"\s*+:\s*+(?P<name>"(?:[^"\\]|\\.)*+")')
 _LEAD = re.compile(r'\s*+,\s*+"arguments"\s*+:\s*+(?=\{)')
@@ -76,7 +76,8 @@ class CallPieces:
     """Reads one answer. Mutable state: the text that belongs to no piece yet; the call that is open, as a piece
     without arguments; where in it the text is; of its arguments how many braces are open, and whether a string is."""
 
-    def __init__(self) -> None:
+    def __init__(self, ids: CallIds = new_id) -> None:
+        self._ids = ids
         self._held = ""
         self._call = _NO_CALL
         self._stage = _Stage.BEFORE
@@ -88,7 +89,7 @@ class CallPieces:
         self._held += text
         if self._stage is _Stage.BEFORE and (head := self._matched(_HEAD)) is not None:
             self._stage = _Stage.NAMED
-            self._call = CallPiece(new_id(), text_of_json(head["name"]), "", starts=False, ends=False)
+            self._call = CallPiece(self._ids(), text_of_json(head["name"]), "", starts=False, ends=False)
             yield replace(self._call, starts=True)
         if self._stage is _Stage.NAMED and self._matched(_LEAD) is not None:
             self._stage = _Stage.INSIDE

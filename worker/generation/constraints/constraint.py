@@ -182,6 +182,13 @@ class Constraint(Follower):
             allowed = self._unconstrained(width) if self._is_reasoning else self._allowed(width)
         return logits if allowed is None else mx.where(allowed, logits, -mx.inf)
 
+    def catch_up(self, said: list[int]) -> None:
+        """As Follower. The last of these tokens is taken when the next one is drawn, like any other."""
+        if said:
+            self._is_first = False
+        for token in said[:-1]:
+            self._take(token)
+
     def check(self) -> None:
         """Raises FailureError once the grammar has exceeded llguidance's limits. The step itself must not raise,
         because that would end the whole batch: there, only the end of the text stays possible."""
