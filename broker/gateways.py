@@ -25,6 +25,7 @@ from broker.policy.events import (
     OutputsRead,
     OutputsSent,
     RequestCancelled,
+    RequestResumed,
     UnloadRequested,
     UnpinRequested,
 )
@@ -51,13 +52,14 @@ from broker.wire.from_gateways import (
     Pull,
     Remove,
     Resolve,
+    Resume,
     Status,
     Unload,
     Unpin,
     Watch,
 )
 from broker.wire.from_peers import Ack, Heartbeat, Hello
-from broker.wire.outputs import FINAL, PARTIAL, Output, encode_outputs, error_output
+from broker.wire.outputs import FINAL, LOST, PARTIAL, Output, encode_outputs, error_output
 from broker.wire.states import State
 
 logger = logging.getLogger(__name__)
@@ -142,8 +144,8 @@ class Gateways:
                 self._tell(OutputsRead(gateway, body.total))
             case InferenceRequest():
                 self._put(self._lookup.request(request_id, body))
-            case Cancel():
-                self._cancel(request_id)
+            case Resume() | Cancel():
+                self._go_on(request_id, body)
             case Load():
                 self._put(self._lookup.load(request_id, body.model))
             case Keep():
@@ -157,7 +159,7 @@ class Gateways:
             case Unload():
                 self._put(UnloadRequested(request_id, self._lookup.id_of(body.model), body.timeout, body.force))
             case Kill():
-                self._put(KillRequested(request_id, self._lookup.id_of(body.model)))
+                self._put(KillRequested(request_id, self._lookup.id_of(body.model), body.resume))
             case Pin():
                 self._put(self._lookup.pin(request_id, body.model))
             case Unpin():
@@ -200,8 +202,11 @@ class Gateways:
         except FailureError as error:
             self.fail(Fail(request_id, error.failure))
 
-    def _cancel(self, request_id: bytes) -> None:
-        if request_id in self._watchers or self._logs.leave(request_id):
+    def _go_on(self, request_id: bytes, body: Resume | Cancel) -> None:
+        """Or not."""
+        if isinstance(body, Resume):
+            self._put(RequestResumed(request_id, body.payload))
+        elif request_id in self._watchers or self._logs.leave(request_id):
             self._watchers.pop(request_id, None)
             self.fail(Fail(request_id, CANCELLED))
         else:
@@ -260,6 +265,10 @@ class Gateways:
     def fail(self, fail: Fail) -> None:
         """The ERROR of any request."""
         self._send_output(error_output(fail.request_id, fail.failure))
+
+    def tell_lost(self, request_id: bytes) -> None:
+        """The process of this inference request has ended, the request has not."""
+        self._send_output(Output(request_id, LOST, {}))
 
     def announce(self, change: AnnounceModel) -> None:
         """Send this change to those who watch the model."""

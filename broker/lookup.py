@@ -75,7 +75,7 @@ class Lookup:
         model_id = self.id_of(body.model)
         found = self._find(model_id, body.task)
         what = (body.payload, found.spec, found.problem, body.task, body.origin, body.keep_alive, body.trace)
-        return _event(RequestArrived(request_id, model_id, *what), found)
+        return _event(RequestArrived(request_id, model_id, *what, body.resume_limit), found)
 
     def keep(self, request_id: bytes, name: str, seconds: float | None) -> Event:
         model_id = self.id_of(name)

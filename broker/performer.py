@@ -36,6 +36,7 @@ from broker.policy.actions import (
     StartDownload,
     StartWorker,
     StopWorker,
+    TellLost,
     TellProgress,
 )
 from broker.policy.budget import Origin
@@ -106,6 +107,9 @@ class Performer:
                 self._gateways.reply(action.request_id, action.body)
             case TellProgress():
                 self._gateways.tell(action.request_id, action.body)
+            case TellLost():
+                logger.info("a request has lost its process and goes on", extra={"request_id": action.trace})
+                self._gateways.tell_lost(action.request_id)
             case Fail():
                 self._fail(action)
             case StartWorker() | StartDownload():

@@ -22,9 +22,11 @@ from broker.wire.codec import decode, encode
 from broker.wire.frames import NO_REQUEST
 from broker.wire.from_peers import Heartbeat, Hello
 from broker.wire.from_workers import FromWorker, LoadFailed, Need, Prefill, Progress, Ready
-from broker.wire.outputs import PARTIAL, Outputs
+from broker.wire.outputs import ERROR, FINAL, Outputs
 
 logger = logging.getLogger(__name__)
+
+_ENDS = (FINAL, ERROR)
 
 
 class Workers:
@@ -53,7 +55,7 @@ class Workers:
         # The heartbeat thread has a socket of its own: `<worker id>/heartbeat`.
         worker_id = str(identity, "utf-8", "replace").partition("/")[0]
         if isinstance(body, Outputs):  # nearly every message: asking the union first would cost as much as the rest
-            entries = [(request_id, kind != PARTIAL) for request_id, kind in body.entries]
+            entries = [(request_id, kind in _ENDS) for request_id, kind in body.entries]
             return OutputsArrived(worker_id, entries, frames)
         if not isinstance(body, FromWorker):
             raise ProtocolError(f"a worker does not send {body.COMMAND.decode()}")

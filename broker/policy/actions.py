@@ -148,6 +148,14 @@ class TellProgress:
 
 
 @dataclass(slots=True, frozen=True)
+class TellLost:
+    """Tell the gateway of this request, which goes on, that its process has ended."""
+
+    request_id: bytes
+    trace: str = ""
+
+
+@dataclass(slots=True, frozen=True)
 class RemoveFiles:
     """Delete the files of this model, which nothing uses; then answer the request."""
 
@@ -226,6 +234,7 @@ Action = (
     | KillWorker
     | Reply
     | TellProgress
+    | TellLost
     | RemoveFiles
     | Fail
     | LendPrefill

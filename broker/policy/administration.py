@@ -104,7 +104,7 @@ def _on_kill_requested(facts: Facts, event: KillRequested) -> None:
     if model is None or model.serving is None:
         _not_loaded(facts, event.request_id, event.model_id)
     else:
-        model.kills.append(AdminWait(event.request_id, facts.order))
+        model.kills.append(AdminWait(event.request_id, facts.order, resume=event.resume))
 
 
 def _on_pin_requested(facts: Facts, event: PinRequested, now: float) -> None:

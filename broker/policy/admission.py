@@ -2,7 +2,7 @@
 
 from broker.policy.actions import ForwardCancel, Reply
 from broker.policy.answers import CANCELLED, SHUTTING_DOWN, end, ended_its_process, fail, load_report, refuse
-from broker.policy.events import GatewayLeft, KeepRequested, RequestArrived
+from broker.policy.events import GatewayLeft, KeepRequested, RequestArrived, RequestResumed
 from broker.policy.facts import Facts
 from broker.policy.records import Model, PendingRequest
 from broker.policy.specs import KeepAlive, ModelSpec
@@ -55,7 +55,8 @@ def on_request_arrived(facts: Facts, event: RequestArrived | KeepRequested, now:
         origin, order = event.origin or event.request_id, facts.next_order()
         stated = None if event.keep_alive is None else KeepAlive(order, event.keep_alive)
         request = PendingRequest(
-            event.request_id, event.model_id, event.payload, origin, order, now, stated, event.task, event.trace
+            *(event.request_id, event.model_id, event.payload, origin, order, now),
+            *(stated, event.task, event.trace, event.resume_limit),
         )
         facts.requests[event.request_id] = request
         model.waiting.append(request)
@@ -107,6 +108,13 @@ def _too_many(facts: Facts, model: Model) -> Failure | None:
     else:
         return None
     return Failure(Code.RATE_LIMIT_EXCEEDED, why, retry_after=1.0, retryable=True)
+
+
+def on_request_resumed(facts: Facts, event: RequestResumed) -> None:
+    """Nothing waits for a payload that comes twice, or after the end of its request."""
+    request = facts.requests.get(event.request_id)
+    if request is not None and request.is_lost:
+        request.payload, request.is_lost = event.payload, False
 
 
 def on_gateway_left(facts: Facts, event: GatewayLeft) -> None:

@@ -19,6 +19,12 @@ def ended_its_process(model_id: str, how: str) -> Failure:
     return Failure(Code.WORKER_DIED, f"this request ended the process of {model_id} while it was taken in ({how})")
 
 
+def ended_two_processes(model_id: str, how: str) -> Failure:
+    """Of a request under which two processes have ended before its first output, the second alone with it."""
+    what = f"this request ended two processes of {model_id} before its first output, the second one alone"
+    return Failure(Code.WORKER_DIED, f"{what} ({how})")
+
+
 def load_report(model: Model) -> dict[str, Any]:
     """The FINAL of LOAD and KEEP."""
     assert model.spec is not None

@@ -4,16 +4,20 @@ An end begins in one of four ways: the process is asked to exit (`stop`), killed
 `watch` when it has stopped living), says that it cannot load, or exits by itself. The ranks of an instance are one
 failure domain: any of them takes all others with it. Clients get their errors when the end begins, because reaping a
 process of many gigabytes can take a while; deaths are counted, and administrators answered, when the last rank has
-exited. A request that ends its process while it is taken in is blamed alone, with those like it. The numbers of the
-restart policy are in restart.py.
+exited. A request in mid-answer goes on in the next process where its gateway can do that; until then it waits for the
+payload. A request that ends its process while it is taken in, or twice before its output, is blamed alone, with those
+like it; suspects.py finds the latter. The numbers of the restart policy are in restart.py.
 """
 
+from collections import deque
+
 from broker.policy import restart
-from broker.policy.actions import KillWorker, Reply, StopWorker
+from broker.policy.actions import KillWorker, Reply, StopWorker, TellLost
 from broker.policy.answers import (
     CANCELLED,
     end,
     ended_its_process,
+    ended_two_processes,
     fail,
     finish_drain,
     give_up_waiting,
@@ -23,6 +27,7 @@ from broker.policy.answers import (
 from broker.policy.events import WorkerExited, WorkerFailedToLoad
 from broker.policy.facts import Facts, KillDue
 from broker.policy.records import Instance, Model, PendingRequest, Worker
+from broker.policy.suspects import Cause, culprit, note_death
 from broker.policy.workers import loading
 from broker.wire.failure import Code, Failure
 
@@ -45,18 +50,26 @@ def ask_to_exit(facts: Facts, worker: Worker, reason: str, now: float) -> None:
 
 
 def kill(
-    facts: Facts, instance: Instance, reason: str, now: float, *, expected: bool = False, replay: bool = True
+    facts: Facts,
+    instance: Instance,
+    reason: str,
+    now: float,
+    *,
+    cause: Cause = Cause.FAULT,
+    replay: bool = True,
+    resume: bool = True,
 ) -> None:
-    """SIGKILL to every rank. expected: it was asked for; replay: requests without output are tried once more."""
+    """SIGKILL to every rank. replay: requests without output are tried once more; resume: others go on."""
     why = f"the process of {instance.model_id} was ended: {reason}"
-    _take_down(facts, instance, reason, why, now, expected=expected, replay=replay)
+    _take_down(facts, instance, reason, why, now, cause=cause, replay=replay, resume=resume)
 
 
 def watch(facts: Facts, now: float) -> None:
     """Kill what has stopped living (no heartbeat, progress or exit), takes too much memory, or was asked for."""
     for model, instance in facts.serving:
         if model.kills and not (instance.end_expected and all(worker.killed for worker in instance.living)):
-            kill(facts, instance, "killed by an administrator", now, expected=True)
+            resume = all(wait.resume for wait in model.kills)
+            kill(facts, instance, "killed by an administrator", now, cause=Cause.ASKED, resume=resume)
     for worker in list(facts.workers.values()):
         for coming in facts.ends(worker):
             if now >= coming.due:
@@ -70,7 +83,7 @@ def _end_by_force(facts: Facts, worker: Worker, due: KillDue, now: float) -> Non
         _kill_process(facts, worker, due.reason)
     else:
         instance.has_stalled = due.has_stalled and instance.end_reason is None
-        kill(facts, instance, due.reason, now)
+        kill(facts, instance, due.reason, now, cause=Cause.MEMORY if due.for_memory else Cause.FAULT)
 
 
 def on_worker_failed_to_load(facts: Facts, event: WorkerFailedToLoad, now: float) -> None:
@@ -95,31 +108,82 @@ def _kill_process(facts: Facts, worker: Worker, reason: str) -> None:
 
 
 def _take_down(
-    facts: Facts, instance: Instance, reason: str, why: str, now: float, *, expected: bool, replay: bool
+    facts: Facts,
+    instance: Instance,
+    reason: str,
+    why: str,
+    now: float,
+    *,
+    cause: Cause,
+    replay: bool = True,
+    resume: bool = True,
 ) -> None:
     for worker in instance.living:
         _kill_process(facts, worker, reason)
     instance.end_reason = instance.end_reason or reason
-    instance.end_expected = instance.end_expected or expected
+    instance.end_expected = instance.end_expected or cause is Cause.ASKED
     model = facts.models[instance.model_id]
     restart_waiting(model, now)
     instance.lost |= {request_id: r.origin for request_id, r in instance.in_flight.items() if not r.has_output}
+    is_known = instance.blamed
+    if cause is Cause.FAULT and (guilty := culprit(instance)) is not None:
+        is_known = True
+        _blame_suspect(facts, instance, guilty, reason)
     for request in reversed(instance.in_flight.values()):
-        _lose(facts, model, request, why, now, replay=replay)
+        _lose(facts, model, request, why, now, cause=cause, is_known=is_known, goes_on=(replay, resume))
     instance.in_flight.clear()
+    model.waiting = deque(sorted(model.waiting, key=lambda r: r.order))  # some of them may have been held back
     if model.drain is not None:
         finish_drain(facts, model)
 
 
-def _lose(facts: Facts, model: Model, request: PendingRequest, why: str, now: float, *, replay: bool) -> None:
-    """A request in flight on a worker that is gone: what has shown no output is tried once more."""
+def _blame_suspect(facts: Facts, instance: Instance, guilty: PendingRequest, how: str) -> None:
+    """A second process has died before this request had output, and the request was alone with it: it is refused, with
+    all suspects that are like it. Neither death counts, unless another request did the same before it."""
+    model = facts.models[instance.model_id]
+    if _is_first_blamed(model, guilty.origin):
+        instance.blamed, model.deaths = True, max(0, model.deaths - 1)
+    for request in [guilty, *model.waiting]:
+        if request.origin == guilty.origin and request.is_suspect and not request.cancelled:
+            if instance.in_flight.pop(request.request_id, None) is None:
+                model.waiting.remove(request)
+            end(facts, request, ended_two_processes(model.model_id, how))
+
+
+def _is_first_blamed(model: Model, origin: bytes) -> bool:
+    """Whether no other request has ended a process in this way since the last output. Else the model is broken."""
+    is_first, model.last_blamed = model.last_blamed in (None, origin), origin
+    return is_first
+
+
+def _lose(
+    facts: Facts,
+    model: Model,
+    request: PendingRequest,
+    why: str,
+    now: float,
+    *,
+    cause: Cause,
+    is_known: bool,
+    goes_on: tuple[bool, bool],
+) -> None:
+    """A request in flight on a worker that is gone is sent to the next one, if that may be and has not been too often.
+    goes_on: whether it may be if it has no output, and if it has some."""
+    replay, resume = goes_on
+    has_output, limit = request.has_output, request.resume_limit
     request.worker_id = None
     if request.cancelled:
         end(facts, request, CANCELLED)
-    elif replay and not request.has_output and request.deaths == 0:
-        request.deaths, request.waiting_since, request.is_replay = 1, now, True
+    elif (resume and request.deaths < limit) if has_output else (replay and request.deaths < request.deaths_survived):
+        note_death(request, cause, is_known=is_known)
+        request.deaths, request.waiting_since, request.is_replay = request.deaths + 1, now, True
+        request.has_output, request.is_lost = False, has_output
         model.waiting.appendleft(request)
+        if has_output:
+            facts.actions.append(TellLost(request.request_id, request.trace))
     else:
+        if 0 < limit <= request.deaths:
+            why += f"; it is process {request.deaths + 1} that ended under this request, which may go on {limit} times"
         end(facts, request, Failure(Code.WORKER_DIED, why, retryable=True))
 
 
@@ -138,7 +202,7 @@ def on_worker_exited(facts: Facts, event: WorkerExited, now: float) -> None:
     if instance.end_reason is None:
         _blame(facts, instance, event.exit.intake, how, now)
         why = f"the process of {instance.model_id} died ({how})"
-        _take_down(facts, instance, how, why, now, expected=False, replay=True)
+        _take_down(facts, instance, how, why, now, cause=Cause.FAULT)
     elif instance.has_stalled:
         _blame(facts, instance, event.exit.intake, instance.end_reason, now)
     instance.first_exit = instance.first_exit or event.exit
@@ -155,10 +219,12 @@ def _blame(facts: Facts, instance: Instance, intake: bytes | None, how: str, now
     if origin is None:
         return
     model = facts.models[instance.model_id]
-    is_first, model.last_intake = model.last_intake in (None, origin), origin
-    if not is_first:
+    if not _is_first_blamed(model, origin):
         return
     instance.blamed = True
+    for lost in model.waiting:
+        if lost.request_id in instance.lost:
+            lost.is_suspect = False  # it is known now
     model.refused = {known: until for known, until in model.refused.items() if until > now}
     model.refused[origin] = now + restart.REFUSED_SECONDS
     for request in [*instance.in_flight.values(), *model.waiting]:
@@ -198,12 +264,12 @@ def _count_death(facts: Facts, model: Model, instance: Instance, now: float) -> 
         model.failure = f"{model.deaths} deaths in a row, the last: {instance.end_reason}"
     if instance.ready_at is not None:
         return
-    # Requests that joined this load survive one death of it. The second ends them.
+    # Requests that joined this load survive one death of it, or as many as they may go on. The next one ends them.
     why = f"the process of {model.model_id} died while loading ({instance.end_reason})"
     failure = Failure(Code.WORKER_DIED, why, retryable=True)
     for request in list(model.waiting):
         request.deaths += 1
-        if request.deaths > 1:
+        if request.deaths > request.deaths_survived:
             model.waiting.remove(request)
             end(facts, request, failure)
     for wait in list(model.loads):

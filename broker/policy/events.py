@@ -18,7 +18,7 @@ class RequestArrived:
     """spec None: the catalog has no usable model of this name, `problem` says why. A problem beside a spec: the model
     is there and cannot do this work. payload: opaque to the pool. origin: equal for requests that a process takes in
     alike; empty for one that is like no other. keep_alive: as KeepRequested has it, None: not stated. trace: its id in
-    the logs."""
+    the logs. resume_limit: how often it may go on in another process."""
 
     request_id: bytes
     model_id: str
@@ -29,6 +29,15 @@ class RequestArrived:
     origin: bytes = b""
     keep_alive: float | None = None
     trace: str = ""
+    resume_limit: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class RequestResumed:
+    """The gateway has sent the payload with which a request goes on that has lost its process."""
+
+    request_id: bytes
+    payload: bytes
 
 
 @dataclass(slots=True, frozen=True)
@@ -100,8 +109,11 @@ class UnloadRequested:
 
 @dataclass(slots=True, frozen=True)
 class KillRequested:
+    """resume: whether its requests may go on in the next process."""
+
     request_id: bytes
     model_id: str
+    resume: bool = True
 
 
 @dataclass(slots=True, frozen=True)
@@ -334,6 +346,7 @@ Event = (
     FlowEvent
     | AdminEvent
     | RequestArrived
+    | RequestResumed
     | RequestCancelled
     | KeepRequested
     | GatewayLeft

@@ -44,11 +44,13 @@ LONG_AGO = float("-inf")
 
 
 class KillDue(NamedTuple):
-    """When a process will be killed, and why. after: seconds without a sign of life, None for another reason."""
+    """When a process will be killed, and why. after: seconds without a sign of life, None for another reason.
+    for_memory: it takes too much."""
 
     due: float
     why: str
     after: float | None = None
+    for_memory: bool = False
 
     @property
     def reason(self) -> str:
@@ -273,7 +275,7 @@ class Facts:
             return
         if self.takes_too_much(worker):
             taken, limit = worker.footprint_bytes / 2**30, self.kill_limit(worker) / 2**30
-            yield KillDue(0.0, f"memory_limit: took {taken:.2f} GiB, limit {limit:.2f} GiB")
+            yield KillDue(0.0, f"memory_limit: took {taken:.2f} GiB, limit {limit:.2f} GiB", for_memory=True)
         if worker.connected:
             yield KillDue(worker.last_seen + limits.heartbeat_timeout, "no heartbeat", limits.heartbeat_timeout)
         if not worker.connected or (instance is not None and worker.measured_bytes is None):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from broker.policy.events import Event, HeartbeatArrived, WorkerConnected, WorkerExited, WorkerProgressed
-from broker.policy.noted import FirstOutput, ModelEvicted, ModelLoaded, Noted, ProcessTaken, RequestSent
+from broker.policy.noted import FirstOutput, ModelEvicted, ModelLoaded, Noted, ProcessTaken, RequestSent, RequestWentOn
 from broker.policy.specs import Exit
 
 # Rates are those of the last seconds, and the time to first output is the mean of the last minute.
@@ -76,6 +76,7 @@ class _Counts:
     loads: int = 0
     load_seconds: dict[str, float] = field(default_factory=dict)
     replays: int = 0
+    resumes: int = 0
     evictions: int = 0
     exits: Counter[str] = field(default_factory=Counter)
     queued: list[int] = field(default_factory=lambda: [0] * (len(QUEUE_BOUNDS) + 1))
@@ -145,6 +146,8 @@ class Metrics:
                 self._of(event.model_id).first_outputs.append((event.at, event.seconds))
             case RequestSent():
                 self._of(event.model_id).sent(event)
+            case RequestWentOn():
+                self._of(event.model_id).resumes += 1
             case ModelEvicted():
                 self._of(event.model_id).evictions += 1
             case _:  # all others are not counted
@@ -172,6 +175,7 @@ class Metrics:
             "loads": counts.loads,
             "load_seconds": dict(counts.load_seconds),
             "replays": counts.replays,
+            "resumes": counts.resumes,
             "evictions": counts.evictions,
             "exits": dict(counts.exits),
             "heartbeat_age_seconds": now - head.heard_at if head is not None and head.heard_at is not None else None,

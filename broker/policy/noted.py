@@ -39,10 +39,17 @@ class RequestSent:
 
 
 @dataclass(slots=True, frozen=True)
+class RequestWentOn:
+    """A request whose answer has begun is sent to the next process."""
+
+    model_id: str
+
+
+@dataclass(slots=True, frozen=True)
 class ModelEvicted:
     """It leaves to make room for another one, or for a larger share of another one."""
 
     model_id: str
 
 
-Noted = ProcessTaken | ModelLoaded | FirstOutput | RequestSent | ModelEvicted
+Noted = ProcessTaken | ModelLoaded | FirstOutput | RequestSent | RequestWentOn | ModelEvicted

@@ -20,17 +20,17 @@ Invariants, asserted by tests/broker/policy/test_pool_histories.py after every e
   * no request waits although room could be made for its model.
 
 One job each: admission.py (requests come), administration.py (what administrators ask), workers.py (what processes
-tell), deaths.py (how processes end, from first to last), answers.py (how requests end without having run),
-scheduling.py (the decision), sharing.py (who gets memory), eviction.py (which models leave), budget.py and pressure.py
-(how much memory there is), restart.py (the numbers of the restart policy), snapshot.py (status). This file only says
-which handler an event has.
+tell), deaths.py (how processes end, from first to last), suspects.py (who goes on when, after a death), answers.py (how
+requests end without having run), scheduling.py (the decision), sharing.py (who gets memory), eviction.py (which models
+leave), budget.py and pressure.py (how much memory there is), restart.py (the numbers of the restart policy),
+snapshot.py (status). This file only says which handler an event has.
 """
 
 from typing import assert_never
 
 from broker.policy.actions import Action, AnnounceMemory
 from broker.policy.administration import on_asked
-from broker.policy.admission import cancel, on_gateway_left, on_request_arrived
+from broker.policy.admission import cancel, on_gateway_left, on_request_arrived, on_request_resumed
 from broker.policy.deaths import on_worker_exited, on_worker_failed_to_load
 from broker.policy.events import (
     AdminEvent,
@@ -50,6 +50,7 @@ from broker.policy.events import (
     PrefillWanted,
     RequestArrived,
     RequestCancelled,
+    RequestResumed,
     SystemSampled,
     TimePassed,
     WorkerBecameReady,
@@ -110,6 +111,8 @@ class Pool:
         match event:
             case RequestArrived() | KeepRequested():
                 on_request_arrived(facts, event, now)
+            case RequestResumed():
+                on_request_resumed(facts, event)
             case RequestCancelled():
                 cancel(facts, event.request_id)
             case GatewayLeft():

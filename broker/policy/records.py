@@ -27,7 +27,12 @@ class PendingRequest:
     under it. waiting_since: the queue timeout counts from here; a load in progress stops its clock. origin: equal for
     requests that a process takes in alike. payload, task: for the worker; payload None if there is no work, and the
     request ends when the model is ready. keep_alive: what it states. arrived_at: in the pool. is_replay: the process
-    that it was sent to has ended. trace: its id in the logs."""
+    that it was sent to has ended. trace: its id in the logs.
+
+    resume_limit: how often it may go on in another process. has_output: of the process that it is in. has_begun: of any
+    one. is_lost: its process has ended in mid-answer, and the payload to go on with has not come yet. What follows is
+    for suspects.py: is_suspect: its process died before its output, and why is not known; takes_turns: its process was
+    killed for the memory that it took; decode_deaths: processes that died in mid-answer."""
 
     request_id: bytes
     model_id: str
@@ -38,24 +43,37 @@ class PendingRequest:
     keep_alive: KeepAlive | None = None
     task: str = "generate"
     trace: str = ""
+    resume_limit: int = 0
     deaths: int = 0
     worker_id: str | None = None
     has_output: bool = False
     cancelled: bool = False
     is_replay: bool = False
+    has_begun: bool = False
+    is_lost: bool = False
+    is_suspect: bool = False
+    takes_turns: bool = False
+    decode_deaths: int = 0
     arrived_at: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.arrived_at = self.waiting_since
 
+    @property
+    def deaths_survived(self) -> int:
+        """How many processes may die under it before its output."""
+        return max(1, self.resume_limit)
+
 
 @dataclass(slots=True)
 class AdminWait:
-    """An administrative request that is answered later. order as for requests."""
+    """An administrative request that is answered later. order as for requests. resume: of a kill, whether the requests
+    may go on in the next process."""
 
     request_id: bytes
     order: int
     deaths: int = 0
+    resume: bool = True
 
 
 @dataclass(slots=True)
@@ -246,9 +264,9 @@ class Instance:
 class Model:
     """One model that was asked for. serving: what runs it, until the last of its processes has exited.
 
-    measured_bytes: of a model without files, from when it was last ready. last_intake: origin of the request that last
-    ended a process while it was taken in, None once the model has given an output since. refused: origin of each
-    request that ended one -> until when it is refused.
+    measured_bytes: of a model without files, from when it was last ready. last_blamed: origin of the request that last
+    ended a process while it was taken in, or before its output and alone; None once the model has given an output
+    since. refused: origin of each request that ended one while it was taken in -> until when it is refused.
     """
 
     model_id: str
@@ -270,7 +288,7 @@ class Model:
     last_reason: str | None = None
     measured_bytes: int | None = None
     last_used: float | None = None
-    last_intake: bytes | None = None
+    last_blamed: bytes | None = None
     refused: dict[bytes, float] = field(default_factory=dict)
     since: float = 0.0
     announced: Shown = UNLOADED

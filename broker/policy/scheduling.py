@@ -7,11 +7,12 @@ from broker.policy.actions import AnnounceModel, AssignModel, Exited, ForwardReq
 from broker.policy.answers import end, fail, finish_drain, load_report
 from broker.policy.deaths import ask_to_exit, kill, stop, watch
 from broker.policy.facts import FOREVER, Facts
-from broker.policy.noted import RequestSent
+from broker.policy.noted import RequestSent, RequestWentOn
 from broker.policy.pressure import Pressure
 from broker.policy.records import Phase, shown
 from broker.policy.sharing import share_out, start_worker
 from broker.policy.specs import Shown
+from broker.policy.suspects import Cause, next_to_send
 from broker.wire.failure import Code, Failure
 from broker.wire.states import State
 
@@ -54,9 +55,9 @@ def _drain(facts: Facts, now: float) -> None:
                 finish_drain(facts, model)
                 stop(facts, instance, "unload", now)
             else:
-                kill(facts, instance, "unload", now, expected=True)
+                kill(facts, instance, "unload", now, cause=Cause.ASKED)
         elif now >= model.drain.deadline and model.drain.force:
-            kill(facts, instance, "unload by force", now, expected=True, replay=False)
+            kill(facts, instance, "unload by force", now, cause=Cause.ASKED, replay=False, resume=False)
         elif now >= model.drain.deadline:
             count = facts.load_of(model)
             why = f"{model.model_id} still has {count} requests; it stays loaded (force=true would kill it)"
@@ -126,10 +127,13 @@ def _dispatch(facts: Facts, now: float) -> None:
         last = facts.claim_order if instance.name in facts.claimed else FOREVER
         if model.drain is not None:
             last = min(last, model.drain.order)
-        while model.waiting and model.waiting[0].order < last:
-            request = model.waiting.popleft()
+        while (request := next_to_send(model, instance, last)) is not None:
+            model.waiting.remove(request)
             assert request.payload is not None  # those without work have been answered
-            facts.noted.append(RequestSent(model.model_id, now - request.arrived_at, request.is_replay))
+            if request.has_begun:
+                facts.noted.append(RequestWentOn(model.model_id))
+            else:
+                facts.noted.append(RequestSent(model.model_id, now - request.arrived_at, request.is_replay))
             if not instance.busy:
                 for worker in instance.ranks:
                     worker.progressed_at = now

@@ -12,7 +12,7 @@ from broker.policy.events import (
 )
 from broker.policy.facts import FOREVER, Facts
 from broker.policy.noted import FirstOutput, ModelLoaded
-from broker.policy.records import Instance, Model, Phase, Worker
+from broker.policy.records import Instance, Model, PendingRequest, Phase, Worker
 
 # Whose sizes are kept, by their last load.
 REMEMBERED_MODELS = 500
@@ -92,8 +92,8 @@ def _remember(facts: Facts, model: Model, measured_bytes: int) -> None:
 
 
 def on_outputs_arrived(facts: Facts, event: OutputsArrived, now: float) -> bool:
-    """Whether a request has ended. The hot path: outputs that end nothing free nothing, so there is nothing to
-    decide."""
+    """Whether there is something to decide: a request has ended, or has its first output and another one waits for
+    that. The hot path: other outputs free nothing."""
     worker = facts.workers.get(event.worker_id)
     if worker is None:
         facts.actions.append(DropOutputs(event.worker_id, "the worker has ended"))
@@ -105,20 +105,30 @@ def on_outputs_arrived(facts: Facts, event: OutputsArrived, now: float) -> bool:
         facts.actions.append(DropOutputs(event.worker_id, "outputs of a request that is not in flight there"))
         return False
     worker.last_seen = worker.progressed_at = now
+    frees = False
     for request_id, end in event.entries:
         request = in_flight[request_id]
         if not request.has_output:
-            request.has_output, request.payload = True, b""  # from here on it is never replayed
-            if not end:
-                facts.noted.append(FirstOutput(request.model_id, now, now - request.arrived_at))
-            facts.models[request.model_id].last_intake = None  # it does take requests in
+            frees |= _begin(facts, request, now, ends=end)
     facts.actions.append(ForwardOutputs(event.worker_id, event.frames))
     if not ended or instance is None:
-        return False
+        return frees
     for request_id in ended:
         del in_flight[request_id], facts.requests[request_id]
     instance.last_completed = facts.models[instance.model_id].last_used = now
     return True
+
+
+def _begin(facts: Facts, request: PendingRequest, now: float, *, ends: bool) -> bool:
+    """The first output of its process. Whether others may have waited for it."""
+    model = facts.models[request.model_id]
+    if not request.has_begun and not ends:
+        facts.noted.append(FirstOutput(request.model_id, now, now - request.arrived_at))
+    request.has_output = request.has_begun = True
+    request.payload = b""  # it is not sent again: where it may go on, its gateway has more
+    request.is_suspect = request.takes_turns = False
+    model.last_blamed = None  # it does take requests in
+    return bool(model.waiting)
 
 
 def on_heartbeat_arrived(facts: Facts, event: HeartbeatArrived, now: float) -> None:

@@ -22,6 +22,7 @@ from broker.wire.from_gateways import (
     Pull,
     Remove,
     Resolve,
+    Resume,
     Status,
     Unload,
     Unpin,
@@ -36,7 +37,7 @@ from broker.wire.to_workers import Assign, MayPrefill, Share, Shrink, Shutdown
 COMMANDS: dict[bytes, type[Body]] = {
     cls.COMMAND: cls
     for cls in (
-        *(InferenceRequest, Cancel, Load, Keep, Pull, CancelPull, Remove, Unload, Kill, Pin, Unpin),
+        *(InferenceRequest, Resume, Cancel, Load, Keep, Pull, CancelPull, Remove, Unload, Kill, Pin, Unpin),
         *(Status, Describe, Models, Resolve, Watch, Logs),
         *(Hello, Goodbye, Heartbeat, Ack),
         *(Assign, Share, Shrink, MayPrefill, Shutdown, Progress, Ready, Need, Prefill, LoadFailed, Outputs),
@@ -58,6 +59,8 @@ def encode(body: Body, request_id: bytes = NO_REQUEST) -> list[bytes]:
         head = {"model": body.model, "task": body.task, "origin": body.origin, "keep_alive": body.keep_alive}
         if body.trace:
             head["trace"] = body.trace
+        if body.resume_limit:
+            head["resume_limit"] = body.resume_limit
         return [VERSION, body.COMMAND, request_id, msgpack.packb(head), body.payload]
     return [VERSION, body.COMMAND, request_id, pack(body)]
 

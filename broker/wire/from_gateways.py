@@ -18,7 +18,8 @@ class InferenceRequest(Body):
     task: generate, count, embed or rerank; the broker refuses a task that this type of model cannot do. origin: by
     this the broker knows a request again, as it does not read payloads: equal for payloads that a worker takes in
     alike. Empty: this request is like no other. keep_alive: as `seconds` of Keep, None: not stated. trace: the id that
-    the logs of all processes give this request; empty for none.
+    the logs of all processes give this request; empty for none. resume_limit: how often it may go on in another process
+    when its own has ended; 0: it may only be sent once more, and only as long as it has no output.
     """
 
     COMMAND: ClassVar[bytes] = b"REQUEST"
@@ -28,6 +29,16 @@ class InferenceRequest(Body):
     origin: bytes = b""
     keep_alive: float | None = None
     trace: str = ""
+    resume_limit: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class Resume(Body):
+    """The answer to LOST: `payload` is the request's own and what of its answer has been said. The request goes on in
+    the next process."""
+
+    COMMAND: ClassVar[bytes] = b"RESUME"
+    payload: bytes
 
 
 @dataclass(slots=True, frozen=True)
@@ -101,10 +112,12 @@ class Unload(Body):
 
 @dataclass(slots=True, frozen=True)
 class Kill(Body):
-    """SIGKILL the process of `model` now. FINAL when it has exited: `{model_id, pid}`."""
+    """SIGKILL the process of `model` now. FINAL when it has exited: `{model_id, pid}`. resume: whether its requests may
+    go on in the next process."""
 
     COMMAND: ClassVar[bytes] = b"KILL"
     model: str
+    resume: bool = True
 
 
 @dataclass(slots=True, frozen=True)
@@ -185,6 +198,7 @@ class Goodbye(Body):
 # Everything that a gateway may send to the broker.
 FromGateway = (
     InferenceRequest
+    | Resume
     | Cancel
     | Load
     | Keep

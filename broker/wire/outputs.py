@@ -2,8 +2,8 @@
 
     [VERSION, OUTPUTS, header, bodies]    the outputs of one decode step for one gateway
 
-The header holds 17 bytes per output: request id and kind (PARTIAL, FINAL or ERROR). From it the broker knows which
-requests have output and which end, without reading a body; `bodies` is one msgpack list in the same order.
+The header holds 17 bytes per output: request id and kind (PARTIAL, FINAL, ERROR or LOST). From it the broker knows
+which requests have output and which end, without reading a body; `bodies` is one msgpack list in the same order.
 """
 
 from dataclasses import dataclass
@@ -21,11 +21,13 @@ from broker.wire.packing import unpack_any
 WINDOW = 256
 ACK_EVERY = 16
 
-# Kinds of output. Zero or more PARTIAL, then exactly one FINAL or ERROR per request, whatever dies.
+# Kinds of output. Zero or more PARTIAL, then exactly one FINAL or ERROR per request, whatever dies. LOST, of the broker
+# alone, ends nothing: see docs/protocol.md.
 PARTIAL = 0
 FINAL = 1
 ERROR = 2
-_KINDS = (PARTIAL, FINAL, ERROR)
+LOST = 3
+_KINDS = (PARTIAL, FINAL, ERROR, LOST)
 _KIND_BYTES = {kind: bytes((kind,)) for kind in _KINDS}
 _HEADER_ENTRY_BYTES = REQUEST_ID_BYTES + 1
 

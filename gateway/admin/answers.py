@@ -206,6 +206,7 @@ class ModelAnswer(BaseModel):
     loads: int
     load_seconds: dict[str, float]
     replays: int
+    resumes: int
     evictions: int
     exits: dict[str, int]
     heartbeat_age_seconds: float | None

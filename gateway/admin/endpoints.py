@@ -50,6 +50,12 @@ class StatusQuery(Query):
     max_age: Seconds = Field(0.0, description="Seconds that the answer may be old, so that many who watch share one.")
 
 
+class KillQuery(Query):
+    """The parameters of kill."""
+
+    resume: Flag = Field(True, description="Whether its answers go on in the next process, where they can.")
+
+
 class UnloadQuery(Query):
     """The parameters of unload."""
 
@@ -100,8 +106,9 @@ async def unload(request: Request[AppState]) -> Response:
 
 
 async def kill(request: Request[AppState]) -> Response:
-    """SIGKILL the process of a model."""
-    report = await finish(request, ask.kill(await _model(request)))
+    """SIGKILL the process of a model; with ?resume=false its answers end with an error instead of going on."""
+    query = query_of(KillQuery, request.query_params)
+    report = await finish(request, ask.kill(await _model(request), resume=query.resume))
     return Json({"status": "killed", "model_id": report.model_id, "pid": report.pid})
 
 
@@ -260,7 +267,7 @@ ENDPOINTS = (
         (*_LOADED, Code.DRAIN_TIMEOUT),
         query=UnloadQuery,
     ),
-    _row("POST", "/admin/models/kill/{model_id:path}", kill, KillAnswer, _LOADED),
+    _row("POST", "/admin/models/kill/{model_id:path}", kill, KillAnswer, _LOADED, query=KillQuery),
     _row("POST", "/admin/models/pin/{model_id:path}", pin, PinAnswer, (*NAMES_A_MODEL, Code.LOAD_FAILED)),
     _row("POST", "/admin/models/unpin/{model_id:path}", unpin, UnpinAnswer, _LOADED),
     _row("GET", "/admin/models/{model_id:path}/progress", events, None, NAMES_A_MODEL, stream=_CHANGES),

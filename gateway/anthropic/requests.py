@@ -84,6 +84,7 @@ class MessagesRequest(SamplingFields):
         default_factory=list
     )
     stream: bool | None = None
+    resume: bool | None = None
     stop_sequences: Annotated[list[str], PlainValidator(_stops_of, json_schema_input_type=AnthropicStops)] = Field(
         default_factory=list
     )

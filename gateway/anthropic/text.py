@@ -17,6 +17,7 @@ class MessageText:
     def __init__(self, wanted: WantedMessage) -> None:
         self.model = wanted.body.model
         self.stream = wanted.body.stream
+        self.resume = wanted.body.resume
         self.images = wanted.conversation.images
         self.ignored = wanted.ignored
         self.field_name = wanted.field_name

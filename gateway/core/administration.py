@@ -175,6 +175,7 @@ class ModelReport(Report):
     loads: int = 0
     load_seconds: dict[str, float] = {}
     replays: int = 0
+    resumes: int = 0
     evictions: int = 0
     exits: dict[str, int] = {}
     heartbeat_age_seconds: float | None = None

@@ -57,45 +57,72 @@ from gateway.core.answer import (
     scores_of,
     vectors_of,
 )
+from gateway.core.progress import AnswerProgress
 
 Out_co = TypeVar("Out_co", covariant=True)
 
 
 @dataclass(slots=True, frozen=True)
 class Ask(Generic[Out_co]):
-    """One unit of work. model: the one it is for, None where it is for none or all.
+    """One unit of work, asked for once. model: the one it is for, None where it is for none or all.
 
-    partial, final: read the body of an output; both raise ProtocolError.
+    partial, final: read the body of an output, partial gives None if there is nothing to read in it; both raise
+    ProtocolError. progress: how far its answer has come, where it may go on in another process.
     """
 
     model: str | None
     body: Body
-    partial: Callable[[dict[str, Any]], Out_co]
+    partial: Callable[[dict[str, Any]], Out_co | None]
     final: Callable[[dict[str, Any]], Out_co]
+    progress: AnswerProgress | None = None
 
 
-def generate_stream(model: str, unit: Generate, *, keep_alive: float | None = None) -> Ask[Delta | End]:
-    """An answer piece by piece. keep_alive: as in `keep`, None: not stated. Raises FailureError."""
-    return Ask(model, _generation(model, unit, keep_alive), delta_of, end_of)
+def generate_stream(
+    model: str, unit: Generate, *, keep_alive: float | None = None, resume_limit: int = 0, key: str = ""
+) -> Ask[Delta | End]:
+    """An answer piece by piece. keep_alive: as in `keep`, None: not stated. resume_limit: how often it may go on in
+    another process; key: of its own, that of no other, for the ids of its calls. Raises FailureError."""
+    body = _generation(model, unit, keep_alive, resume_limit, key)
+    if not resume_limit:
+        return Ask(model, body, delta_of, end_of)
+    progress = AnswerProgress(streams=True)
+    return Ask(model, body, progress.partial, end_of, progress)
 
 
-def generate_whole(model: str, unit: Generate, *, keep_alive: float | None = None) -> Ask[End]:
-    """An answer in one piece: the rest of its End. keep_alive: as in `keep`, None: not stated. Raises FailureError."""
-    return Ask(model, _generation(model, unit, keep_alive), no_partial, end_of)
+def generate_whole(
+    model: str, unit: Generate, *, keep_alive: float | None = None, resume_limit: int = 0, key: str = ""
+) -> Ask[End]:
+    """An answer in one piece: the rest of its End. The rest as for a stream. Raises FailureError."""
+    if unit.logprobs is not None:  # they would be more than the text: it begins again
+        resume_limit = 0
+    body = _generation(model, unit, keep_alive, resume_limit, key)
+    if not resume_limit:
+        return Ask(model, body, no_partial, end_of)
+    progress = AnswerProgress(streams=False)
+    return Ask(model, body, lambda partial: _nothing(progress.partial(partial)), end_of, progress)
+
+
+def _nothing(_delta: Delta | None) -> None:
+    return None
 
 
 def count(model: str, unit: Generate) -> Ask[Counted]:
     """The tokens of a prompt, without an answer. Raises FailureError."""
-    request = replace(_generation(model, replace(unit, stream=False), None), task=Task.COUNT)
+    request = replace(_generation(model, replace(unit, stream=False), None, 0, ""), task=Task.COUNT)
     return Ask(model, request, no_partial, counted_of)
 
 
-def _generation(model: str, unit: Generate, keep_alive: float | None) -> InferenceRequest:
+def _generation(model: str, unit: Generate, keep_alive: float | None, resume_limit: int, key: str) -> InferenceRequest:
     values = stated(unit)
     # The choices of one request differ in their seed alone, and are taken in alike.
     alike = {name: value for name, value in values.items() if name not in ("seed", "stream")}
+    if resume_limit:
+        values["tells_tokens"] = True
+        if unit.tools:
+            values["key"] = key
     try:
-        return InferenceRequest(model, pack_map(values), Task.GENERATE, _origin(pack_map(alike)), keep_alive)
+        origin = _origin(pack_map(alike))
+        return InferenceRequest(model, pack_map(values), Task.GENERATE, origin, keep_alive, resume_limit=resume_limit)
     except ValueError:  # a dialect may add a level to what could just be read
         raise invalid("the body is nested too deeply") from None
 
@@ -156,9 +183,9 @@ def unload(model: str, timeout: float | None, *, force: bool) -> Ask[UnloadRepor
     return _once(model, Unload(model, timeout=timeout, force=force), UnloadReport)
 
 
-def kill(model: str) -> Ask[KillReport]:
-    """SIGKILL the process of a model."""
-    return _once(model, Kill(model), KillReport)
+def kill(model: str, *, resume: bool) -> Ask[KillReport]:
+    """SIGKILL the process of a model. resume: whether its requests may go on in the next one."""
+    return _once(model, Kill(model, resume), KillReport)
 
 
 def pin(model: str) -> Ask[UnloadReport]:

@@ -73,6 +73,10 @@ class TextRequest(Protocol):
         """Whether the answer comes piece by piece."""
 
     @property
+    def resume(self) -> bool | None:
+        """Whether the answer may go on in another process; it may unless this is False."""
+
+    @property
     def images(self) -> Sequence[Image]:
         """Of all its messages, in their order; to the wire the k-th one is `images[k]`."""
 

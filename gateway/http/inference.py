@@ -1,5 +1,6 @@
 """What the inference endpoints of all dialects share: find the model, send the work, answer streamed or whole."""
 
+import secrets
 from collections.abc import Sequence
 from typing import NotRequired, TypedDict
 
@@ -26,6 +27,8 @@ from gateway.link.call import T
 from gateway.link.feed import Feed
 from gateway.link.link import Link
 from gateway.settings import Settings
+
+_KEY_BYTES = 12
 
 # What clients of mlx_lm.server call the default model.
 _DEFAULT_MODEL = "default_model"
@@ -66,14 +69,33 @@ async def answer(request: Request[AppState], wanted: TextRequest, *, keep_alive:
     names = wanted.field_name
     target, units = await _work(request, wanted)
     if wanted.stream:
-        stream = await link.call(*(generate_stream(target.model, unit, keep_alive=keep_alive) for unit in units))
+        asks = (generate_stream(target.model, unit, **_ways(settings, wanted, keep_alive)) for unit in units)
+        stream = await link.call(*asks)
         renderer = wanted.renderer(target.name, len(units))
         return AnswerStream(stream, renderer, settings.keepalive_seconds, names, ignored=wanted.ignored)
-    whole = await link.call(*(generate_whole(target.model, unit, keep_alive=keep_alive) for unit in units))
+    wholes = (generate_whole(target.model, unit, **_ways(settings, wanted, keep_alive)) for unit in units)
+    whole = await link.call(*wholes)
     ends = await collect(whole, request.receive, names)
     request.state["served"].count(enumerate(ends))
     ignored = ignored_header(names, [*wanted.ignored, *ignored_in(ends)])
     return Json(wanted.whole(target.name, ends), headers={IGNORED_HEADER: ignored} if ignored else None)
+
+
+class _Ways(TypedDict):
+    """What an ask has beside the work."""
+
+    keep_alive: float | None
+    resume_limit: int
+    key: str
+
+
+def _ways(settings: Settings, wanted: TextRequest, keep_alive: float | None) -> _Ways:
+    resume_limit = 0 if wanted.resume is False else settings.resume_limit
+    return {
+        "keep_alive": keep_alive,
+        "resume_limit": resume_limit,
+        "key": secrets.token_hex(_KEY_BYTES) if resume_limit else "",
+    }
 
 
 async def count(request: Request[AppState], wanted: TextRequest) -> Counted:

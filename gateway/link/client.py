@@ -16,8 +16,8 @@ from broker.wire.body import ProtocolError, from_map
 from broker.wire.clock import Clock
 from broker.wire.failure import Code, Failure, FailureError
 from broker.wire.frames import GATEWAY_ID_BYTES, REQUEST_ID_BYTES
-from broker.wire.from_gateways import Cancel, InferenceRequest
-from broker.wire.outputs import FINAL, PARTIAL, Outputs, decode_bodies
+from broker.wire.from_gateways import Cancel, InferenceRequest, Resume
+from broker.wire.outputs import FINAL, LOST, PARTIAL, Outputs, decode_bodies
 from gateway.core.ask import Ask
 from gateway.link.call import Call, T
 from gateway.link.connection import Connection
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 STARTUP_GRACE = 2.0  # seconds in which a call waits for the first connection
 
 _ABSENT = Failure(Code.BROKER_UNAVAILABLE, "the broker is not reachable", retry_after=1, retryable=True)
+
+_TOO_LONG = Failure(Code.WORKER_DIED, "the process has ended, and the answer is too long to go on", retryable=True)
 
 
 class BrokerClient:
@@ -129,7 +131,10 @@ class BrokerClient:
             call, index, ask = route
             try:
                 if kind == PARTIAL:
-                    call.put(index, ask.partial(body))
+                    if (output := ask.partial(body)) is not None:
+                        call.put(index, output)
+                elif kind == LOST:
+                    self._go_on(request_id, call, index, ask)
                 else:
                     del routes[request_id]
                     del call.pending[request_id]
@@ -143,6 +148,17 @@ class BrokerClient:
                 else:
                     call.end(index, _unreadable(error))
             self._touched.add(call)
+
+    def _go_on(self, request_id: bytes, call: Call[Any], index: int, ask: Ask[Any]) -> None:
+        """The process of this request has ended: say what the next one needs to go on."""
+        assert isinstance(ask.body, InferenceRequest)  # the broker tells no other
+        if ask.progress is not None and ask.progress.can_go_on:
+            log.info("the answer goes on in another process", extra={"request_id": call.trace})
+            self._connection.send(Resume(ask.progress.begun(ask.body.payload)), request_id)
+        else:
+            self._connection.send(Cancel(), request_id)
+            del self._routes[request_id], call.pending[request_id]
+            call.end(index, _TOO_LONG)
 
     def on_pause(self) -> None:
         """Several outputs that one reading brought for a call go on together."""

@@ -108,6 +108,7 @@ _MODELS: tuple[_Fact[ModelReport], ...] = (
     _Fact("model_loads", "Completed loads.", lambda m: m.loads, is_counter=True),
     _Fact("model_restarts", "Starts after a death.", lambda m: m.restarts, is_counter=True),
     _Fact("model_replays", "Requests that were sent to a process again.", lambda m: m.replays, is_counter=True),
+    _Fact("model_resumes", "Requests that went on in another process.", lambda m: m.resumes, is_counter=True),
     _Fact("model_evictions", "Evictions.", lambda m: m.evictions, is_counter=True),
 )
 

@@ -92,6 +92,7 @@ class OllamaTextBody(OllamaBody):
     """What chats and completions share. json_schema: Ollama's `format`; variables: its `think`."""
 
     stream: bool | None = None
+    resume: bool | None = None
     json_schema: Annotated[
         dict[str, Any] | None, PlainValidator(_format_of, json_schema_input_type=OllamaFormat), Field(alias="format")
     ] = None

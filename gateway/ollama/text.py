@@ -54,6 +54,7 @@ class _OllamaText(Generic[AnyBody]):
     def __init__(self, wanted: AnyBody, clocks: Clocks = CLOCKS) -> None:
         self.model = None if wanted.named is None else bare(wanted.named)
         self.stream = wanted.is_streamed
+        self.resume = wanted.resume
         self.ignored: Sequence[str] = wanted.ignored
         self._wanted = wanted
         self._clocks = clocks

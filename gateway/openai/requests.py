@@ -98,6 +98,7 @@ class Sampling(SamplingFields):
     model: Annotated[str, Field(min_length=1)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    resume: bool | None = None
     seed: Annotated[int, Field(ge=-MAX_INT - 1, le=MAX_INT), WHOLE] | None = None
     stop: Annotated[list[str], PlainValidator(_stops_of, json_schema_input_type=Stops)] = Field(default_factory=list)
     n: Annotated[int, Field(ge=1, le=8), WHOLE] | None = None

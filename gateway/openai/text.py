@@ -31,6 +31,7 @@ class _Text(Generic[Wanted]):
     def __init__(self, wanted: Wanted) -> None:
         self.model = wanted.model
         self.stream = wanted.stream
+        self.resume = wanted.resume
         self._wanted = wanted
         self._id = ("chatcmpl-" if self.is_chat else "cmpl-") + secrets.token_hex(12)
         self._created = int(time.time())

@@ -95,6 +95,7 @@ class ResponsesRequest(SamplingFields):
     input: Annotated[InputItems, PlainValidator(conversation_of, json_schema_input_type=ResponsesInput)]
     instructions: str | None = None
     stream: bool | None = None
+    resume: bool | None = None
     max_output_tokens: Annotated[int, Field(ge=1, le=MAX_INT), WHOLE] | None = None
     text: TextSettings | None = None
     reasoning: ReasoningSettings | None = None

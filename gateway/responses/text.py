@@ -20,6 +20,7 @@ class ResponsesText:
     def __init__(self, wanted: Wanted) -> None:
         self.model = wanted.request.model
         self.stream = wanted.request.stream
+        self.resume = wanted.request.resume
         self.images = [image for turn in wanted.turns for image, _ in turn.images]
         self.ignored = wanted.ignored
         self._wanted = wanted

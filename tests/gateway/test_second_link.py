@@ -80,7 +80,8 @@ class ScriptedLink:
             self.asked.append(ask)
             *partials, final = self._bodies
             for body in partials:
-                call.put(index, ask.partial(body))
+                if (output := ask.partial(body)) is not None:
+                    call.put(index, output)
             call.end(index, self._failure or ask.final(final))
         call.flush()
         return call

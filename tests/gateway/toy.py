@@ -111,6 +111,7 @@ class ToyText:
     def __init__(self, body: TellBody) -> None:
         self.model = body.llm
         self.stream = body.live
+        self.resume: bool | None = None
         self.images: list[Image] = [image_in(picture) for turn in body.turns for picture in turn.pictures]
         self._body = body
 

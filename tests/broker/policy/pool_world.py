@@ -4,6 +4,8 @@ The world performs the pool's actions on simulated processes and, after every ev
 It asserts from its own books where it can, not from the pool's.
 """
 
+from dataclasses import replace
+
 from broker.policy.actions import (
     Acknowledge,
     Action,
@@ -25,6 +27,7 @@ from broker.policy.actions import (
     ShrinkShare,
     StartWorker,
     StopWorker,
+    TellLost,
 )
 from broker.policy.events import (
     Event,
@@ -54,11 +57,11 @@ from broker.policy.records import Phase
 from broker.policy.specs import Exit
 from broker.wire.failure import Failure
 from tests.broker.policy.world_books import GATEWAYS, MIB, SimLink, SimRequest, SimWorker
-from tests.broker.policy.world_counts import Counts
+from tests.broker.policy.world_deaths import Deaths
 from tests.broker.policy.world_idle import KEEP_ALIVES
 
 
-class World(Counts):
+class World(Deaths):
     """One history. `step()` does one random thing; `settle()` lets everything that is under way come to its end."""
 
     # ---- performing -----------------------------------------------------------------------------------------------
@@ -114,8 +117,9 @@ class World(Counts):
                     assert not self._model_pinned(worker.spec.model_id), "evicted a pinned model"
                 self.check_leaves(worker, reason)
                 worker.asked_to_stop = True
-            case KillWorker(worker_id, _) if worker_id in self.workers:
+            case KillWorker(worker_id) if worker_id in self.workers:
                 self.workers[worker_id].killed = True
+                self.note_kill(action)
             case Reply(request_id, _) | Fail(request_id):
                 self.end(request_id, action.failure if isinstance(action, Fail) else None)
             case SavePins(model_ids):
@@ -136,11 +140,8 @@ class World(Counts):
         assert not any(rank.asked_to_stop or rank.killed for rank in ranks)
         assert worker.spec.model_id == action.model_id == request.model_id
         assert request.ends == 0
-        assert request.outputs == 0, "replayed after output"
-        assert action.payload == action.request_id, "payload lost"
         assert not request.is_keep, "no work"
-        request.forwards += 1
-        assert request.forwards <= 2, "replayed more than once"
+        self.check_sent(action.request_id, request, worker, action.payload)
         worker.in_flight.add(action.request_id)
         if request.keep_alive is not None:
             self.hear(action.worker_id, action.request_id, request.keep_alive)
@@ -151,6 +152,7 @@ class World(Counts):
         request.ends += 1
         if failure is not None:
             self.check_refusal(request_id, failure)
+            self.check_end(request, failure)
         elif request.is_keep:
             self.note_kept(request_id, request)
         self.deliver(request_id[:8], "")
@@ -165,6 +167,8 @@ class World(Counts):
         match action:
             case GrantShare() | ShrinkShare() | SaveMeasured():
                 self.perform_memory(action)
+            case TellLost(request_id):
+                self.lose(request_id)
             case Acknowledge(worker_id, total):
                 assert self.read.get(worker_id, 0) < total <= self.sent[worker_id], "told of what is unread"
                 self.read[worker_id] = total
@@ -193,7 +197,9 @@ class World(Counts):
         request_id = self.new_id(model_id)
         spec, problem = self.specs.get(model_id), self.problem(model_id)
         keep_alive = self.requests[request_id].keep_alive = self.random.choice(KEEP_ALIVES)
-        self.want(RequestArrived(request_id, model_id, request_id, spec, problem, keep_alive=keep_alive))
+        limit = self.requests[request_id].resume_limit = self.random.choice([0, 0, 1, 2, 3])
+        event = RequestArrived(request_id, model_id, request_id, spec, problem, keep_alive=keep_alive)
+        self.want(replace(event, resume_limit=limit))
         return request_id
 
     def ask_to_keep(self, model_id: str) -> None:
@@ -216,7 +222,9 @@ class World(Counts):
     def step(self) -> None:
         """One random thing happens."""
         choice = self.random.random()
-        if choice < 0.30:
+        if self.lost and choice < 0.2:
+            self.resume(self.random.choice(sorted(self.lost)))
+        elif choice < 0.30:
             self._client()
         elif choice < 0.36:
             self.administrate()
@@ -297,7 +305,7 @@ class World(Counts):
                 continue
             entries.append((request_id, end))
             request = self.requests[request_id]
-            request.outputs += 1
+            self.note_output(request)
             if end:
                 request.ends += 1
                 worker.in_flight.discard(request_id)
@@ -325,8 +333,9 @@ class World(Counts):
         """The process ends; its requests are lost as far as it is concerned."""
         del self.workers[worker.worker_id]
         signal = "SIGKILL" if code is None else None
-        unheard = sorted(request_id for request_id in worker.in_flight if self.requests[request_id].outputs == 0)
+        unheard = sorted(request_id for request_id in worker.in_flight if not self.requests[request_id].heard)
         intake = self.random.choice(unheard) if unheard and self.random.random() < 0.3 else None
+        self.note_exit(worker, intake)
         self.send(WorkerExited(worker.worker_id, Exit(code, signal, 0.0, "last words", intake)))
 
     # ---- the end of a history -------------------------------------------------------------------------------------
@@ -338,6 +347,8 @@ class World(Counts):
         for _ in range(4000):
             if all(r.ends for r in self.requests.values()):
                 return
+            for request_id in sorted(self.lost):
+                self.resume(request_id)
             for worker in list(self.workers.values()):
                 if worker.stuck or worker.killed or worker.asked_to_stop:
                     self.exit(worker, None if worker.killed else 0)

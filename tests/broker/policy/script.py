@@ -4,7 +4,7 @@ Every call hands one event to the pool and gives back its actions, announcements
 After every event the World's invariants are asserted too, so a script proves more than it says.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from broker.policy.actions import (
@@ -85,13 +85,14 @@ class Script(World):
     # ---- clients and administrators -------------------------------------------------------------------------------
 
     def ask(
-        self, request_id: bytes, model_id: str, origin: bytes = b"", keep_alive: float | None = None
+        self, request_id: bytes, model_id: str, origin: bytes = b"", keep_alive: float | None = None, resumes: int = 0
     ) -> list[Action]:
-        """A request that asks for this model. origin: equal for requests that a worker takes in alike."""
-        self.requests.setdefault(request_id, SimRequest(model_id, keep_alive=keep_alive))
-        spec = self.specs.get(model_id)
-        event = RequestArrived(request_id, model_id, request_id, spec, origin=origin, keep_alive=keep_alive)
-        return self.send(event)
+        """A request that asks for this model. origin: equal for requests that a worker takes in alike. resumes: how
+        often it may go on in another process."""
+        known = SimRequest(model_id, keep_alive=keep_alive, resume_limit=resumes)
+        self.requests.setdefault(request_id, known)
+        event = RequestArrived(request_id, model_id, request_id, self.specs.get(model_id), origin=origin)
+        return self.send(replace(event, keep_alive=keep_alive, resume_limit=resumes))
 
     def keep(self, request_id: bytes, model_id: str, seconds: float | None) -> list[Action]:
         self.requests[request_id] = SimRequest(model_id, keep_alive=seconds, is_keep=True)
@@ -113,9 +114,9 @@ class Script(World):
         self.requests[request_id] = SimRequest(model_id, admin=True)
         return self.send(UnloadRequested(request_id, model_id, timeout, force))
 
-    def kill(self, request_id: bytes, model_id: str) -> list[Action]:
+    def kill(self, request_id: bytes, model_id: str, *, resume: bool = True) -> list[Action]:
         self.requests[request_id] = SimRequest(model_id, admin=True)
-        return self.send(KillRequested(request_id, model_id))
+        return self.send(KillRequested(request_id, model_id, resume))
 
     def pull(self, request_id: bytes, model_id: str) -> list[Action]:
         self.requests[request_id] = SimRequest(model_id, admin=True)
@@ -174,7 +175,7 @@ class Script(World):
 
     def _outputs(self, worker_id: str, request_ids: tuple[bytes, ...], *, end: bool) -> list[Action]:
         for request_id in request_ids:
-            self.requests[request_id].outputs += 1
+            self.note_output(self.requests[request_id])
             self.requests[request_id].ends += end
             if end:
                 self.workers[worker_id].in_flight.discard(request_id)
@@ -197,7 +198,7 @@ class Script(World):
         intake: bytes | None = None,
     ) -> list[Action]:
         """intake: the request that it was taking in."""
-        del self.workers[worker_id]
+        self.note_exit(self.workers.pop(worker_id), intake)
         how = Exit(code, None if code is not None else signal, 77.0, tail, intake)
         return self.send(WorkerExited(worker_id, how))
 
@@ -270,7 +271,8 @@ class Script(World):
 
     def forward(self, worker_id: str, model_id: str, request_id: bytes) -> ForwardRequest:
         """The action that hands this request to this worker."""
-        return ForwardRequest(worker_id, request_id, model_id, request_id)
+        payload = self.requests[request_id].payload or request_id
+        return ForwardRequest(worker_id, request_id, model_id, payload)
 
     def assign(self, worker_id: str, model_id: str) -> AssignModel:
         """The action that makes this worker load this model."""

@@ -54,6 +54,7 @@ def test_a_model_that_was_never_counted_has_zeros() -> None:
         "loads": 0,
         "load_seconds": {},
         "replays": 0,
+        "resumes": 0,
         "evictions": 0,
         "exits": {},
         "heartbeat_age_seconds": None,

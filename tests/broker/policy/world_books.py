@@ -78,6 +78,16 @@ class SimRequest:
     forwards: int = 0
     keep_alive: float | None = None
     is_keep: bool = False
+    resume_limit: int = 0
+    heard: bool = False  # it has output of the process that it is in
+    lost: bool = False  # the broker waits for the payload to go on with
+    payload: bytes = b""
+    resumes: int = 0
+    is_suspect: bool = False
+    took_too_much: bool = False
+    died_in_answer: bool = False  # its last process, after output
+    decode_deaths: int = 0
+    worker_id: str = ""  # where it was sent last
 
 
 class Books:

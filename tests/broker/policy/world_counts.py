@@ -26,6 +26,7 @@ class _Book:
     loads: int = 0
     evictions: int = 0
     replays: int = 0
+    resumes: int = 0
     told: dict[str, HeartbeatArrived] = field(default_factory=dict)
     first_outputs: list[tuple[float, float]] = field(default_factory=list)
 
@@ -69,7 +70,9 @@ class Counts(Files):
         for action in actions:
             match action:
                 case ForwardRequest(_, request_id, model_id):
-                    self.books[model_id].replays += self.requests[request_id].forwards > 0
+                    request = self.requests[request_id]
+                    self.books[model_id].replays += request.forwards > 0 and not request.outputs
+                    self.books[model_id].resumes += request.outputs > 0
                 case StopWorker(worker_id, reason) if reason.startswith("evicted"):
                     worker = self.workers[worker_id]
                     assert worker.spec is not None
@@ -93,7 +96,7 @@ class Counts(Files):
 
     def _check_entry(self, entry: dict[str, Any], book: _Book) -> None:
         model_id = entry["model_id"]
-        for name in ("loads", "evictions", "replays"):
+        for name in ("loads", "evictions", "replays", "resumes"):
             assert entry[name] == getattr(book, name), f"{name} of {model_id}"
         assert entry["exits"] == book.exits, f"exits of {model_id}"
         for name in ("generation_tokens", "prompt_tokens", "cached_prompt_tokens"):

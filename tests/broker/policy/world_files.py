@@ -69,7 +69,7 @@ class Files(Idle):
                 timeout = self.random.choice([None, 0.0, 2.0])
                 self.send(UnloadRequested(request_id, model_id, timeout, self.random.random() < 0.3))
             case 2:
-                self.send(KillRequested(request_id, model_id))
+                self.send(KillRequested(request_id, model_id, self.random.random() < 0.7))
             case 3:
                 self.send(PinRequested(request_id, model_id, spec, problem))
             case 4:

@@ -80,7 +80,8 @@ class AnsweringLink(ScriptedLink):
                 failure = Failure(Code.WORKER_DIED, "the process of the model has died")
             if model not in _FAILURES:
                 for partial in partials:
-                    call.put(index, ask.partial(partial))
+                    if (output := ask.partial(partial)) is not None:
+                        call.put(index, output)
             call.end(index, failure or ask.final(final))
         call.flush()
         return call

@@ -32,6 +32,7 @@ COUNTED = {
     "loads": 2,
     "load_seconds": {"tokenizer": 0.5, "weights": 1.5},
     "replays": 1,
+    "resumes": 0,
     "evictions": 0,
     "exits": {"SIGKILL": 1},
     "heartbeat_age_seconds": 0.25,

@@ -49,6 +49,7 @@ MODEL: dict[str, Any] = {
     "loads": 3,
     "load_seconds": {"process": 0.25, "weights": 1.5},
     "replays": 4,
+    "resumes": 5,
     "evictions": 2,
     "exits": {"SIGKILL": 2, "0": 1},
     "heartbeat_age_seconds": 0.25,

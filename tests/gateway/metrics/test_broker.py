@@ -46,6 +46,7 @@ OF_MODEL = {
     "model_loads_total": 3,
     "model_restarts_total": 1,
     "model_replays_total": 4,
+    "model_resumes_total": 5,
     "model_evictions_total": 2,
 }
 

@@ -1,0 +1,78 @@
+"""In which order requests go on when their process has died, so that one that kills it is found and harms no other.
+
+A process that dies does not say which of its requests it died of. Those that had output go on at once, together. One
+that had none may be the cause: it is a suspect, and goes on last and alone, after all others have output again. If its
+process dies once more it is the cause. Requests under which two processes have died in mid-answer go on one at a time,
+each until it ends. Requests whose process was killed for the memory that it took go on one after another: the next one
+when the one before has output, so that the worker knows what it takes before it admits the next.
+
+Requests with a resume_limit of 0 have no part in this: they are sent again once, with the first. Pure questions and
+notes; deaths.py and scheduling.py act.
+"""
+
+from collections.abc import Collection
+from enum import Enum
+
+from broker.policy.records import Instance, Model, PendingRequest
+
+# Of one request, in mid-answer: from then on it goes on with no other of that kind.
+_DEATHS_TOGETHER = 2
+
+
+class Cause(Enum):
+    """Why an instance ends. FAULT: it died, or stopped living."""
+
+    ASKED = "asked"
+    MEMORY = "memory"
+    FAULT = "fault"
+
+
+def note_death(request: PendingRequest, cause: Cause, *, is_known: bool) -> None:
+    """The process of a request that is sent to another one has ended. is_known: it is known which one it died of, and
+    this is another."""
+    if request.resume_limit == 0 or cause is Cause.ASKED:
+        return
+    if cause is Cause.MEMORY:
+        request.takes_turns = True
+    elif request.has_output:
+        request.decode_deaths += 1
+    elif not is_known:
+        request.is_suspect = True
+
+
+def culprit(instance: Instance) -> PendingRequest | None:
+    """The suspect that an instance has died of, if it was alone with it."""
+    silent = [request for request in instance.in_flight.values() if not request.has_output]
+    return silent[0] if len(silent) == 1 and silent[0].is_suspect else None
+
+
+def next_to_send(model: Model, instance: Instance, last: float) -> PendingRequest | None:
+    """Which of the waiting requests to send now, of those before the place `last`; None if there is none, or if all
+    have to wait for output of another one."""
+    waiting, in_flight = model.waiting, instance.in_flight.values()
+    if not waiting or waiting[0].order >= last or any(request.is_suspect for request in in_flight):
+        return None
+    if waiting[0].is_replay:  # they are before all others
+        returning = [r for r in waiting if r.is_replay and not r.is_lost and r.order < last]
+        for request in returning:
+            if not request.is_suspect and _may_go_on(request, in_flight):
+                return request
+        suspect = next((r for r in returning if r.is_suspect), None)
+        if suspect is not None:
+            return None if any(_is_awaited(r) for r in in_flight) else suspect
+    return next((r for r in waiting if not r.is_replay and r.order < last), None)
+
+
+def _may_go_on(request: PendingRequest, in_flight: Collection[PendingRequest]) -> bool:
+    if request.takes_turns and any(other.takes_turns for other in in_flight):
+        return False
+    return not (_is_single(request) and any(_is_single(other) for other in in_flight))
+
+
+def _is_single(request: PendingRequest) -> bool:
+    return request.decode_deaths >= _DEATHS_TOGETHER
+
+
+def _is_awaited(request: PendingRequest) -> bool:
+    """Whether its first output is waited for. One that cannot go on may give none before its end."""
+    return not request.has_output and request.resume_limit > 0

@@ -1,0 +1,84 @@
+"""How far one answer has come, so that it can go on in another process when its own has ended. Pure.
+
+With `tells_tokens` every PARTIAL names the tokens that it says. They are kept here, four bytes each, until the answer
+ends; with the payload of the request they are what the next process needs. docs/protocol.md has the fields.
+"""
+
+from array import array
+from typing import Any
+
+from broker.wire.body import ProtocolError
+from broker.wire.packing import pack_map, unpack_map
+from gateway.core.answer import Delta, Map, delta_of
+
+# Tokens of one answer, 256 KiB; a longer one cannot go on.
+MAX_TOKENS = 1 << 16
+
+
+class AnswerProgress:
+    """One answer. streams: its PARTIALs are for the client; else they have nothing but tokens.
+
+    Mutable state: the tokens that outputs have told, what the last one held back, the characters of text and reasoning
+    that came, and how many cached tokens the first output has named.
+    """
+
+    __slots__ = ("_cached", "_characters", "_held", "_ids", "_is_too_long", "_streams")
+
+    def __init__(self, *, streams: bool) -> None:
+        self._streams = streams
+        self._ids = array("I")
+        self._held: list[Any] = []
+        self._characters = 0
+        self._cached = 0
+        self._is_too_long = False
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether all its tokens are known."""
+        return not self._is_too_long
+
+    def partial(self, body: Map) -> Delta | None:
+        """The PARTIAL of a `Generate`; None if nothing of it is for the client. Raises ProtocolError."""
+        told, text = body.get("ids"), body.get("text")
+        if len(body) == 2 and type(told) is int and type(text) is str and self._streams:  # nearly always
+            self._add(told)
+            self._held = []
+            self._characters += len(text)
+            return Delta(text)
+        self._take(body)
+        delta = delta_of(body)
+        if self._streams:
+            self._characters += len(delta.text) + len(delta.reasoning)
+            return delta
+        if delta.text or delta.has_more:
+            raise ProtocolError("text in a PARTIAL of an answer that is not streamed")
+        return None
+
+    def begun(self, payload: bytes) -> bytes:
+        """The payload of the request with what has come of its answer."""
+        begun = {
+            "ids": self._ids.tolist(),
+            "held": self._held,
+            "characters": self._characters,
+            "cached": self._cached,
+        }
+        return pack_map(unpack_map(payload, "Generate") | {"begun": begun})
+
+    def _take(self, body: Map) -> None:
+        told, held = body.pop("ids", []), body.pop("held", [])
+        if not isinstance(held, list):
+            raise ProtocolError(f"an output whose held is {held!r:.80}")
+        self._held = held
+        for token in told if isinstance(told, list) else [told]:
+            self._add(token)
+        if isinstance(prompt := body.get("prompt"), dict) and type(cached := prompt.get("cached")) is int:
+            self._cached = cached
+
+    def _add(self, token: Any) -> None:
+        if len(self._ids) == MAX_TOKENS:
+            self._is_too_long = True
+            return
+        try:
+            self._ids.append(token)
+        except (TypeError, OverflowError):
+            raise ProtocolError(f"an output whose ids have {token!r:.80}") from None

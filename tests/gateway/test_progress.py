@@ -1,0 +1,87 @@
+"""How far an answer has come, read out of its outputs."""
+
+import pytest
+
+from broker.wire.body import ProtocolError
+from broker.wire.packing import pack, unpack
+from broker.wire.work import Generate
+from gateway.core import progress as module
+from gateway.core.answer import Delta, PromptUsage
+from gateway.core.ask import generate_stream, generate_whole
+from gateway.core.progress import AnswerProgress
+
+UNIT = Generate(prompt="Hi", stream=True, seed=7)
+
+
+def begun(progress: AnswerProgress) -> dict[str, object]:
+    unit = unpack(Generate, progress.begun(pack(UNIT)))
+    assert (unit.prompt, unit.seed, unit.stream) == ("Hi", 7, True)
+    assert unit.begun is not None
+    return unit.begun
+
+
+def test_tokens_are_kept_in_order_and_do_not_reach_the_reader() -> None:
+    progress = AnswerProgress(streams=True)
+    prompt = {"tokens": 9, "cached": 4}
+    assert progress.partial({"text": "Hé", "ids": [5, 6], "prompt": prompt}) == Delta("Hé", prompt=PromptUsage(9, 4))
+    assert progress.partial({"text": " you", "ids": 7}) == Delta(" you")
+    assert progress.partial({"text": "", "reasoning": "so", "ids": 8}) == Delta("", "so")
+    assert progress.partial({"text": "!"}) == Delta("!")
+    assert begun(progress) == {"ids": [5, 6, 7, 8], "held": [], "characters": 9, "cached": 4}
+
+
+def test_what_is_held_back_is_that_of_the_last_output() -> None:
+    progress = AnswerProgress(streams=True)
+    progress.partial({"text": "a", "ids": 1, "held": [{"token": "x"}]})
+    assert begun(progress)["held"] == [{"token": "x"}]
+    progress.partial({"text": "b", "ids": 2})
+    assert begun(progress)["held"] == []
+
+
+def test_of_a_whole_answer_come_tokens_and_nothing_to_read() -> None:
+    progress = AnswerProgress(streams=False)
+    assert progress.partial({"text": "", "ids": [3]}) is None
+    assert progress.partial({"text": "", "ids": 4}) is None
+    assert begun(progress) == {"ids": [3, 4], "held": [], "characters": 0, "cached": 0}
+    for body in ({"text": "more", "ids": 5}, {"text": "", "reasoning": "so"}):
+        with pytest.raises(ProtocolError, match="not streamed"):
+            progress.partial(body)
+
+
+def test_an_answer_that_is_too_long_cannot_go_on_and_takes_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_TOKENS", 2)
+    progress = AnswerProgress(streams=True)
+    could = []
+    for token in (1, 2, 3):
+        progress.partial({"text": "a", "ids": token})
+        could.append(progress.can_go_on)
+    assert could == [True, True, False]
+    assert begun(progress)["ids"] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "body", [{"ids": -1}, {"ids": 1 << 40}, {"ids": "1"}, {"ids": [1, None]}, {"held": {}}, {"ids": 1.5}, {"more": 1}]
+)
+def test_what_is_no_progress_is_refused(body: dict[str, object]) -> None:
+    if "more" in body:
+        assert AnswerProgress(streams=True).partial({"text": "x", **body}) == Delta("x")
+        return
+    with pytest.raises(ProtocolError, match="an output whose"):
+        AnswerProgress(streams=True).partial({"text": "x", **body})
+
+
+def test_what_is_asked_says_whether_it_may_go_on() -> None:
+    """Only then outputs tell their tokens, and calls get ids that the next process gives too."""
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    for make in (generate_stream, generate_whole):
+        asked = make("m", Generate(prompt="Hi", tools=tools), resume_limit=2, key="k")
+        unit = unpack(Generate, asked.body.payload)  # type: ignore[attr-defined] # a request
+        assert (unit.tells_tokens, unit.key, unit.begun) == (True, "k", None)
+        assert asked.body.resume_limit == 2  # type: ignore[attr-defined]
+        other = make("m", Generate(prompt="Hi", tools=tools), resume_limit=2, key="l")
+        off = make("m", Generate(prompt="Hi", tools=tools))
+        assert (off.body.resume_limit, off.progress) == (0, None)  # type: ignore[attr-defined]
+        assert not unpack(Generate, off.body.payload).tells_tokens  # type: ignore[attr-defined]
+        assert off.body.origin == asked.body.origin == other.body.origin  # type: ignore[attr-defined]
+    assert generate_whole("m", Generate(prompt="Hi", logprobs=0), resume_limit=2).progress is None
+    assert generate_stream("m", Generate(prompt="Hi", logprobs=0), resume_limit=2).progress is not None
