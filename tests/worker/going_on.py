@@ -35,6 +35,14 @@ def assert_goes_on(engine: Engine, following: Engine, **fields: Any) -> list[Out
     return whole
 
 
+def assert_clear(engine: Engine, **fields: Any) -> None:
+    """The likeliest token is everywhere so much likelier than the next that rounding decides nothing."""
+    (outputs,) = run(engine, [{**fields, "stream": False, "logprobs": 2}])
+    for entry in joined(outputs)["logprobs"]:
+        first, second = entry["top"]
+        assert first["logprob"] - second["logprob"] > 1e-3
+
+
 def plain(value: Any) -> Any:
     """With log-probabilities to three digits: sums of floats depend on the order of their terms."""
     if isinstance(value, dict):

@@ -1,14 +1,17 @@
 """Answers that go on in another process: cut after every output, they are those of an undisturbed run."""
 
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import pytest
 
-from tests.worker.engine_runs import load
+from broker.wire.failure import Code, FailureError
+from tests.tiny_models import make_tiny_llama4, make_tiny_model
+from tests.worker.engine_runs import add, answer, load, run
 from tests.worker.generation.scripted import TIME, WEATHER
-from tests.worker.going_on import assert_goes_on, told
+from tests.worker.going_on import assert_clear, assert_goes_on, begun_after, plain, told
 from worker.text.engine import TextEngine
 
 CHAT = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi é"}]
@@ -94,15 +97,118 @@ PLAIN: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", PLAIN)
 def test_an_answer_goes_on_after_every_output(engine: TextEngine, following: TextEngine, name: str) -> None:
     fields = {"stream": True, "max_tokens": 24, **PLAIN[name]}
-    whole = assert_goes_on(engine, following, **fields)
-    if fields.get("temperature") == 0.0 and "prompt" in fields and "repetition_penalty" not in fields:
-        assert_clear(engine, fields["prompt"], told(whole))
+    assert_goes_on(engine, following, **fields)
+    if fields.get("temperature") == 0.0 and not fields.get("echo"):
+        assert_clear(engine, **fields)
 
 
-def assert_clear(engine: TextEngine, prompt: str, said: list[int]) -> None:
-    """The likeliest token is so much likelier than the next that rounding decides nothing."""
-    tokens = engine.loaded.tokenizer.encode(prompt)
-    logits = engine.loaded.model(mx.array([[*tokens, *said]]))[0, len(tokens) - 1 : -1]
-    second, first = mx.split(mx.topk(logits, 2, axis=-1), 2, axis=-1)
-    least: Any = mx.min(mx.abs(first - second)).item()
-    assert least > 1e-3
+STOPPED = {"stream": True, "prompt": "x", "seed": 1, "grammar": "start: /[a-zé]{60}/", "max_tokens": 80}
+
+
+@pytest.mark.parametrize("more", [{}, {"logprobs": 0}])
+def test_half_a_stop_string_is_held_back_in_the_next_process_too(
+    engine: TextEngine, following: TextEngine, more: dict[str, Any]
+) -> None:
+    """One ends the text, and the beginnings of others are said when they turn out to be none."""
+    text = str(answer(engine, **{**STOPPED, "stream": False})["text"])
+    begins = [text[at : at + 4] + "never" for at in range(5, 25, 4)]
+    ends = text[40:45]
+    whole = assert_goes_on(engine, following, **{**STOPPED, **more, "stop": [*begins, ends]})
+    assert whole[-1].body["stop_string"] == ends
+    assert any(isinstance(output.body["ids"], list) for output in whole[:-1]), "something is held back"
+
+
+def test_a_context_that_is_full_says_so_after_the_cut_too(tiny_model: Path) -> None:
+    engine = load(tiny_model, context_length=30)
+    whole = assert_goes_on(engine, engine, prompt="x" * 10, temperature=0.0, stream=True)
+    assert whole[-1].body["context_full"]
+    assert whole[-1].body["completion_tokens"] == 20
+
+
+def test_what_the_cache_holds_is_not_read_again(tiny_model: Path) -> None:
+    engine = load(tiny_model)
+    fields = {"prompt": "q" * 200, "temperature": 0.0, "max_tokens": 40, "stream": True, "tells_tokens": True}
+    (whole,) = run(engine, [fields])
+    cut = len(whole) // 2
+    before = engine.stats().cached_prompt_tokens
+    (rest,) = run(engine, [{**fields, "begun": begun_after(whole[:cut])}])
+    read = engine.stats().cached_prompt_tokens - before
+    assert read == 200 + len(told(whole[:cut])) - 1
+    assert rest[-1].body["cached_tokens"] == 0, "what the first process found counts"
+
+
+def test_all_that_a_model_serves_goes_on_together(engine: TextEngine, following: TextEngine) -> None:
+    """As after a death: every answer at another point."""
+    requests = [
+        {"stream": True, "max_tokens": 24, "tells_tokens": True, "key": f"{number}", **fields}
+        for number, fields in enumerate(PLAIN.values())
+    ]
+    whole = run(engine, requests)
+    draw = random.Random(1)
+    cuts = [draw.randrange(1, len(outputs)) for outputs in whole]
+    begun = [
+        {**fields, "begun": begun_after(outputs[:cut])}
+        for fields, outputs, cut in zip(requests, whole, cuts, strict=True)
+    ]
+    for rest, outputs, cut in zip(run(following, begun), whole, cuts, strict=True):
+        assert [plain(one.body) for one in rest] == [plain(one.body) for one in outputs[cut:]]
+
+
+def make_sliding(folder: Path) -> Path:
+    return make_tiny_model(folder, layers=2, sliding_window=16)
+
+
+def make_in_turns(folder: Path) -> Path:
+    return make_tiny_llama4(folder, chunk=16)
+
+
+SOME: tuple[dict[str, Any], ...] = ({"temperature": 0.0}, {"seed": 5, "top_p": 0.9, "repetition_penalty": 1.2})
+
+
+@pytest.mark.parametrize("make", [make_sliding, make_in_turns])
+@pytest.mark.parametrize("fields", SOME)
+def test_it_goes_on_whatever_the_caches_are(
+    tmp_path: Path, make: Callable[[Path], Path], fields: dict[str, Any]
+) -> None:
+    folder = make(tmp_path / "model")
+    engine, empty = load(folder), load(folder, prompt_cache_tokens=0)
+    asked = {"prompt": "a prompt of some length", "max_tokens": 24, "stream": True, **fields}
+    for following in (empty, engine):
+        assert_goes_on(engine, following, **asked)
+
+
+def test_a_greedy_answer_with_a_draft_model_goes_on(tmp_path: Path) -> None:
+    folder, draft = make_tiny_model(tmp_path / "model"), make_tiny_model(tmp_path / "draft", seed=1)
+    engine = load(folder, draft_model=str(draft))
+    for following in (engine, load(folder, draft_model=str(draft), prompt_cache_tokens=0)):
+        assert_goes_on(engine, following, prompt="once upon a time", max_tokens=24, stream=True, temperature=0.0)
+
+
+@pytest.mark.parametrize(
+    ("said", "tokens", "more", "why"),
+    [
+        ("ab", 2, {"characters": 3}, "2 characters, and 3 have been sent"),
+        ("aé", 2, {"characters": 1}, "no output has ended"),
+        ("ab", 2, {"characters": 2, "held": [{}]}, "no output has ended"),
+        ("abcdefghi", 9, {"characters": 9}, "all that it may have"),
+        ("aXY", 3, {"characters": 1}, "end it"),
+    ],
+)
+def test_an_answer_that_cannot_go_on_says_why(
+    engine: TextEngine, said: str, tokens: int, more: dict[str, Any], why: str
+) -> None:
+    begun = {"ids": engine.loaded.tokenizer.encode(said)[:tokens], **more}
+    with pytest.raises(FailureError, match=f"cannot go on: .*{why}") as caught:
+        add(engine, 0, prompt="x", max_tokens=9, stream=True, tells_tokens=True, stop=["XY"], begun=begun)
+    assert (caught.value.failure.code, caught.value.failure.retryable) == (Code.WORKER_DIED, True)
+    assert not engine.has_work
+
+
+def test_a_token_that_the_model_does_not_have_is_refused(engine: TextEngine) -> None:
+    with pytest.raises(FailureError, match=r"begun\.ids\[1\] must be a token id"):
+        add(engine, 0, prompt="x", begun={"ids": [1, 10**6], "characters": 1})
+
+
+def test_without_the_wish_outputs_tell_no_tokens(engine: TextEngine) -> None:
+    (outputs,) = run(engine, [{"prompt": "x", "temperature": 0.0, "max_tokens": 5, "stream": True}])
+    assert all("ids" not in output.body for output in outputs)
