@@ -336,9 +336,9 @@ class VisionEngine:
         # The generator asks only the language model. It reads this setting when it begins the prompt, the only one.
         in_pieces = self.model.may_be_read_in_pieces(prompt, seen)
         drawn, draw = waiting.drawn, waiting.sampler
-        if said and in_pieces:
-            prompt = prompt.followed_by(said)
-            seen = self.model.see(prompt)
+        behind = self.model.see_behind(prompt, said) if said and in_pieces else None
+        if behind is not None:
+            prompt, seen = behind
         elif said:  # behind the prompt they would change how that is read
             drawn, draw = len(said), reciting(said, draw)
         if drawn:

@@ -3,6 +3,7 @@
 Never downloads, and never runs code that comes with a model. Knows no batch.
 """
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from mlx_vlm.utils import (
 )
 from transformers import dynamic_module_utils
 
-from broker.wire.failure import invalid
+from broker.wire.failure import invalid, named_line
 from broker.wire.work import Generate
 from worker.chat.chat import chat_of
 from worker.chat.messages import plain_messages, text_of, text_of_part
@@ -41,12 +42,18 @@ from worker.loading.model_folder import (
     text_facts,
     tokenizer_settings,
 )
+from worker.process.device_errors import is_device_error
 from worker.vision.chats import chat_writer
 from worker.vision.pictures import Picture
+
+log = logging.getLogger("worker")
 
 _MARK = re.compile("image|img|video|vision|audio", re.IGNORECASE)
 
 _UNTRUSTED = {"trust_remote_code": False}
+
+# Where configurations name the tokens that stand for images and videos.
+_IMAGE_TOKENS = ("image_token_index", "image_token_id", "video_token_index", "video_token_id")
 
 # Inputs with a number for each token, and what it is for one of a text.
 _OF_TEXT = {"attention_mask": 1, "token_type_ids": 0, "mm_token_type_ids": 0}
@@ -113,6 +120,8 @@ class VisionModel:
         self._marks = re.compile("|".join(map(re.escape, sorted(_marks(self._processor, tokenizer)))) or r"(?!)")
         self.vocabulary = first_int(facts, ("vocab_size",)) or len(self.tokenizer)
         self.context_length = first_int(facts, CONTEXT_KEYS)
+        named = (getattr(self.vlm.config, name, None) for name in _IMAGE_TOKENS)
+        self._image_tokens = {token for token in named if isinstance(token, int)}
 
     @property
     def language_model(self) -> Any:
@@ -208,6 +217,20 @@ class VisionModel:
         known = {name: value for name, value in features.to_dict().items() if value is not None}
         mx.eval([value for value in known.values() if isinstance(value, mx.array)])
         return {**others, **known}
+
+    def see_behind(self, prompt: Prompt, said: list[int]) -> tuple[Prompt, dict[str, Any]] | None:
+        """The prompt with these tokens behind it, and what `see` has of both; None where the model would take some of
+        them for the mark of an image, or cannot read on behind this prompt."""
+        if not self._image_tokens.isdisjoint(said):
+            return None
+        whole = prompt.followed_by(said)
+        try:
+            return whole, self.see(whole)
+        except Exception as error:
+            if is_device_error(error):  # it says nothing about the model
+                raise
+            log.info("an answer is said again: behind its prompt it cannot be read: %s", named_line(error))
+            return None
 
     def may_be_read_in_pieces(self, prompt: Prompt, seen: dict[str, Any]) -> bool:
         """Whether prefill in pieces gives the same: some families attend to a prompt in both directions. seen: of

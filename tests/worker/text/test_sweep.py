@@ -12,6 +12,7 @@ from tests.every_family import families, tiny_model
 from tests.tiny_families import write_model
 from tests.tiny_models import EOS
 from tests.worker.engine_runs import add, joined, load, run, steps
+from tests.worker.going_on import begun_after
 from worker.text.engine import TextEngine
 
 pytestmark = [pytest.mark.slow, pytest.mark.exact]
@@ -81,6 +82,13 @@ def test_the_tokens_are_mlx_lms(family: str, tmp_path: Path) -> None:
         (second,) = run(engine, [asks([*first, *prompt(21)])])
         assert second[-1].body["cached_tokens"] >= length - 1
         assert_close({length: drawn(second)}, {length: directly(engine, [*first, *prompt(21)])})
+
+    for following in (without, engine):
+        fields = {**asks(prompt(33)), "max_tokens": 24, "stream": True, "tells_tokens": True}
+        (whole,) = run(without, [fields])
+        for cut in range(1, len(whole), 3):
+            (rest,) = run(following, [{**fields, "begun": begun_after(whole[:cut])}])
+            assert drawn([*whole[:cut], *rest]) == pytest.approx(drawn(whole), abs=CLOSE)
 
 
 def one_by_one(engine: TextEngine) -> dict[int, list[float]]:

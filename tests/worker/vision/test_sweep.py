@@ -19,8 +19,10 @@ from tests.service import ROOT
 from tests.tiny_families import _random_weight
 from tests.tiny_models import CHAT_TEMPLATE, EOS, VOCABULARY, make_tiny_model, write_tokenizer
 from tests.worker.engine_runs import joined, steps
+from tests.worker.going_on import begun_after
 from tests.worker.vision.sights import sights
 from tests.worker.vision.vision_runs import load
+from worker.begun import Begun
 from worker.vision.batch import Turns
 from worker.vision.engine import VisionEngine
 from worker.vision.model import Prompt
@@ -108,6 +110,22 @@ def through(engine: VisionEngine, prompts: list[Prompt], *, apart: bool = False)
     return [drawn([one for one in outputs if one.request_id == request_id]) for request_id in ids]
 
 
+def goes_on(engine: VisionEngine, prompt: Prompt) -> None:
+    """Cut after each output, an answer goes on as it was."""
+    asked: dict[str, Any] = {"temperature": 0.0, "max_tokens": 16, "logprobs": 0, "stream": True, "tells_tokens": True}
+    request = Generate(prompt=prompt.tokens, **asked)
+
+    def outputs(begun: Begun | None) -> list[Output]:
+        sampling = engine.generation.sampling(request)
+        engine._waiting[b"gateway1" + bytes(8)] = Waiting(request, *sampling, prompt, "", [], None, {}, begun=begun)
+        return steps(engine)
+
+    whole = outputs(None)
+    for cut in range(1, len(whole), 3):
+        rest = outputs(Begun(**begun_after(whole[:cut])))
+        assert drawn([*whole[:cut], *rest]) == pytest.approx(drawn(whole), abs=CLOSE)
+
+
 def drawn(outputs: list[Output]) -> list[float]:
     body = joined(outputs)
     count = body["completion_tokens"] - (body["finish_reason"] == "stop")
@@ -142,3 +160,5 @@ def test_the_tokens_are_mlx_vlms(family: str, tmp_path: Path, monkeypatch: pytes
     assert through(engine, prompts) == expected
     assert through(engine, prompts, apart=True) == expected
     assert len({str(through(engine, [prompt])) for prompt in shown}) == len(shown)
+    for prompt in (*shown[:1], prompts[3]):
+        goes_on(engine, prompt)
