@@ -63,6 +63,8 @@ def run_broker(
     lookup = Lookup(catalog, policies.running, downloads=settings.allow_downloads)
     places = Places(settings.models_dir, settings.hub_dir, file_system)
     delete_leftovers(settings.models_dir, settings.hub_dir)
+    caches = settings.prompt_caches
+    caches.delete_leftovers()
     pins = read_pins(settings.state_dir / PINS_FILE)
 
     def tell(event: FlowEvent) -> None:
@@ -94,6 +96,7 @@ def run_broker(
             remove=partial(remove_model, places),
             view=policies,
             state_dir=settings.state_dir,
+            caches=caches,
             preloaded=[lookup.id_of(name) for name in settings.preloaded],
             wires_memory=settings.wired_memory,
             lends_prefill=settings.prefill_in_turns,

@@ -18,6 +18,7 @@ from broker.policy.events import (
     CancelPullRequested,
     Event,
     FlowEvent,
+    ForgetRequested,
     GatewayLeft,
     KillRequested,
     LinkClosed,
@@ -40,6 +41,7 @@ from broker.wire.from_gateways import (
     Cancel,
     CancelPull,
     Describe,
+    Forget,
     FromGateway,
     Goodbye,
     InferenceRequest,
@@ -152,18 +154,12 @@ class Gateways:
                 self._put(self._lookup.keep(request_id, body.model, body.seconds))
             case Pull():
                 self._put(self._lookup.pull(request_id, body.model, stream=body.stream))
-            case CancelPull():
-                self._put(CancelPullRequested(request_id, self._lookup.id_of(body.model)))
+            case CancelPull() | Forget() | Unload() | Kill() | Unpin():
+                self._put(self._asked(request_id, body))
             case Remove():
                 self._put(self._lookup.remove(request_id, body.model))
-            case Unload():
-                self._put(UnloadRequested(request_id, self._lookup.id_of(body.model), body.timeout, body.force))
-            case Kill():
-                self._put(KillRequested(request_id, self._lookup.id_of(body.model), body.resume))
             case Pin():
                 self._put(self._lookup.pin(request_id, body.model))
-            case Unpin():
-                self._put(UnpinRequested(request_id, self._lookup.id_of(body.model)))
             case Status() | Describe() | Models() | Resolve():
                 self.reply(request_id, self._seen(body))
             case Watch():
@@ -178,6 +174,21 @@ class Gateways:
                 self._leave(gateway, "said goodbye")
             case _:
                 assert_never(body)
+
+    def _asked(self, request_id: bytes, body: CancelPull | Forget | Unload | Kill | Unpin) -> Event:
+        """What needs a model's name and not its files."""
+        model_id = self._lookup.id_of(body.model or "")
+        match body:
+            case CancelPull():
+                return CancelPullRequested(request_id, model_id)
+            case Forget():
+                return ForgetRequested(request_id, model_id or None)
+            case Unload():
+                return UnloadRequested(request_id, model_id, body.timeout, body.force)
+            case Kill():
+                return KillRequested(request_id, model_id, body.resume)
+            case Unpin():
+                return UnpinRequested(request_id, model_id)
 
     def _seen(self, looks: Status | Describe | Models | Resolve) -> dict[str, Any]:
         """The FINAL of what only looks."""

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -21,6 +22,7 @@ from broker.policy.actions import (
     DropOutputs,
     Exited,
     Fail,
+    ForgetPrompts,
     ForwardCancel,
     ForwardOutputs,
     ForwardRequest,
@@ -44,11 +46,12 @@ from broker.policy.events import Event, WorkerExited, WorkerStarted
 from broker.policy.pressure import Pressure
 from broker.policy.specs import Exit, Shown
 from broker.processes.launcher import Launcher
-from broker.wire.failure import Code, FailureError
+from broker.prompt_caches import PromptCaches
+from broker.wire.failure import Code, Failure, FailureError
 from broker.wire.from_gateways import Cancel, InferenceRequest
 from broker.wire.from_peers import Ack
 from broker.wire.states import State
-from broker.wire.to_workers import Assign, MayPrefill, Share, Shrink, Shutdown
+from broker.wire.to_workers import Assign, DropPrompts, MayPrefill, Share, Shrink, Shutdown
 from broker.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -59,8 +62,8 @@ MEASURED_FILE = "measured.json"
 
 class Performer:
     """put: takes the events that follow from actions. remove: deletes the files of a model, raises FailureError. view:
-    what the policies have announced. preloaded: models that the settings pin. wires_memory: whether workers wire their
-    shares; lends_prefill: whether they ask before they prefill."""
+    what the policies have announced. caches: the prompt caches on disk. preloaded: models that the settings pin.
+    wires_memory: whether workers wire their shares; lends_prefill: whether they ask before they prefill."""
 
     def __init__(
         self,
@@ -74,6 +77,7 @@ class Performer:
         remove: Callable[[str], None],
         view: View,
         state_dir: Path,
+        caches: PromptCaches,
         preloaded: Sequence[str],
         wires_memory: bool,
         lends_prefill: bool,
@@ -87,6 +91,7 @@ class Performer:
         self._remove = remove
         self._view = view
         self._state_dir = state_dir
+        self._caches = caches
         self._preloaded = preloaded
         self._for_all: dict[str, Any] = {"wires_memory": wires_memory, "lends_prefill": lends_prefill}
         self.is_finished = False
@@ -127,6 +132,8 @@ class Performer:
                     self._put(event)
             case RemoveFiles():
                 self._remove_files(action)
+            case ForgetPrompts():
+                self._forget(action)
             case DownloadEnded():
                 # What the model is now, so that those who watch do not go on to see a download.
                 shown = self._view.announced().get(action.model_id, Shown(State.UNLOADED, action.reason))
@@ -191,6 +198,20 @@ class Performer:
             self._gateways.fail(Fail(action.request_id, error.failure))
         else:
             logger.info("removed the files of %s", action.model_id)
+            with suppress(OSError):
+                self._caches.forget(action.model_id)
+            self._gateways.reply(action.request_id, {"model_id": action.model_id})
+
+    def _forget(self, action: ForgetPrompts) -> None:
+        for worker_id in action.worker_ids:
+            self._workers.send(worker_id, DropPrompts())
+        try:
+            self._caches.forget(action.model_id)
+        except OSError as error:
+            failure = Failure(Code.INTERNAL_ERROR, f"the prompt cache on disk cannot be removed: {error.strerror}")
+            self._gateways.fail(Fail(action.request_id, failure))
+        else:
+            logger.info("forgot the prompts of %s", action.model_id or "all models")
             self._gateways.reply(action.request_id, {"model_id": action.model_id})
 
     def _save(self, action: SavePins | SaveMeasured) -> None:
@@ -206,7 +227,8 @@ class Performer:
         logger.info("%s loads %s", action.worker_id, spec.model_id, extra=about)
         self._logs.assigned(action.worker_id, spec.model_id)
         limits = (action.share_bytes, action.limit_bytes, action.rank, action.ranks)
-        body = Assign(spec.model_id, spec.path, spec.model_type, spec.engine, spec.options, *limits, **self._for_all)
+        for_all = self._for_all | self._caches.assigned(spec.model_id)
+        body = Assign(spec.model_id, spec.path, spec.model_type, spec.engine, spec.options, *limits, **for_all)
         self._workers.send(action.worker_id, body)
 
     def _announce(self, action: AnnounceModel) -> None:

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, Pydant
 from broker.models.entry import ModelOverride
 from broker.policy.budget import Hardware, budget_of
 from broker.policy.limits import PoolLimits, block_bytes
+from broker.prompt_caches import PromptCaches
 from broker.wire.kinds import KINDS
 from broker.wire.model_names import end_of
 from broker.wire.packing import pack
@@ -107,6 +108,9 @@ class BrokerSettings(BaseSettings):
     wired_memory: bool = False
     keep_awake: bool = False
     prefill_in_turns: bool = False
+    cache_disk_gb: float = Field(default=0.0, ge=0, description="0: no prompt cache on disk")
+    cache_disk_reserve_gb: float = Field(default=10.0, ge=0)
+    cache_disk_write_mb_per_second: float = Field(default=32.0, gt=0)
     warm_spares: int = Field(default=1, ge=0, le=4)
     blas_library: str | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -144,6 +148,12 @@ class BrokerSettings(BaseSettings):
             if getattr(self, name) < 2 * self.heartbeat_interval_seconds:
                 raise ValueError(f"{name} must be at least twice heartbeat_interval_seconds")
         return self
+
+    @property
+    def prompt_caches(self) -> PromptCaches:
+        """Where the prompt caches on disk are, and how large."""
+        most, reserve = (int(size * GIB) for size in (self.cache_disk_gb, self.cache_disk_reserve_gb))
+        return PromptCaches(self.state_dir, most, reserve, self.cache_disk_write_mb_per_second * 1e6)
 
     @property
     def preloaded(self) -> list[str]:

@@ -64,7 +64,8 @@ class Workers:
                 memory = (body.mlx_active_bytes, body.mlx_cache_bytes, body.mlx_peak_bytes)
                 stages = (body.live, body.waiting, body.prefilling)
                 tokens = (body.generation_tokens, body.prompt_tokens, body.cached_prompt_tokens)
-                return HeartbeatArrived(worker_id, body.steps, *memory, *stages, *tokens)
+                disk = (body.disk_bytes, body.disk_files, body.disk_hits, body.disk_queue_bytes)
+                return HeartbeatArrived(worker_id, body.steps, *memory, *stages, *tokens, *disk)
             case Hello():
                 return WorkerConnected(worker_id)
             case Progress():

@@ -32,6 +32,7 @@ COMMANDS: tuple[str, ...] = (
     "kill",
     "pin",
     "unpin",
+    "forget",
     "logs",
     "events",
     "bench",

@@ -99,8 +99,8 @@ class Engine(Protocol):
 
     An engine whose memory grows with its requests has one more member, `room`: a MemoryShare. One that can go on to
     decode without prefill has `hold_prefill(is_held)`: after True, steps only decode, until False. One that can count
-    prompts has `count(payload)`: see Count. One that must finish something before its process ends has `close()`, which
-    takes a second at most.
+    prompts has `count(payload)`: see Count. One that caches prompts has `forget()`. One that must finish something
+    before its process ends has `close()`, which takes a second at most.
     """
 
     @property
@@ -168,6 +168,12 @@ def closer_of(engine: Engine) -> Callable[[], None]:
     """What this engine finishes before its process ends; nothing for most."""
     close: Callable[[], None] = getattr(engine, "close", lambda: None)
     return close
+
+
+def forgetter_of(engine: Engine) -> Callable[[], None]:
+    """What makes this engine forget its cached prompts; nothing for one that has none."""
+    forget: Callable[[], None] = getattr(engine, "forget", lambda: None)
+    return forget
 
 
 def import_for_spare() -> None:

@@ -24,12 +24,13 @@ from broker.wire.from_peers import Ack, Hello
 from broker.wire.from_workers import LoadFailed, Need, Prefill, Progress, Ready
 from broker.wire.kinds import Task
 from broker.wire.outputs import FINAL, PARTIAL, WINDOW, Output, encode_outputs, error_output
-from broker.wire.to_workers import Assign, MayPrefill, Share, Shrink, Shutdown
+from broker.wire.to_workers import Assign, DropPrompts, MayPrefill, Share, Shrink, Shutdown
 from worker.engine import (
     Engine,
     MemoryShare,
     closer_of,
     counter_of,
+    forgetter_of,
     holder_of,
     import_for_spare,
     load_engine,
@@ -230,6 +231,8 @@ class Service:
                         self._take(message.request_id, request)
                     case Cancel():
                         self._cancel(engine, message.request_id)
+                    case DropPrompts():
+                        forgetter_of(engine)()
                     case Shutdown():
                         while self._arrived:  # a refusal must still be sent
                             self._add_arrived(engine)

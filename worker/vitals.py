@@ -33,4 +33,8 @@ def heartbeat_of(engine: Engine | None, steps: int) -> Heartbeat:
         stats.generation_tokens,
         stats.prompt_tokens,
         stats.cached_prompt_tokens,
+        stats.disk_bytes,
+        stats.disk_files,
+        stats.disk_hits,
+        stats.disk_queue_bytes,
     )

@@ -164,6 +164,16 @@ class RemoveFiles:
 
 
 @dataclass(slots=True, frozen=True)
+class ForgetPrompts:
+    """Remove the prompt caches of this model, of all for None, in these processes and on disk; then answer the
+    request."""
+
+    request_id: bytes
+    model_id: str | None
+    worker_ids: tuple[str, ...]
+
+
+@dataclass(slots=True, frozen=True)
 class Fail:
     """The ERROR of any request. trace: the id in the logs of one that was accepted before."""
 
@@ -236,6 +246,7 @@ Action = (
     | TellProgress
     | TellLost
     | RemoveFiles
+    | ForgetPrompts
     | Fail
     | LendPrefill
     | SavePins

@@ -5,11 +5,12 @@ Each is noted, and answered at once where that is possible; scheduling.py and de
 
 from typing import assert_never
 
-from broker.policy.actions import RemoveFiles, Reply
+from broker.policy.actions import ForgetPrompts, RemoveFiles, Reply
 from broker.policy.admission import known_model
 from broker.policy.answers import SHUTTING_DOWN, end, fail, fail_loads, pin, refuse, unpin
 from broker.policy.events import (
     AdminEvent,
+    ForgetRequested,
     KillRequested,
     LoadRequested,
     ModelPinned,
@@ -42,6 +43,8 @@ def on_asked(facts: Facts, event: AdminEvent, now: float) -> None:
             _on_pull_requested(facts, event)
         case RemoveRequested():
             _on_remove_requested(facts, event, now)
+        case ForgetRequested():
+            _on_forget_requested(facts, event)
         case ModelPinned():
             _on_model_pinned(facts, event)
         case ShutdownRequested():
@@ -157,6 +160,14 @@ def _on_remove_requested(facts: Facts, event: RemoveRequested, now: float) -> No
         if (known := facts.models.get(event.model_id)) is not None:
             known.failure, known.deaths, known.restart_at = None, 0, now  # of files that are no more
         facts.actions.append(RemoveFiles(event.request_id, event.model_id))
+
+
+def _on_forget_requested(facts: Facts, event: ForgetRequested) -> None:
+    """Models that this machine no longer has too."""
+    models = [model for model in facts.models.values() if event.model_id in (None, model.model_id)]
+    ready = [model.serving for model in models if model.serving is not None and model.serving.phase is Phase.READY]
+    workers = tuple(worker.worker_id for instance in ready for worker in instance.ranks)
+    facts.actions.append(ForgetPrompts(event.request_id, event.model_id, workers))
 
 
 def _use_of(model: Model) -> str:

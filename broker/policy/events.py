@@ -98,6 +98,14 @@ class RemoveRequested:
 
 
 @dataclass(slots=True, frozen=True)
+class ForgetRequested:
+    """Cached prompts are to be removed: of this model, of all for None."""
+
+    request_id: bytes
+    model_id: str | None
+
+
+@dataclass(slots=True, frozen=True)
 class UnloadRequested:
     """timeout: seconds to drain, None for the default."""
 
@@ -242,6 +250,10 @@ class HeartbeatArrived:
     generation_tokens: int = 0
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
+    disk_bytes: int = 0
+    disk_files: int = 0
+    disk_hits: int = 0
+    disk_queue_bytes: int = 0
 
 
 @dataclass(slots=True, frozen=True)
@@ -335,6 +347,7 @@ AdminEvent = (
     LoadRequested
     | PullRequested
     | RemoveRequested
+    | ForgetRequested
     | UnloadRequested
     | KillRequested
     | PinRequested

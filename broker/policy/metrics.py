@@ -182,6 +182,10 @@ class Metrics:
             "live": beat.live if beat is not None else 0,
             "waiting": beat.waiting if beat is not None else 0,
             "prefilling": beat.prefilling if beat is not None else 0,
+            "disk_cache_bytes": beat.disk_bytes if beat is not None else 0,
+            "disk_cache_files": beat.disk_files if beat is not None else 0,
+            "disk_cache_hits": beat.disk_hits if beat is not None else 0,
+            "disk_cache_queue_bytes": beat.disk_queue_bytes if beat is not None else 0,
         }
 
     def _of(self, model_id: str) -> _Counts:

@@ -11,6 +11,7 @@ from broker.wire.from_gateways import (
     Cancel,
     CancelPull,
     Describe,
+    Forget,
     Goodbye,
     InferenceRequest,
     Keep,
@@ -32,15 +33,16 @@ from broker.wire.from_peers import Ack, Heartbeat, Hello
 from broker.wire.from_workers import LoadFailed, Need, Prefill, Progress, Ready
 from broker.wire.outputs import Outputs, decode_header
 from broker.wire.packing import pack, unpack_map
-from broker.wire.to_workers import Assign, MayPrefill, Share, Shrink, Shutdown
+from broker.wire.to_workers import Assign, DropPrompts, MayPrefill, Share, Shrink, Shutdown
 
 COMMANDS: dict[bytes, type[Body]] = {
     cls.COMMAND: cls
     for cls in (
-        *(InferenceRequest, Resume, Cancel, Load, Keep, Pull, CancelPull, Remove, Unload, Kill, Pin, Unpin),
+        *(InferenceRequest, Resume, Cancel, Load, Keep, Pull, CancelPull, Remove, Forget, Unload, Kill, Pin, Unpin),
         *(Status, Describe, Models, Resolve, Watch, Logs),
         *(Hello, Goodbye, Heartbeat, Ack),
-        *(Assign, Share, Shrink, MayPrefill, Shutdown, Progress, Ready, Need, Prefill, LoadFailed, Outputs),
+        *(Assign, Share, Shrink, MayPrefill, DropPrompts, Shutdown),
+        *(Progress, Ready, Need, Prefill, LoadFailed, Outputs),
     )
 }
 

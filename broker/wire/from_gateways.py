@@ -101,6 +101,15 @@ class Remove(Body):
 
 
 @dataclass(slots=True, frozen=True)
+class Forget(Body):
+    """Remove the cached prompts of `model`, of all models if None, in memory and on disk. What running requests leave
+    is kept again. FINAL: `{model_id}`."""
+
+    COMMAND: ClassVar[bytes] = b"FORGET"
+    model: str | None = None
+
+
+@dataclass(slots=True, frozen=True)
 class Unload(Body):
     """Drain `model`, end its process, remove its pin. `timeout`: seconds, None for the broker's setting."""
 
@@ -205,6 +214,7 @@ FromGateway = (
     | Pull
     | CancelPull
     | Remove
+    | Forget
     | Unload
     | Kill
     | Pin

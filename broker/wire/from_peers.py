@@ -21,6 +21,8 @@ class Heartbeat(Body):
     watches. mlx_*: bytes as MLX counts them in that process (`mlx.core.get_active_memory` and friends). live: requests
     that the engine has; waiting, prefilling: those of them at that stage. generation_tokens, prompt_tokens,
     cached_prompt_tokens: since the model was loaded; prompt_tokens include those that came from the prompt cache.
+    disk_bytes, disk_files: of this model's prompt cache on disk; disk_hits: prompts that got a part from there;
+    disk_queue_bytes: what is still to be written there.
     """
 
     COMMAND: ClassVar[bytes] = b"HEARTBEAT"
@@ -34,6 +36,10 @@ class Heartbeat(Body):
     generation_tokens: int = 0
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
+    disk_bytes: int = 0
+    disk_files: int = 0
+    disk_hits: int = 0
+    disk_queue_bytes: int = 0
 
 
 @dataclass(slots=True, frozen=True)

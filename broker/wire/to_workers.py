@@ -69,6 +69,13 @@ class MayPrefill(Body):
 
 
 @dataclass(slots=True, frozen=True)
+class DropPrompts(Body):
+    """Forget all cached prompts, in memory and on disk, and what waits to be written there."""
+
+    COMMAND: ClassVar[bytes] = b"DROP_PROMPTS"
+
+
+@dataclass(slots=True, frozen=True)
 class Shutdown(Body):
     """Exit now; nothing is in flight."""
 

@@ -60,6 +60,13 @@ class RemoveAnswer(AdminAnswer):
     model_id: str
 
 
+class ForgetAnswer(AdminAnswer):
+    """Cached prompts have been removed: of a model, of all models if it is null."""
+
+    status: Literal["forgotten"]
+    model_id: str | None
+
+
 class UnloadAnswer(AdminAnswer):
     """The process of a model has ended."""
 
@@ -213,6 +220,10 @@ class ModelAnswer(BaseModel):
     live: int
     waiting: int
     prefilling: int
+    disk_cache_bytes: int
+    disk_cache_files: int
+    disk_cache_hits: int
+    disk_cache_queue_bytes: int
 
 
 class StatusAnswer(AdminAnswer):

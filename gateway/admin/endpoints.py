@@ -14,6 +14,7 @@ from gateway.admin.answers import (
     CancelAnswer,
     CatalogAnswer,
     ChangeEvent,
+    ForgetAnswer,
     HealthAnswer,
     KillAnswer,
     LoadAnswer,
@@ -96,6 +97,13 @@ async def remove(request: Request[AppState]) -> Response:
     model = request.state["directory"].to_remove(request.path_params["model_id"])
     report = await finish(request, ask.remove(model))
     return Json({"status": "removed", "model_id": report.model_id})
+
+
+async def forget(request: Request[AppState]) -> Response:
+    """Remove the cached prompts of a model, or of all: in memory and on disk."""
+    model = await _model(request) if "model_id" in request.path_params else None
+    report = await finish(request, ask.forget(model))
+    return Json({"status": "forgotten", "model_id": report.model_id})
 
 
 async def unload(request: Request[AppState]) -> Response:
@@ -270,6 +278,8 @@ ENDPOINTS = (
     _row("POST", "/admin/models/kill/{model_id:path}", kill, KillAnswer, _LOADED, query=KillQuery),
     _row("POST", "/admin/models/pin/{model_id:path}", pin, PinAnswer, (*NAMES_A_MODEL, Code.LOAD_FAILED)),
     _row("POST", "/admin/models/unpin/{model_id:path}", unpin, UnpinAnswer, _LOADED),
+    _row("POST", "/admin/cache/forget", forget, ForgetAnswer),
+    _row("POST", "/admin/cache/forget/{model_id:path}", forget, ForgetAnswer, NAMES_A_MODEL),
     _row("GET", "/admin/models/{model_id:path}/progress", events, None, NAMES_A_MODEL, stream=_CHANGES),
     _row(
         "GET",

@@ -45,6 +45,12 @@ class UnloadReport(Report):
     model_id: str
 
 
+class ForgetReport(Report):
+    """The FINAL of FORGET."""
+
+    model_id: str | None
+
+
 class KillReport(Report):
     """The FINAL of KILL."""
 
@@ -182,6 +188,10 @@ class ModelReport(Report):
     live: int = 0
     waiting: int = 0
     prefilling: int = 0
+    disk_cache_bytes: int = 0
+    disk_cache_files: int = 0
+    disk_cache_hits: int = 0
+    disk_cache_queue_bytes: int = 0
     share_bytes: int = 0
     memory_limit_bytes: int = 0
     cpu_percent: float = 0.0

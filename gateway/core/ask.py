@@ -10,6 +10,7 @@ from broker.wire.failure import invalid
 from broker.wire.from_gateways import (
     CancelPull,
     Describe,
+    Forget,
     InferenceRequest,
     Keep,
     Kill,
@@ -31,6 +32,7 @@ from broker.wire.work import Embed, Generate, Rerank
 from gateway.core.administration import (
     BrokerReport,
     CatalogReport,
+    ForgetReport,
     KillReport,
     LoadReport,
     LogReport,
@@ -176,6 +178,11 @@ def cancel_pull(model: str) -> Ask[UnloadReport]:
 def remove(model: str) -> Ask[UnloadReport]:
     """Delete the files of a model that is not in use."""
     return _once(model, Remove(model), UnloadReport)
+
+
+def forget(model: str | None) -> Ask[ForgetReport]:
+    """Remove the cached prompts of a model, of all models for None."""
+    return _once(model, Forget(model), ForgetReport)
 
 
 def unload(model: str, timeout: float | None, *, force: bool) -> Ask[UnloadReport]:

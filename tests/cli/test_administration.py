@@ -9,7 +9,7 @@ import pytest
 
 from broker.wire.body import Body
 from broker.wire.failure import Code, Failure
-from broker.wire.from_gateways import Kill, Load, Pin, Unload, Unpin, Watch
+from broker.wire.from_gateways import Forget, Kill, Load, Pin, Unload, Unpin, Watch
 from broker.wire.outputs import PARTIAL, Output
 from tests.cli.played import HELD, PlayedService
 from tests.cli.running import Command, Terminal
@@ -51,6 +51,14 @@ def test_load_waits_and_says_how_large_it_is(service: PlayedService, cli: Comman
     result = cli(service.url, "load", "org/tiny")
     assert (result.code, result.out, result.err) == (0, "loaded org/tiny (512 MiB)\n", "")
     assert service.messages == [Load("org/tiny")]
+
+
+def test_forget_says_whose_prompts(service: PlayedService, cli: Command) -> None:
+    service.finals(Forget, {"model_id": "org/tiny"})
+    assert cli(service.url, "forget", "org/tiny").out == "forgotten org/tiny\n"
+    service.finals(Forget, {"model_id": None})
+    assert cli(service.url, "forget").out == "forgotten all\n"
+    assert service.messages == [Forget("org/tiny"), Forget(None)]
 
 
 def test_unload_says_what_it_wants(service: PlayedService, cli: Command) -> None:

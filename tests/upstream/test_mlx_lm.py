@@ -8,6 +8,7 @@ import llguidance
 import llguidance.hf
 import mlx.core as mx
 import pytest
+from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.generate import (
     TextStateMachine,
     generate_step,
@@ -16,6 +17,7 @@ from mlx_lm.generate import (
     speculative_generate_step,
 )
 from mlx_lm.models.cache import (
+    ArraysCache,
     BatchKVCache,
     BatchRotatingKVCache,
     CacheList,
@@ -61,9 +63,10 @@ def tokenizer(folder: Path) -> Any:
     return load_tokenizer(folder, {"trust_remote_code": False}, eos_token_ids=EOS)
 
 
-def filled(cache: Any, length: int, start: int = 0) -> Any:
-    """A cache with the numbers from `start` on as keys and values (1, 1, length, 4)."""
-    rows = mx.broadcast_to(mx.arange(start, start + length, dtype=mx.float32)[None, None, :, None], (1, 1, length, 4))
+def filled(cache: Any, length: int, start: int = 0, width: int = 4) -> Any:
+    """A cache with the numbers from `start` on as keys and values (1, 1, length, width)."""
+    numbers = mx.arange(start, start + length, dtype=mx.float32)[None, None, :, None]
+    rows = mx.broadcast_to(numbers, (1, 1, length, width))
     cache.update_and_fetch(rows, rows)
     return cache
 
@@ -193,6 +196,26 @@ def test_mlx_lm_single_caches(model: Any) -> None:
     chunked.maybe_trim_front()
     assert chunked.start_position == 2
     assert can_trim_prompt_cache([chunked])  # it says so, though it has dropped its first tokens
+
+
+def test_mlx_lm_cache_states() -> None:
+    """A state goes through JSON and arrays, and `from_state` makes the cache of it."""
+    kept = [filled(KVCache(), 5), filled(RotatingKVCache(4), 6), filled(ChunkedKVCache(4), 3), ArraysCache(2)]
+    kept[3][0] = mx.ones((1, 2))
+    kept.append(CacheList(filled(KVCache(), 2), filled(RotatingKVCache(4), 2)))
+    flat: Any
+    again: Any
+    for layer in kept:
+        flat = tree_flatten([layer.state])
+        (state,) = tree_unflatten([(place, value) for place, value in flat])
+        again = type(layer).from_state(state)
+        flat_again: Any = tree_flatten([again.state])
+        for (place, one), (_, other) in zip(flat, flat_again, strict=True):
+            same = mx.array_equal(one, other).item() if isinstance(one, mx.array) else one == other
+            assert same, (type(layer).__name__, place)
+    quantised: Any = filled(KVCache(), 3, width=32).to_quantized(group_size=32, bits=8)
+    assert (quantised.group_size, quantised.bits, quantised.offset) == (32, 8, 3)
+    assert (len(quantised.keys), len(quantised.values)) == (3, 3)
 
 
 def test_mlx_lm_wired_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,11 @@ class PromptCache:
         self._max_bytes = min(max_bytes, self._most_bytes)
         self._evict()
 
+    def clear(self) -> None:
+        """Keep nothing of what is here now."""
+        for key in list(self._entries):
+            self._drop(key)
+
     def known(self, tokens: list[int]) -> int:
         """How many tokens `fetch` would return, without a copy; does not count as use."""
         near = self._nearest(tokens)

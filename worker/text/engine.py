@@ -281,6 +281,11 @@ class TextEngine:
         """As in Engine."""
         self._batch.hold_prefill(is_held)
 
+    def forget(self) -> None:
+        """As in Engine. What live sequences leave is kept again."""
+        self._prompts.clear()
+        self._saved.forget()
+
     def close(self) -> None:
         """As in Engine."""
         self._saved.close()

@@ -148,6 +148,12 @@ class SavedPrompts(Generic[T]):
         if self._fresh:
             self.settle()
 
+    def forget(self) -> None:
+        """Remove what is on disk; nothing that is queued is written any more."""
+        if self._disk is not None:
+            self._live.clear()
+            self._disk.forget()
+
     def close(self) -> None:
         """Write what is queued, for a bounded time."""
         if self._disk is not None:

@@ -61,6 +61,10 @@ def test_a_model_that_was_never_counted_has_zeros() -> None:
         "live": 0,
         "waiting": 0,
         "prefilling": 0,
+        "disk_cache_bytes": 0,
+        "disk_cache_files": 0,
+        "disk_cache_hits": 0,
+        "disk_cache_queue_bytes": 0,
     }
 
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from broker.policy.actions import RemoveFiles, Reply
-from broker.policy.events import PullRequested, ShutdownRequested
+from broker.policy.actions import ForgetPrompts, RemoveFiles, Reply
+from broker.policy.events import ForgetRequested, PullRequested, ShutdownRequested
 from broker.wire.failure import Code, Failure
 from tests.broker.policy.script import R1, R2, R3, R9, W1, Failed, Script
 from tests.broker.policy.world_books import SimRequest
@@ -40,6 +40,14 @@ def test_the_files_of_a_model_that_nobody_uses_are_removed() -> None:
     assert s.remove(R1, "a", "a") == [RemoveFiles(R1, "a")]
     s.idle("b")
     assert s.remove(R2, "c", "c") == [RemoveFiles(R2, "c")]
+
+
+def test_prompts_are_forgotten_where_they_are() -> None:
+    s = Script()
+    s.idle("a")
+    for request_id, model_id, workers in ((R1, "a", (W1,)), (R2, "b", ()), (R3, None, (W1,))):
+        s.requests[request_id] = SimRequest(model_id or "", admin=True)
+        assert s.send(ForgetRequested(request_id, model_id)) == [ForgetPrompts(request_id, model_id, workers)]
 
 
 def loading(s: Script) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from broker.policy.actions import Action, Readmit, RemoveFiles, StartDownload, TellProgress
+from broker.policy.actions import Action, ForgetPrompts, Readmit, RemoveFiles, StartDownload, TellProgress
 from broker.policy.downloads import MAX_DOWNLOADS
 from broker.policy.events import (
     CancelPullRequested,
@@ -111,6 +111,8 @@ class Files(Idle):
                 self.end(request_id)
                 if model_id in self.specs:
                     self.absent[model_id] = self.specs.pop(model_id)
+            case ForgetPrompts(request_id):
+                self.end(request_id)
             case _:
                 raise AssertionError(f"unknown action {action}")
 

@@ -9,6 +9,7 @@ from broker.wire.failure import Code, Failure
 from broker.wire.from_gateways import (
     CancelPull,
     Describe,
+    Forget,
     InferenceRequest,
     Keep,
     Kill,
@@ -142,6 +143,7 @@ _ADMINISTRATION: dict[type[Body], Callable[[str], Outputs]] = {
     Load: _loaded,
     Keep: _loaded,
     Remove: _named,
+    Forget: _named,
     Unload: _named,
     Pin: _named,
     Unpin: _named,

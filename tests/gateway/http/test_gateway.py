@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from broker.wire.failure import Code, Failure
-from broker.wire.from_gateways import Kill, Load, Models, Pull, Remove, Status, Unload, Unpin
+from broker.wire.from_gateways import Forget, Kill, Load, Models, Pull, Remove, Status, Unload, Unpin
 from tests.gateway.played_broker import SECONDS, PlayedBroker
 from tests.gateway.running import MODEL, Gateway, chat, running_gateway, running_process
 
@@ -39,6 +39,10 @@ COUNTED = {
     "live": 1,
     "waiting": 0,
     "prefilling": 0,
+    "disk_cache_bytes": 0,
+    "disk_cache_files": 0,
+    "disk_cache_hits": 0,
+    "disk_cache_queue_bytes": 0,
 }
 LOADED = {
     "model_id": "org/tiny",
@@ -167,7 +171,9 @@ async def test_admin_calls_to_the_letter_of_the_contract(runtime_dir: Path) -> N
     ):
 
         async def call(method: str, path: str, body: Any, answer: dict[str, Any] | Failure) -> httpx.Response:
-            asking = asyncio.create_task(client.request(method, f"/admin/models/{path}"))
+            asking = asyncio.create_task(
+                client.request(method, path if path.startswith("/") else f"/admin/models/{path}")
+            )
             request_id, got = await broker.expect(type(body))
             assert got == body
             await (
@@ -193,6 +199,10 @@ async def test_admin_calls_to_the_letter_of_the_contract(runtime_dir: Path) -> N
         assert response.json() == {"status": "pulled", "model_id": "org/tiny", "size_gb": 0.5}
         response = await post("pull/org/tiny", Pull("org/tiny"), Failure(Code.MODEL_UNAVAILABLE, "no network"))
         assert (response.status_code, response.json()) == (503, {"detail": "no network"})
+        response = await call("POST", "/admin/cache/forget/org/tiny", Forget("org/tiny"), {"model_id": "org/tiny"})
+        assert response.json() == {"status": "forgotten", "model_id": "org/tiny"}
+        response = await call("POST", "/admin/cache/forget", Forget(None), {"model_id": None})
+        assert response.json() == {"status": "forgotten", "model_id": None}
         response = await call("DELETE", "org/tiny", Remove("org/tiny"), {"model_id": "org/tiny"})
         assert response.json() == {"status": "removed", "model_id": "org/tiny"}
         response = await call("DELETE", "a", Remove("a"), Failure(Code.MODEL_IN_USE, "a is loaded"))

@@ -139,8 +139,8 @@ class DiskCache:
         self.writer.enter(owner, [Job(file, nbytes, lambda: tensors, facts, (file,))])
 
     def forget(self) -> None:
-        """What is queued is not written any more. Files are the broker's to remove."""
-        self.writer.cancel()
+        """Nothing that is queued is written any more, and no file stays that this process writes just now."""
+        self.writer.forget()
 
     def close(self, seconds: float) -> None:
         """Write for so long what is queued."""

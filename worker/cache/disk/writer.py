@@ -6,6 +6,7 @@ cost nobody an answer. What is there already can still be read.
 
 import logging
 import os
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -99,6 +100,11 @@ class Writer:
             for one in kept:
                 self._put(*one)
 
+    def forget(self) -> None:
+        """Remove all files of this model; what is queued is not written any more."""
+        self.cancel()
+        self.enter(b"", [Job("", 0, self._remove, {})])
+
     def wait(self, seconds: float) -> bool:
         """Whether the queue is empty within this time."""
         with self._changed:
@@ -157,6 +163,8 @@ class Writer:
         path = self._folders[-1] / job.file
         if job.file and not path.exists() and self._space.make_room(job.nbytes):
             self._write(path, job)
+        elif not job.file:
+            job.tensors()
         for file in job.used:
             with suppress(FileNotFoundError):
                 os.utime(self._folders[-1] / file)
@@ -170,6 +178,11 @@ class Writer:
             nbytes = write_file(path, tensors, job.facts, self._uncached)
         self._space.written(path, nbytes)
         self._may_write_at = max(self._may_write_at, self._clock() - 1.0) + nbytes / self._rate
+
+    def _remove(self) -> Mapping[str, Tensor]:
+        shutil.rmtree(self._folders[1], ignore_errors=True)
+        self._space.look()
+        return {}
 
     def _make_folders(self) -> None:
         first, *others = self._folders

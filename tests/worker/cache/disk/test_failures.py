@@ -1,0 +1,191 @@
+"""A disk that fails costs hits, and never an answer: all of these ask an engine and look at what it answers."""
+
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from broker.wire.to_workers import Assign
+from tests.worker.cache.disk.disk_runs import disk_at, files, over, written
+from tests.worker.engine_runs import MOST_STEPS, add, answer, load, run, without_count
+from worker.cache.disk.disk_cache import DiskCache, DiskSettings
+from worker.cache.disk.space import Bounds
+from worker.text.engine import TextEngine
+from worker.text.make_batch import make_batch
+from worker.text.options import TextOptions
+
+ASKED: dict[str, Any] = {"prompt": "once upon a time " * 60, "temperature": 0.0, "max_tokens": 12}
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_model: Path) -> dict[str, Any]:
+    return answer(load(tiny_model, prompt_cache_tokens=0), **ASKED)
+
+
+def cached(engine: TextEngine, expected: dict[str, Any]) -> int:
+    body = run(engine, [ASKED])[0][-1].body
+    assert without_count(body) == expected
+    return int(body["cached_tokens"])
+
+
+def test_files_and_folders_are_their_owners(tiny_model: Path, tmp_path: Path, expected: dict[str, Any]) -> None:
+    engine = over(tmp_path, tiny_model)
+    assert cached(engine, expected) == 0
+    found = written(engine, tmp_path)
+    assert len(found) == 4
+    assert {path.stat().st_mode & 0o777 for path in found} == {0o600}
+    folders = [tmp_path / "cache", *(path for path in (tmp_path / "cache").rglob("*") if path.is_dir())]
+    assert {path.stat().st_mode & 0o777 for path in folders} == {0o700}
+    assert all(set(path.stem) <= set("0123456789abcdef") for path in found)
+    stats = engine.stats()
+    assert (stats.disk_files, stats.disk_queue_bytes, stats.disk_hits) == (4, 0, 0)
+    assert stats.disk_bytes == sum(path.stat().st_size for path in found)
+
+
+def test_what_is_damaged_is_a_miss(tiny_model: Path, tmp_path: Path, expected: dict[str, Any]) -> None:
+    random = Random(2)
+    first = over(tmp_path, tiny_model)
+    assert cached(first, expected) == 0
+    whole = {path: path.read_bytes() for path in written(first, tmp_path)}
+    for number, path in enumerate(3 * list(whole)):
+        place = random.randrange(len(whole[path]))
+        torn = whole[path][:place] + (b"" if number % 2 else bytes([whole[path][place] ^ 4]) + whole[path][place + 1 :])
+        path.write_bytes(torn)
+        second = over(tmp_path, tiny_model)
+        assert cached(second, expected) % 256 == 0
+        written(second, tmp_path)
+        assert {path: path.read_bytes() for path in files(tmp_path)}.keys() == whole.keys()  # written anew
+        assert cached(over(tmp_path, tiny_model), expected) == 1024 - 256
+    shutil.rmtree(tmp_path / "cache")
+    assert cached(over(tmp_path, tiny_model), expected) == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])
+def test_a_full_or_read_only_disk_turns_it_off_with_one_line(
+    tiny_model: Path, tmp_path: Path, expected: dict[str, Any], number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(_descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    def make_disk(_assign: Assign, _options: TextOptions) -> DiskCache:
+        settings = DiskSettings(tmp_path / "cache" / "model", Bounds(10**9, 0), 1e9)
+        return DiskCache(settings, b"model", uncached=fails)
+
+    assign = Assign(tiny_model.name, str(tiny_model), "text-gen")
+    engine = TextEngine(assign, lambda _stage, _fraction: None, make_batch=make_batch, make_disk=make_disk)
+    with caplog.at_level(logging.WARNING, "worker"):
+        assert cached(engine, expected) == 0
+        assert files(tmp_path) == written(engine, tmp_path) == []
+        assert cached(engine, expected) > 1000  # in memory
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert os.strerror(number) in caplog.records[0].getMessage()
+
+
+def test_a_folder_that_cannot_be_made_turns_it_off(
+    tiny_model: Path, tmp_path: Path, expected: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cache").write_text("a file")
+    engine = over(tmp_path, tiny_model)
+    assert cached(engine, expected) == 0
+    assert engine.stats().disk_queue_bytes == 0
+    assert len(caplog.records) == 1
+
+
+def test_nothing_is_written_below_the_reserve(tiny_model: Path, tmp_path: Path, expected: dict[str, Any]) -> None:
+    engine = over(tmp_path, tiny_model, disk=disk_at(tmp_path, reserve=2**60))
+    assert cached(engine, expected) == 0
+    assert written(engine, tmp_path) == []
+
+
+def test_it_stays_within_its_bytes_over_all_models(tiny_model: Path, tmp_path: Path) -> None:
+    disk = disk_at(tmp_path, nbytes=500_000)
+    engines = [over(tmp_path, tiny_model, disk={**disk, "cache_dir": f"{disk['cache_dir']}{n}"}) for n in range(2)]
+    for number in range(12):
+        for engine in engines:
+            run(engine, [{"prompt": f"{number}" * 600, "max_tokens": 1}])
+            written(engine, tmp_path)
+    last = sum(path.stat().st_size for path in files(tmp_path))
+    # Until its next look each process knows of its own writes alone.
+    assert 300_000 < last <= 1_000_000
+    assert engines[0].stats().disk_bytes <= 500_000
+
+
+def test_two_processes_of_one_model_share_files(tiny_model: Path, tmp_path: Path, expected: dict[str, Any]) -> None:
+    one, other = over(tmp_path, tiny_model), over(tmp_path, tiny_model)
+    asked = [{**ASKED, "prompt": f"{letter} " + ASKED["prompt"]} for letter in "abcdef"]
+    alone = [answer(load(tiny_model, prompt_cache_tokens=0), **fields) for fields in asked]
+    for engine in (one, other):
+        for number, fields in enumerate(asked):
+            add(engine, number, **fields)
+    for _ in range(MOST_STEPS):
+        if not (one.has_work or other.has_work):
+            break
+        one.step()
+        other.step()
+    written(one, tmp_path)
+    assert len(written(other, tmp_path)) == 6 * 4
+    third = over(tmp_path, tiny_model)
+    for fields, whole in zip(asked, alone, strict=True):
+        body = run(third, [fields])[0][-1].body
+        assert (without_count(body), body["cached_tokens"]) == (whole, 768)
+    assert cached(third, expected) == 0
+
+
+def test_what_is_forgotten_is_gone(tiny_model: Path, tmp_path: Path, expected: dict[str, Any]) -> None:
+    engine = over(tmp_path, tiny_model)
+    assert cached(engine, expected) == 0
+    assert written(engine, tmp_path)
+    engine.forget()
+    assert written(engine, tmp_path) == []
+    assert cached(engine, expected) == 0
+    assert len(written(engine, tmp_path)) == 4
+
+
+def blocks_while(engine: TextEngine, folder: Path, until: Callable[[], bool]) -> None:
+    for _ in range(MOST_STEPS):
+        if until():
+            return
+        engine.step()
+    raise AssertionError("never")
+
+
+def test_a_sequence_is_written_as_it_goes_on(tiny_model: Path, tmp_path: Path) -> None:
+    """In the middle of a prompt and of an answer, beside others of other lengths."""
+    engine = over(tmp_path, tiny_model, prefill_step_size=256)
+    fields: dict[str, Any] = {"temperature": 0.0, "logit_bias": {"257": -100.0}}
+    add(engine, 1, prompt="a" * 2000, max_tokens=900, **fields)
+    add(engine, 2, prompt="b" * 100, max_tokens=900, **fields)
+    blocks_while(engine, tmp_path, lambda: len(files(tmp_path)) >= 3)
+    assert engine.stats().prefilling > 0
+    blocks_while(engine, tmp_path, lambda: engine.stats().generation_tokens > 1700)
+    written(engine, tmp_path)
+    assert engine.stats().live == 2
+    live = load(tiny_model, prompt_cache_tokens=0)
+    second = over(tmp_path, tiny_model)
+    lengths = []
+    for _, tokens, settled in engine._batch.settled():
+        asked = {"prompt": [*tokens[:settled], 32, 33], "max_tokens": 20, **fields}
+        body = run(second, [asked])[0][-1].body
+        assert without_count(body) == answer(live, **asked)
+        assert body["cached_tokens"] == settled // 256 * 256
+        lengths.append(settled)
+    assert min(lengths) > 900
+    assert max(lengths) > 2800
+
+
+def test_a_request_that_is_cancelled_while_its_cache_is_read(tiny_model: Path, tmp_path: Path) -> None:
+    first = over(tmp_path, tiny_model)
+    run(first, [ASKED])
+    written(first, tmp_path)
+    second = over(tmp_path, tiny_model)
+    request_id = add(second, 1, **ASKED)
+    assert (second.has_work, second.stats().live, second.stats().waiting) == (True, 1, 1)
+    second.cancel(request_id)
+    assert (second.has_work, second.stats().live, second.stats().waiting) == (False, 0, 0)
+    assert second.step() == []
