@@ -88,7 +88,7 @@ class Performer:
         self._gateways = gateways
         self._lookup = lookup
         self._put = put
-        self._remove = remove
+        self._delete = remove
         self._view = view
         self._state_dir = state_dir
         self._caches = caches
@@ -130,10 +130,8 @@ class Performer:
             case Readmit():
                 for event in self._lookup.again(action):
                     self._put(event)
-            case RemoveFiles():
-                self._remove_files(action)
-            case ForgetPrompts():
-                self._forget(action)
+            case RemoveFiles() | ForgetPrompts():
+                self._remove(action)
             case DownloadEnded():
                 # What the model is now, so that those who watch do not go on to see a download.
                 shown = self._view.announced().get(action.model_id, Shown(State.UNLOADED, action.reason))
@@ -191,9 +189,12 @@ class Performer:
         else:
             self._workers.send(action.worker_id, Shutdown())
 
-    def _remove_files(self, action: RemoveFiles) -> None:
+    def _remove(self, action: RemoveFiles | ForgetPrompts) -> None:
+        if isinstance(action, ForgetPrompts):
+            self._forget(action)
+            return
         try:
-            self._remove(action.model_id)
+            self._delete(action.model_id)
         except FailureError as error:
             self._gateways.fail(Fail(action.request_id, error.failure))
         else:
