@@ -22,7 +22,7 @@ from worker.process.log_events import concerning
 
 log = logging.getLogger("worker")
 
-# Of a token whose log-probabilities another process has sent, or holds.
+# Of a token whose log-probabilities another process has sent.
 _KNOWN: dict[str, Any] = {}
 
 
@@ -163,12 +163,11 @@ class Sequence:
         return None
 
     def _told(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The body of a PARTIAL with its tokens, if they are to be told, and what is held back of them."""
+        """The body of a PARTIAL with its tokens, if they are to be told. It has all log-probabilities before it, too:
+        text that is released ends with that of the newest token."""
         if self._untold is not None:
             body["ids"] = self._untold[0] if len(self._untold) == 1 else self._untold
             self._untold = []
-            if self._waiting:
-                body["held"] = [entry for _, entry in self._waiting]
         return body
 
     def _progress(self) -> dict[str, Any]:
@@ -191,10 +190,9 @@ class Sequence:
             self._recited, self._parts, said = echo.drawn, Parts(), len(echo.text)
         outputs = (self._advance(token, None, None) for token in begun.ids)
         said += characters_of([output for output in outputs if output is not None])
-        if self._untold or len(begun.held) != len(self._waiting):
+        if self._untold or self._waiting or begun.held:
             raise cannot_go_on("its tokens end where no output has ended")
         check_characters(begun, said)
-        self._waiting = deque((offset, entry) for (offset, _), entry in zip(self._waiting, begun.held, strict=True))
 
     def _recite(self, echo: Echo, token: int, row: mx.array | None, reason: str | None) -> Output | None:
         """Take a token of the prompt. What a client may have of it comes in one piece."""

@@ -111,7 +111,7 @@ def test_half_a_stop_string_is_held_back_in_the_next_process_too(
 ) -> None:
     """One ends the text, and the beginnings of others are said when they turn out to be none."""
     text = str(answer(engine, **{**STOPPED, "stream": False})["text"])
-    begins = [text[at : at + 4] + "never" for at in range(5, 25, 4)]
+    begins = [text[at : at + 4] + "NEVER" for at in range(5, 25, 6)]
     ends = text[40:45]
     whole = assert_goes_on(engine, following, **{**STOPPED, **more, "stop": [*begins, ends]})
     assert whole[-1].body["stop_string"] == ends
@@ -152,6 +152,19 @@ def test_all_that_a_model_serves_goes_on_together(engine: TextEngine, following:
     ]
     for rest, outputs, cut in zip(run(following, begun), whole, cuts, strict=True):
         assert [plain(one.body) for one in rest] == [plain(one.body) for one in outputs[cut:]]
+
+
+def test_an_answer_is_reviewed_as_a_whole(
+    engine: TextEngine, following: TextEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair = {"type": "array", "items": {"const": 1}, "uniqueItems": True, "minItems": 2, "maxItems": 2}
+    fields = {"messages": CHAT, "seed": 1, "max_tokens": 300, "stream": True, "tells_tokens": True, "json_schema": pair}
+    (whole,) = run(engine, [fields])
+    assert "does not follow json_schema.uniqueItems" in caplog.text
+    for cut in range(1, len(whole), 9):
+        caplog.clear()
+        run(following, [{**fields, "begun": begun_after(whole[:cut])}])
+        assert "does not follow json_schema.uniqueItems" in caplog.text
 
 
 def make_sliding(folder: Path) -> Path:
