@@ -21,14 +21,14 @@ def begun_after(outputs: list[Output]) -> dict[str, Any]:
 
 
 def assert_goes_on(engine: Engine, following: Engine, **fields: Any) -> list[Output]:
-    """For every cut of the answer of `engine`, `following` says the rest of it. The answer, undisturbed."""
+    """For every cut of the answer of `engine`, `following` says the rest of it, all cuts together as after a death. The
+    answer, undisturbed."""
     fields = {"tells_tokens": True, "key": "a key", **fields}
     (whole,) = run(engine, [fields])
     wanted = plain(joined(whole))
     assert len(whole) > 1
     requests = [{**fields, "begun": begun_after(whole[:cut])} for cut in range(1, len(whole))]
-    for cut, request in enumerate(requests, 1):
-        (rest,) = run(following, [request])
+    for cut, rest in enumerate(run(following, requests), 1):
         assert plain(joined([*whole[:cut], *rest])) == wanted, f"cut after {cut} of {len(whole)} outputs"
         for told, again in zip(whole[cut:], rest, strict=True):
             assert plain(told.body) == plain(again.body)

@@ -185,7 +185,7 @@ def test_it_goes_on_whatever_the_caches_are(
 ) -> None:
     folder = make(tmp_path / "model")
     engine, empty = load(folder), load(folder, prompt_cache_tokens=0)
-    asked = {"prompt": "a prompt of some length", "max_tokens": 24, "stream": True, **fields}
+    asked = {"prompt": "a prompt of some length", "max_tokens": 12, "stream": True, **fields}
     for following in (empty, engine):
         assert_goes_on(engine, following, **asked)
 
@@ -194,7 +194,7 @@ def test_a_greedy_answer_with_a_draft_model_goes_on(tmp_path: Path) -> None:
     folder, draft = make_tiny_model(tmp_path / "model"), make_tiny_model(tmp_path / "draft", seed=1)
     engine = load(folder, draft_model=str(draft))
     for following in (engine, load(folder, draft_model=str(draft), prompt_cache_tokens=0)):
-        assert_goes_on(engine, following, prompt="once upon a time", max_tokens=24, stream=True, temperature=0.0)
+        assert_goes_on(engine, following, prompt="once upon a time", max_tokens=12, stream=True, temperature=0.0)
 
 
 @pytest.mark.parametrize(
