@@ -24,8 +24,8 @@ log = logging.getLogger("worker")
 
 T = TypeVar("T")
 
-# Decode steps between two looks at live sequences; after prefill there is always one.
-_EVERY = 16
+# Decode steps until the next look at live sequences where none completes a block before, or the queue is full.
+_EVERY = 64
 
 # A cache is read from disk if that saves at least this part of it: memory may hold almost as much.
 _LEAST_PART = 8
@@ -64,7 +64,7 @@ class SavedPrompts(Generic[T]):
         self._batch = batch
         self._in_blocks = in_blocks
         self._live: dict[int, _Watched] = {}
-        self._steps = 0
+        self._steps = _EVERY
         self._prefilled = batch.prefilled
         self._reading: dict[bytes, _Reading[T]] = {}
         self._fresh: dict[Key, list[Any]] = {}
@@ -118,10 +118,10 @@ class SavedPrompts(Generic[T]):
             return
         if self._fresh:
             self.settle()
-        self._steps += 1
-        if not self._in_blocks or (self._steps < _EVERY and self._batch.prefilled == self._prefilled):
+        self._steps -= 1
+        if not self._in_blocks or (self._steps > 0 and self._batch.prefilled == self._prefilled):
             return
-        self._steps, self._prefilled = 0, self._batch.prefilled
+        self._steps, self._prefilled = _EVERY, self._batch.prefilled
         seen: dict[int, _Watched] = {}
         is_full = self._disk.writer.is_off
         for uid, tokens, settled in self._batch.settled():
@@ -130,6 +130,8 @@ class SavedPrompts(Generic[T]):
                 live, is_full = self._write(uid, live, tokens, settled)
             if live is not None:
                 seen[uid] = live
+            # A sequence grows by a token in a step, or by prefill.
+            self._steps = min(self._steps, BLOCK - settled % BLOCK)
         self._live = seen
 
     def settle(self) -> None:

@@ -26,6 +26,9 @@ _NUMBERS = count()
 _MOST_HEADER_BYTES = 1 << 20
 _BLANK = "0" * 8
 
+# Of one system call.
+_MOST_PIECES = 512
+
 # Names of types in safetensors -> NumPy's type that carries them.
 CARRIERS = {
     "F32": "<f4",
@@ -124,13 +127,22 @@ def _write(path: Path, pieces: list[bytes | memoryview], uncached: Uncached) -> 
     part = path.with_name(f"{os.getpid()}-{next(_NUMBERS)}{PART_SUFFIX}")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
+        try:
             uncached(descriptor)
-            for piece in pieces:
-                rest = memoryview(piece)
-                while rest:
-                    rest = rest[file.write(rest) :]
+            _write_all(descriptor, pieces)
+        finally:
+            os.close(descriptor)
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def _write_all(descriptor: int, pieces: list[bytes | memoryview]) -> None:
+    rest = [memoryview(piece) for piece in pieces]
+    while rest:
+        done = os.writev(descriptor, rest[:_MOST_PIECES])
+        while rest and done >= len(rest[0]):
+            done -= len(rest.pop(0))
+        if done:
+            rest[0] = rest[0][done:]

@@ -1,7 +1,7 @@
 """The space that cached prompts take on disk: of all models of one service together, least recently used first to go.
 
 Every worker looks at all files now and then; between two looks it knows only of its own writes. So the bound can be
-passed by what other workers write within about a second.
+passed by what other workers write within a few seconds.
 """
 
 import os
@@ -24,7 +24,7 @@ _LEFT_SECONDS = 60.0
 
 # A look is worth at most this share of a thread's time, and is never older than the seconds allow.
 _LOOK_SHARE = 0.02
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 5.0
 
 
 @dataclass(slots=True, frozen=True)

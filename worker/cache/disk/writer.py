@@ -161,7 +161,7 @@ class Writer:
 
     def _perform(self, job: Job) -> None:
         path = self._folders[-1] / job.file
-        if job.file and not path.exists() and self._space.make_room(job.nbytes):
+        if job.file and not os.path.exists(path) and self._space.make_room(job.nbytes):  # noqa: PTH110
             self._write(path, job)
         elif not job.file:
             job.tensors()

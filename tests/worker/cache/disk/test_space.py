@@ -72,7 +72,7 @@ def test_it_counts_what_it_writes_and_sees_others_at_the_next_look(disk: Disk) -
     space.written(disk.folder / "a" / "root" / "new", 300)
     disk.add("b", "others", 10)
     assert (space.bytes, space.own_bytes) == (300, 300)
-    disk.now = 1.5
+    disk.now = 5.5
     assert space.make_room(1)
     assert (space.bytes, space.own_bytes) == (100, 0)  # what is there, and nothing else
 

@@ -1,0 +1,109 @@
+"""`python -m bench.disk_cache MODEL`: what the prompt cache on disk costs and saves, in an engine alone.
+
+The CPU time of a token with and without it, interleaved; the time to the first token of the next turn of a long chat,
+from memory, from disk and from nothing; the longest pause of a stream beside one whose cache is read.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from broker.wire.outputs import PARTIAL
+from broker.wire.packing import pack
+from broker.wire.to_workers import Assign
+from broker.wire.work import Generate
+from worker.text.engine import TextEngine
+
+_PAIRS = 10
+_ROWS, _TOKENS = 8, 1024
+_HISTORY, _ANSWER = 8000, 8
+
+
+def load(model: Path, folder: Path | None, *, rate: float = 1e10) -> TextEngine:
+    """folder: of the cache, None for none."""
+    disk: dict[str, Any] = {}
+    if folder is not None:
+        disk = {"cache_dir": str(folder / "model"), "cache_bytes": 2**36, "cache_bytes_per_second": rate}
+    assign = Assign(model.name, str(model), "text-gen", **disk)
+    return TextEngine(assign, lambda _stage, _fraction: None)
+
+
+def add(engine: TextEngine, number: int, prompt: list[int], tokens: int) -> None:
+    engine.add(b"gateway1" + number.to_bytes(8, "big"), pack(Generate(prompt=prompt, max_tokens=tokens, stream=True)))
+
+
+def finish(engine: TextEngine) -> None:
+    while engine.has_work:
+        engine.step()
+
+
+def cpu_of_a_token(engine: TextEngine, begin: int) -> float:
+    """Microseconds of CPU of the whole process; all its writes are done."""
+    before, began = engine.stats().generation_tokens, time.process_time()
+    for row in range(_ROWS):
+        add(engine, row, [begin % 250, row, *range(30)], _TOKENS)
+    finish(engine)
+    while engine.stats().disk_queue_bytes:
+        time.sleep(0.001)
+    return (time.process_time() - began) / (engine.stats().generation_tokens - before) * 1e6
+
+
+def first_token(engine: TextEngine, prompt: list[int]) -> float:
+    """Milliseconds."""
+    began = time.perf_counter()
+    add(engine, 1, prompt, 1)
+    finish(engine)
+    return (time.perf_counter() - began) * 1e3
+
+
+def longest_pause(engine: TextEngine, prompt: list[int]) -> tuple[float, float]:
+    """Milliseconds between two outputs of another stream: alone, and while the cache of this prompt is read."""
+    add(engine, 2, list(range(40)), 400)
+    pauses: list[list[float]] = [[], []]
+    last = 0.0
+    for step in range(400):
+        if step == 200:
+            add(engine, 1, prompt, 1)
+        outputs = engine.step()
+        now = time.perf_counter()
+        if any(output.kind == PARTIAL for output in outputs):
+            if step > 20:
+                pauses[step >= 200].append(now - last)
+            last = now
+    finish(engine)
+    return max(pauses[0]) * 1e3, max(pauses[1]) * 1e3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--no-cpu", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if not options.no_cpu:
+            engines = load(options.model, None), load(options.model, folder / "cpu")
+            pairs = [[cpu_of_a_token(engine, pair) for engine in engines] for pair in range(_PAIRS + 1)][1:]
+            off, on = (statistics.median(column) for column in zip(*pairs, strict=True))
+            extra = statistics.median(on - off for off, on in pairs)
+            print(f"CPU of a token: {off:.2f} us without, {on:.2f} us with, median difference {extra:.2f} us")
+        history = [number * 7919 % 250 for number in range(_HISTORY)]
+        new = [*history, *range(40)]
+        live = load(options.model, folder / "ttft")
+        cold = first_token(live, history)
+        while live.stats().disk_queue_bytes:
+            time.sleep(0.01)
+        warm = first_token(live, new)
+        disk = first_token(load(options.model, folder / "ttft"), new)
+        size = live.stats().disk_bytes / 2**20
+        print(f"first token after {_HISTORY} tokens, {size:.0f} MiB on disk:")
+        print(f"  {cold:.0f} ms from nothing, {warm:.0f} ms live, {disk:.0f} ms from disk")
+        alone, beside = longest_pause(load(options.model, folder / "ttft"), [*history, *range(50, 90)])
+        print(f"longest pause of another stream: {alone:.1f} ms alone, {beside:.1f} ms while it is read")
+
+
+if __name__ == "__main__":
+    main()
