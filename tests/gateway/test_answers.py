@@ -72,6 +72,8 @@ CASES |= {
     "/admin/models/pin/{model_id:path}": [(None, {"model_id": "a"})],
     "/admin/version": [(None, BROKER)],
     "/admin/settings": [(None, BROKER)],
+    "/admin/cache/forget": [(None, {"model_id": None})],
+    "/admin/cache/forget/{model_id:path}": [(None, {"model_id": "a"})],
 }
 NAMED = {"model": "org/tiny"}
 CASES |= {
