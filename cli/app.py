@@ -16,13 +16,16 @@ from cli.texts import take_texts_as_they_are
 NAME = "mlx-broker"
 COMPLETION = "_MLX_BROKER_COMPLETE"
 _NAMED_SHELL = "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"
+_SHOWS_SHELLS = frozenset({"--show-completion", "--install-completion", "--help", "-h"})
 
 
 def run(arguments: Sequence[str], commands: Sequence[str]) -> int:
     """The exit code. commands: names of modules in cli/commands/, in the order of the help. Raises CliError, and
     whatever a command raises."""
-    # `--show-completion zsh` means zsh. Typer would take the shell among its parents, and has none in a script.
-    os.environ.setdefault(_NAMED_SHELL, "1")
+    if not _SHOWS_SHELLS.isdisjoint(arguments):
+        # `--show-completion zsh` means zsh. Typer would take the shell among its parents, and has none in a script. To
+        # every other command this would cost imports.
+        os.environ.setdefault(_NAMED_SHELL, "1")
     app = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
     app.callback()(_options)
     named = _named(_completed_words() if COMPLETION in os.environ else arguments, commands)

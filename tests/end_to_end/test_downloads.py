@@ -165,7 +165,9 @@ def test_a_pull_loads_nothing_and_a_removal_leaves_nothing(
     done = [step.done_bytes for step in progress if isinstance(step, PullProgress)]
     assert len(done) == len(progress) > 5
     assert done == sorted(done)
-    assert done[-1] == progress[-1].model_dump()["total_bytes"] > size
+    # Its last files may come with the report.
+    assert 0.9 * size < done[-1] <= progress[-1].model_dump()["total_bytes"]
+    assert progress[-1].model_dump()["total_bytes"] > size
     assert MODEL in [m["id"] for m in service.client.get("/v1/models").json()["data"]]
     assert service.status()["loaded_models"] == []
     again = service.client.post(f"/admin/models/pull/{MODEL}")  # nothing to do
