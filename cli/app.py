@@ -22,7 +22,7 @@ _SHOWS_SHELLS = frozenset({"--show-completion", "--install-completion", "--help"
 def run(arguments: Sequence[str], commands: Sequence[str]) -> int:
     """The exit code. commands: names of modules in cli/commands/, in the order of the help. Raises CliError, and
     whatever a command raises."""
-    if not _SHOWS_SHELLS.isdisjoint(arguments):
+    if any(word.partition("=")[0] in _SHOWS_SHELLS for word in arguments):
         # `--show-completion zsh` means zsh. Typer would take the shell among its parents, and has none in a script. To
         # every other command this would cost imports.
         os.environ.setdefault(_NAMED_SHELL, "1")

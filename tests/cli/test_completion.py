@@ -63,7 +63,7 @@ def test_it_is_quick_where_a_gateway_does_not_answer() -> None:
 )
 def test_every_shell_has_its_script(cli: Command, capsys: pytest.CaptureFixture[str], shell: str, has: str) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli(None, "--show-completion", shell)
+        cli(None, f"--show-completion={shell}")
     assert ended.value.code == 0
     assert has in capsys.readouterr().out
 
