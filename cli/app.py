@@ -1,8 +1,9 @@
 """The typer app: the options of the whole command, and of its commands only the one that runs."""
 
+import contextlib
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
@@ -22,10 +23,24 @@ _SHOWS_SHELLS = frozenset({"--show-completion", "--install-completion", "--help"
 def run(arguments: Sequence[str], commands: Sequence[str]) -> int:
     """The exit code. commands: names of modules in cli/commands/, in the order of the help. Raises CliError, and
     whatever a command raises."""
+    with _naming_shells(arguments):
+        return _run(arguments, commands)
+
+
+@contextlib.contextmanager
+def _naming_shells(arguments: Sequence[str]) -> Iterator[None]:
+    """`--show-completion zsh` means zsh. Typer would take the shell among its parents, and has none in a script.
+
+    To every other command this would cost imports."""
     if any(word.partition("=")[0] in _SHOWS_SHELLS for word in arguments):
-        # `--show-completion zsh` means zsh. Typer would take the shell among its parents, and has none in a script. To
-        # every other command this would cost imports.
-        os.environ.setdefault(_NAMED_SHELL, "1")
+        os.environ[_NAMED_SHELL] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(_NAMED_SHELL, None)
+
+
+def _run(arguments: Sequence[str], commands: Sequence[str]) -> int:
     app = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
     app.callback()(_options)
     named = _named(_completed_words() if COMPLETION in os.environ else arguments, commands)
