@@ -1,11 +1,12 @@
 """Debian's chromium, driven by selenium: no window, a profile of its own, and nothing beyond this machine."""
 
+import asyncio
 import contextlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
@@ -30,6 +31,14 @@ _FLAGS = (
 )
 # What the console says when the gateway is away or refuses: tests bring that about.
 _EXPECTED = re.compile(r"Failed to load resource|net::ERR_")
+
+
+Result = TypeVar("Result")
+
+
+async def drive(steps: Callable[..., Result], *arguments: Any) -> Result:
+    """Runs what waits for the browser, while the gateway goes on."""
+    return await asyncio.to_thread(steps, *arguments)
 
 
 class Browser:
