@@ -4,7 +4,6 @@ docs/protocol.md has the fields. Must stay free of mlx.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from broker.wire.body import ProtocolError
 from broker.wire.failure import Code, Failure, FailureError
@@ -17,11 +16,10 @@ TELL_EVERY = 16
 
 @dataclass(slots=True, frozen=True)
 class Begun:
-    """What another process has said. ids: its tokens; held: what belongs to them and is still to be said; characters:
-    of the text and reasoning that have been said; cached: tokens of the prompt that it found in its cache."""
+    """What another process has said. ids: its tokens; characters: of the text and reasoning that have been said;
+    cached: tokens of the prompt that it found in its cache."""
 
     ids: list[int] = field(default_factory=list)
-    held: list[dict[str, Any]] = field(default_factory=list)
     characters: int = 0
     cached: int = 0
 
@@ -31,15 +29,12 @@ def begun_of(request: Generate) -> Begun | None:
     given = request.begun
     if given is None:
         return None
-    ids, held = given.get("ids", []), given.get("held", [])
-    characters, cached = given.get("characters", 0), given.get("cached", 0)
+    ids, characters, cached = given.get("ids", []), given.get("characters", 0), given.get("cached", 0)
     if not isinstance(ids, list) or any(type(token) is not int or token < 0 for token in ids):
         raise ProtocolError("Generate.begun.ids must be a list of token ids")
-    if not isinstance(held, list) or not all(isinstance(entry, dict) for entry in held):
-        raise ProtocolError("Generate.begun.held must be a list of maps")
     if type(characters) is not int or type(cached) is not int:
         raise ProtocolError("Generate.begun.characters and .cached must be whole numbers")
-    return Begun(ids, held, characters, cached) if ids or characters else None
+    return Begun(ids, characters, cached) if ids or characters else None
 
 
 def cannot_go_on(why: str) -> FailureError:

@@ -18,16 +18,15 @@ MAX_TOKENS = 1 << 16
 class AnswerProgress:
     """One answer. streams: its PARTIALs are for the client; else they have nothing but tokens.
 
-    Mutable state: the tokens that outputs have told, what the last one held back, the characters of text and reasoning
-    that came, and how many cached tokens the first output has named.
+    Mutable state: the tokens that outputs have told, the characters of text and reasoning that came, and how many
+    cached tokens the first output has named.
     """
 
-    __slots__ = ("_cached", "_characters", "_held", "_ids", "_is_too_long", "_streams")
+    __slots__ = ("_cached", "_characters", "_ids", "_is_too_long", "_streams")
 
     def __init__(self, *, streams: bool) -> None:
         self._streams = streams
         self._ids = array("I")
-        self._held: list[Any] = []
         self._characters = 0
         self._cached = 0
         self._is_too_long = False
@@ -42,7 +41,6 @@ class AnswerProgress:
         told, text = body.get("ids"), body.get("text")
         if len(body) == 2 and type(told) is int and type(text) is str and self._streams:  # nearly always
             self._add(told)
-            self._held = []
             self._characters += len(text)
             return Delta(text)
         self._take(body)
@@ -56,19 +54,11 @@ class AnswerProgress:
 
     def begun(self, payload: bytes) -> bytes:
         """The payload of the request with what has come of its answer."""
-        begun = {
-            "ids": self._ids.tolist(),
-            "held": self._held,
-            "characters": self._characters,
-            "cached": self._cached,
-        }
+        begun = {"ids": self._ids.tolist(), "characters": self._characters, "cached": self._cached}
         return pack_map(unpack_map(payload, "Generate") | {"begun": begun})
 
     def _take(self, body: Map) -> None:
-        told, held = body.pop("ids", []), body.pop("held", [])
-        if not isinstance(held, list):
-            raise ProtocolError(f"an output whose held is {held!r:.80}")
-        self._held = held
+        told = body.pop("ids", [])
         for token in told if isinstance(told, list) else [told]:
             self._add(token)
         if isinstance(prompt := body.get("prompt"), dict) and type(cached := prompt.get("cached")) is int:

@@ -27,22 +27,14 @@ def test_tokens_are_kept_in_order_and_do_not_reach_the_reader() -> None:
     assert progress.partial({"text": " you", "ids": 7}) == Delta(" you")
     assert progress.partial({"text": "", "reasoning": "so", "ids": 8}) == Delta("", "so")
     assert progress.partial({"text": "!"}) == Delta("!")
-    assert begun(progress) == {"ids": [5, 6, 7, 8], "held": [], "characters": 9, "cached": 4}
-
-
-def test_what_is_held_back_is_that_of_the_last_output() -> None:
-    progress = AnswerProgress(streams=True)
-    progress.partial({"text": "a", "ids": 1, "held": [{"token": "x"}]})
-    assert begun(progress)["held"] == [{"token": "x"}]
-    progress.partial({"text": "b", "ids": 2})
-    assert begun(progress)["held"] == []
+    assert begun(progress) == {"ids": [5, 6, 7, 8], "characters": 9, "cached": 4}
 
 
 def test_of_a_whole_answer_come_tokens_and_nothing_to_read() -> None:
     progress = AnswerProgress(streams=False)
     assert progress.partial({"text": "", "ids": [3]}) is None
     assert progress.partial({"text": "", "ids": 4}) is None
-    assert begun(progress) == {"ids": [3, 4], "held": [], "characters": 0, "cached": 0}
+    assert begun(progress) == {"ids": [3, 4], "characters": 0, "cached": 0}
     for body in ({"text": "more", "ids": 5}, {"text": "", "reasoning": "so"}):
         with pytest.raises(ProtocolError, match="not streamed"):
             progress.partial(body)
@@ -60,7 +52,7 @@ def test_an_answer_that_is_too_long_cannot_go_on_and_takes_no_more_memory(monkey
 
 
 @pytest.mark.parametrize(
-    "body", [{"ids": -1}, {"ids": 1 << 40}, {"ids": "1"}, {"ids": [1, None]}, {"held": {}}, {"ids": 1.5}, {"more": 1}]
+    "body", [{"ids": -1}, {"ids": 1 << 40}, {"ids": "1"}, {"ids": [1, None]}, {"ids": 1.5}, {"more": 1}]
 )
 def test_what_is_no_progress_is_refused(body: dict[str, object]) -> None:
     if "more" in body:

@@ -8,7 +8,7 @@ from worker.engine import Engine
 
 
 def begun_after(outputs: list[Output]) -> dict[str, Any]:
-    """What a gateway has of an answer after these outputs."""
+    """The `begun` that a gateway sends after these outputs."""
     ids: list[int] = []
     characters = cached = 0
     for output in outputs:
@@ -17,7 +17,7 @@ def begun_after(outputs: list[Output]) -> dict[str, Any]:
         ids += told if isinstance(told, list) else [told]
         characters += len(body["text"]) + len(body.get("reasoning", ""))
         cached = body.get("prompt", {}).get("cached", cached)
-    return {"ids": ids, "held": outputs[-1].body.get("held", []), "characters": characters, "cached": cached}
+    return {"ids": ids, "characters": characters, "cached": cached}
 
 
 def assert_goes_on(engine: Engine, following: Engine, **fields: Any) -> list[Output]:

@@ -42,9 +42,7 @@ def test_what_has_been_sent_must_be_what_the_tokens_say(begun: dict[str, object]
     assert error.value.failure.retryable
 
 
-@pytest.mark.parametrize(
-    "begun", [{"ids": 3}, {"ids": ["a"]}, {"ids": [-1]}, {"ids": [True]}, {"held": [1]}, {"characters": 1.5}]
-)
+@pytest.mark.parametrize("begun", [{"ids": 3}, {"ids": ["a"]}, {"ids": [-1]}, {"ids": [True]}, {"characters": 1.5}])
 def test_a_begun_answer_must_be_well_formed(begun: dict[str, object]) -> None:
     with pytest.raises(ProtocolError, match="begun"):
         add(engine(), 0, prompt="once", begun=begun)

@@ -190,7 +190,7 @@ class Sequence:
             self._recited, self._parts, said = echo.drawn, Parts(), len(echo.text)
         outputs = (self._advance(token, None, None) for token in begun.ids)
         said += characters_of([output for output in outputs if output is not None])
-        if self._untold or self._waiting or begun.held:
+        if self._untold or self._waiting:
             raise cannot_go_on("its tokens end where no output has ended")
         check_characters(begun, said)
 

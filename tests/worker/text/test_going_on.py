@@ -202,7 +202,6 @@ def test_a_greedy_answer_with_a_draft_model_goes_on(tmp_path: Path) -> None:
     [
         ("ab", 2, {"characters": 3}, "2 characters, and 3 have been sent"),
         ("aé", 2, {"characters": 1}, "no output has ended"),
-        ("ab", 2, {"characters": 2, "held": [{}]}, "no output has ended"),
         ("abcdefghi", 9, {"characters": 9}, "all that it may have"),
         ("aXY", 3, {"characters": 1}, "end it"),
     ],
