@@ -56,7 +56,7 @@ class _Reading(Generic[T]):
 
 class SavedPrompts(Generic[T]):
     """Mutable state: the sequences that have been looked at, and steps until the next look; the requests whose cache is
-    being read; entries of the prompt cache that are not queued yet; sequences of which nothing may be kept."""
+    being read; entries of the prompt cache that are not queued yet."""
 
     def __init__(self, disk: DiskCache | None, batch: Batch, *, in_blocks: bool) -> None:
         """disk: None for none. in_blocks: whether caches can be shortened."""
@@ -116,8 +116,7 @@ class SavedPrompts(Generic[T]):
         """After each step: queue the blocks that live sequences have completed."""
         if self._disk is None:
             return
-        if self._fresh:
-            self.settle()
+        self.settle()
         self._steps -= 1
         if not self._in_blocks or (self._steps > 0 and self._batch.prefilled == self._prefilled):
             return
@@ -135,8 +134,10 @@ class SavedPrompts(Generic[T]):
         self._live = seen
 
     def settle(self) -> None:
-        """Queue the entries that the prompt cache has kept since the last step."""
-        assert self._disk is not None
+        """Queue the entries that the prompt cache has kept since the last step. Call it too when no sequence is left:
+        nothing will come to look again."""
+        if self._disk is None or not self._fresh:
+            return
         for key, layers in self._fresh.items():
             tokens = tokens_of(key)
             if self._in_blocks:
@@ -144,11 +145,6 @@ class SavedPrompts(Generic[T]):
             elif can_be_whole(layers):
                 self._disk.keep_whole(key, tokens, layers)
         self._fresh.clear()
-
-    def rest(self) -> None:
-        """No sequence is left: nothing will come to look again."""
-        if self._fresh:
-            self.settle()
 
     def forget(self) -> None:
         """Remove what is on disk; nothing that is queued is written any more."""
@@ -189,7 +185,7 @@ class SavedPrompts(Generic[T]):
         read = reading.future.result()
         if read is None:
             return reading.what, None, 0
-        self._disk.count_hit(read.tokens)
+        self._disk.count_hit()
         return reading.what, read.make(), read.tokens
 
 

@@ -1,4 +1,4 @@
-"""The prompt cache on disk, of one model in one process: what is there for a prompt, what is to be written.
+"""The prompt cache on disk, of one model in one process: finds and reads the files of a prompt, and queues new ones.
 
 Reads in a thread of its own, writes in another (writer.py). A cache that can be shortened lies there in blocks of
 tokens, any other whole, as it was at a checkpoint. Knows no batch and no requests.
@@ -65,7 +65,7 @@ class DiskCache:
         self.writer = Writer(folders, self._space, settings.bytes_per_second, uncached)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="prompt-cache-reader")
         self._lengths: tuple[int, frozenset[int]] = (0, frozenset())
-        self.hits = self.hit_tokens = 0
+        self.hits = 0
 
     @property
     def nbytes(self) -> int:
@@ -101,10 +101,9 @@ class DiskCache:
         """What these files hold, perhaps less than was found; None if nothing can be used."""
         return self._reader.submit(self._read, found)
 
-    def count_hit(self, tokens: int) -> None:
-        """A prompt has got so many tokens from here."""
+    def count_hit(self) -> None:
+        """A prompt has got its beginning from here."""
         self.hits += 1
-        self.hit_tokens += tokens
 
     def has(self, file: str) -> bool:
         """Whether there is such a file, damaged or not."""
