@@ -34,7 +34,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, Any]]:
-    """The loop that the gateway runs on, whatever else is installed."""
+    """The loop that the gateway runs on. Where trio is installed, tests would run on that too."""
     return "asyncio", {"use_uvloop": True}
 
 

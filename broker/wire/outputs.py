@@ -21,8 +21,8 @@ from broker.wire.packing import unpack_any
 WINDOW = 256
 ACK_EVERY = 16
 
-# Kinds of output. Zero or more PARTIAL, then exactly one FINAL or ERROR per request, whatever dies. LOST, of the broker
-# alone, ends nothing: see docs/protocol.md.
+# Kinds of output. A request has any number of PARTIAL, then exactly one FINAL or ERROR, whatever dies. LOST ends
+# nothing, and only the broker sends it: see docs/protocol.md.
 PARTIAL = 0
 FINAL = 1
 ERROR = 2
