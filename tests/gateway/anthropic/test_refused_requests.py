@@ -204,7 +204,7 @@ def test_a_hundred_thousand_are_refused_quickly(body: dict[str, Any]) -> None:
     data = orjson.dumps(body)
     begun = time.thread_time()
     assert refused(data).param in ("messages", "tools")
-    assert time.thread_time() - begun < 1
+    assert time.thread_time() - begun < 3  # well below one alone; work that grows with the square takes minutes
 
 
 def test_documents_in_documents_are_refused_before_they_are_too_many_to_read() -> None:
