@@ -5,6 +5,8 @@ text); settings that it cannot follow are a ValueError that names the file. Know
 """
 
 import json
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,13 @@ from mlx_vlm.models.pooling import pool_by_config, read_pooling_config
 from mlx_vlm.reranker_loader import is_sequence_classifier_config, load_sequence_classification_model
 from transformers import AutoTokenizer
 
+from worker.embeddings.parts import parts_of
 from worker.engine import Report
+from worker.loading.layout import transpose_for_blas
 from worker.loading.model_folder import CONTEXT_KEYS, blame, first_int, read_weights, text_facts
+
+# Cores that compute a batch where there is no GPU, at most. Other models need some, too.
+_MOST_CORES = 4
 
 # Tokenizers without a limit give a huge number.
 _NO_LIMIT = 1 << 40
@@ -61,6 +68,8 @@ class Encoder:
         with blame(folder, "tokenizer.json or tokenizer_config.json"):
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         report("tokenizer", 1.0)
+        transpose_for_blas(self._model)
+        self._streams = _streams()
         with blame(folder, "*.safetensors"):
             self.weights_bytes = read_weights(self._model, report)
         self.vocabulary = first_int(facts, ("vocab_size",))
@@ -95,7 +104,23 @@ class Encoder:
         return tokenizer.encode(text, add_special_tokens=False)
 
     def run(self, rows: list[Row]) -> mx.array:
-        """Vectors, or scores from 0 to 1, of all rows together: (rows, size), float32, computed."""
+        """Vectors, or scores from 0 to 1, of all rows: (rows, size), float32, computed."""
+        parts = parts_of([len(row.tokens) for row in rows], len(self._streams))
+        results = []
+        for stream, numbers in zip(self._streams, parts, strict=False):
+            with mx.stream(stream):
+                results.append(self._compute([rows[number] for number in numbers]))
+        if len(parts) == 1 and parts[0] == [*range(len(rows))]:
+            (result,) = results
+        else:
+            order = [number for numbers in parts for number in numbers]
+            places = sorted(range(len(rows)), key=order.__getitem__)
+            result = mx.concatenate(results)[mx.array(places)]
+        mx.eval(result)
+        return result
+
+    def _compute(self, rows: list[Row]) -> mx.array:
+        """The same of rows that are padded together, not computed yet."""
         longest = max(len(row.tokens) for row in rows)
         # Padding follows the text, so it shifts no position, and causal models never attend to it.
         padding = [[0] * (longest - len(row.tokens)) for row in rows]
@@ -107,19 +132,27 @@ class Encoder:
             types = {"token_type_ids": mx.array(pairs)}
         out = self._model(tokens, attention_mask=mask, **types)
         if self.is_reranker:
-            result = mx.sigmoid(out.logits.astype(mx.float32))
-        elif self._normalizes:
-            result = out.text_embeds.astype(mx.float32)
-        else:
-            result = pool_by_config(out.last_hidden_state, mask, self._pooling).astype(mx.float32)
-        mx.eval(result)
-        return result
+            return mx.sigmoid(out.logits.astype(mx.float32))
+        if self._normalizes:
+            embeds: mx.array = out.text_embeds.astype(mx.float32)
+            return embeds
+        pooled: mx.array = pool_by_config(out.last_hidden_state, mask, self._pooling).astype(mx.float32)
+        return pooled
 
     def _probe(self) -> int:
         result = self.run([Row([0]), Row([0])])  # two, as Metal has other kernels for several
         if result.ndim != 2:
             raise ValueError("the model makes several vectors for a text; only one is supported")
         return result.shape[1]
+
+
+def _streams() -> list[mx.Stream]:
+    """That compute the parts of a batch side by side: on a CPU one for each core."""
+    device = mx.default_device()
+    if device.type == mx.gpu:
+        return [mx.default_stream(device)]
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return [mx.default_stream(device), *(mx.new_stream(device) for _ in range(min(cores, _MOST_CORES) - 1))]
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

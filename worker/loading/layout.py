@@ -1,0 +1,23 @@
+"""How weights lie in memory, for the BLAS of MLX's wheels for Linux.
+
+A linear layer multiplies by the transpose of its weight. Where that is what lies in memory row by row, the reference
+BLAS adds whole vectors instead of one product after the other, which is twice as fast in float32. The order of the
+additions is the same, except that a bias comes first. Weights in 16 bits and GPUs gain nothing.
+"""
+
+import sys
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+
+def transpose_for_blas(model: Any) -> None:
+    """Let the float32 weights of linear layers lie transposed, if the CPU of a Linux machine computes. Lazy: call it
+    before the weights are read."""
+    if sys.platform != "linux" or mx.default_device().type == mx.gpu:
+        return
+    for layer in model.modules():
+        # mlx's stubs leave layers out.
+        if isinstance(layer, nn.Linear) and layer.weight.dtype == mx.float32:  # type: ignore[attr-defined]
+            layer.weight = mx.contiguous(layer.weight.T).T
