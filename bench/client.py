@@ -107,10 +107,10 @@ class Repeated(asyncio.Protocol):
         self._leaving = False
 
     @classmethod
-    async def connect(cls, port: int, model: str, content: str) -> "Repeated":
-        """Connect and ask for one token of a chat, not streamed."""
-        body = orjson.dumps(chat(model, content, 1, stream=False))
-        client = cls(_head(port, "POST", "/v1/chat/completions", len(body), "keep-alive") + body)
+    async def connect(cls, port: int, path: str, body: object) -> "Repeated":
+        """Connect and send the first request, whose answer is a JSON object."""
+        content = orjson.dumps(body)
+        client = cls(_head(port, "POST", path, len(content), "keep-alive") + content)
         await asyncio.get_running_loop().create_connection(lambda: client, "127.0.0.1", port)
         return client
 
@@ -134,6 +134,18 @@ class Repeated(asyncio.Protocol):
         assert not self._transport.is_closing(), self._received
         self._leaving = True
         self._transport.close()
+
+
+async def answers_per_second(port: int, path: str, bodies: Sequence[object], seconds: float = 1.0) -> float:
+    """The rate of all clients together. bodies: what each client repeats over its own connection."""
+    clients = [await Repeated.connect(port, path, body) for body in bodies]
+    before = sum(client.count for client in clients)
+    began = time.monotonic()
+    await asyncio.sleep(seconds)
+    count, took = sum(client.count for client in clients) - before, time.monotonic() - began
+    for client in clients:
+        client.leave()
+    return count / took
 
 
 class Events:
@@ -207,8 +219,8 @@ async def ask(port: int, method: str, path: str, body: object = None) -> Any:
     return (await (await send(port, method, path, body)).ended()).body
 
 
-def chat(model: str, content: str, max_tokens: int, *, stream: bool = True) -> dict[str, Any]:
-    """The body of a greedy chat completion."""
+def chat(model: str, content: object, max_tokens: int, *, stream: bool = True) -> dict[str, Any]:
+    """The body of a greedy chat completion. content: of the user's message, text or parts."""
     body = {
         "model": model,
         "messages": [{"role": "user", "content": content}],
@@ -219,11 +231,11 @@ def chat(model: str, content: str, max_tokens: int, *, stream: bool = True) -> d
     return body | {"stream_options": {"include_usage": True}} if stream else body
 
 
-async def prepared_stream(port: int, model: str, content: str, max_tokens: int) -> Answer:
+async def prepared_stream(port: int, model: str, content: object, max_tokens: int) -> Answer:
     """A streamed chat completion: connected, not sent."""
     return await prepared(port, "POST", "/v1/chat/completions", chat(model, content, max_tokens))
 
 
-async def stream(port: int, model: str, content: str, max_tokens: int) -> Answer:
+async def stream(port: int, model: str, content: object, max_tokens: int) -> Answer:
     """A chat completion, streamed; as `send`."""
     return await send(port, "POST", "/v1/chat/completions", chat(model, content, max_tokens))

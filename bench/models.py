@@ -10,7 +10,9 @@ from pathlib import Path
 import mlx.core as mx
 
 from demo import model as demo_model
+from tests.minilm import make_minilm
 from tests.tiny_models import make_tiny_model
+from tests.tiny_vision import make_tiny_vision
 
 ECHO = {"engine": "worker.echo.engine:EchoEngine", "type": "echo"}
 SMOL = demo_model.MODEL_ID
@@ -47,12 +49,22 @@ def long_model() -> Iterator[Path]:
         yield folder.parent
 
 
-def _only_printable(folder: Path) -> None:
+@contextlib.contextmanager
+def models_beside_vlm() -> Iterator[Path]:
+    """A folder with `sees`, a tiny random Qwen2-VL, and `embeds`, all-MiniLM-L6-v2 with its real weights."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        models = Path(directory)
+        _only_printable(make_tiny_vision(models / "sees"), "language_model.lm_head.weight")
+        make_minilm(models / "embeds")
+        yield models
+
+
+def _only_printable(folder: Path, name: str = "lm_head.weight") -> None:
     path = str(folder / "model.safetensors")
     weights = mx.load(path)
     assert isinstance(weights, dict)
-    head = weights["lm_head.weight"]
+    head = weights[name]
     # The other logits spread wide around 0, so these are never the greatest.
-    weights["lm_head.weight"] = mx.concatenate([head[:_PRINTABLE], mx.zeros_like(head[_PRINTABLE:])])
+    weights[name] = mx.concatenate([head[:_PRINTABLE], mx.zeros_like(head[_PRINTABLE:])])
     mx.eval(weights)
     mx.save_safetensors(path, weights, metadata={"format": "mlx"})

@@ -22,7 +22,7 @@ from bench.client import ask
 from bench.models import bench_models
 from bench.results import save
 from bench.servers import Server, ours
-from bench.throughput import Cell, alone, plan, turn
+from bench.turns import Cell, alone, plan, turn
 
 _STREAMS = 32
 _TOKENS = 128
