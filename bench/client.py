@@ -236,6 +236,7 @@ async def prepared_stream(port: int, model: str, content: object, max_tokens: in
     return await prepared(port, "POST", "/v1/chat/completions", chat(model, content, max_tokens))
 
 
-async def stream(port: int, model: str, content: object, max_tokens: int) -> Answer:
-    """A chat completion, streamed; as `send`."""
-    return await send(port, "POST", "/v1/chat/completions", chat(model, content, max_tokens))
+async def stream(port: int, model: str, content: object, max_tokens: int, *, resume: bool = True) -> Answer:
+    """A chat completion, streamed; as `send`. resume: whether it may go on in another process."""
+    body = chat(model, content, max_tokens)
+    return await send(port, "POST", "/v1/chat/completions", body if resume else body | {"resume": False})

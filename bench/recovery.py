@@ -86,12 +86,12 @@ async def first_answer(pool: Pool, model: str, since: float) -> float:
 
 
 async def deaths(pool: Pool, repeats: int) -> Times:
-    """A worker is killed in mid-stream, and a client asks again at once."""
+    """A worker is killed in mid-stream, and a client asks again at once; that stream may not go on."""
     times: Times = {"error": [], "again": []}
     for _ in range(repeats):
         pid = await pool.load("a")
         await pool.rest()
-        victim = await (await stream(pool.port, "a", "Hello", 20_000)).started(50)
+        victim = await (await stream(pool.port, "a", "Hello", 20_000, resume=False)).started(50)
         killed_at = time.monotonic()
         os.kill(pid, signal.SIGKILL)
         times["again"].append(await first_answer(pool, "a", killed_at))
@@ -100,6 +100,38 @@ async def deaths(pool: Pool, repeats: int) -> Times:
         assert events.error is not None
         assert events.error["code"] == "worker_died"
         times["error"].append((events.error_at - killed_at) * 1000)
+    return times
+
+
+async def pauses(pool: Pool, repeats: int) -> Times:
+    """The longest gap of a stream of 128 tokens whose worker is killed after 40 of them, and of one whose worker
+    lives."""
+    times: Times = {"quiet": [], "killed": []}
+    for _ in range(repeats):
+        for what in times:
+            pid = await pool.load("b")
+            await pool.rest()
+            victim = await (await stream(pool.port, "b", "Hello", 128)).started(40)
+            if what == "killed":
+                os.kill(pid, signal.SIGKILL)
+            events = (await victim.ended()).events()
+            assert events.is_done
+            assert events.error is None, events.error
+            times[what].append(max(after - before for before, after in pairwise(events.times)) * 1000)
+    return times
+
+
+async def hangs(pool: Pool, repeats: int) -> Times:
+    """The longest gap of a stream whose worker is stopped: to find that takes as long as a heartbeat may be missing."""
+    times: Times = {"stopped": []}
+    for _ in range(repeats):
+        pid = await pool.load("b")
+        await pool.rest()
+        victim = await (await stream(pool.port, "b", "Hello", 128)).started(40)
+        os.kill(pid, signal.SIGSTOP)
+        events = (await victim.ended()).events()
+        assert events.error is None, events.error
+        times["stopped"].append(max(after - before for before, after in pairwise(events.times)) * 1000)
     return times
 
 
@@ -202,8 +234,10 @@ def main(names: list[str], repeats: int) -> None:
     with bench_models("a", "b", "c", with_smol=not names or "smol" in names) as models:
         for spares, how in ((1, "warm"), (0, "cold")):
             run(f"deaths_{how}", models, spares, lambda pool: deaths(pool, repeats))
+            run(f"pauses_{how}", models, spares, lambda pool: pauses(pool, 2 * repeats))
             run(f"loads_{how}", models, spares, lambda pool: loads(pool, repeats))
             run(f"neighbour_{how}", models, spares, lambda pool: neighbour(pool, repeats))
+        run("hangs", models, 1, lambda pool: hangs(pool, max(repeats // 5, 1)))
         run("smol", models, 1, lambda pool: smol(pool, repeats, models))
         if not names or "sampling" in names:
             results["sampling"] = sampling(models, max(repeats // 3, 1))
@@ -221,7 +255,9 @@ def _show(name: str, times: Times) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m bench.recovery", description="What a death and a load cost.")
-    parser.add_argument("names", nargs="*", help="which to run: deaths, loads, neighbour, smol, sampling; all if none")
+    parser.add_argument(
+        "names", nargs="*", help="which to run: deaths, pauses, hangs, loads, neighbour, smol, sampling; all if none"
+    )
     parser.add_argument("--repeats", type=int, default=10)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # so that started processes end too

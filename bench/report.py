@@ -21,6 +21,10 @@ _RECOVERY_ROWS = (
     ("deaths_warm", "error", "error reaches the client of a killed worker", "ms", "50"),
     ("deaths_warm", "again", "killed model answers again, warm spare", "ms", "250"),
     ("deaths_cold", "again", "killed model answers again, no spare", "ms", "2,000"),
+    ("pauses_warm", "quiet", "longest gap of a stream of 128 tokens whose worker lives", "ms", ""),
+    ("pauses_warm", "killed", "the same, its worker is killed in the middle, warm spare", "ms", "150"),
+    ("pauses_cold", "killed", "the same, no spare", "ms", ""),
+    ("hangs", "stopped", "the same, its worker is stopped: found after 10 s without heartbeat", "ms", ""),
     ("loads_warm", "first", "first answer of a model not loaded, warm spare", "ms", "150"),
     ("loads_cold", "first", "first answer of a model not loaded, no spare", "ms", ""),
     ("smol", "over", "SmolLM2 not loaded: over loading and answering with imports done", "ms", "300"),
@@ -75,6 +79,8 @@ def recovery_table(figures: dict[str, Any]) -> str:
     sampling["cost"] = [w - wo for w, wo in zip(sampling["with"], sampling["without"], strict=True)]
     rows = ["| | median | from | to | target | |", "| --- | --- | --- | --- | --- | --- |"]
     for name, what, label, unit, target in _RECOVERY_ROWS:
+        if name not in figures:  # measured before there was such a row
+            continue
         values = figures[name][what]
         numbers = " | ".join(_number(value) for value in (median(values), min(values), max(values)))
         rows.append(f"| {label} | {numbers} | {f'< {target}' if target else ''} | {unit} |")
