@@ -14,7 +14,7 @@ endif
 # Processes come and go here all the time. Without bytecode each compiles what it imports: a worker takes 4 s instead of 1.4.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install install-dev run test test-slow test-isolation test-clients test-page check bench bench-smol chaos fuzz lock architectures
+.PHONY: install install-dev run test test-slow test-isolation test-clients test-page check bench bench-all chaos fuzz lock architectures
 
 # What serving needs, and the command `mlx-broker`, which runs this checkout. --clear: installs exactly the lock, also
 # after a package has left it. --no-compile: compiling takes half a minute, and few of the files are ever imported.
@@ -79,23 +79,13 @@ check: install-dev
 	$(BIN)/mypy
 	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin broker cli demo gateway worker
 
-# Takes half an hour and needs the machine for itself; docs/benchmarks.md has the method and the results.
+# The tables that most goals are about, in less than 12 minutes, or everything, in three quarters of an hour; both print a
+# verdict on each goal and need the machine for themselves. docs/benchmarks.md has the method and the results.
 bench: install-dev
-	$(BIN)/python -m bench.recovery
-	$(BIN)/python -m bench.throughput
-	$(BIN)/python -m bench.prefill
-	$(BIN)/python -m bench.dialects
-	$(BIN)/python -m bench.profile
-	$(BIN)/python -m bench.report
+	@exec $(BIN)/python -m bench
 
-# The same, and the demo model; takes a few minutes more.
-bench-smol: install-dev
-	$(BIN)/python -m bench.recovery
-	$(BIN)/python -m bench.throughput --smol
-	$(BIN)/python -m bench.prefill
-	$(BIN)/python -m bench.dialects
-	$(BIN)/python -m bench.profile
-	$(BIN)/python -m bench.report
+bench-all: install-dev
+	@exec $(BIN)/python -m bench --all
 
 # Ten minutes of kills, stops, loads, unloads and clients that leave; prints the figures of docs/isolation.md.
 chaos: install-dev

@@ -1,16 +1,20 @@
-"""`python -m bench.disk_cache MODEL`: what the prompt cache on disk costs and saves, in an engine alone.
+"""`python -m bench.disk_cache [MODEL]`: what the prompt cache on disk costs and saves, in an engine alone.
 
 The CPU time of a token with and without it, interleaved; the time to the first token of the next turn of a long chat,
-from memory, from disk and from nothing; the longest pause of a stream beside one whose cache is read.
+from memory, from disk and from nothing; the longest pause of a stream beside one whose cache is read. MODEL: a folder,
+by default a random Llama of three layers. Writes bench/results/disk_cache.json; see docs/benchmarks.md.
 """
 
 import argparse
+import contextlib
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from bench.models import long_model
+from bench.results import save
 from broker.wire.outputs import PARTIAL
 from broker.wire.packing import pack
 from broker.wire.to_workers import Assign
@@ -19,7 +23,8 @@ from worker.text.engine import TextEngine
 
 _PAIRS = 10
 _ROWS, _TOKENS = 8, 1024
-_HISTORY, _ANSWER = 8000, 8
+_HISTORY = 8000
+_TURNS = 5
 
 
 def load(model: Path, folder: Path | None, *, rate: float = 1e10) -> TextEngine:
@@ -77,32 +82,61 @@ def longest_pause(engine: TextEngine, prompt: list[int]) -> tuple[float, float]:
     return max(pauses[0]) * 1e3, max(pauses[1]) * 1e3
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--no-cpu", action="store_true")
-    options = parser.parse_args()
+def first_tokens(model: Path, folder: Path) -> dict[str, float]:
+    """Milliseconds to the first token of a chat of so many tokens, and of its next turns; how many MiB are on disk."""
+    history = [number * 7919 % 250 for number in range(_HISTORY)]
+    live = load(model, folder)
+    figures = {"cold_ms": first_token(live, history)}
+    while live.stats().disk_queue_bytes:
+        time.sleep(0.01)
+    turns = [[*history, *range(turn, turn + 40)] for turn in range(_TURNS)]
+    figures["live_ms"] = statistics.median(first_token(live, turn) for turn in turns)
+    while live.stats().disk_queue_bytes:
+        time.sleep(0.01)
+    figures["disk_ms"] = statistics.median(first_token(load(model, folder), turn) for turn in turns)
+    figures["file_ms"] = statistics.median(_read(folder) for _ in turns)
+    figures["disk_to_live"] = figures["disk_ms"] / (figures["live_ms"] + figures["file_ms"])
+    return figures | {"mib": live.stats().disk_bytes / 2**20}
+
+
+def _read(folder: Path) -> float:
+    """Milliseconds to read all files."""
+    began = time.perf_counter()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.read_bytes()
+    return (time.perf_counter() - began) * 1e3
+
+
+def measure(model: Path, *, with_cpu: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        if not options.no_cpu:
-            engines = load(options.model, None), load(options.model, folder / "cpu")
+        figures: dict[str, Any] = {}
+        if with_cpu:
+            engines = load(model, None), load(model, folder / "cpu")
             pairs = [[cpu_of_a_token(engine, pair) for engine in engines] for pair in range(_PAIRS + 1)][1:]
             off, on = (statistics.median(column) for column in zip(*pairs, strict=True))
-            extra = statistics.median(on - off for off, on in pairs)
+            figures |= {"without_us": off, "with_us": on, "extra_us": [on - off for off, on in pairs]}
+            extra = statistics.median(figures["extra_us"])
             print(f"CPU of a token: {off:.2f} us without, {on:.2f} us with, median difference {extra:.2f} us")
+        figures |= first_tokens(model, folder / "ttft")
+        print(f"first token after {_HISTORY} tokens, {figures['mib']:.0f} MiB on disk:")
+        print("  {cold_ms:.0f} ms from nothing, {live_ms:.0f} ms live, {disk_ms:.0f} ms from disk,".format(**figures))
+        print("  {file_ms:.0f} ms to read the files, {disk_to_live:.2f} times live and reading".format(**figures))
         history = [number * 7919 % 250 for number in range(_HISTORY)]
-        new = [*history, *range(40)]
-        live = load(options.model, folder / "ttft")
-        cold = first_token(live, history)
-        while live.stats().disk_queue_bytes:
-            time.sleep(0.01)
-        warm = first_token(live, new)
-        disk = first_token(load(options.model, folder / "ttft"), new)
-        size = live.stats().disk_bytes / 2**20
-        print(f"first token after {_HISTORY} tokens, {size:.0f} MiB on disk:")
-        print(f"  {cold:.0f} ms from nothing, {warm:.0f} ms live, {disk:.0f} ms from disk")
-        alone, beside = longest_pause(load(options.model, folder / "ttft"), [*history, *range(50, 90)])
+        alone, beside = longest_pause(load(model, folder / "ttft"), [*history, *range(50, 90)])
         print(f"longest pause of another stream: {alone:.1f} ms alone, {beside:.1f} ms while it is read")
+        return figures | {"pause_alone_ms": alone, "pause_beside_ms": beside}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.disk_cache", description="The prompt cache on disk.")
+    parser.add_argument("model", type=Path, nargs="?")
+    parser.add_argument("--no-cpu", action="store_true")
+    options = parser.parse_args()
+    with contextlib.nullcontext(options.model) if options.model else long_model() as folder:
+        model = options.model or folder / "long"
+        print(save("disk_cache", measure(model, with_cpu=not options.no_cpu)))
 
 
 if __name__ == "__main__":

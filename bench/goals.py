@@ -63,7 +63,7 @@ GOALS: tuple[Goal, ...] = (
     *_by_streams("tokens/s of the limit's", "ours_to_this", "limit", "0.92 0.72 0.85", "0.95 0.8 0.9"),
     *_by_streams("tokens/s of mlx_lm.server's", "ours_to_this", _LM, "1.2 2.7 3.7", "1.25 3.0 4.0"),
     *_by_streams("TTFT p50 of mlx_lm.server's", "ttft_to_this", _LM, "0.62 0.5 0.33", "0.6 0.45 0.3", at_most=True),
-    _below("CPU outside the worker, 1,000 tokens, 32 streams", "throughput", "tiny 32 mlx-broker cpu_outside_worker", 0.06, "s"),
+    _below("CPU outside the worker for 1,000 tokens", "throughput", "tiny 32 mlx-broker cpu_outside_worker", 0.06, "s"),
     Goal("tokens/s about images of mlx_vlm.server's, 1 stream", "vision", ("1", _VLM, "ours_to_this"), 1.2),
     Goal("tokens/s about images of mlx_vlm.server's, 8 streams", "vision", ("8", _VLM, "ours_to_this"), 1.2),
     Goal("embeddings/s of mlx_vlm.server's, 1 client", "embeddings", ("1", "ours_to_this"), 1.2),
@@ -116,24 +116,24 @@ def line(verdict: Verdict, today: str) -> str:
     """One line for people; a figure that is not of today has its date."""
     goal, value = verdict.goal, verdict.value
     if value is None:
-        return f"{goal.name}: not measured, {_wanted(goal, goal.first)}"
-    of = f" (of {verdict.date})" if verdict.date != today else ""
-    said = (
-        f"{goal.name}: {number(value)}{_unit(goal)}{of}, {_wanted(goal, goal.first)}: {_said(goal, value, goal.first)}"
-    )
+        return f"{goal.name}: not measured, goal {_bound(goal, goal.first)}"
+    date = f" (of {verdict.date})" if verdict.date != today else ""
+    measured = f"{goal.name}: {_measured(goal, value)}{date}, goal {_bound(goal, goal.first)}: "
+    measured += "reached" if goal.is_reached(value, goal.first) else "missed"
     if goal.second is None:
-        return said
-    return f"{said}; second {_wanted(goal, goal.second)}: {_said(goal, value, goal.second)}"
+        return measured
+    reached = "reached" if goal.is_reached(value, goal.second) else "missed"
+    return f"{measured}; second goal {_bound(goal, goal.second)}: {reached}"
 
 
 def table(verdicts: Iterable[Verdict]) -> str:
     """The same in Markdown, for those that have been measured; empty if none has."""
-    rows = ["| | measured | goal | second goal |", "| --- | --- | --- | --- |"]
+    rows = []
     for goal, value in ((verdict.goal, verdict.value) for verdict in verdicts):
         if value is not None:
-            cells = [f"{_bound(goal, of)}: {_marked(goal, value, of)}" for of in (goal.first, goal.second) if of]
-            rows.append(f"| {' | '.join([goal.name, number(value) + _unit(goal), *cells, ''][:4])} |")
-    return "\n".join(rows) if len(rows) > 2 else ""
+            second = "" if goal.second is None else _cell(goal, value, goal.second)
+            rows.append(f"| {goal.name} | {_measured(goal, value)} | {_cell(goal, value, goal.first)} | {second} |")
+    return "\n".join(["| | measured | goal | second goal |", "| --- | --- | --- | --- |", *rows]) if rows else ""
 
 
 def number(value: float) -> str:
@@ -141,21 +141,13 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _unit(goal: Goal) -> str:
-    return f" {goal.unit}" if goal.unit else ""
+def _measured(goal: Goal, value: float) -> str:
+    return number(value) + (f" {goal.unit}" if goal.unit else "")
 
 
-def _wanted(goal: Goal, of: float) -> str:
-    return f"goal {_bound(goal, of)}"
+def _bound(goal: Goal, limit: float) -> str:
+    return f"at {'most' if goal.at_most else 'least'} {f'{limit:,.0f}' if limit >= 100 else f'{limit:g}'}"
 
 
-def _bound(goal: Goal, of: float) -> str:
-    return f"at {'most' if goal.at_most else 'least'} {f'{of:,.0f}' if of >= 100 else f'{of:g}'}"
-
-
-def _said(goal: Goal, value: float, of: float) -> str:
-    return "reached" if goal.is_reached(value, of) else "missed"
-
-
-def _marked(goal: Goal, value: float, of: float) -> str:
-    return "reached" if goal.is_reached(value, of) else "**missed**"
+def _cell(goal: Goal, value: float, limit: float) -> str:
+    return f"{_bound(goal, limit)}: {'reached' if goal.is_reached(value, limit) else '**missed**'}"

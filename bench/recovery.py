@@ -1,7 +1,8 @@
 """Measures what a death, a load and supervision cost: `python -m bench.recovery [--repeats N] [NAME ...]`.
 
 Runs the real broker and gateway (the tests' kit) with tiny models, measures from a client's side, prints a table and
-writes bench/results/recovery.json. Times are milliseconds. See docs/benchmarks.md.
+writes bench/results/recovery.json. NAME is the beginning of a measurement's name, such as `deaths` or `pauses_warm`.
+Times are milliseconds. See docs/benchmarks.md.
 """
 
 import argparse
@@ -53,6 +54,10 @@ class Pool:
         """Load the model, reset its deaths, unpin it; return the pid of its process."""
         await ask(self.port, "POST", f"/admin/models/load/{model}")
         await ask(self.port, "POST", f"/admin/models/unpin/{model}")
+        return await self.pid(model)
+
+    async def pid(self, model: str) -> int:
+        """Of the model's process."""
         models = (await self._status())["models"]
         return next(int(m["pid"]) for m in models if m["model_id"] == model)
 
@@ -100,6 +105,20 @@ async def deaths(pool: Pool, repeats: int) -> Times:
         assert events.error is not None
         assert events.error["code"] == "worker_died"
         times["error"].append((events.error_at - killed_at) * 1000)
+    return times
+
+
+async def deaths_twice(pool: Pool, repeats: int) -> Times:
+    """A worker is killed, and the next one when it has answered: the spare of then still imports."""
+    times: Times = {"again": []}
+    for _ in range(repeats):
+        pid = await pool.load("a")
+        await pool.rest()
+        os.kill(pid, signal.SIGKILL)
+        await first_answer(pool, "a", time.monotonic())
+        pid, killed_at = await pool.pid("a"), time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        times["again"].append(await first_answer(pool, "a", killed_at))
     return times
 
 
@@ -178,8 +197,8 @@ async def neighbour(pool: Pool, repeats: int) -> Times:
 
 async def smol(pool: Pool, repeats: int, models: Path) -> Times:
     """First text and whole answer of a real model that is not loaded, compared with mlx-lm alone."""
-    content, tokens = "What is the capital of France?", 8
-    times: Times = {"first": [], "whole": [], "least_first": [], "least_whole": []}
+    content, tokens = "What is the capital of France?", 2
+    times: Times = {"first": [], "whole": [], "least_first": [], "least_whole": [], "over": []}
     for _ in range(repeats):
         await pool.rest()
         answer = await (await stream(pool.port, SMOL, content, tokens)).ended()
@@ -192,6 +211,7 @@ async def smol(pool: Pool, repeats: int, models: Path) -> Times:
         times["whole"].append((events.ended_at - answer.sent_at) * 1000)
         times["least_first"].append(least["first"] * 1000)
         times["least_whole"].append(least["whole"] * 1000)
+        times["over"].append(times["whole"][-1] - times["least_whole"][-1])
     return times
 
 
@@ -207,7 +227,7 @@ def sampling(models: Path, repeats: int) -> Times:
     """CPU of the broker in percent of a core, with 8 idle workers, with memory samples and without."""
     names = [f"echo-{n}" for n in range(8)]
     tables = {"models": dict.fromkeys(names, ECHO)}
-    shares: Times = {"with": [], "without": []}
+    shares: Times = {"with": [], "without": [], "cost": []}
     for _ in range(repeats):
         for what, seconds in (("with", 1.0), ("without", 3600.0)):
             with service(models, 0, tables, max_models=8, memory_sample_seconds=seconds) as running:
@@ -219,31 +239,32 @@ def sampling(models: Path, repeats: int) -> Times:
                 before = sum(broker.cpu_times()[:2])
                 time.sleep(_SECONDS_OF_SAMPLING)
                 shares[what].append((sum(broker.cpu_times()[:2]) - before) / _SECONDS_OF_SAMPLING * 100)
+        shares["cost"].append(shares["with"][-1] - shares["without"][-1])
     return shares
 
 
 def main(names: list[str], repeats: int) -> None:
-    results: dict[str, Times] = {}
-
     def run(name: str, models: Path, spares: int, measure: Callable[[Pool], Coroutine[Any, Any, Times]]) -> None:
         if not names or any(name.startswith(wanted) for wanted in names):
             with service(models, spares) as running:
-                results[name] = uvloop.run(measure(Pool(running.port, spares)))
-            _show(name, results[name])
+                times = uvloop.run(measure(Pool(running.port, spares)))
+            _show(name, times)
+            save("recovery", {name: times})
 
     with bench_models("a", "b", "c", with_smol=not names or "smol" in names) as models:
         for spares, how in ((1, "warm"), (0, "cold")):
             run(f"deaths_{how}", models, spares, lambda pool: deaths(pool, repeats))
+            if spares:
+                run("deaths_twice", models, spares, lambda pool: deaths_twice(pool, repeats))
             run(f"pauses_{how}", models, spares, lambda pool: pauses(pool, 2 * repeats))
             run(f"loads_{how}", models, spares, lambda pool: loads(pool, repeats))
             run(f"neighbour_{how}", models, spares, lambda pool: neighbour(pool, repeats))
         run("hangs", models, 1, lambda pool: hangs(pool, max(repeats // 5, 1)))
-        run("smol", models, 1, lambda pool: smol(pool, repeats, models))
+        run("smol", models, 1, lambda pool: smol(pool, max(repeats // 2, 1), models))
         if not names or "sampling" in names:
-            results["sampling"] = sampling(models, max(repeats // 3, 1))
-            _show("sampling", results["sampling"])
-    if not names:
-        print(save("recovery", results))
+            times = sampling(models, max(repeats // 3, 1))
+            _show("sampling", times)
+            save("recovery", {"sampling": times})
 
 
 def _show(name: str, times: Times) -> None:
@@ -256,7 +277,10 @@ def _show(name: str, times: Times) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m bench.recovery", description="What a death and a load cost.")
     parser.add_argument(
-        "names", nargs="*", help="which to run: deaths, pauses, hangs, loads, neighbour, smol, sampling; all if none"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="deaths, pauses, hangs, loads, neighbour, smol or sampling; all if none is named",
     )
     parser.add_argument("--repeats", type=int, default=10)
     options = parser.parse_args()

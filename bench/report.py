@@ -1,13 +1,16 @@
-"""Results -> docs/benchmarks.md (its tables, between marks) and docs/benchmarks.svg. `python -m bench.report`.
+"""Results -> docs/benchmarks.md (its tables, between marks) and docs/benchmarks.svg, and a verdict on each goal on
+standard output. `python -m bench.report`.
 
-The prose of the document is written by hand and stays. This file measures nothing and judges nothing.
+The prose of the document is written by hand and stays, and so does a table without figures. This file measures nothing;
+bench/goals.py judges.
 """
 
 import re
 from statistics import median
 from typing import Any
 
-from bench.results import read
+from bench.goals import GOALS, Verdict, judge, line, number, table
+from bench.results import read, today
 from bench.servers import OURS
 from tests.service import ROOT
 
@@ -18,52 +21,84 @@ _LIMIT = "limit"
 _CHART_LINK = f"![tokens per second as a share of the limit]({CHART.name})"
 _COLOURS = {_LIMIT: "#b0b0b0", OURS: "#1f6feb", "mlx_lm.server": "#d98c00", "mlx_vlm.server": "#8a63d2"}
 _RECOVERY_ROWS = (
-    ("deaths_warm", "error", "error reaches the client of a killed worker", "ms", "50"),
-    ("deaths_warm", "again", "killed model answers again, warm spare", "ms", "250"),
-    ("deaths_cold", "again", "killed model answers again, no spare", "ms", "2,000"),
-    ("pauses_warm", "quiet", "longest gap of a stream of 128 tokens whose worker lives", "ms", ""),
-    ("pauses_warm", "killed", "the same, its worker is killed in the middle, warm spare", "ms", "150"),
-    ("pauses_cold", "killed", "the same, no spare", "ms", ""),
-    ("hangs", "stopped", "the same, its worker is stopped: found after 10 s without heartbeat", "ms", ""),
-    ("loads_warm", "first", "first answer of a model not loaded, warm spare", "ms", "150"),
-    ("loads_cold", "first", "first answer of a model not loaded, no spare", "ms", ""),
-    ("smol", "over", "SmolLM2 not loaded: over loading and answering with imports done", "ms", "300"),
-    ("neighbour_warm", "median", "B's median gap", "ms", ""),
-    ("neighbour_warm", "quiet", "B's longest gap in a second in which nothing happens", "ms", ""),
-    ("neighbour_warm", "death", "B's longest gap while A dies and reloads, spare refilled", "ms", "60"),
-    ("neighbour_warm", "load", "B's longest gap while C is loaded, spare refilled", "ms", "60"),
-    ("neighbour_cold", "death", "the same without a spare, A dies", "ms", ""),
-    ("neighbour_cold", "load", "the same without a spare, C is loaded", "ms", ""),
-    ("sampling", "cost", "memory samples of 8 idle workers", "% of a core", "0.5"),
-    ("sampling", "with", "the broker as a whole meanwhile", "% of a core", ""),
+    ("deaths_warm", "error", "error reaches the client of a killed worker", "ms"),
+    ("deaths_warm", "again", "killed model answers again, warm spare", "ms"),
+    ("deaths_twice", "again", "the same while the spare still imports, after a second death", "ms"),
+    ("deaths_cold", "again", "killed model answers again, no spare", "ms"),
+    ("pauses_warm", "quiet", "longest gap of a stream of 128 tokens whose worker lives", "ms"),
+    ("pauses_warm", "killed", "the same, its worker is killed in the middle, warm spare", "ms"),
+    ("pauses_cold", "killed", "the same, no spare", "ms"),
+    ("hangs", "stopped", "the same, its worker is stopped: found after 10 s without heartbeat", "ms"),
+    ("loads_warm", "first", "first answer of a model not loaded, warm spare", "ms"),
+    ("loads_cold", "first", "first answer of a model not loaded, no spare", "ms"),
+    ("smol", "over", "SmolLM2 not loaded: over loading and answering with imports done", "ms"),
+    ("neighbour_warm", "median", "B's median gap", "ms"),
+    ("neighbour_warm", "quiet", "B's longest gap in a second in which nothing happens", "ms"),
+    ("neighbour_warm", "death", "B's longest gap while A dies and reloads, spare refilled", "ms"),
+    ("neighbour_warm", "load", "B's longest gap while C is loaded, spare refilled", "ms"),
+    ("neighbour_cold", "death", "the same without a spare, A dies", "ms"),
+    ("neighbour_cold", "load", "the same without a spare, C is loaded", "ms"),
+    ("sampling", "cost", "memory samples of 8 idle workers", "% of a core"),
+    ("sampling", "with", "the broker as a whole meanwhile", "% of a core"),
 )
+_FILES = sorted({goal.file for goal in GOALS} | {"dialects", "profile"})
 
 
 def main() -> None:
-    recovery, throughput = read("recovery"), read("throughput")
+    results = {name: read(name) for name in _FILES}
+    verdicts = judge(results)
+    figures = {name: result.get("figures", {}) for name, result in results.items()}
     document = DOCUMENT.read_text()
-    tables = {
-        "machine": machine(throughput | {"began_busy": recovery["began_busy"] + throughput["began_busy"]}),
-        "recovery": recovery_table(recovery["figures"]),
-        "tiny": f"{comparison(throughput['figures']['tiny'])}\n\n{_CHART_LINK}",
-        "connected": comparison(throughput["figures"]["connected"]),
-        "two_models": comparison(throughput["figures"]["two_models"]),
-        "smol": comparison(throughput["figures"]["smol"]),
-        "echo": echo_table(throughput["figures"]["echo"]),
-        "memory": memory_table(throughput["figures"]),
-        "prefill": prefill_table(read("prefill")["figures"]),
-        "dialects": dialects_table(read("dialects")["figures"]),
-        "profile": profile_table(read("profile")["figures"]),
-    }
-    for name, table in tables.items():
-        if table:  # a table without new figures stays as it was
-            pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-            filled = rf"\g<1>{table}\n\g<2>"
-            document, found = re.subn(pattern, filled, document, flags=re.DOTALL)
-            assert found == 1, f"{DOCUMENT} has no place for {name}"
+    for name, content in tables(figures, verdicts, document).items():
+        document = filled(document, name, content)
+    if measured := [result for result in results.values() if result]:
+        newest = max(measured, key=lambda result: result["date"])
+        busy = sum(result["began_busy"] for result in measured)
+        document = filled(document, "machine", machine(newest | {"began_busy": busy}))
     DOCUMENT.write_text(document)
-    CHART.write_text(chart(throughput["figures"]["tiny"]))
-    print(f"{DOCUMENT}\n{CHART}")
+    if "tiny" in figures["throughput"]:
+        CHART.write_text(chart(figures["throughput"]["tiny"]))
+    print(f"{DOCUMENT}\n{CHART}\n")
+    for verdict in verdicts:
+        print(line(verdict, today()))
+
+
+def tables(figures: dict[str, Any], verdicts: list[Verdict], before: str) -> dict[str, str]:
+    """Each table by its mark; empty without figures. before: the document, whose rows stay where there are no newer
+    ones."""
+    throughput = figures["throughput"]
+    tiny = comparison(throughput.get("tiny"))
+    return {
+        "goals": table(verdicts),
+        "recovery": recovery_table(figures["recovery"], before),
+        "tiny": f"{tiny}\n\n{_CHART_LINK}" if tiny else "",
+        "connected": comparison(throughput.get("connected")),
+        "two_models": comparison(throughput.get("two_models")),
+        "smol": comparison(throughput.get("smol")),
+        "vision": comparison(figures["vision"]),
+        "embeddings": embeddings_table(figures["embeddings"]),
+        "echo": echo_table(throughput.get("echo")),
+        "memory": memory_table(throughput),
+        "pss": pss_table(figures["memory"]),
+        "prefill": prefill_table(figures["prefill"]),
+        "dialects": dialects_table(figures["dialects"]),
+        "profile": profile_table(figures["profile"]),
+    }
+
+
+def filled(document: str, name: str, content: str) -> str:
+    """The document with this table in its place; as it was without a table. Raises ValueError if it has no place."""
+    if not content:
+        return document
+    document, found = re.subn(
+        rf"(<!-- {name} -->\n).*?(<!-- end -->)",
+        lambda match: f"{match[1]}{content}\n{match[2]}",
+        document,
+        flags=re.DOTALL,
+    )
+    if found != 1:
+        raise ValueError(f"{DOCUMENT} must have one place for {name}")
+    return document
 
 
 def machine(result: dict[str, Any]) -> str:
@@ -73,72 +108,92 @@ def machine(result: dict[str, Any]) -> str:
     return f"{result['date']}; {result['machine']}, no GPU; Python {result['python']}; {packages}.{beside}"
 
 
-def recovery_table(figures: dict[str, Any]) -> str:
-    smol, sampling = figures["smol"], figures["sampling"]
-    smol["over"] = [ours - least for ours, least in zip(smol["whole"], smol["least_whole"], strict=True)]
-    sampling["cost"] = [w - wo for w, wo in zip(sampling["with"], sampling["without"], strict=True)]
-    rows = ["| | median | from | to | target | |", "| --- | --- | --- | --- | --- | --- |"]
-    for name, what, label, unit, target in _RECOVERY_ROWS:
-        if name not in figures:  # measured before there was such a row
+def recovery_table(figures: dict[str, Any], before: str) -> str:
+    if not figures:
+        return ""
+    goals = {goal.path: goal.first for goal in GOALS if goal.file == "recovery"}
+    rows = []
+    for name, what, label, unit in _RECOVERY_ROWS:
+        if what not in figures.get(name, {}):
+            rows += [row for row in before.splitlines() if row.startswith(f"| {label} |")][:1]
             continue
         values = figures[name][what]
-        numbers = " | ".join(_number(value) for value in (median(values), min(values), max(values)))
-        rows.append(f"| {label} | {numbers} | {f'< {target}' if target else ''} | {unit} |")
-    return "\n".join(rows)
+        numbers = " | ".join(number(value) for value in (median(values), min(values), max(values)))
+        goal = goals.get((name, what))
+        rows.append(f"| {label} | {numbers} | {'' if goal is None else f'< {goal:,g}'} | {unit} |")
+    head = ["| | median | from | to | goal | |", "| --- | --- | --- | --- | --- | --- |"]
+    return "\n".join([*head, *rows])
 
 
-def comparison(by_streams: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """One row per number of streams and server; empty without figures."""
+def comparison(by_streams: dict[str, dict[str, dict[str, Any]]] | None) -> str:
+    """One row per number of streams and server."""
+    if not by_streams:
+        return ""
     rows = [
         "| streams | | tok/s | ours / its | TTFT p50 / p99, ms | gap p50 / p99, ms | CPU s per 1,000 tokens |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for streams, result in by_streams.items():
         for name, row in sorted(result.items(), key=lambda item: [*_COLOURS].index(item[0])):
-            times = [" / ".join(_number(value) for value in row[key]) if key in row else "" for key in _TIMES]
+            times = [" / ".join(number(value) for value in row[key]) if key in row else "" for key in _TIMES]
             cpu = row.get("cpu_seconds_per_1000_tokens", {})
-            total = _number(sum(cpu.values())) if cpu else ""
+            total = number(sum(cpu.values())) if cpu else ""
             if name == OURS:
                 total += f", outside the worker {row['cpu_outside_worker']:.3f}"
             lowest, highest = row["ours_to_this_range"]
             ratio = "" if name == OURS else f"{row['ours_to_this']:.2f} ({lowest:.2f} to {highest:.2f})"
             rate = f"{row['tokens_per_second']:,.0f}"
             rows.append(f"| {streams} | {name} | {rate} | {ratio} | {times[0]} | {times[1]} | {total} |")
-    return "\n".join(rows) if by_streams else ""
+    return "\n".join(rows)
 
 
 _TIMES = ("ttft_ms", "gap_ms")
 
 
-def echo_table(by_streams: dict[str, dict[str, Any]]) -> str:
+def embeddings_table(by_clients: dict[str, Any]) -> str:
+    rows = [f"| clients | {OURS}, vectors/s | mlx_vlm.server | ours / its |", "| --- | --- | --- | --- |"]
+    for clients, row in by_clients.items():
+        rates = " | ".join(number(row["per_second"][name]) for name in (OURS, "mlx_vlm.server"))
+        lowest, highest = row["ours_to_this_range"]
+        rows.append(f"| {clients} | {rates} | {row['ours_to_this']:.2f} ({lowest:.2f} to {highest:.2f}) |")
+    return "\n".join(rows) if by_clients else ""
+
+
+def echo_table(by_streams: dict[str, dict[str, Any]] | None) -> str:
+    if not by_streams:
+        return ""
     roles = ("gateway", "broker", "worker")
     rows = [
         "| streams | tok/s | requests/s | gap p50 / p99, ms | µs of CPU per token: gateway, broker, worker |",
         "| --- | --- | --- | --- | --- |",
     ]
     for streams, row in by_streams.items():
-        gaps = " / ".join(_number(value) for value in row["gap_ms"])
-        cpu = ", ".join(_number(row["cpu_seconds_per_1000_tokens"][role] * 1000) for role in roles)
+        gaps = " / ".join(number(value) for value in row["gap_ms"])
+        cpu = ", ".join(number(row["cpu_seconds_per_1000_tokens"][role] * 1000) for role in roles)
         rates = f"{row['tokens_per_second']:,.0f} | {row['requests_per_second']:,.0f}"
         rows.append(f"| {streams} | {rates} | {gaps} | {cpu} |")
     return "\n".join(rows)
 
 
 def prefill_table(by_server: dict[str, dict[str, list[float]]]) -> str:
+    if not by_server:
+        return ""
     rows = [
         "| | streams, tok/s | kept beside the prompt | longest gap, s | TTFT alone, s | beside, s | times |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, row in by_server.items():
         rate, alone, beside, slower = (
-            _number(median(row[key])) for key in ("rate", "ttft_alone", "ttft_beside", "slower")
+            number(median(row[key])) for key in ("rate", "ttft_alone", "ttft_beside", "slower")
         )
-        kept, gap = f"{median(row['rate_kept']) * 100:.0f} %", _number(max(row["gap"]))
+        kept, gap = f"{median(row['rate_kept']) * 100:.0f} %", number(max(row["gap"]))
         rows.append(f"| {name} | {rate} | {kept} | {gap} | {alone} | {beside} | {slower} |")
     return "\n".join(rows)
 
 
 def dialects_table(figures: dict[str, dict[str, dict[str, float]]]) -> str:
+    if not figures:
+        return ""
     rows = [
         "| dialect and streams | tok/s, its / chat's (quartiles) | TTFT, its - chat's, ms (quartiles) |",
         "| --- | --- | --- |",
@@ -152,7 +207,18 @@ def dialects_table(figures: dict[str, dict[str, dict[str, float]]]) -> str:
     return "\n".join(rows)
 
 
+def pss_table(figures: dict[str, float]) -> str:
+    if not figures:
+        return ""
+    rows = ["| process | PSS after a minute, MiB |", "| --- | --- |"]
+    parts = {"broker": "broker", "gateway": "gateway", "worker_over_weights": "a worker over its weights"}
+    rows += [f"| {label} | {figures[name]:.0f} |" for name, label in parts.items()]
+    return "\n".join(rows)
+
+
 def memory_table(figures: dict[str, Any]) -> str:
+    if "idle_clients_mib" not in figures:
+        return ""
     rows = ["| process | RSS after the tables above, MiB | more with 1,000 idle clients, MiB |", "| --- | --- | --- |"]
     for role, more in figures["idle_clients_mib"].items():
         rows.append(f"| {role} | {figures['rss_mib'][role]:.0f} | {more:.1f} |")
@@ -160,10 +226,12 @@ def memory_table(figures: dict[str, Any]) -> str:
 
 
 def profile_table(by_role: dict[str, dict[str, float]]) -> str:
+    if not by_role:
+        return ""
     rows = ["| process | what its main thread does | µs per token |", "| --- | --- | --- |"]
     for role in ("worker", "broker", "gateway"):
-        rows += [f"| {role} | {hop} | {_number(value)} |" for hop, value in by_role[role].items()]
-        rows.append(f"| {role} | all | {_number(sum(by_role[role].values()))} |")
+        rows += [f"| {role} | {hop} | {number(value)} |" for hop, value in by_role[role].items()]
+        rows.append(f"| {role} | all | {number(sum(by_role[role].values()))} |")
     return "\n".join(rows)
 
 
@@ -198,11 +266,6 @@ def chart(by_streams: dict[str, dict[str, dict[str, Any]]]) -> str:
         parts.append(f'<rect x="{x}" y="{height + 34}" width="12" height="12" fill="{colour}"/>')
         parts.append(f'<text x="{x + 18}" y="{height + 45}">{name}</text>')
     return "\n".join([*parts, "</svg>\n"])
-
-
-def _number(value: float) -> str:
-    """Three significant digits."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,111 @@
+"""All benchmarks one after the other: `python -m bench [--all] [PIECE ...]`; `make bench` and `make bench-all`.
+
+Each piece is a process of its own with a time limit, and saves what it has measured at once. Then docs/benchmarks.md is
+written, and a verdict on each goal is printed. An interruption ends the piece that runs, with its servers, and keeps
+the figures of those before. The exit code is 1 if a piece failed; a missed goal is no failure.
+"""
+
+import argparse
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import psutil
+
+from bench import report
+from tests.service import ROOT
+
+# How long an interrupted piece may take to end its servers.
+_END_SECONDS = 40.0
+
+
+@dataclass(slots=True, frozen=True)
+class Piece:
+    """A module of this package. short: its arguments in `make bench`, None: it has no part in it; whole: in `make
+    bench-all`; minutes: after which it has failed."""
+
+    name: str
+    short: str | None
+    whole: str
+    minutes: float
+
+
+PIECES = (
+    Piece("throughput", "--runs 3 --rounds 2 tiny", "--runs 3 --rounds 3", 30),
+    Piece("recovery", "--repeats 10 deaths_warm deaths_twice pauses_warm hangs smol", "", 30),
+    Piece("going_on", "", "", 3),
+    Piece("disk_cache", "", "", 5),
+    Piece("vision", "", "--rounds 9", 5),
+    Piece("embeddings", "", "--rounds 9", 5),
+    Piece("memory", "", "", 3),
+    Piece("prefill", None, "", 10),
+    Piece("dialects", None, "", 20),
+    Piece("profile", None, "", 5),
+)
+
+
+def main(names: list[str], *, is_whole: bool) -> int:
+    """The exit code."""
+    began = time.monotonic()
+    failed = []
+    for piece in PIECES:
+        arguments = piece.whole if is_whole else piece.short
+        if piece.name in names or (not names and arguments is not None):
+            print(f"\n== {piece.name}", flush=True)
+            since = time.monotonic()
+            if not _run([f"bench.{piece.name}", *(arguments or piece.whole).split()], piece.minutes * 60):
+                failed.append(piece.name)
+            print(f"== {piece.name} took {time.monotonic() - since:.0f} s", flush=True)
+    print(f"\n== {time.monotonic() - began:.0f} s in all\n")
+    report.main()
+    if failed:
+        print(f"\nfailed: {', '.join(failed)}; their figures are those of an earlier run, or missing")
+    return bool(failed)
+
+
+def _run(command: list[str], seconds: float) -> bool:
+    """Whether the module ended well. Raises KeyboardInterrupt, when it has ended."""
+    # In a group of its own: a Ctrl-C of the terminal reaches it once, from here.
+    process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, process_group=0)
+    try:
+        return process.wait(seconds) == 0
+    except subprocess.TimeoutExpired:
+        print(f"{command[0]} takes longer than {seconds:.0f} s", flush=True)
+        return False
+    finally:
+        if process.poll() is None:
+            _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Interrupt it, so that it ends its servers; kill what is left of them."""
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_END_SECONDS)
+    process.kill()
+    for one in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+
+
+def _interrupted(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    names = [piece.name for piece in PIECES]
+    parser = argparse.ArgumentParser(prog="python -m bench", description="All benchmarks, and a verdict on each goal.")
+    parser.add_argument("--all", action="store_true", help="the long ones, too")
+    parser.add_argument("pieces", nargs="*", metavar="PIECE", choices=[[], *names], help=f"of {', '.join(names)}")
+    options = parser.parse_args()
+    for signal_ in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signal_, _interrupted)
+    try:
+        sys.exit(main(options.pieces, is_whole=options.all))
+    except KeyboardInterrupt:
+        print("\ninterrupted; `python -m bench.report` writes what has been measured", flush=True)
+        sys.exit(130)
