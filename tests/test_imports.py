@@ -125,6 +125,7 @@ PURE = {
     "cli/agents.py": {"shlex"},
     "worker/cache/prefix_index.py": set[str](),
     "worker/cache/worthwhile.py": set[str](),
+    "worker/embeddings/parts.py": set[str](),
     "worker/memory/cost.py": set[str](),
     "worker/memory/plan.py": set[str](),
     "worker/generation/choice.py": set[str](),
