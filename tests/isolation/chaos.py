@@ -2,7 +2,9 @@
 
 test_chaos.py runs 40 seconds; `python -m tests.isolation.chaos SECONDS SEED` (`make chaos`) prints the figures of
 a longer run as a table. Every request must end exactly once: with an answer, with a framed or plain error of a known
-code, or because its client left. Anything else raises.
+code, or because its client left. Anything else raises. With a third argument, `kills`, there are no storms: every model
+is killed every five seconds, all have room, and answers are long, so that many of them go on in another process. Then
+every error must be that of the limit.
 
 Clients behave as good clients do: a refused client waits as long as Retry-After says, and a client that is told not to
 retry asks again after a pause. An operator loads models that have failed. Attacks come in storms: the next one begins
@@ -45,6 +47,9 @@ _ATTACK_EVERY = (0.1, 0.6)
 _SIGNAL_SHARE = 0.6  # the rest are acts of an administrator
 _VERBS = ("load", "unload", "kill", "unpin")
 _STORM, _CALM = (6.0, 10.0), (8.0, 14.0)
+_KILL_EVERY = 5.0
+# Tokens of an answer, at most.
+_SHORT_ANSWER, _LONG_ANSWER = 150, 800
 # How long clients want the same two of the three models, seconds. A change of demand evicts.
 _DEMAND = (8.0, 16.0)
 
@@ -58,6 +63,7 @@ class Figures:
     errors: Counter[str] = field(default_factory=Counter)
     attacks: Counter[str] = field(default_factory=Counter)
     operator_loads: int = 0
+    resumes: int = 0
     slowest_seconds: float = 0.0
     rss_early: dict[str, float] = field(default_factory=dict)
     rss_late: dict[str, float] = field(default_factory=dict)
@@ -67,12 +73,19 @@ class Figures:
         return self.ends["answered, streamed"] + self.ends["answered, whole"]
 
     @property
+    def whole_percent(self) -> float:
+        """Of the requests whose clients did not leave."""
+        return 100 * self.answered / max(1, self.started - self.ends["client left"])
+
+    @property
     def refused_percent(self) -> float:
         return 100 * self.ends["error, plain"] / max(1, self.started)
 
     def table(self) -> str:
         rows: list[tuple[str, object]] = [("requests", self.started), ("answered", self.answered)]
+        rows += [("answered, % of those not left", round(self.whole_percent, 1))]
         rows += [("refused, % of requests", round(self.refused_percent, 1))]
+        rows += [("answers that went on", self.resumes)]
         rows += [*sorted(self.ends.items()), *sorted(self.errors.items())]
         rows += [*sorted(self.attacks.items()), ("loads by the operator", self.operator_loads)]
         rows += [("slowest end, s", round(self.slowest_seconds, 2))]
@@ -94,12 +107,13 @@ class End:
 @dataclass
 class Run:
     """One run: its client, its end and its figures. least: the run goes on until there have been this many attacks and
-    streamed answers, even where that takes longer. wanted: the models that clients ask for now. served: the models that
-    have answered since the last storm."""
+    streamed answers, even where that takes longer. kills: see the top of this file. wanted: the models that clients ask
+    for now. served: the models that have answered since the last storm."""
 
     http: httpx.AsyncClient
     ends_at: float
     least: int
+    kills: bool = False
     wanted: tuple[str, ...] = MODELS
     served: set[str] = field(default_factory=set)
     figures: Figures = field(default_factory=Figures)
@@ -114,13 +128,13 @@ class Run:
         await asyncio.sleep(min(seconds, left if left > 0 else 1.0))
 
 
-def chaos_service(models: Path) -> Service:
+def chaos_service(models: Path, *, kills: bool = False) -> Service:
     """Three models in two places, so that models are evicted. Short timeouts, so that stopped processes are found soon
     in every phase of their life: a process that is stopped before it connects has no heartbeat to miss, and only
     load_stall_timeout_seconds ends it. Together they stay below the time that clients wait for an answer."""
     broker = {
-        "max_models": 2,
-        "warm_spares": 1,
+        "max_models": 3 if kills else 2,
+        "warm_spares": 2 if kills else 1,
         "heartbeat_interval_seconds": 0.1,
         "heartbeat_timeout_seconds": HEARTBEAT_TIMEOUT,
         "load_stall_timeout_seconds": 30.0,
@@ -129,19 +143,24 @@ def chaos_service(models: Path) -> Service:
     return Service(models, {"broker": broker})
 
 
-async def run_chaos(service: Service, seconds: float, seed: int, least: int = 0) -> Figures:
-    """Raises AssertionError for the first request that does not end as it must. least: see Run."""
+async def run_chaos(service: Service, seconds: float, seed: int, least: int = 0, *, kills: bool = False) -> Figures:
+    """Raises AssertionError for the first request that does not end as it must. least, kills: see Run."""
     limits = httpx.Limits(max_connections=None)  # httpx counts the connection of a cancelled request for too long
     async with httpx.AsyncClient(base_url=service.url, timeout=_ANSWER_SECONDS, limits=limits) as http:
-        run = Run(http, time.monotonic() + seconds, least)
+        run = Run(http, time.monotonic() + seconds, least, kills)
         async with asyncio.TaskGroup() as group:
             for number in range(CLIENTS):
                 group.create_task(_client(run, random.Random(f"{seed}/{number}")))
-            group.create_task(_attacker(run, group, random.Random(f"{seed}/attacker")))
-            group.create_task(_operator(run))
-            group.create_task(_demand(run, random.Random(f"{seed}/demand")))
+            if kills:
+                group.create_task(_killer(run))
+            else:
+                group.create_task(_attacker(run, group, random.Random(f"{seed}/attacker")))
+                group.create_task(_operator(run))
+                group.create_task(_demand(run, random.Random(f"{seed}/demand")))
             await asyncio.sleep(seconds / 4)
             run.figures.rss_early = _rss(service)
+        status = (await http.get("/admin/models/status")).json()
+        run.figures.resumes = sum(m["resumes"] for m in status["models"])
         await _calm(http)
         run.figures.rss_late = _rss(service)
     assert run.figures.started == sum(run.figures.ends.values())
@@ -152,7 +171,8 @@ async def _client(run: Run, rng: random.Random) -> None:
     refusals = 0
     while run.goes_on():
         model = rng.choice(run.wanted)
-        body = chat_body(model, "Hello " * rng.randrange(1, 60), max_tokens=rng.randrange(1, 150))
+        tokens = rng.randrange(1, _LONG_ANSWER if run.kills else _SHORT_ANSWER)
+        body = chat_body(model, "Hello " * rng.randrange(1, 60), max_tokens=tokens)
         end = await _request(run, rng, body)
         refusals = 0 if end.retryable else refusals + 1
         if end.retry_after is not None:
@@ -229,7 +249,8 @@ def _refused(response: httpx.Response, figures: Figures) -> End:
 def _count(body: dict[str, Any], figures: Figures) -> dict[str, Any]:
     error: dict[str, Any] = body["error"]
     assert error["code"] in KNOWN_CODES, body
-    figures.errors[f"code {error['code']}"] += 1
+    is_limit = "which may go on" in error["message"]
+    figures.errors[f"code {error['code']}{', the limit' if is_limit else ''}"] += 1
     return error
 
 
@@ -248,6 +269,16 @@ async def _attacker(run: Run, group: asyncio.TaskGroup, rng: random.Random) -> N
         while run.goes_on() and not run.served.issuperset(run.wanted):
             await run.rest(0.05)
         await run.rest(rng.uniform(*_CALM))
+
+
+async def _killer(run: Run) -> None:
+    """Every model in its turn, by an administrator: such deaths do not count towards `failed`, however many."""
+    while run.goes_on():
+        for model in MODELS:
+            await run.rest(_KILL_EVERY / len(MODELS))
+            response = await run.http.post(f"/admin/models/kill/{model}")
+            assert response.status_code in (200, 404), response.text
+            run.figures.attacks["attack kill"] += response.status_code == 200
 
 
 async def _send_signal(run: Run, rng: random.Random) -> None:
@@ -314,18 +345,18 @@ def _rss(service: Service) -> dict[str, float]:
     return {n: psutil.Process(p.pid).memory_info().rss / 2**20 for n, p in processes.items() if p is not None}
 
 
-def main(seconds: float, seed: int) -> None:
+def main(seconds: float, seed: int, *, kills: bool) -> None:
     with tempfile.TemporaryDirectory() as directory:
         for number, name in enumerate(MODELS, start=1):
             make_tiny_model(Path(directory) / name, seed=number)
-        service = chaos_service(Path(directory))
+        service = chaos_service(Path(directory), kills=kills)
         try:
             service.start()
-            figures = asyncio.run(run_chaos(service, seconds, seed))
+            figures = asyncio.run(run_chaos(service, seconds, seed, kills=kills))
         finally:
             service.stop()  # asserts that no process is left
     sys.stdout.write(f"{seconds:g} s, seed {seed}\n\n| what | count |\n| --- | --- |\n{figures.table()}\n")
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), int(sys.argv[2]))
+    main(float(sys.argv[1]), int(sys.argv[2]), kills=sys.argv[3:] == ["kills"])
