@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     allow_private_image_hosts: bool = False
     metrics_open: bool = False
     keepalive_seconds: Annotated[float, Field(gt=0)] = 10
-    resume_limit: Annotated[int, Field(ge=0, le=100)] = 0
+    resume_limit: Annotated[int, Field(ge=0, le=100)] = 2
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
     access_log: bool = True

@@ -191,8 +191,9 @@ class Service:
     def unload(self, model_id: str, **params: Any) -> httpx.Response:
         return self.client.post(f"/admin/models/unload/{model_id}", params=params)
 
-    def kill(self, model_id: str) -> httpx.Response:
-        return self.client.post(f"/admin/models/kill/{model_id}")
+    def kill(self, model_id: str, *, resume: bool = True) -> httpx.Response:
+        params = {} if resume else {"resume": "false"}
+        return self.client.post(f"/admin/models/kill/{model_id}", params=params)
 
     def chat(self, model_id: str, content: str = "Hello", **fields: Any) -> httpx.Response:
         return self.client.post("/v1/chat/completions", json=chat_body(model_id, content, **fields))

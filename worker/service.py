@@ -17,7 +17,7 @@ import zmq
 
 from broker.wire.body import Body, ProtocolError
 from broker.wire.codec import Message, decode, encode
-from broker.wire.failure import Code, Failure, FailureError, named_line, one_line
+from broker.wire.failure import DEVICE_EXIT_CODE, Code, Failure, FailureError, named_line, one_line
 from broker.wire.frames import gateway_of, receive_frames, send_frames
 from broker.wire.from_gateways import Cancel, InferenceRequest
 from broker.wire.from_peers import Ack, Hello
@@ -38,7 +38,7 @@ from worker.engine import (
     working_set_bytes,
 )
 from worker.prefill_lease import PrefillLease
-from worker.process.device_errors import DEVICE_EXIT_CODE, is_device_error
+from worker.process.device_errors import is_device_error
 from worker.process.intake import taking_in
 from worker.process.log_events import begins, ends
 from worker.process.priority import lower_priority

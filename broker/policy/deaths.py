@@ -29,7 +29,7 @@ from broker.policy.facts import Facts, KillDue
 from broker.policy.records import Instance, Model, PendingRequest, Worker
 from broker.policy.suspects import Cause, culprit, note_death
 from broker.policy.workers import loading
-from broker.wire.failure import Code, Failure
+from broker.wire.failure import DEVICE_EXIT_CODE, Code, Failure
 
 # ---- an end begins ------------------------------------------------------------------------------------------------
 
@@ -202,7 +202,8 @@ def on_worker_exited(facts: Facts, event: WorkerExited, now: float) -> None:
     if instance.end_reason is None:
         _blame(facts, instance, event.exit.intake, how, now)
         why = f"the process of {instance.model_id} died ({how})"
-        _take_down(facts, instance, how, why, now, cause=Cause.FAULT)
+        cause = Cause.DEVICE if event.exit.code == DEVICE_EXIT_CODE else Cause.FAULT
+        _take_down(facts, instance, how, why, now, cause=cause)
     elif instance.has_stalled:
         _blame(facts, instance, event.exit.intake, instance.end_reason, now)
     instance.first_exit = instance.first_exit or event.exit

@@ -20,10 +20,12 @@ _DEATHS_TOGETHER = 2
 
 
 class Cause(Enum):
-    """Why an instance ends. FAULT: it died, or stopped living."""
+    """Why an instance ends. FAULT: it died, or stopped living; DEVICE: of an error of the GPU, which may have come from
+    another process."""
 
     ASKED = "asked"
     MEMORY = "memory"
+    DEVICE = "device"
     FAULT = "fault"
 
 

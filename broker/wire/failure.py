@@ -9,6 +9,9 @@ from enum import StrEnum
 
 from broker.wire.body import Body
 
+# The exit code of a worker that ends because of an error of the GPU: os.EX_OSERR, "a system error".
+DEVICE_EXIT_CODE = 71
+
 
 class Code(StrEnum):
     """The kinds of failure. Clients see this word; the HTTP status follows from it."""

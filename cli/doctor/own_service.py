@@ -103,6 +103,7 @@ class OwnService:
         environment = {field: value for field, value in inherited.items() if not field.startswith("MLX_BROKER_")}
         environment |= {
             "MLX_BROKER_CONFIG": str(self._config),
+            "MLX_BROKER_RESUME_LIMIT": "0",  # what a death does is seen at its error
             "HF_HUB_OFFLINE": "1",
             # What engines remember about architectures stays here as well.
             "XDG_CACHE_HOME": str(self.directory / "cache"),

@@ -4,7 +4,7 @@ import signal
 import subprocess
 
 from tests.cli.running import Command, Terminal, process
-from tests.service import Service, end_process, wait_until
+from tests.service import Service, wait_until
 
 
 def test_a_day_of_a_model(shared: Service, cli: Command) -> None:
@@ -33,7 +33,7 @@ def test_a_conversation_goes_on_after_its_process_was_killed(shared: Service) ->
         terminal.wait_for(">>> ")
         terminal.type("slow and long\n")
         terminal.wait_for("slow and long", 2)
-        end_process(shared.model("bad")["pid"])
+        shared.kill("bad", resume=False).raise_for_status()
         terminal.wait_for("The process of bad died in the middle of its answer")
         terminal.wait_for(">>> ", 2)
         terminal.type("quick\n")

@@ -16,7 +16,8 @@ def played_model() -> Iterator[Service]:
     options = {"delay_seconds": 0.01}
     models = {AGENT: {"type": "echo", "engine": "tests.clients.agent:Agent", "options": options}}
     with tempfile.TemporaryDirectory(prefix="mlxb-") as directory:
-        service = Service(Path(directory), {"models": models})
+        # What programs make of an error in mid-answer: no answer goes on.
+        service = Service(Path(directory), {"models": models, "gateway": {"resume_limit": 0}})
         try:
             yield service.start()
         finally:

@@ -251,6 +251,7 @@ def test_a_bearer_token_is_a_key_too(service: Service, key: str, passes: bool) -
 
 def test_a_death_in_the_middle_of_a_stream_is_an_exception(service: Service, client: Anthropic) -> None:
     asked: Any = {"model": "mortal", "max_tokens": 1000, "messages": [{"role": "user", "content": "slow"}]}
+    asked["extra_body"] = {"resume": False}
     with client.messages.stream(**asked) as stream:
         events = iter(stream)
         wait_until(lambda: next(events).type == "content_block_delta", what="the first text")

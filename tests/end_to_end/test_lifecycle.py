@@ -12,11 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from broker.wire.failure import DEVICE_EXIT_CODE
 from tests.conftest import ECHO, MISBEHAVING, PACED
 from tests.device_errors import DEVICE_ERRORS
 from tests.service import Service, Stream, free_port, wait_until
 from tests.tiny_models import make_tiny_model
-from worker.process.device_errors import DEVICE_EXIT_CODE
 
 MakeService = Callable[..., Service]
 
@@ -26,7 +26,7 @@ STALL_SECONDS = 1.5
 def test_a_hung_step_is_ended_and_the_model_serves_again(make_service: MakeService) -> None:
     service = make_service(models={"bad": MISBEHAVING, "echo": ECHO}, broker={"stall_timeout_seconds": 1.0})
     assert service.chat("echo").status_code == 200
-    with service.stream("bad", "hang after 3 tokens", max_tokens=100) as stream:
+    with service.stream("bad", "hang after 3 tokens", max_tokens=100, resume=False) as stream:
         stream.finish()
     assert stream.done
     assert stream.error is not None
@@ -40,7 +40,7 @@ def test_an_error_of_the_gpu_is_a_death_with_its_reason(make_service: MakeServic
     failing = MISBEHAVING | {"options": {"on_load": "gpu", "gpu": "memory"}}
     bad = MISBEHAVING | {"options": PACED}
     service = make_service(models={"bad": bad, "worse": MISBEHAVING, "failing": failing})
-    with service.stream("bad", "gpu after 15 tokens", max_tokens=1000) as stream:
+    with service.stream("bad", "gpu after 15 tokens", max_tokens=1000, resume=False) as stream:
         stream.next_text()
         stream.finish()
     assert stream.done
@@ -63,7 +63,7 @@ def test_an_error_of_the_gpu_is_a_death_with_its_reason(make_service: MakeServic
 def test_a_frozen_process_is_found_by_its_silence(make_service: MakeService) -> None:
     # Longer than a process may miss heartbeats while it imports from a cold disk cache.
     service = make_service(models={"bad": MISBEHAVING}, broker={"heartbeat_timeout_seconds": 3.0})
-    with service.stream("bad", "slow", max_tokens=1000) as stream:
+    with service.stream("bad", "slow", max_tokens=1000, resume=False) as stream:
         stream.next_text()  # a process that freezes itself may hold its last output back, and cause a replay
         os.kill(service.model("bad")["pid"], signal.SIGSTOP)
         stream.finish()
@@ -106,7 +106,7 @@ def test_only_the_process_over_its_memory_limit_is_ended(make_service: MakeServi
     service = make_service(models={"bad": limited, "echo": ECHO}, broker={"memory_sample_seconds": 0.1})
     service.load("echo")
     bystander = service.model("echo")["pid"]
-    with service.stream("bad", "leak 400 after 3 tokens", max_tokens=2000) as stream:
+    with service.stream("bad", "leak 400 after 3 tokens", max_tokens=2000, resume=False) as stream:
         stream.finish()
     assert stream.done
     assert stream.error is not None
@@ -295,7 +295,7 @@ def test_kill_ends_the_process_now_in_any_phase(make_service: MakeService, phase
         drainer.start()
         service.wait_state("bad", "draining")
 
-    response = service.kill("bad")
+    response = service.kill("bad", resume=False)
     assert response.status_code == 200
     assert response.json() == {"status": "killed", "model_id": "bad", "pid": pid}
     assert not psutil.pid_exists(pid)

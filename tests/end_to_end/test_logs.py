@@ -90,7 +90,7 @@ def test_the_broker_names_a_request_that_ends_with_its_process(house: Service) -
     with house.client.stream(
         "POST",
         "/v1/chat/completions",
-        json=chat_body("bad", "crash after 2 tokens, please", stream=True),
+        json=chat_body("bad", "crash after 2 tokens, please", stream=True, resume=False),
         headers={"x-request-id": "died"},
     ) as answer:
         assert "worker_died" in answer.read().decode()

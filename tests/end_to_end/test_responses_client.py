@@ -186,7 +186,8 @@ def test_errors_are_the_clients_exceptions(responses: Any) -> None:
 
 def test_a_death_in_the_middle_of_a_stream_is_a_failed_response(responses: Any, service: Service) -> None:
     events: list[Any] = []
-    for event in responses.create(model="mortal", input="slow", stream=True, max_output_tokens=1000):
+    asked = {"model": "mortal", "input": "slow", "max_output_tokens": 1000, "extra_body": {"resume": False}}
+    for event in responses.create(**asked, stream=True):
         if event.type == "response.output_text.delta" and event.type not in (other.type for other in events):
             os.kill(service.model("mortal")["pid"], signal.SIGSEGV)
         events.append(event)

@@ -23,7 +23,7 @@ def test_a_killed_worker_ends_its_own_stream_only(service: Service) -> None:
             begun.set()
             results.append(stream.finish())
 
-    with service.stream("tiny-a", max_tokens=6000) as a:
+    with service.stream("tiny-a", max_tokens=6000, resume=False) as a:
         a.next_text()
         reader = threading.Thread(target=read_b)
         reader.start()

@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(folder: Path) -> Iterator[Service]:
     """Two models that talk slowly, one of which misbehaves on request, beside three tiny ones."""
     models = {SLOW: {**ECHO, "options": PACED}, BAD: {**MISBEHAVING, "options": PACED}}
-    service = Service(folder, {"models": models})
+    service = Service(folder, {"models": models, "gateway": {"resume_limit": 0}})  # a kill in mid-answer is seen
     try:
         yield service.start()
     finally:

@@ -10,6 +10,7 @@ import pytest
 import zmq
 
 from broker.wire.codec import decode, encode
+from broker.wire.failure import DEVICE_EXIT_CODE
 from broker.wire.from_gateways import InferenceRequest
 from broker.wire.from_workers import LoadFailed, Ready
 from broker.wire.outputs import ERROR, PARTIAL, Outputs, decode_outputs
@@ -19,7 +20,7 @@ from broker.wire.work import Generate
 from tests.device_errors import DEVICE_ERRORS
 from tests.worker.harness import GATEWAY, ROOT, WorkerHarness
 from worker.loading.model_folder import blame
-from worker.process.device_errors import DEVICE_EXIT_CODE, is_device_error
+from worker.process.device_errors import is_device_error
 from worker.service import Service
 from worker.vitals import Vitals
 

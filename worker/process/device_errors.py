@@ -8,9 +8,6 @@ MLX raises plain RuntimeErrors, so their beginnings decide. What follows them is
 examples are in tests/device_errors.py.
 """
 
-# The exit code of a process that ends for this reason: os.EX_OSERR, "a system error".
-DEVICE_EXIT_CODE = 71
-
 # Of MLX 0.32.4, with the file that raises it.
 _BEGINNINGS = (
     "[METAL] Command buffer execution failed",  # backend/metal/device.cpp, CommandEncoder::commit

@@ -4,6 +4,7 @@ import pytest
 
 from broker.policy.actions import Action, Fail, ForwardRequest, KillWorker, Reply, StartWorker, TellLost
 from broker.policy.events import RequestResumed, ShutdownRequested
+from broker.wire.failure import DEVICE_EXIT_CODE
 from tests.broker.policy.script import R1, R2, R3, R4, R5, R6, W1, W2, W3, W4, Failed, Script
 
 DIED = "the process of a died (signal SIGKILL)"
@@ -208,6 +209,18 @@ def test_a_hang_makes_suspects_too() -> None:
     s.dies(W1)
     assert sent(ready(s, W2)) == [R1]
     assert Failed(R1, "worker_died", SUSPECT, retryable=False) in s.wait(20.0, W2)
+
+
+def test_an_error_of_the_gpu_makes_suspects_and_convicts_none() -> None:
+    s = Script()
+    asked(s, R1, R2)
+    s.dies(W1, code=DEVICE_EXIT_CODE)
+    assert sent(ready(s, W2)) == [R1]
+    s.dies(W2, code=DEVICE_EXIT_CODE)
+    s.wait(0.5)
+    assert sent(ready(s, W3)) == [R1]
+    says = f"exit code {DEVICE_EXIT_CODE}); it is process 3 that ended under this request, which may go on 2 times"
+    assert Failed(R1, "worker_died", says, retryable=True) in s.dies(W3, code=DEVICE_EXIT_CODE)
 
 
 def test_where_the_culprit_is_known_the_others_are_no_suspects() -> None:
