@@ -14,7 +14,7 @@ endif
 # Processes come and go here all the time. Without bytecode each compiles what it imports: a worker takes 4 s instead of 1.4.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install install-dev run test test-slow test-isolation test-clients test-page check bench bench-all chaos fuzz lock architectures
+.PHONY: install install-dev run test test-slow test-isolation test-clients test-page check bench bench-all chaos chaos-kills fuzz lock architectures
 
 # What serving needs, and the command `mlx-broker`, which runs this checkout. --clear: installs exactly the lock, also
 # after a package has left it. --no-compile: compiling takes half a minute, and few of the files are ever imported.
@@ -90,6 +90,10 @@ bench-all: install-dev
 # Ten minutes of kills, stops, loads, unloads and clients that leave; prints the figures of docs/isolation.md.
 chaos: install-dev
 	$(BIN)/python -m tests.isolation.chaos 600 1
+
+# Ten minutes in which every model is killed every five seconds, and nothing else happens.
+chaos-kills: install-dev
+	$(BIN)/python -m tests.isolation.chaos 600 1 kills
 
 # Mutated bodies and headers against a real service; prints the figures of docs/security.md.
 fuzz: install-dev
