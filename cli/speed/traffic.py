@@ -87,6 +87,7 @@ def _keep(gateway: Gateway, model: str, prompt: str, tokens: int, stop: Callable
         "temperature": 0,
         "stream": True,
         "stream_options": {"include_usage": True},
+        "resume": False,  # the pause of an answer that goes on in another process is no speed
     }
     pieces, times = list[bytes](), list[float]()
     sent_at = time.monotonic()
