@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 
+from worker.cache.disk.layers import Form
 from worker.generation.sampling import LogitsProcessor, Sampler
 
 
@@ -87,8 +88,8 @@ class Batch(Protocol):
     def layers(self, uid: int) -> list[Any]:
         """The caches of a sequence that has begun, perhaps with others in them; not to be changed."""
 
-    def part(self, uid: int, begin: int, end: int) -> list[mx.array]:
-        """Keys and values of these tokens, of one layer after the other, lazily. Only where caches can be shortened."""
+    def copies(self, uid: int, begin: int, end: int, form: Form) -> dict[str, mx.array]:
+        """Keys and values of these tokens in arrays of this form, lazily. Only where caches can be shortened."""
 
     def remove(self, uids: Iterable[int], *, return_prompt_caches: bool = False) -> dict[int, Held]:
         """Drop sequences. Their caches where asked for, else nothing."""

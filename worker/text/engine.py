@@ -250,7 +250,7 @@ class TextEngine:
             self._store(self._batch.remove(stopped, return_prompt_caches=self._prompts.is_on).values())
         self._saved.look()
         if not self._live:
-            self._saved.settle()
+            self._saved.idle()
         return outputs
 
     def _grow(self, uid: int, sequence: Sequence, growth: _Growth, token: int) -> None:
@@ -299,7 +299,7 @@ class TextEngine:
             keeps = self._prompts.is_on and any(uid == held for held, _ in self._batch.held())
             self._store(self._batch.remove([uid], return_prompt_caches=keeps).values())
             if not self._live:
-                self._saved.settle()
+                self._saved.idle()
 
     def _insert_read(self, admitted: Admitted[Arrived], cache: list[Any] | None, cached: int) -> None:
         """A request whose cache has been read from disk."""

@@ -11,8 +11,10 @@ from functools import partial
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
+import mlx.core as mx
+
 from worker.cache.disk.disk_cache import DiskCache
-from worker.cache.disk.layers import ReadCache, can_be_whole, is_quantised, live_block
+from worker.cache.disk.layers import Form, ReadCache, can_be_whole, form_of, is_quantised, tensors_of
 from worker.cache.disk.naming import BLOCK, Namer, block_file
 from worker.cache.disk.writer import Job
 from worker.cache.prefix_index import Key, tokens_of
@@ -24,8 +26,13 @@ log = logging.getLogger("worker")
 
 T = TypeVar("T")
 
-# Decode steps until the next look at live sequences where none completes a block before, or the queue is full.
+# Decode steps between two looks at live sequences, at least: those that complete blocks at different times wait for the
+# device together. At most: where none completes a block before, or the queue is full.
+_SELDOM = 16
 _EVERY = 64
+
+# Bytes that a look copies, or one block: all sequences wait for it.
+_COPIED_BYTES = 16 * 2**20
 
 # A cache is read from disk if that saves at least this part of it: memory may hold almost as much.
 _LEAST_PART = 8
@@ -40,11 +47,31 @@ _CLOSE_SECONDS = 1.0
 
 @dataclass(slots=True)
 class _Watched:
-    """A sequence in the batch. done: its blocks that have been written or queued."""
+    """A sequence in the batch. form: of its files, once there is one; done: its blocks that have been written or
+    queued."""
 
     namer: Namer
-    is_quantised: bool
+    form: Form | None = None
+    is_quantised: bool = False
     done: int = 0
+
+    @property
+    def end(self) -> int:
+        """Of its next block, in tokens."""
+        return (self.done + 1) * BLOCK
+
+
+@dataclass(slots=True, frozen=True)
+class _Copy:
+    """A block of a live sequence, lazily."""
+
+    file: str
+    form: Form
+    arrays: dict[str, mx.array]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays.values())
 
 
 @dataclass(slots=True)
@@ -55,8 +82,9 @@ class _Reading(Generic[T]):
 
 
 class SavedPrompts(Generic[T]):
-    """Mutable state: the sequences that have been looked at, and steps until the next look; the requests whose cache is
-    being read; entries of the prompt cache that are not queued yet."""
+    """Mutable state: the sequences that have been looked at; steps between this look and the next, those that are left,
+    and those after which a block is complete; the bytes of a block; the requests whose cache is being read; entries of
+    the prompt cache that are not queued yet."""
 
     def __init__(self, disk: DiskCache | None, batch: Batch, *, in_blocks: bool) -> None:
         """disk: None for none. in_blocks: whether caches can be shortened."""
@@ -64,7 +92,8 @@ class SavedPrompts(Generic[T]):
         self._batch = batch
         self._in_blocks = in_blocks
         self._live: dict[int, _Watched] = {}
-        self._steps = _EVERY
+        self._between = self._steps = self._until_block = _EVERY
+        self._block_bytes = 0
         self._prefilled = batch.prefilled
         self._reading: dict[bytes, _Reading[T]] = {}
         self._fresh: dict[Key, list[Any]] = {}
@@ -78,7 +107,10 @@ class SavedPrompts(Generic[T]):
     def counts(self) -> tuple[int, int, int, int]:
         """(bytes of files, files, hits, bytes that wait to be written). May be called from any thread."""
         disk = self._disk
-        return (0, 0, 0, 0) if disk is None else (disk.nbytes, disk.files, disk.hits, disk.writer.queued_bytes)
+        if disk is None:
+            return 0, 0, 0, 0
+        is_complete = bool(self._live) and self._between - self._steps >= self._until_block
+        return disk.nbytes, disk.files, disk.hits, disk.writer.queued_bytes + is_complete * self._block_bytes
 
     def over(self, store: Store) -> Store:
         """The store that also writes to disk what it keeps."""
@@ -91,7 +123,7 @@ class SavedPrompts(Generic[T]):
         found = self._disk.find_blocks(tokens) if self._in_blocks else self._disk.find_whole(tokens)
         if found is None or found.tokens - known < max(WORTHWHILE, found.tokens // _LEAST_PART):
             return False
-        self._reading[request_id] = _Reading(what, self._disk.read(found), monotonic() + _MOST_SECONDS)
+        self._reading[request_id] = _Reading(what, self._disk.read(found, _room(tokens)), monotonic() + _MOST_SECONDS)
         return True
 
     def ended(self, *, waits: bool) -> list[tuple[T, list[Any] | None, int]]:
@@ -116,26 +148,21 @@ class SavedPrompts(Generic[T]):
         """After each step: queue the blocks that live sequences have completed."""
         if self._disk is None:
             return
-        self.settle()
+        if self._fresh:
+            self.settle()
         self._steps -= 1
         if not self._in_blocks or (self._steps > 0 and self._batch.prefilled == self._prefilled):
             return
-        self._steps, self._prefilled = _EVERY, self._batch.prefilled
-        seen: dict[int, _Watched] = {}
-        is_full = self._disk.writer.is_off
-        for uid, tokens, settled in self._batch.settled():
-            live = self._live.get(uid)
-            if not is_full and settled >= ((0 if live is None else live.done) + 1) * BLOCK:
-                live, is_full = self._write(uid, live, tokens, settled)
-            if live is not None:
-                seen[uid] = live
-            # A sequence grows by a token in a step, or by prefill.
-            self._steps = min(self._steps, BLOCK - settled % BLOCK)
-        self._live = seen
+        self._prefilled = self._batch.prefilled
+        self._between = self._steps = self._copy_blocks(self._disk)
+
+    def idle(self) -> None:
+        """No sequence is left: nothing will come to look again."""
+        self.settle()
+        self._live.clear()
 
     def settle(self) -> None:
-        """Queue the entries that the prompt cache has kept since the last step. Call it too when no sequence is left:
-        nothing will come to look again."""
+        """Queue the entries that the prompt cache has kept since the last step."""
         if self._disk is None or not self._fresh:
             return
         for key, layers in self._fresh.items():
@@ -158,21 +185,56 @@ class SavedPrompts(Generic[T]):
             self.settle()
             self._disk.close(_CLOSE_SECONDS)
 
-    def _write(self, uid: int, live: _Watched | None, tokens: list[int], settled: int) -> tuple[_Watched, bool]:
-        """The state of this sequence, and whether the queue is full."""
-        assert self._disk is not None
+    def _copy_blocks(self, disk: DiskCache) -> int:
+        """Queue blocks that are complete, as many as one look may copy; the steps until the next look."""
+        seen: dict[int, _Watched] = {}
+        blocks: list[_Copy] = []
+        copied, room, steps = 0, disk.writer.room, 0
+        left = _EVERY
+        for uid, tokens, settled in self._batch.settled():
+            live = seen[uid] = self._live.get(uid) or _Watched(disk.namer())
+            while not steps and live.end <= settled:
+                block = self._block(disk, uid, live, tokens, settled)
+                size = 0 if block is None else block.nbytes
+                if copied + size > room:
+                    steps = _EVERY
+                elif copied and copied + size > _COPIED_BYTES:
+                    steps = 1
+                else:
+                    live.done += 1
+                    if block is not None:
+                        blocks.append(block)
+                        copied += size
+            # A sequence grows by a token in a step, or by prefill.
+            left = min(left, max(0, live.end - settled))
+        self._live = seen
+        self._until_block = left
+        if blocks:
+            self._queue(disk, blocks)
+        return steps or max(left, _SELDOM)
+
+    def _block(self, disk: DiskCache, uid: int, live: _Watched, tokens: list[int], settled: int) -> _Copy | None:
+        """The next block of this sequence; None if it is on disk already."""
         layers = self._batch.layers(uid)
         quantised = is_quantised(layers)
-        if live is None or live.is_quantised is not quantised:
-            live = _Watched(self._disk.namer(), quantised)
-        while (end := (live.done + 1) * BLOCK) <= settled:
-            file = block_file(live.namer.name(tokens, end), is_quantised=quantised)
-            if not self._disk.has(file):
-                tensors, facts, nbytes = live_block(layers, self._batch.part(uid, end - BLOCK, end))
-                if not self._disk.writer.offer(Job(file, nbytes, partial(dict, tensors), facts)):
-                    return live, True
-            live.done += 1
-        return live, False
+        if live.form is None or live.is_quantised is not quantised:
+            live.namer, live.form, live.is_quantised, live.done = disk.namer(), form_of(layers), quantised, 0
+            # One that goes on from the disk has all of them there. What lacks is written at its end.
+            last, namer = settled // BLOCK, disk.namer()
+            if disk.has(block_file(namer.name(tokens, last * BLOCK), is_quantised=quantised)):
+                live.namer, live.done = namer, last - 1
+                return None
+        file = block_file(live.namer.name(tokens, live.end), is_quantised=quantised)
+        if disk.has(file):
+            return None
+        return _Copy(file, live.form, self._batch.copies(uid, live.end - BLOCK, live.end, live.form))
+
+    def _queue(self, disk: DiskCache, blocks: list[_Copy]) -> None:
+        mx.eval([array for block in blocks for array in block.arrays.values()])
+        for block in blocks:
+            tensors = tensors_of(block.form, block.arrays)
+            self._block_bytes = block.nbytes
+            disk.writer.offer(Job(block.file, block.nbytes, partial(dict, tensors), block.form.facts))
 
     def _result(self, reading: _Reading[T]) -> tuple[T, list[Any] | None, int]:
         assert self._disk is not None
@@ -187,6 +249,11 @@ class SavedPrompts(Generic[T]):
             return reading.what, None, 0
         self._disk.count_hit()
         return reading.what, read.make(), read.tokens
+
+
+def _room(tokens: list[int]) -> int:
+    """For this prompt and the next tokens, as mlx-lm's caches grow: they need not be copied for them."""
+    return (len(tokens) // BLOCK + 1) * BLOCK
 
 
 class _SavingStore:

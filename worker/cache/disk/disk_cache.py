@@ -6,7 +6,7 @@ tokens, any other whole, as it was at a checkpoint. Knows no batch and no reques
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from worker.cache.disk.files import DamagedError, Tensor, Uncached, keep_out_of_page_cache, read_file
-from worker.cache.disk.layers import ReadCache, cut, is_quantised, read_blocks, read_whole, whole
+from worker.cache.disk.files import DamagedError, Scratch, Tensor, Uncached, keep_out_of_page_cache, read_file
+from worker.cache.disk.layers import BlockReader, ReadCache, cut, is_quantised, on_own_stream, read_whole, whole
 from worker.cache.disk.naming import BLOCK, Namer, block_file, checkpoint_file, checkpoint_files, checkpoint_length
 from worker.cache.disk.space import Bounds, Space
 from worker.cache.disk.writer import Job, Writer
@@ -59,11 +59,12 @@ class DiskCache:
         self._fingerprint = fingerprint
         self._kinds = (True, False) if quantises else (False,)
         self._uncached = uncached
-        self._folder = settings.folder / Namer(fingerprint).name([], 0)
+        folder = settings.folder / Namer(fingerprint).name([], 0)
+        self._folder = f"{folder}/"
         self._space = make_space(settings.folder.parent, settings.folder, settings.bounds)
-        folders = (settings.folder.parent, settings.folder, self._folder)
+        folders = (settings.folder.parent, settings.folder, folder)
         self.writer = Writer(folders, self._space, settings.bytes_per_second, uncached)
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="prompt-cache-reader")
+        self._reader = ThreadPoolExecutor(1, "prompt-cache-reader", on_own_stream)
         self._lengths: tuple[int, frozenset[int]] = (0, frozenset())
         self.hits = 0
 
@@ -97,9 +98,10 @@ class DiskCache:
                 return Found([file], length, is_whole=True)
         return None
 
-    def read(self, found: Found) -> "Future[ReadCache | None]":
-        """What these files hold, perhaps less than was found; None if nothing can be used."""
-        return self._reader.submit(self._read, found)
+    def read(self, found: Found, most: int) -> "Future[ReadCache | None]":
+        """What these files hold, perhaps less than was found; None if nothing can be used. most: tokens that blocks
+        should have room for."""
+        return self._reader.submit(self._read, found, max(most, found.tokens))
 
     def count_hit(self) -> None:
         """A prompt has got its beginning from here."""
@@ -107,7 +109,7 @@ class DiskCache:
 
     def has(self, file: str) -> bool:
         """Whether there is such a file, damaged or not."""
-        return os.path.exists(self._folder / file)  # noqa: PTH110 # half the time of Path.exists, for each block
+        return os.path.exists(self._folder + file)
 
     def namer(self) -> Namer:
         """Names the beginnings of one sequence."""
@@ -125,7 +127,7 @@ class DiskCache:
             whole_cut = cut(layers)
             size = whole_cut.block_bytes
             for number, file in missing:
-                jobs.append(Job(file, size, partial(whole_cut.block, number), whole_cut.facts))
+                jobs.append(Job(file, size, partial(whole_cut.block, number), whole_cut.form.facts))
         if files:
             jobs.append(_use(files))
         self.writer.enter(owner, jobs)
@@ -146,44 +148,51 @@ class DiskCache:
         self._reader.shutdown(wait=False, cancel_futures=True)
         self.writer.close(seconds)
 
-    def _read(self, found: Found) -> ReadCache | None:
-        blocks = []
-        for file in found.files:
-            if (content := self._content(file)) is None:
-                break
-            blocks.append(content)
-        if not blocks:
-            return None
+    def _read(self, found: Found, most: int) -> ReadCache | None:
+        scratch = Scratch()
         try:
-            cache = read_whole(*blocks[0], found.tokens) if found.is_whole else read_blocks(blocks)
+            if found.is_whole:
+                content = self._content(found.files[0], scratch)
+                cache = None if content is None else read_whole(*content, found.tokens)
+            else:
+                cache = self._read_blocks(found.files, most, scratch)
         except DamagedError:
             self._drop(found.files)
             return None
-        self.writer.enter(b"", [_use(found.files)])
+        if cache is not None:
+            self.writer.enter(b"", [_use(found.files)])
         return cache
 
-    def _content(self, file: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    def _read_blocks(self, files: list[str], most: int, scratch: Scratch) -> ReadCache | None:
+        blocks = None
+        for file in files:
+            if (content := self._content(file, scratch)) is None:
+                break
+            blocks = blocks or BlockReader(most)
+            blocks.add(*content)
+        return None if blocks is None else blocks.cache()
+
+    def _content(self, file: str, scratch: Scratch) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         """None for a file that is missing or damaged, which is removed."""
         try:
-            tensors, facts = read_file(self._folder / file, self._uncached)
+            return read_file(self._folder + file, self._uncached, scratch)
         except OSError:
             return None
         except DamagedError:
             self._drop([file])
             return None
-        return tensors, _without_own(facts)
 
     def _drop(self, files: list[str]) -> None:
         log.warning("removed a damaged file of the prompt cache on disk")
         for file in files:
             with suppress(OSError):
-                (self._folder / file).unlink()
+                os.unlink(self._folder + file)
 
     def _known_lengths(self) -> frozenset[int]:
         try:
-            changed = os.stat(self._folder).st_mtime_ns  # noqa: PTH116
+            changed = os.stat(self._folder).st_mtime_ns
             if changed != self._lengths[0]:
-                files = os.listdir(self._folder)  # noqa: PTH208
+                files = os.listdir(self._folder)
                 lengths = (checkpoint_length(file) for file in files)
                 self._lengths = changed, frozenset(length for length in lengths if length is not None)
         except OSError:
@@ -194,8 +203,3 @@ class DiskCache:
 def _use(files: list[str]) -> Job:
     """Marks files as used, so that the end of a chat goes before its beginning."""
     return Job("", 0, dict, {}, tuple(reversed(files)))
-
-
-def _without_own(facts: Mapping[str, str]) -> dict[str, str]:
-    """Without what each file has of its own."""
-    return {name: value for name, value in facts.items() if name not in ("name", "checksum")}

@@ -11,9 +11,9 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ PART_SUFFIX = ".part"
 _NUMBERS = count()
 _MOST_HEADER_BYTES = 1 << 20
 _BLANK = "0" * 8
+_MARK = b'"checksum":"'
 
 # Of one system call.
 _MOST_PIECES = 512
@@ -65,43 +66,55 @@ def keep_out_of_page_cache(descriptor: int) -> None:
         fcntl.fcntl(descriptor, fcntl.F_NOCACHE, 1)
 
 
-def write_file(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str], uncached: Uncached) -> int:
+class Scratch:
+    """Memory that one file after the other is read into. Mutable state: it, as large as the largest so far."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.uint8)
+
+    def of(self, nbytes: int) -> "np.ndarray[Any, Any]":
+        """The next file's; what the last one had is overwritten."""
+        if self._memory.nbytes < nbytes:
+            self._memory = np.empty(nbytes, np.uint8)  # no bytearray, which would be zeroed while Python stands still
+        return self._memory[:nbytes]
+
+
+def write_file(path: str, tensors: Mapping[str, Tensor], facts: Mapping[str, str], uncached: Uncached) -> int:
     """Write the file in one step; its bytes. Raises OSError."""
+    folder, name = os.path.split(path)
     parts = {name: np.ascontiguousarray(tensor.data) for name, tensor in tensors.items()}
-    checksum, begin = 0, 0
-    header: dict[str, Any] = {"__metadata__": {**facts, "name": path.name, "checksum": _BLANK}}
-    for name, part in parts.items():
-        header[name] = {"dtype": tensors[name].kind, "shape": part.shape, "data_offsets": (begin, begin + part.nbytes)}
+    begin = 0
+    header: dict[str, Any] = {"__metadata__": {"checksum": _BLANK, "name": name, **facts}}
+    for place, part in parts.items():
+        header[place] = {
+            "dtype": tensors[place].kind,
+            "shape": part.shape,
+            "data_offsets": (begin, begin + part.nbytes),
+        }
         begin += part.nbytes
-    blank = _encoded(header)
-    checksum = zlib.crc32(blank)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    blank = text + b" " * (-len(text) % 8)  # the arrays begin at a multiple of 8
     views = [part.reshape(-1).view(np.uint8).data for part in parts.values() if part.nbytes]
-    for view in views:
-        checksum = zlib.crc32(view, checksum)
-    header["__metadata__"]["checksum"] = f"{checksum:08x}"
-    encoded = _encoded(header)
-    _write(path, [len(encoded).to_bytes(8, "little"), encoded, *views], uncached)
+    encoded = blank.replace(_MARK + _BLANK.encode(), _MARK + _checksum(blank, views), 1)
+    _write(folder, path, [len(encoded).to_bytes(8, "little"), encoded, *views], uncached)
     return 8 + len(encoded) + begin
 
 
-def read_file(path: Path, uncached: Uncached) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The arrays and facts. Raises OSError or DamagedError."""
-    with path.open("rb", buffering=0) as file:
-        uncached(file.fileno())
-        size = os.fstat(file.fileno()).st_size
-        content = bytearray(size)
-        view, read = memoryview(content), 0
-        while read < size and (got := file.readinto(view[read:])):
-            read += got
-    length = int.from_bytes(content[:8], "little")
-    if read < size or size < 8 or not 0 < length <= min(_MOST_HEADER_BYTES, size - 8):
+def read_file(path: str, uncached: Uncached, scratch: Scratch) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The arrays, which lie in the scratch, and facts. Raises OSError or DamagedError."""
+    content = _content(path, uncached, scratch)
+    length = int.from_bytes(content[:8].tobytes(), "little")
+    if content.nbytes < 8 or not 0 < length <= min(_MOST_HEADER_BYTES, content.nbytes - 8):
+        raise DamagedError
+    encoded = content[8 : 8 + length].tobytes()
+    before, mark, after = encoded.partition(_MARK)
+    checksum, rest = after[: len(_BLANK)], after[len(_BLANK) :]
+    if checksum != _checksum(before + mark + _BLANK.encode() + rest, [content[8 + length :].data]):
         raise DamagedError
     try:
-        header = json.loads(content[8 : 8 + length])
-        facts = dict(header.pop("__metadata__"))
-        checksum, facts["checksum"] = int(facts["checksum"], 16), _BLANK
-        computed = zlib.crc32(view[8 + length :], zlib.crc32(_encoded({"__metadata__": facts, **header})))
-        if checksum != computed or facts["name"] != path.name:
+        header = json.loads(encoded)
+        facts = header.pop("__metadata__")
+        if facts["name"] != os.path.basename(path):
             raise DamagedError
         tensors = {name: _tensor(content, 8 + length, entry) for name, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -109,22 +122,39 @@ def read_file(path: Path, uncached: Uncached) -> tuple[dict[str, Tensor], dict[s
     return tensors, facts
 
 
-def _tensor(content: bytearray, begin: int, entry: dict[str, Any]) -> Tensor:
+def _content(path: str, uncached: Uncached, scratch: Scratch) -> "np.ndarray[Any, Any]":
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        uncached(descriptor)
+        content = scratch.of(os.fstat(descriptor).st_size)
+        read = 0
+        while read < content.nbytes and (got := os.readv(descriptor, [content[read:].data])):
+            read += got
+    finally:
+        os.close(descriptor)
+    if read < content.nbytes:
+        raise DamagedError
+    return content
+
+
+def _checksum(header: bytes, views: list[memoryview]) -> bytes:
+    """header: with a blank checksum in it."""
+    checksum = zlib.crc32(header)
+    for view in views:
+        checksum = zlib.crc32(view, checksum)
+    return f"{checksum:08x}".encode()
+
+
+def _tensor(content: "np.ndarray[Any, Any]", begin: int, entry: dict[str, Any]) -> Tensor:
     kind, shape = entry["dtype"], entry["shape"]
     first, end = entry["data_offsets"]
     carrier = np.dtype(CARRIERS[kind])
-    data = np.frombuffer(content, carrier, (end - first) // carrier.itemsize, begin + first)
+    data = content[begin + first : begin + end].view(carrier)
     return Tensor(kind, data.reshape(shape))
 
 
-def _encoded(header: Mapping[str, Any]) -> bytes:
-    """Padded, so that the arrays begin at a multiple of 8."""
-    text = json.dumps(header, separators=(",", ":")).encode()
-    return text + b" " * (-len(text) % 8)
-
-
-def _write(path: Path, pieces: list[bytes | memoryview], uncached: Uncached) -> None:
-    part = path.with_name(f"{os.getpid()}-{next(_NUMBERS)}{PART_SUFFIX}")
+def _write(folder: str, path: str, pieces: list[bytes | memoryview], uncached: Uncached) -> None:
+    part = f"{folder}/{os.getpid()}-{next(_NUMBERS)}{PART_SUFFIX}"
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -132,9 +162,10 @@ def _write(path: Path, pieces: list[bytes | memoryview], uncached: Uncached) -> 
             _write_all(descriptor, pieces)
         finally:
             os.close(descriptor)
-        part.replace(path)
+        os.replace(part, path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(part)
         raise
 
 

@@ -2,14 +2,14 @@
 
 A cache that can be shortened is a list of layers with keys and values by token, cut into blocks of tokens; arrays of
 equal shape and type become one in the file, layer after layer. Any other cache is kept whole, as what its layers call
-their state. Functions with "read" in their names run in a thread that has no stream of MLX: they may make arrays and
-must compute none.
+their state. Functions with "read" in their names run in a thread with an MLX stream of its own, and copy without
+holding Python's lock: other threads decode meanwhile.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -35,21 +35,40 @@ _TYPES = {
     "BOOL": mx.bool_,
     "C64": mx.complex64,
 }
+# The types of MLX that carry those in files.
+_CARRIED = {**_TYPES, "BF16": mx.uint16}
 _KINDS = {mlx_type: kind for kind, mlx_type in _TYPES.items()}
 
 # Parts of one layer: keys and values, or what a quantised cache has of each.
 _PLAIN_PARTS, _QUANTISED_PARTS = 2, 6
 
+T = TypeVar("T")
+
 Arrays = list["np.ndarray[Any, Any]"]
 
 
 @dataclass(slots=True, frozen=True)
-class Cut:
-    """A cache by token, ready for threads. parts: of all layers, each (1, heads, tokens, numbers); facts: for the
+class Form:
+    """How the parts of a cache by token lie in its files. layout: for each part the array that has it; facts: for the
     file."""
 
+    layout: tuple[str, ...]
+    facts: Mapping[str, str]
+
+    def grouped(self, parts: Sequence[T]) -> dict[str, list[T]]:
+        """The parts of each array, layer after layer."""
+        groups: dict[str, list[T]] = {}
+        for name, part in zip(self.layout, parts, strict=True):
+            groups.setdefault(name, []).append(part)
+        return groups
+
+
+@dataclass(slots=True, frozen=True)
+class Cut:
+    """A cache by token, ready for threads. parts: of all layers, each (1, heads, tokens, numbers)."""
+
     parts: list[Tensor]
-    facts: dict[str, str]
+    form: Form
 
     @property
     def block_bytes(self) -> int:
@@ -58,10 +77,15 @@ class Cut:
     def block(self, number: int) -> dict[str, Tensor]:
         """The arrays of one block. Uses no MLX."""
         begin = number * BLOCK
-        groups: dict[str, tuple[str, Arrays]] = {}
-        for group, part in zip(json.loads(self.facts["layout"]), self.parts, strict=True):
-            groups.setdefault(str(group), (part.kind, []))[1].append(part.data[:, :, begin : begin + BLOCK])
-        return {name: Tensor(kind, np.concatenate(data)) for name, (kind, data) in groups.items()}
+        return {
+            name: Tensor(parts[0].kind, np.concatenate([part.data[:, :, begin : begin + BLOCK] for part in parts]))
+            for name, parts in self.form.grouped(self.parts).items()
+        }
+
+
+def on_own_stream() -> None:
+    """Gives this thread a stream of MLX, on the CPU: there is nothing to compute but memory to fill."""
+    mx.set_default_stream(mx.new_stream(mx.cpu))
 
 
 def is_quantised(layers: Sequence[Any]) -> bool:
@@ -69,34 +93,42 @@ def is_quantised(layers: Sequence[Any]) -> bool:
     return isinstance(layers[0], QuantizedKVCache)
 
 
+def form_of(layers: Sequence[Any]) -> Form:
+    """Of a cache by token that holds something."""
+    groups: dict[Any, int] = {}
+    forms = [(part.dtype, part.shape[1], part.shape[3]) for part in _all_parts(layers)]
+    layout = [groups.setdefault(form, len(groups)) for form in forms]
+    first = layers[0]
+    quantised = [first.group_size, first.bits] if is_quantised(layers) else None
+    facts = {"layout": json.dumps(layout), "quantised": json.dumps(quantised)}
+    return Form(tuple(map(str, layout)), facts)
+
+
 def cut(layers: Sequence[Any]) -> Cut:
     """Of a cache that can be shortened; waits until it has been computed."""
-    parts = [part for layer in layers for half in (layer.keys, layer.values) for part in _parts(half)]
-    return Cut([_tensor(part) for part in parts], _facts(layers, parts))
+    return Cut([_tensor(part) for part in _all_parts(layers)], form_of(layers))
 
 
-def live_block(layers: Sequence[Any], parts: list[mx.array]) -> tuple[dict[str, Tensor], dict[str, str], int]:
-    """A copy of one block of a sequence that goes on, its facts and bytes; waits until it has been computed: what
-    shares memory with the caches of a live sequence would have them copied in whole in the next step. layers: of what
-    kinds; parts: as those of a Cut, lazily."""
-    groups: dict[str, list[mx.array]] = {}
-    facts = _facts(layers, parts)
-    for group, part in zip(json.loads(facts["layout"]), parts, strict=True):
-        groups.setdefault(str(group), []).append(part)
-    copies = {
-        name: mx.concatenate(group) if len(group) > 1 else mx.contiguous(group[0]) for name, group in groups.items()
+def copies(form: Form, parts: list[mx.array]) -> dict[str, mx.array]:
+    """A copy of one block of a sequence that goes on, lazily: what shares memory with the caches of a live sequence
+    would have them copied in whole in the next step. parts: as those of a Cut."""
+    return {
+        name: mx.concatenate(group) if len(group) > 1 else mx.contiguous(group[0])
+        for name, group in form.grouped(parts).items()
     }
-    mx.eval(list(copies.values()))
-    tensors = {
-        name: tensor if len(groups[name]) > 1 else Tensor(tensor.kind, tensor.data.copy())
-        for name, tensor in ((name, _tensor(array)) for name, array in copies.items())
-    }
-    return tensors, facts, sum(tensor.data.nbytes for tensor in tensors.values())
+
+
+def tensors_of(form: Form, computed: Mapping[str, mx.array]) -> dict[str, Tensor]:
+    """Of copies that have been computed."""
+    found = {name: _tensor(array) for name, array in computed.items()}
+    # The copy of a single part may be none.
+    single = [name for name in found if form.layout.count(name) == 1]
+    return found | {name: Tensor(found[name].kind, found[name].data.copy()) for name in single}
 
 
 def slices(layer: Any, row: int, begin: int, end: int) -> list[mx.array]:
     """The parts of one row of a layer between these tokens of its arrays, lazily."""
-    return [part[row : row + 1, :, begin:end] for half in (layer.keys, layer.values) for part in _parts(half)]
+    return [part[row : row + 1, :, begin:end] for part in _all_parts([layer])]
 
 
 @dataclass(slots=True, frozen=True)
@@ -105,33 +137,58 @@ class ReadCache:
     a cache; belongs to the engine's thread. tokens: that it holds."""
 
     tokens: int
-    nbytes: int
     make: Callable[[], list[Any]]
 
 
-def read_blocks(blocks: list[tuple[dict[str, Tensor], dict[str, str]]]) -> ReadCache:
-    """Blocks that follow each other. Raises DamagedError for those that do not fit together."""
-    first, facts = blocks[0]
-    layout = _layout(facts, first)
-    if any(others != facts or _forms(tensors) != _forms(first) for tensors, others in blocks):
-        raise DamagedError
-    joined = {name: np.concatenate([tensors[name].data for tensors, _ in blocks], axis=2) for name in first}
-    rows = dict.fromkeys(first, 0)
-    parts: list[tuple[str, mx.array]] = []
-    for group in map(str, layout):
-        row = rows[group]
-        parts.append((first[group].kind, mx.array(joined[group][row : row + 1])))
-        rows[group] = row + 1
-    tokens, quantised = len(blocks) * BLOCK, json.loads(facts["quantised"])
-    nbytes = sum(data.nbytes for data in joined.values())
+class BlockReader:
+    """Puts blocks that follow each other together. Mutable state: the arrays that they are copied into, with room for
+    `most` tokens, made when the first block shows their form; the tokens so far."""
 
-    def make() -> list[Any]:
-        typed = [_typed(kind, part) for kind, part in parts]
-        step = _QUANTISED_PARTS if quantised else _PLAIN_PARTS
-        layers = [typed[begin : begin + step] for begin in range(0, len(typed), step)]
-        return [_layer(layer, tokens, quantised) for layer in layers]
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._facts: Mapping[str, str] = {}
+        self._first: list[tuple[str, str, tuple[int, ...]]] = []
+        self._parts: list[tuple[str, mx.array]] = []
+        self._views: dict[str, Arrays] = {}
+        self._tokens = 0
 
-    return ReadCache(tokens, nbytes, make)
+    def add(self, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
+        """Raises DamagedError for one that does not fit to those before."""
+        common = {name: facts.get(name, "") for name in ("layout", "quantised")}
+        if not self._tokens:
+            self._begin(tensors, common)
+        elif common != self._facts or _forms(tensors) != self._first:
+            raise DamagedError
+        end = self._tokens + BLOCK
+        for name, views in self._views.items():
+            for view, data in zip(views, tensors[name].data, strict=True):
+                view[0, :, self._tokens : end] = data
+        self._tokens = end
+
+    def cache(self) -> ReadCache:
+        """What has been added."""
+        tokens, parts, quantised = self._tokens, self._parts, json.loads(self._facts["quantised"])
+        self._views.clear()
+
+        def make() -> list[Any]:
+            typed = [_typed(kind, part) for kind, part in parts]
+            step = _QUANTISED_PARTS if quantised else _PLAIN_PARTS
+            layers = [typed[begin : begin + step] for begin in range(0, len(typed), step)]
+            return [_layer(layer, tokens, quantised) for layer in layers]
+
+        return ReadCache(tokens, make)
+
+    def _begin(self, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
+        layout = [str(group) for group in _layout(facts, tensors)]
+        arrays = []
+        for name in layout:
+            _, heads, _, numbers = tensors[name].data.shape
+            arrays.append(_empty(tensors[name], (1, heads, self._most, numbers)))
+        mx.eval(arrays)
+        self._parts = [(tensors[name].kind, array) for name, array in zip(layout, arrays, strict=True)]
+        for name, array in zip(layout, arrays, strict=True):
+            self._views.setdefault(name, []).append(np.asarray(array))
+        self._facts, self._first = facts, _forms(tensors)
 
 
 def can_be_whole(layers: Sequence[Any]) -> bool:
@@ -160,32 +217,35 @@ def read_whole(tensors: Mapping[str, Tensor], facts: Mapping[str, str], tokens: 
     """The whole cache in a file. Raises DamagedError."""
     try:
         values, names, places = (json.loads(facts[name]) for name in ("values", "kinds", "places"))
-        arrays = {place: (tensor.kind, mx.array(tensor.data)) for place, tensor in tensors.items()}
+        copied = {place: _empty(tensor, tensor.data.shape) for place, tensor in tensors.items()}
         layer_kinds = [getattr(kinds, name) for name in names]
-        if set(places) != arrays.keys() | values.keys():
+        if set(places) != copied.keys() | values.keys():
             raise DamagedError
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError from error
+    mx.eval(list(copied.values()))
+    for place, array in copied.items():
+        np.asarray(array)[...] = tensors[place].data
+    arrays = {place: (tensor.kind, copied[place]) for place, tensor in tensors.items()}
 
     def make() -> list[Any]:
         flat = [(place, _typed(*arrays[place]) if place in arrays else values[place]) for place in places]
         return [kind.from_state(state) for kind, state in zip(layer_kinds, tree_unflatten(flat), strict=True)]
 
-    return ReadCache(tokens, sum(tensor.data.nbytes for tensor in tensors.values()), make)
+    return ReadCache(tokens, make)
+
+
+def _all_parts(layers: Sequence[Any]) -> list[mx.array]:
+    return [part for layer in layers for half in (layer.keys, layer.values) for part in _parts(half)]
 
 
 def _parts(half: Any) -> list[mx.array]:
     return [half] if isinstance(half, mx.array) else list(half)
 
 
-def _facts(layers: Sequence[Any], parts: Sequence[mx.array]) -> dict[str, str]:
-    """layout: the array in the file that has each part."""
-    groups: dict[Any, int] = {}
-    forms = [(part.dtype, part.shape[1], part.shape[3]) for part in parts]
-    layout = [groups.setdefault(form, len(groups)) for form in forms]
-    first = layers[0]
-    quantised = [first.group_size, first.bits] if is_quantised(layers) else None
-    return {"layout": json.dumps(layout), "quantised": json.dumps(quantised)}
+def _empty(like: Tensor, shape: tuple[int, ...]) -> mx.array:
+    """For what this tensor carries; NumPy can write into it once it has been computed."""
+    return mx.zeros(shape, _CARRIED[like.kind])
 
 
 def _layout(facts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> list[int]:

@@ -50,11 +50,11 @@ class Space:
     ) -> None:
         """whole: the folder of all models; own: a folder within, of this one."""
         self._whole = whole
-        self._own = own
+        self._own = f"{own}/"
         self._bounds = bounds
         self._clock = clock
         self._free_bytes = free_bytes
-        self._found: deque[tuple[int, int, Path]] = deque()
+        self._found: deque[tuple[int, int, str]] = deque()
         self._due = 0.0
         self.bytes = self.files = 0
         self.own_bytes = self.own_files = 0
@@ -62,14 +62,14 @@ class Space:
     def look(self) -> None:
         """Count all files, and remove what processes have left that were killed while they wrote."""
         began = self._clock()
-        found: list[tuple[int, int, Path]] = []
+        found: list[tuple[int, int, str]] = []
         self.bytes = self.files = self.own_bytes = self.own_files = 0
-        for path, status in _files(self._whole):
-            if path.suffix == SUFFIX:
+        for path, status in _files(str(self._whole)):
+            if path.endswith(SUFFIX):
                 found.append((status.st_mtime_ns, status.st_size, path))
                 self._count(path, status.st_size, 1)
-            elif path.suffix == PART_SUFFIX and time.time() - status.st_mtime > _LEFT_SECONDS:
-                path.unlink(missing_ok=True)
+            elif path.endswith(PART_SUFFIX) and time.time() - status.st_mtime > _LEFT_SECONDS:
+                _remove(path)
         self._found = deque(sorted(found))
         ended = self._clock()
         self._due = ended + max(_LOOK_SECONDS, (ended - began) / _LOOK_SHARE)
@@ -83,11 +83,11 @@ class Space:
                 return False
             used, size, path = self._found.popleft()
             if not _is_used_since(path, used):
-                path.unlink(missing_ok=True)
+                _remove(path)
                 self._count(path, size, -1)
         return True
 
-    def written(self, path: Path, nbytes: int) -> None:
+    def written(self, path: str, nbytes: int) -> None:
         """This process has written a file."""
         self._count(path, nbytes, 1)
 
@@ -97,30 +97,35 @@ class Space:
             return True
         return self._free_bytes(self._whole) - nbytes < self._bounds.reserve_bytes
 
-    def _count(self, path: Path, nbytes: int, times: int) -> None:
+    def _count(self, path: str, nbytes: int, times: int) -> None:
         self.bytes += times * nbytes
         self.files += times
-        if path.is_relative_to(self._own):
+        if path.startswith(self._own):
             self.own_bytes += times * nbytes
             self.own_files += times
 
 
-def _is_used_since(path: Path, used: int) -> bool:
+def _is_used_since(path: str, used: int) -> bool:
     """Whether it has been used since that time, in nanoseconds."""
     try:
-        return path.stat().st_mtime_ns > used
+        return os.stat(path).st_mtime_ns > used
     except FileNotFoundError:
         return False
 
 
-def _files(folder: Path) -> "list[tuple[Path, os.stat_result]]":
+def _remove(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _files(folder: str) -> "list[tuple[str, os.stat_result]]":
     """All below this folder. What goes meanwhile is left out."""
     found = []
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             with suppress(OSError):
                 if entry.is_dir(follow_symlinks=False):
-                    found += _files(Path(entry.path))
+                    found += _files(entry.path)
                 elif entry.is_file(follow_symlinks=False):
-                    found.append((Path(entry.path), entry.stat(follow_symlinks=False)))
+                    found.append((entry.path, entry.stat(follow_symlinks=False)))
     return found

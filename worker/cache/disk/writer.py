@@ -52,6 +52,7 @@ class Writer:
     ) -> None:
         """folders: from the one of all models down to the one of these files."""
         self._folders = folders
+        self._folder = f"{folders[-1]}/"
         self._space = space
         self._rate = bytes_per_second
         self._uncached = uncached
@@ -70,17 +71,15 @@ class Writer:
         return self._queued
 
     @property
-    def is_off(self) -> bool:
-        """Whether the disk has failed."""
-        return self._is_off
+    def room(self) -> int:
+        """Bytes of copies that it takes."""
+        return 0 if self._is_off else MOST_COPIED_BYTES - self._copied
 
-    def offer(self, job: Job) -> bool:
-        """Whether it takes this copy; if not, the queue is full."""
+    def offer(self, job: Job) -> None:
+        """Take a copy, for which there must be room."""
         with self._changed:
-            if self._is_off or self._copied + job.nbytes > MOST_COPIED_BYTES:
-                return False
-            self._put(None, job)
-            return True
+            if not self._is_off:
+                self._put(None, job)
 
     def enter(self, owner: bytes, jobs: list[Job]) -> None:
         """The files of an entry of the prompt cache."""
@@ -160,16 +159,16 @@ class Writer:
             self._changed.notify_all()
 
     def _perform(self, job: Job) -> None:
-        path = self._folders[-1] / job.file
-        if job.file and not os.path.exists(path) and self._space.make_room(job.nbytes):  # noqa: PTH110
-            self._write(path, job)
-        elif not job.file:
+        path = self._folder + job.file
+        if not job.file:
             job.tensors()
+        elif not os.path.exists(path) and self._space.make_room(job.nbytes):
+            self._write(path, job)
         for file in job.used:
             with suppress(FileNotFoundError):
-                os.utime(self._folders[-1] / file)
+                os.utime(self._folder + file)
 
-    def _write(self, path: Path, job: Job) -> None:
+    def _write(self, path: str, job: Job) -> None:
         tensors = job.tensors()
         try:
             nbytes = write_file(path, tensors, job.facts, self._uncached)

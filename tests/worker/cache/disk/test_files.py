@@ -11,11 +11,20 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from worker.cache.disk.files import DamagedError, Tensor, read_file, write_file
+from worker.cache.disk import files
+from worker.cache.disk.files import DamagedError, Scratch, Tensor
 
 
 def nothing(_descriptor: int) -> None:
     pass
+
+
+def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    return files.read_file(str(path), nothing, Scratch())
+
+
+def write_file(path: Path, written: dict[str, Tensor], facts: dict[str, str]) -> int:
+    return files.write_file(str(path), written, facts, nothing)
 
 
 def tensors(number: int) -> dict[str, Tensor]:
@@ -32,8 +41,8 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 def test_what_is_written_is_read_and_is_a_safetensors_file(tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
-    size = write_file(file, tensors(3), {"said": "so"}, nothing)
-    found, facts = read_file(file, nothing)
+    size = write_file(file, tensors(3), {"said": "so"})
+    found, facts = read_file(file)
     assert same(found, tensors(3))
     assert facts["said"] == "so"
     assert (file.stat().st_size, file.stat().st_mode & 0o777) == (size, 0o600)
@@ -45,29 +54,29 @@ def test_what_is_written_is_read_and_is_a_safetensors_file(tmp_path: Path) -> No
 
 def test_every_flipped_byte_is_found(tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
-    write_file(file, tensors(1), {"said": "so"}, nothing)
+    write_file(file, tensors(1), {"said": "so"})
     whole = file.read_bytes()
     random = Random(1)
     for place in (*range(600), *random.sample(range(len(whole)), 200)):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << random.randrange(8))]) + whole[place + 1 :])
         with pytest.raises(DamagedError):
-            read_file(file, nothing)
+            read_file(file)
 
 
 def test_what_is_cut_short_or_renamed_is_found(tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
-    write_file(file, tensors(1), {}, nothing)
+    write_file(file, tensors(1), {})
     whole = file.read_bytes()
     other = tmp_path / "b.safetensors"
     other.write_bytes(whole)
     for place in (0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1):
         file.write_bytes(whole[:place])
         with pytest.raises(DamagedError):
-            read_file(file, nothing)
+            read_file(file)
     with pytest.raises(DamagedError):
-        read_file(other, nothing)
+        read_file(other)
     with pytest.raises(FileNotFoundError):
-        read_file(tmp_path / "c.safetensors", nothing)
+        read_file(tmp_path / "c.safetensors")
 
 
 @pytest.mark.parametrize("times", [10, pytest.param(200, marks=pytest.mark.slow)])
@@ -78,10 +87,10 @@ def test_a_writer_that_is_killed_leaves_whole_files(tmp_path: Path, times: int) 
         pid = os.fork()
         if pid == 0:
             count = number
-            write_file(tmp_path / f"{count % 7}.safetensors", tensors(count % 7), {}, nothing)
+            write_file(tmp_path / f"{count % 7}.safetensors", tensors(count % 7), {})
             os.close(begins)
             while True:
-                write_file(tmp_path / f"{count % 7}.safetensors", tensors(count % 7), {}, nothing)
+                write_file(tmp_path / f"{count % 7}.safetensors", tensors(count % 7), {})
                 count += 1
         os.close(begins)
         assert os.read(begun, 1) == b""  # the child has closed it too: it has written a first file
@@ -92,4 +101,4 @@ def test_a_writer_that_is_killed_leaves_whole_files(tmp_path: Path, times: int) 
     found = [path for path in tmp_path.iterdir() if path.suffix == ".safetensors"]
     assert found
     for path in found:
-        assert same(read_file(path, nothing)[0], tensors(int(path.stem)))
+        assert same(read_file(path)[0], tensors(int(path.stem)))

@@ -69,7 +69,7 @@ def test_what_has_been_used_since_the_last_look_stays(disk: Disk) -> None:
 def test_it_counts_what_it_writes_and_sees_others_at_the_next_look(disk: Disk) -> None:
     space = disk.space(1000)
     space.look()
-    space.written(disk.folder / "a" / "root" / "new", 300)
+    space.written(str(disk.folder / "a" / "root" / "new"), 300)
     disk.add("b", "others", 10)
     assert (space.bytes, space.own_bytes) == (300, 300)
     disk.now = 5.5
