@@ -3,8 +3,12 @@
 import errno
 import logging
 import os
+import resource
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -53,7 +57,7 @@ def test_what_is_damaged_is_a_miss(tiny_model: Path, tmp_path: Path, expected: d
     first = over(tmp_path, tiny_model)
     assert cached(first, expected) == 0
     whole = {path: path.read_bytes() for path in written(first, tmp_path)}
-    for number, path in enumerate(3 * list(whole)):
+    for number, path in enumerate(2 * list(whole)):
         place = random.randrange(len(whole[path]))
         torn = whole[path][:place] + (b"" if number % 2 else bytes([whole[path][place] ^ 4]) + whole[path][place + 1 :])
         path.write_bytes(torn)
@@ -64,6 +68,82 @@ def test_what_is_damaged_is_a_miss(tiny_model: Path, tmp_path: Path, expected: d
         assert cached(over(tmp_path, tiny_model), expected) == 1024 - 256
     shutil.rmtree(tmp_path / "cache")
     assert cached(over(tmp_path, tiny_model), expected) == 0
+
+
+@contextmanager
+def small_disk(folder: Path, options: str) -> Iterator[Callable[[str], None]]:
+    """A disk of its own at this folder; what mounts it again with other options."""
+
+    def mount(options: str) -> bool:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    folder.mkdir()
+    if sys.platform != "linux" or os.geteuid() or not mount(options):
+        pytest.skip("only root can mount a small disk")
+    try:
+        yield lambda options: pytest.fail("cannot be mounted") if not mount(f"remount,{options}") else None
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)  # noqa: S607
+
+
+def test_a_disk_that_is_really_full(
+    tiny_model: Path, tmp_path: Path, expected: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has bytes left and no room for another file, which cannot be known before."""
+    folder = tmp_path / "small"
+    with small_disk(folder, "size=1m,nr_inodes=6"):
+        engine = over(folder, tiny_model)
+        assert cached(engine, expected) == 0
+        assert len(written(engine, folder)) == 2
+        assert cached(engine, expected) > 1000  # in memory
+        assert os.strerror(errno.ENOSPC) in caplog.text
+        assert cached(over(folder, tiny_model), expected) == 2 * 256
+
+
+def test_a_disk_that_is_too_small(tiny_model: Path, tmp_path: Path, expected: dict[str, Any]) -> None:
+    """What was there first makes room for what comes."""
+    folder = tmp_path / "small"
+    with small_disk(folder, "size=100k"):
+        for _ in range(2):
+            engine = over(folder, tiny_model)
+            assert cached(engine, expected) % 256 == 0
+            assert 1 <= len(written(engine, folder)) < 4
+
+
+def test_a_disk_that_is_really_read_only(
+    tiny_model: Path, tmp_path: Path, expected: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is there is still of use."""
+    folder = tmp_path / "small"
+    with small_disk(folder, "size=1m") as mount_again:
+        first = over(folder, tiny_model)
+        assert cached(first, expected) == 0
+        assert len(written(first, folder)) == 4
+        first.close()
+        mount_again("ro,size=1m")
+        engine = over(folder, tiny_model)
+        assert cached(engine, expected) == 768
+        body = run(engine, [{"prompt": "another " * 100, "max_tokens": 1}])[0][-1].body
+        assert body["cached_tokens"] == 0
+        assert len(written(engine, folder)) == 4
+        assert os.strerror(errno.EROFS) in caplog.text
+
+
+def test_a_file_that_may_not_grow(
+    tiny_model: Path, tmp_path: Path, expected: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a quota has it: a part of it is written already."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    engine = over(tmp_path, tiny_model)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        assert cached(engine, expected) == 0
+        assert written(engine, tmp_path) == []
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert cached(engine, expected) > 1000
+    assert os.strerror(errno.EFBIG) in caplog.text
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])
@@ -161,7 +241,7 @@ def test_a_sequence_is_written_as_it_goes_on(tiny_model: Path, tmp_path: Path) -
     fields: dict[str, Any] = {"temperature": 0.0, "logit_bias": {"257": -100.0}}
     add(engine, 1, prompt="a" * 2000, max_tokens=900, **fields)
     add(engine, 2, prompt="b" * 100, max_tokens=900, **fields)
-    blocks_while(engine, tmp_path, lambda: len(files(tmp_path)) >= 3)
+    blocks_while(engine, tmp_path, lambda: len(written(engine, tmp_path)) >= 3)
     assert engine.stats().prefilling > 0
     blocks_while(engine, tmp_path, lambda: engine.stats().generation_tokens > 1700)
     written(engine, tmp_path)

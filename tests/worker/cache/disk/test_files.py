@@ -1,5 +1,6 @@
 """Files that are torn, flipped or renamed are never read as something else."""
 
+import fcntl
 import os
 import signal
 import time
@@ -28,7 +29,7 @@ def write_file(path: Path, written: dict[str, Tensor], facts: dict[str, str]) ->
 
 
 def tensors(number: int) -> dict[str, Tensor]:
-    data = np.arange(number, number + 30_000, dtype=np.float32).reshape(2, 3, 50, 100)
+    data = np.arange(number, number + 3_000, dtype=np.float32).reshape(2, 3, 50, 10)
     return {"0": Tensor("F32", data[:, :, 10:40]), "1": Tensor("BF16", np.full((4, 4), number, np.uint16))}
 
 
@@ -57,7 +58,7 @@ def test_every_flipped_byte_is_found(tmp_path: Path) -> None:
     write_file(file, tensors(1), {"said": "so"})
     whole = file.read_bytes()
     random = Random(1)
-    for place in (*range(600), *random.sample(range(len(whole)), 200)):
+    for place in (*range(300), *random.sample(range(len(whole)), 100)):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << random.randrange(8))]) + whole[place + 1 :])
         with pytest.raises(DamagedError):
             read_file(file)
@@ -102,3 +103,27 @@ def test_a_writer_that_is_killed_leaves_whole_files(tmp_path: Path, times: int) 
     assert found
     for path in found:
         assert same(read_file(path)[0], tensors(int(path.stem)))
+
+
+def test_on_macos_files_do_not_pass_through_the_page_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Played: Linux has no such call."""
+    calls: list[tuple[int, ...]] = []
+    monkeypatch.setattr(fcntl, "fcntl", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(fcntl, "F_NOCACHE", 48, raising=False)
+    files.keep_out_of_page_cache(7)
+    assert calls == []
+    monkeypatch.setattr("sys.platform", "darwin")
+    files.keep_out_of_page_cache(7)
+    assert calls == [(7, 48, 1)]
+
+
+def test_each_file_that_is_opened_is_kept_out_of_the_page_cache(tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    def uncached(descriptor: int) -> None:
+        sizes.append(os.fstat(descriptor).st_size)
+
+    path = str(tmp_path / "a.safetensors")
+    size = files.write_file(path, tensors(1), {}, uncached)
+    files.read_file(path, uncached, Scratch())
+    assert sizes == [0, size]  # before anything passes through
