@@ -93,7 +93,7 @@ class SavedPrompts(Generic[T]):
         self._in_blocks = in_blocks
         self._live: dict[int, _Watched] = {}
         self._between = self._steps = self._until_block = _EVERY
-        self._block_bytes = 0
+        self._block_bytes = 1  # unknown
         self._prefilled = batch.prefilled
         self._reading: dict[bytes, _Reading[T]] = {}
         self._fresh: dict[Key, list[Any]] = {}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -257,6 +258,38 @@ def test_a_sequence_is_written_as_it_goes_on(tiny_model: Path, tmp_path: Path) -
         lengths.append(settled)
     assert min(lengths) > 900
     assert max(lengths) > 2800
+
+
+def test_what_the_next_look_will_take_is_queued(tiny_model: Path, tmp_path: Path) -> None:
+    """So that an empty queue says that every complete block is on disk."""
+    engine = over(tmp_path, tiny_model)
+    fields: dict[str, Any] = {"temperature": 0.0, "logit_bias": {"257": -100.0}}
+    for number, prompt in enumerate(("a" * 240, "b" * 250)):
+        add(engine, number, prompt=prompt, max_tokens=300, **fields)
+    seen = 0
+    while engine.has_work:
+        engine.step()
+        disk = engine._saved._disk
+        assert disk is not None
+        assert disk.writer.wait(20.0)
+        if not engine.stats().disk_queue_bytes and engine.has_work:
+            assert sum(settled // 256 for _, _, settled in engine._batch.settled()) == len(files(tmp_path))
+            seen += 1
+    assert seen > 200
+    assert engine.stats().disk_queue_bytes == 0
+
+
+def test_a_look_copies_little_at_a_time(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.text.saved_prompts._COPIED_BYTES", 100_000)
+    engine = over(tmp_path, tiny_model)
+    add(engine, 1, prompt="once upon a time " * 200, max_tokens=60, temperature=0.0)
+    counts = [0]
+    while engine.has_work:
+        engine.step()
+        if engine.stats().live:
+            counts.append(len(written(engine, tmp_path)))
+    assert max(after - before for before, after in pairwise(counts)) == 3  # of 33 kB each
+    assert counts[-1] == 13
 
 
 def test_a_request_that_is_cancelled_while_its_cache_is_read(tiny_model: Path, tmp_path: Path) -> None:
