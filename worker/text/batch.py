@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 
-from worker.cache.disk.layers import Form
+from worker.cache.disk.layers import BlockForm
 from worker.generation.sampling import LogitsProcessor, Sampler
 
 
@@ -88,7 +88,7 @@ class Batch(Protocol):
     def layers(self, uid: int) -> list[Any]:
         """The caches of a sequence that has begun, perhaps with others in them; not to be changed."""
 
-    def copies(self, uid: int, begin: int, end: int, form: Form) -> dict[str, mx.array]:
+    def copies(self, uid: int, begin: int, end: int, form: BlockForm) -> dict[str, mx.array]:
         """Keys and values of these tokens in arrays of this form, lazily. Only where caches can be shortened."""
 
     def remove(self, uids: Iterable[int], *, return_prompt_caches: bool = False) -> dict[int, Held]:

@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
-from worker.cache.disk.layers import Form, copies, slices
+from worker.cache.disk.layers import BlockForm, copies, slices
 from worker.generation.choice import LOOK, Choice, Part, choose, has_short
 from worker.generation.pace import Pace
 from worker.generation.sampling import LogitsProcessor, Sampler
@@ -126,7 +126,7 @@ class ContinuousBatch:
         """As in Batch."""
         return self._place(uid)[0].caches
 
-    def copies(self, uid: int, begin: int, end: int, form: Form) -> dict[str, mx.array]:
+    def copies(self, uid: int, begin: int, end: int, form: BlockForm) -> dict[str, mx.array]:
         """As in Batch."""
         group, index = self._place(uid)
         tokens = len(group.rows[index].tokens)

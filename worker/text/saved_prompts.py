@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import mlx.core as mx
 
 from worker.cache.disk.disk_cache import DiskCache
-from worker.cache.disk.layers import Form, ReadCache, can_be_whole, form_of, is_quantised, tensors_of
+from worker.cache.disk.layers import BlockForm, ReadCache, can_be_whole, form_of, is_quantised, tensors_of
 from worker.cache.disk.naming import BLOCK, Namer, block_file
 from worker.cache.disk.writer import Job
 from worker.cache.prefix_index import Key, tokens_of
@@ -51,7 +51,7 @@ class _Watched:
     queued."""
 
     namer: Namer
-    form: Form | None = None
+    form: BlockForm | None = None
     is_quantised: bool = False
     done: int = 0
 
@@ -66,7 +66,7 @@ class _Copy:
     """A block of a live sequence, lazily."""
 
     file: str
-    form: Form
+    form: BlockForm
     arrays: dict[str, mx.array]
 
     @property

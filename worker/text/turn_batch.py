@@ -17,7 +17,7 @@ import mlx.core as mx
 from mlx_lm.generate import generate_step, speculative_generate_step
 from mlx_lm.models.cache import make_prompt_cache
 
-from worker.cache.disk.layers import Form, copies, slices
+from worker.cache.disk.layers import BlockForm, copies, slices
 from worker.generation.choice import LOOK, Part, choose
 from worker.generation.pace import Pace
 from worker.generation.sampling import Follower, LogitsProcessor, Sampler
@@ -160,7 +160,7 @@ class TurnBatch:
         """As in Batch."""
         return next(turn.layers for turn in self._all() if turn.uid == uid)
 
-    def copies(self, uid: int, begin: int, end: int, form: Form) -> dict[str, mx.array]:
+    def copies(self, uid: int, begin: int, end: int, form: BlockForm) -> dict[str, mx.array]:
         """As in Batch."""
         with mx.stream(self._stream):
             parts = [part for layer in self.layers(uid) for part in slices(layer, 0, begin, end)]

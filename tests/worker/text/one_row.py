@@ -8,7 +8,7 @@ import mlx.core as mx
 from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import make_prompt_cache
 
-from worker.cache.disk.layers import Form
+from worker.cache.disk.layers import BlockForm
 from worker.generation.sampling import LogitsProcessor, Sampler
 from worker.loading.model_folder import LoadedModel
 from worker.text.batch import BatchCounts, Decoded, Held
@@ -97,7 +97,7 @@ class OneRow:
     def layers(self, uid: int) -> list[Any]:
         return self._rows[uid].cache
 
-    def copies(self, uid: int, begin: int, end: int, form: Form) -> dict[str, mx.array]:
+    def copies(self, uid: int, begin: int, end: int, form: BlockForm) -> dict[str, mx.array]:
         raise NotImplementedError
 
     def remove(self, uids: Iterable[int], *, return_prompt_caches: bool = False) -> dict[int, Held]:

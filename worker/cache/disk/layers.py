@@ -48,7 +48,7 @@ Arrays = list["np.ndarray[Any, Any]"]
 
 
 @dataclass(slots=True, frozen=True)
-class Form:
+class BlockForm:
     """How the parts of a cache by token lie in its files. layout: for each part the array that has it; facts: for the
     file."""
 
@@ -68,7 +68,7 @@ class Cut:
     """A cache by token, ready for threads. parts: of all layers, each (1, heads, tokens, numbers)."""
 
     parts: list[Tensor]
-    form: Form
+    form: BlockForm
 
     @property
     def block_bytes(self) -> int:
@@ -93,7 +93,7 @@ def is_quantised(layers: Sequence[Any]) -> bool:
     return isinstance(layers[0], QuantizedKVCache)
 
 
-def form_of(layers: Sequence[Any]) -> Form:
+def form_of(layers: Sequence[Any]) -> BlockForm:
     """Of a cache by token that holds something."""
     groups: dict[Any, int] = {}
     forms = [(part.dtype, part.shape[1], part.shape[3]) for part in _all_parts(layers)]
@@ -101,7 +101,7 @@ def form_of(layers: Sequence[Any]) -> Form:
     first = layers[0]
     quantised = [first.group_size, first.bits] if is_quantised(layers) else None
     facts = {"layout": json.dumps(layout), "quantised": json.dumps(quantised)}
-    return Form(tuple(map(str, layout)), facts)
+    return BlockForm(tuple(map(str, layout)), facts)
 
 
 def cut(layers: Sequence[Any]) -> Cut:
@@ -109,7 +109,7 @@ def cut(layers: Sequence[Any]) -> Cut:
     return Cut([_tensor(part) for part in _all_parts(layers)], form_of(layers))
 
 
-def copies(form: Form, parts: list[mx.array]) -> dict[str, mx.array]:
+def copies(form: BlockForm, parts: list[mx.array]) -> dict[str, mx.array]:
     """A copy of one block of a sequence that goes on, lazily: what shares memory with the caches of a live sequence
     would have them copied in whole in the next step. parts: as those of a Cut."""
     return {
@@ -118,7 +118,7 @@ def copies(form: Form, parts: list[mx.array]) -> dict[str, mx.array]:
     }
 
 
-def tensors_of(form: Form, computed: Mapping[str, mx.array]) -> dict[str, Tensor]:
+def tensors_of(form: BlockForm, computed: Mapping[str, mx.array]) -> dict[str, Tensor]:
     """Of copies that have been computed."""
     found = {name: _tensor(array) for name, array in computed.items()}
     # The copy of a single part may be none.
