@@ -235,6 +235,7 @@ def test_an_engine_that_is_not_there(harness: WorkerHarness, model_type: str, en
     worker = harness.start()
     worker.assign(engine, model_type=model_type)
     assert named in worker.expect(LoadFailed).message
+    worker.send(Shutdown())
     assert worker.exit_code() == 1
 
 

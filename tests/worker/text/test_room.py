@@ -76,7 +76,7 @@ def test_sequences_wait_for_room_in_their_order_and_their_answers_are_whole(
 
 
 def test_what_mlx_takes_stays_within_the_share(tmp_path: Path) -> None:
-    deep = make_tiny_model(tmp_path / "deep", hidden_size=64, layers=8)
+    deep = make_tiny_model(tmp_path / "deep", hidden_size=64, layers=4)
     engine = with_room_for(deep, 760, 760, 760)
     share = engine.room.plan.share
     for number in range(7):
@@ -244,14 +244,21 @@ def test_memory_goes_back_in_blocks_when_sequences_end(folder: Path) -> None:
     assert engine.room.plan.share <= idle + 2 * engine.room.plan.block
 
 
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers of unknown length outgrow their room sooner."""
+    monkeypatch.setattr("worker.text.engine._BLOCK", 128)
+
+
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("options", [{}, {"draft_model": True}])
 def test_answers_of_unknown_length_grow_and_one_that_cannot_waits_and_goes_on(
     folder: Path, unbounded: TextEngine, options: dict[str, Any]
 ) -> None:
     options = {"draft_model": str(folder)} if options else {}
-    requests = [{"prompt": f"{n}" * 300, "max_tokens": 700, **GREEDY, "stream": n == 0} for n in range(2)]
+    requests = [{"prompt": f"{n}" * 300, "max_tokens": 250, **GREEDY, "stream": n == 0} for n in range(2)]
     alone = [answer(unbounded, **fields) for fields in requests]
-    engine = with_room_for(folder, 820, 820, **options)
+    engine = with_room_for(folder, 430, 430, **options)
     ids = [add(engine, number, **fields, max_tokens_is_default=True) for number, fields in enumerate(requests)]
     assert engine.stats().waiting_for_room == 0
     outputs: dict[bytes, list[Output]] = {request_id: [] for request_id in ids}
@@ -265,10 +272,11 @@ def test_answers_of_unknown_length_grow_and_one_that_cannot_waits_and_goes_on(
     assert [without_count(joined(of_one)) for of_one in outputs.values()] == alone
 
 
+@pytest.mark.usefixtures("small_blocks")
 def test_growth_asks_the_broker_in_time(folder: Path) -> None:
-    engine = with_room_for(folder, 900)
+    engine = with_room_for(folder, 450)
     engine.room.wish()
-    add(engine, 0, prompt="p" * 300, max_tokens=1400, max_tokens_is_default=True, **GREEDY)
+    add(engine, 0, prompt="p" * 300, max_tokens=600, max_tokens_is_default=True, **GREEDY)
     tokens, asked = 0, 0
     while engine.has_work:
         outputs = engine.step()
@@ -277,17 +285,18 @@ def test_growth_asks_the_broker_in_time(folder: Path) -> None:
             engine.room.granted(wish.wanted, 0)
         assert engine.stats().waiting_for_room == 0
         tokens = max([tokens, *(output.body["completion_tokens"] for output in outputs)])
-    assert tokens == 1400
+    assert tokens == 600
     assert asked >= 1
 
 
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("more", [{"seed": 1, "xtc_probability": 0.5}, {"seed": 2, "grammar": "start: /[a-zé]+/"}])
 def test_seeded_and_constrained_answers_leave_and_go_on_too(
     folder: Path, unbounded: TextEngine, more: dict[str, Any]
 ) -> None:
-    requests = [{"prompt": f"{n}" * 300, "max_tokens": 600, **more} for n in range(2)]
+    requests = [{"prompt": f"{n}" * 300, "max_tokens": 250, **more} for n in range(2)]
     alone = [answer(unbounded, **fields) for fields in requests]
-    engine = with_room_for(folder, 820, 820)
+    engine = with_room_for(folder, 430, 430)
     ids = [add(engine, number, **fields, max_tokens_is_default=True) for number, fields in enumerate(requests)]
     outputs: dict[bytes, list[Output]] = {request_id: [] for request_id in ids}
     waited = False
@@ -314,14 +323,15 @@ def test_a_share_of_nothing_is_a_share(folder: Path) -> None:
     assert engine.stats().waiting_for_room == 1
 
 
+@pytest.mark.usefixtures("small_blocks")
 def test_an_answer_that_can_never_grow_any_more_ends_where_it_is(folder: Path, unbounded: TextEngine) -> None:
-    fields = {"prompt": "g" * 300, "max_tokens": 1400, **GREEDY}
+    fields = {"prompt": "g" * 300, "max_tokens": 600, **GREEDY}
     whole = str(answer(unbounded, **fields)["text"])
-    engine = with_room_for(folder, 900)
+    engine = with_room_for(folder, 450)
     add(engine, 1, **fields, max_tokens_is_default=True)
     while not engine.room.waiting:
         engine.step()
-    limit_to(engine, 805)
+    limit_to(engine, 425)
     body = joined(steps(engine))
-    assert (body["finish_reason"], body["completion_tokens"]) == ("length", 512)
+    assert (body["finish_reason"], body["completion_tokens"]) == ("length", 128)
     assert whole.startswith(body["text"].rstrip("\ufffd"))

@@ -7,7 +7,7 @@ from broker.wire.from_gateways import Cancel
 from broker.wire.from_peers import Hello
 from broker.wire.from_workers import LoadFailed, Progress, Ready
 from broker.wire.outputs import ERROR, FINAL, Outputs
-from broker.wire.to_workers import Assign
+from broker.wire.to_workers import Assign, Shutdown
 from tests.tiny_models import make_tiny_model
 from tests.worker.harness import WorkerHarness, text_of
 
@@ -60,6 +60,7 @@ def test_a_broken_folder_names_its_file(harness: WorkerHarness, tmp_path: Path) 
     message = worker.expect(LoadFailed).message
     assert message.startswith("tokenizer.json")
     assert "\n" not in message
+    worker.send(Shutdown())
     assert worker.exit_code() == 1
     assert "Traceback" in worker.stderr
 
