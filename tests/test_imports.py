@@ -61,6 +61,9 @@ NEVER_LOADS = {
     },
     "broker/wire/": {"zmq", "psutil", "pydantic", "asyncio", "subprocess"},
     "gateway/": COMPUTING | {"psutil", "huggingface_hub"},
+    # Megabytes that most gateways never need.
+    "gateway/app.py": {"httpcore2", "httpx2", "http.client"},
+    "broker/wire/listening.py": {"http.client", "email"},
     "gateway/core/": {"starlette", "uvicorn", "zmq", "asyncio"},
     # rich is imported by whoever draws, and only then: `ps` into a pipe must not wait for it.
     "cli/": COMPUTING

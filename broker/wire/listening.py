@@ -4,7 +4,6 @@ Standard library only: the command asks here too, before it starts a service.
 """
 
 import errno
-import http.client
 import json
 import socket
 from contextlib import closing, suppress
@@ -125,6 +124,8 @@ def holder_of(host: str, number: int) -> str | None:
 
 def _ask(host: str, number: int, path: str) -> bytes | None:
     """The beginning of the answer, whatever its status; None if there is none in time."""
+    import http.client  # noqa: PLC0415 # takes 3 MiB, and most gateways never ask
+
     with (
         suppress(OSError, http.client.HTTPException),
         closing(http.client.HTTPConnection(host, number, timeout=_ASK_SECONDS)) as connection,

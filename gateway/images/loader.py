@@ -1,47 +1,27 @@
 """The image files of a request: those that the client sent, and those that are fetched from the URLs it gives.
 
-A fetch is bounded in time, bytes and redirects, goes to public addresses only (addresses.py) and knows no
-proxy, cookie or password. Nothing is kept: the next request fetches again. The worker checks what is in a file.
+The worker checks what is in a file.
 """
 
 import asyncio
-import contextlib
-import ssl
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-
-import httpcore2
-import httpx2
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from broker.wire.failure import invalid
-from broker.wire.settings_file import PREFIX
-from gateway.awake import awake_timeout
 from gateway.core.content import Image
-from gateway.images.addresses import CheckedNetwork, NotPublicError
 from gateway.settings import Settings
 
-_REDIRECTS = (301, 302, 303, 307, 308)
-_HEADERS = [(b"user-agent", b"mlx-broker"), (b"accept", b"image/*"), (b"accept-encoding", b"identity")]
-
-
-class _FetchError(Exception):
-    """Why an image cannot be fetched, for the client."""
-
-
-@dataclass(slots=True)
-class _Room:
-    """The bytes that one request may still fetch; in total as many as its body may have."""
-
-    left: int
+if TYPE_CHECKING:
+    from gateway.images.fetch import Fetcher, FetchRoom
 
 
 class ImageLoader:
-    """One for the whole gateway; it holds no connections."""
+    """One for the whole gateway."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._network = CheckedNetwork(allow_private=settings.allow_private_image_hosts)
+        self._fetcher: Fetcher | None = None
 
     async def load(self, images: Sequence[Image]) -> list[bytes]:
         """The files of `images`. All are fetched together, the first that fails ends the others. Raises FailureError;
@@ -49,99 +29,33 @@ class ImageLoader:
         limit = self._settings.max_images
         if len(images) > limit:
             raise invalid(f"{len(images)} images in one request, at most {limit} are served", f"images[{limit}]")
-        room = _Room(self._settings.max_body_bytes)
+        if all(isinstance(image.source, bytes) for image in images):
+            return [image.source for image in images if isinstance(image.source, bytes)]
+        if self._fetcher is None:
+            self._fetcher = await asyncio.to_thread(_make_fetcher, self._settings)
+        fetcher = self._fetcher
+        room = fetcher.room()
         try:
             async with asyncio.TaskGroup() as group:
                 sources = [(f"images[{number}]", image.source) for number, image in enumerate(images)]
-                files = [group.create_task(self._file(field, source, room)) for field, source in sources]
+                files = [group.create_task(_file(fetcher, field, source, room)) for field, source in sources]
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         return [file.result() for file in files]
 
-    async def _file(self, field: str, source: bytes | str, room: _Room) -> bytes:
-        if isinstance(source, bytes):
-            return source
-        seconds = self._settings.image_timeout_seconds
-        try:
-            async with awake_timeout(seconds):
-                return await self._fetch(source, room)
-        except TimeoutError:
-            why = f"fetching it took longer than {seconds:g} s"
-        except NotPublicError as error:
-            setting = f"{PREFIX}ALLOW_PRIVATE_IMAGE_HOSTS"
-            why = f"{error} is not a public host; {setting}=true would allow it"
-        except _FetchError as error:
-            why = str(error)
-        except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError) as error:
-            why = f"it cannot be fetched: {error}"
-        raise invalid(f"{field}: {why}", field)
 
-    async def _fetch(self, source: str, room: _Room) -> bytes:
-        url = _checked(source)
-        for _ in range(self._settings.image_max_redirects + 1):
-            async with self._get(url) as response:
-                location = _header(response, b"location")
-                if response.status not in _REDIRECTS or not location:
-                    return await self._read(response, room)
-                url = _checked(location, url)
-        raise _FetchError(f"more than {self._settings.image_max_redirects} redirects")
-
-    @contextlib.asynccontextmanager
-    async def _get(self, url: httpx2.URL) -> AsyncIterator[httpcore2.Response]:
-        # A pool for one request: a connection that is kept could be to an address that a name no longer has.
-        is_tls = url.scheme == "https"
-        target = httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
-        headers = [(b"host", url.netloc), *_HEADERS]
-        timeouts = {"connect": self._settings.image_timeout_seconds}
-        async with (
-            httpcore2.AsyncConnectionPool(self._tls if is_tls else None, network_backend=self._network) as pool,
-            pool.stream("GET", target, headers=headers, extensions={"timeout": timeouts}) as response,
-        ):
-            yield response
-
-    async def _read(self, response: httpcore2.Response, room: _Room) -> bytes:
-        if response.status != 200:
-            raise _FetchError(f"its host answered with status {response.status}")
-        media_type = _header(response, b"content-type")
-        if not media_type.lower().startswith("image/"):
-            raise _FetchError(f"its host says that it is {media_type!r:.80}, which is not an image")
-        if encoding := _header(response, b"content-encoding"):
-            raise _FetchError(f"its host compressed it ({encoding:.20}), which was not asked for")
-        limit = int(self._settings.image_max_mb * 2**20)
-        if int(_header(response, b"content-length") or "0") > limit:
-            raise _FetchError(f"it has more than {limit} bytes")
-        data = bytearray()
-        async for chunk in response.aiter_stream():
-            data += chunk
-            room.left -= len(chunk)
-            if len(data) > limit:
-                raise _FetchError(f"it has more than {limit} bytes")
-            if room.left < 0:
-                raise _FetchError(f"the images of this request have more than {self._settings.max_body_bytes} bytes")
-        if not data:
-            raise _FetchError("it is empty")
-        return bytes(data)
-
-    @cached_property
-    def _tls(self) -> ssl.SSLContext:
-        return httpcore2.default_ssl_context()  # reads the machine's certificates, so only when needed
+def _make_fetcher(settings: Settings) -> "Fetcher":
+    # In a thread: the import takes a tenth of a second, and streams go on.
+    fetcher: Fetcher = import_module("gateway.images.fetch").Fetcher(settings)
+    return fetcher
 
 
-def _checked(location: str, base: httpx2.URL | None = None) -> httpx2.URL:
-    """A URL that may be asked. Raises _FetchError."""
+async def _file(fetcher: "Fetcher", field: str, source: bytes | str, room: "FetchRoom") -> bytes:
+    if isinstance(source, bytes):
+        return source
+    from gateway.images.fetch import FetchError  # noqa: PLC0415 # there by now, see _make_fetcher
+
     try:
-        url = httpx2.URL(location) if base is None else base.join(location)
-    except (httpx2.InvalidURL, ValueError) as error:
-        raise _FetchError(f"it is not a URL: {error}") from None
-    if url.scheme not in ("http", "https") or not url.raw_host:
-        raise _FetchError("its URL must begin with http://, https:// or data:")
-    if url.port is not None and not 0 < url.port < 2**16:
-        raise _FetchError(f"its URL names port {url.port}, which is not a port")
-    if url.userinfo:
-        raise _FetchError("its URL must not have a user or password in it")
-    return url
-
-
-def _header(response: httpcore2.Response, name: bytes) -> str:
-    """Empty where there is none."""
-    return next((value.decode("latin-1") for key, value in response.headers if key.lower() == name), "")
+        return await fetcher.file(source, room)
+    except FetchError as error:
+        raise invalid(f"{field}: {error}", field) from None

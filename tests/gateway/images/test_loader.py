@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from broker.wire.failure import FailureError
 from gateway.core.content import Image
 from gateway.images.addresses import CheckedNetwork
-from gateway.images.loader import ImageLoader, _checked, _FetchError
+from gateway.images.fetch import Fetcher, FetchError, checked
+from gateway.images.loader import ImageLoader
 from gateway.settings import Settings
 from tests.gateway.images.image_host import MISSING, PNG, ImageHost, found, moved
 from tests.gateway.played_broker import SECONDS, PlayedBroker
@@ -185,7 +186,7 @@ async def test_a_redirect_to_an_address_that_is_not_public_is_refused() -> None:
     async with ImageHost() as host:
         host.answers = {"/a": moved(host.url("/b")), "/b": moved(host.url("/c", "localhost")), "/c": found()}
         images = loader(allow_private_image_hosts=False)
-        images._network = FirstHop(allow_private=False)
+        images._fetcher = Fetcher(images._settings, FirstHop(allow_private=False))
         with pytest.raises(FailureError, match="localhost is not a public host"):
             await images.load([Image(host.url("/a"))])
         assert [head.split(" ")[1] for head in host.requests] == ["/a", "/b"]
@@ -217,8 +218,8 @@ async def test_what_is_no_url_to_fetch_is_refused(url: str, why: str) -> None:
 @given(st.one_of(st.text(), st.tuples(st.sampled_from(["http://", "https:", "//"]), st.text()).map("".join)))
 def test_any_text_is_a_url_or_refused(text: str) -> None:
     for base in (None, httpx2.URL("http://a/b")):
-        with contextlib.suppress(_FetchError):
-            assert _checked(text, base).raw_host.decode("ascii")
+        with contextlib.suppress(FetchError):
+            assert checked(text, base).raw_host.decode("ascii")
 
 
 async def test_a_host_that_speaks_no_tls() -> None:
