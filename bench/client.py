@@ -148,6 +148,49 @@ async def answers_per_second(port: int, path: str, bodies: Sequence[object], sec
     return count / took
 
 
+class Kept(asyncio.Protocol):
+    """Asks for one token of a chat, streamed, again and again over one connection."""
+
+    def __init__(self, request: bytes) -> None:
+        self._request = request
+        self._loop = asyncio.get_running_loop()
+
+    @classmethod
+    async def connect(cls, port: int, model: str, content: str) -> "Kept":
+        body = orjson.dumps(chat(model, content, 1))
+        client = cls(_head(port, "POST", "/v1/chat/completions", len(body), "keep-alive") + body)
+        await asyncio.get_running_loop().create_connection(lambda: client, "127.0.0.1", port)
+        return client
+
+    async def ask(self) -> float:
+        """Seconds to the first piece of the answer; returns when it has ended. Raises AssertionError for any status but
+        200."""
+        self._received, self._first = b"", 0.0
+        self._ended = self._loop.create_future()
+        began = time.monotonic()
+        self._transport.write(self._request)
+        await asyncio.wait_for(self._ended, _ANSWER_SECONDS)
+        assert self._received.startswith(b"HTTP/1.1 200"), self._received
+        assert b"data: [DONE]" in self._received, self._received
+        return self._first - began
+
+    def leave(self) -> None:
+        self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._first = self._first or time.monotonic()
+        self._received += data
+        if self._received.endswith((b"0\r\n\r\n", b"}")) and not self._ended.done():  # its last chunk, or an error
+            self._ended.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+
 class Events:
     """Texts, their times, and the end of the stream."""
 

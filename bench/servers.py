@@ -59,8 +59,9 @@ OURS = "mlx-broker"
 
 
 @contextlib.contextmanager
-def ours(models: Path) -> Iterator[Server]:
-    """This project through honcho with default settings; it has the models of the folder and `echo`."""
+def ours(models: Path, root: Path = ROOT) -> Iterator[Server]:
+    """This project through honcho with default settings; it has the models of the folder and `echo`. root: the checkout
+    that runs."""
     port = free_port()
     # A short path, because it contains sockets.
     directory = Path(tempfile.mkdtemp(prefix="mlxb-"))
@@ -75,7 +76,7 @@ def ours(models: Path) -> Iterator[Server]:
         "MLX_BROKER_CONFIG": str(config),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
-    command = [sys.executable, "-m", "honcho", "-d", str(ROOT), "-f", str(ROOT / "Procfile"), "start"]
+    command = [sys.executable, "-m", "honcho", "-d", str(root), "-f", str(root / "Procfile"), "start"]
     try:
         with _started(OURS, command, port, "/health", environment) as server:
             yield server

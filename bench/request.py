@@ -1,0 +1,129 @@
+"""What a request costs: `python -m bench.request [--against CHECKOUT] [--pairs N] [--requests N]`.
+
+Streamed chats of one token from the echo engine: nearly all that they cost is what a request costs beside its tokens.
+Microseconds of CPU per request in gateway, broker and worker, and the time to the first token; with a connection for
+each request and over kept connections, one at a time and eight at once. --against: a second checkout of this project,
+with which this one takes turns; then also the ratios of the pairs. Prints medians, writes bench/results/request.json.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import uvloop
+
+from bench.client import Kept, ask, stream
+from bench.results import save
+from bench.servers import Server, ours
+from tests.service import ROOT
+
+_ROLES = ("gateway", "broker", "worker")
+_CONTENT = "What is the capital of France? " * 8
+
+
+class Way(NamedTuple):
+    """So many clients; is_kept: each keeps its connection."""
+
+    clients: int
+    is_kept: bool
+
+    def __str__(self) -> str:
+        return f"{self.clients} at once, {'kept connections' if self.is_kept else 'a connection each'}"
+
+
+_WAYS = (Way(1, False), Way(1, True), Way(8, False), Way(8, True))
+
+
+@dataclass(slots=True)
+class Turns:
+    """cpu: microseconds per request of each turn, by role; first: milliseconds, the median of each turn."""
+
+    cpu: dict[str, list[float]] = field(default_factory=lambda: {role: [] for role in (*_ROLES, "sum")})
+    first: list[float] = field(default_factory=list)
+
+
+async def turn(server: Server, way: Way, requests: int, turns: Turns) -> None:
+    """So many requests, and what they cost."""
+    each = requests // way.clients
+    before = server.cpu()
+    client = _kept if way.is_kept else _connecting
+    first = [*await asyncio.gather(*(client(server.port, each) for _ in range(way.clients)))]
+    after = server.cpu()
+    cost = {role: (after[role] - before[role]) / (each * way.clients) * 1e6 for role in _ROLES}
+    for role, value in (cost | {"sum": cost["gateway"] + cost["broker"]}).items():
+        turns.cpu[role].append(value)
+    turns.first.append(median(second * 1000 for one in first for second in one))
+
+
+async def _connecting(port: int, count: int) -> list[float]:
+    """Seconds to each first token."""
+    answers = [await (await stream(port, "echo", _CONTENT, 1)).ended() for _ in range(count)]
+    assert all(answer.events().is_done for answer in answers)
+    return [answer.times[0] - answer.sent_at for answer in answers]
+
+
+async def _kept(port: int, count: int) -> list[float]:
+    client = await Kept.connect(port, "echo", _CONTENT)
+    try:
+        return [await client.ask() for _ in range(count)]
+    finally:
+        client.leave()
+
+
+async def run(checkouts: Sequence[Path], pairs: int, requests: int) -> dict[str, Any]:
+    """Figures by way and checkout. The last checkout is compared with the one before it."""
+    turns = {way: [Turns() for _ in checkouts] for way in _WAYS}
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(ours(Path("none"), root=checkout)) for checkout in checkouts]
+        for server in servers:
+            await ask(server.port, "POST", "/admin/models/load/echo")
+            await turn(server, Way(8, True), 400, Turns())
+        for number in range(pairs):
+            for way, sides in turns.items():
+                order = [*zip(servers, sides, strict=True)]
+                for server, side in order if number % 2 else reversed(order):
+                    await turn(server, way, requests, side)
+    return {str(way): _figures(sides) for way, sides in turns.items()}
+
+
+def _figures(sides: Sequence[Turns]) -> dict[str, Any]:
+    names = ("before", "now")[-len(sides) :]
+    figures: dict[str, Any] = {
+        name: {**{role: median(values) for role, values in side.cpu.items()}, "first_ms": median(side.first)}
+        for name, side in zip(names, sides, strict=True)
+    }
+    if len(sides) == 2:
+        before, now = ({**side.cpu, "first_ms": side.first} for side in sides)
+        figures["ratio"] = {
+            role: median(b / a for a, b in zip(before[role], now[role], strict=True) if a) for role in now
+        }
+    return figures
+
+
+def show(figures: dict[str, Any]) -> None:
+    print("µs of CPU per request: gateway, broker, worker, gateway and broker; ms to the first token")
+    for way, rows in figures.items():
+        print(way)
+        for name, row in rows.items():
+            digits = 3 if name == "ratio" else 0
+            cpu = "".join(f"{row[role]:9.{digits}f}" for role in (*_ROLES, "sum"))
+            print(f"  {name:8}{cpu}{row['first_ms']:9.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m bench.request", description="What a request costs.")
+    parser.add_argument("--against", type=Path, help="another checkout, to compare with")
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--requests", type=int, default=1200, help="of each turn")
+    options = parser.parse_args()
+    checkouts = [*([options.against.resolve()] if options.against else []), ROOT]
+    began = time.monotonic()
+    result = uvloop.run(run(checkouts, options.pairs, options.requests))
+    show(result)
+    print(save("request", result), f"{time.monotonic() - began:.0f} s")
