@@ -15,12 +15,14 @@ from typing import Any
 import httptools
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from broker.wire.failure import Code, Failure
 from gateway.awake import AwakeTimer
 from gateway.core.failure import STATUS, error_object
 from gateway.http.errors import LINGER_SECONDS, LingeringJson
+from gateway.http.joined import JoinedHead
 from gateway.trace import HEADER, set_trace, trace_for
 
 MAX_HEADER_BYTES = 65_536
@@ -102,7 +104,9 @@ class Protocol(HttpToolsProtocol):
         self._deadline: AwakeTimer | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        super().connection_made(transport)
+        # As uvicorn's, which also asks the system seven times for the addresses of both ends. Nothing here reads them.
+        self.connections.add(self)
+        self.transport, self.flow, self.scheme = transport, FlowControl(transport), "http"
         self._await_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -178,6 +182,7 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
+        cycle.transport = JoinedHead(cycle, self.loop)  # type: ignore[assignment]  # as much of one as a cycle uses
         fault = fault_of(cycle.scope)
         if fault is not None:
             app = LingeringJson(error_object(fault), STATUS[fault.code], {"connection": "close"})
