@@ -7,7 +7,7 @@ answer come in one step instead of three. docs/benchmarks.md has the figures. Kn
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from time import monotonic
 from typing import Any
 
@@ -83,8 +83,10 @@ class ContinuousBatch:
         if not parts or max_tokens < 1:
             raise ValueError("a sequence needs a prompt and room for a token")
         row = Row(self._next_uid, parts, list(tokens), sampler, processors, wants_logprobs, max_tokens)
-        self._waiting.append((row, make_prompt_cache(self._model) if cache is None else cache))
+        row.prompt = [*tokens, *chain.from_iterable(parts)]
         self._next_uid += 1
+        if not (self._free > 0 and _joined(row, (one for group in self._prefilling for one in group.rows))):
+            self._waiting.append((row, make_prompt_cache(self._model) if cache is None else cache))
         return row.uid
 
     def next(self) -> tuple[list[int], list[Decoded]]:
@@ -144,7 +146,7 @@ class ContinuousBatch:
             removed = self.extract_cache(gone) if return_prompt_caches else {}
             self._waiting = deque((row, cache) for row, cache in self._waiting if row.uid not in gone)
             for group in (*self._prefilling, self._decoding):
-                group.keep([index for index, row in enumerate(group.rows) if row.uid not in gone])
+                group.remove(gone)
             self._prefilling = [group for group in self._prefilling if group.rows]
         return removed
 
@@ -158,7 +160,7 @@ class ContinuousBatch:
 
     def counts(self) -> BatchCounts:
         """As in Batch."""
-        prefilling = sum(len(group.rows) for group in list(self._prefilling))
+        prefilling = sum(group.size for group in list(self._prefilling))
         return BatchCounts(len(self._waiting), prefilling, len(self._decoding.rows))
 
     def _place(self, uid: int) -> tuple[Group, int]:
@@ -171,10 +173,12 @@ class ContinuousBatch:
     @property
     def _room(self) -> int:
         """How many waiting sequences may begin together now."""
-        if not self._waiting:
-            return 0
-        live = sum(len(group.rows) for group in self._prefilling) + len(self._decoding.rows)
-        return min(self._completion_batch_size - live, self._prefill_batch_size, len(self._waiting))
+        return min(self._free, self._prefill_batch_size, len(self._waiting)) if self._waiting else 0
+
+    @property
+    def _free(self) -> int:
+        """How many more sequences may be in the batch."""
+        return self._completion_batch_size - sum(group.size for group in (*self._prefilling, self._decoding))
 
     def _choose(self) -> Choice | None:
         room = self._room
@@ -213,6 +217,7 @@ class ContinuousBatch:
         self._prefilling = [one for one in self._prefilling if one.rows]
         waited = 0.0
         if complete.rows:
+            complete.spread()
             self._launch_first(complete)
         if beside:
             # The step of those who decode was launched before: its time is not that of this piece.
@@ -235,11 +240,22 @@ class ContinuousBatch:
         return ends, decoded
 
     def _admit(self, indices: list[int]) -> list[tuple[Row, list[Any]]]:
-        """Take these out of those that wait."""
+        """Take these out of those that wait, each prompt once, with others that have the same prompts."""
+        free = self._free - len(indices)
         admitted = [self._waiting[index] for index in indices]
         for index in reversed(indices):
             del self._waiting[index]
-        return admitted
+        different: list[tuple[Row, list[Any]]] = []
+        for row, cache in admitted:
+            if not _joined(row, (one for one, _ in different)):
+                different.append((row, cache))
+        alike: set[int] = set()
+        for row, _ in islice(self._waiting, LOOK):
+            if len(alike) < free and _joined(row, (one for one, _ in different)):
+                alike.add(row.uid)
+        if alike:
+            self._waiting = deque((row, cache) for row, cache in self._waiting if row.uid not in alike)
+        return different
 
     def _launch_piece(self, group: Group, most: int) -> tuple[int, list[int]]:
         """A piece of every prompt: its tokens with their padding, and the uids whose segment ends here."""
@@ -273,6 +289,7 @@ class ContinuousBatch:
         draw(self._model, group, mx.array(last)[:, None])
         for row, token in zip(group.rows, last, strict=True):
             row.tokens.append(token)
+            row.prompt = []
 
     def _begin(self, group: Group, *, steps: bool) -> list[Decoded]:
         """The first tokens of these sequences, which decode from now on. steps: with the next step of all."""
@@ -323,6 +340,15 @@ class ContinuousBatch:
                 decoded.append(Decoded(row.uid, token, logprob, reason, Held(group.cache(index), row.tokens)))
         group.keep(kept)
         return decoded
+
+
+def _joined(row: Row, rows: Iterable[Row]) -> bool:
+    """Whether it has become the twin of one of these rows, because both have the same prompt."""
+    for one in rows:
+        if one.prompt == row.prompt:
+            one.twins.append(row)
+            return True
+    return False
 
 
 def _part(rows: list[Row]) -> Part:

@@ -45,7 +45,8 @@ def extract(cache: Any, index: int, tokens: int) -> Any:
 
 
 def keep(cache: Any, indices: list[int], order: mx.array, longest: int) -> None:
-    """Drop all rows but these. order: the same indices; longest: tokens of the one that holds most."""
+    """These rows alone, some perhaps several times. order: the same indices; longest: tokens of the one that holds
+    most."""
     if type(cache) is CacheList:
         for inner in cache.caches:
             keep(inner, indices, order, longest)

@@ -1,6 +1,7 @@
 """Rows of a batch and their key-value caches: join, leave, split. Knows no model and no order of steps."""
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,8 @@ from worker.text.row_caches import extract, keep, merge
 class Row:
     """One sequence. segments: the parts of its prompt that are not prefilled yet, none of them empty; tokens: what its
     caches hold; left: tokens that may still be handed out; is_ahead: its drawn token has been handed out already;
-    context: its tokens as processors see them."""
+    context: its tokens as processors see them. prompt: all of it, until it is prefilled; twins: sequences with the same
+    prompt, which is prefilled once: they become rows of their own for the first tokens."""
 
     uid: int
     segments: deque[list[int]]
@@ -26,6 +28,8 @@ class Row:
     left: int
     is_ahead: bool = False
     context: Any = None
+    prompt: list[int] = field(default_factory=list)
+    twins: "list[Row]" = field(default_factory=list)
 
     @property
     def prompt_left(self) -> int:
@@ -47,6 +51,11 @@ class Row:
         else:
             self.segments.popleft()
         return piece, not rest
+
+    def stand_in_for(self, other: "Row") -> None:
+        """Be where the prefill of another row is that has the same prompt, with all its other twins."""
+        self.segments, self.tokens = deque(other.segments), list(other.tokens)
+        self.twins = [twin for twin in other.twins if twin is not self]
 
 
 class _Cache(BatchKVCache):  # type: ignore[misc] # mlx-lm is not read by mypy
@@ -74,6 +83,11 @@ class Group:
     drawn: mx.array | None = None
     logprobs: list[mx.array | None] = field(default_factory=list)
 
+    @property
+    def size(self) -> int:
+        """How many sequences these are."""
+        return len(self.rows) + sum(len(row.twins) for row in self.rows)
+
     def add(self, other: "Group") -> None:
         """Take all rows of another group, which must not be used any more."""
         if not other.rows:
@@ -97,12 +111,36 @@ class Group:
             self.rows, self.caches, self.drawn, self.logprobs = [], [], None, []
             return
         self.rows = [self.rows[index] for index in indices]
-        order, longest = mx.array(indices), max(len(row.tokens) for row in self.rows)
-        for cache in self.caches:
-            keep(cache, indices, order, longest)
+        self._arrange(indices)
         if self.drawn is not None:
-            self.drawn = _launched(self.drawn[order])
+            self.drawn = _launched(self.drawn[mx.array(indices)])
             self.logprobs = [self.logprobs[index] for index in indices]
+        self.mark_padding()
+
+    def remove(self, uids: Collection[int]) -> None:
+        """Drop these sequences. A twin stands in for a row in prefill that goes before it."""
+        for index, row in enumerate(self.rows):
+            if not row.twins:
+                continue
+            row.twins = [twin for twin in row.twins if twin.uid not in uids]
+            if row.uid in uids and row.twins:
+                self.rows[index] = row.twins[0]
+                self.rows[index].stand_in_for(row)
+        self.keep([index for index, row in enumerate(self.rows) if row.uid not in uids])
+
+    def spread(self) -> None:
+        """Twins become rows of their own, each with a copy of the caches."""
+        if self.size == len(self.rows):
+            return
+        rows, indices = self.rows, list[int]()
+        self.rows = []
+        for index, row in enumerate(rows):
+            twins, row.twins = row.twins, []
+            for twin in twins:
+                twin.stand_in_for(row)
+            self.rows += [row, *twins]
+            indices += [index] * (1 + len(twins))
+        self._arrange(indices)
         self.mark_padding()
 
     def take(self, indices: list[int]) -> "Group":
@@ -119,6 +157,12 @@ class Group:
         """A copy of one row's caches, as single sequences have them."""
         tokens = len(self.rows[index].tokens)
         return [extract(cache, index, tokens) for cache in self.caches]
+
+    def _arrange(self, indices: list[int]) -> None:
+        """The caches of these rows, of which the group has just been made. indices: where they were."""
+        order, longest = mx.array(indices), max(len(row.tokens) for row in self.rows)
+        for cache in self.caches:
+            keep(cache, indices, order, longest)
 
     def mark_padding(self) -> None:
         """Must be called after the rows, or the lengths of their tokens by more than one, have changed. Every layer
