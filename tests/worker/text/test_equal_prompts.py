@@ -3,12 +3,28 @@
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
 from broker.wire.outputs import FINAL, Output
 from tests.tiny_families import FAMILIES, make_tiny_family
-from tests.worker.engine_runs import add, assert_empty, joined, load, load_recorded, run, steps, without_count
+from tests.worker.engine_runs import (
+    Recorded,
+    add,
+    assert_empty,
+    joined,
+    load,
+    load_recorded,
+    run,
+    steps,
+    without_count,
+)
+from worker.generation.pace import Pace
+from worker.loading.model_folder import LoadedModel
+from worker.text.batch import Batch
+from worker.text.continuous_batch import ContinuousBatch
 from worker.text.engine import TextEngine
+from worker.text.options import TextOptions
 
 pytestmark = pytest.mark.exact
 
@@ -18,7 +34,7 @@ CHOICES: list[dict[str, Any]] = [
     {"seed": 1},
     {"seed": 2, "stream": True},
     {"seed": 3, "repetition_penalty": 1.2, "logprobs": 2},
-    {"grammar": 'start: "a" | "b"'},
+    {"seed": 4, "grammar": 'start: "a" | "b"'},
 ]
 
 
@@ -64,7 +80,24 @@ def test_prompts_that_differ_stay_apart(tiny_model: Path, alone: TextEngine) -> 
 def test_prompts_that_wait_together_are_one_run_of_the_model(tiny_model: Path, alone: TextEngine, count: int) -> None:
     """Of different lengths, padded to the longest; then one run for the first tokens of all."""
     requests = [{"prompt": f"{n}" * (1 + n), "seed": n, "max_tokens": 6} for n in range(count)]
-    engine, calls = load_recorded(tiny_model, prompt_cache_tokens=0)
+    calls: list[tuple[int, int]] = []
+
+    def make(loaded: LoadedModel, _draft: Any, options: TextOptions) -> Batch:
+        """On a clock that stands still, so that no piece is slow."""
+        recorded = Recorded(loaded.model)
+        recorded.calls = calls
+        return ContinuousBatch(
+            recorded,
+            stop_tokens=loaded.tokenizer.eos_token_ids,
+            completion_batch_size=options.completion_batch_size,
+            prefill_batch_size=options.prefill_batch_size,
+            pace=Pace(options.prefill_step_size),
+            stream=mx.default_stream(mx.default_device()),
+            clock=float,
+        )
+
+    engine = load(tiny_model, make_batch=make, prompt_cache_tokens=0)
+    calls.clear()  # of warming up
     assert answers(engine, requests) == [answers(alone, [fields])[0] for fields in requests]
     assert calls[:2] == [(count - 1, count - 1), (count, 1)]
 
