@@ -65,7 +65,8 @@ class Workers:
                 stages = (body.live, body.waiting, body.prefilling)
                 tokens = (body.generation_tokens, body.prompt_tokens, body.cached_prompt_tokens)
                 disk = (body.disk_bytes, body.disk_files, body.disk_hits, body.disk_queue_bytes)
-                return HeartbeatArrived(worker_id, body.steps, *memory, *stages, *tokens, *disk)
+                launches = (body.decode_steps, body.late_steps)
+                return HeartbeatArrived(worker_id, body.steps, *memory, *stages, *tokens, *disk, *launches)
             case Hello():
                 return WorkerConnected(worker_id)
             case Progress():

@@ -56,7 +56,8 @@ class EngineStats:
     no memory yet. generation_tokens, prompt_tokens: all that were computed since the model was loaded, warming up left
     out; cached_prompt_tokens: those of prompt_tokens that came from the prompt cache. disk_bytes, disk_files: of the
     prompt cache on disk; disk_hits: prompts that got a part from there; disk_queue_bytes: what is still to be written
-    there. What an engine does not have is 0."""
+    there. decode_steps: steps of decode that were launched behind another; late_steps: those of them for which the
+    device had to wait. What an engine does not have is 0."""
 
     live: int = 0
     waiting: int = 0
@@ -73,6 +74,8 @@ class EngineStats:
     disk_files: int = 0
     disk_hits: int = 0
     disk_queue_bytes: int = 0
+    decode_steps: int = 0
+    late_steps: int = 0
 
 
 class MemoryShare(Protocol):

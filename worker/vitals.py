@@ -37,4 +37,6 @@ def heartbeat_of(engine: Engine | None, steps: int) -> Heartbeat:
         stats.disk_files,
         stats.disk_hits,
         stats.disk_queue_bytes,
+        stats.decode_steps,
+        stats.late_steps,
     )

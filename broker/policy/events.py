@@ -254,6 +254,8 @@ class HeartbeatArrived:
     disk_files: int = 0
     disk_hits: int = 0
     disk_queue_bytes: int = 0
+    decode_steps: int = 0
+    late_steps: int = 0
 
 
 @dataclass(slots=True, frozen=True)

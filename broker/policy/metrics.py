@@ -186,6 +186,8 @@ class Metrics:
             "disk_cache_files": beat.disk_files if beat is not None else 0,
             "disk_cache_hits": beat.disk_hits if beat is not None else 0,
             "disk_cache_queue_bytes": beat.disk_queue_bytes if beat is not None else 0,
+            "decode_steps": beat.decode_steps if beat is not None else 0,
+            "late_steps": beat.late_steps if beat is not None else 0,
         }
 
     def _of(self, model_id: str) -> _Counts:

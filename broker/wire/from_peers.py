@@ -22,7 +22,8 @@ class Heartbeat(Body):
     that the engine has; waiting, prefilling: those of them at that stage. generation_tokens, prompt_tokens,
     cached_prompt_tokens: since the model was loaded; prompt_tokens include those that came from the prompt cache.
     disk_bytes, disk_files: of this model's prompt cache on disk; disk_hits: prompts that got a part from there;
-    disk_queue_bytes: what is still to be written there.
+    disk_queue_bytes: what is still to be written there. decode_steps: of those steps the ones of decode that were
+    launched behind another; late_steps: those of them for which the device had to wait.
     """
 
     COMMAND: ClassVar[bytes] = b"HEARTBEAT"
@@ -40,6 +41,8 @@ class Heartbeat(Body):
     disk_files: int = 0
     disk_hits: int = 0
     disk_queue_bytes: int = 0
+    decode_steps: int = 0
+    late_steps: int = 0
 
 
 @dataclass(slots=True, frozen=True)

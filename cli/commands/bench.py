@@ -11,6 +11,7 @@ from cli.gateway import Gateway
 from cli.names import unknown_model
 from cli.options import AsJson, Model, Url
 from cli.output import Column, line, note, print_json, print_table
+from cli.speed.launches import launches
 from cli.speed.streams import Level
 from cli.speed.traffic import Prompts, ask, measure
 from cli.text import plural, rate
@@ -23,6 +24,7 @@ COLUMNS = (
     Column("TOK/S ALL", 0, right=True),
     Column("REQUESTS", 4, right=True),
     Column("PROMPT", 5, right=True),
+    Column("DEVICE WAITS", 7, right=True),
     Column("CLIENT CPU", 6, right=True),
 )
 MOST_STREAMS = 256
@@ -56,17 +58,22 @@ def command(
     gateway = Gateway(url)
     prompts = warmed_up(gateway, model)
     measured = []
+    waits = list[float | None]()
+    launched = launches(gateway, model)
     for count in levels:
         note(f"measuring {plural(count, 'stream')}")
         measured.append(
             measure(gateway, model, prompts, streams=count, rounds=repeats, prompt_tokens=prompt, tokens=answer)
         )
+        before, launched = launched, launches(gateway, model)
+        waits.append(None if before is None or launched is None else launched.since(before))
     about = machine(gateway)
     if as_json:
         asked = {"prompt_tokens": prompt, "tokens": answer, "rounds": repeats}
-        print_json({"model": model, "server": about, **asked, "levels": [asdict(level) for level in measured]})
+        told_levels = [{**asdict(level), "device_waits": share} for level, share in zip(measured, waits, strict=True)]
+        print_json({"model": model, "server": about, **asked, "levels": told_levels})
         return
-    print_table(COLUMNS, [row(level) for level in measured])
+    print_table(COLUMNS, [row(level, share) for level, share in zip(measured, waits, strict=True)])
     line()
     line(told(model, prompt, answer, about))
     if any(level.client_cpu > BUSY for level in measured):
@@ -89,8 +96,8 @@ def warmed_up(gateway: Gateway, model: str) -> Prompts:
     return prompts
 
 
-def row(level: Level) -> list[str]:
-    """Of the table."""
+def row(level: Level, device_waits: float | None) -> list[str]:
+    """Of the table. device_waits: a share of the steps, None if it is not known."""
     return [
         str(level.streams),
         milliseconds(level.ttft_median),
@@ -99,6 +106,7 @@ def row(level: Level) -> list[str]:
         rate(level.in_total),
         str(level.requests),
         f"{level.prompt_tokens:.0f}",
+        "-" if device_waits is None else f"{device_waits:.1%}",
         f"{level.client_cpu:.0%}",
     ]
 

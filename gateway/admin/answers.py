@@ -224,6 +224,8 @@ class ModelAnswer(BaseModel):
     disk_cache_files: int
     disk_cache_hits: int
     disk_cache_queue_bytes: int
+    decode_steps: int
+    late_steps: int
 
 
 class StatusAnswer(AdminAnswer):

@@ -192,6 +192,8 @@ class ModelReport(Report):
     disk_cache_files: int = 0
     disk_cache_hits: int = 0
     disk_cache_queue_bytes: int = 0
+    decode_steps: int = 0
+    late_steps: int = 0
     share_bytes: int = 0
     memory_limit_bytes: int = 0
     cpu_percent: float = 0.0

@@ -26,6 +26,7 @@ def test_figures_of_every_level(shared: Service, cli: Command) -> None:
         assert 0 < level["ttft_median"] <= level["ttft_p95"] < 10
         assert level["in_total"] > 0
         assert 100 < level["prompt_tokens"] < 160
+        assert level["device_waits"] is None  # it has none
     assert (answer["model"], answer["prompt_tokens"], answer["tokens"]) == ("echo", 128, 40)
     assert answer["server"]["version"] in told("echo", 128, 40, answer["server"])
     assert not shared.model("echo")["preloaded"]

@@ -48,11 +48,15 @@ class Batch(Protocol):
     """Sequences of one model. All methods but `counts` are called from one thread.
 
     is_padded: whether the caches of every sequence take as much memory as those of the longest. prefilled: how many
-    prompt tokens have been computed so far, padding left out.
+    prompt tokens have been computed so far, padding left out. decode_steps: how many steps of decode have been launched
+    behind another; late_steps: those of them that were launched when the device had done the one before, so that it had
+    nothing to do. Both 0 where that is not known.
     """
 
     is_padded: bool
     prefilled: int
+    decode_steps: int
+    late_steps: int
 
     def insert(
         self,

@@ -29,6 +29,9 @@ _CLEAR_EVERY = 512
 # would add an operation, and its operand's memory, to what is still to be computed.
 _SETTLE_EVERY = 32
 
+# Tokens that are read in less were there already: 32 that are known take 5 µs, and to wait for a device takes far more.
+_AT_ONCE_SECONDS = 20e-6
+
 # Bytes of unused memory that may stay after prefill. BatchGenerator returns all of it each time, which costs a small
 # model more time than the memory is worth.
 _MOST_UNUSED_BYTES = 32 * 2**20
@@ -61,8 +64,7 @@ class ContinuousBatch:
         self._stream = stream
         self._clock = clock
         self._next_uid = 0
-        self._steps = 0
-        self.prefilled = 0
+        self.prefilled = self.decode_steps = self.late_steps = 0
         self._waiting: deque[tuple[Row, list[Any]]] = deque()
         self._prefilling: list[Group] = []
         self._decoding = Group()
@@ -311,14 +313,16 @@ class ContinuousBatch:
         goes_on = any(row.is_ahead or row.left > 1 for row in group.rows)
         if goes_on:
             draw(self._model, group, drawn)
-            if self._steps % _SETTLE_EVERY == 0:
+            if self.decode_steps % _SETTLE_EVERY == 0:
                 mx.async_eval([cache.state for cache in group.caches])  # type: ignore[no-untyped-call]
+        launched = self._clock()
         tokens = numbers(drawn)
         if goes_on:
+            self.late_steps += self._clock() - launched < _AT_ONCE_SECONDS
             for row, token in zip(group.rows, tokens, strict=True):
                 row.tokens.append(token)
-            self._steps += 1
-            if self._steps % _CLEAR_EVERY == 0:
+            self.decode_steps += 1
+            if self.decode_steps % _CLEAR_EVERY == 0:
                 mx.clear_cache()
         return self._hand_out(group, tokens, logprobs)
 

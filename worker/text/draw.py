@@ -5,7 +5,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import TokenBuffer
 
-from worker.generation.sampling import GREEDY
+from worker.generation.sampling import GREEDY, Follower
 from worker.text.rows import Group, Row
 
 
@@ -24,6 +24,8 @@ def draw(model: Any, group: Group, tokens: mx.array) -> mx.array:
     else:
         logits = logits[:, -1, :]
         if has_processors:
+            if any(isinstance(processor, Follower) for row in rows for processor in row.processors):
+                mx.async_eval(logits)  # type: ignore[no-untyped-call] # followers wait for the last tokens meanwhile
             processed = [_process(row, tokens[i], logits[i : i + 1], contexts) for i, row in enumerate(rows)]
             logits = mx.concatenate(processed)
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)

@@ -104,6 +104,7 @@ class TextEngine:
         self._batch = make_batch(self.loaded, draft, options)
         warm_up(self._batch)
         self._warmed_up = self._batch.prefilled
+        self._batch.decode_steps = self._batch.late_steps = 0
         self._generated = self._cached = 0
         cache_bytes = options.prompt_cache_bytes
         if cache_bytes is None:
@@ -149,6 +150,8 @@ class TextEngine:
             self._cached + self._batch.prefilled - self._warmed_up,
             self._cached,
             *self._saved.counts,
+            self._batch.decode_steps,
+            self._batch.late_steps,
         )
 
     def add(self, request_id: bytes, payload: bytes) -> None:

@@ -71,6 +71,7 @@ class TurnBatch:
     may take now; and how many prompt tokens have been computed."""
 
     is_padded = False
+    decode_steps = late_steps = 0  # mlx-lm's generators launch and read
 
     def __init__(
         self,

@@ -64,6 +64,8 @@ def test_a_model_that_was_never_counted_has_zeros() -> None:
         "disk_cache_bytes": 0,
         "disk_cache_files": 0,
         "disk_cache_hits": 0,
+        "decode_steps": 0,
+        "late_steps": 0,
         "disk_cache_queue_bytes": 0,
     }
 

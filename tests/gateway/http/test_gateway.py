@@ -42,6 +42,8 @@ COUNTED = {
     "disk_cache_bytes": 0,
     "disk_cache_files": 0,
     "disk_cache_hits": 0,
+    "decode_steps": 0,
+    "late_steps": 0,
     "disk_cache_queue_bytes": 0,
 }
 LOADED = {

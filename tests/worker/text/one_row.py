@@ -39,7 +39,7 @@ class OneRow:
         self._rows: dict[int, _One] = {}
         self._next_uid = 0
         self._is_held = False
-        self.prefilled = 0
+        self.prefilled = self.decode_steps = self.late_steps = 0
 
     def insert(
         self,
