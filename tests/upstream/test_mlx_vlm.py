@@ -12,6 +12,7 @@ from mlx_vlm.embedding_loader import EMBEDDING_MODEL_REMAPPING, load_embedding_m
 from mlx_vlm.generate.ar import BatchGenerator, PromptProcessingBatch
 from mlx_vlm.generate.common import _chunked_prefill_enabled
 from mlx_vlm.generate.diffusion import is_diffusion_model
+from mlx_vlm.models.cache import BatchKVCache
 from mlx_vlm.models.pooling import EmbeddingOutput, pool_by_config, read_pooling_config
 from mlx_vlm.prompt_utils import MODEL_CONFIG, apply_chat_template, get_chat_template
 from mlx_vlm.reranker_loader import is_sequence_classifier_config, load_sequence_classification_model
@@ -151,6 +152,41 @@ def test_mlx_vlm_batch_generator(model: Any, processor: Any) -> None:
     generator.next()
     assert generator.remove(other)
     assert generator.next()[1] == []
+
+
+def test_mlx_vlm_greedy_decode(model: Any, processor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The generator asks `fused_greedy_decode` for the tokens of a step without processors. What is left-padded is in
+    an array that the cache replaces when sequences come or go, and only then."""
+    tokens, seen = prompt_of(model, processor)
+    caches: list[Any] = []
+    paddings: list[mx.array] = []
+
+    def decode(inputs: mx.array, *, cache: list[Any], **rest: Any) -> mx.array:
+        caches.append(cache[0])
+        paddings.append(cache[0].left_padding)
+        assert inputs.shape == (cache[0].left_padding.size, 1)
+        model.language_model(inputs, cache=cache, **rest)
+        return mx.full((inputs.shape[0],), 40 + len(caches))
+
+    monkeypatch.setattr(model.language_model, "fused_greedy_decode", decode, raising=False)
+    generator = generator_of(model, processor)
+    generator.insert([tokens], [50], prompt_kwargs=[seen], logits_processors=[None])
+    said = [response.token for _ in range(6) for response in generator.next()[1]]
+    assert said[1:4] == [41, 42, 43]
+    assert all(type(cache) is BatchKVCache for cache in caches)
+    assert all(padding is paddings[0] for padding in paddings)
+    short = tokens[-3:]
+    (other,) = generator.insert(
+        [short], [50], prompt_kwargs=[{"inputs_embeds": seen["inputs_embeds"][:, -3:]}], logits_processors=[None]
+    )
+    while paddings[-1].size == 1:
+        generator.next()
+    both: Any = paddings[-1].tolist()
+    assert max(both) > 0
+    generator.remove(other)
+    generator.next()
+    assert paddings[-1].tolist() == [0]
+    assert BatchKVCache([0]).make_mask(1, window_size=None) is not None
 
 
 def test_mlx_vlm_prompt_batch(model: Any, processor: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ from worker.process.device_errors import is_device_error
 from worker.process.intake import taking_in
 from worker.vision.batch import make_batch
 from worker.vision.deepstack import prefill_by
+from worker.vision.lean_decode import decode_leanly
 from worker.vision.memory_plan import encoding_bytes, plan_of
 from worker.vision.model import Prompt, VisionModel
 from worker.vision.pictures import check_pixels, open_picture, pixels_wanted
@@ -76,6 +77,7 @@ class VisionEngine:
         limits = limits_of(assign)  # before anything is loaded
         self.model = VisionModel(Path(assign.path), report, self._options.chat_template, self._options.tool_form)
         prefill_by(self._prefill)
+        decode_leanly(self.model.language_model)
         scores = score_bytes(getattr(self.model.language_model, "args", None), is_metal=mx.metal.is_available())
         self._pace = Pace(self._options.prefill_step_size, scores)
         tokenizer = self.model.tokenizer
