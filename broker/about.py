@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 from broker.processes.system import System
@@ -10,9 +11,9 @@ from broker.wire.version import project_version
 
 
 class About:
-    """settings: those in force; none of them is a secret."""
+    """settings: says those in force; none of them is a secret."""
 
-    def __init__(self, settings: BrokerSettings, system: System) -> None:
+    def __init__(self, settings: Callable[[], BrokerSettings], system: System) -> None:
         self._settings = settings
         self._system = system
         self._started_at = time.time()
@@ -34,5 +35,5 @@ class About:
             "pid": os.getpid(),
             "started_at": self._started_at,
             "has_metal": has_metal,
-            "settings": self._settings.model_dump(mode="json"),
+            "settings": self._settings().model_dump(mode="json"),
         }

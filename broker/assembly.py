@@ -25,8 +25,9 @@ from broker.policy.pool import Pool
 from broker.processes.awake import Awake
 from broker.processes.launcher import Launcher
 from broker.processes.system import System
+from broker.reread import Rereading
 from broker.runtime import RuntimeDir
-from broker.settings import BrokerSettings
+from broker.settings import BrokerSettings, load_settings
 from broker.sockets import Sockets
 from broker.upkeep import Upkeep
 from broker.wire.clock import Clock
@@ -74,6 +75,13 @@ def run_broker(
     sockets = Sockets()
     try:
         inbox: deque[Event] = deque(lookup.pins([*settings.preloaded, *pins]))
+        rereading = Rereading(
+            settings,
+            load=load_settings,
+            limits=lambda current: current.limits(system.total_bytes, has_metal=system.has_metal),
+            catalog=catalog,
+            put=inbox.append,
+        )
         workers = Workers(sockets.bind(runtime.worker_endpoint, backlog=0), launcher.sample)
         logs = ProcessLogs()
         gateways = Gateways(
@@ -82,7 +90,8 @@ def run_broker(
             lookup=lookup,
             logs=logs,
             view=policies,
-            about=About(settings, system),
+            about=About(lambda: rereading.settings, system),
+            reread=rereading.reread,
             tell=tell,
             clock=clock,
         )

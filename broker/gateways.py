@@ -52,6 +52,8 @@ from broker.wire.from_gateways import (
     Models,
     Pin,
     Pull,
+    Reload,
+    ReloadSettings,
     Remove,
     Resolve,
     Resume,
@@ -85,7 +87,7 @@ class View(Protocol):
 
 class Gateways:
     """put: takes the events that follow from messages. tell: takes those about what gateways read, and acts at once.
-    about: this broker and its machine."""
+    about: this broker and its machine. reread: reads the settings again, raises FailureError."""
 
     def __init__(
         self,
@@ -96,6 +98,7 @@ class Gateways:
         logs: ProcessLogs,
         view: View,
         about: About,
+        reread: Callable[[], dict[str, Any]],
         tell: Callable[[FlowEvent], None],
         clock: Clock,
     ) -> None:
@@ -106,6 +109,7 @@ class Gateways:
         logs.send = self.tell
         self._view = view
         self._about = about
+        self._reread_settings = reread
         self._tell = tell
         self._greeted: set[bytes] = set()
         self._watchers: dict[bytes, str | None] = {}  # request id -> model id, None for all models
@@ -158,8 +162,8 @@ class Gateways:
                 self._put(self._asked(request_id, body))
             case Remove():
                 self._put(self._lookup.remove(request_id, body.model))
-            case Pin():
-                self._put(self._lookup.pin(request_id, body.model))
+            case Pin() | Reload() | ReloadSettings():
+                self._change(request_id, body)
             case Status() | Describe() | Models() | Resolve():
                 self.reply(request_id, self._seen(body))
             case Watch():
@@ -202,6 +206,24 @@ class Gateways:
                 return {"models": self._models()} | (self._lookup.broken() if looks.with_broken else {})
             case Resolve():
                 return self._lookup.resolve(looks.model)
+
+    def _change(self, request_id: bytes, wanted: Pin | Reload | ReloadSettings) -> None:
+        match wanted:
+            case Pin():
+                self._put(self._lookup.pin(request_id, wanted.model))
+            case Reload():
+                self._put(self._lookup.reload(request_id, wanted.model, allow_gap=wanted.allow_gap))
+            case ReloadSettings():
+                self._reread(request_id)
+
+    def _reread(self, request_id: bytes) -> None:
+        try:
+            changed = self._reread_settings()
+        except FailureError as error:
+            self.fail(Fail(request_id, error.failure))
+            return
+        logger.info("settings read again: %s", ", ".join(f"{how}: {names}" for how, names in changed.items()))
+        self.reply(request_id, changed)
 
     def _read_log(self, request_id: bytes, wanted: Logs) -> None:
         model_id, tail = self._lookup.id_of(wanted.model), max(wanted.tail, 0)

@@ -21,6 +21,7 @@ from broker.policy.events import (
     ModelPinned,
     PinRequested,
     PullRequested,
+    ReloadRequested,
     RemoveRequested,
     RequestArrived,
     RequestCancelled,
@@ -88,6 +89,12 @@ class Lookup:
         found = self._find(model_id)
         return _event(LoadRequested(request_id, model_id, found.spec, found.problem), found)
 
+    def reload(self, request_id: bytes, name: str, *, allow_gap: bool) -> Event:
+        """The model as its files and settings are now, whatever runs."""
+        model_id = self.id_of(name)
+        found = self._find(model_id, anew=True)
+        return ReloadRequested(request_id, model_id, allow_gap, found.spec, found.problem)
+
     def pull(self, request_id: bytes, name: str, *, stream: bool) -> Event:
         model_id = self.id_of(name)
         found = self._find(model_id)
@@ -142,9 +149,10 @@ class Lookup:
             "folders": [{"path": str(f), "exists": f.is_dir()} for f in self._catalog.folders],
         }
 
-    def _find(self, model_id: str, task: str | None = None) -> _Found:
+    def _find(self, model_id: str, task: str | None = None, *, anew: bool = False) -> _Found:
+        running = None if anew else self._running(model_id)  # a model that runs needs no files
         try:
-            spec = self._running(model_id) or self._catalog.find(model_id)  # a model that runs needs no files
+            spec = running or self._catalog.find(model_id)
         except CatalogError as error:
             return _Found(None, error.failure, error.fetchable)
         return _Found(spec, None if task is None else wrong_task(spec, task))

@@ -41,6 +41,8 @@ class ModelSettings(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
     keep_alive_seconds: float | None = None
     memory_limit_gb: float | None = Field(default=None, gt=0)
+    recycle_after_requests: int = Field(default=0, ge=0)
+    recycle_over_gb: float = Field(default=0.0, ge=0)
     defaults: dict[str, Any] = Field(default_factory=dict, description="read and checked by the gateway")
 
     @field_validator("type")
@@ -61,7 +63,8 @@ class ModelSettings(BaseModel):
 
     def override(self) -> ModelOverride:
         limit = None if self.memory_limit_gb is None else int(self.memory_limit_gb * GIB)
-        return ModelOverride(self.type, self.engine, self.options, self.keep_alive_seconds, limit)
+        recycling = (self.recycle_after_requests, int(self.recycle_over_gb * GIB))
+        return ModelOverride(self.type, self.engine, self.options, self.keep_alive_seconds, limit, *recycling)
 
 
 def _cache_home() -> Path:

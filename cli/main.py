@@ -30,6 +30,7 @@ COMMANDS: tuple[str, ...] = (
     "load",
     "unload",
     "kill",
+    "reload",
     "pin",
     "unpin",
     "forget",

@@ -43,6 +43,11 @@ class Catalog:
         self._overrides = overrides
         self._read: dict[str, tuple[_Signature, CatalogEntry]] = {}
 
+    def use(self, overrides: dict[str, ModelOverride]) -> None:
+        """What the settings say about models from now on."""
+        self._overrides = overrides
+        self._read.clear()
+
     def id_of(self, name: str) -> str:
         """The only id of the model that this name leads to; the name itself if there is none."""
         override = self._overrides.get(name)

@@ -25,6 +25,8 @@ class ModelOverride:
     options: dict[str, Any] = field(default_factory=dict)
     keep_alive_seconds: float | None = None
     memory_limit_bytes: int | None = None
+    recycle_after_requests: int = 0
+    recycle_over_bytes: int = 0
 
     def spec(self, model_id: str, model_type: str, path: str, weight_bytes: int) -> ModelSpec:
         """The model with these facts, and what the settings add to them."""
@@ -37,6 +39,8 @@ class ModelOverride:
             self.options,
             self.keep_alive_seconds,
             self.memory_limit_bytes,
+            recycle_after_requests=self.recycle_after_requests,
+            recycle_over_bytes=self.recycle_over_bytes,
         )
 
 

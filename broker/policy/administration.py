@@ -16,6 +16,7 @@ from broker.policy.events import (
     ModelPinned,
     PinRequested,
     PullRequested,
+    ReloadRequested,
     RemoveRequested,
     ShutdownRequested,
     UnloadRequested,
@@ -23,6 +24,7 @@ from broker.policy.events import (
 )
 from broker.policy.facts import Facts
 from broker.policy.records import AdminWait, Drain, Model, Phase
+from broker.policy.reload import on_reload_requested
 from broker.wire.failure import Code, Failure
 
 
@@ -37,6 +39,8 @@ def on_asked(facts: Facts, event: AdminEvent, now: float) -> None:
             _on_kill_requested(facts, event)
         case PinRequested():
             _on_pin_requested(facts, event, now)
+        case ReloadRequested():
+            on_reload_requested(facts, event)
         case UnpinRequested():
             _on_unpin_requested(facts, event)
         case PullRequested():
@@ -104,7 +108,7 @@ def _on_unload_requested(facts: Facts, event: UnloadRequested, now: float) -> No
 
 def _on_kill_requested(facts: Facts, event: KillRequested) -> None:
     model = facts.models.get(event.model_id)
-    if model is None or model.serving is None:
+    if model is None or not model.instances:
         _not_loaded(facts, event.request_id, event.model_id)
     else:
         model.kills.append(AdminWait(event.request_id, facts.order, resume=event.resume))
@@ -172,8 +176,9 @@ def _on_forget_requested(facts: Facts, event: ForgetRequested) -> None:
 
 def _use_of(model: Model) -> str:
     """Why its files are needed; empty if they are not."""
-    if model.serving is not None:
-        return "is loaded" if model.serving.phase is Phase.READY else f"is {model.serving.phase.value}"
+    if model.instances:
+        first = model.instances[0]
+        return "is loaded" if first.phase is Phase.READY else f"is {first.phase.value}"
     if model.pinned:
         return "is pinned"
     return "is waited for" if model.wanted else ""
@@ -183,13 +188,14 @@ def _on_shutdown_requested(facts: Facts) -> None:
     """End every request now; the broker does not wait for running work."""
     facts.stopping = True
     for model in facts.models.values():
-        for waits in (model.loads, model.unloads, model.kills):
+        for waits in model.admin_queues:
             for wait in waits:
                 fail(facts, wait.request_id, SHUTTING_DOWN)
             waits.clear()
         model.waiting.clear()
-        if model.serving is not None:
-            model.serving.in_flight.clear()
+        model.reload = None
+        for instance in model.instances:
+            instance.in_flight.clear()
     for request in list(facts.requests.values()):
         end(facts, request, SHUTTING_DOWN)
 

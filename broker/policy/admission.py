@@ -4,7 +4,7 @@ from broker.policy.actions import ForwardCancel, Reply
 from broker.policy.answers import CANCELLED, SHUTTING_DOWN, end, ended_its_process, fail, load_report, refuse
 from broker.policy.events import GatewayLeft, KeepRequested, RequestArrived, RequestResumed
 from broker.policy.facts import Facts
-from broker.policy.records import Model, PendingRequest
+from broker.policy.records import Model, PendingRequest, Phase
 from broker.policy.specs import KeepAlive, ModelSpec
 from broker.wire.failure import Code, Failure
 from broker.wire.kinds import KINDS, Task
@@ -34,7 +34,9 @@ def known_model(facts: Facts, model_id: str, spec: ModelSpec | None) -> Model | 
         return model
     if model is None:
         model = facts.models[model_id] = Model(model_id)
-    model.spec = spec
+    serving = model.serving
+    if serving is None or serving.phase is Phase.STOPPING or model.drain is not None:
+        model.spec = spec  # else it is what runs, which may have changed since the event was made
     return model
 
 
@@ -118,7 +120,7 @@ def on_request_resumed(facts: Facts, event: RequestResumed) -> None:
 
 
 def on_gateway_left(facts: Facts, event: GatewayLeft) -> None:
-    admin_ids = [w.request_id for m in facts.models.values() for w in (*m.loads, *m.unloads, *m.kills)]
+    admin_ids = [w.request_id for m in facts.models.values() for w in m.admin_waits]
     for request_id in [*facts.requests, *admin_ids]:
         if request_id.startswith(event.gateway_id):
             cancel(facts, request_id)
@@ -129,7 +131,7 @@ def cancel(facts: Facts, request_id: bytes) -> None:
     if request is None:
         # What an administrator asked for continues when the client leaves: a load belongs to no client.
         for model in facts.models.values():
-            for waits in (model.loads, model.unloads, model.kills):
+            for waits in model.admin_queues:
                 for wait in [w for w in waits if w.request_id == request_id]:
                     waits.remove(wait)
                     fail(facts, request_id, CANCELLED)

@@ -52,10 +52,10 @@ def end(facts: Facts, request: PendingRequest, failure: Failure) -> None:
 
 
 def fail_loads(facts: Facts, model: Model, failure: Failure) -> None:
-    """Every LOAD that waits for this model gets the same error."""
-    for wait in model.loads:
+    """Every LOAD and RELOAD that waits for this model gets the same error."""
+    for wait in (*model.loads, *(model.reload.waits if model.reload is not None else ())):
         fail(facts, wait.request_id, failure)
-    model.loads = []
+    model.loads, model.reload = [], None
 
 
 def give_up_waiting(facts: Facts, model: Model, failure: Failure) -> None:

@@ -26,7 +26,8 @@ from broker.policy.answers import (
 )
 from broker.policy.events import WorkerExited, WorkerFailedToLoad
 from broker.policy.facts import Facts, KillDue
-from broker.policy.records import Instance, Model, PendingRequest, Worker
+from broker.policy.records import Instance, Model, PendingRequest, Phase, Worker
+from broker.policy.succession import begin_end, forget
 from broker.policy.suspects import Cause, culprit, note_death
 from broker.policy.workers import loading
 from broker.wire.failure import DEVICE_EXIT_CODE, Code, Failure
@@ -66,7 +67,7 @@ def kill(
 
 def watch(facts: Facts, now: float) -> None:
     """Kill what has stopped living (no heartbeat, progress or exit), takes too much memory, or was asked for."""
-    for model, instance in facts.serving:
+    for model, instance in facts.instances:
         if model.kills and not (instance.end_expected and all(worker.killed for worker in instance.living)):
             resume = all(wait.resume for wait in model.kills)
             kill(facts, instance, "killed by an administrator", now, cause=Cause.ASKED, resume=resume)
@@ -93,9 +94,11 @@ def on_worker_failed_to_load(facts: Facts, event: WorkerFailedToLoad, now: float
     _, instance = found
     model = facts.models[instance.model_id]
     why = f"{model.model_id} cannot be loaded: {event.message}"
-    give_up_waiting(facts, model, Failure(Code.LOAD_FAILED, why))
-    if model.drain is not None:
-        finish_drain(facts, model)
+    if instance is model.serving:
+        give_up_waiting(facts, model, Failure(Code.LOAD_FAILED, why))
+        if model.drain is not None:
+            finish_drain(facts, model)
+    begin_end(facts, model, instance, why)
     stop(
         facts, instance, f"load failed: {event.message}", now, expected=False
     )  # the process has sent its reason and waits
@@ -123,7 +126,8 @@ def _take_down(
     instance.end_reason = instance.end_reason or reason
     instance.end_expected = instance.end_expected or cause is Cause.ASKED
     model = facts.models[instance.model_id]
-    restart_waiting(model, now)
+    if is_serving := instance is model.serving:
+        restart_waiting(model, now)
     instance.lost |= {request_id: r.origin for request_id, r in instance.in_flight.items() if not r.has_output}
     is_known = instance.blamed
     if cause is Cause.FAULT and (guilty := culprit(instance)) is not None:
@@ -133,8 +137,9 @@ def _take_down(
         _lose(facts, model, request, why, now, cause=cause, is_known=is_known, goes_on=(replay, resume))
     instance.in_flight.clear()
     model.waiting = deque(sorted(model.waiting, key=lambda r: r.order))  # some of them may have been held back
-    if model.drain is not None:
+    if is_serving and model.drain is not None:
         finish_drain(facts, model)
+    begin_end(facts, model, instance, why)
 
 
 def _blame_suspect(facts: Facts, instance: Instance, guilty: PendingRequest, how: str) -> None:
@@ -237,16 +242,22 @@ def _blame(facts: Facts, instance: Instance, intake: bytes | None, how: str, now
 
 def _bury(facts: Facts, model: Model, instance: Instance, now: float) -> None:
     """The last rank has exited."""
-    model.serving = None
+    was_serving = instance is model.serving
+    forget(model, instance)
     facts.buried_at = now
     model.last_exit, model.last_reason = instance.first_exit, instance.end_reason
-    if instance.end_expected or instance.blamed:
+    if not was_serving:
+        pass  # another one serves, or begins to: that is no death in a row
+    elif instance.end_expected or instance.blamed:
         model.restart_at = now
     else:
         _count_death(facts, model, instance, now)
-    restart_waiting(model, now)
-    if model.drain is not None:  # of a shutdown
-        finish_drain(facts, model)
+    if was_serving:
+        restart_waiting(model, now)
+        if model.drain is not None:  # of a shutdown
+            finish_drain(facts, model)
+    if model.drain is not None or any(other.phase is Phase.STOPPING for other in model.instances):
+        return  # what administrators wait for is the end of all
     for wait in model.unloads:
         facts.actions.append(Reply(wait.request_id, {"model_id": model.model_id}))
     for wait in model.kills:

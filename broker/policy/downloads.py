@@ -30,6 +30,7 @@ from broker.policy.events import (
     GatewayLeft,
     KeepRequested,
     KillRequested,
+    LimitsChanged,
     LoadRequested,
     ModelMissed,
     ModelPinned,
@@ -151,6 +152,8 @@ class Downloads:
                 if event.model_id in self._downloads:
                     why = f"the files of {event.model_id} are in use: it is being downloaded"
                     self._actions.append(Fail(event.request_id, Failure(Code.MODEL_IN_USE, why)))
+            case LimitsChanged():
+                self._limits = event.limits
             case ShutdownRequested():
                 self._on_shutdown_requested()
             case PauseEnded():

@@ -6,6 +6,7 @@ Sockets, supervisor and loop report them; the policies see nothing else (actions
 
 from dataclasses import dataclass
 
+from broker.policy.limits import PoolLimits
 from broker.policy.pressure import Pressure
 from broker.policy.specs import Exit, ModelSpec
 from broker.wire.failure import Code, Failure
@@ -113,6 +114,18 @@ class UnloadRequested:
     model_id: str
     timeout: float | None
     force: bool
+
+
+@dataclass(slots=True, frozen=True)
+class ReloadRequested:
+    """Another process of a model is to take the place of the one that serves. allow_gap: where there is no room for
+    both, the old one leaves first. spec and problem: of its files and settings now, whatever runs."""
+
+    request_id: bytes
+    model_id: str
+    allow_gap: bool
+    spec: ModelSpec | None
+    problem: Failure | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -340,6 +353,13 @@ class PauseEnded:
 
 
 @dataclass(slots=True, frozen=True)
+class LimitsChanged:
+    """The settings have been read again."""
+
+    limits: PoolLimits
+
+
+@dataclass(slots=True, frozen=True)
 class ShutdownRequested:
     """End everything: requests with an error, workers within the stop grace."""
 
@@ -352,6 +372,7 @@ AdminEvent = (
     | ForgetRequested
     | UnloadRequested
     | KillRequested
+    | ReloadRequested
     | PinRequested
     | UnpinRequested
     | ModelPinned
@@ -364,6 +385,7 @@ Event = (
     | RequestResumed
     | RequestCancelled
     | KeepRequested
+    | LimitsChanged
     | GatewayLeft
     | ModelMissed
     | CancelPullRequested

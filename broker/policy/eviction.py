@@ -20,7 +20,8 @@ class Hold(Enum):
 @dataclass(slots=True, frozen=True)
 class Occupant:
     """One instance of a model, which holds memory. last_used: orders victims, the smallest leaves first. least_bytes,
-    idle_bytes: what it can come down to at once, and once it has nothing to do; None: it gives nothing back."""
+    idle_bytes: what it can come down to at once, and once it has nothing to do; None: it gives nothing back. places: of
+    max_models."""
 
     name: str
     size_bytes: int
@@ -28,6 +29,7 @@ class Occupant:
     last_used: float
     least_bytes: int | None = None
     idle_bytes: int | None = None
+    places: int = 1
 
     @property
     def at_least(self) -> int:
@@ -61,7 +63,7 @@ def make_room(
     """
 
     def fits(others: list[Occupant], size: Callable[[Occupant], int], most: int = max_bytes) -> bool:
-        return len(others) < max_models and need_bytes + sum(size(o) for o in others) <= most
+        return sum(o.places for o in others) < max_models and need_bytes + sum(size(o) for o in others) <= most
 
     if fits(occupants, lambda o: o.size_bytes):
         return Room(Verdict.FITS)

@@ -39,6 +39,8 @@ SHRINK_SECONDS = 5.0
 ASK_AGAIN_SECONDS = 30.0
 # About thirty years. A model that may stay idle for so long never leaves.
 ALWAYS_SECONDS = 1e9
+# A process that should be replaced and cannot be, or again and again, is left alone for so long.
+RECYCLE_PAUSE_SECONDS = 60.0
 FOREVER = float("inf")
 LONG_AGO = float("-inf")
 
@@ -113,18 +115,23 @@ class Facts:
         return [(m, m.serving) for m in self.models.values() if m.serving is not None]
 
     @property
+    def instances(self) -> list[tuple[Model, Instance]]:
+        """Every instance, with its model: also those that come and go beside one that serves."""
+        return [(m, i) for m in self.models.values() for i in m.instances]
+
+    @property
     def spares(self) -> list[Worker]:
         """Those that are furthest with their imports first."""
         return sorted((w for w in self.workers.values() if w.is_spare), key=lambda w: (not w.imported, w.started_at))
 
     def load_of(self, model: Model) -> int:
         """Requests that wait or run."""
-        return len(model.waiting) + (len(model.serving.in_flight) if model.serving is not None else 0)
+        return len(model.waiting) + sum(len(instance.in_flight) for instance in model.instances)
 
     def serves_at_once(self, model: Model) -> bool:
         instance = model.serving
         ready = instance is not None and instance.phase is Phase.READY and instance.name not in self.claimed
-        return ready and model.drain is None
+        return ready and not model.leaves
 
     # ---- memory ---------------------------------------------------------------------------------------------------
 
@@ -163,7 +170,7 @@ class Facts:
     @property
     def free_bytes(self) -> int:
         """Negative while models take more than they may."""
-        return self.room_bytes - sum(instance.reserved_bytes for _, instance in self.serving)
+        return self.room_bytes - sum(instance.reserved_bytes for _, instance in self.instances)
 
     @property
     def memory(self) -> AnnounceMemory:
@@ -175,18 +182,16 @@ class Facts:
     def estimate(self, spec: ModelSpec) -> int:
         return int(spec.weight_bytes * self.limits.estimate_factor)
 
-    def share_of(self, model: Model) -> int:
+    def share_of(self, model: Model, spec: ModelSpec) -> int:
         """The share of each rank when it is loaded: what was measured the last time, else an estimate from the files;
         and a block to work with."""
-        spec, limits = model.spec, self.limits
-        assert spec is not None
+        limits = self.limits
         need = self.measured.get(spec.fingerprint) or model.measured_bytes or self.estimate(spec)
         return limits.blocks(-(-need // spec.ranks)) + limits.block_bytes
 
-    def most_of(self, model: Model) -> int:
-        """The largest share that a process of this model can ever get."""
-        assert model.spec is not None
-        return self.limits.whole_blocks(min(model.spec.memory_limit_bytes or self.ever_bytes, self.ever_bytes))
+    def most_of(self, instance: Instance) -> int:
+        """The largest share that a process of this instance can ever get."""
+        return self.limits.whole_blocks(min(instance.spec.memory_limit_bytes or self.ever_bytes, self.ever_bytes))
 
     def kill_limit(self, worker: Worker) -> int:
         """Bytes past which this process is killed: its share and a margin, for what no share can foresee. The margin is
@@ -197,8 +202,7 @@ class Facts:
         return self._kill_limit(worker, worker.instance, is_tight=taken > self.budget.size_bytes)
 
     def _kill_limit(self, worker: Worker, instance: Instance, *, is_tight: bool) -> int:
-        spec, limits, budget = self.models[instance.model_id].spec, self.limits, self.budget.size_bytes
-        assert spec is not None
+        spec, limits, budget = instance.spec, self.limits, self.budget.size_bytes
         if spec.memory_limit_bytes:
             return min(spec.memory_limit_bytes, budget)
         share = worker.due_bytes
@@ -229,23 +233,26 @@ class Facts:
             + (f", and these are pinned: {', '.join(pinned)}" if pinned else "")
         )
 
-    def occupants(self, order: int, now: float) -> list[Occupant]:
+    def occupants(self, order: int, now: float, asking: Model | None = None) -> list[Occupant]:
         """Everything that holds memory, as seen by what has the place `order` in the queue: requests before it will be
-        dispatched first, so they make an instance busy, and used now, already."""
+        dispatched first, so they make an instance busy, and used now, already. asking: the place of this model is its
+        own, and instances of one model take one place together."""
         occupants = []
-        for model, instance in self.serving:
-            older_wait = bool(model.waiting) and model.waiting[0].order < order
-            if instance.phase is Phase.STOPPING or model.drain is not None:
+        for model, instance in self.instances:
+            is_served = instance is model.serving
+            older_wait = is_served and bool(model.waiting) and model.waiting[0].order < order
+            if instance.phase is Phase.STOPPING or model.leaves or instance is model.outgoing:
                 hold = Hold.LEAVING
-            elif model.pinned:
+            elif model.pinned and is_served:
                 hold = Hold.PINNED
-            elif instance.phase is Phase.LOADING or instance.busy or older_wait:
+            elif instance.phase is Phase.LOADING or instance.busy or older_wait or model.incoming is not None:
                 hold = Hold.BUSY
             else:
                 hold = Hold.IDLE
             last_used = now if older_wait and instance.phase is Phase.READY else instance.last_used
             least, idle = (sum(getattr(w, n) for w in instance.living) for n in ("least_bytes", "idle_bytes"))
-            occupants.append(Occupant(instance.name, instance.reserved_bytes, hold, last_used, least, idle))
+            places = int(instance is model.instances[0] and model is not asking)
+            occupants.append(Occupant(instance.name, instance.reserved_bytes, hold, last_used, least, idle, places))
         return occupants
 
     def loads_from(self, now: float) -> tuple[float, str]:
@@ -254,7 +261,7 @@ class Facts:
             return self.buried_at + RETURN_SECONDS, "waiting for the memory of the process before it"
         if self.pressure is not Pressure.CRITICAL:
             return LONG_AGO, ""
-        started = [instance.started_at for _, instance in self.serving]
+        started = [instance.started_at for _, instance in self.instances]
         pause = LOAD_PAUSE_SECONDS if started else FIRST_LOAD_PAUSE_SECONDS
         return max([self.pressure_since, *started]) + pause, "the system is short of memory"
 
@@ -294,20 +301,32 @@ class Facts:
         instance = model.serving
         if instance is None or instance.phase is not Phase.READY or instance.busy:
             return FOREVER
-        assert model.spec is not None
         stated = None if instance.keep_alive is None else instance.keep_alive.seconds
-        wishes = (stated, model.spec.keep_alive_seconds, self.limits.keep_alive)
+        wishes = (stated, instance.spec.keep_alive_seconds, self.limits.keep_alive)
         keep = keep_seconds(next(wish for wish in wishes if wish is not None), self.pressure)
-        if model.pinned or model.waiting or model.drain is not None or not 0 <= keep < ALWAYS_SECONDS:
+        is_leaving = model.drain is not None or model.reload is not None
+        if model.pinned or model.waiting or is_leaving or not 0 <= keep < ALWAYS_SECONDS:
             return FOREVER
         return instance.last_completed + keep
+
+    def recycles_at(self, model: Model) -> float:
+        """When another process takes the place of the one that serves, because it has served enough or grown too
+        large; where there is no room for both, it must be idle."""
+        serving = model.serving
+        if serving is None or not serving.is_worn or len(model.instances) > 1:
+            return FOREVER
+        if model.drain is not None or model.reload is not None:
+            return FOREVER
+        if serving.busy and self.share_of(model, serving.spec) * serving.spec.ranks > self.free_bytes:
+            return FOREVER
+        return model.recycled_at + RECYCLE_PAUSE_SECONDS
 
     def spare_due(self) -> float:
         """When to start a spare: after loads, so that it never competes with one for the processor."""
         wanted = max(self.limits.warm_spares, self.asks_metal)
         if len(self.spares) >= wanted or restart.gives_up(self.spare_deaths):
             return FOREVER
-        instances = [instance for _, instance in self.serving]
+        instances = [instance for _, instance in self.instances]
         if any(instance.phase is Phase.LOADING for instance in instances):
             return FOREVER
         ready = [i.ready_at + SPARE_DELAY_SECONDS for i in instances if i.ready_at is not None]
@@ -331,11 +350,13 @@ class Facts:
                 yield idle_until
             if model.drain is not None:
                 yield model.drain.deadline
+            if now < (recycles_at := self.recycles_at(model)) < FOREVER:
+                yield recycles_at
             if model.waiting and (expiry := self.expiry(model)) < FOREVER:
                 yield expiry
             if model.serving is None and model.restart_at > now:
                 yield model.restart_at
-            if model.serving is None and model.wanted and (loads_from := self.loads_from(now)[0]) > now:
+            if model.wants_processes and (loads_from := self.loads_from(now)[0]) > now:
                 yield loads_from
         if (spare_due := self.spare_due()) < FOREVER:
             yield spare_due

@@ -38,7 +38,7 @@ class TokenCounts(NamedTuple):
     cached: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Process:
     """marked_at: when it last reported a stage; stages: seconds that each has taken. beat: the last one."""
 
@@ -66,12 +66,12 @@ class _Process:
 
 @dataclass(slots=True)
 class _Counts:
-    """One model. before: tokens of the processes that have exited. head: the one that is rank 0 now; samples: its
-    tokens at the times of its beats. queued: requests by how long they waited to be sent. first_outputs: when each
-    came, and how long that took."""
+    """One model. before: tokens of the processes that have exited. heads: those that are rank 0 now, two while one
+    takes the place of the other; samples: the tokens of all at the times of their beats. queued: requests by how long
+    they waited to be sent. first_outputs: when each came, and how long that took."""
 
     before: TokenCounts = field(default_factory=TokenCounts)
-    head: _Process | None = None
+    heads: list[_Process] = field(default_factory=list)
     samples: deque[tuple[float, TokenCounts]] = field(default_factory=deque)
     loads: int = 0
     load_seconds: dict[str, float] = field(default_factory=dict)
@@ -86,8 +86,12 @@ class _Counts:
     @property
     def tokens(self) -> TokenCounts:
         """Of all its processes."""
-        of_head = self.head.tokens if self.head is not None else TokenCounts()
-        return TokenCounts(*map(sum, zip(self.before, of_head, strict=True)))
+        return TokenCounts(*map(sum, zip(self.before, *(head.tokens for head in self.heads), strict=True)))
+
+    @property
+    def heard_at(self) -> float | None:
+        """When the last heartbeat came."""
+        return max((head.heard_at for head in self.heads if head.heard_at is not None), default=None)
 
     def sent(self, event: RequestSent) -> None:
         if event.is_replay:
@@ -104,14 +108,14 @@ class _Counts:
 
     def rates(self, now: float) -> tuple[float, float]:
         """Tokens generated in a second, and tokens of prompts; 0 without a process, or without its beats."""
-        head = self.head
-        if head is None or head.heard_at is None or now - head.heard_at > RATE_SECONDS:
+        heard_at = self.heard_at
+        if heard_at is None or now - heard_at > RATE_SECONDS:
             return 0.0, 0.0
         since, before = self.samples[0]
-        seconds = head.heard_at - since
+        seconds = heard_at - since
         if seconds <= 0:
             return 0.0, 0.0
-        tokens = head.tokens
+        tokens = self.tokens
         return (tokens.generated - before.generated) / seconds, (tokens.prompt - before.prompt) / seconds
 
     def ttft(self, now: float) -> float | None:
@@ -141,7 +145,7 @@ class Metrics:
             case ProcessTaken():
                 self._taken(event, now)
             case ModelLoaded():
-                self._loaded(self._of(event.model_id), now)
+                self._loaded(self._of(event.model_id), self._processes.get(event.worker_id), now)
             case FirstOutput():
                 self._of(event.model_id).first_outputs.append((event.at, event.seconds))
             case RequestSent():
@@ -156,8 +160,8 @@ class Metrics:
     def of(self, model_id: str, now: float) -> dict[str, Any]:
         """The numbers of this model for STATUS; docs/protocol.md has their meanings."""
         counts = self._models.get(model_id) or _Counts()
-        head = counts.head
-        beat = head.beat if head is not None else None
+        beats = [head.beat for head in counts.heads if head.beat is not None]
+        heard_at = counts.heard_at
         generated, prompts = counts.rates(now)
         tokens = counts.tokens
         return {
@@ -178,16 +182,16 @@ class Metrics:
             "resumes": counts.resumes,
             "evictions": counts.evictions,
             "exits": dict(counts.exits),
-            "heartbeat_age_seconds": now - head.heard_at if head is not None and head.heard_at is not None else None,
-            "live": beat.live if beat is not None else 0,
-            "waiting": beat.waiting if beat is not None else 0,
-            "prefilling": beat.prefilling if beat is not None else 0,
-            "disk_cache_bytes": beat.disk_bytes if beat is not None else 0,
-            "disk_cache_files": beat.disk_files if beat is not None else 0,
-            "disk_cache_hits": beat.disk_hits if beat is not None else 0,
-            "disk_cache_queue_bytes": beat.disk_queue_bytes if beat is not None else 0,
-            "decode_steps": beat.decode_steps if beat is not None else 0,
-            "late_steps": beat.late_steps if beat is not None else 0,
+            "heartbeat_age_seconds": now - heard_at if heard_at is not None else None,
+            "live": sum(beat.live for beat in beats),
+            "waiting": sum(beat.waiting for beat in beats),
+            "prefilling": sum(beat.prefilling for beat in beats),
+            "disk_cache_bytes": max((beat.disk_bytes for beat in beats), default=0),
+            "disk_cache_files": max((beat.disk_files for beat in beats), default=0),
+            "disk_cache_hits": sum(beat.disk_hits for beat in beats),
+            "disk_cache_queue_bytes": sum(beat.disk_queue_bytes for beat in beats),
+            "decode_steps": sum(beat.decode_steps for beat in beats),
+            "late_steps": sum(beat.late_steps for beat in beats),
         }
 
     def _of(self, model_id: str) -> _Counts:
@@ -196,19 +200,19 @@ class Metrics:
     def _taken(self, event: ProcessTaken, now: float) -> None:
         process = self._processes[event.worker_id] = _Process(event.model_id, event.rank, marked_at=now)
         if event.rank == 0:
-            self._of(event.model_id).head = process
+            self._of(event.model_id).heads.append(process)
 
     def _mark(self, worker_id: str, stage: str, now: float) -> None:
         process = self._processes.get(worker_id)
         if process is not None:
             process.mark(stage, now)
 
-    def _loaded(self, counts: _Counts, now: float) -> None:
+    def _loaded(self, counts: _Counts, head: _Process | None, now: float) -> None:
         counts.loads += 1
-        if counts.head is not None:
-            counts.head.mark(_WARM_UP, now)
-            counts.load_seconds = dict(counts.head.stages)
-            counts.sample(now, counts.head.tokens)
+        if head is not None:
+            head.mark(_WARM_UP, now)
+            counts.load_seconds = dict(head.stages)
+            counts.sample(now, counts.tokens)
 
     def _beat(self, event: HeartbeatArrived, now: float) -> None:
         process = self._processes.get(event.worker_id)
@@ -216,7 +220,8 @@ class Metrics:
             return
         process.beat, process.heard_at = event, now
         if process.rank == 0:
-            self._of(process.model_id).sample(now, process.tokens)
+            counts = self._of(process.model_id)
+            counts.sample(now, counts.tokens)
 
     def _exited(self, worker_id: str, how: Exit) -> None:
         process = self._processes.pop(worker_id, None)
@@ -225,6 +230,7 @@ class Metrics:
         counts = self._of(process.model_id)
         counts.exits[how.signal or str(how.code)] += 1
         if process.rank == 0:
-            counts.before = counts.tokens
-            counts.head = None
-            counts.samples.clear()
+            counts.heads.remove(process)
+            counts.before = TokenCounts(*map(sum, zip(counts.before, process.tokens, strict=True)))
+            if not counts.heads:
+                counts.samples.clear()

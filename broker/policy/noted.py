@@ -14,9 +14,10 @@ class ProcessTaken:
 
 @dataclass(slots=True, frozen=True)
 class ModelLoaded:
-    """All its ranks are ready."""
+    """All its ranks are ready. worker_id: of rank 0."""
 
     model_id: str
+    worker_id: str
 
 
 @dataclass(slots=True, frozen=True)

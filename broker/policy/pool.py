@@ -39,6 +39,7 @@ from broker.policy.events import (
     GatewayLeft,
     HeartbeatArrived,
     KeepRequested,
+    LimitsChanged,
     LinkClosed,
     LinkOpened,
     MemoryNeeded,
@@ -137,6 +138,8 @@ class Pool:
                 on_worker_exited(facts, event, now)
             case PauseEnded():
                 on_pause_ended(facts, now)
+            case LimitsChanged():
+                self.limits = facts.limits = event.limits
             case MemoryNeeded():
                 on_memory_needed(facts, event, now)
             case TimePassed() | OutputsArrived():

@@ -10,7 +10,6 @@ from enum import Enum
 
 from broker.policy.actions import GrantShare, ShrinkShare
 from broker.policy.specs import UNLOADED, Exit, KeepAlive, ModelSpec, Shown
-from broker.wire.states import State
 
 
 class Phase(Enum):
@@ -195,11 +194,13 @@ class Instance:
     why it is being ended, None as long as it lives. end_expected: the end was asked for, so it is no death in the sense
     of the restart policy. has_stalled: it is ended because it makes no progress. lost: the origins of requests without
     output that were in flight when the end began. blamed: a request has ended it, which is no death of the model
-    either. first_exit: of the rank that exited first. keep_alive: what requests have stated last.
+    either. first_exit: of the rank that exited first. keep_alive: what requests have stated last. spec: the model as
+    it was when the processes were given it. served: requests that it has ended.
     """
 
     model_id: str
     ranks: list[Worker]
+    spec: ModelSpec
     started_at: float = 0.0
     ready_at: float | None = None
     context_length: int = 0
@@ -213,6 +214,7 @@ class Instance:
     blamed: bool = False
     first_exit: Exit | None = None
     keep_alive: KeepAlive | None = None
+    served: int = 0
 
     def hear(self, stated: KeepAlive | None) -> None:
         """How long a request wants it to stay; the last one that says so counts."""
@@ -229,6 +231,18 @@ class Instance:
     def head(self) -> Worker:
         """Rank 0."""
         return self.ranks[0]
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether the settings of the model want another process in its place by now."""
+        spec = self.spec
+        if self.phase is not Phase.READY or not self.served:
+            return False
+        if 0 < spec.recycle_after_requests <= self.served:
+            return True
+        # One that takes as much when it has just been loaded would be replaced for ever.
+        measured = sum(worker.measured_bytes or 0 for worker in self.ranks)
+        return measured < spec.recycle_over_bytes < sum(worker.footprint_bytes for worker in self.ranks)
 
     @property
     def name(self) -> str:
@@ -261,8 +275,24 @@ class Instance:
 
 
 @dataclass(slots=True)
+class Reload:
+    """Another process of a model is to take the place of the one that serves. spec: the model as it is to be loaded.
+    by: the instance that was started for this. gap: there is no room for both, so the old one leaves first. waits:
+    administrators that asked for it; is_recycling: the pool has decided it."""
+
+    spec: ModelSpec
+    order: int
+    allow_gap: bool = False
+    is_recycling: bool = False
+    waits: list[AdminWait] = field(default_factory=list)
+    by: Instance | None = None
+    gap: bool = False
+
+
+@dataclass(slots=True)
 class Model:
-    """One model that was asked for. serving: what runs it, until the last of its processes has exited.
+    """One model that was asked for. serving: what runs it, until the last of its processes has exited. incoming: loads
+    beside it, to take its place; outgoing: has been replaced, and ends what it has begun.
 
     measured_bytes: of a model without files, from when it was last ready. last_blamed: origin of the request that last
     ended a process while it was taken in, or before its output and alone; None once the model has given an output
@@ -274,6 +304,9 @@ class Model:
     pinned: bool = False
     pin_order: int = 0
     serving: Instance | None = None
+    incoming: Instance | None = None
+    outgoing: Instance | None = None
+    reload: Reload | None = None
     waiting: deque[PendingRequest] = field(default_factory=deque)
     loads: list[AdminWait] = field(default_factory=list)
     unloads: list[AdminWait] = field(default_factory=list)
@@ -283,6 +316,7 @@ class Model:
     deaths: int = 0
     restarts: int = 0
     restart_at: float = 0.0
+    recycled_at: float = float("-inf")
     failure: str | None = None
     last_exit: Exit | None = None
     last_reason: str | None = None
@@ -294,37 +328,46 @@ class Model:
     announced: Shown = UNLOADED
 
     @property
+    def instances(self) -> list[Instance]:
+        """All that hold memory for it, at most two."""
+        return [i for i in (self.serving, self.incoming, self.outgoing) if i is not None]
+
+    @property
+    def leaves(self) -> bool:
+        """Whether the instance that serves ends as soon as it has done what it has to."""
+        return self.drain is not None or (self.reload is not None and self.reload.gap)
+
+    @property
+    def admin_queues(self) -> list[list[AdminWait]]:
+        """What administrators wait for."""
+        return [self.loads, self.unloads, self.kills, *([self.reload.waits] if self.reload is not None else [])]
+
+    @property
+    def admin_waits(self) -> list[AdminWait]:
+        return [wait for waits in self.admin_queues for wait in waits]
+
+    @property
     def wanted(self) -> bool:
         """Whether requests wait for this model, or it is pinned, and a start may succeed."""
-        return bool(self.waiting or self.loads or self.pinned) and self.failure is None
+        return bool(self.waiting or self.loads or self.pinned or self.reload) and self.failure is None
+
+    @property
+    def wants_processes(self) -> bool:
+        """Whether it waits for room: to be loaded, or for a process beside the one that serves."""
+        if self.serving is None:
+            return self.wanted and not self.kills
+        return self.reload is not None and self.reload.by is None
 
     @property
     def order(self) -> int:
         """Place in the queue of models: that of the request that has waited longest."""
+        if self.serving is not None and self.reload is not None:
+            return self.reload.order
         orders = [w.order for w in self.loads]
+        if self.reload is not None:
+            orders.append(self.reload.order)
         if self.waiting:
             orders.append(self.waiting[0].order)
         if self.pinned:
             orders.append(self.pin_order)
         return min(orders)
-
-
-def shown(model: Model, now: float, waits_for: str = "waiting for room") -> Shown:
-    """What people see of this model. waits_for: why those that are queued are."""
-    instance = model.serving
-    if instance is None:
-        if model.failure is not None:
-            return Shown(State.FAILED, model.failure)
-        if model.restart_at > now:
-            return Shown(State.COOLDOWN, model.last_reason)
-        if model.wanted:
-            return Shown(State.QUEUED, waits_for)
-        return Shown(State.UNLOADED, model.last_reason)
-    stage, fraction = instance.progress
-    match instance.phase:
-        case Phase.STOPPING:
-            return Shown(State.STOPPING, instance.end_reason, stage, fraction)
-        case Phase.READY:
-            return Shown(State.DRAINING, "unload") if model.drain else Shown(State.READY)
-        case Phase.LOADING:
-            return Shown(State.LOADING, model.last_reason if model.deaths else None, stage, fraction)

@@ -9,8 +9,10 @@ from broker.policy.deaths import ask_to_exit, kill, stop, watch
 from broker.policy.facts import FOREVER, Facts
 from broker.policy.noted import RequestSent, RequestWentOn
 from broker.policy.pressure import Pressure
-from broker.policy.records import Phase, shown
+from broker.policy.records import Phase
+from broker.policy.reload import advance
 from broker.policy.sharing import share_out, start_worker
+from broker.policy.shown import shown
 from broker.policy.specs import Shown
 from broker.policy.suspects import Cause, next_to_send
 from broker.wire.failure import Code, Failure
@@ -28,6 +30,7 @@ def decide(facts: Facts, now: float) -> None:
         _answer_loads(facts)
         _answer_keeps(facts, now)
         _expire_idle(facts, now)
+        advance(facts, now)
         share_out(facts, now)
         _assign(facts)
         _dispatch(facts, now)
@@ -36,7 +39,7 @@ def decide(facts: Facts, now: float) -> None:
 
 
 def _shut_down(facts: Facts, now: float) -> None:
-    for _, instance in facts.serving:
+    for _, instance in facts.instances:
         if instance.phase is not Phase.STOPPING:
             stop(facts, instance, "shutdown", now)
     for spare in facts.spares:
@@ -50,14 +53,15 @@ def _drain(facts: Facts, now: float) -> None:
         if model.drain is None or instance.phase is Phase.STOPPING:
             continue
         older_wait = bool(model.waiting) and model.waiting[0].order < model.drain.order
-        if not instance.busy and not older_wait:
+        if not older_wait and not any(i.busy for i in model.instances):
             if instance.phase is Phase.READY:
                 finish_drain(facts, model)
                 stop(facts, instance, "unload", now)
             else:
                 kill(facts, instance, "unload", now, cause=Cause.ASKED)
         elif now >= model.drain.deadline and model.drain.force:
-            kill(facts, instance, "unload by force", now, cause=Cause.ASKED, replay=False, resume=False)
+            for one in model.instances:
+                kill(facts, one, "unload by force", now, cause=Cause.ASKED, replay=False, resume=False)
         elif now >= model.drain.deadline:
             count = facts.load_of(model)
             why = f"{model.model_id} still has {count} requests; it stays loaded (force=true would kill it)"
@@ -106,23 +110,22 @@ def _expire_idle(facts: Facts, now: float) -> None:
 
 def _assign(facts: Facts) -> None:
     """Tell processes that have connected what to load."""
-    for model, instance in facts.serving:
+    for _, instance in facts.instances:
         if instance.phase is not Phase.LOADING:
             continue
-        assert model.spec is not None
         for worker in instance.ranks:
             if worker.connected and not worker.assigned:
                 worker.assigned = True
-                memory = (worker.lease.share_bytes, facts.most_of(model))
+                memory = (worker.lease.share_bytes, facts.most_of(instance))
                 facts.actions.append(
-                    AssignModel(worker.worker_id, model.spec, *memory, worker.rank, len(instance.ranks))
+                    AssignModel(worker.worker_id, instance.spec, *memory, worker.rank, len(instance.ranks))
                 )
 
 
 def _dispatch(facts: Facts, now: float) -> None:
     """Hand waiting requests to rank 0 of instances that are ready."""
     for model, instance in facts.serving:
-        if instance.phase is not Phase.READY:
+        if instance.phase is not Phase.READY or (model.leaves and model.drain is None):
             continue
         last = facts.claim_order if instance.name in facts.claimed else FOREVER
         if model.drain is not None:

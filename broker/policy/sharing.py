@@ -20,6 +20,8 @@ from broker.policy.eviction import Hold, Verdict, make_room
 from broker.policy.facts import ASK_AGAIN_SECONDS, SHRINK_SECONDS, Facts
 from broker.policy.noted import ModelEvicted, ProcessTaken
 from broker.policy.records import Instance, Lease, Model, Phase, Worker
+from broker.policy.reload import may_leave_first
+from broker.policy.specs import ModelSpec
 from broker.wire.failure import Code, Failure
 
 
@@ -28,7 +30,7 @@ def on_memory_needed(facts: Facts, event: MemoryNeeded, now: float) -> None:
     if worker is None or worker.instance is None or worker.measured_bytes is None:
         return
     lease, limits = worker.lease, facts.limits
-    most = max(lease.share_bytes, facts.most_of(facts.models[worker.instance.model_id]))
+    most = max(lease.share_bytes, facts.most_of(worker.instance))
     wanted = min(limits.blocks(max(0, event.share_bytes) + lease.beside_bytes), most)
     least = min(limits.blocks(max(0, event.least_bytes) + lease.beside_bytes), wanted)
     must = wanted if event.must_bytes is None else limits.blocks(max(0, event.must_bytes) + lease.beside_bytes)
@@ -55,7 +57,7 @@ def _queue_up(facts: Facts, worker: Worker) -> None:
 def share_out(facts: Facts, now: float) -> None:
     """Start the loads and grant the leases that fit; see the top of this file."""
     facts.claimed = ()
-    if all(m.serving is not None or not m.wanted for m in facts.models.values()) and all(
+    if not any(m.wants_processes for m in facts.models.values()) and all(
         worker.lease.is_at_rest for worker in facts.workers.values()
     ):
         return
@@ -80,20 +82,21 @@ def _go_round(facts: Facts, now: float) -> "_Round":
             if turn.lease(worker):  # all that it asked for here; what it asked for later has a place of its own
                 insort(leases, worker, key=lambda w: w.lease.order)
         else:
-            turn.load(loads.pop(0))
+            model = loads.pop(0)
+            (turn.load if model.serving is None else turn.replace)(model)
     return turn
 
 
 def _waiting(facts: Facts, now: float) -> tuple[list[Worker], list[Model]]:
     """All that wait for memory, in the order of their places."""
-    loads = [m for m in facts.models.values() if m.wanted and m.serving is None and m.restart_at <= now]
+    loads = [m for m in facts.models.values() if m.wants_processes and (m.serving or m.restart_at <= now)]
     leases = [w for w in _leasing(facts) if w.lease.order]
     return sorted(leases, key=lambda w: w.lease.order), sorted(loads, key=lambda m: m.order)
 
 
 def _leasing(facts: Facts) -> list[Worker]:
     """The workers that ask for shares and go on."""
-    living = [w for _, i in facts.serving if i.phase is not Phase.STOPPING for w in i.living]
+    living = [w for _, i in facts.instances if i.phase is not Phase.STOPPING for w in i.living]
     return [worker for worker in living if worker.lease.least_bytes is not None]
 
 
@@ -114,8 +117,8 @@ class _Round:
         """What can never fit is refused at any place."""
         facts, now = self._facts, self._now
         assert model.spec is not None  # nothing wants a model that has never had a spec
-        share = facts.share_of(model)
-        need, occupants = share * model.spec.ranks, facts.occupants(model.order, now)
+        share = facts.share_of(model, model.spec)
+        need, occupants = share * model.spec.ranks, facts.occupants(model.order, now, model)
         room = make_room(need, facts.limits.max_models, facts.room_bytes, occupants, facts.ever_bytes)
         if room.verdict is Verdict.NEVER:
             failure = Failure(Code.INSUFFICIENT_MEMORY, facts.why_never(model, need))
@@ -125,7 +128,10 @@ class _Round:
         elif now < facts.loads_from(now)[0]:
             self._head_waits = facts.returning_bytes(now) > 0  # this load gets the returning memory first
         elif room.verdict is Verdict.FITS:
-            _start(facts, model, share, now)
+            model.serving = _start(facts, model, model.spec, share, now)
+            model.restarts += model.deaths > 0
+            if model.reload is not None:
+                model.reload.by = model.serving
         else:
             self._head_waits = True
             facts.claimed, facts.claim_order = room.victims, model.order
@@ -138,6 +144,35 @@ class _Round:
                 lambda: _Ask(need + self._taken(staying) - facts.room_bytes, need, 0, _askable(facts, names))
             )
 
+    def replace(self, model: Model) -> None:
+        """Start the process that is to take the place of the one that serves, if there is room for both. No model
+        leaves for that; others give back what they do not use."""
+        facts, reload, serving = self._facts, model.reload, model.serving
+        assert reload is not None
+        assert serving is not None
+        if len(model.instances) > 1 or serving.phase is not Phase.READY:
+            return  # it has its turn afterwards
+        if not reload.gap:
+            share = facts.share_of(model, reload.spec)
+            need = share * reload.spec.ranks
+            givers = [] if reload.is_recycling else _askable(facts, {i.name for _, i in facts.instances})
+            more = sum(w.lease.share_bytes - w.lease.at_once_bytes for w in givers)
+            if self._now < facts.loads_from(self._now)[0] and not reload.is_recycling:
+                return
+            if not self._head_waits and need <= facts.free_bytes:
+                reload.by = model.incoming = _start(facts, model, reload.spec, share, self._now)
+                return
+            if not self._head_waits and need <= facts.free_bytes + more:
+                self._head_waits = True
+                self._asks.append(lambda: _Ask(need - facts.free_bytes, 0, 0, givers))
+                return
+            if not may_leave_first(facts, model, need):
+                return
+            reload.gap = True
+            self.has_changed_behind_head |= self._head_waits  # what leaves is room that comes
+        if not serving.busy:
+            stop(facts, serving, "reload", self._now)
+
     # ---- leases ---------------------------------------------------------------------------------------------------
 
     def lease(self, worker: Worker) -> bool:
@@ -145,7 +180,8 @@ class _Round:
         facts, lease, instance = self._facts, worker.lease, worker.instance
         assert instance is not None
         model = facts.models[instance.model_id]
-        held_up = self._head_waits and instance.name not in facts.claimed and model.drain is None
+        leaves = model.drain is not None or instance is model.outgoing
+        held_up = self._head_waits and instance.name not in facts.claimed and not leaves
         if held_up or instance.phase is Phase.STOPPING:
             return False
         goal = min(lease.goal_bytes, lease.wanted_bytes)
@@ -203,13 +239,13 @@ class _Round:
     # ---- what makes room ------------------------------------------------------------------------------------------
 
     def _stop(self, names: Iterable[str], reason: str) -> None:
-        for _, instance in self._facts.serving:
+        for _, instance in self._facts.instances:
             if instance.name in names:
                 self._facts.noted.append(ModelEvicted(instance.model_id))
                 stop(self._facts, instance, reason, self._now)
 
     def _taken(self, names: set[str]) -> int:
-        return sum(instance.reserved_bytes for _, instance in self._facts.serving if instance.name in names)
+        return sum(instance.reserved_bytes for _, instance in self._facts.instances if instance.name in names)
 
     def targets(self) -> dict[str, int]:
         """The shares that workers are asked to come down to, by worker id: by what they can give back at once, and if
@@ -252,22 +288,21 @@ def _askable(facts: Facts, names: set[str]) -> list[Worker]:
     return sorted(workers, key=lambda w: w.lease.at_once_bytes - w.lease.share_bytes)
 
 
-def _start(facts: Facts, model: Model, share_bytes: int, now: float) -> None:
+def _start(facts: Facts, model: Model, spec: ModelSpec, share_bytes: int, now: float) -> Instance:
     """Give the model its processes: spares as far as there are any, and there is room for what they take already."""
-    assert model.spec is not None
-    room, spares = facts.free_bytes - share_bytes * model.spec.ranks, []
-    for spare in facts.spares[: model.spec.ranks]:
+    room, spares = facts.free_bytes - share_bytes * spec.ranks, []
+    for spare in facts.spares[: spec.ranks]:
         if (more := max(0, spare.footprint_bytes - share_bytes)) <= room:
             room -= more
             spares.append(spare)
-    started = [start_worker(facts, now, spare=False) for _ in range(model.spec.ranks - len(spares))]
-    instance = model.serving = Instance(model.model_id, [*spares, *started], started_at=now)
+    started = [start_worker(facts, now, spare=False) for _ in range(spec.ranks - len(spares))]
+    instance = Instance(model.model_id, [*spares, *started], spec, started_at=now)
     for rank, worker in enumerate(instance.ranks):
         worker.instance, worker.rank = instance, rank
         worker.stage, worker.fraction, worker.progressed_at = None, None, now
         worker.lease.share_bytes = share_bytes
         facts.noted.append(ProcessTaken(worker.worker_id, model.model_id, rank))
-    model.restarts += model.deaths > 0
+    return instance
 
 
 def start_worker(facts: Facts, now: float, *, spare: bool) -> Worker:
@@ -314,4 +349,4 @@ def _limit_of(facts: Facts, worker: Worker, now: float) -> int:
     others = sum(w.idle_bytes for i in pinned for w in i.ranks)
     others += sum(w.idle_bytes for w in worker.instance.ranks if w is not worker)
     room = facts.limits.whole_blocks(max(0, facts.room_bytes + facts.returning_bytes(now) - others))
-    return max(worker.lease.share_bytes, min(facts.most_of(model), room))
+    return max(worker.lease.share_bytes, min(facts.most_of(worker.instance), room))

@@ -12,7 +12,8 @@ class ModelSpec:
 
     weight_bytes: sum of the weight files. fingerprint: of these files, empty without any. keep_alive_seconds: None for
     the pool's default, negative for ever. memory_limit_bytes: what each of its processes may take, None to derive it
-    from its share. ranks: how many processes run it together.
+    from its share. ranks: how many processes run it together. recycle_after_requests, recycle_over_bytes: when another
+    process takes the place of the one that serves, 0 for never.
     """
 
     model_id: str
@@ -25,6 +26,8 @@ class ModelSpec:
     memory_limit_bytes: int | None = None
     ranks: int = 1
     fingerprint: str = ""
+    recycle_after_requests: int = 0
+    recycle_over_bytes: int = 0
 
 
 class KeepAlive(NamedTuple):

@@ -13,6 +13,7 @@ from broker.policy.events import (
 from broker.policy.facts import FOREVER, Facts
 from broker.policy.noted import FirstOutput, ModelLoaded
 from broker.policy.records import Instance, Model, PendingRequest, Phase, Worker
+from broker.policy.succession import take_over
 
 # Whose sizes are kept, by their last load.
 REMEMBERED_MODELS = 500
@@ -66,8 +67,11 @@ def on_worker_became_ready(facts: Facts, event: WorkerBecameReady, now: float) -
 def _became_ready(facts: Facts, instance: Instance, measured_bytes: int, now: float) -> None:
     model = facts.models[instance.model_id]
     instance.ready_at = instance.last_completed = now
-    facts.noted.append(ModelLoaded(model.model_id))
-    _remember(facts, model, measured_bytes)
+    facts.noted.append(ModelLoaded(model.model_id, instance.name))
+    _remember(facts, model, instance.spec.fingerprint, measured_bytes)
+    if instance is model.incoming:
+        take_over(model)
+        return  # nobody has waited for it
     # Requests that waited for this load are one group and are served together: A B A B becomes AA BB. Requests that
     # came after an unload wait for the next load.
     last = model.drain.order if model.drain is not None else FOREVER
@@ -77,9 +81,7 @@ def _became_ready(facts: Facts, instance: Instance, measured_bytes: int, now: fl
             request.order = model.waiting[0].order
 
 
-def _remember(facts: Facts, model: Model, measured_bytes: int) -> None:
-    assert model.spec is not None
-    key = model.spec.fingerprint
+def _remember(facts: Facts, model: Model, key: str, measured_bytes: int) -> None:
     if not key:
         model.measured_bytes = measured_bytes
         return
@@ -115,6 +117,7 @@ def on_outputs_arrived(facts: Facts, event: OutputsArrived, now: float) -> bool:
         return frees
     for request_id in ended:
         del in_flight[request_id], facts.requests[request_id]
+    instance.served += len(ended)
     instance.last_completed = facts.models[instance.model_id].last_used = now
     return True
 

@@ -21,6 +21,8 @@ from broker.wire.from_gateways import (
     Models,
     Pin,
     Pull,
+    Reload,
+    ReloadSettings,
     Remove,
     Resolve,
     Resume,
@@ -39,6 +41,7 @@ COMMANDS: dict[bytes, type[Body]] = {
     cls.COMMAND: cls
     for cls in (
         *(InferenceRequest, Resume, Cancel, Load, Keep, Pull, CancelPull, Remove, Forget, Unload, Kill, Pin, Unpin),
+        *(Reload, ReloadSettings),
         *(Status, Describe, Models, Resolve, Watch, Logs),
         *(Hello, Goodbye, Heartbeat, Ack),
         *(Assign, Share, Shrink, MayPrefill, DropPrompts, Shutdown),

@@ -130,6 +130,25 @@ class Kill(Body):
 
 
 @dataclass(slots=True, frozen=True)
+class Reload(Body):
+    """Load `model` anew in another process, which takes the place of the one that serves when it is ready; no request
+    fails or waits for that. Where there is no room for both: ERROR `insufficient_memory`, or with `allow_gap` the old
+    one drains and ends first. FINAL when the new one serves: `{model_id, model_type, size_bytes, pinned}`."""
+
+    COMMAND: ClassVar[bytes] = b"RELOAD"
+    model: str
+    allow_gap: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class ReloadSettings(Body):
+    """Read the settings file again and apply what can be applied. FINAL: `{applied, at_next_load, needs_restart}`,
+    lists of names; ERROR `invalid_request` with a line for each mistake, and then nothing has changed."""
+
+    COMMAND: ClassVar[bytes] = b"RELOAD_SETTINGS"
+
+
+@dataclass(slots=True, frozen=True)
 class Pin(Body):
     """Pin `model`, which this machine must have. FINAL at once: `{model_id}`; the model is loaded then."""
 
@@ -217,6 +236,8 @@ FromGateway = (
     | Forget
     | Unload
     | Kill
+    | Reload
+    | ReloadSettings
     | Pin
     | Unpin
     | Status

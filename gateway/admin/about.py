@@ -65,6 +65,12 @@ async def settings(request: Request[AppState]) -> Response:
     return Json({"gateway": _in_force(request.state["settings"]), "broker": report.settings})
 
 
+async def reload_settings(request: Request[AppState]) -> Response:
+    """The broker reads its settings again; a line for each mistake, and then nothing has changed."""
+    report = await finish(request, ask.reload_settings())
+    return Json({"status": "reloaded"} | report.model_dump(include={"applied", "at_next_load", "needs_restart"}))
+
+
 def _in_force(settings: Settings) -> JsonMap:
     secrets = {name: "set" for name, value in settings if isinstance(value, SecretStr)}
     return settings.model_dump(mode="json", exclude=set(secrets)) | secrets

@@ -82,6 +82,25 @@ class KillAnswer(AdminAnswer):
     pid: int
 
 
+class ReloadAnswer(AdminAnswer):
+    """Another process serves a model now."""
+
+    status: Literal["reloaded"]
+    model_id: str
+    model_type: str
+    size_gb: float
+
+
+class RereadAnswer(AdminAnswer):
+    """The settings file has been read again. applied, needs_restart: names of settings of the broker that have changed;
+    at_next_load: models whose own settings have."""
+
+    status: Literal["reloaded"]
+    applied: list[str]
+    at_next_load: list[str]
+    needs_restart: list[str]
+
+
 class PinAnswer(AdminAnswer):
     """A model is pinned, and will be loaded if it is not."""
 

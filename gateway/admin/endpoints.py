@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from broker.wire.failure import Code, FailureError
 from broker.wire.states import LOADED
-from gateway.admin.about import about, models, settings
+from gateway.admin.about import about, models, reload_settings, settings
 from gateway.admin.answers import (
     CancelAnswer,
     CatalogAnswer,
@@ -21,7 +21,9 @@ from gateway.admin.answers import (
     PinAnswer,
     ProgressEvent,
     PullAnswer,
+    ReloadAnswer,
     RemoveAnswer,
+    RereadAnswer,
     SettingsAnswer,
     StatusAnswer,
     UnloadAnswer,
@@ -43,6 +45,7 @@ from gateway.http.errors import Json, error_response
 from gateway.http.inference import AppState, finish
 
 _HEALTH_TIMEOUT = 2.0
+_RELOAD_FAILURES = {Code.INSUFFICIENT_MEMORY: 409, Code.LOAD_FAILED: 500}
 
 
 class StatusQuery(Query):
@@ -62,6 +65,12 @@ class UnloadQuery(Query):
 
     timeout: Seconds | None = Field(None, description="Seconds to wait for running requests; 30 if it is left out.")
     force: Flag = Field(False, description="Whether to kill the process of a model that is still busy after that.")
+
+
+class ReloadQuery(Query):
+    """The parameters of reload."""
+
+    allow_gap: Flag = Field(False, description="Whether the old process may end first where there is no room for both.")
 
 
 async def status(request: Request[AppState]) -> Response:
@@ -118,6 +127,28 @@ async def kill(request: Request[AppState]) -> Response:
     query = query_of(KillQuery, request.query_params)
     report = await finish(request, ask.kill(await _model(request), resume=query.resume))
     return Json({"status": "killed", "model_id": report.model_id, "pid": report.pid})
+
+
+async def reload(request: Request[AppState]) -> Response:
+    """Load a model anew beside the process that serves it, which then ends. 409 if there is no room for both; 500 if it
+    cannot be loaded, and then the old process stays."""
+    query = query_of(ReloadQuery, request.query_params)
+    model = await _model(request)
+    try:
+        report = await finish(request, ask.reload(model, allow_gap=query.allow_gap))
+    except FailureError as error:
+        status = _RELOAD_FAILURES.get(error.failure.code)
+        if status is None:
+            raise
+        return error_response(ADMIN, error.failure, status)
+    return Json(
+        {
+            "status": "reloaded",
+            "model_id": report.model_id,
+            "model_type": report.model_type,
+            "size_gb": gib(report.size_bytes),
+        }
+    )
 
 
 async def pin(request: Request[AppState]) -> Response:
@@ -276,6 +307,15 @@ ENDPOINTS = (
         query=UnloadQuery,
     ),
     _row("POST", "/admin/models/kill/{model_id:path}", kill, KillAnswer, _LOADED, query=KillQuery),
+    _row(
+        "POST",
+        "/admin/models/reload/{model_id:path}",
+        reload,
+        ReloadAnswer,
+        (*_LOADED, Code.MODEL_IN_USE),
+        query=ReloadQuery,
+    ),
+    _row("POST", "/admin/settings/reload", reload_settings, RereadAnswer, (*BROKER, Code.INVALID_REQUEST)),
     _row("POST", "/admin/models/pin/{model_id:path}", pin, PinAnswer, (*NAMES_A_MODEL, Code.LOAD_FAILED)),
     _row("POST", "/admin/models/unpin/{model_id:path}", unpin, UnpinAnswer, _LOADED),
     _row("POST", "/admin/cache/forget", forget, ForgetAnswer),

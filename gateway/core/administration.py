@@ -140,6 +140,14 @@ class BrokerReport(Report):
     settings: dict[str, Any]
 
 
+class RereadReport(Report):
+    """The FINAL of RELOAD_SETTINGS: names of settings, and of models whose own settings have changed."""
+
+    applied: list[str]
+    at_next_load: list[str]
+    needs_restart: list[str]
+
+
 class ResolveReport(Report):
     """The FINAL of RESOLVE. model_id: None if this machine has no such model. fetchable: a request would fetch it."""
 

@@ -19,6 +19,8 @@ from broker.wire.from_gateways import (
     Models,
     Pin,
     Pull,
+    Reload,
+    ReloadSettings,
     Remove,
     Resolve,
     Status,
@@ -40,6 +42,7 @@ from gateway.core.administration import (
     PullProgress,
     PullReport,
     R,
+    RereadReport,
     ResolveReport,
     StateChange,
     StatusReport,
@@ -193,6 +196,16 @@ def unload(model: str, timeout: float | None, *, force: bool) -> Ask[UnloadRepor
 def kill(model: str, *, resume: bool) -> Ask[KillReport]:
     """SIGKILL the process of a model. resume: whether its requests may go on in the next one."""
     return _once(model, Kill(model, resume), KillReport)
+
+
+def reload(model: str, *, allow_gap: bool) -> Ask[LoadReport]:
+    """Another process takes the place of the one that serves a model. allow_gap: whether that one may end first."""
+    return _once(model, Reload(model, allow_gap), LoadReport)
+
+
+def reload_settings() -> Ask[RereadReport]:
+    """The broker reads its settings again."""
+    return _once(None, ReloadSettings(), RereadReport)
 
 
 def pin(model: str) -> Ask[UnloadReport]:

@@ -53,7 +53,7 @@ from broker.policy.events import (
 )
 from broker.policy.policies import Policies
 from broker.policy.pressure import Pressure
-from broker.policy.records import Phase
+from broker.policy.records import Instance, Phase
 from broker.policy.specs import Exit
 from broker.wire.failure import Failure
 from tests.broker.policy.world_books import GATEWAYS, MIB, SimLink, SimRequest, SimWorker
@@ -100,7 +100,7 @@ class World(Deaths):
                 assert worker.connected
                 assert worker.spec is None
                 assert ranks == spec.ranks
-                assert rank not in [w.rank for w in self.ranks_of(spec.model_id)]
+                self.groups[worker_id] = self._instance_of(worker_id).name
                 self.assigned(worker, spec, rank, share, limit)
             case ForwardRequest():
                 self._forward(action)
@@ -134,7 +134,7 @@ class World(Deaths):
         worker, request = self.workers[action.worker_id], self.requests[action.request_id]
         assert worker.spec is not None
         assert worker.rank == 0, "a request to another rank than 0"
-        ranks = self.ranks_of(action.model_id)
+        ranks = self.ranks_of(action.worker_id)
         assert len(ranks) == worker.spec.ranks
         assert all(rank.ready for rank in ranks)
         assert not any(rank.asked_to_stop or rank.killed for rank in ranks)
@@ -145,6 +145,11 @@ class World(Deaths):
         worker.in_flight.add(action.request_id)
         if request.keep_alive is not None:
             self.hear(action.worker_id, action.request_id, request.keep_alive)
+
+    def _instance_of(self, worker_id: str) -> Instance:
+        instance = self.pool.workers[worker_id].instance
+        assert instance is not None
+        return instance
 
     def end(self, request_id: bytes, failure: Failure | None = None) -> None:
         """The broker answers it."""

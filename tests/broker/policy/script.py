@@ -28,6 +28,7 @@ from broker.policy.events import (
     OutputsArrived,
     PinRequested,
     PullRequested,
+    ReloadRequested,
     RemoveRequested,
     RequestArrived,
     RequestCancelled,
@@ -43,7 +44,8 @@ from broker.policy.events import (
     WorkerStarted,
 )
 from broker.policy.limits import PoolLimits
-from broker.policy.records import Instance, Model, Worker, shown
+from broker.policy.records import Instance, Model, Worker
+from broker.policy.shown import shown
 from broker.policy.specs import Exit, ModelSpec
 from tests.broker.policy.pool_world import World
 from tests.broker.policy.world_books import MIB, SimRequest
@@ -117,6 +119,13 @@ class Script(World):
     def kill(self, request_id: bytes, model_id: str, *, resume: bool = True) -> list[Action]:
         self.requests[request_id] = SimRequest(model_id, admin=True)
         return self.send(KillRequested(request_id, model_id, resume))
+
+    def reload(self, request_id: bytes, model_id: str, *, allow_gap: bool = False, **changes: Any) -> list[Action]:
+        """changes: what the settings of the model say by now."""
+        self.requests[request_id] = SimRequest(model_id, admin=True)
+        if model_id in self.specs:
+            self.specs[model_id] = replace(self.specs[model_id], **changes)
+        return self.send(ReloadRequested(request_id, model_id, allow_gap, self.specs.get(model_id)))
 
     def pull(self, request_id: bytes, model_id: str) -> list[Action]:
         self.requests[request_id] = SimRequest(model_id, admin=True)

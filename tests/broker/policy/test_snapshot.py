@@ -74,6 +74,8 @@ def test_a_model_at_work() -> None:
         "mlx_peak_bytes": 3,
         "cpu_percent": 12.5,
         "in_flight": 1,
+        "incoming": None,
+        "outgoing": None,
         "queued": 0,
         "restarts": 0,
         "last_exit": None,

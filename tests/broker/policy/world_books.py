@@ -159,7 +159,9 @@ class Books:
         for request_id, request in self.requests.items():
             assert request.ends <= 1, f"{request_id!r} ended {request.ends} times"
         holding = self.instances()
-        assert len(holding) <= self.limits.max_models, "more models than max_models"
+        names = Counter(instance.model_id for instance in holding)
+        assert len(names) <= self.limits.max_models, "more models than max_models"
+        assert max(names.values(), default=0) <= 2, "a model has more than a process and its successor"
         for instance in holding:
             if instance.phase is Phase.LOADING and instance.name not in loading_before:
                 taken = sum(self.counted(i) for i in holding)
@@ -217,7 +219,7 @@ class Books:
         return (-(-part // block) * block + block if block else part) * spec.ranks
 
     def instances(self) -> list[Instance]:
-        return [m.serving for m in self.pool.models if m.serving is not None]
+        return [instance for m in self.pool.models for instance in m.instances]
 
     def _model_pinned(self, model_id: str) -> bool:
         return any(m.pinned for m in self.pool.models if m.model_id == model_id)
@@ -227,5 +229,11 @@ class Books:
             m.waiting and m.waiting[0].order < order for m in self.pool.models if m.model_id == model_id and m.waiting
         )
 
-    def _draining(self, model_id: str) -> bool:
-        return any(m.drain is not None for m in self.pool.models if m.model_id == model_id)
+    def _leaves(self, instance: Instance) -> bool:
+        """Whether it gets nothing new and ends by itself."""
+        model = next(m for m in self.pool.models if m.model_id == instance.model_id)
+        return model.drain is not None or instance is model.outgoing or (model.reload is not None and model.reload.gap)
+
+    def _is_replaced(self, instance: Instance) -> bool:
+        """Whether another process loads to take its place: until then it serves."""
+        return any(m.incoming is not None for m in self.pool.models if m.model_id == instance.model_id)

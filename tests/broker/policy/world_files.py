@@ -11,6 +11,7 @@ from broker.policy.events import (
     ModelMissed,
     PinRequested,
     PullRequested,
+    ReloadRequested,
     RemoveRequested,
     RequestCancelled,
     UnloadRequested,
@@ -62,7 +63,9 @@ class Files(Idle):
             self.ask_to_pull(model_id)
             return
         request_id = self.new_id(model_id, admin=True)
-        match self.random.randrange(6):
+        match self.random.randrange(8):
+            case 6 | 7:
+                self.ask_to_reload(request_id, model_id)
             case 0:
                 self.want(LoadRequested(request_id, model_id, spec, problem))
             case 1:
@@ -76,6 +79,15 @@ class Files(Idle):
                 self.send(CancelPullRequested(request_id, model_id))
             case _:
                 self.send(UnpinRequested(request_id, model_id))
+
+    def ask_to_reload(self, request_id: bytes, model_id: str) -> None:
+        """Now and then the settings of the model have changed since, or it cannot be used any more."""
+        spec, problem = self.specs.get(model_id), self.problem(model_id)
+        if spec is not None and self.random.random() < 0.3:
+            spec = self.specs[model_id] = replace(spec, options={"changed": len(self.requests)})
+        elif self.random.random() < 0.1:
+            spec, problem = None, Failure(Code.LOAD_FAILED, "broken")
+        self.send(ReloadRequested(request_id, model_id, self.random.random() < 0.3, spec, problem))
 
     def ask_to_pull(self, model_id: str) -> None:
         request_id = self.new_id(model_id, admin=True)
@@ -117,7 +129,7 @@ class Files(Idle):
                 raise AssertionError(f"unknown action {action}")
 
     def check_refusal(self, request_id: bytes, failure: Failure) -> None:
-        if failure.code is Code.MODEL_IN_USE:
+        if failure.code is Code.MODEL_IN_USE and request_id in self.removals:
             assert self._uses(self.removals[request_id]), "nothing uses these files"
 
     def _uses(self, event: RemoveRequested) -> list[str]:

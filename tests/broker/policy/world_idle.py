@@ -30,24 +30,33 @@ class Idle(Memory):
         if name not in self.heard or stated[0] > self.heard[name][0]:
             self.heard[name] = stated
 
-    def head_of(self, model_id: str) -> SimWorker | None:
-        return next((worker for worker in self.ranks_of(model_id) if worker.rank == 0), None)
+    def head_of(self, worker_id: str) -> SimWorker | None:
+        return next((worker for worker in self.ranks_of(worker_id) if worker.rank == 0), None)
+
+    def serving_head(self, model_id: str) -> SimWorker | None:
+        """Rank 0 of what new requests of this model go to."""
+        serving = next((m.serving for m in self.pool.models if m.model_id == model_id), None)
+        return None if serving is None else self.workers.get(serving.name)
 
     def took(self, worker_id: str, measured_bytes: int) -> None:
         super().took(worker_id, measured_bytes)
         spec = self.workers[worker_id].spec
-        head = None if spec is None else self.head_of(spec.model_id)
+        head = None if spec is None else self.head_of(worker_id)
         if head is not None:
             self.used_at[head.worker_id] = self.now
+            before = self.serving_head(spec.model_id) if spec is not None else None
+            if before is not None and before.worker_id in self.heard:  # it takes that one's place
+                statements = [self.heard[w] for w in (before.worker_id, head.worker_id) if w in self.heard]
+                self.heard[head.worker_id] = max(statements, key=lambda stated: stated[0])
 
     def note_event(self, event: Event) -> None:
         """Before the pool hears it."""
         if isinstance(event, SystemSampled):
             self.pressure = event.pressure
         if isinstance(event, KeepRequested) and event.seconds == 0:
-            serving = [i for i in self.instances() if i.model_id == event.model_id]
-            for instance in serving:
-                self.hear(instance.name, event.request_id, 0.0)
+            serving = self.serving_head(event.model_id)
+            if serving is not None:
+                self.hear(serving.worker_id, event.request_id, 0.0)
 
     def note_actions(self, event: Event, actions: Sequence[Action]) -> None:
         """Before they are performed."""
@@ -58,13 +67,11 @@ class Idle(Memory):
 
     def note_kept(self, request_id: bytes, request: SimRequest) -> None:
         """A request without work has ended well."""
-        head = self.head_of(request.model_id)
+        head = self.serving_head(request.model_id)
         if request.keep_alive == 0:
             return
         assert head is not None, "kept, and not loaded"
-        assert all(
-            rank.ready and not rank.asked_to_stop and not rank.killed for rank in self.ranks_of(request.model_id)
-        )
+        assert all(rank.ready and not rank.asked_to_stop and not rank.killed for rank in self.ranks_of(head.worker_id))
         self.used_at[head.worker_id] = self.now
         self.hear(head.worker_id, request_id, request.keep_alive)
 
@@ -88,7 +95,7 @@ class Idle(Memory):
         if reason not in ("keep_alive", "the system is short of memory"):
             return
         assert worker.spec is not None
-        head = self.head_of(worker.spec.model_id)
+        head = self.head_of(worker.worker_id)
         assert head is not None
         assert not self._model_pinned(worker.spec.model_id), "a pinned model left"
         assert not head.in_flight, "a busy model left"
@@ -98,6 +105,8 @@ class Idle(Memory):
         for model in self.pool.models:
             instance = model.serving
             if instance is None or instance.phase is not Phase.READY or model.waiting or model.drain or model.pinned:
+                continue
+            if model.reload is not None:
                 continue
             head = self.workers[instance.name]
             assert head.in_flight or self.now < self.leaves_at(head), f"{model.model_id} overstays"

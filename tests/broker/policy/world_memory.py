@@ -54,13 +54,15 @@ class Memory(Books):
     def send(self, event: Event) -> list[Action]:
         raise NotImplementedError
 
-    def ranks_of(self, model_id: str) -> list[SimWorker]:
-        """The processes that have been told to load a part of this model."""
-        return [w for w in self.workers.values() if w.spec is not None and w.spec.model_id == model_id]
+    def ranks_of(self, worker_id: str) -> list[SimWorker]:
+        """The processes that run a model together with this one, and have been told to load their part of it."""
+        group = self.groups[worker_id]
+        return [w for w in self.workers.values() if w.spec is not None and self.groups[w.worker_id] == group]
 
     def __init__(self, seed: int, limits: PoolLimits | None = None, models: int = 5) -> None:
         super().__init__(seed, limits, models)
         self.memories: dict[str, SimMemory] = {}
+        self.groups: dict[str, str] = {}  # by process, the name of its instance
         self.largest_budget = 0
 
     def memory(self, worker_id: str) -> SimMemory:
@@ -70,6 +72,7 @@ class Memory(Books):
 
     def assigned(self, worker: SimWorker, spec: ModelSpec, rank: int, share: int, limit: int) -> None:
         worker.spec, worker.rank = spec, rank
+        assert rank not in [w.rank for w in self.ranks_of(worker.worker_id) if w is not worker]
         memory = self.memory(worker.worker_id)
         memory.share, memory.limit = share, limit
 
@@ -107,7 +110,7 @@ class Memory(Books):
         worker.measured = self.memory(worker_id).footprint = measured_bytes
         if worker.spec is None:
             return
-        parts = [rank.measured for rank in self.ranks_of(worker.spec.model_id) if rank.measured is not None]
+        parts = [rank.measured for rank in self.ranks_of(worker_id) if rank.measured is not None]
         if len(parts) == worker.spec.ranks:
             self.measured[worker.spec.model_id] = sum(parts)
 
@@ -209,24 +212,30 @@ class Memory(Books):
         heads = [
             m
             for m in self.pool.models
-            if m.wanted and m.serving is None and m.restart_at <= self.now and m.spec is not None
+            if m.wanted
+            and m.serving is None
+            and m.restart_at <= self.now
+            and m.spec is not None
+            and not any(i.phase is Phase.STOPPING for i in m.instances)
         ]
         if not heads:
             return
         head = min(heads, key=lambda m: m.order)
-        staying = [i for i in self.instances() if i.phase is not Phase.STOPPING and not self._draining(i.model_id)]
+        staying = [i for i in self.instances() if i.phase is not Phase.STOPPING and not self._leaves(i)]
         idle = [
             i
             for i in staying
             if i.phase is Phase.READY
             and not i.in_flight
+            and not self._is_replaced(i)
             and not self._model_pinned(i.model_id)
             and not self._older_wait(i.model_id, head.order)
         ]
 
         def fits(others: list[Instance]) -> bool:
             total = self._size(head.model_id) + sum(self.counted(i) for i in others)
-            return len(others) < self.limits.max_models and total <= self.pool.memory.budget_bytes
+            names = {i.model_id for i in others} - {head.model_id}
+            return len(names) < self.limits.max_models and total <= self.pool.memory.budget_bytes
 
         # What is leaving already may be waited for; beyond that, idle models must make room at once.
         assert not fits(self.instances()), f"{head.model_id} waits although there is room"

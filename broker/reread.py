@@ -1,0 +1,94 @@
+"""The settings file is read again: what has changed, what of it is applied at once, and what waits for a restart.
+
+Most settings are built into what the broker starts with. Those of the policies are looked at whenever something is
+decided, and those of a model whenever it is loaded, so these two kinds can change while the broker runs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from broker.models.catalog import Catalog
+from broker.policy.events import Event, LimitsChanged
+from broker.policy.limits import PoolLimits
+from broker.settings import BrokerSettings
+from broker.wire.failure import Code, Failure, FailureError
+from broker.wire.settings_file import SettingsError
+
+_LIMITS = frozenset(
+    {
+        "max_models",
+        "max_memory_gb",
+        "max_queue",
+        "max_requests_per_model",
+        "queue_timeout_seconds",
+        "drain_timeout_seconds",
+        "stop_grace_seconds",
+        "keep_alive_seconds",
+        "memory_limit_factor",
+        "warm_spares",
+    }
+)
+# Workers beat as they were told when they started, so these two are bound to a setting that waits for a restart.
+_TIMEOUTS = frozenset({"heartbeat_timeout_seconds", "stall_timeout_seconds", "load_stall_timeout_seconds"})
+_INTERVAL = "heartbeat_interval_seconds"
+
+
+@dataclass(slots=True, frozen=True)
+class Changes:
+    """settings: those in force from now on. applied, needs_restart: names of settings; at_next_load: models whose own
+    settings have changed."""
+
+    settings: BrokerSettings
+    applied: list[str]
+    at_next_load: list[str]
+    needs_restart: list[str]
+
+
+def changes(old: BrokerSettings, new: BrokerSettings) -> Changes:
+    """old: the settings in force."""
+    changed = {name for name in BrokerSettings.model_fields if getattr(old, name) != getattr(new, name)}
+    may_change = _LIMITS if _INTERVAL in changed else _LIMITS | _TIMEOUTS
+    applied = sorted(changed & may_change)
+    names = old.models.keys() | new.models.keys()
+    at_next_load = sorted(name for name in names if old.models.get(name) != new.models.get(name))
+    update = {name: getattr(new, name) for name in (*applied, "models")}
+    return Changes(old.model_copy(update=update), applied, at_next_load, sorted(changed - may_change - {"models"}))
+
+
+class Rereading:
+    """load: reads the file, raises SettingsError. limits: those of these settings on this machine. put: takes the event
+    that tells the policies."""
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        *,
+        load: Callable[[], BrokerSettings],
+        limits: Callable[[BrokerSettings], PoolLimits],
+        catalog: Catalog,
+        put: Callable[[Event], None],
+    ) -> None:
+        self.settings = settings
+        self._load = load
+        self._limits = limits
+        self._block_bytes = limits(settings).block_bytes
+        self._catalog = catalog
+        self._put = put
+
+    def reread(self) -> dict[str, Any]:
+        """The FINAL of RELOAD_SETTINGS. Raises FailureError with a line for each mistake; then nothing has changed."""
+        try:
+            found = changes(self.settings, self._load())
+        except SettingsError as error:
+            raise FailureError(Failure(Code.INVALID_REQUEST, str(error))) from None
+        self.settings = found.settings
+        self._catalog.use({name: model.override() for name, model in found.settings.models.items()})
+        if found.applied:
+            # Shares have been handed out in blocks of this size.
+            self._put(LimitsChanged(replace(self._limits(found.settings), block_bytes=self._block_bytes)))
+        return {
+            "applied": found.applied,
+            "at_next_load": found.at_next_load,
+            "needs_restart": found.needs_restart,
+        }
