@@ -35,7 +35,7 @@ _INTERVAL = "heartbeat_interval_seconds"
 
 
 @dataclass(slots=True, frozen=True)
-class Changes:
+class SettingsChanges:
     """settings: those in force from now on. applied, needs_restart: names of settings; at_next_load: models whose own
     settings have changed."""
 
@@ -45,7 +45,7 @@ class Changes:
     needs_restart: list[str]
 
 
-def changes(old: BrokerSettings, new: BrokerSettings) -> Changes:
+def changes(old: BrokerSettings, new: BrokerSettings) -> SettingsChanges:
     """old: the settings in force."""
     changed = {name for name in BrokerSettings.model_fields if getattr(old, name) != getattr(new, name)}
     may_change = _LIMITS if _INTERVAL in changed else _LIMITS | _TIMEOUTS
@@ -53,7 +53,9 @@ def changes(old: BrokerSettings, new: BrokerSettings) -> Changes:
     names = old.models.keys() | new.models.keys()
     at_next_load = sorted(name for name in names if old.models.get(name) != new.models.get(name))
     update = {name: getattr(new, name) for name in (*applied, "models")}
-    return Changes(old.model_copy(update=update), applied, at_next_load, sorted(changed - may_change - {"models"}))
+    return SettingsChanges(
+        old.model_copy(update=update), applied, at_next_load, sorted(changed - may_change - {"models"})
+    )
 
 
 class Rereading:

@@ -275,7 +275,7 @@ class Instance:
 
 
 @dataclass(slots=True)
-class Reload:
+class Replacement:
     """Another process of a model is to take the place of the one that serves. spec: the model as it is to be loaded.
     by: the instance that was started for this. gap: there is no room for both, so the old one leaves first. waits:
     administrators that asked for it; is_recycling: the pool has decided it."""
@@ -306,7 +306,7 @@ class Model:
     serving: Instance | None = None
     incoming: Instance | None = None
     outgoing: Instance | None = None
-    reload: Reload | None = None
+    reload: Replacement | None = None
     waiting: deque[PendingRequest] = field(default_factory=deque)
     loads: list[AdminWait] = field(default_factory=list)
     unloads: list[AdminWait] = field(default_factory=list)

@@ -9,7 +9,7 @@ from broker.policy.answers import SHUTTING_DOWN, fail, load_report, refuse
 from broker.policy.deaths import kill, stop
 from broker.policy.events import ReloadRequested
 from broker.policy.facts import Facts
-from broker.policy.records import AdminWait, Instance, Model, Phase, Reload
+from broker.policy.records import AdminWait, Instance, Model, Phase, Replacement
 from broker.policy.suspects import Cause
 from broker.wire.failure import Code, Failure
 
@@ -32,7 +32,7 @@ def on_reload_requested(facts: Facts, event: ReloadRequested) -> None:
             fail(facts, event.request_id, Failure(Code.MODEL_IN_USE, why))
             return
         if reload is None:
-            reload = model.reload = Reload(event.spec, wait.order)
+            reload = model.reload = Replacement(event.spec, wait.order)
         if reload.by is None:
             reload.spec = event.spec
         reload.waits.append(wait)
@@ -59,7 +59,7 @@ def advance(facts: Facts, now: float) -> None:
                 facts.actions.append(Reply(wait.request_id, load_report(model)))
             model.reload = None
         if model.serving is not None and now >= facts.recycles_at(model):
-            model.reload = Reload(model.serving.spec, facts.next_order(), is_recycling=True)
+            model.reload = Replacement(model.serving.spec, facts.next_order(), is_recycling=True)
             model.recycled_at = now
 
 
