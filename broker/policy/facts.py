@@ -309,7 +309,7 @@ class Facts:
             return FOREVER
         return instance.last_completed + keep
 
-    def recycles_at(self, model: Model) -> float:
+    def recycles_at(self, model: Model, now: float) -> float:
         """When another process takes the place of the one that serves, because it has served enough or grown too
         large; where there is no room for both, it must be idle."""
         serving = model.serving
@@ -319,7 +319,7 @@ class Facts:
             return FOREVER
         if serving.busy and self.share_of(model, serving.spec) * serving.spec.ranks > self.free_bytes:
             return FOREVER
-        return model.recycled_at + RECYCLE_PAUSE_SECONDS
+        return max(model.recycled_at + RECYCLE_PAUSE_SECONDS, self.loads_from(now)[0])
 
     def spare_due(self) -> float:
         """When to start a spare: after loads, so that it never competes with one for the processor."""
@@ -350,7 +350,7 @@ class Facts:
                 yield idle_until
             if model.drain is not None:
                 yield model.drain.deadline
-            if now < (recycles_at := self.recycles_at(model)) < FOREVER:
+            if now < (recycles_at := self.recycles_at(model, now)) < FOREVER:
                 yield recycles_at
             if model.waiting and (expiry := self.expiry(model)) < FOREVER:
                 yield expiry

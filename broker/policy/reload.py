@@ -58,7 +58,7 @@ def advance(facts: Facts, now: float) -> None:
             for wait in reload.waits:
                 facts.actions.append(Reply(wait.request_id, load_report(model)))
             model.reload = None
-        if model.serving is not None and now >= facts.recycles_at(model):
+        if model.serving is not None and now >= facts.recycles_at(model, now):
             model.reload = Replacement(model.serving.spec, facts.next_order(), is_recycling=True)
             model.recycled_at = now
 

@@ -157,7 +157,7 @@ class _Round:
             need = share * reload.spec.ranks
             givers = [] if reload.is_recycling else _askable(facts, {i.name for _, i in facts.instances})
             more = sum(w.lease.share_bytes - w.lease.at_once_bytes for w in givers)
-            if self._now < facts.loads_from(self._now)[0] and not reload.is_recycling:
+            if self._now < facts.loads_from(self._now)[0]:
                 return
             if not self._head_waits and need <= facts.free_bytes:
                 reload.by = model.incoming = _start(facts, model, reload.spec, share, self._now)

@@ -37,8 +37,11 @@ def forget(model: Model, instance: Instance) -> None:
     """Its last process has exited."""
     if instance is model.serving:
         model.serving = None
-        if model.reload is not None:  # what is loaded next is what was asked for
-            model.spec = model.reload.spec
+        reload = model.reload
+        if reload is not None and reload.is_recycling and not reload.gap:
+            model.reload = None  # it has gone for another reason, and is as good as new when it is loaded next
+        elif reload is not None:
+            model.spec = reload.spec  # what is loaded next is what was asked for
     elif instance is model.incoming:
         model.incoming = None
     else:

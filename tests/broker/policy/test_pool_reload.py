@@ -8,9 +8,12 @@ from broker.policy.actions import Fail, KillWorker, Reply, StartWorker, StopWork
 from broker.policy.budget import Hardware
 from broker.policy.events import GatewayLeft, LimitsChanged, ReloadRequested, ShutdownRequested
 from broker.policy.facts import RECYCLE_PAUSE_SECONDS
+from broker.policy.pressure import Pressure
 from broker.policy.snapshot import status
 from broker.wire.failure import Code, Failure
 from tests.broker.policy.script import R1, R2, R3, R4, R5, SIZE, START, W1, W2, W3, Failed, Script, replied
+from tests.broker.policy.test_pool_pressure import short
+from tests.broker.policy.test_pool_suspects import goes_on, sent
 from tests.broker.policy.world_books import MIB
 
 
@@ -270,6 +273,63 @@ def test_recycling_that_fails_is_tried_again_later() -> None:
     s.exits(W2)
     assert s.wait(RECYCLE_PAUSE_SECONDS - 1, W1) == []
     assert s.wait(1.0, W1) == [StartWorker(W3, spare=False)]
+
+
+def test_nothing_is_recycled_while_the_system_is_short_of_memory() -> None:
+    s = Script(memory=1000)
+    s.specs["a"] = replace(s.specs["a"], recycle_after_requests=1)
+    s.busy("a", R1)
+    short(s, Pressure.CRITICAL)
+    assert StartWorker(W2, spare=False) not in s.finish(W1, R1)
+    assert StartWorker(W2, spare=False) in short(s, Pressure.NORMAL)
+
+
+def test_a_process_that_dies_before_it_is_recycled_is_as_good_as_new() -> None:
+    s = Script()
+    s.specs["a"] = replace(s.specs["a"], recycle_after_requests=1)
+    s.idle("a")
+    s.dies(W1)
+    assert s.state("a") == "loading", "the one that was to take its place"
+    s.connect(W2)
+    s.ready(W2)
+    assert s.instance("a").served == 0
+
+
+def test_a_pinned_model_stays_pinned() -> None:
+    s = Script()
+    s.pinned("a")
+    s.reload(R2, "a")
+    s.connect(W2)
+    assert s.ready(W2) == [StopWorker(W1, "reload"), s.loaded(R2, "a")]
+    s.exits(W1)
+    assert s.model("a").pinned
+    assert s.wait(10_000, W2) == []
+
+
+def test_a_model_that_could_not_be_loaded_is_not_loaded() -> None:
+    s = Script()
+    s.loading("a", R1)
+    s.load_fails(W1)
+    assert s.reload(R2, "a") == [Failed(R2, Code.NOT_LOADED)]
+    s.exits(W1)
+    assert s.reload(R3, "a") == [Failed(R3, Code.NOT_LOADED)]
+
+
+def test_a_request_that_may_have_killed_the_old_process_goes_on_alone_in_the_new_one() -> None:
+    s = Script()
+    s.idle("a")
+    for request_id in (R1, R3):
+        s.ask(request_id, "a", resumes=2)
+    s.text(W1, R1)
+    s.reload(R2, "a")
+    s.connect(W2)
+    s.ready(W2)
+    assert sent(s.dies(W1)) == [R3], "R1 waits for its gateway"
+    assert goes_on(s, R1) == [], "the suspect is alone"
+    assert Failed(R3, Code.WORKER_DIED) in s.dies(W2)
+    assert s.model("a").deaths == 0, "it is known which request did that"
+    s.connect(W3)
+    assert sent(s.ready(W3)) == [R1]
 
 
 def test_limits_that_have_changed_count_at_once() -> None:
