@@ -39,7 +39,7 @@ def entry(model_id: str, **fields: Any) -> dict[str, Any]:
 
 class PlayedPool:
     """What the pool says. chat: answers a request; without it nothing does. lines: of every log. pulls: downloads that
-    go on. look: the models of each status, where they change."""
+    go on. look: the models of each status, where they change. refusals: of the next commands of a kind."""
 
     def __init__(self, broker: PlayedBroker, models: list[dict[str, Any]], listed: list[dict[str, Any]]) -> None:
         self.broker = broker
@@ -56,6 +56,7 @@ class PlayedPool:
         self.pulls: list[bytes] = []
         self.watches: list[bytes] = []
         self.commands: list[tuple[str, str]] = []
+        self.refusals: dict[str, Failure] = {}
 
     async def run(self) -> None:
         """Answers until it is cancelled."""
@@ -89,8 +90,13 @@ class PlayedPool:
                 if self.chat is not None:
                     await self.chat(self, request_id, work)
             case _ if hasattr(body, "model"):
-                self.commands.append((type(body).__name__, body.model))
-                await self.broker.final(request_id, {"model_id": body.model, "pid": 1})
+                kind = type(body).__name__
+                self.commands.append((kind, body.model))
+                if (failure := self.refusals.pop(kind, None)) is not None:
+                    await self.fail(request_id, failure)
+                    return
+                loaded = {"model_type": "text-gen", "size_bytes": GIB, "pinned": False}
+                await self.broker.final(request_id, {"model_id": body.model, "pid": 1, **loaded})
 
     async def change(self, model_id: str, state: str, **fields: Any) -> None:
         """Every watch hears it."""

@@ -193,6 +193,37 @@ async def test_a_download_is_seen_cancelled_and_seen_to_fail(browser: Browser, r
         await drive(lambda: wait_until(lambda: not browser.all(row), 10, "the row is closed"))
 
 
+async def test_a_reload_shows_both_processes_and_asks_before_a_gap(browser: Browser, runtime_dir: Path) -> None:
+    why = "org/tiny needs 9.00 GiB beside the process that serves; 1.00 GiB of 12.00 are free"
+    other = {"pid": 4712, "state": "loading", "reason": None, "since": 1.0, "size_bytes": 1, "footprint_bytes": 1}
+    incoming = {**other, "in_flight": 0, "stage": "weights", "fraction": 0.5}
+    models = [entry("org/tiny")]
+
+    def begin(url: str) -> None:
+        browser.open(url)
+        browser.click(card("org/tiny", "[data-action=reload]"))
+        browser.wait_text("#notices", "org/tiny is reloaded")
+        browser.wait_text(card("org/tiny", ".facts"), "4711 → 4712")
+        browser.see(card("org/tiny", "> progress"))
+
+    def without_room(answer: str) -> None:
+        browser.click(card("org/tiny", "[data-action=reload]"))
+        browser.wait_text("#ask-text", f"{why}. Its process can end first")
+        browser.click(answer)
+
+    async with played(runtime_dir, models) as (url, pool):
+        models[0] |= {"reason": "reload", "stage": "weights", "fraction": 0.5, "incoming": incoming}
+        await drive(begin, url)
+        assert pool.commands == [("Reload", "org/tiny")]
+        for answer, asked in (("#ask button[value=no]", 2), ("#ask-yes", 4)):
+            pool.refusals["Reload"] = Failure(Code.INSUFFICIENT_MEMORY, f"{why}; allow_gap ends that process first")
+            await drive(without_room, answer)
+            await drive(lambda asked=asked: wait_until(lambda: len(pool.commands) == asked, 10, "the command"))
+        pool.refusals["Reload"] = Failure(Code.LOAD_FAILED, "org/tiny cannot be loaded: torn weights")
+        await drive(lambda: browser.click(card("org/tiny", "[data-action=reload]")))
+        await drive(lambda: browser.wait_text("#notices", "torn weights"))
+
+
 async def test_it_works_below_a_path_of_a_proxy(browser: Browser, runtime_dir: Path) -> None:
     def steps(url: str) -> None:
         for page in (f"{url}/", f"{url}/ui"):

@@ -32,6 +32,8 @@ export class Actions {
         return this.#do(() => this.api.unpin(id), `${id} is not pinned any more`);
       case "unload":
         return this.#do(() => this.api.unload(id), `${id} is unloaded`);
+      case "reload":
+        return this.#do(() => this.#reload(id), `${id} is reloaded`);
       case "kill":
         if (await ask(`Kill ${id}?`, "Its process ends at once, and the answers that it is writing end with an error. Other models go on.", "Kill")) {
           await this.#do(() => this.api.kill(id), `${id} is killed`);
@@ -63,13 +65,24 @@ export class Actions {
     }
   }
 
-  /** @param {() => Promise<unknown>} work @param {string} done */
+  /** @param {string} id @returns {Promise<unknown>} null if there is no room and the user leaves it at that */
+  async #reload(id) {
+    try {
+      return await this.api.reload(id, false);
+    } catch (error) {
+      const [why, hint] = /** @type {ApiError} */ (error).message.split("; allow_gap");
+      if (hint === undefined) throw error;
+      if (!await ask(`Reload ${id} with a gap?`, `${why}. Its process can end first; requests wait until the new one is ready.`, "Reload")) return null;
+      return this.api.reload(id, true);
+    }
+  }
+
+  /** @param {() => Promise<unknown>} work null where nothing was done @param {string} done */
   async #do(work, done) {
     const asked = work();
     this.refresh();
     try {
-      await asked;
-      say(done);
+      if (await asked !== null) say(done);
     } catch (error) {
       fail(/** @type {Error} */ (error).message);
     }

@@ -142,6 +142,11 @@ export class Api {
     return this.send("POST", `admin/models/unload/${inPath(id)}`);
   }
 
+  /** @param {string} id @param {boolean} allowGap whether its process may end before the new one is there */
+  reload(id, allowGap) {
+    return this.send("POST", `admin/models/reload/${inPath(id)}${allowGap ? "?allow_gap=true" : ""}`);
+  }
+
   /** @param {string} id */
   kill(id) {
     return this.send("POST", `admin/models/kill/${inPath(id)}`);

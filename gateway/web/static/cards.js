@@ -5,7 +5,7 @@ import { el, setText, show } from "./dom.js";
 import { bytes, clock, harmless, many, percent, rate, seconds, span, whole } from "./format.js";
 import { LOADED, actions, tone } from "./state.js";
 
-const LABELS = { load: "Load", unload: "Unload", kill: "Kill", pin: "Pin", unpin: "Unpin", cancel: "Cancel download" };
+const LABELS = { load: "Load", unload: "Unload", reload: "Reload", kill: "Kill", pin: "Pin", unpin: "Unpin", cancel: "Cancel download" };
 
 /** The line below the name. @param {any} model @param {number} now Unix seconds */
 export function summary(model, now) {
@@ -17,6 +17,12 @@ export function summary(model, now) {
   if (model.preloaded) parts.push("pinned");
   else if (model.idle_until) parts.push(`leaves in ${span(model.idle_until - now)} if idle`);
   return parts.join(" · ");
+}
+
+/** Of the process that serves, with the one before it or the one that is to follow. @param {any} model */
+export function pids(model) {
+  const all = [model.outgoing?.pid, model.pid, model.incoming?.pid].filter(Boolean);
+  return all.length > 0 ? all.join(" → ") : "–";
 }
 
 /** How the last process ended. @param {any} exit */
@@ -108,7 +114,7 @@ export function card(first, act) {
     state.dataset.tone = tone(model.state);
     node.dataset.state = model.state;
     setText(line, summary(model, now));
-    show(progress, ["loading", "downloading"].includes(model.state));
+    show(progress, ["loading", "downloading"].includes(model.state) || Boolean(model.incoming));
     if (model.fraction === null || model.fraction === undefined) progress.removeAttribute("value");
     else progress.value = model.fraction;
     show(charts, loaded);
@@ -133,7 +139,7 @@ export function card(first, act) {
     setText(figures.prefill.value, whole(model.prompt_tokens_per_second ?? 0));
     setText(figures.restarts.value, whole(model.restarts ?? 0));
     setText(figures.context.value, model.context_length ? whole(model.context_length) : "–");
-    setText(figures.pid.value, model.pid ? String(model.pid) : "–");
+    setText(figures.pid.value, pids(model));
     show(exit, Boolean(model.last_exit));
     if (model.last_exit) {
       setText(exitLine, exitText(model.last_exit));

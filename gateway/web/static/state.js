@@ -130,7 +130,7 @@ export function names(state) {
   return [...all].sort(byName);
 }
 
-/** @typedef {"load"|"unload"|"kill"|"pin"|"unpin"|"cancel"} Action */
+/** @typedef {"load"|"unload"|"reload"|"kill"|"pin"|"unpin"|"cancel"} Action */
 
 /** What can be done with a model now. @param {Model} model @returns {Action[]} */
 export function actions(model) {
@@ -138,6 +138,7 @@ export function actions(model) {
   if (model.state === "unloaded" || model.state === "failed") return ["load"];
   /** @type {Action[]} */
   const found = model.state === "cooldown" ? ["load", "unload"] : ["unload"];
+  if (model.state === "ready") found.push("reload");
   if (model.pid) found.push("kill");
   if (LOADED.has(model.state)) found.push(model.preloaded ? "unpin" : "pin");
   return found;

@@ -84,8 +84,9 @@ test("names are those of the disk and of the status", () => {
 
 test("what can be done follows from the state", () => {
   const can = (fields) => actions({ ...READY, ...fields });
-  assert.deepEqual(can({ preloaded: false }), ["unload", "kill", "pin"]);
-  assert.deepEqual(can({ preloaded: true }), ["unload", "kill", "unpin"]);
+  assert.deepEqual(can({ preloaded: false }), ["unload", "reload", "kill", "pin"]);
+  assert.deepEqual(can({ preloaded: true }), ["unload", "reload", "kill", "unpin"]);
+  assert.deepEqual(can({ state: "draining" }).includes("reload"), false);
   assert.deepEqual(can({ state: "unloaded", pid: null }), ["load"]);
   assert.deepEqual(can({ state: "failed", pid: null }), ["load"]);
   assert.deepEqual(can({ state: "cooldown", pid: null }), ["load", "unload"]);
