@@ -59,8 +59,7 @@ def run_broker(
     pool = Pool(limits, run_id, read_measured(settings.state_dir / MEASURED_FILE))
     downloads = Downloads(limits, run_id, str(settings.hub_dir), for_requests=settings.allow_downloads)
     policies = Policies(pool, downloads, Flow())
-    overrides = {model_id: model.override() for model_id, model in settings.models.items()}
-    catalog = Catalog(settings.models_dir, settings.hub_dir, overrides, file_system)
+    catalog = Catalog(settings.models_dir, settings.hub_dir, settings.overrides, file_system)
     lookup = Lookup(catalog, policies.running, downloads=settings.allow_downloads)
     places = Places(settings.models_dir, settings.hub_dir, file_system)
     delete_leftovers(settings.models_dir, settings.hub_dir)

@@ -87,7 +87,8 @@ class View(Protocol):
 
 class Gateways:
     """put: takes the events that follow from messages. tell: takes those about what gateways read, and acts at once.
-    about: this broker and its machine. reread: reads the settings again, raises FailureError."""
+    about: this broker and its machine. reread: reads the settings again, and applies them or not;
+    raises FailureError."""
 
     def __init__(
         self,
@@ -98,7 +99,7 @@ class Gateways:
         logs: ProcessLogs,
         view: View,
         about: About,
-        reread: Callable[[], dict[str, Any]],
+        reread: Callable[[bool], dict[str, Any]],
         tell: Callable[[FlowEvent], None],
         clock: Clock,
     ) -> None:
@@ -214,16 +215,13 @@ class Gateways:
             case Reload():
                 self._put(self._lookup.reload(request_id, wanted.model, allow_gap=wanted.allow_gap))
             case ReloadSettings():
-                self._reread(request_id)
+                self._reread(request_id, apply=wanted.apply)
 
-    def _reread(self, request_id: bytes) -> None:
+    def _reread(self, request_id: bytes, *, apply: bool) -> None:
         try:
-            changed = self._reread_settings()
+            self.reply(request_id, self._reread_settings(apply))
         except FailureError as error:
             self.fail(Fail(request_id, error.failure))
-            return
-        logger.info("settings read again: %s", ", ".join(f"{how}: {names}" for how, names in changed.items()))
-        self.reply(request_id, changed)
 
     def _read_log(self, request_id: bytes, wanted: Logs) -> None:
         model_id, tail = self._lookup.id_of(wanted.model), max(wanted.tail, 0)

@@ -4,18 +4,23 @@ Most settings are built into what the broker starts with. Those of the policies 
 decided, and those of a model whenever it is loaded, so these two kinds can change while the broker runs.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from broker.models.catalog import Catalog
+from broker.models.entry import ModelOverride
 from broker.policy.events import Event, LimitsChanged
 from broker.policy.limits import PoolLimits
 from broker.settings import BrokerSettings
 from broker.wire.failure import Code, Failure, FailureError
 from broker.wire.settings_file import SettingsError
 
-_LIMITS = frozenset(
+logger = logging.getLogger(__name__)
+
+# What the policies look at whenever they decide.
+LIMITS = frozenset(
     {
         "max_models",
         "max_memory_gb",
@@ -29,9 +34,11 @@ _LIMITS = frozenset(
         "warm_spares",
     }
 )
-# Workers beat as they were told when they started, so these two are bound to a setting that waits for a restart.
-_TIMEOUTS = frozenset({"heartbeat_timeout_seconds", "stall_timeout_seconds", "load_stall_timeout_seconds"})
+# Workers beat as they were told when they started, so these are bound to a setting that waits for a restart.
+TIMEOUTS = frozenset({"heartbeat_timeout_seconds", "stall_timeout_seconds", "load_stall_timeout_seconds"})
 _INTERVAL = "heartbeat_interval_seconds"
+# Of models, which have a rule of their own, and what is read at the start alone or by gateways alone.
+_OTHERS = frozenset({"models", "aliases"})
 
 
 @dataclass(slots=True, frozen=True)
@@ -48,14 +55,12 @@ class SettingsChanges:
 def changes(old: BrokerSettings, new: BrokerSettings) -> SettingsChanges:
     """old: the settings in force."""
     changed = {name for name in BrokerSettings.model_fields if getattr(old, name) != getattr(new, name)}
-    may_change = _LIMITS if _INTERVAL in changed else _LIMITS | _TIMEOUTS
+    may_change = LIMITS if _INTERVAL in changed else LIMITS | TIMEOUTS
     applied = sorted(changed & may_change)
-    names = old.models.keys() | new.models.keys()
-    at_next_load = sorted(name for name in names if old.models.get(name) != new.models.get(name))
+    before, after, nothing = old.overrides, new.overrides, ModelOverride()
+    at_next_load = sorted(n for n in before.keys() | after.keys() if before.get(n, nothing) != after.get(n, nothing))
     update = {name: getattr(new, name) for name in (*applied, "models")}
-    return SettingsChanges(
-        old.model_copy(update=update), applied, at_next_load, sorted(changed - may_change - {"models"})
-    )
+    return SettingsChanges(old.model_copy(update=update), applied, at_next_load, sorted(changed - may_change - _OTHERS))
 
 
 class Rereading:
@@ -78,19 +83,27 @@ class Rereading:
         self._catalog = catalog
         self._put = put
 
-    def reread(self) -> dict[str, Any]:
+    def reread(self, apply: bool = True) -> dict[str, Any]:
         """The FINAL of RELOAD_SETTINGS. Raises FailureError with a line for each mistake; then nothing has changed."""
         try:
             found = changes(self.settings, self._load())
         except SettingsError as error:
             raise FailureError(Failure(Code.INVALID_REQUEST, str(error))) from None
-        self.settings = found.settings
-        self._catalog.use({name: model.override() for name, model in found.settings.models.items()})
-        if found.applied:
-            # Shares have been handed out in blocks of this size.
-            self._put(LimitsChanged(replace(self._limits(found.settings), block_bytes=self._block_bytes)))
+        if apply:
+            self._apply(found)
         return {
             "applied": found.applied,
             "at_next_load": found.at_next_load,
             "needs_restart": found.needs_restart,
         }
+
+    def _apply(self, found: SettingsChanges) -> None:
+        self.settings = found.settings
+        self._catalog.use(found.settings.overrides)
+        if found.applied:
+            # Shares have been handed out in blocks of this size.
+            self._put(LimitsChanged(replace(self._limits(found.settings), block_bytes=self._block_bytes)))
+        logger.info(
+            "settings read again; applied: %s; at the next load of: %s; after a restart: %s",
+            *(", ".join(names) or "none" for names in (found.applied, found.at_next_load, found.needs_restart)),
+        )

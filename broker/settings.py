@@ -153,6 +153,11 @@ class BrokerSettings(BaseSettings):
         return self
 
     @property
+    def overrides(self) -> dict[str, ModelOverride]:
+        """What the tables of models say, but for what only gateways read."""
+        return {name: model.override() for name, model in self.models.items()}
+
+    @property
     def prompt_caches(self) -> PromptCaches:
         """Where the prompt caches on disk are, and how large."""
         most, reserve = (int(size * GIB) for size in (self.cache_disk_gb, self.cache_disk_reserve_gb))

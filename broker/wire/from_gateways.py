@@ -142,10 +142,12 @@ class Reload(Body):
 
 @dataclass(slots=True, frozen=True)
 class ReloadSettings(Body):
-    """Read the settings file again and apply what can be applied. FINAL: `{applied, at_next_load, needs_restart}`,
-    lists of names; ERROR `invalid_request` with a line for each mistake, and then nothing has changed."""
+    """Read the settings file again and apply what can be applied; without `apply` only say what would be. FINAL:
+    `{applied, at_next_load, needs_restart}`, lists of names; ERROR `invalid_request` with a line for each mistake, and
+    then nothing has changed."""
 
     COMMAND: ClassVar[bytes] = b"RELOAD_SETTINGS"
+    apply: bool = True
 
 
 @dataclass(slots=True, frozen=True)

@@ -9,7 +9,16 @@ from cli.errors import CliError, ExitCode, RefusedError
 from cli.gateway import Gateway, model_path
 from cli.names import complete_models, naming
 from cli.options import AsJson, Url, not_empty
-from cli.output import line, print_done, print_json
+from cli.output import complain, line, print_done, print_json
+from cli.text import gigabytes
+
+# What the answer has, in words.
+_SAID = {
+    "applied": "applied",
+    "at_next_load": "at the next load or reload of",
+    "needs_restart": "after a restart of the broker",
+    "gateway_needs_restart": "after a restart of the gateway",
+}
 
 
 def command(
@@ -43,15 +52,20 @@ def command(
         if error.status != 409 or "; allow_gap" not in error.message:
             raise
         raise CliError(f"{error.message.partition('; allow_gap')[0]}: --allow-gap ends that process first") from error
-    print_done(answer, as_json=as_json)
+    print_done(answer, f" ({gigabytes(answer.get('size_gb'))})", as_json=as_json)
 
 
 def _reread(gateway: Gateway, *, as_json: bool) -> None:
-    answer = gateway.post("/admin/settings/reload")
+    try:
+        answer = gateway.post("/admin/settings/reload")
+    except RefusedError as error:
+        *others, last = error.message.splitlines() or [error.message]  # a line for each mistake
+        for text in others:
+            complain(text)
+        raise CliError(last, error.exit_code) from error
     if as_json:
         print_json(answer)
         return
-    said = [("applied", "applied"), ("at_next_load", "at the next load of"), ("needs_restart", "needs a restart")]
-    lines = [f"{how}: {', '.join(map(str, names))}" for key, how in said if (names := answer.get(key))]
+    lines = [f"{how}: {', '.join(map(str, names))}" for key, how in _SAID.items() if (names := answer.get(key))]
     for text in lines or ["nothing has changed"]:
         line(text)

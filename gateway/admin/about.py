@@ -11,13 +11,15 @@ from pydantic import SecretStr
 from starlette.requests import Request
 from starlette.responses import Response
 
+from broker.wire.failure import Code, Failure, FailureError
+from broker.wire.settings_file import SettingsError
 from broker.wire.version import project_version
 from gateway.core import ask
 from gateway.core.administration import gib
 from gateway.core.dialect import Json as JsonMap
 from gateway.http.errors import Json
 from gateway.http.inference import AppState, finish
-from gateway.settings import Settings
+from gateway.settings import Settings, load_settings
 
 # This module is loaded when the process starts.
 _STARTED_AT = time.time()
@@ -66,9 +68,29 @@ async def settings(request: Request[AppState]) -> Response:
 
 
 async def reload_settings(request: Request[AppState]) -> Response:
-    """The broker reads its settings again; a line for each mistake, and then nothing has changed."""
-    report = await finish(request, ask.reload_settings())
-    return Json({"status": "reloaded"} | report.model_dump(include={"applied", "at_next_load", "needs_restart"}))
+    """Read the settings file again; a line for each mistake, and then nothing has changed. The gateway's own settings
+    are checked, and need its restart."""
+    changed, mistakes = await asyncio.to_thread(_reread, request.state["settings"])
+    try:
+        report = await finish(request, ask.reload_settings(apply=not mistakes))
+    except FailureError as error:
+        if error.failure.code is not Code.INVALID_REQUEST:
+            raise
+        mistakes.append(error.failure.message)
+    else:
+        if not mistakes:
+            lists = report.model_dump(include={"applied", "at_next_load", "needs_restart"})
+            return Json({"status": "reloaded", **lists, "gateway_needs_restart": changed})
+    raise FailureError(Failure(Code.INVALID_REQUEST, "\n".join(mistakes)))
+
+
+def _reread(in_force: Settings) -> tuple[list[str], list[str]]:
+    """The names of the settings that have changed, and the mistakes."""
+    try:
+        found = load_settings()
+    except SettingsError as error:
+        return [], [str(line) for line in error.args]
+    return sorted(name for name, value in found if getattr(in_force, name) != value), []
 
 
 def _in_force(settings: Settings) -> JsonMap:

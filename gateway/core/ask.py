@@ -203,9 +203,9 @@ def reload(model: str, *, allow_gap: bool) -> Ask[LoadReport]:
     return _once(model, Reload(model, allow_gap), LoadReport)
 
 
-def reload_settings() -> Ask[RereadReport]:
-    """The broker reads its settings again."""
-    return _once(None, ReloadSettings(), RereadReport)
+def reload_settings(*, apply: bool) -> Ask[RereadReport]:
+    """The broker reads its settings again, and applies them or only checks them."""
+    return _once(None, ReloadSettings(apply), RereadReport)
 
 
 def pin(model: str) -> Ask[UnloadReport]:

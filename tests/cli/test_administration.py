@@ -9,7 +9,7 @@ import pytest
 
 from broker.wire.body import Body
 from broker.wire.failure import Code, Failure
-from broker.wire.from_gateways import Forget, Kill, Load, Pin, Unload, Unpin, Watch
+from broker.wire.from_gateways import Forget, Kill, Load, Pin, Reload, ReloadSettings, Unload, Unpin, Watch
 from broker.wire.outputs import PARTIAL, Output
 from tests.cli.played import HELD, PlayedService
 from tests.cli.running import Command, Terminal
@@ -88,6 +88,44 @@ def test_kill_does_not_ask_where_nobody_is(service: PlayedService, cli: Command)
     service.finals(Kill, {"model_id": "org/tiny", "pid": 4711})
     result = cli(service.url, "kill", "org/tiny")
     assert (result.code, result.out) == (0, "killed org/tiny (process 4711)\n")
+
+
+def test_reload_waits_for_the_new_process(service: PlayedService, cli: Command) -> None:
+    service.finals(Reload, {"model_id": "org/tiny", "model_type": "text-gen", "size_bytes": 2**29, "pinned": True})
+    result = cli(service.url, "reload", "org/tiny")
+    assert (result.code, result.out, result.err) == (0, "reloaded org/tiny (512 MiB)\n", "")
+    assert cli(service.url, "reload", "org/tiny", "--allow-gap", "--json").json["status"] == "reloaded"
+    assert service.messages == [Reload("org/tiny"), Reload("org/tiny", allow_gap=True)]
+
+
+def test_a_reload_without_room_names_the_option(service: PlayedService, cli: Command) -> None:
+    why = "org/tiny needs 9.00 GiB beside the process that serves; 1.00 GiB of 12.00 are free"
+    service.refuses(Reload, Code.INSUFFICIENT_MEMORY, f"{why}; allow_gap ends that process first")
+    result = cli(service.url, "reload", "org/tiny")
+    assert (result.code, result.out) == (1, "")
+    assert result.err == f"mlx-broker: {why}: --allow-gap ends that process first\n"
+
+
+def test_reload_of_the_settings_says_what_counts_when(service: PlayedService, cli: Command) -> None:
+    lists = {"applied": ["max_models", "max_queue"], "at_next_load": ["org/tiny"], "needs_restart": ["allow_downloads"]}
+    service.finals(ReloadSettings, lists)
+    result = cli(service.url, "reload", "--settings")
+    assert result.out.splitlines()[:3] == [
+        "applied: max_models, max_queue",
+        "at the next load or reload of: org/tiny",
+        "after a restart of the broker: allow_downloads",
+    ]
+    assert cli(service.url, "reload", "--settings", "--json").json["applied"] == lists["applied"]
+    service.refuses(ReloadSettings, Code.INVALID_REQUEST, "[broker] one: wrong\n[broker] two: wrong")
+    result = cli(service.url, "reload", "--settings")
+    assert (result.code, result.err) == (1, "mlx-broker: [broker] one: wrong\nmlx-broker: [broker] two: wrong\n")
+
+
+@pytest.mark.parametrize("words", [[], ["org/tiny", "--settings"], ["--settings", "--allow-gap"]])
+def test_reload_is_of_a_model_or_of_the_settings(service: PlayedService, cli: Command, words: list[str]) -> None:
+    result = cli(service.url, "reload", *words)
+    assert (result.code, service.messages) == (2, [])
+    assert "--settings" in result.err
 
 
 def test_unpin(service: PlayedService, cli: Command) -> None:

@@ -2,12 +2,14 @@
 
 import itertools
 import json
+import re
 import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +17,295 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.service import Service, wait_until
+from tests.conftest import MISBEHAVING
+from tests.service import Service, end_process, wait_until
 from tests.tiny_models import make_tiny_model
 
-STREAMS = 32
-PROMPTS = [f"{number} " * (1 + number) for number in range(8)]
-TOKENS = 200
+SLOWLY = {"delay_seconds": 0.01}
 
 
-def reload(service: Service, model_id: str, **query: Any) -> httpx.Response:
-    return service.client.post(f"/admin/models/reload/{model_id}", params=query)
+class Reloading:
+    """A service whose settings file tests change. model: the one that they reload."""
+
+    def __init__(self, service: Service, model: str) -> None:
+        self.service, self.model = service, model
+        self._file = service.config.read_text()
+
+    def reload(self, **query: Any) -> httpx.Response:
+        return self.service.client.post(f"/admin/models/reload/{self.model}", params=query)
+
+    @contextmanager
+    def reloading(self) -> Iterator[Callable[[], httpx.Response]]:
+        """While a reload runs; called, it waits for the answer."""
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(self.reload)
+            yield answer.result
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return self.service.model(self.model)
+
+    def write(self, broker: dict[str, Any] | None = None, gateway: dict[str, Any] | None = None, **own: Any) -> None:
+        """The file of the start with these settings; own: of the model."""
+        text = self._file
+        for table, fields in (("broker", broker), ("gateway", gateway), (f'models."{self.model}"', own)):
+            head = f"[{table}]\n"
+            assert head in text
+            text = text.replace(head, head + "".join(f"{name} = {toml(v)}\n" for name, v in (fields or {}).items()))
+        self.service.config.write_text(text)
+
+    def reread(self) -> httpx.Response:
+        return self.service.client.post("/admin/settings/reload")
+
+    def settle(self, **tables: Any) -> None:
+        """Written, read, and in force in a fresh process."""
+        self.write(**tables)
+        assert self.reread().status_code == 200
+        assert self.reload().status_code == 200
+        self.drained()
+
+    def drained(self) -> None:
+        wait_until(lambda: self.state["outgoing"] is None, 30.0, "the end of the old process")
+
+
+def toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {toml(item)}" for name, item in value.items()) + "}"
+    return json.dumps(value)
+
+
+@pytest.fixture(scope="module")
+def module_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    service = Service(
+        tmp_path_factory.mktemp("models"),
+        {"gateway": {"resume_limit": 2}, "models": {"m": MISBEHAVING}},
+    )
+    try:
+        yield service.start()
+    finally:
+        service.stop()
+
+
+@pytest.fixture
+def m(module_service: Service) -> Iterator[Reloading]:
+    """One service for this module; the model is loaded, and has the settings that it was started with."""
+    reloading = Reloading(module_service, "m")
+    assert module_service.chat("m", max_tokens=1).status_code == 200
+    yield reloading
+    reloading.write()
+    assert reloading.reread().status_code == 200
+    reloading.drained()
+
+
+@dataclass
+class Answer:
+    prompt: str
+    asked_at: float
+    first_after: float
+    text: str
+    tokens: int
+    is_whole: bool
+
+
+def ask(service: Service, model: str, prompt: str, tokens: int) -> Answer:
+    asked_at = time.monotonic()
+    with service.stream(model, prompt, max_tokens=tokens, stream_options={"include_usage": True}) as stream:
+        stream.finish()
+    assert stream.usage is not None, stream.error
+    is_whole = stream.done and stream.error is None and stream.finish_reason == "length"
+    first = stream.times[0] - asked_at
+    return Answer(prompt, asked_at, first, stream.text, stream.usage["completion_tokens"], is_whole)
+
+
+@dataclass
+class Crowd:
+    """What many clients saw who asked one request after the other, and when the model was reloaded among them."""
+
+    answers: list[Answer]
+    began: float
+    ended: float
+
+
+def crowd(reloading: Reloading, clients: int, prompts: list[str], tokens: int, rounds: int) -> Crowd:
+    answers: list[Answer] = []
+    over, numbers = threading.Event(), itertools.count()
+
+    def client() -> None:
+        while not over.is_set():
+            prompt = prompts[next(numbers) % len(prompts)]
+            answers.append(ask(reloading.service, reloading.model, prompt, tokens))
+
+    with ThreadPoolExecutor(clients) as pool:
+        asking = [pool.submit(client) for _ in range(clients)]
+        try:
+            wait_until(lambda: len(answers) >= rounds * clients, 120.0, "the first rounds")
+            began = time.monotonic()
+            answer = reloading.reload()
+            reloading.drained()
+            ended = time.monotonic()
+            seen = len(answers)
+            wait_until(lambda: len(answers) >= seen + clients, 60.0, "a round in the new process")
+        finally:
+            over.set()
+        for future in asking:
+            future.result()
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["status"] == "reloaded"
+    return Crowd(answers, began, ended)
+
+
+def check(reloading: Reloading, seen: Crowd, before: dict[str, Any], expected: dict[str, str]) -> None:
+    """Nobody has noticed the reload, and all is counted."""
+    answers = seen.answers
+    assert all(a.is_whole for a in answers)
+    assert [a.text for a in answers] == [expected[a.prompt] for a in answers]
+    assert [a for a in answers if seen.began <= a.asked_at <= seen.ended]
+    after = reloading.state
+    assert after["pid"] != before["pid"]
+    # A request that is sent in the moment of its arrival has waited for nothing: it is in the first class.
+    classes = zip(after["queue_times"]["counts"], before["queue_times"]["counts"], strict=True)
+    grown = [new - old for new, old in classes]
+    assert grown == [len(answers), *[0] * (len(grown) - 1)], "a request was queued"
+    assert (after["replays"], after["resumes"]) == (before["replays"], before["resumes"])
+    total = before["generation_tokens"] + sum(a.tokens for a in answers)
+    wait_until(lambda: reloading.state["generation_tokens"] >= total, 10.0, f"{total} tokens of both processes")
+    assert reloading.state["generation_tokens"] == total
+
+
+def test_no_stream_notices_a_reload(m: Reloading) -> None:
+    prompts = [f"{number} is a prompt of its own" for number in range(4)]
+    expected = {prompt: ask(m.service, "m", prompt, 40).text for prompt in prompts}
+    m.settle(options=SLOWLY)
+    before = m.state
+    check(m, crowd(m, 8, prompts, tokens=40, rounds=1), before, expected)
+
+
+@pytest.mark.parametrize("dies", ["serving", "incoming", "outgoing"])
+def test_the_death_of_a_process_during_a_reload_is_a_pause_at_most(m: Reloading, dies: str, tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    hold.touch()
+    expected = ask(m.service, "m", "Hello", 150).text
+    m.settle(options=SLOWLY)
+    old = m.state["pid"]
+    m.write(options={**SLOWLY, "on_load": "hold", "hold": str(hold)})
+    assert m.reread().json()["at_next_load"] == ["m"]
+    with m.service.stream("m", "Hello", max_tokens=150) as stream, m.reloading() as answered:
+        stream.next_text()
+        new = wait_until(lambda: (m.state["incoming"] or {}).get("pid"), 20.0, "the second process")
+        if dies != "outgoing":
+            end_process(old if dies == "serving" else new)
+        if dies == "serving":
+            assert m.service.wait_state("m", "loading")["pid"] == new
+        if dies != "incoming":
+            hold.unlink()
+        answer = answered()
+        if dies == "outgoing":
+            end_process(old)
+        stream.finish()
+        is_whole = (stream.text, stream.done, stream.error) == (expected, True, None)
+    assert is_whole, (stream.error, stream.text)
+    assert answer.status_code == (500 if dies == "incoming" else 200), answer.text
+    assert m.state["pid"] == (old if dies == "incoming" else new)
+    assert (m.state["state"], m.state["restarts"]) == ("ready", 0)
+
+
+def test_a_new_process_that_cannot_load_leaves_the_old_one_with_the_reason(m: Reloading) -> None:
+    old = m.state["pid"]
+    m.write(options={"on_load": "raise"})
+    assert m.reread().status_code == 200
+    answer = m.reload()
+    assert answer.status_code == 500, answer.text
+    assert answer.json()["detail"] == "m cannot be loaded: model.safetensors: broken on request"
+    assert (m.service.chat("m").status_code, m.state["pid"], m.state["state"]) == (200, old, "ready")
+    assert m.service.client.post("/admin/models/reload/nothing").status_code == 404
+
+
+# ---- the settings -------------------------------------------------------------------------------------------------
+
+
+def test_the_settings_are_read_again(m: Reloading) -> None:
+    pid = m.state["pid"]
+    nothing = {
+        "status": "reloaded",
+        "applied": [],
+        "at_next_load": [],
+        "needs_restart": [],
+        "gateway_needs_restart": [],
+    }
+    assert m.reread().json() == nothing
+    m.write(broker={"max_memory_gb": 3, "allow_downloads": True}, gateway={"max_images": 3}, keep_alive_seconds=7200)
+    assert m.reread().json() == {
+        "status": "reloaded",
+        "applied": ["max_memory_gb"],
+        "at_next_load": ["m"],
+        "needs_restart": ["allow_downloads"],
+        "gateway_needs_restart": ["max_images"],
+    }
+    shown = m.service.client.get("/admin/settings").json()
+    assert (shown["broker"]["max_memory_gb"], shown["broker"]["allow_downloads"]) == (3, False), "those in force"
+    assert m.service.status()["max_memory_gb"] == 3
+    assert m.state["pid"] == pid, "no model is touched"
+    assert m.state["idle_until"] - m.state["last_used"] < 7200
+    assert m.reload().status_code == 200
+    m.service.chat("m")
+    assert m.state["idle_until"] - m.state["last_used"] == pytest.approx(7200, abs=1)
+
+
+def test_mistakes_leave_everything_as_it_was_and_have_a_line_each(m: Reloading) -> None:
+    before = m.service.client.get("/admin/settings").json()
+    m.write(broker={"max_memory_gb": "much", "max_models": 0, "wrong": 1}, gateway={"max_images": -1}, type="none")
+    answer = m.reread()
+    assert answer.status_code == 400
+    lines = sorted(line.partition(":")[0] for line in answer.json()["detail"].splitlines())
+    assert lines == [
+        "[broker] max_memory_gb (MLX_BROKER_MAX_MEMORY_GB)",
+        "[broker] max_models (MLX_BROKER_MAX_MODELS)",
+        "[broker] wrong",
+        "[gateway] max_images (MLX_BROKER_MAX_IMAGES)",
+        "models.m.type",
+    ]
+    m.write(broker={"max_models": 3}, gateway={"max_images": -1})
+    assert m.reread().status_code == 400
+    assert m.service.client.get("/admin/settings").json() == before
+
+
+def test_no_room_is_told_in_numbers_and_a_gap_makes_it(m: Reloading) -> None:
+    m.write(broker={"max_memory_gb": 1.2 * m.state["size_gb"]})
+    assert m.reread().json()["applied"] == ["max_memory_gb"]
+    old = m.state["pid"]
+    answer = m.reload()
+    assert answer.status_code == 409, answer.text
+    says = answer.json()["detail"]
+    assert re.fullmatch(
+        r"m needs 0\.\d\d GiB beside the process that serves; 0\.\d\d GiB of 0\.\d\d are free; .+", says
+    )
+    assert m.state["pid"] == old
+    answer = m.reload(allow_gap=True)
+    assert answer.status_code == 200, answer.text
+    assert m.state["pid"] != old
+    assert m.service.chat("m").status_code == 200
+
+
+def test_a_process_is_recycled_and_events_tell_it(m: Reloading) -> None:
+    m.settle(recycle_after_requests=3)
+    old = m.state["pid"]
+    with m.service.second_client().stream("GET", "/admin/models/m/progress", timeout=60) as changes:
+        lines = (line for line in changes.iter_lines() if line.startswith("data: "))
+        next(lines)
+        for _ in range(3):
+            assert m.service.chat("m").status_code == 200
+        told = []
+        for line in lines:
+            event = json.loads(line.removeprefix("data: "))
+            told.append((event["state"], event["reason"]))
+            if len(told) > 1 and event["reason"] is None:
+                break
+    assert ("ready", "reload") in told
+    assert {state for state, _ in told} == {"ready"}
+    assert m.state["pid"] != old
+
+
+# ---- a real model -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -34,182 +315,55 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return models
 
 
-@pytest.fixture(scope="module")
-def own(folder: Path) -> Iterator[Service]:
-    """Kept for this module, since each of its tests leaves the model loaded."""
-    service = Service(folder, {"broker": {"warm_spares": 1, "max_memory_gb": 4}, "models": {"tiny": {"options": {}}}})
+@pytest.fixture
+def tiny(folder: Path) -> Iterator[Reloading]:
+    service = Service(folder, {"broker": {"warm_spares": 1}, "models": {"tiny": {"keep_alive_seconds": 3600}}})
     try:
-        service.client.timeout = 20.0
-        yield service.start()
+        yield Reloading(service.start(), "tiny")
     finally:
         service.stop()
 
 
-def rewrite(service: Service, old: str, new: str) -> None:
-    text = service.config.read_text()
-    assert old in text
-    service.config.write_text(text.replace(old, new))
+@pytest.mark.slow
+@pytest.mark.parametrize("clients", [8, 32])
+def test_no_stream_of_many_notices_a_reload(tiny: Reloading, clients: int) -> None:
+    """Byte for byte, and how long first tokens take before it and during it."""
+    prompts = [f"{number} " * (1 + number) for number in range(8)]
+    expected = {prompt: ask(tiny.service, "tiny", prompt, 200).text for prompt in prompts}
+    assert len(set(expected.values())) == len(prompts)
+    assert tiny.reload().status_code == 200
+    tiny.drained()
+    before = tiny.state
+    seen = crowd(tiny, clients, prompts, tokens=200, rounds=6)
+    check(tiny, seen, before, expected)
+
+    def p99(answers: list[Answer]) -> float:
+        return statistics.quantiles([answer.first_after for answer in answers], n=100)[98]
+
+    usual = [a for a in seen.answers if a.asked_at < seen.began]
+    during = [a for a in seen.answers if seen.began <= a.asked_at <= seen.ended]
+    figures = f"TTFT p99: {p99(usual):.3f} s of {len(usual)}, {p99(during):.3f} s of {len(during)} during a reload"
+    sys.stdout.write(f"{clients} clients; {figures}, which took {seen.ended - seen.began:.2f} s\n")
+    assert p99(during) <= 2 * p99(usual), figures
 
 
-@dataclass
-class Answer:
-    prompt: int
-    asked_at: float
-    first_after: float
-    text: str
-    is_whole: bool
+@pytest.mark.slow
+def test_new_weights_answer_after_it_and_broken_ones_do_not(tiny: Reloading, folder: Path) -> None:
+    def says() -> str:
+        return str(tiny.service.chat("tiny").json()["choices"][0]["message"]["content"])
 
-
-def ask(service: Service, prompt: int) -> Answer:
-    asked_at = time.monotonic()
-    with service.stream("tiny", PROMPTS[prompt], max_tokens=TOKENS) as stream:
-        stream.finish()
-    is_whole = stream.done and stream.error is None and stream.finish_reason == "length"
-    return Answer(prompt, asked_at, stream.times[0] - asked_at, stream.text, is_whole)
-
-
-def p99(answers: list[Answer]) -> float:
-    return statistics.quantiles([answer.first_after for answer in answers], n=100)[98]
-
-
-def test_no_stream_of_32_notices_a_reload(own: Service) -> None:
-    alone = [ask(own, prompt).text for prompt in range(len(PROMPTS))]
-    assert len(set(alone)) == len(PROMPTS)
-    before, over = own.model("tiny"), threading.Event()
-    answers: list[Answer] = []
-    numbers = itertools.count()
-
-    def client(_number: int) -> None:
-        while not over.is_set():
-            answers.append(ask(own, next(numbers) % len(PROMPTS)))
-
-    with ThreadPoolExecutor(STREAMS) as pool:
-        clients = [pool.submit(client, number) for number in range(STREAMS)]
-        try:
-            wait_until(lambda: len(answers) >= 3 * STREAMS, 60.0, "three rounds")
-            began = time.monotonic()
-            answer = reload(own, "tiny")
-            wait_until(lambda: own.model("tiny")["outgoing"] is None, 60.0, "the end of the old process")
-            ended = time.monotonic()
-        finally:
-            over.set()
-        for future in clients:
-            future.result()
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["status"] == "reloaded"
-    after = own.model("tiny")
-    assert after["pid"] != before["pid"]
-
-    assert all(a.is_whole for a in answers)
-    assert [a.text for a in answers] == [alone[a.prompt] for a in answers]
-    during = [a for a in answers if began - 0.5 <= a.asked_at <= ended]
-    assert len(during) >= STREAMS
-    # A request that is sent in the moment of its arrival has waited for nothing: it is in the first class.
-    queued = [after["queue_times"]["counts"], before["queue_times"]["counts"]]
-    grown = [new - old for new, old in zip(*queued, strict=True)]
-    assert grown == [len(answers), *[0] * (len(grown) - 1)], "a request was queued"
-    assert after["replays"] == before["replays"]
-
-    rest = [a for a in answers if a.asked_at < began - 0.5]
-    figures = f"TTFT p99 of {len(rest)}: {p99(rest):.3f} s, of {len(during)} during a reload: {p99(during):.3f} s"
-    sys.stdout.write(f"{figures}; it took {ended - began:.2f} s\n")
-    assert p99(during) < 20.0, figures
-
-
-def test_new_weights_and_settings_answer_after_it(own: Service, folder: Path) -> None:
-    old = own.chat("tiny").json()["choices"][0]["message"]["content"]
+    old = says()
     make_tiny_model(folder / "tiny", seed=7)
-    assert own.chat("tiny").json()["choices"][0]["message"]["content"] == old
-    assert reload(own, "tiny").status_code == 200
-    assert own.chat("tiny").json()["choices"][0]["message"]["content"] != old
-
-
-def test_a_broken_folder_leaves_the_old_process_with_the_reason(own: Service, folder: Path) -> None:
-    own.chat("tiny")
-    before = own.model("tiny")["pid"]
-    config, weights = folder / "tiny" / "config.json", folder / "tiny" / "model.safetensors"
-    for broken in (config, weights):
+    assert says() == old
+    assert tiny.reload().status_code == 200
+    new = says()
+    assert new != old
+    pid = tiny.state["pid"]
+    for broken in (folder / "tiny" / "config.json", folder / "tiny" / "model.safetensors"):
         content = broken.read_bytes()
         broken.write_bytes(b"{" + content[1:100])
-        answer = reload(own, "tiny")
+        answer = tiny.reload()
         broken.write_bytes(content)
         assert answer.status_code == 500, answer.text
         assert "tiny" in answer.json()["detail"]
-        assert own.chat("tiny").status_code == 200
-        assert own.model("tiny")["pid"] == before
-    assert reload(own, "nothing").status_code == 404
-
-
-def test_the_settings_are_read_again(own: Service) -> None:
-    own.chat("tiny")
-    pid = own.model("tiny")["pid"]
-    nothing = own.client.post("/admin/settings/reload").json()
-    assert nothing == {"status": "reloaded", "applied": [], "at_next_load": [], "needs_restart": []}
-
-    rewrite(own, '"max_memory_gb" = 4', '"max_memory_gb" = "much"\n"max_models" = 0\n"wrong" = 1')
-    answer = own.client.post("/admin/settings/reload")
-    assert answer.status_code == 400
-    assert len(answer.json()["detail"].splitlines()) == 3, answer.text
-    assert own.status()["max_memory_gb"] == 4
-
-    rewrite(
-        own, '"max_memory_gb" = "much"\n"max_models" = 0\n"wrong" = 1', '"max_memory_gb" = 3\n"allow_downloads" = true'
-    )
-    rewrite(own, '"options" = {}', '"keep_alive_seconds" = 7200')
-    assert own.client.post("/admin/settings/reload").json() == {
-        "status": "reloaded",
-        "applied": ["max_memory_gb"],
-        "at_next_load": ["tiny"],
-        "needs_restart": ["allow_downloads"],
-    }
-    shown = own.client.get("/admin/settings").json()["broker"]
-    assert (shown["max_memory_gb"], shown["allow_downloads"]) == (3, False), "those in force"
-    assert own.status()["max_memory_gb"] == 3
-    entry = own.model("tiny")
-    assert entry["pid"] == pid, "no model is touched"
-    assert entry["idle_until"] - entry["last_used"] < 7200
-    assert reload(own, "tiny").status_code == 200
-    own.chat("tiny")
-    entry = own.model("tiny")
-    assert entry["idle_until"] - entry["last_used"] == pytest.approx(7200, abs=1)
-
-
-def test_no_room_is_told_in_numbers_and_a_gap_makes_it(own: Service) -> None:
-    own.chat("tiny")
-    taken = own.model("tiny")["size_gb"]
-    text = own.config.read_text()
-    own.config.write_text(text.replace('"max_memory_gb" = 3', f'"max_memory_gb" = {1.5 * taken:.4f}'))
-    assert own.client.post("/admin/settings/reload").json()["applied"] == ["max_memory_gb"]
-    before = own.model("tiny")["pid"]
-    answer = reload(own, "tiny")
-    assert answer.status_code == 409, answer.text
-    assert "GiB beside the process that serves" in answer.json()["detail"]
-    assert own.model("tiny")["pid"] == before
-    answer = reload(own, "tiny", allow_gap=True)
-    assert answer.status_code == 200, answer.text
-    assert own.model("tiny")["pid"] != before
-    assert own.chat("tiny").status_code == 200
-    own.config.write_text(text)
-    assert own.client.post("/admin/settings/reload").status_code == 200
-
-
-def test_a_process_is_recycled_and_events_tell_it(own: Service) -> None:
-    rewrite(own, '"keep_alive_seconds" = 7200', '"recycle_after_requests" = 3')
-    assert own.client.post("/admin/settings/reload").json()["at_next_load"] == ["tiny"]
-    assert reload(own, "tiny").status_code == 200
-    before = own.model("tiny")["pid"]
-    with own.second_client().stream("GET", "/admin/models/tiny/progress", timeout=60) as changes:
-        lines = (line for line in changes.iter_lines() if line.startswith("data: "))
-        next(lines)
-        for _ in range(3):
-            assert own.chat("tiny").status_code == 200
-        reasons = []
-        for line in lines:
-            event = json.loads(line.removeprefix("data: "))
-            reasons.append((event["state"], event["reason"]))
-            if len(reasons) > 1 and event["reason"] is None:
-                break
-    assert ("ready", "reload") in reasons
-    assert {state for state, _ in reasons} == {"ready"}
-    assert own.model("tiny")["pid"] != before
-    assert own.chat("tiny").status_code == 200
+        assert (says(), tiny.state["pid"]) == (new, pid)

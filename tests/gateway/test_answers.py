@@ -57,6 +57,7 @@ CASES: dict[str, list[tuple[dict[str, Any] | None, dict[str, Any]]]] = {
     "/admin/models/{model_id:path}": [(None, {"model_id": "a"})],
     "/admin/models/unload/{model_id:path}": [(None, {"model_id": "a"})],
     "/admin/models/kill/{model_id:path}": [(None, {"model_id": "a", "pid": 7})],
+    "/admin/models/reload/{model_id:path}": [(None, LOADED)],
     "/admin/models/unpin/{model_id:path}": [(None, {"model_id": "a"})],
 }
 BROKEN = {"model_id": "bad", "path": "/models/bad", "reason": "it has no weights"}
@@ -65,6 +66,7 @@ CATALOG = {
     "broken": [BROKEN],
     "folders": [{"path": "/models", "exists": True}],
 }
+REREAD = {"applied": ["max_models"], "at_next_load": ["a"], "needs_restart": []}
 BROKER = {"version": "1", "pid": 7, "started_at": 1.5, "has_metal": None, "settings": {"max_models": 4}}
 CASES |= {
     "/admin/models": [(None, CATALOG)],
@@ -72,6 +74,7 @@ CASES |= {
     "/admin/models/pin/{model_id:path}": [(None, {"model_id": "a"})],
     "/admin/version": [(None, BROKER)],
     "/admin/settings": [(None, BROKER)],
+    "/admin/settings/reload": [(None, REREAD)],
     "/admin/cache/forget": [(None, {"model_id": None})],
     "/admin/cache/forget/{model_id:path}": [(None, {"model_id": "a"})],
 }

@@ -18,6 +18,8 @@ from broker.wire.from_gateways import (
     Models,
     Pin,
     Pull,
+    Reload,
+    ReloadSettings,
     Remove,
     Resolve,
     Status,
@@ -33,7 +35,7 @@ from gateway.link.call import Call, T
 from tests.gateway.http.test_gateway import STATUS
 from tests.gateway.played_broker import ending, meant
 from tests.gateway.running import MODEL
-from tests.gateway.test_answers import BROKER, CATALOG
+from tests.gateway.test_answers import BROKER, CATALOG, REREAD
 from tests.gateway.test_second_link import ScriptedLink
 
 Outputs = tuple[list[dict[str, Any]], dict[str, Any]]
@@ -47,7 +49,7 @@ _LINES = {"lines": [[1.5, 7, "a line"]]}
 _LISTED = ("org/rich", "mlx-community/SmolLM2-135M-Instruct")  # the second is that of examples
 # By the name of the model, and only to messages of these kinds.
 _USES: tuple[type[Body], ...] = (InferenceRequest, Load, Keep, Pull, Pin)
-_RUNS: tuple[type[Body], ...] = (Unload, Kill, Unpin, CancelPull)
+_RUNS: tuple[type[Body], ...] = (Unload, Kill, Reload, Unpin, CancelPull)
 _FAILURES: dict[str, tuple[tuple[type[Body], ...], Failure]] = {
     "org/gone": ((*_USES, *_RUNS, Remove), Failure(Code.MODEL_NOT_FOUND, "there is no such model", "model")),
     "org/broken": (_USES, Failure(Code.LOAD_FAILED, "its weights are torn")),
@@ -140,8 +142,10 @@ _ADMINISTRATION: dict[type[Body], Callable[[str], Outputs]] = {
         [],
         {**CATALOG, "models": [{**MODEL, "model_id": name, "pinned": True} for name in _LISTED]},
     ),
+    ReloadSettings: lambda _model: ([], REREAD),
     Load: _loaded,
     Keep: _loaded,
+    Reload: _loaded,
     Remove: _named,
     Forget: _named,
     Unload: _named,
