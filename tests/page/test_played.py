@@ -202,7 +202,7 @@ async def test_a_reload_shows_both_processes_and_asks_before_a_gap(browser: Brow
     def begin(url: str) -> None:
         browser.open(url)
         browser.click(card("org/tiny", "[data-action=reload]"))
-        browser.wait_text("#notices", "org/tiny is reloaded")
+        browser.wait_text("#said", "org/tiny is reloaded")
         browser.wait_text(card("org/tiny", ".facts"), "4711 → 4712")
         browser.see(card("org/tiny", "> progress"))
 
