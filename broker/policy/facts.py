@@ -304,7 +304,7 @@ class Facts:
         stated = None if instance.keep_alive is None else instance.keep_alive.seconds
         wishes = (stated, instance.spec.keep_alive_seconds, self.limits.keep_alive)
         keep = keep_seconds(next(wish for wish in wishes if wish is not None), self.pressure)
-        is_leaving = model.drain is not None or model.reload is not None
+        is_leaving = model.drain is not None or (model.reload is not None and model.reload.holds)
         if model.pinned or model.waiting or is_leaving or not 0 <= keep < ALWAYS_SECONDS:
             return FOREVER
         return instance.last_completed + keep

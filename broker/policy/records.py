@@ -288,6 +288,11 @@ class Replacement:
     by: Instance | None = None
     gap: bool = False
 
+    @property
+    def holds(self) -> bool:
+        """Whether the model stays for it: somebody has asked for it, or it has begun."""
+        return not self.is_recycling or self.gap or self.by is not None
+
 
 @dataclass(slots=True)
 class Model:

@@ -63,7 +63,7 @@ def advance(facts: Facts, now: float) -> None:
             model.recycled_at = now
 
 
-def may_leave_first(facts: Facts, model: Model, need_bytes: int) -> bool:
+def may_leave_first(facts: Facts, model: Model, need_bytes: int, now: float) -> bool:
     """There is no room for both. Whether the old one may go before the new one comes; else whoever asked hears why it
     may not, and the old one stays."""
     reload, serving = model.reload, model.serving
@@ -78,7 +78,7 @@ def may_leave_first(facts: Facts, model: Model, need_bytes: int) -> bool:
     hint = "" if reload.allow_gap else "; allow_gap ends that process first"
     for wait in reload.waits:
         fail(facts, wait.request_id, Failure(Code.INSUFFICIENT_MEMORY, why + hint))
-    model.reload = None
+    model.reload, model.recycled_at = None, now
     return False
 
 

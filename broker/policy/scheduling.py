@@ -26,11 +26,11 @@ def decide(facts: Facts, now: float) -> None:
     else:
         _drain(facts, now)
         _expire_waiting(facts, now)
-        _drain(facts, now)  # an unload may have waited for a request that has just expired
-        _answer_loads(facts)
         _answer_keeps(facts, now)
-        _expire_idle(facts, now)
+        _drain(facts, now)  # an unload may have waited for a request that has just ended
+        _answer_loads(facts)
         advance(facts, now)
+        _expire_idle(facts, now)
         share_out(facts, now)
         _assign(facts)
         _dispatch(facts, now)

@@ -166,7 +166,7 @@ class _Round:
                 self._head_waits = True
                 self._asks.append(lambda: _Ask(need - facts.free_bytes, 0, 0, givers))
                 return
-            if not may_leave_first(facts, model, need):
+            if not may_leave_first(facts, model, need, self._now):
                 return
             reload.gap = True
             self.has_changed_behind_head |= self._head_waits  # what leaves is room that comes

@@ -38,10 +38,10 @@ def forget(model: Model, instance: Instance) -> None:
     if instance is model.serving:
         model.serving = None
         reload = model.reload
-        if reload is not None and reload.is_recycling and not reload.gap:
-            model.reload = None  # it has gone for another reason, and is as good as new when it is loaded next
-        elif reload is not None:
+        if reload is not None and reload.holds:
             model.spec = reload.spec  # what is loaded next is what was asked for
+        else:
+            model.reload = None  # it has gone for another reason, and is as good as new when it is loaded next
     elif instance is model.incoming:
         model.incoming = None
     else:

@@ -109,6 +109,8 @@ class Books:
                 keep_alive_seconds=self.random.choice([None, None, 0.0, 5.0, -1.0]),
                 ranks=self.random.choice([1, 1, 2]),
                 fingerprint=f"files of m{i}",
+                recycle_after_requests=self.random.choice([0, 0, 1, 5]),
+                recycle_over_bytes=self.random.choice([0, 0, 200, 800]) * MIB,
             )
             for i in range(models)
         }
