@@ -32,6 +32,7 @@ def decide(facts: Facts, now: float) -> None:
         advance(facts, now)
         _expire_idle(facts, now)
         share_out(facts, now)
+        _expire_idle(facts, now)  # what has stayed for a reload that there is no room for
         _assign(facts)
         _dispatch(facts, now)
         _keep_spares(facts, now)
