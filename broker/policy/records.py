@@ -291,7 +291,7 @@ class Replacement:
     @property
     def holds(self) -> bool:
         """Whether the model stays for it: somebody has asked for it, or it has begun."""
-        return not self.is_recycling or self.gap or self.by is not None
+        return not self.is_recycling or self.by is not None
 
 
 @dataclass(slots=True)

@@ -63,14 +63,21 @@ def advance(facts: Facts, now: float) -> None:
             model.recycled_at = now
 
 
-def may_leave_first(facts: Facts, model: Model, need_bytes: int, now: float) -> bool:
-    """There is no room for both. Whether the old one may go before the new one comes; else whoever asked hears why it
-    may not, and the old one stays."""
+def do_without_room(facts: Facts, model: Model, need_bytes: int, now: float) -> None:
+    """There is no room for both. Where whoever asked allows a gap, the old one goes before the new one comes; else they
+    hear why it may not, and it stays. What would be recycled leaves if it is idle, and is loaded when it is wanted."""
     reload, serving = model.reload, model.serving
     assert reload is not None
     assert serving is not None
-    if need_bytes <= facts.ever_bytes and (reload.allow_gap or (reload.is_recycling and not serving.busy)):
-        return True
+    model.recycled_at = now
+    if reload.is_recycling:
+        model.reload = None
+        if not serving.busy:
+            stop(facts, serving, "recycled", now)
+        return
+    if reload.allow_gap and need_bytes <= facts.ever_bytes:
+        reload.gap = True
+        return
     gib = [n / 2**30 for n in (need_bytes, max(0, facts.free_bytes), facts.room_bytes)]
     why = "{} needs {:.2f} GiB beside the process that serves; {:.2f} GiB of {:.2f} are free".format(
         model.model_id, *gib
@@ -78,8 +85,7 @@ def may_leave_first(facts: Facts, model: Model, need_bytes: int, now: float) -> 
     hint = "" if reload.allow_gap else "; allow_gap ends that process first"
     for wait in reload.waits:
         fail(facts, wait.request_id, Failure(Code.INSUFFICIENT_MEMORY, why + hint))
-    model.reload, model.recycled_at = None, now
-    return False
+    model.reload = None
 
 
 def _is_ready(instance: Instance | None) -> bool:

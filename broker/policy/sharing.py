@@ -20,7 +20,7 @@ from broker.policy.eviction import Hold, Verdict, make_room
 from broker.policy.facts import ASK_AGAIN_SECONDS, SHRINK_SECONDS, Facts
 from broker.policy.noted import ModelEvicted, ProcessTaken
 from broker.policy.records import Instance, Lease, Model, Phase, Worker
-from broker.policy.reload import may_leave_first
+from broker.policy.reload import do_without_room
 from broker.policy.specs import ModelSpec
 from broker.wire.failure import Code, Failure
 
@@ -166,10 +166,11 @@ class _Round:
                 self._head_waits = True
                 self._asks.append(lambda: _Ask(need - facts.free_bytes, 0, 0, givers))
                 return
-            if not may_leave_first(facts, model, need, self._now):
+            do_without_room(facts, model, need, self._now)
+            leaves = reload.gap or serving.end_reason is not None
+            self.has_changed_behind_head |= self._head_waits and leaves  # what leaves is room that comes
+            if not reload.gap:
                 return
-            reload.gap = True
-            self.has_changed_behind_head |= self._head_waits  # what leaves is room that comes
         if not serving.busy:
             stop(facts, serving, "reload", self._now)
 
