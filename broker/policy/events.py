@@ -1,7 +1,8 @@
 """What has happened: the facts that the policies get, in the past tense. `Event` is any of them.
 
 Sockets, supervisor and loop report them; the policies see nothing else (actions.py has their answers). Ids:
-`request_id` as on the wire, `worker_id` fresh for every process, `model_id` as clients write it.
+`request_id` as on the wire, `worker_id` fresh for every process, `model_id` as clients write it. spec and problem
+are explained at RequestArrived.
 """
 
 from dataclasses import dataclass
@@ -44,8 +45,7 @@ class RequestResumed:
 @dataclass(slots=True, frozen=True)
 class KeepRequested:
     """Load a model for this request, without a pin; it stays `seconds` after its last use. None: as it is set;
-    negative: as long as there is room; 0: it leaves when it is idle, and is not loaded for this. spec and problem as in
-    RequestArrived."""
+    negative: as long as there is room; 0: it leaves when it is idle, and is not loaded for this."""
 
     request_id: bytes
     model_id: str
@@ -61,7 +61,7 @@ class RequestCancelled:
 
 @dataclass(slots=True, frozen=True)
 class LoadRequested:
-    """An admin's load: pins. spec and problem as in RequestArrived."""
+    """An admin's load: pins."""
 
     request_id: bytes
     model_id: str
@@ -71,8 +71,7 @@ class LoadRequested:
 
 @dataclass(slots=True, frozen=True)
 class PullRequested:
-    """The files of a model are wanted, the model not yet. stream: with progress. spec and problem as in
-    RequestArrived."""
+    """The files of a model are wanted, the model not yet. stream: with progress."""
 
     request_id: bytes
     model_id: str
@@ -139,8 +138,6 @@ class KillRequested:
 
 @dataclass(slots=True, frozen=True)
 class PinRequested:
-    """spec and problem as in RequestArrived."""
-
     request_id: bytes
     model_id: str
     spec: ModelSpec | None
@@ -354,8 +351,6 @@ class PauseEnded:
 
 @dataclass(slots=True, frozen=True)
 class LimitsChanged:
-    """The settings have been read again."""
-
     limits: PoolLimits
 
 

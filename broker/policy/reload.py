@@ -63,21 +63,20 @@ def advance(facts: Facts, now: float) -> None:
             model.recycled_at = now
 
 
-def do_without_room(facts: Facts, model: Model, need_bytes: int, now: float) -> None:
-    """There is no room for both. Where whoever asked allows a gap, the old one goes before the new one comes; else they
-    hear why it may not, and it stays. What would be recycled leaves if it is idle, and is loaded when it is wanted."""
+def do_without_room(facts: Facts, model: Model, need_bytes: int, now: float) -> bool:
+    """There is no room for both. Whether the old one leaves as soon as it is idle: to be followed by the new one, where
+    whoever asked allows a gap; or to be loaded when it is wanted, if it is idle and would be recycled. Else whoever
+    asked hears the reason."""
     reload, serving = model.reload, model.serving
     assert reload is not None
     assert serving is not None
     model.recycled_at = now
     if reload.is_recycling:
         model.reload = None
-        if not serving.busy:
-            stop(facts, serving, "recycled", now)
-        return
+        return not serving.busy
     if reload.allow_gap and need_bytes <= facts.ever_bytes:
         reload.gap = True
-        return
+        return True
     gib = [n / 2**30 for n in (need_bytes, max(0, facts.free_bytes), facts.room_bytes)]
     why = "{} needs {:.2f} GiB beside the process that serves; {:.2f} GiB of {:.2f} are free".format(
         model.model_id, *gib
@@ -86,6 +85,7 @@ def do_without_room(facts: Facts, model: Model, need_bytes: int, now: float) -> 
     for wait in reload.waits:
         fail(facts, wait.request_id, Failure(Code.INSUFFICIENT_MEMORY, why + hint))
     model.reload = None
+    return False
 
 
 def _is_ready(instance: Instance | None) -> bool:

@@ -166,11 +166,9 @@ class _Round:
                 self._head_waits = True
                 self._asks.append(lambda: _Ask(need - facts.free_bytes, 0, 0, givers))
                 return
-            do_without_room(facts, model, need, self._now)
-            leaves = reload.gap or serving.end_reason is not None
-            self.has_changed_behind_head |= self._head_waits and leaves  # what leaves is room that comes
-            if not reload.gap:
+            if not do_without_room(facts, model, need, self._now):
                 return
+            self.has_changed_behind_head |= self._head_waits  # what leaves is room that comes
         if not serving.busy:
             stop(facts, serving, "reload", self._now)
 

@@ -253,7 +253,9 @@ def test_the_settings_are_read_again(m: Reloading) -> None:
 
 def test_mistakes_leave_everything_as_it_was_and_have_a_line_each(m: Reloading) -> None:
     before = m.service.client.get("/admin/settings").json()
-    m.write(broker={"max_memory_gb": "much", "max_models": 0, "wrong": 1}, gateway={"max_images": -1}, type="none")
+    m.write(
+        broker={"max_memory_gb": "much", "max_models": 0, "wrong": 1}, gateway={"max_images": -1}, recycle_over_gb=-1
+    )
     answer = m.reread()
     assert answer.status_code == 400
     lines = sorted(line.partition(":")[0] for line in answer.json()["detail"].splitlines())
@@ -262,28 +264,11 @@ def test_mistakes_leave_everything_as_it_was_and_have_a_line_each(m: Reloading) 
         "[broker] max_models (MLX_BROKER_MAX_MODELS)",
         "[broker] wrong",
         "[gateway] max_images (MLX_BROKER_MAX_IMAGES)",
-        "models.m.type",
+        "models.m.recycle_over_gb",
     ]
     m.write(broker={"max_models": 3}, gateway={"max_images": -1})
     assert m.reread().status_code == 400
     assert m.service.client.get("/admin/settings").json() == before
-
-
-def test_no_room_is_told_in_numbers_and_a_gap_makes_it(m: Reloading) -> None:
-    m.write(broker={"max_memory_gb": 1.2 * m.state["size_gb"]})
-    assert m.reread().json()["applied"] == ["max_memory_gb"]
-    old = m.state["pid"]
-    answer = m.reload()
-    assert answer.status_code == 409, answer.text
-    says = answer.json()["detail"]
-    assert re.fullmatch(
-        r"m needs 0\.\d\d GiB beside the process that serves; 0\.\d\d GiB of 0\.\d\d are free; .+", says
-    )
-    assert m.state["pid"] == old
-    answer = m.reload(allow_gap=True)
-    assert answer.status_code == 200, answer.text
-    assert m.state["pid"] != old
-    assert m.service.chat("m").status_code == 200
 
 
 def test_a_process_is_recycled_and_events_tell_it(m: Reloading) -> None:
@@ -303,6 +288,23 @@ def test_a_process_is_recycled_and_events_tell_it(m: Reloading) -> None:
     assert ("ready", "reload") in told
     assert {state for state, _ in told} == {"ready"}
     assert m.state["pid"] != old
+
+
+def test_no_room_is_told_in_numbers_and_a_gap_makes_it(m: Reloading) -> None:
+    m.write(broker={"max_memory_gb": 1.2 * m.state["size_gb"]})
+    assert m.reread().json()["applied"] == ["max_memory_gb"]
+    old = m.state["pid"]
+    answer = m.reload()
+    assert answer.status_code == 409, answer.text
+    says = answer.json()["detail"]
+    assert re.fullmatch(
+        r"m needs 0\.\d\d GiB beside the process that serves; 0\.\d\d GiB of 0\.\d\d are free; .+", says
+    )
+    assert m.state["pid"] == old
+    answer = m.reload(allow_gap=True)
+    assert answer.status_code == 200, answer.text
+    assert m.state["pid"] != old
+    assert m.service.chat("m").status_code == 200
 
 
 # ---- a real model -------------------------------------------------------------------------------------------------

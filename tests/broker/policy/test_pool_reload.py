@@ -260,7 +260,7 @@ def test_without_room_for_both_a_process_is_recycled_when_it_is_idle() -> None:
     s.busy("a", R1)
     s.ask(R2, "a")
     assert StopWorker(W1, "reload") not in s.finish(W1, R1)
-    assert s.finish(W1, R2)[-1] == StopWorker(W1, "recycled")
+    assert s.finish(W1, R2)[-1] == StopWorker(W1, "reload")
     assert s.exits(W1) == []
     assert s.ask(R3, "a") == [StartWorker(W2, spare=False)]
 
@@ -270,7 +270,7 @@ def test_a_pinned_model_comes_back_at_once_where_there_is_no_room_for_both() -> 
     s.specs["a"] = replace(s.specs["a"], recycle_after_requests=1)
     s.pinned("a")
     s.ask(R2, "a")
-    assert s.finish(W1, R2)[-1] == StopWorker(W1, "recycled")
+    assert s.finish(W1, R2)[-1] == StopWorker(W1, "reload")
     assert s.exits(W1) == [StartWorker(W2, spare=False)]
 
 
