@@ -1,9 +1,8 @@
 """What has happened: the facts that the policies get, in the past tense. `Event` is any of them.
 
 Sockets, supervisor and loop report them; the policies see nothing else (actions.py has their answers). Ids:
-`request_id` as on the wire, `worker_id` fresh for every process, `model_id` as clients write it. spec and problem
-are explained at RequestArrived.
-"""
+`request_id` as on the wire, `worker_id` fresh for every process, `model_id` as clients write it.
+spec and problem are those of RequestArrived."""
 
 from dataclasses import dataclass
 
