@@ -120,7 +120,9 @@ def count(model: str, unit: Generate) -> Ask[Counted]:
 def _generation(model: str, unit: Generate, keep_alive: float | None, resume_limit: int, key: str) -> InferenceRequest:
     values = stated(unit)
     # The choices of one request differ in their seed alone, and are taken in alike.
-    alike = {name: value for name, value in values.items() if name not in ("seed", "stream")}
+    alike = values.copy()
+    alike.pop("seed", None)
+    alike.pop("stream", None)
     if resume_limit:
         values["tells_tokens"] = True
         if unit.tools:

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +73,9 @@ class BrokerClient:
         call: Call[T] = Call(len(asks), self.cancel, trace)
         for index, ask in enumerate(asks):
             request_id = self._next_id()
-            body = replace(ask.body, trace=trace) if isinstance(ask.body, InferenceRequest) else ask.body
-            if not self._connection.send(body, request_id):
+            if isinstance(ask.body, InferenceRequest):
+                ask.body.trace = trace
+            if not self._connection.send(ask.body, request_id):
                 call.close()
                 raise FailureError(_ABSENT)
             self._routes[request_id] = (call, index, ask)
