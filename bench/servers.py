@@ -78,7 +78,7 @@ def ours(models: Path, root: Path = ROOT) -> Iterator[Server]:
     }
     command = [sys.executable, "-m", "honcho", "-d", str(root), "-f", str(root / "Procfile"), "start"]
     try:
-        with _started(OURS, command, port, "/health", environment) as server:
+        with _started(OURS, command, port, "/health", environment, folder=root) as server:
             yield server
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -129,10 +129,18 @@ class Limit:
 
 
 @contextlib.contextmanager
-def _started(name: str, command: list[str], port: int, path: str, environment: dict[str, str]) -> Iterator[Server]:
+def _started(
+    name: str, command: list[str], port: int, path: str, environment: dict[str, str], *, folder: Path = ROOT
+) -> Iterator[Server]:
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
         try:
             deadline = time.monotonic() + _START_SECONDS
