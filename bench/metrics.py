@@ -13,7 +13,7 @@ import contextlib
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -131,6 +131,9 @@ class _Nowhere:
 
     def write(self, body: bytes) -> None:
         """Nothing."""
+
+    def when_gone(self, call: Callable[[], None] | None) -> None:
+        """Never."""
 
 
 def _hear_nothing(_self: Served, _now: float, _count: int) -> None:

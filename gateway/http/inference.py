@@ -75,7 +75,7 @@ async def answer(request: Request[AppState], wanted: TextRequest, *, keep_alive:
         return AnswerStream(stream, renderer, settings.keepalive_seconds, names, ignored=wanted.ignored)
     wholes = (generate_whole(target.model, unit, **_ways(settings, wanted, keep_alive)) for unit in units)
     whole = await link.call(*wholes)
-    ends = await collect(whole, request.receive, names)
+    ends = await collect(whole, request.scope, request.receive, names)
     request.state["served"].count(enumerate(ends))
     ignored = ignored_header(names, [*wanted.ignored, *ignored_in(ends)])
     return Json(wanted.whole(target.name, ends), headers={IGNORED_HEADER: ignored} if ignored else None)
@@ -116,7 +116,7 @@ async def _work(request: Request[AppState], wanted: TextRequest) -> tuple[Target
 
 async def finish(request: Request[AppState], ask: Ask[T], names: FieldNames = str) -> T:
     """The final output of one unit of work. Raises FailureError in the words of `names`."""
-    finals = await collect(await request.state["link"].call(ask), request.receive, names)
+    finals = await collect(await request.state["link"].call(ask), request.scope, request.receive, names)
     request.state["served"].count(enumerate(finals))
     return finals[0]
 

@@ -8,7 +8,7 @@ connection; HEAD gets headers alone, of streams too.
 import asyncio
 import contextvars
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -69,11 +69,12 @@ def _rest_of(headers: list[tuple[bytes, bytes]]) -> bytes:
 class _ChunkedBody:
     """A `Pipe` into a response of uvicorn's."""
 
-    __slots__ = ("_cycle",)
+    __slots__ = ("_cycle", "_leave")
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         # The cycle refers to this through its scope: a strong reference would leave every request to the collector.
         self._cycle = weakref.proxy(cycle)
+        self._leave: Callable[[], None] | None = None
 
     @property
     def is_open(self) -> bool:
@@ -83,6 +84,16 @@ class _ChunkedBody:
     def write(self, body: bytes) -> None:
         if body:  # an empty chunk would be the end
             self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+
+    def when_gone(self, call: Callable[[], None] | None) -> None:
+        self._leave = call
+        self.look()
+
+    def look(self) -> None:
+        """Whether the client has gone."""
+        if self._leave is not None and self._cycle.disconnected:
+            leave, self._leave = self._leave, None
+            leave()
 
 
 class Protocol(HttpToolsProtocol):
@@ -112,6 +123,7 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         super().connection_lost(exc)
+        _tell_gone(self.cycle)
 
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
@@ -168,8 +180,9 @@ class Protocol(HttpToolsProtocol):
         self._declined = _rest_of(self.headers) if self.parser.should_upgrade() else b""
         before = self.cycle
         super().on_headers_complete()
-        if self.cycle is not before:
-            self.scope["state"]["pipe"] = _ChunkedBody(self.cycle)  # for a task that has not begun yet
+        # For a task that has not begun yet. HEAD has nothing to write, and its client goes with the headers.
+        if self.cycle is not before and self.scope["method"] != "HEAD":
+            self.scope["state"]["pipe"] = _ChunkedBody(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         self._outside_bodies = 0
@@ -204,6 +217,7 @@ class Protocol(HttpToolsProtocol):
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
             cycle.message_event.set()
+            _tell_gone(cycle)
             if cycle.response_started:  # another answer must not stand in the middle of this one
                 self.transport.close()
                 return
@@ -235,6 +249,12 @@ class Protocol(HttpToolsProtocol):
             self._refuse(_TOO_SLOW)
         else:
             self.transport.close()  # it has not said anything
+
+
+def _tell_gone(cycle: RequestResponseCycle | None) -> None:
+    pipe: _ChunkedBody | None = cycle.scope["state"].get("pipe") if cycle is not None else None
+    if pipe is not None:
+        pipe.look()
 
 
 def _headers_alone(app: ASGIApp) -> ASGIApp:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from starlette.responses import Response
@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 Done = TypeVar("Done")
 
 
-async def collect(call: Call[T], receive: Receive, names: FieldNames) -> list[T]:
+async def collect(call: Call[T], scope: Scope, receive: Receive, names: FieldNames) -> list[T]:
     """What ends each unit of work, in their order; for work that is not streamed. Raises FailureError for the first one
     that fails, in the words of `names`, and CallClosedError when the client goes."""
     finals: dict[int, T] = {}
-    async with _attended(call, receive):
+    with _attended(call, scope, receive):
         while len(finals) < call.size:
             outputs, failure = _until_failure(await call.take())
             if failure is not None:
@@ -41,15 +41,18 @@ async def collect(call: Call[T], receive: Receive, names: FieldNames) -> list[T]
 
 
 class Pipe(Protocol):
-    """What a server may offer a response that has begun, as `pipe` in the request's state: to write without ASGI's
-    `send`, and so without a task."""
+    """What a server may offer a response, as `pipe` in the request's state: to write without ASGI's `send`, and to hear
+    without its `receive` that the client has gone; so neither needs a task."""
 
     @property
     def is_open(self) -> bool:
         """Whether `write` would neither wait nor be in vain."""
 
     def write(self, body: bytes) -> None:
-        """One more piece of the body."""
+        """One more piece of the body, once the response has begun."""
+
+    def when_gone(self, call: Callable[[], None] | None) -> None:
+        """Call this once when the client has gone, at once if it has. None: nothing."""
 
 
 class AnswerStream(Response, Generic[T]):
@@ -94,7 +97,7 @@ class AnswerStream(Response, Generic[T]):
         self._pipe: Pipe | None = scope["state"].get("pipe")
         self._served: Served = scope["state"]["served"]
         self._served.units = self._call.size
-        async with _attended(self._call, receive):
+        with _attended(self._call, scope, receive):
             try:
                 with self._keepalives():
                     await self._relay(send)
@@ -195,14 +198,22 @@ def _until_failure(items: list[Item[T]]) -> tuple[list[tuple[int, T]], Failure |
     return outputs, None
 
 
-@contextlib.asynccontextmanager
-async def _attended(call: Call[T], receive: Receive) -> AsyncIterator[None]:
+@contextlib.contextmanager
+def _attended(call: Call[T], scope: Scope, receive: Receive) -> Iterator[None]:
     """Closes `call` at the end of the block, and as soon as the client goes."""
-    watcher = asyncio.create_task(_close_when_gone(call, receive))
+    pipe: Pipe | None = scope["state"].get("pipe")
+    watcher: asyncio.Task[None] | None = None
+    if pipe is not None:
+        pipe.when_gone(call.close)
+    else:
+        watcher = asyncio.create_task(_close_when_gone(call, receive))
     try:
         yield
     finally:
-        watcher.cancel()
+        if pipe is not None:
+            pipe.when_gone(None)
+        if watcher is not None:
+            watcher.cancel()
         call.close()
 
 
