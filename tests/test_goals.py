@@ -1,12 +1,17 @@
 """What the benchmarks make of their results: verdicts, medians of runs, and tables that keep what a run leaves out."""
 
+import time
 from typing import Any
 
+import psutil
 import pytest
 
+from bench.__main__ import PIECES
+from bench.__main__ import _run as run_piece
 from bench.goals import GOALS, Goal, judge, line, table
 from bench.report import DOCUMENT, filled, recovery_table, tables
 from bench.turns import Cell, of_runs
+from tests.service import ROOT
 
 FILES = ("recovery", "vision", "embeddings", "memory", "prefill", "dialects", "profile")
 TTFT = Goal("TTFT p50 of mlx_lm.server's, 8 streams", "throughput", ("tiny", "8", "ttft"), 0.5, 0.45, at_most=True)
@@ -100,3 +105,17 @@ def test_rows_that_a_short_run_leaves_out_stay() -> None:
     before = "| killed model answers again, no spare | 1,861 | 1,834 | 1,928 | < 2,000 | ms |\n"
     rows = recovery_table({"deaths_warm": {"again": [50.0, 60.0, 70.0]}}, before).splitlines()[2:]
     assert rows == ["| killed model answers again, warm spare | 60 | 50 | 70 | < 250 | ms |", before.strip()]
+
+
+def test_a_piece_that_takes_too_long_is_ended_and_has_failed() -> None:
+    before = time.monotonic()
+    assert run_piece(["timeit", "-n1", "-r1", "pass"], 30)
+    assert not run_piece(["timeit", "-n1", "-r1", "import time; time.sleep(60)"], 0.3)
+    assert time.monotonic() - before < 30
+    assert not [child for child in psutil.Process().children() if "timeit" in child.cmdline()]
+
+
+def test_every_piece_is_a_module_and_measures_what_goals_ask_for() -> None:
+    names = [piece.name for piece in PIECES]
+    assert all((ROOT / "bench" / f"{name}.py").exists() for name in names)
+    assert {goal.file for goal in GOALS} <= {*names}
