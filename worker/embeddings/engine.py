@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import mlx.core as mx
@@ -41,6 +42,10 @@ _BATCH_TOKENS = 8192 if mx.metal.is_available() else 512
 
 # Characters that one step tokenises: about 15 ms. A longer text takes a step of its own.
 _STEP_CHARACTERS = 32_768
+
+# How long a batch waits for as many requests as have just ended together: their clients ask again within a millisecond
+# or two, and without the others the first would be computed alone each time.
+_COMPANY_SECONDS = 0.002
 
 # Memory that freed arrays may keep. Batches differ in shape: an unbounded cache would hold arrays of every shape.
 _CACHE_BYTES = 256 * 2**20
@@ -85,7 +90,8 @@ class _Work:
 class EmbeddingEngine:
     """Engine for `embeddings` models, cross-encoders included. `encoder`: the model.
 
-    Mutable state: `_works`, the requests by id, in the order of their turns; how many tokens have been computed.
+    Mutable state: `_works`, the requests by id, in the order of their turns; how many requests ended with the last
+    batch, and until when as many are waited for; how many tokens have been computed.
     """
 
     def __init__(self, assign: Assign, report: Report) -> None:
@@ -102,6 +108,7 @@ class EmbeddingEngine:
             limit_bytes=assign.limit_bytes,
         )
         self._works: dict[bytes, _Work] = {}
+        self._company, self._company_until = 0, 0.0
         self._prompt_tokens = 0
 
     @property
@@ -145,9 +152,12 @@ class EmbeddingEngine:
 
     def step(self) -> list[Output]:
         outputs = [*self._tokenise(), *self._refuse()]
+        if self._waits_for_company:
+            return outputs
         batch = self._next_batch()
         if not batch:
             return outputs
+        live = len(self._works)
         rows = [work.rows[number] for work, number in batch]
         results = self.encoder.run(rows)
         self._prompt_tokens += sum(len(row.tokens) for row in rows)
@@ -156,10 +166,17 @@ class EmbeddingEngine:
             if len(work.results) == len(work.rows):
                 del self._works[work.request_id]
                 outputs.append(Output(work.request_id, FINAL, self._final(work)))
+        self._company, self._company_until = live - len(self._works), monotonic() + _COMPANY_SECONDS
         return outputs
 
     def cancel(self, request_id: bytes) -> None:
         self._works.pop(request_id, None)
+
+    @property
+    def _waits_for_company(self) -> bool:
+        """Whether a batch could run that is better run later."""
+        is_alone = len(self._works) < self._company and monotonic() < self._company_until
+        return is_alone and any(map(self._can_run, self._works.values()))
 
     def _next_batch(self) -> list[tuple[_Work, int]]:
         """A row of each request in turn, until the batch is full; at least one."""

@@ -61,6 +61,31 @@ def test_a_large_request_does_not_hold_up_a_small_one(tiny: EmbeddingEngine) -> 
     assert vectors_of(run(tiny)[b"large"]).shape == (50, 32)
 
 
+def test_a_batch_waits_a_moment_for_as_many_requests_as_have_just_ended(
+    tiny: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("worker.embeddings.engine.monotonic", lambda: now[0])
+
+    def ends(*numbers: int) -> list[bytes]:
+        """Of the next step, after these requests have come."""
+        for number in numbers:
+            tiny.add(b"%d" % number, pack(Embed(["text"])))
+        return [output.request_id for output in tiny.step()]
+
+    assert ends(1, 2, 3) == [b"1", b"2", b"3"]
+    assert ends(4) == []
+    assert tiny.has_work
+    assert ends(5, 6) == [b"4", b"5", b"6"]
+    assert ends(7, 8) == []
+    now[0] += 0.002
+    assert ends() == [b"7", b"8"]
+    now[0] += 0.002
+    assert ends(9) == [b"9"]
+    assert ends(10) == [b"10"]  # one alone waits for nobody
+    assert not tiny.has_work
+
+
 def test_no_batch_is_larger_than_the_setting(tiny: EmbeddingEngine) -> None:
     for number in range(5):
         tiny.add(b"%d" % number, pack(Embed(MIXED)))
