@@ -62,8 +62,8 @@ NEVER_LOADS = {
     "broker/wire/": {"zmq", "psutil", "pydantic", "asyncio", "subprocess"},
     "gateway/": COMPUTING | {"psutil", "huggingface_hub"},
     # Megabytes that most gateways never need.
-    "gateway/app.py": {"httpcore2", "httpx2", "http.client"},
-    "broker/wire/listening.py": {"http.client", "email"},
+    "gateway/app.py": {"httpcore2", "httpx2"},
+    "broker/wire/listening.py": {"http", "email"},
     "gateway/core/": {"starlette", "uvicorn", "zmq", "asyncio"},
     # rich is imported by whoever draws, and only then: `ps` into a pipe must not wait for it.
     "cli/": COMPUTING
@@ -76,7 +76,7 @@ NEVER_LOADS = {
     "worker/chat/": COMPUTING | {"zmq", "pydantic"},
     "worker/process/": COMPUTING | {"zmq", "msgpack"},
     "worker/__main__.py": COMPUTING | {"zmq", "msgpack", "asyncio"},
-    "worker/text/": {"mlx_vlm", "zmq"},
+    "worker/text/": {"mlx_vlm", "zmq", "rich", "jsonschema"},
 }
 
 # Programs that a process of their room starts and never imports: they may load and import what that one must not.

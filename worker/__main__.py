@@ -11,6 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
+from worker.hub.later import postpone_hub
 from worker.loading.quick_imports import remember_import_structure
 from worker.process.blas import load_blas
 from worker.process.intake import open_mark
@@ -37,6 +38,8 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.blas_library:
         load_blas(arguments.blas_library)
     remember_import_structure()
+    if arguments.download is None:
+        postpone_hub()
     from worker.service import run  # noqa: PLC0415 # after the lifeline
 
     return run(

@@ -134,17 +134,23 @@ class Engine(Protocol):
 
 
 def load_engine(assign: Assign, report: Report) -> Engine:
-    """The engine for an assigned model, loaded. Any error while loading is raised unchanged.
+    """The engine for an assigned model, loaded. Any error while loading is raised unchanged."""
+    engine: Engine = import_engine(assign)(assign, report)
+    return engine
+
+
+def import_engine(assign: Assign) -> Callable[[Assign, Report], Any]:
+    """The class of the engine for an assigned model.
 
     An engine is `module:Class`; the class is called with (assign, report). Only the settings of this machine can name
     one, never a model's own files.
     """
     module_name, _, class_name = (assign.engine or _engine_of(assign.model_type)).partition(":")
-    if assign.engine and sys.flags.safe_path:  # `mlx-broker serve`: the working directory comes last, not first
-        sys.path.append(str(Path.cwd()))
-    engine_class: Any = getattr(import_module(module_name), class_name)
-    engine: Engine = engine_class(assign, report)
-    return engine
+    here = str(Path.cwd())
+    if assign.engine and sys.flags.safe_path and here not in sys.path:  # `mlx-broker serve`: it comes last, not first
+        sys.path.append(here)
+    engine_class: Callable[[Assign, Report], Any] = getattr(import_module(module_name), class_name)
+    return engine_class
 
 
 def share_of(engine: Engine) -> MemoryShare | None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants, file_download
 from huggingface_hub.utils import (  # type: ignore[attr-defined] # exported, though not in the checker's eyes
@@ -10,6 +11,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined] # exported, th
 )
 
 from tests.hub import LFS_BYTES, serving
+from worker.hub.later import NAMES
 
 
 def test_huggingface_http_get(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,3 +60,9 @@ def test_huggingface_cache_layout(tmp_path: Path) -> None:
         WeakFileLock(tmp_path / "lock", timeout=0.1),
     ):
         pass
+
+
+def test_huggingface_names() -> None:
+    """The package finds them by name, and what it finds is called by its own name."""
+    for name in NAMES:
+        assert huggingface_hub.__getattr__(name).__name__ == name

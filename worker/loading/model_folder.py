@@ -14,7 +14,6 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_config, load_model, load_tokenizer
 
 from broker.wire.failure import one_line
@@ -59,6 +58,8 @@ def load_folder(
     with blame(folder, "model*.safetensors or config.json"):
         model, config = load_model(folder, lazy=True)
     if adapter_path is not None:
+        from mlx_lm.tuner.utils import load_adapters  # noqa: PLC0415 # what trains adapters comes with it
+
         adapter = Path(adapter_path).expanduser()
         with blame(adapter, f"adapter_path {adapter.name}: adapter_config.json or adapters.safetensors"):
             model = load_adapters(model, str(adapter))

@@ -6,16 +6,14 @@ come before either.
 """
 
 import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from hashlib import sha256
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from worker.loading.import_hooks import after_import
 from worker.loading.memo_files import folder_of, write
 
 # What must be there for a name -> module -> names.
@@ -27,8 +25,14 @@ _MODULE = "transformers.utils.import_utils"
 
 def remember_import_structure(folder: Path | None = None) -> None:
     """Before transformers is imported. folder: of the files, None for the user's cache."""
-    if _MODULE not in sys.modules:
-        sys.meta_path.insert(0, _Finder(folder or folder_of("imports")))
+
+    def remember(module: ModuleType) -> None:
+        define: Define | None = getattr(module, "define_import_structure", None)
+        if define is not None:
+            quick = remembered(define, folder or folder_of("imports"), version("transformers"))
+            setattr(module, "define_import_structure", quick)  # noqa: B010 # of a module that no type describes
+
+    after_import(_MODULE, remember)
 
 
 def remembered(define: Define, folder: Path, release: str) -> Define:
@@ -65,37 +69,3 @@ def _read(text: str) -> Structure:
         frozenset(backends): {module: set(names) for module, names in modules.items()}
         for backends, modules in json.loads(text)
     }
-
-
-class _Finder(MetaPathFinder):
-    """Finds one module as the system does, and changes it once it is there."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if name != _MODULE:
-            return None
-        sys.meta_path.remove(self)
-        spec = PathFinder.find_spec(name, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, self._folder)
-        return spec
-
-
-class _Loader(Loader):
-    def __init__(self, inner: Loader, folder: Path) -> None:
-        self._inner = inner
-        self._folder = folder
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._inner.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        self._inner.exec_module(module)
-        define: Define | None = getattr(module, "define_import_structure", None)
-        if define is not None:
-            names: Any = module
-            names.define_import_structure = remembered(define, self._folder, version("transformers"))

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from worker.generation.constraints.review import UncheckableError, miss_of
+from worker.generation.constraints.schema_check import UncheckableError, miss_of
 
 
 @pytest.mark.parametrize(
