@@ -78,6 +78,7 @@ GOALS: tuple[Goal, ...] = (
     _below("killed model answers again, no spare", "recovery", "deaths_cold again", 2000, "ms"),
     _below("first answer of a model not loaded, warm spare", "recovery", "loads_warm first", 150, "ms"),
     _below("SmolLM2 not loaded: over a process with imports done", "recovery", "smol over", 150, "ms"),
+    _below("SmolLM2 killed: pause over loading and prefill", "recovery", "smol_pause over", 200, "ms"),
     _below("B's longest gap while A dies and reloads", "recovery", "neighbour_warm death", 60, "ms"),
     _below("B's longest gap while C is loaded", "recovery", "neighbour_warm load", 60, "ms"),
     _below("memory samples of 8 idle workers", "recovery", "sampling cost", 0.5, "% of a core"),

@@ -215,6 +215,27 @@ async def smol(pool: Pool, repeats: int, models: Path) -> Times:
     return times
 
 
+async def smol_pause(pool: Pool, repeats: int, models: Path) -> Times:
+    """The longest gap of a real model's stream whose worker is killed, over loading and reading the prompt with mlx-lm
+    alone. What was said before must be read again too, and counts as over."""
+    content, tokens = "Tell me a long story about a fox.", 64
+    times: Times = {"gap": [], "least": [], "over": []}
+    for _ in range(repeats):
+        pid = await pool.load(SMOL)
+        await pool.rest()
+        victim = await (await stream(pool.port, SMOL, content, tokens)).started(20)
+        os.kill(pid, signal.SIGKILL)
+        events = (await victim.ended()).events()
+        assert events.is_done
+        assert events.error is None, events.error
+        await pool.rest()
+        least = await _reference(models / SMOL, content, 1)
+        times["gap"].append(max(after - before for before, after in pairwise(events.times)) * 1000)
+        times["least"].append(least["first"] * 1000)
+        times["over"].append(times["gap"][-1] - times["least"][-1])
+    return times
+
+
 async def _reference(folder: Path, content: str, tokens: int) -> dict[str, Any]:
     command = ("-m", "bench.reference_load", str(folder), content, str(tokens))
     process = await asyncio.create_subprocess_exec(sys.executable, *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
@@ -251,7 +272,7 @@ def main(names: list[str], repeats: int) -> None:
             _show(name, times)
             save("recovery", {name: times})
 
-    with bench_models("a", "b", "c", with_smol=not names or "smol" in names) as models:
+    with bench_models("a", "b", "c", with_smol=not names or any(n.startswith("smol") for n in names)) as models:
         for spares, how in ((1, "warm"), (0, "cold")):
             run(f"deaths_{how}", models, spares, lambda pool: deaths(pool, repeats))
             if spares:
@@ -261,6 +282,7 @@ def main(names: list[str], repeats: int) -> None:
             run(f"neighbour_{how}", models, spares, lambda pool: neighbour(pool, repeats))
         run("hangs", models, 1, lambda pool: hangs(pool, max(repeats // 5, 1)))
         run("smol", models, 1, lambda pool: smol(pool, max(repeats // 2, 1), models))
+        run("smol_pause", models, 1, lambda pool: smol_pause(pool, max(repeats // 2, 1), models))
         if not names or "sampling" in names:
             times = sampling(models, max(repeats // 3, 1))
             _show("sampling", times)
