@@ -60,6 +60,14 @@ class Client:
         return _TOLD[self.dialect]([line.removeprefix("data: ") for line in lines])
 
 
+def logprobs(http: httpx.Client, wish: Wish) -> list[dict[str, Any]]:
+    """The tokens of the answer, each with the two likeliest in its place."""
+    path, body = _chat(wish)
+    body |= {"model": wish.model, "logprobs": True, "top_logprobs": 2}
+    entries: list[dict[str, Any]] = http.post(path, json=body).json()["choices"][0]["logprobs"]["content"]
+    return entries
+
+
 DIALECTS = ("chat", "messages", "responses", "ollama")
 CLIENTS = [Client(dialect, stream) for dialect in DIALECTS for stream in (True, False)]
 
