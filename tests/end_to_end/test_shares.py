@@ -25,7 +25,7 @@ def test_only_the_process_that_takes_more_than_the_budget_is_ended(make_service:
     with (
         service.stream("one", TEXT, max_tokens=TOKENS) as one,
         service.stream("two", TEXT, max_tokens=TOKENS) as two,
-        service.stream("bad", "leak 900 after 3 tokens", max_tokens=2000) as bad,
+        service.stream("bad", "leak 900 after 3 tokens", max_tokens=2000, resume=False) as bad,
     ):
         one.next_text()
         two.next_text()
