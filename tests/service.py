@@ -243,6 +243,10 @@ class Stream:
                 return str(text)
         raise AssertionError(f"the stream ended: {self.error or self.text!r}")
 
+    def events(self) -> Iterator[dict[str, Any]]:
+        """All that is left, event by event."""
+        return self._events
+
     def finish(self) -> "Stream":
         """Read to the end."""
         for _ in self._events:

@@ -1,14 +1,15 @@
-"""Answers go on in the next process when their own ends, where the setting says so: real processes, real signals."""
+"""Answers go on in the next process when their own ends: real processes, real signals, the settings as shipped."""
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.conftest import ECHO, PACED
+from tests.conftest import ECHO, MISBEHAVING, PACED
 from tests.service import Service, wait_until
 
 CONTENT = "twenty tokens of an echo that says all of this again"
@@ -17,7 +18,8 @@ CONTENT = "twenty tokens of an echo that says all of this again"
 @pytest.fixture(scope="module")
 def patient(models_dir: Path) -> Iterator[Service]:
     echo = ECHO | {"options": PACED}
-    service = Service(models_dir, {"models": {"echo": echo}, "gateway": {"resume_limit": 2}})
+    bad = MISBEHAVING | {"options": PACED}
+    service = Service(models_dir, {"models": {"echo": echo, "bad": bad}})
     try:
         yield service.start()
     finally:
@@ -75,3 +77,50 @@ def test_the_answer_of_a_real_model_has_its_whole_length(patient: Service) -> No
     assert stream.usage is not None
     assert stream.usage["completion_tokens"] == 1000
     assert resumes(patient, "tiny-a") == 1
+
+
+def test_every_choice_of_one_request_goes_on(patient: Service) -> None:
+    before = resumes(patient, "tiny-a")
+    asked = {"n": 3, "seed": 5, "temperature": 1.0, "max_tokens": 1000, "stream_options": {"include_usage": True}}
+    alone = choices(patient, asked, lambda: None)
+    with_a_death = choices(patient, asked, lambda: os.kill(patient.model("tiny-a")["pid"], signal.SIGKILL))
+    assert with_a_death == alone
+    assert sorted(alone) == [0, 1, 2]
+    assert resumes(patient, "tiny-a") == before + 3
+
+
+def choices(service: Service, asked: dict[str, Any], then: Callable[[], None]) -> dict[int, tuple[str, str]]:
+    """The text and the end of every choice. then: once each has some text."""
+    texts: dict[int, str] = {}
+    ends: dict[int, str] = {}
+    is_done = False
+    with service.stream("tiny-a", **asked) as stream:
+        for event in stream.events():
+            for choice in event["choices"]:
+                index = choice["index"]
+                texts[index] = texts.get(index, "") + (choice["delta"].get("content") or "")
+                ends[index] = choice["finish_reason"] or ends.get(index, "")
+            if not is_done and len(texts) == 3 and all(texts.values()):
+                is_done = True
+                then()
+    assert (stream.error, stream.done) == (None, True)
+    assert stream.usage is not None
+    assert stream.usage["completion_tokens"] == 3000
+    return {index: (text, ends[index]) for index, text in texts.items()}
+
+
+def test_a_request_that_kills_before_its_output_is_refused_and_the_others_hear_a_pause(patient: Service) -> None:
+    """It is not marked: it kills in its first step, and again when it is alone."""
+    with ThreadPoolExecutor(1) as pool, patient.stream("bad", CONTENT, max_tokens=60) as stream:
+        stream.next_text()
+        killer = pool.submit(patient.chat, "bad", "crash")
+        refused = killer.result(30)
+        stream.finish()
+    assert refused.status_code == 503
+    error = refused.json()["error"]
+    assert (error["code"], error["retryable"]) == ("worker_died", False)
+    assert "ended two processes of bad before its first output" in error["message"]
+    assert (stream.error, stream.done, stream.finish_reason) == (None, True, "length")
+    assert stream.text == (6 * CONTENT)[: len(stream.text)]
+    assert resumes(patient, "bad") == 2
+    assert patient.chat("bad").status_code == 200
