@@ -19,7 +19,8 @@ class Gate:
     """The files beside a model by which a test and the engine meet."""
 
     def __init__(self, folder: Path) -> None:
-        self.steps = folder / "gate"  # how many steps may follow the first output; 0: not even that; no file: open
+        # How many steps may follow the one after which every request has output; 0: no step at all; no file: open.
+        self.steps = folder / "gate"
         self.reached = folder / "reached"  # how many requests the engine had when it stopped there
         self.gpu_error = folder / "gpu_error"  # the text of an error of the GPU
         self.hunger = folder / "hunger"  # take too much memory
@@ -44,7 +45,8 @@ class GatedEngine(TextEngine):
         options = dict(assign.options)
         folder = options.pop("folder")
         self._gate = Gate(Path(folder))
-        self._steps = 0  # from the one that gave the first output
+        self._steps = 0  # from the one after which every request has output
+        self._waits = 0  # without a step
         self._eaten = b""
         super().__init__(replace(assign, path=folder, options=options), report)
 
@@ -53,15 +55,19 @@ class GatedEngine(TextEngine):
             if self._steps >= int(self._gate.steps.read_text()):
                 self._wait()
                 return []
+        self._waits = 0
         outputs = super().step()
-        self._steps += bool(self._steps or outputs)
+        stats = self.stats()
+        self._steps += bool(self._steps or (outputs and stats.decoding == stats.live))
         if not self.has_work:
             self._steps = 0
         return outputs
 
     def _wait(self) -> None:
-        """The service goes on meanwhile: it takes requests in and sends signs of life."""
-        self._gate.reached.write_text(str(self.stats().live))
+        """The service goes on meanwhile: it takes requests in, sends signs of life, and what the last step gave."""
+        self._waits += 1
+        if self._waits > 2:
+            self._gate.reached.write_text(str(self.stats().live))
         with contextlib.suppress(FileNotFoundError):
             text = self._gate.gpu_error.read_text()
             self._gate.gpu_error.unlink()
