@@ -5,11 +5,10 @@ look like a dead process. The service guarantees exactly one FINAL or ERROR for 
 Knows nothing about models and must never import mlx.
 """
 
-import gc
 import logging
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from time import monotonic, sleep
@@ -41,6 +40,7 @@ from worker.engine import (
 )
 from worker.prefill_lease import PrefillLease
 from worker.process.device_errors import is_device_error
+from worker.process.garbage import without_collections
 from worker.process.intake import taking_in
 from worker.process.log_events import begins, ends
 from worker.process.priority import lower_priority
@@ -135,7 +135,7 @@ class Service:
         """The exit code of the process: 0 after SHUTDOWN, 1 if the engine cannot load or fails. Raises errors of the
         GPU."""
         if spare:
-            with _without_collections():
+            with without_collections():
                 import_for_spare()
             self._vitals.steps += 1
             self._send(Progress("imported", None, working_set_bytes()))
@@ -191,7 +191,7 @@ class Service:
                         log.warning("%s before ASSIGN is dropped", body.COMMAND.decode())
 
     def _load(self, assign: Assign) -> Engine:
-        with _without_collections():
+        with without_collections():
             import_engine(assign)
         engine = load_engine(assign, self._report)
         self._vitals.engine = engine
@@ -388,17 +388,6 @@ class Service:
                 yield decode(receive_frames(self._socket))
             except ProtocolError as error:
                 log.warning("dropped a malformed message: %s", error)
-
-
-@contextmanager
-def _without_collections() -> Iterator[None]:
-    """For imports: nearly all that they make stays, so that looking for garbage in it takes time for nothing."""
-    gc.disable()
-    try:
-        yield
-        gc.freeze()
-    finally:
-        gc.enable()
 
 
 def _describe(error: Exception) -> str:
