@@ -28,10 +28,11 @@ from mlx_vlm.utils import (
     should_add_special_tokens,
 )
 from PIL import Image
-from transformers import AutoTokenizer, dynamic_module_utils
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, dynamic_module_utils
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from tests.tiny_encoders import make_tiny_encoder, make_tiny_reranker
+from tests.tiny_models import make_tiny_model
 from tests.tiny_vision import IMAGE_TOKEN, make_tiny_vision, picture
 
 CHAT = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what?"}]}]
@@ -280,3 +281,13 @@ def test_transformers_foreign_code(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         get_class_from_dynamic_module("evil.Evil", str(tmp_path))
     assert asked == ["evil.py"]
     assert not hasattr(sys, "evil")
+
+
+def test_transformers_vocabulary(tmp_path: Path) -> None:
+    """A tokenizer's `get_vocab` is a method of its class, and its length counts added tokens."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(make_tiny_model(tmp_path / "tiny"))
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
+    assert "get_vocab" in vars(PreTrainedTokenizerFast)
+    before = len(tokenizer)
+    tokenizer.add_tokens(["<new>"])
+    assert len(tokenizer) == before + 1 == len(tokenizer.get_vocab())

@@ -31,6 +31,7 @@ from worker.generation.generation import Generation
 from worker.generation.prompt import WrittenPrompt, checkpoints
 from worker.generation.sequence import Sequence
 from worker.loading.model_folder import load_folder
+from worker.loading.vocabulary import vocabulary_read_once
 from worker.memory.limits import limits_of
 from worker.memory.room import Admitted, MemoryRoom, Refused, Size
 from worker.options import read_options
@@ -91,16 +92,17 @@ class TextEngine:
     ) -> None:
         options = read_options(TextOptions, assign.options, "text")
         limits = limits_of(assign)  # before anything is loaded
-        self.loaded = load_folder(Path(assign.path), report, options.adapter_path, options.chat_template)
-        draft = None
-        if options.draft_model is not None:
-            self.loaded, draft = with_draft(self.loaded, options.draft_model, report)
-        tokenizer = self.loaded.tokenizer
-        self._has_draft = draft is not None  # which draws as well: how often, nothing tells
-        context = options.context_length or self.loaded.context_length
-        self._writer = ChatWriter([renderer_of(tokenizer)], options.tool_form)
-        self.generation = Generation(tokenizer, self.loaded.vocabulary, context)
-        self._arrivals = Arrivals(self.generation, self.loaded, self._writer)
+        with vocabulary_read_once():
+            self.loaded = load_folder(Path(assign.path), report, options.adapter_path, options.chat_template)
+            draft = None
+            if options.draft_model is not None:
+                self.loaded, draft = with_draft(self.loaded, options.draft_model, report)
+            tokenizer = self.loaded.tokenizer
+            self._has_draft = draft is not None  # which draws as well: how often, nothing tells
+            context = options.context_length or self.loaded.context_length
+            self._writer = ChatWriter([renderer_of(tokenizer)], options.tool_form)
+            self.generation = Generation(tokenizer, self.loaded.vocabulary, context)
+            self._arrivals = Arrivals(self.generation, self.loaded, self._writer)
         self._batch = make_batch(self.loaded, draft, options)
         warm_up(self._batch)
         self._warmed_up = self._batch.prefilled

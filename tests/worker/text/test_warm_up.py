@@ -53,7 +53,7 @@ def test_two_sequences_have_been_decoded_when_a_model_is_loaded(
         return batch
 
     engine = load(tiny_model, make_batch=watched)
-    assert sum(tokens) == 8
+    assert sum(tokens) == (8 if mx.metal.is_available() else 4)
     assert max(tokens) == together
     assert engine.stats() == EngineStats()
     (outputs,) = run(engine, [{"prompt": [0, 0, 0], "max_tokens": 3}])
