@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 _LM, _VLM = "mlx_lm.server", "mlx_vlm.server"
+_ALONE = "1 at once, a connection each"
 
 
 @dataclass(slots=True, frozen=True)
@@ -68,6 +69,7 @@ GOALS: tuple[Goal, ...] = (
     Goal("tokens/s about images of mlx_vlm.server's, 8 streams", "vision", ("8", _VLM, "ours_to_this"), 1.2),
     Goal("embeddings/s of mlx_vlm.server's, 1 client", "embeddings", ("1", "ours_to_this"), 1.2),
     Goal("embeddings/s of mlx_vlm.server's, 8 clients", "embeddings", ("8", "ours_to_this"), 1.2),
+    Goal("CPU of a request in gateway and broker", "request", (_ALONE, "now", "sum"), 300, unit="us", at_most=True),
     _below("longest gap of a stream whose worker is killed", "recovery", "pauses_warm killed", 150, "ms"),
     _below("CPU of a token for answers that can go on", "going_on", "sum", 1, "us"),
     _below("CPU of a token for the prompt cache on disk", "disk_cache", "extra_us", 2, "us"),
