@@ -36,8 +36,8 @@ class Piece:
 PIECES = (
     Piece("throughput", "--runs 3 --rounds 2 tiny", "--runs 3 --rounds 3", 30),
     Piece("recovery", "deaths_warm deaths_twice pauses_warm hangs", "", 30),
-    Piece("recovery", "--repeats 6 smol", None, 5),
-    Piece("request", "", "", 5),
+    Piece("recovery", "--repeats 4 smol", None, 5),
+    Piece("request", "--pairs 5", "", 5),
     Piece("going_on", "", "", 3),
     Piece("disk_cache", "", "", 5),
     Piece("vision", "", "--rounds 9", 5),

@@ -126,10 +126,12 @@ def ratios(our_rates: list[float], its_rates: list[float]) -> dict[str, Any]:
 
 
 def of_runs(runs: Sequence[Any]) -> Any:
-    """The median of each figure over several runs; of ranges the widest."""
+    """The median of each figure over the runs that have it, the first among them; of ranges the widest."""
     first = runs[0]
     if isinstance(first, dict):
-        return {key: _widest(runs) if key == _RANGE else of_runs([run[key] for run in runs]) for key in first}
+        return {
+            key: _widest(runs) if key == _RANGE else of_runs([run[key] for run in runs if key in run]) for key in first
+        }
     if isinstance(first, list | tuple):
         return [median(values) for values in zip(*runs, strict=True)]
     return median(runs)

@@ -79,6 +79,7 @@ def test_of_several_runs_each_figure_is_the_median_and_a_range_the_widest() -> N
         for rate in (1.0, 5.0, 2.0)
     ]
     merged = of_runs(runs)
+    assert of_runs([{"in the first run": 7.0, "rate": 1.0}, {"rate": 3.0}]) == {"in the first run": 7.0, "rate": 2.0}
     assert merged == {1: {"ours": {"rate": 2.0, "ttft_ms": [2.0, 7.0], "ours_to_this_range": [0.5, 10.0]}}}
 
 
