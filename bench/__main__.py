@@ -46,6 +46,9 @@ PIECES = (
     Piece("prefill", None, "", 10),
     Piece("dialects", None, "", 20),
     Piece("profile", None, "", 5),
+    Piece("engine", None, "", 5),
+    Piece("metrics", None, "", 10),
+    Piece("page", None, "", 15),
 )
 
 
