@@ -40,7 +40,8 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """All of the event."""
-        record.asctime = self.formatTime(record, self.datefmt)
+        if self.usesTime():
+            record.asctime = self.formatTime(record, self.datefmt)
         return "\n".join([self.formatMessage(record), *lines_of(record, hides=self._hides)])
 
 
@@ -101,6 +102,10 @@ def configure(
     if current is not None:
         handler.addFilter(_naming(current))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # No line shows where in the code it was written, nor in which thread and process: not finding that out saves a
+    # fifth of what a line takes. As Python's documentation has it.
+    logging._srcfile = None  # noqa: SLF001
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     log_everything()
 
 

@@ -232,3 +232,21 @@ def test_honcho_has_the_time_already() -> None:
     environment = {"HONCHO_PROCESS_NAME": "broker.1", "PYTHONPATH": ":".join(sys.path)}
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
     assert result.stderr.splitlines()[0] == "INFO hello"
+
+
+_RECORD = """
+import logging
+from broker.wire.logs import configure
+configure("broker", "info", "text")
+logging.getLogger().handlers[0].addFilter(lambda record: print(vars(record)))
+logging.getLogger("a").info("hello")
+"""
+
+
+def test_nothing_is_found_out_that_no_line_shows() -> None:
+    environment = {"HONCHO_PROCESS_NAME": "broker.1", "PYTHONPATH": ":".join(sys.path)}
+    command = [sys.executable, "-c", _RECORD]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
+    assert "'thread': None" in result.stdout
+    assert "'process': None" in result.stdout
+    assert "'lineno': 0" in result.stdout
