@@ -167,6 +167,8 @@ class Downloads:
 
     def next_deadline(self) -> float | None:
         """When to call `handle(TimePassed(), now)` at the latest; None: only when something happens."""
+        if not self._downloads:  # nearly always
+            return None
         return min([self._stalls_at(d) for d in self._running()], default=None)
 
     @property

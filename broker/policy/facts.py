@@ -301,13 +301,14 @@ class Facts:
         instance = model.serving
         if instance is None or instance.phase is not Phase.READY or instance.busy:
             return FOREVER
-        stated = None if instance.keep_alive is None else instance.keep_alive.seconds
-        wishes = (stated, instance.spec.keep_alive_seconds, self.limits.keep_alive)
-        keep = keep_seconds(next(wish for wish in wishes if wish is not None), self.pressure)
         is_leaving = model.drain is not None or (model.reload is not None and model.reload.holds)
-        if model.pinned or model.waiting or is_leaving or not 0 <= keep < ALWAYS_SECONDS:
+        if model.pinned or model.waiting or is_leaving:
             return FOREVER
-        return instance.last_completed + keep
+        keep = None if instance.keep_alive is None else instance.keep_alive.seconds
+        if keep is None:
+            keep = instance.spec.keep_alive_seconds
+        keep = keep_seconds(self.limits.keep_alive if keep is None else keep, self.pressure)
+        return instance.last_completed + keep if 0 <= keep < ALWAYS_SECONDS else FOREVER
 
     def recycles_at(self, model: Model, now: float) -> float:
         """When another process takes the place of the one that serves, because it has served enough or grown too
@@ -324,7 +325,7 @@ class Facts:
     def spare_due(self) -> float:
         """When to start a spare: after loads, so that it never competes with one for the processor."""
         wanted = max(self.limits.warm_spares, self.asks_metal)
-        if len(self.spares) >= wanted or restart.gives_up(self.spare_deaths):
+        if sum(worker.is_spare for worker in self.workers.values()) >= wanted or restart.gives_up(self.spare_deaths):
             return FOREVER
         instances = [instance for _, instance in self.instances]
         if any(instance.phase is Phase.LOADING for instance in instances):

@@ -195,7 +195,10 @@ class Metrics:
         }
 
     def _of(self, model_id: str) -> _Counts:
-        return self._models.setdefault(model_id, _Counts())
+        counts = self._models.get(model_id)
+        if counts is None:
+            counts = self._models[model_id] = _Counts()
+        return counts
 
     def _taken(self, event: ProcessTaken, now: float) -> None:
         process = self._processes[event.worker_id] = _Process(event.model_id, event.rank, marked_at=now)
