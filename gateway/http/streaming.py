@@ -98,9 +98,10 @@ class AnswerStream(Response, Generic[T]):
         self._served: Served = scope["state"]["served"]
         self._served.units = self._call.size
         with _attended(self._call, scope, receive):
+            self._sent_at = self._loop.time()
+            self._timer = self._loop.call_later(self._keepalive, self._look)
             try:
-                with self._keepalives():
-                    await self._relay(send)
+                await self._relay(send)
                 return
             except CallClosedError:
                 self._served.outcome = CLIENT_LEFT
@@ -114,6 +115,8 @@ class AnswerStream(Response, Generic[T]):
                     raise
                 log.exception("a stream failed")
                 failure = INTERNAL_ERROR
+            finally:
+                self._timer.cancel()
             self._served.outcome = failure.code
             await self._send(send, self._renderer.error(failure), is_last=True)
 
@@ -166,27 +169,13 @@ class AnswerStream(Response, Generic[T]):
         if body:
             self._sent_at = self._loop.time()
 
-    @contextlib.contextmanager
-    def _keepalives(self) -> Iterator[None]:
-        # One timer per stream that looks when the last output was sent: setting one per output would cost more.
-        loop = self._loop
-        self._sent_at = loop.time()
-
-        timer: asyncio.TimerHandle
-
-        def look() -> None:
-            nonlocal timer
-            quiet = loop.time() - self._sent_at
-            if quiet >= self._keepalive:
-                self._call.wake()
-                quiet = 0
-            timer = loop.call_later(self._keepalive - quiet, look)
-
-        timer = loop.call_later(self._keepalive, look)
-        try:
-            yield
-        finally:
-            timer.cancel()
+    def _look(self) -> None:
+        """One timer per stream that looks when the last output was sent: setting one per output would cost more."""
+        quiet = self._loop.time() - self._sent_at
+        if quiet >= self._keepalive:
+            self._call.wake()
+            quiet = 0
+        self._timer = self._loop.call_later(self._keepalive - quiet, self._look)
 
 
 def _until_failure(items: list[Item[T]]) -> tuple[list[tuple[int, T]], Failure | None]:

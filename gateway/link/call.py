@@ -65,6 +65,7 @@ class Call(Generic[T]):
     def close(self) -> None:
         """Cancel what has not ended. The owner always calls this at last; for an ended call it does nothing."""
         self._is_closed = True
+        self.shortcut = None  # which refers to the owner: else both would wait for the collector
         self._cancel(self, None)
         self.wake()
 

@@ -1,11 +1,13 @@
-"""A client that goes is heard of without a task that waits for it."""
+"""A client that goes is heard of without a task that waits for it, and an answer leaves nothing behind."""
 
 import asyncio
+import gc
 from pathlib import Path
 
 import pytest
 
 from broker.wire.from_gateways import Cancel
+from gateway.core.served import Served
 from tests.gateway.played_broker import PlayedBroker
 from tests.gateway.running import chat, connected, running_gateway
 
@@ -35,3 +37,30 @@ async def test_one_that_has_gone_before_is_heard_of_too(runtime_dir: Path) -> No
             await raw.writer.wait_closed()
         request_id, _ = await broker.expect_work()
         assert (await broker.expect(Cancel))[0] == request_id
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_answer_leaves_nothing_to_the_collector(runtime_dir: Path, *, stream: bool) -> None:
+    async with PlayedBroker(runtime_dir) as broker, running_gateway(broker, runtime_dir) as gateway:
+        gc.collect()
+        gc.disable()
+        try:
+            async with connected(gateway) as raw:
+                await raw.post(PATH, chat(stream=stream))
+                request_id, _ = await broker.expect_work()
+                if stream:
+                    await broker.partial(request_id, "One")
+                    await raw.read_until(b"One")
+                    await broker.partial(request_id, "two")
+                await broker.finish(request_id, "three")
+                await raw.read_until(b"[DONE]" if stream else b"}}}")
+            for _ in range(200):  # until the connection has closed
+                left = [one for one in gc.get_objects() if isinstance(one, Served)]
+                if not left:
+                    break
+                del left
+                await asyncio.sleep(0.01)
+            else:
+                pytest.fail("the record of a request is still there")
+        finally:
+            gc.enable()
