@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from broker.models.entry import ModelOverride
 from broker.policy.budget import Hardware, budget_of
@@ -20,7 +19,7 @@ from broker.wire.kinds import KINDS
 from broker.wire.model_names import end_of
 from broker.wire.packing import pack
 from broker.wire.paths import default_runtime_dir, default_state_dir
-from broker.wire.settings_file import PREFIX, mistakes, read_settings_file
+from broker.wire.settings_file import given_settings, mistakes
 from broker.wire.to_workers import Assign
 
 GIB = 1 << 30
@@ -78,21 +77,19 @@ def _hub_dir() -> Path:
     return Path(os.environ.get("HF_HOME") or _cache_home() / "huggingface") / "hub"
 
 
-class BrokerSettings(BaseSettings):
+class BrokerSettings(BaseModel):
     """See the top of this file; every field is documented in docs/settings.md."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
     runtime_dir: Path = Field(default_factory=default_runtime_dir)
     state_dir: Path = Field(default_factory=default_state_dir)
     models_dir: Path = Field(default_factory=lambda: _cache_home() / "mlx-broker" / "models")
     hub_dir: Path = Field(default_factory=_hub_dir)
-    models: Annotated[dict[str, ModelSettings], NoDecode] = Field(default_factory=dict)
-    aliases: Annotated[dict[str, Any], NoDecode] = Field(default_factory=dict, description="checked by the gateway")
+    models: dict[str, ModelSettings] = Field(default_factory=dict)
+    aliases: dict[str, Any] = Field(default_factory=dict, description="checked by the gateway")
     allow_downloads: bool = False
-    preload_models: Annotated[list[str], NoDecode] = Field(default_factory=list)
+    preload_models: list[str] = Field(default_factory=list)
 
     max_models: int = Field(default=4, ge=1)
     max_memory_gb: float = Field(default=0.0, ge=0, description="0: from the machine, see budget.py")
@@ -138,6 +135,12 @@ class BrokerSettings(BaseSettings):
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_what_is_given(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Arguments, then the environment, then the file."""
+        return given_settings("broker", cls.model_fields) | values
+
     @field_validator("preload_models", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -171,18 +174,6 @@ class BrokerSettings(BaseSettings):
         }
         aliases = {name: model for name, model in entries.items() if isinstance(model, str)}
         return [end_of(name, aliases) or name for name in self.preload_models]
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment, then file."""
-        return init_settings, env_settings, InitSettingsSource(settings_cls, read_settings_file("broker"))
 
     def limits(self, total_bytes: int, *, has_metal: bool) -> PoolLimits:
         """The limits for the pool, on a machine with this much memory."""

@@ -8,19 +8,21 @@ table [aliases] is checked here; whether its models exist, gateway/directory.py 
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
 )
 
 from broker.wire.paths import GATEWAY_SOCKET, MAX_SOCKET_PATH_BYTES, default_runtime_dir
-from broker.wire.settings_file import PREFIX, SettingsError, mistakes, read_settings_file
+from broker.wire.settings_file import SettingsError, given_settings, mistakes
 from gateway.core.names import AliasSettings
 from gateway.core.names import mistakes as mistakes_in_aliases
 from gateway.core.sampling import Defaults
@@ -40,10 +42,10 @@ class ModelDefaults(BaseModel):
     defaults: Defaults = Field(default_factory=Defaults)
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Keys guard /v1/* (api_key) and /admin/* but its health (admin_token); None leaves them open."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
@@ -51,11 +53,11 @@ class Settings(BaseSettings):
     runtime_dir: Path = Field(default_factory=default_runtime_dir)
     api_key: Key | None = None
     admin_token: Key | None = None
-    allowed_origins: Annotated[list[str], NoDecode] = Field(default_factory=list)
+    allowed_origins: list[str] = Field(default_factory=list)
     default_model: Annotated[str, Field(min_length=1)] | None = None
     default_max_tokens: Annotated[int, Field(ge=1)] = 4096
-    models: Annotated[dict[str, ModelDefaults], NoDecode] = Field(default_factory=dict)
-    aliases: Annotated[dict[str, AliasSettings], NoDecode] = Field(default_factory=dict)
+    models: dict[str, ModelDefaults] = Field(default_factory=dict)
+    aliases: dict[str, AliasSettings] = Field(default_factory=dict)
     max_body_mb: Annotated[float, Field(gt=0)] = 50
     max_images: Annotated[int, Field(ge=0)] = 64
     image_max_mb: Annotated[float, Field(gt=0)] = 20
@@ -68,6 +70,12 @@ class Settings(BaseSettings):
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
     access_log: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_what_is_given(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Arguments, then the environment, then the file."""
+        return given_settings("gateway", cls.model_fields) | values
 
     @field_validator("allowed_origins", mode="before")
     @classmethod
@@ -114,18 +122,6 @@ class Settings(BaseSettings):
     def max_body_bytes(self) -> int:
         """The largest request body that is read."""
         return int(self.max_body_mb * 2**20)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # the names are pydantic's
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment, then file."""
-        return init_settings, env_settings, InitSettingsSource(settings_cls, read_settings_file("gateway"))
 
 
 def load_settings() -> Settings:

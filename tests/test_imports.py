@@ -47,7 +47,7 @@ ONE_FILE_EACH = ("zmq", "psutil")
 COMPUTING = {"mlx", "mlx_lm", "mlx_vlm", "numpy", "transformers"}
 # Place -> what importing its modules must not load, directly or through others. What encloses a place binds it too.
 NEVER_LOADS = {
-    "broker/": COMPUTING | {"starlette", "uvicorn", "huggingface_hub"},
+    "broker/": COMPUTING | {"starlette", "uvicorn", "huggingface_hub", "asyncio"},
     "broker/policy/": {
         "msgpack",
         "zmq",

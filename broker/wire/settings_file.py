@@ -54,6 +54,14 @@ def read_settings_file(process: str) -> dict[str, Any]:
     return {**values, **{name: content[name] for name in _SHARED if name in content}}
 
 
+def given_settings(process: str, names: Iterable[str]) -> dict[str, Any]:
+    """What is set for this process: variables `MLX_BROKER_<NAME>` of the environment that are not empty, in any case,
+    before the settings file. names: of all of its settings. Raises SettingsError."""
+    wanted = {f"{PREFIX}{name}".lower(): name for name in names}
+    variables = {wanted[key.lower()]: text for key, text in os.environ.items() if text and key.lower() in wanted}
+    return read_settings_file(process) | variables
+
+
 def mistakes(process: str, errors: Iterable[Mapping[str, Any]]) -> SettingsError:
     """What pydantic says about the settings of this process, one line for each."""
     return SettingsError(*(_mistake(process, error["loc"], error["type"], error["msg"]) for error in errors))

@@ -90,6 +90,13 @@ def test_the_file_that_a_variable_names(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert load_settings().max_models == 3
 
 
+def test_variables_in_any_case_and_those_that_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("mlx_broker_max_models", "7")
+    set_variables(monkeypatch, MAX_QUEUE="", NO_SUCH_SETTING="1")
+    settings = load_settings()
+    assert (settings.max_models, settings.max_queue) == (7, BrokerSettings().max_queue)
+
+
 def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("mlx-broker.toml").write_text('[broker]\nmax_models = 2\nmax_queue = 3\npreload_models = ["a", "b"]\n')
     set_variables(monkeypatch, MAX_MODELS="7", PRELOAD_MODELS="c")
