@@ -32,8 +32,8 @@ While serving, by what the last user message (or the prompt) says, `VERB [NUMBER
 
 `after N tokens`: once this request has made N tokens; else in its first step. An answer that goes on behind its N
 tokens has done it in the process before; with `after N tokens again` it does it in every process. What `add` does,
-`count` does too. Needs no model; the echo goes on as usual where the verb leaves it any life. Named in settings or
-ASSIGN as `tests.engines:Misbehaving`.
+`count` does too, and `prepare` before it where a request is long. Needs no model; the echo goes on as usual where the
+verb leaves it any life. Named in settings or ASSIGN as `tests.engines:Misbehaving`.
 """
 
 import os
@@ -104,6 +104,10 @@ class Misbehaving(EchoEngine):
             is_done = 0 < after <= self._live[request_id].sent
             if order["again"] or not is_done:
                 self._orders[request_id] = _Order(order["verb"], int(order["number"] or 0), after, order.string)
+
+    def prepare(self, payload: bytes) -> None:
+        """Does first what `add` does."""
+        self._take_in(payload)
 
     def count(self, payload: bytes) -> Iterator[int | None]:
         self._take_in(payload)

@@ -18,6 +18,7 @@ from broker.wire.failure import invalid
 from broker.wire.kinds import KINDS, TEXT
 from broker.wire.outputs import Output
 from broker.wire.to_workers import Assign
+from worker.ahead import Prepare
 from worker.memory.plan import Wish
 
 # Called while loading: the stage ("weights", "tokenizer", ...) and its fraction done, None if unknown. Each call counts
@@ -102,7 +103,9 @@ class Engine(Protocol):
 
     An engine whose memory grows with its requests has one more member, `room`: a MemoryShare. One that can go on to
     decode without prefill has `hold_prefill(is_held)`: after True, steps only decode, until False. One that can count
-    prompts has `count(payload)`: see Count. One that caches prompts has `forget()`. One that must finish something
+    prompts has `count(payload)`: see Count. One that can write prompts before their requests are added has
+    `prepare(payload)`, which another thread calls: see Ahead. Meanwhile the engine steps, and `add` is called for
+    requests alone that have been prepared. One that caches prompts has `forget()`. One that must finish something
     before its process ends has `close()`, which takes a second at most.
     """
 
@@ -171,6 +174,12 @@ def counter_of(engine: Engine) -> Count:
     if count is None:
         raise invalid("this model's engine cannot count tokens", param="model")
     return count
+
+
+def preparer_of(engine: Engine) -> Prepare | None:
+    """What writes prompts ahead; None for an engine that takes requests in as a whole."""
+    prepare: Prepare | None = getattr(engine, "prepare", None)
+    return prepare
 
 
 def closer_of(engine: Engine) -> Callable[[], None]:

@@ -25,6 +25,7 @@ from broker.wire.from_workers import LoadFailed, Need, Prefill, Progress, Ready
 from broker.wire.kinds import Task
 from broker.wire.outputs import FINAL, PARTIAL, WINDOW, Output, encode_outputs, error_output
 from broker.wire.to_workers import Assign, DropPrompts, MayPrefill, Share, Shrink, Shutdown
+from worker.ahead import Ahead, Work
 from worker.engine import (
     Engine,
     MemoryShare,
@@ -35,6 +36,7 @@ from worker.engine import (
     import_engine,
     import_for_spare,
     load_engine,
+    preparer_of,
     share_of,
     working_set_bytes,
 )
@@ -119,15 +121,16 @@ class Service:
     """One model's life: wait for ASSIGN, load, then commands in and outputs out.
 
     Mutable state: `_live`, the ids of the requests that have not ended; `_arrived`, those that the engine does not have
-    yet, and what is left of the counts, which it never has; `_sent` and `_acked`, how many OUTPUTS have been sent, and
-    acknowledged by gateways.
+    yet, and what is left of the counts, which it never has; `_ahead`, what a thread does for them; `_sent` and
+    `_acked`, how many OUTPUTS have been sent, and acknowledged by gateways.
     """
 
     def __init__(self, socket: "zmq.Socket[bytes]", vitals: Vitals) -> None:
         self._socket = socket
         self._vitals = vitals
         self._live: set[bytes] = set()
-        self._arrived: dict[bytes, InferenceRequest | Iterator[int | None]] = {}
+        self._arrived: dict[bytes, Work] = {}
+        self._ahead = Ahead(None)
         self._sent = self._acked = 0
         self._send(Hello())
 
@@ -212,6 +215,7 @@ class Service:
     def _serve(self, engine: Engine, assign: Assign) -> None:
         room = share_of(engine)
         lease = PrefillLease(engine.stats, holder_of(engine)) if assign.lends_prefill else None
+        self._ahead = Ahead(preparer_of(engine))
         while True:
             if room is not None:
                 self._tell(room)
@@ -244,10 +248,10 @@ class Service:
                         return
                     case body:
                         log.warning("%s to a loaded worker is dropped", body.COMMAND.decode())
-            self._add_arrived(engine)
+            self._add_arrived(engine, waits=is_held or self._window_is_full or not engine.has_work)
             if engine.has_work and not (self._is_held(lease) or self._window_is_full):
                 outputs = engine.step()
-                self._vitals.steps += 1
+                self._vitals.steps += not self._ahead.is_stuck
                 self._send_outputs(outputs)
             waits = room is not None and room.waiting > 0
             if len(self._live) > len(self._arrived) and not engine.has_work and not waits:
@@ -278,16 +282,18 @@ class Service:
         self._arrived[request_id] = request
         begins(request_id, request.trace)
 
-    def _add_arrived(self, engine: Engine) -> None:
-        """Add new requests in their order, for a bounded time: live requests must go on."""
+    def _add_arrived(self, engine: Engine, *, waits: bool = True) -> None:
+        """Add new requests in their order, for a bounded time: live requests must go on. waits: there is nothing else
+        to do."""
         until = monotonic() + _ADDING_SECONDS
-        while self._arrived:
+        while self._ahead.lets_in(self._arrived, steps=engine.has_work, waits=waits):
             request_id = next(iter(self._arrived))
+            self._ahead.drop(request_id)
             self._take_in(engine, request_id, self._arrived.pop(request_id))
             if monotonic() >= until:
                 return
 
-    def _take_in(self, engine: Engine, request_id: bytes, work: InferenceRequest | Iterator[int | None]) -> None:
+    def _take_in(self, engine: Engine, request_id: bytes, work: Work) -> None:
         """Give a request to the engine, or do the next piece of a count."""
         try:
             with taking_in(request_id):
@@ -321,6 +327,7 @@ class Service:
         if request_id in self._live:
             if self._arrived.pop(request_id, None) is None:
                 engine.cancel(request_id)
+            self._ahead.drop(request_id)
             self._end(request_id, Failure(Code.CANCELLED, "the client has gone"))
 
     def _fail(self, request_ids: list[bytes], message: str) -> None:

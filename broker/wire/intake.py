@@ -13,6 +13,9 @@ from broker.wire.frames import REQUEST_ID_BYTES
 
 _NOTHING = bytes(REQUEST_ID_BYTES)
 
+# Threads of one worker that take requests in.
+_PLACES = 2
+
 
 @contextmanager
 def intake_file() -> Iterator[int]:
@@ -30,17 +33,22 @@ class IntakeMark:
 
     @property
     def request_id(self) -> bytes | None:
-        """The request that is being taken in; None between requests."""
-        marked = self._page[:REQUEST_ID_BYTES]
-        return None if marked == _NOTHING else marked
+        """The request that is being taken in; None between requests, and while there are two, either of which may have
+        ended the process: that one will come again, and seldom beside another."""
+        marked = {self._page[_part(place)] for place in range(_PLACES)} - {_NOTHING}
+        return marked.pop() if len(marked) == 1 else None
 
-    def set(self, request_id: bytes) -> None:
-        """From now on this request is being taken in. request_id: 16 bytes."""
-        self._page[:REQUEST_ID_BYTES] = request_id
+    def set(self, request_id: bytes, place: int = 0) -> None:
+        """From now on this request is being taken in. request_id: 16 bytes. place: 0 for the main thread, or 1."""
+        self._page[_part(place)] = request_id
 
-    def clear(self) -> None:
-        """Nothing is being taken in."""
-        self._page[:REQUEST_ID_BYTES] = _NOTHING
+    def clear(self, place: int = 0) -> None:
+        """Nothing is being taken in by this thread."""
+        self._page[_part(place)] = _NOTHING
 
     def close(self) -> None:
         self._page.close()
+
+
+def _part(place: int) -> slice:
+    return slice(place * REQUEST_ID_BYTES, (place + 1) * REQUEST_ID_BYTES)

@@ -14,6 +14,7 @@ from worker.generation.prompt import WrittenPrompt, checked_ids, write_prompt
 from worker.generation.sampling import LogitsProcessor, Sampler
 from worker.generation.sequence import Sequence
 from worker.loading.model_folder import LoadedModel
+from worker.text.written import WrittenPrompts
 
 
 @dataclass(slots=True, frozen=True)
@@ -49,6 +50,16 @@ class Arrivals:
         self._generation = generation
         self._loaded = loaded
         self._writer = writer
+        self._written = WrittenPrompts(self._write)
+
+    def prepare(self, payload: bytes) -> None:
+        """Write the prompt of a request that `read` will be called for. Raises FailureError. For another thread, while
+        `read` is called for no request that has not been prepared."""
+        self._written.write_ahead(unpack(Generate, payload), payload)
+
+    def _write(self, request: Generate, *, counts: bool = False) -> WrittenPrompt:
+        self._generation.check_characters(request, counts=counts)
+        return write_prompt(request, self._loaded.tokenizer, self._writer, self._loaded.vocabulary)
 
     def read(self, payload: bytes, request_id: bytes | None = None) -> Arrived:
         """A request. request_id: None to count its prompt only. Raises FailureError."""
@@ -57,8 +68,7 @@ class Arrivals:
         begun = None if counts else begun_of(request)
         said = [] if begun is None else checked_ids(begun.ids, self._loaded.vocabulary, "begun.ids")
         sampler, processors = self._generation.sampling(request, len(said))
-        self._generation.check_characters(request, counts=counts)
-        prompt = write_prompt(request, self._loaded.tokenizer, self._writer, self._loaded.vocabulary)
+        prompt = self._write(request, counts=True) if counts else self._written.prompt(request, payload)
         arrived = self._following(request, prompt, sampler, processors, said)
         echo = self._generation.echo(request, prompt.tokens)
         if begun is not None and request_id is not None:

@@ -172,6 +172,10 @@ class TextEngine:
         self.room.enter(request_id, size, arrived)
         self._admit()
 
+    def prepare(self, payload: bytes) -> None:
+        """As in Engine."""
+        self._arrivals.prepare(payload)
+
     def count(self, payload: bytes) -> Iterator[int | None]:
         """As Count of worker/engine.py, in one piece."""
         arrived = self._arrivals.read(payload)

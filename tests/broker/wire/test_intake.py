@@ -9,11 +9,22 @@ from tests.service import ROOT
 
 REQUEST = b"gateway1" + bytes(range(8))
 WRITER = """
-import os, signal, sys
+import os, signal, sys, threading
 from worker.process.intake import open_mark, taking_in
 open_mark(int(sys.argv[1]))
 with taking_in(bytes.fromhex(sys.argv[2])):
     pass
+if sys.argv[3] in ("ahead", "both"):
+    def take_in():
+        with taking_in(bytes.fromhex(sys.argv[2])):
+            inside.set()
+            threading.Event().wait()
+    inside = threading.Event()
+    threading.Thread(target=take_in, daemon=True).start()
+    inside.wait()
+if sys.argv[3] == "both":
+    with taking_in(b"gateway2" + bytes(range(8))):
+        os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[3] == "inside":
     with taking_in(bytes.fromhex(sys.argv[2])):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -34,6 +45,15 @@ def mark_left_by(where: str) -> bytes | None:
 
 def test_the_mark_of_a_process_that_was_killed_while_it_took_a_request_in() -> None:
     assert mark_left_by("inside") == REQUEST
+
+
+def test_the_mark_of_a_thread_that_took_a_request_in() -> None:
+    assert mark_left_by("ahead") == REQUEST
+
+
+def test_of_two_requests_none_is_named() -> None:
+    """Only one of them can have ended the process."""
+    assert mark_left_by("both") is None
 
 
 def test_no_mark_is_left_outside() -> None:
