@@ -58,7 +58,7 @@ class EngineStats:
     out; cached_prompt_tokens: those of prompt_tokens that came from the prompt cache. disk_bytes, disk_files: of the
     prompt cache on disk; disk_hits: prompts that got a part from there; disk_queue_bytes: what is still to be written
     there. decode_steps: steps of decode that were launched behind another; late_steps: those of them for which the
-    device had to wait. What an engine does not have is 0."""
+    device may have waited. What an engine does not have is 0."""
 
     live: int = 0
     waiting: int = 0

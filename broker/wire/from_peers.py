@@ -23,7 +23,7 @@ class Heartbeat(Body):
     cached_prompt_tokens: since the model was loaded; prompt_tokens include those that came from the prompt cache.
     disk_bytes, disk_files: of this model's prompt cache on disk; disk_hits: prompts that got a part from there;
     disk_queue_bytes: what is still to be written there. decode_steps: of those steps the ones of decode that were
-    launched behind another; late_steps: those of them for which the device had to wait.
+    launched behind another; late_steps: those of them for which the device may have waited.
     """
 
     COMMAND: ClassVar[bytes] = b"HEARTBEAT"

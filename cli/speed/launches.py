@@ -1,4 +1,4 @@
-"""How often a model's device has waited for its process, which the process counts (docs/engines.md)."""
+"""How often a model's device may have waited for its process, which the process counts (docs/engines.md)."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ _LOOK_SECONDS = 0.1
 
 @dataclass(slots=True, frozen=True)
 class Launches:
-    """steps: of decode, launched behind another one; late: those of them for which the device had to wait."""
+    """steps: of decode, launched behind another one; late: those of them for which the device may have waited."""
 
     steps: int
     late: int

@@ -49,8 +49,8 @@ class Batch(Protocol):
 
     is_padded: whether the caches of every sequence take as much memory as those of the longest. prefilled: how many
     prompt tokens have been computed so far, padding left out. decode_steps: how many steps of decode have been launched
-    behind another; late_steps: those of them that were launched when the device had done the one before, so that it had
-    nothing to do. Both 0 where that is not known.
+    behind another; late_steps: those of them that had not been launched in whole when the device was done with the
+    one before, so that it may have waited. Both 0 where that is not known.
     """
 
     is_padded: bool
