@@ -8,8 +8,8 @@ one prompt at most, so that no sequence waits for the end of another. Knows noth
 import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from time import monotonic
 from typing import Any
 
@@ -30,7 +30,7 @@ class _Turn:
     """One sequence. segments: the prompt that is not prefilled yet; the last segment is its last token. tokens: what
     the caches hold. caches: of the model, and of the draft model if there is one. left: tokens that may still come.
     prefilled: tokens of the prompt that all caches hold, 0 before the first piece; staged: since they were last
-    quantised. steps: mlx-lm's generator."""
+    quantised. steps: mlx-lm's generator. prompt: all of it."""
 
     uid: int
     segments: list[list[int]]
@@ -42,6 +42,17 @@ class _Turn:
     prefilled: int = 0
     staged: int = 0
     steps: Any = None
+    prompt: list[int] = field(default_factory=list)
+
+    def is_behind(self, other: "_Turn") -> bool:
+        """Whether both have the same prompt, and this one has less of it in its caches."""
+        return self.prefilled < other.prefilled and self.prompt == other.prompt
+
+    def catch_up(self, other: "_Turn") -> None:
+        """Be where the prefill of another one is that has the same prompt."""
+        self.segments, self.tokens = [list(part) for part in other.segments], list(other.tokens)
+        self.caches = copy.deepcopy(other.caches)
+        self.prefilled, self.staged = other.prefilled, other.staged
 
     def copy(self) -> Held:
         """A copy of the caches with their prompt tokens; once the sequence decodes, the caches hold more."""
@@ -124,6 +135,7 @@ class TurnBatch:
         *before, last = parts
         pieces = [*before, last[:-1], last[-1:]] if len(last) > 1 else [*before, last]
         turn = _Turn(self._next_uid, pieces, list(tokens), self._split(cache), sampler, processors, left=max_tokens)
+        turn.prompt = [*tokens, *chain.from_iterable(parts)]
         self._waiting.append(turn)
         self._next_uid += 1
         return turn.uid
@@ -173,6 +185,10 @@ class TurnBatch:
         removed = [turn for turn in self._all() if turn.uid in gone]
         self._waiting = deque(turn for turn in self._waiting if turn.uid not in gone)
         self._decoding = {uid: turn for uid, turn in self._decoding.items() if uid not in gone}
+        for turn in removed:
+            heir = next((one for one in self._waiting if one.is_behind(turn)), None)
+            if heir is not None and turn.steps is None:
+                heir.catch_up(turn)
         left = {turn.uid: turn.close() for turn in removed}
         return left if return_prompt_caches else {}
 
@@ -207,7 +223,11 @@ class TurnBatch:
 
     def _prefill(self) -> list[int]:
         beside = bool(self._decoding)
-        turns = [turn for turn in islice(self._waiting, LOOK) if len(turn.segments) > 1] if self._room else []
+        turns: list[_Turn] = []
+        for turn in islice(self._waiting, LOOK if self._room else 0):
+            # Of equal prompts the first is prefilled, and the others get its caches.
+            if len(turn.segments) > 1 and all(turn.prompt != other.prompt for other in turns):
+                turns.append(turn)
         if not turns:
             return []
         if beside:
@@ -240,6 +260,10 @@ class TurnBatch:
         if turn.segments[0]:
             return []
         del turn.segments[0]
+        if len(turn.segments) == 1:
+            for twin in self._waiting:
+                if twin.is_behind(turn):
+                    twin.catch_up(turn)
         return [turn.uid]
 
     def _advance(self, turn: _Turn) -> Decoded:

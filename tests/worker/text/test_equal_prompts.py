@@ -8,6 +8,7 @@ import pytest
 
 from broker.wire.outputs import FINAL, Output
 from tests.tiny_families import FAMILIES, make_tiny_family
+from tests.tiny_models import make_tiny_model
 from tests.worker.engine_runs import (
     Recorded,
     add,
@@ -65,6 +66,28 @@ def test_choices_read_their_prompt_once(tiny_model: Path, alone: TextEngine, opt
     assert prefilled(calls) == len(PROMPT) - 1
     assert calls[:2] == [(1, len(PROMPT) - 1), (len(CHOICES), 1)]
     assert engine.stats().prompt_tokens - before == len(PROMPT) - 1 + len(CHOICES)
+
+
+@pytest.mark.parametrize("kind", ["bits", "draft"])
+@pytest.mark.parametrize("leaver", [None, 0, 1])
+def test_where_sequences_take_turns(tmp_path: Path, kind: str, leaver: int | None) -> None:
+    """Also if one leaves in the middle of the prompt."""
+    model = make_tiny_model(tmp_path / "wide", hidden_size=128)  # heads that can be quantised
+    bits = {"kv_bits": 8, "kv_group_size": 32, "quantized_kv_start": 0}
+    options: dict[str, Any] = bits if kind == "bits" else {"draft_model": str(model)}
+    long = PROMPT * 20
+    engine = load(model, prefill_step_size=64, prompt_cache_tokens=0, **options)
+    single = load(model, prefill_step_size=64, prompt_cache_tokens=0, **options)
+    ids = [add(engine, number, **fields) for number, fields in enumerate(choices(long)[:3])]
+    engine.step()
+    if leaver is not None:
+        engine.cancel(ids.pop(leaver))
+    outputs = steps(engine)
+    left = [fields for number, fields in enumerate(choices(long)[:3]) if number != leaver]
+    for request_id, fields in zip(ids, left, strict=True):
+        own = [output for output in outputs if output.request_id == request_id]
+        assert joined(own) == answers(single, [fields])[0]
+    assert engine.stats().prompt_tokens == len(long) - 1 + len(ids)
 
 
 def test_prompts_that_differ_stay_apart(tiny_model: Path, alone: TextEngine) -> None:
