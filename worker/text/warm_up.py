@@ -8,9 +8,9 @@ from worker.generation.sampling import GREEDY
 from worker.text.batch import Batch
 
 # A prompt of several tokens and a token decoded after it, alone and in company, is what every request begins with.
-_PROMPT = [0, 0]
+# Equal prompts would be prefilled as one.
+_PROMPTS = ([0, 0], [0, 1])
 _TOKENS = 2
-_ROWS = 2
 
 # On Metal the second time tells the batch's pace what a step costs once the kernels are there.
 _TIMES = 2 if mx.metal.is_available() else 1
@@ -24,9 +24,9 @@ def touch_device() -> None:
 def warm_up(batch: Batch) -> None:
     """Runs short sequences through an empty batch, which is empty again afterwards."""
     for _ in range(_TIMES):
-        for _ in range(_ROWS):
+        for prompt in _PROMPTS:
             batch.insert(
-                [list(_PROMPT)], _TOKENS, cache=None, tokens=[], sampler=GREEDY, processors=[], wants_logprobs=False
+                [[*prompt]], _TOKENS, cache=None, tokens=[], sampler=GREEDY, processors=[], wants_logprobs=False
             )
         while any(batch.counts()):
             batch.next()
