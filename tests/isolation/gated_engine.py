@@ -12,7 +12,8 @@ from broker.wire.to_workers import Assign
 from worker.engine import Report
 from worker.text.engine import TextEngine
 
-EATEN_BYTES = 1 << 30
+# In pieces: while one is filled, no other thread runs, and none may look like a hang.
+MOUTHFUL_BYTES, MOUTHFULS = 1 << 26, 16
 
 
 class Gate:
@@ -47,7 +48,8 @@ class GatedEngine(TextEngine):
         self._gate = Gate(Path(folder))
         self._steps = 0  # from the one after which every request has output
         self._waits = 0  # without a step
-        self._eaten = b""
+        self._hungry = 0  # how many more
+        self._eaten: list[bytes] = []
         super().__init__(replace(assign, path=folder, options=options), report)
 
     def step(self) -> list[Output]:
@@ -74,5 +76,8 @@ class GatedEngine(TextEngine):
             raise RuntimeError(text)
         with contextlib.suppress(FileNotFoundError):
             self._gate.hunger.unlink()
-            self._eaten = b"x" * EATEN_BYTES
+            self._hungry = MOUTHFULS
+        if self._hungry:
+            self._hungry -= 1
+            self._eaten.append(b"x" * MOUTHFUL_BYTES)
         time.sleep(0.01)

@@ -27,7 +27,7 @@ from tests.worker.generation.scripted import CALL, TAGS, TOOL_TEMPLATE
 SCRIPT = ("<think>", "hm", ", so", " be", " it", "</think>", "Well: ", *CALL)
 TOKENS = 80
 MEMORY_LIMIT_GB = 0.9
-HEARTBEAT_TIMEOUT = 2.0
+HEARTBEAT_TIMEOUT = 3.0
 # The two best logits of every step differ by more: the order of a sum changes no token.
 MARGIN = 1e-3
 
@@ -133,7 +133,7 @@ def undisturbed(service: Service) -> Callable[[Wish], list[Any]]:
         if wish not in known:
             with ThreadPoolExecutor(len(CLIENTS)) as pool:
                 known[wish] = list(pool.map(lambda client: client.ask(service.client, wish), CLIENTS))
-            assert is_clear(service, wish)
+                assert is_clear(service, wish)
         return known[wish]
 
     return told
