@@ -17,6 +17,7 @@ def postpone_hub() -> None:
     """Before mlx-lm or transformers is imported."""
     after_import("huggingface_hub", _postpone)
     import_when_used("httpcore2")  # what the client sends its requests with
+    import_when_used("asyncio")  # for progress bars of coroutines
 
 
 def _postpone(module: ModuleType) -> None:

@@ -17,7 +17,8 @@ postpone_hub()
 import worker.text.engine
 def imported(*names):
     return [name for name in names if type(sys.modules.get(name)).__name__ == "module"]
-client = ("huggingface_hub.hf_api", "huggingface_hub._snapshot_download", "huggingface_hub.repocard", "httpcore2")
+hub = ("huggingface_hub.hf_api", "huggingface_hub._snapshot_download", "huggingface_hub.repocard")
+client = (*hub, "httpcore2", "asyncio")
 """
 
 
@@ -37,7 +38,8 @@ def test_the_text_engine_comes_without_it() -> None:
 
 def test_what_is_used_is_the_hubs() -> None:
     code = """
-import mlx_lm.utils, transformers.utils.hub as hub, httpcore2
+import asyncio, mlx_lm.utils, httpcore2
+import transformers.utils.hub as hub
 from pathlib import Path
 try:
     mlx_lm.utils.snapshot_download("org/name", cache_dir="/nowhere")
@@ -52,9 +54,9 @@ print(json.dumps([
     said, type(made) is HfApi, isinstance(made, hub.HfApi), isinstance(3, hub.HfApi),
     type(operation) is CommitOperationAdd,
     card.data.license, hub.ModelCard.load.__module__, hub.ModelCardData(license="mit").license,
-    httpcore2.URL("http://a/").host.decode(), imported(*client) == list(client),
+    httpcore2.URL("http://a/").host.decode(), asyncio.run(asyncio.sleep(0, 5)), imported(*client) == list(client),
 ]))
 """
     said, *found = result_of(code)
     assert said == "huggingface_hub.errors"
-    assert found == [True, True, False, True, "mit", "huggingface_hub.repocard", "mit", "a", True]
+    assert found == [True, True, False, True, "mit", "huggingface_hub.repocard", "mit", "a", 5, True]
