@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from broker.wire.failure import Code
+from broker.wire.failure import Code, FailureError
 from broker.wire.from_gateways import Cancel, InferenceRequest
 from broker.wire.kinds import Task
-from broker.wire.outputs import FINAL, Outputs, decode_outputs
+from broker.wire.outputs import Output, Outputs, decode_outputs
 from broker.wire.packing import pack
 from broker.wire.work import Generate
-from tests.worker.engine_runs import add, joined, load, run, steps
+from tests.worker.engine_runs import add, load, run, steps
 from tests.worker.harness import PATIENCE, WorkerHarness, text_of
 from worker.ahead import LONG, Ahead, Work
 
@@ -117,34 +117,55 @@ def test_streams_go_on_while_a_request_is_never_taken_in(harness: WorkerHarness)
 
 
 def chats(count: int) -> list[dict[str, Any]]:
-    """Long ones, two of which differ in their seeds alone; one is too long for the model."""
-    fields = {"seed": 7, "max_tokens": 8, "stream": True}
-    said = [[{"role": "user", "content": f"{number} " + "and then " * 500}] for number in range(count)]
+    """Long requests, two of which differ in their seeds alone; one prompt is too long for the model."""
+    fields = {"seed": 7, "max_tokens": 8, "stream": True, "key": "k" * LONG}
+    said = [[{"role": "user", "content": f"{number} " + "and then " * 9}] for number in range(count)]
     return [
         *({"messages": messages, **fields} for messages in said),
         {"messages": said[0], **fields, "seed": 8},
         {"messages": [{"role": "user", "content": "x" * 20_000}], **fields},
-        {"messages": [{"role": "user", "content": "short"}], **fields},
+        {"messages": [{"role": "user", "content": "short"}], **fields, "key": ""},
     ]
 
 
-def test_answers_are_what_they_are_without_it(harness: WorkerHarness, tiny_model: Path) -> None:
-    worker = harness.start()
-    worker.serve(None, tiny_model)
-    stream = worker.request(prompt="others", stream=True, seed=1, max_tokens=400, logit_bias={"5": 100.0})
-    worker.expect(Outputs)
-    ids = [worker.request(**fields) for fields in chats(3)]
-    ended = worker.until_ended(stream, *ids)
-    assert set(text_of(ended.pop(stream))) == {"&"}
-    engine = load(tiny_model)
+def test_answers_are_what_they_are_without_it(tiny_model: Path) -> None:
+    """The thread writes prompts while the engine steps, and the engine finds them."""
+    engine = load(tiny_model, prompt_cache_tokens=0)
+    stream = add(engine, 99, prompt="others", stream=True, seed=1, max_tokens=200, logit_bias={"5": 100.0})
+    prepared: list[bytes] = []
+
+    def prepare(payload: bytes) -> None:
+        engine.prepare(payload)
+        prepared.append(payload)
+
+    ahead = Ahead(prepare)
+    payloads = [pack(Generate(**fields)) for fields in chats(3)]
+    ids = [b"gateway1" + number.to_bytes(8, "big") for number in range(len(payloads))]
+    arrived: dict[bytes, Work] = {
+        request_id: InferenceRequest("model", payload) for request_id, payload in zip(ids, payloads, strict=True)
+    }
+    outputs: dict[bytes, list[Output]] = {request_id: [] for request_id in [stream, *ids]}
+    refused: dict[bytes, Code] = {}
+    while arrived or engine.has_work:
+        while ahead.lets_in(arrived, steps=engine.has_work, waits=not engine.has_work):
+            request_id = next(iter(arrived))
+            ahead.drop(request_id)
+            try:
+                engine.add(request_id, payloads[ids.index(request_id)])
+            except FailureError as error:
+                refused[request_id] = error.failure.code
+            del arrived[request_id]
+        for output in engine.step():
+            outputs[output.request_id].append(output)
+    assert set(prepared) <= set(payloads)
+    assert len(prepared) >= 4  # the one that is too long raises; behind the last long one the thread may rest
+    assert set(text_of(outputs[stream])) == {"&"}
+    assert refused == {ids[4]: Code.CONTEXT_LENGTH_EXCEEDED}
     for request_id, fields in zip(ids, chats(3), strict=True):
-        outputs = ended[request_id]
-        if len(fields["messages"][0]["content"]) == 20_000:
-            assert outputs[-1].body["code"] == Code.CONTEXT_LENGTH_EXCEEDED
-            continue
-        assert outputs[-1].kind == FINAL
-        body, alone = joined(outputs), joined(run(engine, [fields])[0])
-        assert {**body, "cached_tokens": 0} == {**alone, "cached_tokens": 0}
+        if request_id not in refused:
+            assert outputs[request_id] == [
+                Output(request_id, output.kind, output.body) for output in run(engine, [fields])[0]
+            ]
 
 
 def test_a_prompt_is_written_once(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
