@@ -2,7 +2,7 @@
 
 The CPU time of a token with and without it, interleaved; the time to the first token of the next turn of a long chat,
 from memory, from disk and from nothing; the longest pause of a stream beside one whose cache is read. MODEL: a folder,
-by default a random Llama of three layers. Writes bench/results/disk_cache.json; see docs/benchmarks.md.
+by default a tiny random Llama. Writes bench/results/disk_cache.json; see docs/benchmarks.md.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.models import long_model
+from bench.models import bench_models
 from bench.results import save
 from broker.wire.outputs import PARTIAL
 from broker.wire.packing import pack
@@ -146,8 +146,8 @@ def main() -> None:
     parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("--no-cpu", action="store_true")
     options = parser.parse_args()
-    with contextlib.nullcontext(options.model) if options.model else long_model() as folder:
-        model = options.model or folder / "long"
+    with contextlib.nullcontext(options.model) if options.model else bench_models("a", with_smol=False) as folder:
+        model = options.model or folder / "a"
         print(save("disk_cache", measure(model, with_cpu=not options.no_cpu)))
 
 

@@ -43,7 +43,7 @@ _RECOVERY_ROWS = (
     ("sampling", "cost", "memory samples of 8 idle workers", "% of a core"),
     ("sampling", "with", "the broker as a whole meanwhile", "% of a core"),
 )
-_FILES = sorted({goal.file for goal in GOALS} | {"dialects", "profile"})
+_FILES = sorted({goal.file for goal in GOALS} | {"dialects", "profile", "second_turn"})
 
 
 def main() -> None:
@@ -85,6 +85,7 @@ def tables(figures: dict[str, Any], verdicts: list[Verdict], before: str) -> dic
         "prefill": prefill_table(figures["prefill"]),
         "dialects": dialects_table(figures["dialects"]),
         "profile": profile_table(figures["profile"]),
+        "second_turn": second_turn_table(figures["second_turn"]),
     }
 
 
@@ -191,6 +192,19 @@ def prefill_table(by_server: dict[str, dict[str, list[float]]]) -> str:
         kept, gap = f"{median(row['rate_kept']) * 100:.0f} %", number(max(row["gap"]))
         rows.append(f"| {name} | {rate} | {kept} | {gap} | {alone} | {beside} | {slower} |")
     return "\n".join(rows)
+
+
+def second_turn_table(figures: dict[str, list[float]]) -> str:
+    labels = {
+        "live": f"{OURS}, the process lives",
+        "disk": f"{OURS}, killed, the prompt cache on disk",
+        "without": f"{OURS}, killed, no cache on disk",
+        "mlx_lm.server": "mlx_lm.server, started anew",
+    }
+    rows = ["| | first token, ms | from | to |", "| --- | --- | --- | --- |"]
+    for what, values in figures.items():
+        rows.append(f"| {labels[what]} | {number(median(values))} | {number(min(values))} | {number(max(values))} |")
+    return "\n".join(rows) if figures else ""
 
 
 def dialects_table(figures: dict[str, dict[str, dict[str, float]]]) -> str:

@@ -1,6 +1,7 @@
 """A disk that fails costs hits, and never an answer: all of these ask an engine and look at what it answers."""
 
 import errno
+import json
 import logging
 import os
 import resource
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from broker.wire.to_workers import Assign
+from tests.service import ROOT
 from tests.worker.cache.disk.disk_runs import disk_at, files, over, written
 from tests.worker.engine_runs import MOST_STEPS, add, answer, load, run, without_count
 from worker.cache.disk.disk_cache import DiskCache, DiskSettings
@@ -216,6 +218,49 @@ def test_two_processes_of_one_model_share_files(tiny_model: Path, tmp_path: Path
         body = run(third, [fields])[0][-1].body
         assert (without_count(body), body["cached_tokens"]) == (whole, 768)
     assert cached(third, expected) == 0
+
+
+# A process of its own: the text and the tokens from the cache of each prompt, asked twice.
+_ASKS = """
+import json, sys
+from pathlib import Path
+from tests.worker.cache.disk.disk_runs import over, written
+from tests.worker.engine_runs import run
+
+folder, model = map(Path, sys.argv[1:3])
+engine = over(folder, model, prompt_cache_tokens=2000)
+answers = []
+for prompt in json.loads(sys.argv[3]):
+    body = run(engine, [{"prompt": prompt, "temperature": 0.0, "max_tokens": 12}])[0][-1].body
+    answers.append([body["text"], body["cached_tokens"]])
+assert written(engine, folder)
+print(json.dumps(answers))
+"""
+
+
+@pytest.mark.slow
+def test_two_real_processes_of_one_model(tiny_model: Path, tmp_path: Path) -> None:
+    """They write and read the same files at the same time."""
+    prompts = [f"{letter} " + ASKED["prompt"] for letter in "abcdefghij"]
+    alone = load(tiny_model, prompt_cache_tokens=0)
+    expected = [answer(alone, **{**ASKED, "prompt": prompt})["text"] for prompt in prompts]
+    orders = (2 * prompts, 2 * prompts[::-1])
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _ASKS, str(tmp_path), str(tiny_model), json.dumps(order)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+        )
+        for order in orders
+    ]
+    texts = dict(zip(prompts, expected, strict=True))
+    hits = 0
+    for worker, order in zip(workers, orders, strict=True):
+        said = json.loads(worker.communicate(timeout=100)[0])
+        assert [text for text, _ in said] == [texts[prompt] for prompt in order]
+        hits += sum(cached >= 768 for _, cached in said)
+    assert hits >= 20
+    assert len(files(tmp_path)) == 4 * len(prompts)
 
 
 def test_what_is_forgotten_is_gone(tiny_model: Path, tmp_path: Path, expected: dict[str, Any]) -> None:
