@@ -187,6 +187,9 @@ class SavedPrompts(Generic[T]):
 
     def _copy_blocks(self, disk: DiskCache) -> int:
         """Queue blocks that are complete, as many as one look may copy; the steps until the next look."""
+        if disk.writer.is_off:
+            self._live.clear()
+            return _EVERY
         seen: dict[int, _Watched] = {}
         blocks: list[_Copy] = []
         copied, room, steps = 0, disk.writer.room, 0

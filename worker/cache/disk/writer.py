@@ -71,9 +71,14 @@ class Writer:
         return self._queued
 
     @property
+    def is_off(self) -> bool:
+        """Whether the disk has failed."""
+        return self._is_off
+
+    @property
     def room(self) -> int:
         """Bytes of copies that it takes."""
-        return 0 if self._is_off else MOST_COPIED_BYTES - self._copied
+        return MOST_COPIED_BYTES - self._copied
 
     def offer(self, job: Job) -> None:
         """Take a copy, for which there must be room."""

@@ -166,6 +166,10 @@ def test_a_full_or_read_only_disk_turns_it_off_with_one_line(
         assert cached(engine, expected) == 0
         assert files(tmp_path) == written(engine, tmp_path) == []
         assert cached(engine, expected) > 1000  # in memory
+        add(engine, 1, prompt="another", max_tokens=300, temperature=0.0, logit_bias={"257": -100.0})
+        while engine.has_work:
+            engine.step()
+            assert engine.stats().disk_queue_bytes == 0
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert os.strerror(number) in caplog.records[0].getMessage()
 
