@@ -22,7 +22,7 @@ from bench.servers import theirs
 from tests.service import Service, end_process, wait_until
 
 # Tokens of the first turn: a byte is a token.
-_HISTORY = 3000
+_HISTORY = 1500
 _QUEUE = "disk_cache_queue_bytes"
 _WORDS = "What was said before is long. "
 
