@@ -13,7 +13,7 @@ from bench.report import DOCUMENT, filled, recovery_table, tables
 from bench.turns import Cell, of_runs
 from tests.service import ROOT
 
-FILES = ("recovery", "vision", "embeddings", "memory", "prefill", "dialects", "profile")
+FILES = ("recovery", "vision", "embeddings", "memory", "prefill", "dialects", "profile", "second_turn")
 TTFT = Goal("TTFT p50 of mlx_lm.server's, 8 streams", "throughput", ("tiny", "8", "ttft"), 0.5, 0.45, at_most=True)
 RATE = Goal("tokens/s", "throughput", ("tiny", "8", "rate"), 40_000)
 GAP = Goal("longest gap", "prefill", ("ours", "gaps"), 0.3, unit="s", at_most=True, worst=True)
