@@ -117,7 +117,8 @@ class Facts:
     @property
     def instances(self) -> list[tuple[Model, Instance]]:
         """Every instance, with its model: also those that come and go beside one that serves."""
-        return [(m, i) for m in self.models.values() for i in m.instances]
+        models = self.models.values()
+        return [(m, i) for m in models for i in (m.serving, m.incoming, m.outgoing) if i is not None]
 
     @property
     def spares(self) -> list[Worker]:
@@ -347,12 +348,13 @@ class Facts:
             if worker.lease.kept_until:
                 yield worker.lease.kept_until
         for model in self.models.values():
-            if (idle_until := self.idle_until(model)) < FOREVER:
-                yield idle_until
+            if model.serving is not None:
+                if (idle_until := self.idle_until(model)) < FOREVER:
+                    yield idle_until
+                if now < (recycles_at := self.recycles_at(model, now)) < FOREVER:
+                    yield recycles_at
             if model.drain is not None:
                 yield model.drain.deadline
-            if now < (recycles_at := self.recycles_at(model, now)) < FOREVER:
-                yield recycles_at
             if model.waiting and (expiry := self.expiry(model)) < FOREVER:
                 yield expiry
             if model.serving is None and model.restart_at > now:

@@ -12,7 +12,7 @@ from broker.policy.pressure import Pressure
 from broker.policy.records import Phase
 from broker.policy.reload import advance
 from broker.policy.sharing import share_out, start_worker
-from broker.policy.shown import shown
+from broker.policy.shown import rests, shown
 from broker.policy.specs import Shown
 from broker.policy.suspects import Cause, next_to_send
 from broker.wire.failure import Code, Failure
@@ -161,6 +161,8 @@ def _announce(facts: Facts, now: float) -> None:
         facts.actions.append(memory)
     waits_for = facts.waits_for(now)
     for model in facts.models.values():
+        if not facts.stopping and rests(model, now):
+            continue
         seen = shown(model, now, waits_for)
         if facts.stopping and model.serving is None:
             seen = Shown(State.UNLOADED, "shutdown")  # pinned or not, nothing will be started

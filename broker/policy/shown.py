@@ -26,6 +26,14 @@ def shown(model: Model, now: float, waits_for: str = "waiting for room") -> Show
             return Shown(State.LOADING, model.last_reason if model.deaths else None, stage, fraction)
 
 
+def rests(model: Model, now: float) -> bool:
+    """Whether it has been announced as unloaded, and is so still: most models that were ever asked for."""
+    announced = model.announced
+    if model.serving is not None or announced.state is not State.UNLOADED or announced.reason != model.last_reason:
+        return False
+    return model.failure is None and model.restart_at <= now and not model.wanted
+
+
 def _shown_ready(model: Model) -> Shown:
     if model.drain is not None:
         return Shown(State.DRAINING, "unload")
