@@ -236,7 +236,8 @@ class Instance:
     def is_worn(self) -> bool:
         """Whether the settings of the model want another process in its place by now."""
         spec = self.spec
-        if self.phase is not Phase.READY or not self.served:
+        is_recycled = spec.recycle_after_requests or spec.recycle_over_bytes
+        if not is_recycled or self.phase is not Phase.READY or not self.served:
             return False
         if 0 < spec.recycle_after_requests <= self.served:
             return True

@@ -31,8 +31,8 @@ def decide(facts: Facts, now: float) -> None:
         _answer_loads(facts)
         advance(facts, now)
         _expire_idle(facts, now)
-        share_out(facts, now)
-        _expire_idle(facts, now)  # what has stayed for a reload that there is no room for
+        if share_out(facts, now):
+            _expire_idle(facts, now)  # what has stayed for a reload that there is no room for
         _assign(facts)
         _dispatch(facts, now)
         _keep_spares(facts, now)
@@ -91,7 +91,7 @@ def _answer_loads(facts: Facts) -> None:
 def _answer_keeps(facts: Facts, now: float) -> None:
     """Requests without work end when the model is ready. That is a use of it."""
     for model, instance in facts.serving:
-        if instance.phase is not Phase.READY:
+        if not model.waiting or instance.phase is not Phase.READY:
             continue
         last = FOREVER if model.drain is None else model.drain.order
         for request in [r for r in model.waiting if r.payload is None and r.order < last]:

@@ -54,13 +54,13 @@ def _queue_up(facts: Facts, worker: Worker) -> None:
         lease.order, lease.goal_bytes = facts.next_order(), lease.wanted_bytes
 
 
-def share_out(facts: Facts, now: float) -> None:
-    """Start the loads and grant the leases that fit; see the top of this file."""
+def share_out(facts: Facts, now: float) -> bool:
+    """Start the loads and grant the leases that fit; see the top of this file. Whether anything waited for memory."""
     facts.claimed = ()
     if not any(m.wants_processes for m in facts.models.values()) and all(
         worker.lease.is_at_rest for worker in facts.workers.values()
     ):
-        return
+        return False
     for worker in facts.workers.values():
         lease = worker.lease
         if lease.asked_at is not None and now >= lease.asked_at + SHRINK_SECONDS:
@@ -70,6 +70,7 @@ def share_out(facts: Facts, now: float) -> None:
     while (turn := _go_round(facts, now)).has_changed_behind_head:
         pass  # what the head waits for may be another one now
     _tell(facts, turn.targets(), now)
+    return True
 
 
 def _go_round(facts: Facts, now: float) -> "_Round":

@@ -48,10 +48,14 @@ class Reloading:
     def write(self, broker: dict[str, Any] | None = None, gateway: dict[str, Any] | None = None, **own: Any) -> None:
         """The file of the start with these settings; own: of the model."""
         text = self._file
+        if "options" in own:
+            text = text.replace(f'"options" = {toml(SLOWLY)}\n', "")
         for table, fields in (("broker", broker), ("gateway", gateway), (f'models."{self.model}"', own)):
             head = f"[{table}]\n"
             assert head in text
-            text = text.replace(head, head + "".join(f"{name} = {toml(v)}\n" for name, v in (fields or {}).items()))
+            text = text.replace(
+                head, head + "".join(f"{json.dumps(n)} = {toml(v)}\n" for n, v in (fields or {}).items())
+            )
         self.service.config.write_text(text)
 
     def reread(self) -> httpx.Response:
@@ -70,7 +74,7 @@ class Reloading:
 
 def toml(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{name} = {toml(item)}" for name, item in value.items()) + "}"
+        return "{" + ", ".join(f"{json.dumps(name)} = {toml(item)}" for name, item in value.items()) + "}"
     return json.dumps(value)
 
 
@@ -78,7 +82,7 @@ def toml(value: Any) -> str:
 def module_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     service = Service(
         tmp_path_factory.mktemp("models"),
-        {"gateway": {"resume_limit": 2}, "models": {"m": MISBEHAVING}},
+        {"gateway": {"resume_limit": 2}, "models": {"m": {**MISBEHAVING, "options": SLOWLY}}},
     )
     try:
         yield service.start()
@@ -172,24 +176,32 @@ def check(reloading: Reloading, seen: Crowd, before: dict[str, Any], expected: d
     assert reloading.state["generation_tokens"] == total
 
 
+def counted(reloading: Reloading) -> dict[str, Any]:
+    """The status once a heartbeat has told of all tokens so far."""
+    now = time.monotonic()
+    wait_until(lambda: (reloading.state["heartbeat_age_seconds"] or now) < time.monotonic() - now, 10.0, "a heartbeat")
+    return reloading.state
+
+
 def test_no_stream_notices_a_reload(m: Reloading) -> None:
     prompts = [f"{number} is a prompt of its own" for number in range(4)]
     expected = {prompt: ask(m.service, "m", prompt, 40).text for prompt in prompts}
-    m.settle(options=SLOWLY)
-    before = m.state
+    before = counted(m)
     check(m, crowd(m, 8, prompts, tokens=40, rounds=1), before, expected)
 
 
-@pytest.mark.parametrize("dies", ["serving", "incoming", "outgoing"])
+@pytest.mark.parametrize(
+    "dies", ["serving", *(pytest.param(one, marks=pytest.mark.slow) for one in ("incoming", "outgoing"))]
+)
 def test_the_death_of_a_process_during_a_reload_is_a_pause_at_most(m: Reloading, dies: str, tmp_path: Path) -> None:
     hold = tmp_path / "hold"
     hold.touch()
-    expected = ask(m.service, "m", "Hello", 150).text
-    m.settle(options=SLOWLY)
+    tokens = 600 if dies == "outgoing" else 200
+    expected = "Hello" * (tokens // 2)
     old = m.state["pid"]
     m.write(options={**SLOWLY, "on_load": "hold", "hold": str(hold)})
     assert m.reread().json()["at_next_load"] == ["m"]
-    with m.service.stream("m", "Hello", max_tokens=150) as stream, m.reloading() as answered:
+    with m.service.stream("m", "Hello", max_tokens=tokens) as stream, m.reloading() as answered:
         stream.next_text()
         new = wait_until(lambda: (m.state["incoming"] or {}).get("pid"), 20.0, "the second process")
         if dies != "outgoing":
@@ -271,6 +283,7 @@ def test_mistakes_leave_everything_as_it_was_and_have_a_line_each(m: Reloading) 
     assert m.service.client.get("/admin/settings").json() == before
 
 
+@pytest.mark.slow
 def test_a_process_is_recycled_and_events_tell_it(m: Reloading) -> None:
     m.settle(recycle_after_requests=3)
     old = m.state["pid"]
