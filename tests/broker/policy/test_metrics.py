@@ -1,5 +1,6 @@
 """What metrics counts, as STATUS has it: the pool and its heartbeats on a clock of the test's own."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -297,6 +298,29 @@ def test_ranks_are_one_model(s: Counted) -> None:
     s.dies(W2)
     assert s.counts("wide")["exits"] == {"SIGKILL": 2}
     assert s.counts("wide")["generation_tokens"] == 30
+
+
+def test_a_process_and_its_successor_count_together_until_the_first_has_ended(s: Counted) -> None:
+    s.busy("a", R1)
+    s.beats(W1, 100, live=1)
+    s.reload(R2, "a")
+    s.connect(W2)
+    s.ready(W2)
+    assert s.counts()["loads"] == 2
+    s.wait(1.0)
+    on_disk = HeartbeatArrived(
+        W1, 2, 1, 2, 3, 1, 0, 0, 140, disk_bytes=500, disk_files=5, disk_hits=2, disk_queue_bytes=7
+    )
+    s.send(on_disk)
+    s.send(replace(on_disk, worker_id=W2, generation_tokens=20, disk_bytes=510, disk_files=6, disk_hits=1))
+    told = s.counts()
+    assert (told["generation_tokens"], told["live"], told["tokens_per_second"]) == (160, 2, pytest.approx(160))
+    assert (told["disk_cache_bytes"], told["disk_cache_files"]) == (510, 6), "both tell of the same files"
+    assert (told["disk_cache_hits"], told["disk_cache_queue_bytes"]) == (3, 14)
+    s.finish(W1, R1)
+    s.exits(W1)
+    told = s.counts()
+    assert (told["generation_tokens"], told["live"], told["disk_cache_bytes"]) == (160, 1, 510)
 
 
 def test_of_very_many_first_outputs_the_last_ones_count() -> None:
