@@ -34,27 +34,32 @@ class Target:
 
 
 class Directory:
-    """One for each gateway. now: seconds, for what has been learnt."""
+    """One for each gateway. settings: those in force. now: seconds, for what has been learnt."""
 
     def __init__(self, settings: Settings, link: Link, now: Callable[[], float] = time.monotonic) -> None:
-        self.aliases = Aliases(settings.aliases)
-        self._defaults_of = settings.defaults_of
         self._link = link
         self._now = now
+        self.use(settings)
+
+    def use(self, settings: Settings) -> None:
+        """Their aliases and defaults count from now on."""
+        self.settings = settings
+        self.aliases = Aliases(settings.aliases)
         self._learnt: dict[str, tuple[float, Target]] = {}  # name -> until when, its meaning
 
     async def find(self, name: str) -> Target:
         """An alias comes first, then a model, then aliases that fit in another case or as patterns. A name that means
         nothing is passed on as it is: the broker may download the model, or says why there is none. Raises
         FailureError."""
-        now, known = self._now(), self._learnt.get(name)
+        now, learnt = self._now(), self._learnt  # another one as soon as the settings are others
+        known = learnt.get(name)
         if known is not None and now < known[0]:
             return known[1]
         target, seconds = await self._look_up(name)
         if _can_be_a_model(name):
-            if len(self._learnt) >= _MAX_REMEMBERED:
-                self._learnt.clear()
-            self._learnt[name] = (now + seconds, target)
+            if len(learnt) >= _MAX_REMEMBERED:
+                learnt.clear()
+            learnt[name] = (now + seconds, target)
         return target
 
     async def _look_up(self, name: str) -> tuple[Target, float]:
@@ -64,11 +69,11 @@ class Directory:
         if alias is None:
             model_id = await self._model_id(name)
             if model_id is not None:
-                return Target(model_id, model_id, self._defaults_of(model_id)), seconds
+                return Target(model_id, model_id, self.settings.defaults_of(model_id)), seconds
             alias, seconds = self.aliases.loosely(name), _UNKNOWN_SECONDS
         if alias is None:
-            return Target(name, name, self._defaults_of(name), is_known=False), seconds
-        return Target(alias.model, name, merged(alias.defaults, self._defaults_of(alias.model))), seconds
+            return Target(name, name, self.settings.defaults_of(name), is_known=False), seconds
+        return Target(alias.model, name, merged(alias.defaults, self.settings.defaults_of(alias.model))), seconds
 
     def to_fetch(self, name: str) -> str:
         """The model that a download by this name brings: patterns take no name from the hub."""

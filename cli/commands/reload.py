@@ -15,6 +15,7 @@ from cli.text import gigabytes
 # What the answer has, in words.
 _SAID = {
     "applied": "applied",
+    "gateway_applied": "applied by the gateway",
     "at_next_load": "at the next load or reload of",
     "needs_restart": "after a restart of the broker",
     "gateway_needs_restart": "after a restart of the gateway",

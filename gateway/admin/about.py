@@ -17,12 +17,16 @@ from broker.wire.version import project_version
 from gateway.core import ask
 from gateway.core.administration import gib
 from gateway.core.dialect import Json as JsonMap
+from gateway.directory import Directory
 from gateway.http.errors import Json
 from gateway.http.inference import AppState, finish
 from gateway.settings import Settings, load_settings
 
 # This module is loaded when the process starts.
 _STARTED_AT = time.time()
+
+# The settings that every request looks at anew.
+_AT_ONCE = frozenset({"aliases", "models", "default_max_tokens"})
 
 # Those that decide how this project behaves: what computes, and what carries messages.
 _LIBRARIES = (
@@ -64,33 +68,43 @@ async def about(request: Request[AppState]) -> Response:
 async def settings(request: Request[AppState]) -> Response:
     """The settings in force; of a secret only whether it is set."""
     report = await finish(request, ask.describe())
-    return Json({"gateway": _in_force(request.state["settings"]), "broker": report.settings})
+    return Json({"gateway": _in_force(request.state["directory"].settings), "broker": report.settings})
 
 
 async def reload_settings(request: Request[AppState]) -> Response:
-    """Read the settings file again; a line for each mistake, and then nothing has changed. The gateway's own settings
-    are checked, and need its restart."""
-    changed, mistakes = await asyncio.to_thread(_reread, request.state["settings"])
+    """Read the settings file again, in this gateway and the broker; a line for each mistake, and then nothing has
+    changed."""
+    directory = request.state["directory"]
+    found, mistakes = await asyncio.to_thread(_reread)
+    if found is not None:
+        mistakes += await Directory(found, request.state["link"]).mistakes()
+    report = None
     try:
         report = await finish(request, ask.reload_settings(apply=not mistakes))
     except FailureError as error:
         if error.failure.code is not Code.INVALID_REQUEST:
             raise
         mistakes.append(error.failure.message)
-    else:
-        if not mistakes:
-            lists = report.model_dump(include={"applied", "at_next_load", "needs_restart"})
-            return Json({"status": "reloaded", **lists, "gateway_needs_restart": changed})
-    raise FailureError(Failure(Code.INVALID_REQUEST, "\n".join(mistakes)))
+    if found is None or report is None or mistakes:
+        raise FailureError(Failure(Code.INVALID_REQUEST, "\n".join(mistakes)))
+    changed = {name for name, value in found if getattr(directory.settings, name) != value}
+    directory.use(directory.settings.model_copy(update={name: getattr(found, name) for name in _AT_ONCE}))
+    return Json(
+        {
+            "status": "reloaded",
+            **report.model_dump(include={"applied", "at_next_load", "needs_restart"}),
+            "gateway_applied": sorted(changed & _AT_ONCE),
+            "gateway_needs_restart": sorted(changed - _AT_ONCE),
+        }
+    )
 
 
-def _reread(in_force: Settings) -> tuple[list[str], list[str]]:
-    """The names of the settings that have changed, and the mistakes."""
+def _reread() -> tuple[Settings | None, list[str]]:
+    """What the file says now, or the mistakes in it."""
     try:
-        found = load_settings()
+        return load_settings(), []
     except SettingsError as error:
-        return [], [str(line) for line in error.args]
-    return sorted(name for name, value in found if getattr(in_force, name) != value), []
+        return None, [str(line) for line in error.args]
 
 
 def _in_force(settings: Settings) -> JsonMap:

@@ -93,12 +93,13 @@ class ReloadAnswer(AdminAnswer):
 
 class RereadAnswer(AdminAnswer):
     """The settings file has been read again. applied, needs_restart: names of settings of the broker that have changed;
-    gateway_needs_restart: of this gateway; at_next_load: models whose own settings have changed."""
+    gateway_...: the same of this gateway; at_next_load: models whose own settings have changed."""
 
     status: Literal["reloaded"]
     applied: list[str]
     at_next_load: list[str]
     needs_restart: list[str]
+    gateway_applied: list[str]
     gateway_needs_restart: list[str]
 
 

@@ -242,15 +242,21 @@ def test_the_settings_are_read_again(m: Reloading) -> None:
         "applied": [],
         "at_next_load": [],
         "needs_restart": [],
+        "gateway_applied": [],
         "gateway_needs_restart": [],
     }
     assert m.reread().json() == nothing
-    m.write(broker={"max_memory_gb": 3, "allow_downloads": True}, gateway={"max_images": 3}, keep_alive_seconds=7200)
+    m.write(
+        broker={"max_memory_gb": 3, "allow_downloads": True},
+        gateway={"max_images": 3, "default_max_tokens": 9},
+        keep_alive_seconds=7200,
+    )
     assert m.reread().json() == {
         "status": "reloaded",
         "applied": ["max_memory_gb"],
         "at_next_load": ["m"],
         "needs_restart": ["allow_downloads"],
+        "gateway_applied": ["default_max_tokens"],
         "gateway_needs_restart": ["max_images"],
     }
     shown = m.service.client.get("/admin/settings").json()

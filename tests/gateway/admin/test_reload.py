@@ -72,14 +72,27 @@ async def test_the_settings_are_read_by_both_and_mistakes_of_both_have_a_line_ea
             return await ask(client, broker, "/admin/settings/reload", wanted, answer)
 
         answer = await reread("[gateway]\n", ReloadSettings(apply=True), LISTS)
-        assert answer.json() == {"status": "reloaded", **LISTS, "gateway_needs_restart": []}
+        assert answer.json() == {"status": "reloaded", **LISTS, "gateway_applied": [], "gateway_needs_restart": []}
 
+        broker.models = ["a"]
         changed = '[gateway]\nmax_images = 3\n[aliases]\nshort = "a"\n[models.a.defaults]\ntemperature = 0.5\n'
         answer = await reread(changed, ReloadSettings(apply=True), LISTS)
-        assert answer.json()["gateway_needs_restart"] == ["aliases", "max_images", "models"]
+        told = answer.json()
+        assert (told["gateway_applied"], told["gateway_needs_restart"]) == (["aliases", "models"], ["max_images"])
         in_force = asyncio.create_task(client.get("/admin/settings"))
         await broker.final((await broker.expect(Describe))[0], BROKER)
-        assert (await in_force).json()["gateway"]["max_images"] == 64
+        shown = (await in_force).json()["gateway"]
+        assert (shown["max_images"], shown["aliases"]["short"]["model"]) == (64, "a"), "those in force"
+        body = {"model": "short", "messages": [{"role": "user", "content": "Hi"}]}
+        asking = asyncio.create_task(client.post("/v1/chat/completions", json=body))
+        request_id, work = await broker.expect_work()
+        assert work.temperature == 0.5, "the alias and the defaults of its model count at once"
+        await broker.finish(request_id, "Hello")
+        assert (await asking).json()["model"] == "short"
+
+        nowhere = '[gateway]\n[aliases]\nshort = "b"\n'
+        answer = await reread(nowhere, ReloadSettings(apply=False), LISTS)
+        assert (answer.status_code, "short" in answer.json()["detail"]) == (400, True), answer.text
 
         wrong = "[gateway]\nmax_images = -1\nmax_body_mb = 0\n"
         mine = ["[gateway] max_body_mb (MLX_BROKER_MAX_BODY_MB)", "[gateway] max_images (MLX_BROKER_MAX_IMAGES)"]
