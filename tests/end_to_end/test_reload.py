@@ -310,6 +310,8 @@ def test_a_process_is_recycled_and_events_tell_it(m: Reloading) -> None:
 
 
 def test_no_room_is_told_in_numbers_and_a_gap_makes_it(m: Reloading) -> None:
+    assert m.reload().status_code == 200  # what it takes is known from then on
+    m.drained()
     m.write(broker={"max_memory_gb": 1.2 * m.state["size_gb"]})
     assert m.reread().json()["applied"] == ["max_memory_gb"]
     old = m.state["pid"]
