@@ -17,7 +17,7 @@ class TextOptions:
     kv_group_size: numbers that share a scale; quantized_kv_start: tokens from which on a cache is quantised."""
 
     completion_batch_size: int = whole_number(32)
-    prefill_batch_size: int = whole_number(8)
+    prefill_batch_size: int = whole_number(32)
     prefill_step_size: int = whole_number(2048)
     prompt_cache_tokens: int = whole_number(131_072, least=0)
     prompt_cache_bytes: int | None = whole_number(None, least=0)
