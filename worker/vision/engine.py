@@ -31,6 +31,7 @@ from worker.generation.pace import Pace
 from worker.generation.prompt import checked_ids
 from worker.generation.sampling import is_greedy
 from worker.generation.scores import score_bytes
+from worker.loading.vocabulary import vocabulary_read_once
 from worker.memory.limits import limits_of
 from worker.memory.room import Admitted, MemoryRoom, Size
 from worker.options import one_of, read_options, template, whole_number
@@ -75,14 +76,15 @@ class VisionEngine:
     def __init__(self, assign: Assign, report: Report) -> None:
         self._options = read_options(VisionOptions, assign.options, "vision")
         limits = limits_of(assign)  # before anything is loaded
-        self.model = VisionModel(Path(assign.path), report, self._options.chat_template, self._options.tool_form)
-        prefill_by(self._prefill)
-        decode_leanly(self.model.language_model)
-        scores = score_bytes(getattr(self.model.language_model, "args", None), is_metal=mx.metal.is_available())
-        self._pace = Pace(self._options.prefill_step_size, scores)
-        tokenizer = self.model.tokenizer
-        context = self._options.context_length or self.model.context_length
-        self.generation = Generation(tokenizer, self.model.vocabulary, context)
+        with vocabulary_read_once():
+            self.model = VisionModel(Path(assign.path), report, self._options.chat_template, self._options.tool_form)
+            prefill_by(self._prefill)
+            decode_leanly(self.model.language_model)
+            scores = score_bytes(getattr(self.model.language_model, "args", None), is_metal=mx.metal.is_available())
+            self._pace = Pace(self._options.prefill_step_size, scores)
+            tokenizer = self.model.tokenizer
+            context = self._options.context_length or self.model.context_length
+            self.generation = Generation(tokenizer, self.model.vocabulary, context)
         plan = plan_of(
             assign,
             self.model.language_model,

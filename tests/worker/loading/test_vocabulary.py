@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from tests.tiny_vision import make_tiny_vision
 from tests.worker.engine_runs import load
+from tests.worker.vision.vision_runs import load as load_vision
 from worker.loading.vocabulary import vocabulary_read_once
 
 
@@ -42,3 +44,11 @@ def test_one_that_grows_is_read_again_and_two_are_two(tiny_model: Path, reads: l
         assert [len(first.get_vocab()) for _ in range(3)] == [size + 1] * 3
         assert [len(second.get_vocab()) for _ in range(3)] == [size] * 3
     assert reads == [size, size + 1, size]
+
+
+def test_so_does_that_of_a_vision_model(tmp_path: Path, reads: list[int]) -> None:
+    folder = make_tiny_vision(tmp_path / "tiny")
+    reads.clear()
+    load_vision(folder)
+    # The processor of mlx-vlm has a tokenizer of its own.
+    assert len(reads) <= 2
