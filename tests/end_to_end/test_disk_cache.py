@@ -30,10 +30,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 class Chat:
     """One chat; every turn is checked for what it has read again."""
 
-    def __init__(self, service: Service, model: str, begins: str) -> None:
+    def __init__(self, service: Service, model: str, begins: str, text: str = LONG) -> None:
         self.service = service
         self.model = model
-        self.messages = [{"role": "user", "content": f"{begins} {LONG}"}]
+        self.messages = [{"role": "user", "content": f"{begins} {text}"}]
 
     def turn(self, question: str = "and then?") -> dict[str, int]:
         """The usage of the next answer, once what it leaves has been written."""
@@ -100,7 +100,9 @@ def test_an_unload(service: Service) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", [["broker"], ["broker", "gateway"]], ids=["broker", "service"])
-def test_a_restart(service: Service, what: list[str]) -> None:
+def test_a_restart(make_service: Callable[..., Service], what: list[str]) -> None:
+    service = make_service(broker=CACHE)
+
     def restart() -> None:
         processes = [service.broker if one == "broker" else service.gateway for one in what]
         for process in processes:
@@ -114,7 +116,7 @@ def test_a_restart(service: Service, what: list[str]) -> None:
             service.start_gateway()
         wait_until(service.healthy, 20)
 
-    goes_on(Chat(service, "a", " and ".join(what)), restart)
+    goes_on(Chat(service, "tiny-a", "four", LONG[:6000]), restart)
 
 
 def folders(service: Service) -> list[Path]:
