@@ -151,7 +151,9 @@ def _streams() -> list[mx.Stream]:
     device = mx.default_device()
     if device.type == mx.gpu:
         return [mx.default_stream(device)]
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    cores = os.cpu_count() or 1
+    if sys.platform == "linux":
+        cores = len(os.sched_getaffinity(0))
     return [mx.default_stream(device), *(mx.new_stream(device) for _ in range(min(cores, _MOST_CORES) - 1))]
 
 

@@ -15,9 +15,8 @@ from mlx import nn
 def transpose_for_blas(model: Any) -> None:
     """Let the float32 weights of linear layers lie transposed, if the CPU of a Linux machine computes. Lazy: call it
     before the weights are read."""
-    if sys.platform != "linux" or mx.default_device().type == mx.gpu:
-        return
-    for layer in model.modules():
-        # mlx's stubs leave layers out.
-        if isinstance(layer, nn.Linear) and layer.weight.dtype == mx.float32:  # type: ignore[attr-defined]
-            layer.weight = mx.contiguous(layer.weight.T).T
+    if sys.platform == "linux" and mx.default_device().type != mx.gpu:
+        for layer in model.modules():
+            # mlx's stubs leave layers out.
+            if isinstance(layer, nn.Linear) and layer.weight.dtype == mx.float32:  # type: ignore[attr-defined]
+                layer.weight = mx.contiguous(layer.weight.T).T
