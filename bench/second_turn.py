@@ -7,6 +7,8 @@ Writes bench/results/second_turn.json.
 
 import argparse
 import os
+import signal
+import sys
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -94,4 +96,6 @@ def main(repeats: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m bench.second_turn", description="The second turn after a death.")
     parser.add_argument("--repeats", type=int, default=3)
-    main(parser.parse_args().repeats)
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # so that started processes end too
+    main(options.repeats)
