@@ -10,6 +10,7 @@ from typing import Any
 import httpcore2
 import uvicorn
 import zmq
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 from zmq.utils.monitor import parse_monitor_message
@@ -55,6 +56,58 @@ def test_uvicorn_response_cycle() -> None:
 
     assert asyncio.run(talk()).endswith(b"\r\n\r\n1\r\na\r\n1\r\nb\r\n1\r\nc\r\n")
     assert seen == [(True, False, False), True]
+
+
+def test_uvicorn_head_and_body() -> None:
+    """A cycle writes its head at once and each piece apart, and uses no more of its transport than is stood in for."""
+    writes: list[bytes] = []
+
+    class Recorded:
+        def __init__(self, cycle: RequestResponseCycle) -> None:
+            self._transport = cycle.transport
+
+        def write(self, data: bytes) -> None:
+            writes.append(data)
+            self._transport.write(data)
+
+        def close(self) -> None:
+            self._transport.close()
+
+        def is_closing(self) -> bool:
+            return self._transport.is_closing()
+
+    class Protocol(HttpToolsProtocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            self.connections.add(self)
+            self.transport, self.flow, self.scheme = transport, FlowControl(transport), "http"
+
+        def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+            cycle.transport = Recorded(cycle)  # type: ignore[assignment]
+            super()._start_asgi_task(cycle, app)
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+        await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        await send({"type": "http.response.body", "body": b"b"})
+
+    async def talk() -> bytes:
+        config = uvicorn.Config(app, lifespan="off", log_config=None, interface="asgi3")
+        make = lambda: Protocol(config=config, server_state=ServerState(), app_state={})  # noqa: E731
+        server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(REQUEST)
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        writer.close()
+        server.close()
+        return answer
+
+    answer = asyncio.run(talk())
+    head, *pieces = writes
+    assert head.startswith(STATUS_LINE[200])
+    assert head.endswith(b"\r\n\r\n")
+    assert pieces == [b"1\r\na\r\n", b"1\r\nb\r\n0\r\n\r\n"]
+    assert answer == b"".join(writes)
 
 
 def test_uvicorn_protocol() -> None:
