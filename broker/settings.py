@@ -108,7 +108,7 @@ class BrokerSettings(BaseModel):
     wired_memory: bool = False
     keep_awake: bool = False
     prefill_in_turns: bool = False
-    cache_disk_gb: float = Field(default=0.0, ge=0, description="0: no prompt cache on disk")
+    cache_disk_gb: float = Field(default=10.0, ge=0, description="0: no prompt cache on disk")
     cache_disk_reserve_gb: float = Field(default=10.0, ge=0)
     cache_disk_write_mb_per_second: float = Field(default=32.0, gt=0)
     warm_spares: int = Field(default=1, ge=0, le=4)

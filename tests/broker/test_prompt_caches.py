@@ -61,9 +61,10 @@ def test_what_a_broker_had_no_time_to_delete_the_next_one_deletes(tmp_path: Path
 
 
 def test_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLX_BROKER_STATE_DIR", str(tmp_path))
+    assert load_settings().prompt_caches == PromptCaches(tmp_path, 10 * GIB, 10 * GIB, 32e6)
     for name, value in {"DISK_GB": "0.5", "DISK_RESERVE_GB": "2", "DISK_WRITE_MB_PER_SECOND": "4"}.items():
         monkeypatch.setenv(f"MLX_BROKER_CACHE_{name}", value)
-    monkeypatch.setenv("MLX_BROKER_STATE_DIR", str(tmp_path))
     assert load_settings().prompt_caches == PromptCaches(tmp_path, GIB // 2, 2 * GIB, 4e6)
     monkeypatch.setenv("MLX_BROKER_CACHE_DISK_GB", "0")
     assert load_settings().prompt_caches.assigned("a") == {}
