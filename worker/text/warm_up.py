@@ -12,9 +12,6 @@ from worker.text.batch import Batch
 _PROMPTS = ([0, 0], [0, 1])
 _TOKENS = 2
 
-# On Metal the second time tells the batch's pace what a step costs once the kernels are there.
-_TIMES = 2 if mx.metal.is_available() else 1
-
 
 def touch_device() -> None:
     """Makes the device, which takes a spare's time instead of a load's."""
@@ -23,12 +20,16 @@ def touch_device() -> None:
 
 def warm_up(batch: Batch) -> None:
     """Runs short sequences through an empty batch, which is empty again afterwards."""
-    for _ in range(_TIMES):
+    has_kernels = mx.metal.is_available()
+    # The second time tells the batch's pace what a step costs once the kernels are there.
+    for _ in range(2 if has_kernels else 1):
         for prompt in _PROMPTS:
             batch.insert(
                 [[*prompt]], _TOKENS, cache=None, tokens=[], sampler=GREEDY, processors=[], wants_logprobs=False
             )
         while any(batch.counts()):
             batch.next()
+    if not has_kernels:
+        batch.forget_pace()  # the first steps of a process are slow, which would make the first pieces of prompts tiny
     mx.clear_cache()
     mx.reset_peak_memory()
