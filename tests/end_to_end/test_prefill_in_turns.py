@@ -32,13 +32,13 @@ class Pair:
         return [(float(begin), float(end)) for begin, end in map(str.split, lines)]
 
     def ask(self, names: str, prompt: str = PROMPT) -> dict[str, list[httpx.Response]]:
-        """An answer for each letter, all asked at once."""
+        """An answer for each letter, all asked at once. No two prompts are equal: those are prefilled once."""
         answers: dict[str, list[httpx.Response]] = {name: [] for name in names}
 
-        def one(name: str) -> None:
-            answers[name].append(self.service.chat(name, prompt, max_tokens=2))
+        def one(number: int, name: str) -> None:
+            answers[name].append(self.service.chat(name, f"{number} {prompt}", max_tokens=2))
 
-        threads = [threading.Thread(target=one, args=(name,)) for name in names]
+        threads = [threading.Thread(target=one, args=numbered) for numbered in enumerate(names)]
         for thread in threads:
             thread.start()
         for thread in threads:

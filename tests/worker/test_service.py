@@ -83,7 +83,12 @@ def test_a_cancel_waits_for_no_request_before_it(worker: Worker) -> None:
     worker.expect(Outputs)
     first, gone = (worker.request(prompt="dawdle " * 9, stream=True) for _ in range(2))
     worker.send(Cancel(), gone)
-    assert worker.expect(Outputs).entries == [(gone, ERROR)]
+    entries: list[tuple[bytes, int]] = []
+    while (gone, ERROR) not in entries:
+        entries += worker.expect(Outputs).entries
+    # The first one may have been taken in, and had a step or two, before the others came.
+    assert len(entries) < 4
+    assert {*entries} <= {(first, PARTIAL), (gone, ERROR)}
     assert gone not in worker.until_ended(first)
 
 
