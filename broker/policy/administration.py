@@ -169,7 +169,7 @@ def _on_remove_requested(facts: Facts, event: RemoveRequested, now: float) -> No
 def _on_forget_requested(facts: Facts, event: ForgetRequested) -> None:
     """Models that this machine no longer has too."""
     models = [model for model in facts.models.values() if event.model_id in (None, model.model_id)]
-    ready = [model.serving for model in models if model.serving is not None and model.serving.phase is Phase.READY]
+    ready = [instance for model in models for instance in model.instances if instance.phase is Phase.READY]
     workers = tuple(worker.worker_id for instance in ready for worker in instance.ranks)
     facts.actions.append(ForgetPrompts(event.request_id, event.model_id, workers))
 

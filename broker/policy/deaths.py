@@ -60,7 +60,8 @@ def kill(
     replay: bool = True,
     resume: bool = True,
 ) -> None:
-    """SIGKILL to every rank. replay: requests without output are tried once more; resume: others go on."""
+    """SIGKILL to every rank. replay: requests without output are tried once more; resume: those that have begun
+    go on, also where they wait for their turn."""
     why = f"the process of {instance.model_id} was ended: {reason}"
     _take_down(facts, instance, reason, why, now, cause=cause, replay=replay, resume=resume)
 
@@ -136,6 +137,10 @@ def _take_down(
     for request in reversed(instance.in_flight.values()):
         _lose(facts, model, request, why, now, cause=cause, is_known=is_known, goes_on=(replay, resume))
     instance.in_flight.clear()
+    if not resume:
+        for request in [waits for waits in model.waiting if waits.has_begun]:
+            model.waiting.remove(request)
+            end(facts, request, Failure(Code.WORKER_DIED, why, retryable=True))
     model.waiting = deque(sorted(model.waiting, key=lambda r: r.order))  # some of them may have been held back
     if is_serving and model.drain is not None:
         finish_drain(facts, model)
@@ -173,13 +178,14 @@ def _lose(
     goes_on: tuple[bool, bool],
 ) -> None:
     """A request in flight on a worker that is gone is sent to the next one, if that may be and has not been too often.
-    goes_on: whether it may be if it has no output, and if it has some."""
+    goes_on: whether it may be if it has not begun, and if it has."""
     replay, resume = goes_on
     has_output, limit = request.has_output, request.resume_limit
+    may, most = (resume, limit) if request.has_begun else (replay, request.deaths_survived)
     request.worker_id = None
     if request.cancelled:
         end(facts, request, CANCELLED)
-    elif (resume and request.deaths < limit) if has_output else (replay and request.deaths < request.deaths_survived):
+    elif may and request.deaths < most:
         note_death(request, cause, is_known=is_known)
         request.deaths, request.waiting_since, request.is_replay = request.deaths + 1, now, True
         request.has_output, request.is_lost = False, has_output

@@ -2,7 +2,8 @@
 
 Sockets, supervisor and loop report them; the policies see nothing else (actions.py has their answers). Ids:
 `request_id` as on the wire, `worker_id` fresh for every process, `model_id` as clients write it.
-spec and problem are those of RequestArrived."""
+spec and problem are those of RequestArrived.
+"""
 
 from dataclasses import dataclass
 

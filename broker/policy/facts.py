@@ -24,6 +24,7 @@ from broker.policy.pressure import (
 )
 from broker.policy.records import Instance, Model, PendingRequest, Phase, Worker
 from broker.policy.specs import ModelSpec
+from broker.policy.suspects import holds_back
 
 # The spare's imports take a core for a second; a model that has just become ready answers its first clients before.
 SPARE_DELAY_SECONDS = 0.5
@@ -292,8 +293,11 @@ class Facts:
             yield KillDue(worker.progressed_at + limits.stall_timeout, "hung: no progress", limits.stall_timeout)
 
     def expiry(self, model: Model) -> float:
-        """When the longest waiting request of this model gives up; a load in progress is waited for."""
+        """When the longest waiting request of this model gives up. A load in progress is waited for, and so is the turn
+        of a request that is held back for the sake of others (suspects.py)."""
         if model.serving is not None and model.serving.phase is Phase.LOADING:
+            return FOREVER
+        if model.serving is not None and model.drain is None and holds_back(model, model.serving):
             return FOREVER
         return model.waiting[0].waiting_since + self.limits.queue_timeout
 

@@ -167,6 +167,8 @@ class _Round:
                 self._head_waits = True
                 self._asks.append(lambda: _Ask(need - facts.free_bytes, 0, 0, givers))
                 return
+            if self._head_waits and not reload.is_recycling and need <= facts.free_bytes + more:
+                return  # after those that have waited longer
             if not do_without_room(facts, model, need, self._now):
                 return
             self.has_changed_behind_head |= self._head_waits  # what leaves is room that comes

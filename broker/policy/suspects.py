@@ -13,7 +13,7 @@ notes; deaths.py and scheduling.py act.
 from collections.abc import Collection
 from enum import Enum
 
-from broker.policy.records import Instance, Model, PendingRequest
+from broker.policy.records import Instance, Model, PendingRequest, Phase
 
 # Of one request, in mid-answer: from then on it goes on with no other of that kind.
 _DEATHS_TOGETHER = 2
@@ -61,8 +61,17 @@ def next_to_send(model: Model, instance: Instance, last: float) -> PendingReques
                 return request
         suspect = next((r for r in returning if r.is_suspect), None)
         if suspect is not None:
-            return None if any(_is_awaited(r) for r in in_flight) else suspect
+            is_first = any(r.is_lost and r.order < last for r in waiting) or any(_is_awaited(r) for r in in_flight)
+            return None if is_first else suspect
     return next((r for r in waiting if not r.is_replay and r.order < last), None)
+
+
+def holds_back(model: Model, instance: Instance) -> bool:
+    """Whether the first of the waiting requests waits for others that this instance has, and not for room."""
+    if instance.phase is not Phase.READY:
+        return False
+    first = model.waiting[0]
+    return (first.is_replay and not first.is_lost) or any(one.is_suspect for one in instance.in_flight.values())
 
 
 def _may_go_on(request: PendingRequest, in_flight: Collection[PendingRequest]) -> bool:

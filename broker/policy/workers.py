@@ -1,6 +1,7 @@
 """Reports of worker processes, and samples of them, while they live. deaths.py has their ends."""
 
 from broker.policy.actions import DropOutputs, ForwardOutputs, SaveMeasured
+from broker.policy.answers import restart_waiting
 from broker.policy.events import (
     HeartbeatArrived,
     OutputsArrived,
@@ -129,6 +130,8 @@ def _begin(facts: Facts, request: PendingRequest, now: float, *, ends: bool) -> 
         facts.noted.append(FirstOutput(request.model_id, now, now - request.arrived_at))
     request.has_output = request.has_begun = True
     request.payload = b""  # it is not sent again: where it may go on, its gateway has more
+    if request.is_suspect:
+        restart_waiting(model, now)  # those behind it were held back
     request.is_suspect = request.takes_turns = False
     model.last_blamed = None  # it does take requests in
     return bool(model.waiting)

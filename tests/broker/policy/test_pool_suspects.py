@@ -140,6 +140,19 @@ def test_an_unload_by_force_and_a_shutdown_end_answers() -> None:
     assert Failed(R1, "model_unavailable") in s.send(ShutdownRequested())
 
 
+def test_they_end_those_too_that_wait_for_their_turn_to_go_on() -> None:
+    for ending in ("kill", "force"):
+        s = Script()
+        asked(s, R1, R2, R3)
+        s.text(W1, R1, R2)
+        s.dies(W1)
+        goes_on(s, R1)
+        assert sent(ready(s, W2)) == [R1]  # R2 is waited for, and R3 is a suspect
+        actions = s.kill(R5, "a", resume=False) if ending == "kill" else s.unload(R5, "a", timeout=0.0, force=True)
+        ended = [action.request_id for action in actions if isinstance(action, Fail)]
+        assert sorted(ended) == [R1, R2]
+
+
 def test_a_load_that_fails_ends_what_would_go_on() -> None:
     s = Script()
     asked(s, R1)
@@ -165,6 +178,32 @@ def test_a_suspect_goes_last_and_alone_and_all_others_go_at_once() -> None:
     assert sent(s.text(W2, R4)) == []
     assert sent(s.text(W2, R1)) == [R3]
     assert sent(s.finish(W2, R3)) == [R5]
+
+
+def test_a_suspect_waits_for_those_whose_gateways_are_late() -> None:
+    s = Script()
+    asked(s, R1, R2, R3)
+    s.text(W1, R2, R3)
+    s.dies(W1)
+    goes_on(s, R2)
+    assert sent(ready(s, W2)) == [R2]
+    assert sent(s.text(W2, R2)) == []
+    goes_on(s, R3)
+    assert sent(s.text(W2, R3)) == [R1]
+
+
+def test_a_suspect_and_those_behind_it_are_no_victims_of_a_full_queue() -> None:
+    s = Script(queue_timeout=5.0, stall_timeout=60.0)
+    asked(s, R1, R2)
+    s.text(W1, R2)
+    s.dies(W1)
+    goes_on(s, R2)
+    assert sent(ready(s, W2)) == [R2]
+    s.ask(R3, "a", resumes=2)
+    assert sent(s.wait(20.0, W2)) == []
+    assert sent(s.text(W2, R2)) == [R1]
+    assert sent(s.wait(20.0, W2)) == []
+    assert sent(s.text(W2, R1)) == [R3]
 
 
 def test_a_suspect_that_kills_again_is_refused_and_nobody_else() -> None:
