@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -199,8 +198,10 @@ class Performer:
             self._gateways.fail(Fail(action.request_id, error.failure))
         else:
             logger.info("removed the files of %s", action.model_id)
-            with suppress(OSError):
+            try:
                 self._caches.forget(action.model_id)
+            except OSError as error:
+                logger.warning("the prompts of %s on disk cannot be removed: %s", action.model_id, error.strerror)
             self._gateways.reply(action.request_id, {"model_id": action.model_id})
 
     def _forget(self, action: ForgetPrompts) -> None:

@@ -7,6 +7,7 @@ ends meanwhile, the next one deletes. Names say nothing about models.
 import hashlib
 import logging
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -48,7 +49,8 @@ class PromptCaches:
         folders = self._whole.iterdir() if model_id is None else [self._folder_of(model_id)]
         for folder in folders:
             if not folder.name.startswith(_ASIDE) and folder.is_dir():
-                _delete(folder.rename(folder.with_name(f"{_ASIDE}{uuid4().hex}")))
+                with suppress(FileNotFoundError):  # its own process was quicker
+                    _delete(folder.rename(folder.with_name(f"{_ASIDE}{uuid4().hex}")))
 
     def delete_leftovers(self) -> None:
         """What a broker before this one has not deleted any more."""

@@ -142,7 +142,10 @@ class SavedPrompts(Generic[T]):
     def drop(self, request_id: bytes) -> T | None:
         """A request has gone; what it was, if it has been waiting for the disk."""
         reading = self._reading.pop(request_id, None)
-        return None if reading is None else reading.what
+        if reading is None:
+            return None
+        reading.future.cancel()
+        return reading.what
 
     def look(self) -> None:
         """After each step: queue the blocks that live sequences have completed."""
@@ -242,6 +245,7 @@ class SavedPrompts(Generic[T]):
     def _result(self, reading: _Reading[T]) -> tuple[T, list[Any] | None, int]:
         assert self._disk is not None
         if not reading.future.done():
+            reading.future.cancel()
             log.warning("the prompt cache on disk takes longer than %g s to read", _MOST_SECONDS)
             return reading.what, None, 0
         if (error := reading.future.exception()) is not None:
@@ -250,8 +254,13 @@ class SavedPrompts(Generic[T]):
         read = reading.future.result()
         if read is None:
             return reading.what, None, 0
+        try:
+            cache = read.make()
+        except ValueError as error:  # checked, and yet not what these caches are made of
+            log.error("the prompt cache on disk cannot be used", exc_info=error)
+            return reading.what, None, 0
         self._disk.count_hit()
-        return reading.what, read.make(), read.tokens
+        return reading.what, cache, read.tokens
 
 
 def _room(tokens: list[int]) -> int:

@@ -8,12 +8,12 @@ stream of MLX: types that NumPy lacks travel as integers of their size.
 import fcntl
 import json
 import os
+import secrets
 import sys
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,6 @@ import numpy as np
 Uncached = Callable[[int], None]
 
 PART_SUFFIX = ".part"
-_NUMBERS = count()
 _MOST_HEADER_BYTES = 1 << 20
 _BLANK = "0" * 8
 _MARK = b'"checksum":"'
@@ -154,7 +153,7 @@ def _tensor(content: "np.ndarray[Any, Any]", begin: int, entry: dict[str, Any]) 
 
 
 def _write(folder: str, path: str, pieces: list[bytes | memoryview], uncached: Uncached) -> None:
-    part = f"{folder}/{os.getpid()}-{next(_NUMBERS)}{PART_SUFFIX}"
+    part = f"{folder}/{secrets.token_hex(16)}{PART_SUFFIX}"
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         try:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition, Thread
 
-from broker.wire.failure import one_line
+from broker.wire.failure import named_line
 from worker.cache.disk.files import Tensor, Uncached, write_file
 from worker.cache.disk.space import Space
 
@@ -138,8 +138,8 @@ class Writer:
             while (job := self._next()) is not None:
                 self._perform(job)
                 self._done(job)
-        except OSError as error:
-            log.warning("the prompt cache on disk is off: %s", one_line(error))
+        except Exception as error:  # noqa: BLE001 # else the queue would never be empty again
+            log.warning("the prompt cache on disk is off: %s", named_line(error))
             with self._changed:
                 self._is_off = True
         self.cancel()
@@ -177,14 +177,16 @@ class Writer:
         tensors = job.tensors()
         try:
             nbytes = write_file(path, tensors, job.facts, self._uncached)
-        except FileNotFoundError:  # it has been forgotten
+        except FileNotFoundError:  # all of it has been forgotten, and so is what waits
+            self.cancel()
             self._make_folders()
-            nbytes = write_file(path, tensors, job.facts, self._uncached)
+            return
         self._space.written(path, nbytes)
         self._may_write_at = max(self._may_write_at, self._clock() - 1.0) + nbytes / self._rate
 
     def _remove(self) -> Mapping[str, Tensor]:
         shutil.rmtree(self._folders[1], ignore_errors=True)
+        self._make_folders()
         self._space.look()
         return {}
 

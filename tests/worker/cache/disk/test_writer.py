@@ -1,5 +1,6 @@
 """The writer: bounded in bytes per second, and what is cancelled or forgotten is not written."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -87,6 +88,21 @@ def test_what_is_forgotten_is_neither_there_nor_written(writer: Writer, folder: 
     wait_until(lambda: len(names(folder)) == 10)
     writer.forget()
     clock.now += 10
+    writer.offer(job("new"))
+    assert writer.wait(10.0)
+    assert names(folder) == ["new"]
+
+
+def test_what_waits_when_another_process_has_removed_all_is_not_written(
+    writer: Writer, folder: Path, clock: Clock
+) -> None:
+    for number in range(20):
+        writer.offer(job(f"{number:02}"))
+    wait_until(lambda: len(names(folder)) == 10)
+    shutil.rmtree(folder.parent)
+    clock.now += 10
+    assert writer.wait(10.0)
+    assert names(folder) == []
     writer.offer(job("new"))
     assert writer.wait(10.0)
     assert names(folder) == ["new"]
