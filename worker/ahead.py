@@ -8,6 +8,7 @@ service (worker/service.py). Must stay free of mlx.
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import suppress
+from itertools import islice
 from queue import SimpleQueue
 from sys import setswitchinterval
 from threading import Thread
@@ -28,6 +29,9 @@ _STUCK_SECONDS = 20.0
 
 # How long a process that cannot step waits for the thread, before it looks for messages.
 _LOOK_SECONDS = 0.05
+
+# Requests that are done ahead: fewer than the engine keeps until they are added (worker/text/written.py).
+_MOST_AHEAD = 8
 
 # A request, or what is left of a count.
 Work = InferenceRequest | Iterator[int | None]
@@ -58,14 +62,14 @@ class Ahead:
 
     def lets_in(self, arrived: Mapping[bytes, Work], *, steps: bool, waits: bool) -> bool:
         """Whether the first of these requests may be added now. arrived: in their order. steps: the engine has some to
-        do; then the thread does what is slow about a long request, and about all behind it. waits: the service has
+        do; then the thread does what is slow about a long request, and about the next ones. waits: the service has
         nothing else to do."""
         if not arrived:
             return False
         first, work = next(iter(arrived.items()))
         if self._prepare is None or not (self._is_busy or (steps and len(_payload_of(work)) >= LONG)):
             return True
-        for request_id, one in arrived.items():
+        for request_id, one in islice(arrived.items(), _MOST_AHEAD):
             if not (payload := _payload_of(one)):
                 break
             self._begin(request_id, payload, self._prepare)

@@ -85,6 +85,18 @@ def test_what_comes_behind_it_keeps_its_place() -> None:
     assert prepared.begun == [1, 2]
 
 
+def test_few_are_done_ahead_of_their_turn() -> None:
+    """The engine keeps no more: it would have to do them again."""
+    prepared = Prepared()
+    arrived: dict[bytes, Work] = {bytes([number]): request(number) for number in range(40)}
+    assert not prepared.lets_in(arrived)
+    for number in range(8):
+        prepared.end(number)
+    assert prepared.has_begun[7].wait(PATIENCE)
+    prepared.until_in(arrived)
+    assert prepared.begun == list(range(8))
+
+
 def test_a_request_that_has_gone_is_left_out_if_it_has_not_begun() -> None:
     prepared = Prepared()
     arrived: dict[bytes, Work] = {bytes([number]): request(number) for number in (1, 2, 3)}

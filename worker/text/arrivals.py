@@ -57,6 +57,10 @@ class Arrivals:
         `read` is called for no request that has not been prepared."""
         self._written.write_ahead(unpack(Generate, payload), payload)
 
+    def forget(self) -> None:
+        """No prompt is kept for later."""
+        self._written.clear()
+
     def _write(self, request: Generate, *, counts: bool = False) -> WrittenPrompt:
         self._generation.check_characters(request, counts=counts)
         return write_prompt(request, self._loaded.tokenizer, self._writer, self._loaded.vocabulary)

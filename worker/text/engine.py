@@ -294,6 +294,7 @@ class TextEngine:
         """As in Engine. What live sequences leave is kept again."""
         self._prompts.clear()
         self._saved.forget()
+        self._arrivals.forget()
 
     def close(self) -> None:
         """As in Engine."""

@@ -10,8 +10,9 @@ from broker.wire.work import Generate
 from worker.ahead import LONG
 from worker.generation.prompt import WrittenPrompt
 
-# Prompts that are kept.
+# Prompts that are kept, and the bytes of their payloads; one is kept in any case.
 _MOST = 16
+_MOST_BYTES = 8 << 20
 
 
 class _Known(NamedTuple):
@@ -45,6 +46,10 @@ class WrittenPrompts:
         """So that `prompt` finds it."""
         self._written(request, payload)
 
+    def clear(self) -> None:
+        """Forget them. The next request of each is written again."""
+        self._known.clear()
+
     def _written(self, request: Generate, payload: bytes) -> WrittenPrompt | FailureError:
         # Choices of one request differ in their seeds, and a request that goes on in what it has said.
         alike = replace(request, seed=None, key="", stream=False, tells_tokens=False, begun=None)
@@ -53,6 +58,8 @@ class WrittenPrompts:
             try:
                 result = self._write(request)
             except FailureError as error:
-                result = error
+                result = FailureError(error.failure)  # without the frames that raised it, and what they hold
         self._known.append(_Known(payload, alike, result))
+        while len(self._known) > 1 and sum(len(one.payload) for one in tuple(self._known)) > _MOST_BYTES:
+            self._known.popleft()
         return result
