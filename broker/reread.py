@@ -59,7 +59,7 @@ def changes(old: BrokerSettings, new: BrokerSettings) -> SettingsChanges:
     applied = sorted(changed & may_change)
     before, after, nothing = old.overrides, new.overrides, ModelOverride()
     at_next_load = sorted(n for n in before.keys() | after.keys() if before.get(n, nothing) != after.get(n, nothing))
-    update = {name: getattr(new, name) for name in (*applied, "models")}
+    update = {name: getattr(new, name) for name in (*applied, "models", "aliases")}
     return SettingsChanges(old.model_copy(update=update), applied, at_next_load, sorted(changed - may_change - _OTHERS))
 
 

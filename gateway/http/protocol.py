@@ -123,7 +123,11 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         super().connection_lost(exc)
-        _tell_gone(self.cycle)
+        for cycle in (self._answering, self.cycle):  # the first of two pipelined requests, and the last
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+                _tell_gone(cycle)
 
     def data_received(self, data: bytes) -> None:
         if self._is_refused:

@@ -39,6 +39,18 @@ async def test_one_that_has_gone_before_is_heard_of_too(runtime_dir: Path) -> No
         assert (await broker.expect(Cancel))[0] == request_id
 
 
+async def test_the_first_of_two_requests_on_a_connection_is_heard_of_too(runtime_dir: Path) -> None:
+    async with PlayedBroker(runtime_dir) as broker, running_gateway(broker, runtime_dir) as gateway:
+        async with connected(gateway) as raw:
+            await raw.post(PATH, chat(stream=True))
+            await raw.post(PATH, chat(stream=True))
+            request_id, _ = await broker.expect_work()
+            raw.writer.transport.abort()
+            await broker.partial(request_id, "One")  # reading is paused while a request waits: the write tells
+        while (await broker.expect(Cancel))[0] != request_id:
+            pass
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_an_answer_leaves_nothing_to_the_collector(runtime_dir: Path, *, stream: bool) -> None:
     async with PlayedBroker(runtime_dir) as broker, running_gateway(broker, runtime_dir) as gateway:
