@@ -155,7 +155,8 @@ async def run_chaos(service: Service, seconds: float, seed: int, least: int = 0,
             for number in range(CLIENTS):
                 group.create_task(_client(run, random.Random(f"{seed}/{number}")))
             if kills:
-                group.create_task(_killer(run))
+                for number, model in enumerate(MODELS):
+                    group.create_task(_killer(run, model, number * _KILL_EVERY / len(MODELS)))
             else:
                 group.create_task(_attacker(run, group, random.Random(f"{seed}/attacker")))
                 group.create_task(_operator(run))
@@ -282,14 +283,15 @@ async def _attacker(run: Run, group: asyncio.TaskGroup, rng: random.Random) -> N
         await run.rest(rng.uniform(*_CALM))
 
 
-async def _killer(run: Run) -> None:
-    """Every model in its turn, by an administrator: such deaths do not count towards `failed`, however many."""
+async def _killer(run: Run, model: str, later: float) -> None:
+    """Kills this model at fixed times, by an administrator: such deaths do not count towards `failed`, however many."""
+    due = time.monotonic() + later
     while run.goes_on():
-        for model in MODELS:
-            await run.rest(_KILL_EVERY / len(MODELS))
-            response = await run.http.post(f"/admin/models/kill/{model}")
-            assert response.status_code in (200, 404), response.text
-            run.figures.attacks["attack kill"] += response.status_code == 200
+        due += _KILL_EVERY
+        await run.rest(max(0.0, due - time.monotonic()))
+        response = await run.http.post(f"/admin/models/kill/{model}")
+        assert response.status_code in (200, 404), response.text
+        run.figures.attacks["attack kill"] += response.status_code == 200
 
 
 async def _send_signal(run: Run, rng: random.Random) -> None:
