@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from broker.policy.actions import Fail, KillWorker, Reply, StartWorker, StopWorker
+from broker.policy.actions import Fail, ForgetPrompts, KillWorker, Reply, StartWorker, StopWorker
 from broker.policy.budget import Hardware
-from broker.policy.events import GatewayLeft, LimitsChanged, ReloadRequested, ShutdownRequested
+from broker.policy.events import ForgetRequested, GatewayLeft, LimitsChanged, ReloadRequested, ShutdownRequested
 from broker.policy.facts import RECYCLE_PAUSE_SECONDS
 from broker.policy.pressure import Pressure
 from broker.policy.snapshot import status
@@ -61,6 +61,15 @@ def test_a_model_that_cannot_be_loaded_anew_stays_as_it_is() -> None:
     assert s.ask(R3, "a") == [s.forward(W1, "a", R3)]
     assert s.instance("a").spec.options == {}
     assert (s.model("a").deaths, s.state("a"), s.reason("a")) == (0, "ready", None)
+
+
+def test_both_processes_forget_their_prompts() -> None:
+    s = reloading()
+    s.ready(W2)
+    request_id = s.new_id("a", admin=True)
+    (action,) = s.send(ForgetRequested(request_id, "a"))
+    assert isinstance(action, ForgetPrompts)
+    assert sorted(action.worker_ids) == [W1, W2]
 
 
 def test_a_new_process_that_dies_while_it_loads_harms_nobody() -> None:
@@ -120,6 +129,17 @@ def test_a_reload_takes_no_place_of_another_model_and_makes_none_leave() -> None
     s = Script(memory=300, max_models=1)
     s.idle("a")
     assert s.reload(R2, "a") == [StartWorker(W2, spare=False)]
+
+
+def test_it_waits_for_those_who_have_waited_longer_for_the_same_room() -> None:
+    s = Script(memory=350)
+    s.add_model("d", 200)
+    s.busy("b", R3)
+    s.busy("a", R1)
+    assert s.ask(R4, "d") == []
+    assert s.reload(R2, "a") == []
+    s.finish(W1, R3)
+    assert s.exits(W1) == [StartWorker(W3, spare=False), Failed(R2, Code.INSUFFICIENT_MEMORY)]
 
 
 def test_with_a_gap_the_old_process_drains_first_and_requests_wait_for_the_new_one() -> None:
@@ -334,10 +354,12 @@ def test_a_request_that_may_have_killed_the_old_process_goes_on_alone_in_the_new
     s.reload(R2, "a")
     s.connect(W2)
     s.ready(W2)
-    assert sent(s.dies(W1)) == [R3], "R1 waits for its gateway"
-    assert goes_on(s, R1) == [], "the suspect is alone"
+    assert sent(s.dies(W1)) == [], "R1 goes first, and waits for its gateway"
+    assert goes_on(s, R1) == [R1]
+    assert sent(s.text(W2, R1)) == [R3], "the suspect is alone"
     assert Failed(R3, Code.WORKER_DIED) in s.dies(W2)
     assert s.model("a").deaths == 0, "it is known which request did that"
+    goes_on(s, R1)
     s.connect(W3)
     assert sent(s.ready(W3)) == [R1]
 
