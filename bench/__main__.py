@@ -40,7 +40,7 @@ PIECES = (
     Piece("request", "--pairs 5", "", 5),
     Piece("going_on", "", "", 3),
     Piece("disk_cache", "", "", 5),
-    Piece("second_turn", "", "--repeats 5", 5),
+    Piece("second_turn", "--repeats 1", "--repeats 5", 5),
     Piece("vision", "", "--rounds 9", 5),
     Piece("embeddings", "", "--rounds 9", 5),
     Piece("memory", "", "", 3),
