@@ -95,11 +95,6 @@ class Pace:
         left = seconds - debt / _DECODE_SHARE if self._in_a_row < _MOST_IN_A_ROW else 0.0
         return Turn(seconds, left, has_piece=debt <= 0 and not self._owes_decode)
 
-    def forget(self) -> None:
-        """Nothing has been measured."""
-        self._known.clear()
-        self._decode_until = self._short_seconds = self._step_seconds = 0.0
-
     def bound(self, most: int) -> None:
         """A piece has at most so many tokens from now on, and never more than at the beginning."""
         self._most = min(most, self._usual_most)

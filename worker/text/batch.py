@@ -101,9 +101,6 @@ class Batch(Protocol):
     def bound_step(self, tokens: int) -> None:
         """At most so many prompt tokens in a step from now on, and never more than at the beginning."""
 
-    def forget_pace(self) -> None:
-        """What steps have cost until now says nothing of what they will cost."""
-
     def hold_prefill(self, is_held: bool) -> None:
         """Whether the next steps may only decode, until this is called again."""
 

@@ -156,10 +156,6 @@ class ContinuousBatch:
         """As in Batch."""
         self._pace.bound(tokens)
 
-    def forget_pace(self) -> None:
-        """As in Batch."""
-        self._pace.forget()
-
     def hold_prefill(self, is_held: bool) -> None:
         """As in Batch."""
         self._pace.is_held = is_held

@@ -44,7 +44,7 @@ from worker.text.make_disk import make_disk
 from worker.text.memory_plan import plan_of
 from worker.text.options import TextOptions
 from worker.text.saved_prompts import SavedPrompts
-from worker.text.warm_up import warm_up
+from worker.text.warm_up import needs_warm_up, warm_up
 
 # Tokens of an answer of unknown length that have room at a time; how many before their end there should be more, and
 # how often that is tried.
@@ -104,7 +104,8 @@ class TextEngine:
             self.generation = Generation(tokenizer, self.loaded.vocabulary, context)
             self._arrivals = Arrivals(self.generation, self.loaded, self._writer)
         self._batch = make_batch(self.loaded, draft, options)
-        warm_up(self._batch)
+        if needs_warm_up():
+            warm_up(self._batch)
         self._warmed_up = self._batch.prefilled
         self._batch.decode_steps = self._batch.late_steps = 0
         self._generated = self._cached = 0

@@ -18,18 +18,20 @@ def touch_device() -> None:
     mx.eval(mx.zeros(1))
 
 
+def needs_warm_up() -> bool:
+    """Whether there are kernels to compile. On a CPU the first steps are like all others, and they are slow."""
+    return mx.metal.is_available()
+
+
 def warm_up(batch: Batch) -> None:
     """Runs short sequences through an empty batch, which is empty again afterwards."""
-    has_kernels = mx.metal.is_available()
     # The second time tells the batch's pace what a step costs once the kernels are there.
-    for _ in range(2 if has_kernels else 1):
+    for _ in range(2):
         for prompt in _PROMPTS:
             batch.insert(
                 [[*prompt]], _TOKENS, cache=None, tokens=[], sampler=GREEDY, processors=[], wants_logprobs=False
             )
         while any(batch.counts()):
             batch.next()
-    if not has_kernels:
-        batch.forget_pace()  # the first steps of a process are slow, which would make the first pieces of prompts tiny
     mx.clear_cache()
     mx.reset_peak_memory()

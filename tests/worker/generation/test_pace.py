@@ -246,14 +246,3 @@ def test_scores_that_are_kept_stay_below_a_quarter_of_a_gibibyte(context: int) -
 def test_no_more_than_is_set(machine: Machine) -> None:
     run = serve(warm(machine, 16), machine, [Prompt(0.0, 200) for _ in range(4)], streams=False)
     assert max(tokens for tokens, _ in run.pieces) <= 16
-
-
-def test_what_is_forgotten_counts_no_more() -> None:
-    pace = Pace(2048)
-    pace.prefilled(2, 0, 0.0, 0.06, beside=True, in_whole=False)
-    pace.decoded(0.3)
-    assert pace.tokens(0, 0.2) < 64
-    assert not pace.turn(0.0, beside=True).has_piece
-    pace.forget()
-    assert pace.tokens(0, 0.2) == 64
-    assert pace.turn(0.0, beside=True) == Pace(2048).turn(0.0, beside=True)

@@ -112,9 +112,6 @@ class OneRow:
     def bound_step(self, tokens: int) -> None:
         self._prefill_step_size = tokens
 
-    def forget_pace(self) -> None:
-        pass
-
     def hold_prefill(self, is_held: bool) -> None:
         self._is_held = is_held
 
