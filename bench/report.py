@@ -33,7 +33,7 @@ _RECOVERY_ROWS = (
     ("loads_cold", "first", "first answer of a model not loaded, no spare", "ms"),
     ("smol", "over", "SmolLM2 not loaded: over loading and answering with imports done", "ms"),
     ("smol_pause", "gap", "longest gap of a stream of SmolLM2 whose worker is killed, warm spare", "ms"),
-    ("smol_pause", "over", "the same, over loading and reading its prompt with imports done", "ms"),
+    ("smol_pause", "over", "the same, over loading and reading its prompt and what was said with imports done", "ms"),
     ("neighbour_warm", "median", "B's median gap", "ms"),
     ("neighbour_warm", "quiet", "B's longest gap in a second in which nothing happens", "ms"),
     ("neighbour_warm", "death", "B's longest gap while A dies and reloads, spare refilled", "ms"),
