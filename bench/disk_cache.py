@@ -21,8 +21,9 @@ from broker.wire.to_workers import Assign
 from broker.wire.work import Generate
 from worker.text.engine import TextEngine
 
-_PAIRS = 10
-_ROWS, _TOKENS = 8, 1024
+# Many short turns: the CPU time of one is off by more than a cache can cost.
+_PAIRS = 60
+_ROWS, _TOKENS = 8, 512
 _HISTORY = 8000
 _TURNS = 5
 
@@ -54,6 +55,15 @@ def cpu_of_a_token(engine: TextEngine, begin: int) -> float:
     while engine.stats().disk_queue_bytes:
         time.sleep(0.001)
     return (time.process_time() - began) / (engine.stats().generation_tokens - before) * 1e6
+
+
+def pair_of_costs(engines: tuple[TextEngine, TextEngine], number: int) -> tuple[float, float]:
+    """Without the cache and with it; each comes first in every other pair."""
+    without, with_it = engines
+    if number % 2:
+        return cpu_of_a_token(without, number), cpu_of_a_token(with_it, number)
+    after = cpu_of_a_token(with_it, number)
+    return cpu_of_a_token(without, number), after
 
 
 def first_token(engine: TextEngine, prompt: list[int]) -> float:
@@ -121,7 +131,7 @@ def measure(model: Path, *, with_cpu: bool) -> dict[str, Any]:
         figures: dict[str, Any] = {}
         if with_cpu:
             engines = load(model, None), load(model, folder / "cpu")
-            pairs = [[cpu_of_a_token(engine, pair) for engine in engines] for pair in range(_PAIRS + 1)][1:]
+            pairs = [pair_of_costs(engines, number) for number in range(_PAIRS + 1)][1:]
             off, on = (statistics.median(column) for column in zip(*pairs, strict=True))
             figures |= {"without_us": off, "with_us": on, "extra_us": [on - off for off, on in pairs]}
             extra = statistics.median(figures["extra_us"])
