@@ -23,7 +23,7 @@ MODULES = sorted(path.relative_to(ROOT).as_posix() for package in SERVING for pa
 
 # Heavy or tricky packages, and the folders or files that may name them. A place is a folder ("a/b/") or a file.
 OWNERS = {
-    "zmq": ("broker/sockets.py", "worker/service.py", "gateway/link/"),
+    "zmq": ("broker/sockets.py", "worker/service.py", "worker/heartbeat.py", "gateway/link/"),
     "msgpack": ("broker/wire/",),
     "psutil": ("broker/processes/",),
     "mlx": ("worker/", "demo/", "cli/doctor/inside/metal.py"),

@@ -8,10 +8,9 @@ Knows nothing about models and must never import mlx.
 import logging
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from threading import Thread
-from time import monotonic, sleep
+from time import monotonic
 
 import zmq
 
@@ -40,6 +39,7 @@ from worker.engine import (
     share_of,
     working_set_bytes,
 )
+from worker.heartbeat import beat, connect
 from worker.prefill_lease import PrefillLease
 from worker.process.device_errors import is_device_error
 from worker.process.garbage import without_collections
@@ -74,10 +74,10 @@ def run(
     """Serve until the broker sends SHUTDOWN or the engine fails, or download a repository into a cache and end. Returns
     the exit code of the process."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    socket = _connect(context, endpoint, worker_id)
+    socket = connect(context, endpoint, worker_id)
     vitals = Vitals()
     heart = (endpoint, f"{worker_id}/heartbeat", vitals, heartbeat_interval)
-    Thread(target=_beat, args=heart, name="heartbeat", daemon=True).start()
+    Thread(target=beat, args=heart, name="heartbeat", daemon=True).start()
     lower_priority()  # of this thread and those of the engine, not of sockets and heartbeat
     try:
         service = Service(socket, vitals)
@@ -94,27 +94,6 @@ def run(
     finally:
         socket.close(linger=_FLUSH_MILLISECONDS)
         context.term()
-
-
-def _connect(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str, identity: str) -> "zmq.Socket[bytes]":
-    socket = context.socket(zmq.DEALER)
-    socket.identity = identity.encode()
-    socket.linger = 0
-    socket.connect(endpoint)
-    return socket
-
-
-def _beat(endpoint: str, identity: str, vitals: Vitals, interval: float) -> None:
-    # Its own context: the main thread can end its context without waiting for this thread.
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    socket = _connect(context, endpoint, identity)
-    waited = 0
-    while True:
-        waited += vitals.waits_for_broker
-        # If the broker is busy, this beat is not needed: the next one says as much.
-        with suppress(zmq.Again):
-            send_frames(socket, encode(heartbeat_of(vitals.engine, vitals.steps + waited)), wait=False)
-        sleep(interval)
 
 
 class Service:
