@@ -1,81 +1,18 @@
 """A model gets another process while clients use it, and the settings are read again, with the real service."""
 
-import itertools
 import json
 import re
 import statistics
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
 from tests.conftest import MISBEHAVING
+from tests.end_to_end.reloading import SLOWLY, Answer, Reloading, ask, check, counted, crowd
 from tests.service import Service, end_process, wait_until
 from tests.tiny_models import make_tiny_model
-
-SLOWLY = {"delay_seconds": 0.01}
-
-
-class Reloading:
-    """A service whose settings file tests change. model: the one that they reload."""
-
-    def __init__(self, service: Service, model: str) -> None:
-        self.service, self.model = service, model
-        self._file = service.config.read_text()
-
-    def reload(self, **query: Any) -> httpx.Response:
-        return self.service.client.post(f"/admin/models/reload/{self.model}", params=query)
-
-    @contextmanager
-    def reloading(self) -> Iterator[Callable[[], httpx.Response]]:
-        """While a reload runs; called, it waits for the answer."""
-        with ThreadPoolExecutor(1) as pool:
-            answer = pool.submit(self.reload)
-            yield answer.result
-
-    @property
-    def state(self) -> dict[str, Any]:
-        return self.service.model(self.model)
-
-    def write(self, broker: dict[str, Any] | None = None, gateway: dict[str, Any] | None = None, **own: Any) -> None:
-        """The file of the start with these settings; own: of the model."""
-        text = self._file
-        if "options" in own:
-            text = text.replace(f'"options" = {toml(SLOWLY)}\n', "")
-        for table, fields in (("broker", broker), ("gateway", gateway), (f'models."{self.model}"', own)):
-            head = f"[{table}]\n"
-            assert head in text
-            text = text.replace(
-                head, head + "".join(f"{json.dumps(n)} = {toml(v)}\n" for n, v in (fields or {}).items())
-            )
-        self.service.config.write_text(text)
-
-    def reread(self) -> httpx.Response:
-        return self.service.client.post("/admin/settings/reload")
-
-    def settle(self, **tables: Any) -> None:
-        """Written, read, and in force in a fresh process."""
-        self.write(**tables)
-        assert self.reread().status_code == 200
-        assert self.reload().status_code == 200
-        self.drained()
-
-    def drained(self) -> None:
-        wait_until(lambda: self.state["outgoing"] is None, 30.0, "the end of the old process")
-
-
-def toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(name)} = {toml(item)}" for name, item in value.items()) + "}"
-    return json.dumps(value)
 
 
 @pytest.fixture(scope="module")
@@ -99,101 +36,6 @@ def m(module_service: Service) -> Iterator[Reloading]:
     reloading.write()
     assert reloading.reread().status_code == 200
     reloading.drained()
-
-
-@dataclass
-class Answer:
-    prompt: str
-    asked_at: float
-    first_after: float
-    text: str
-    tokens: int
-    is_whole: bool
-
-
-def ask(service: Service, model: str, prompt: str, tokens: int) -> Answer:
-    asked_at = time.monotonic()
-    with service.stream(model, prompt, max_tokens=tokens, stream_options={"include_usage": True}) as stream:
-        stream.finish()
-    assert stream.usage is not None, stream.error
-    is_whole = stream.done and stream.error is None and stream.finish_reason == "length"
-    first = stream.times[0] - asked_at
-    return Answer(prompt, asked_at, first, stream.text, stream.usage["completion_tokens"], is_whole)
-
-
-@dataclass
-class Crowd:
-    """What many clients saw who asked one request after the other, and when the model was reloaded among them: from the
-    call until the old process had gone."""
-
-    answers: list[Answer]
-    reloads: list[tuple[float, float]]
-
-    @property
-    def usual(self) -> list[Answer]:
-        """Asked before the first reload."""
-        return [a for a in self.answers if a.asked_at < self.reloads[0][0]]
-
-    @property
-    def during(self) -> list[Answer]:
-        return [a for a in self.answers if any(began <= a.asked_at <= ended for began, ended in self.reloads)]
-
-
-def crowd(reloading: Reloading, clients: int, prompts: list[str], tokens: int, *, rounds: int, reloads: int) -> Crowd:
-    seen = Crowd([], [])
-    answers = seen.answers
-    over, numbers = threading.Event(), itertools.count()
-
-    def client() -> None:
-        while not over.is_set():
-            prompt = prompts[next(numbers) % len(prompts)]
-            answers.append(ask(reloading.service, reloading.model, prompt, tokens))
-
-    def more(rounds: int) -> None:
-        enough = len(answers) + rounds * clients
-        wait_until(lambda: len(answers) >= enough, 120.0, f"{enough} answers")
-
-    with ThreadPoolExecutor(clients) as pool:
-        asking = [pool.submit(client) for _ in range(clients)]
-        try:
-            for _ in range(reloads):
-                more(rounds)
-                began = time.monotonic()
-                answer = reloading.reload()
-                assert (answer.status_code, answer.json()["status"]) == (200, "reloaded"), answer.text
-                reloading.drained()
-                seen.reloads.append((began, time.monotonic()))
-            more(1)
-        finally:
-            over.set()
-        for future in asking:
-            future.result()
-    return seen
-
-
-def check(reloading: Reloading, seen: Crowd, before: dict[str, Any], expected: dict[str, str]) -> None:
-    """Nobody has noticed the reload, and all is counted."""
-    answers = seen.answers
-    assert all(a.is_whole for a in answers)
-    assert [a.text for a in answers] == [expected[a.prompt] for a in answers]
-    assert seen.during
-    after = reloading.state
-    assert after["pid"] != before["pid"]
-    # A request that is sent in the moment of its arrival has waited for nothing: it is in the first class.
-    classes = zip(after["queue_times"]["counts"], before["queue_times"]["counts"], strict=True)
-    grown = [new - old for new, old in classes]
-    assert grown == [len(answers), *[0] * (len(grown) - 1)], "a request was queued"
-    assert (after["replays"], after["resumes"]) == (before["replays"], before["resumes"])
-    total = before["generation_tokens"] + sum(a.tokens for a in answers)
-    wait_until(lambda: reloading.state["generation_tokens"] >= total, 10.0, f"{total} tokens of both processes")
-    assert reloading.state["generation_tokens"] == total
-
-
-def counted(reloading: Reloading) -> dict[str, Any]:
-    """The status once a heartbeat has told of all tokens so far."""
-    now = time.monotonic()
-    wait_until(lambda: (reloading.state["heartbeat_age_seconds"] or now) < time.monotonic() - now, 10.0, "a heartbeat")
-    return reloading.state
 
 
 def test_no_stream_notices_a_reload(m: Reloading) -> None:
