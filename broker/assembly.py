@@ -18,8 +18,9 @@ from broker.models.removal import delete_leftovers, remove_model
 from broker.performer import MEASURED_FILE, PINS_FILE, Performer
 from broker.pins import read_pins
 from broker.policy.downloads import Downloads
-from broker.policy.events import Event, FlowEvent
+from broker.policy.events import Event
 from broker.policy.flow import Flow
+from broker.policy.flow_events import FlowEvent
 from broker.policy.policies import Policies
 from broker.policy.pool import Pool
 from broker.processes.awake import Awake

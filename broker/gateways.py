@@ -17,19 +17,15 @@ from broker.policy.answers import CANCELLED
 from broker.policy.events import (
     CancelPullRequested,
     Event,
-    FlowEvent,
     ForgetRequested,
     GatewayLeft,
     KillRequested,
-    LinkClosed,
-    LinkOpened,
-    OutputsRead,
-    OutputsSent,
     RequestCancelled,
     RequestResumed,
     UnloadRequested,
     UnpinRequested,
 )
+from broker.policy.flow_events import FlowEvent, LinkClosed, LinkOpened, OutputsRead, OutputsSent
 from broker.policy.specs import Shown
 from broker.sockets import Router, Undelivered
 from broker.wire.body import ProtocolError

@@ -7,6 +7,7 @@ spec and problem are those of RequestArrived.
 
 from dataclasses import dataclass
 
+from broker.policy.flow_events import FlowEvent
 from broker.policy.limits import PoolLimits
 from broker.policy.pressure import Pressure
 from broker.policy.specs import Exit, ModelSpec
@@ -118,7 +119,7 @@ class UnloadRequested:
 @dataclass(slots=True, frozen=True)
 class ReloadRequested:
     """Another process of a model is to take the place of the one that serves. allow_gap: where there is no room for
-    both, the old one leaves first. spec and problem: of its files and settings now, whatever runs."""
+    both, the old one leaves first. spec and problem: of its present files and settings."""
 
     request_id: bytes
     model_id: str
@@ -302,39 +303,6 @@ class WorkerExited:
     exit: Exit
 
 
-# ---- events: what gateways read ------------------------------------------------------------------------------------
-# Handled at once, in the order of sending; GatewayLeft takes its turn with the requests that it cancels.
-
-
-@dataclass(slots=True, frozen=True)
-class LinkOpened:
-    """A gateway counts what it reads from here on. A link that is open was closed before."""
-
-    gateway_id: bytes
-
-
-@dataclass(slots=True, frozen=True)
-class LinkClosed:
-    """This gateway will not read what it was sent."""
-
-    gateway_id: bytes
-
-
-@dataclass(slots=True, frozen=True)
-class OutputsSent:
-    """A message of the broker's own is on its way to this gateway."""
-
-    gateway_id: bytes
-
-
-@dataclass(slots=True, frozen=True)
-class OutputsRead:
-    """The gateway has read so many messages since its link was opened."""
-
-    gateway_id: bytes
-    total: int
-
-
 # ---- events: the rest ---------------------------------------------------------------------------------------------
 
 
@@ -359,7 +327,6 @@ class ShutdownRequested:
     """End everything: requests with an error, workers within the stop grace."""
 
 
-FlowEvent = LinkOpened | LinkClosed | OutputsSent | OutputsRead
 AdminEvent = (
     LoadRequested
     | PullRequested

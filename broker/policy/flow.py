@@ -16,17 +16,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from broker.policy.actions import Acknowledge
-from broker.policy.events import (
-    Event,
-    LinkClosed,
-    LinkOpened,
-    OutputsRead,
-    OutputsSent,
-    PauseEnded,
-    TimePassed,
-    WorkerExited,
-    WorkerStarted,
-)
+from broker.policy.events import Event, PauseEnded, TimePassed, WorkerExited, WorkerStarted
+from broker.policy.flow_events import LinkClosed, LinkOpened, OutputsRead, OutputsSent
 
 # A gateway acknowledges at the latest when it gets the next heartbeat, which is sent every second.
 STUCK_SECONDS = 1.5

@@ -5,8 +5,9 @@ from typing import Any
 
 from broker.policy.actions import Action, ForwardOutputs
 from broker.policy.downloads import Downloads
-from broker.policy.events import Event, FlowEvent, OutputsArrived, PrefillWanted
+from broker.policy.events import Event, OutputsArrived, PrefillWanted
 from broker.policy.flow import Flow
+from broker.policy.flow_events import FlowEvent
 from broker.policy.metrics import Metrics
 from broker.policy.pool import Pool
 from broker.policy.prefill_turns import PrefillTurns

@@ -40,13 +40,9 @@ from broker.policy.events import (
     HeartbeatArrived,
     KeepRequested,
     LimitsChanged,
-    LinkClosed,
-    LinkOpened,
     MemoryNeeded,
     ModelMissed,
     OutputsArrived,
-    OutputsRead,
-    OutputsSent,
     PauseEnded,
     PrefillWanted,
     RequestArrived,
@@ -63,6 +59,7 @@ from broker.policy.events import (
     WorkerStarted,
 )
 from broker.policy.facts import FOREVER, Facts
+from broker.policy.flow_events import LinkClosed, LinkOpened, OutputsRead, OutputsSent
 from broker.policy.limits import PoolLimits
 from broker.policy.noted import Noted
 from broker.policy.records import Model, Phase, Worker

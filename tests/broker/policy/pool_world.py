@@ -33,12 +33,8 @@ from broker.policy.events import (
     Event,
     GatewayLeft,
     KeepRequested,
-    LinkClosed,
-    LinkOpened,
     ModelPinned,
     OutputsArrived,
-    OutputsRead,
-    OutputsSent,
     PauseEnded,
     RequestArrived,
     RequestCancelled,
@@ -51,6 +47,7 @@ from broker.policy.events import (
     WorkerProgressed,
     WorkerStarted,
 )
+from broker.policy.flow_events import LinkClosed, LinkOpened, OutputsRead, OutputsSent
 from broker.policy.policies import Policies
 from broker.policy.pressure import Pressure
 from broker.policy.records import Instance, Phase

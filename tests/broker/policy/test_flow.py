@@ -5,18 +5,9 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.policy.events import (
-    Event,
-    LinkClosed,
-    LinkOpened,
-    OutputsRead,
-    OutputsSent,
-    PauseEnded,
-    TimePassed,
-    WorkerExited,
-    WorkerStarted,
-)
+from broker.policy.events import Event, PauseEnded, TimePassed, WorkerExited, WorkerStarted
 from broker.policy.flow import Flow
+from broker.policy.flow_events import LinkClosed, LinkOpened, OutputsRead, OutputsSent
 from broker.policy.specs import Exit
 
 G1, G2 = b"gateway1", b"gateway2"

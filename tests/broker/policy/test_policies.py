@@ -4,17 +4,16 @@ from broker.policy.actions import Acknowledge, DropOutputs, ForwardOutputs
 from broker.policy.budget import Hardware
 from broker.policy.downloads import Downloads
 from broker.policy.events import (
-    LinkOpened,
     LoadRequested,
     ModelMissed,
     OutputsArrived,
-    OutputsRead,
     RequestArrived,
     WorkerBecameReady,
     WorkerConnected,
     WorkerStarted,
 )
 from broker.policy.flow import Flow
+from broker.policy.flow_events import LinkOpened, OutputsRead
 from broker.policy.limits import PoolLimits
 from broker.policy.policies import Policies
 from broker.policy.pool import Pool

@@ -13,12 +13,9 @@ from broker.policy.actions import (
 )
 from broker.policy.budget import Hardware
 from broker.policy.downloads import Downloads
-from broker.policy.events import (
-    Event,
-    LinkOpened,
-    TimePassed,
-)
+from broker.policy.events import Event, TimePassed
 from broker.policy.flow import Flow
+from broker.policy.flow_events import LinkOpened
 from broker.policy.limits import PoolLimits
 from broker.policy.policies import Policies
 from broker.policy.pool import Pool
