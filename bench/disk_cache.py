@@ -110,7 +110,7 @@ def first_tokens(model: Path, folder: Path) -> dict[str, float]:
 
 
 def _begun(model: Path, folder: Path) -> TextEngine:
-    """A new engine that has answered something else: a first request takes longer, whatever it reads."""
+    """A new engine that has answered another request: the first one of a process takes longer."""
     engine = load(model, folder)
     first_token(engine, list(range(100, 140)))
     return engine

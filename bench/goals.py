@@ -1,8 +1,8 @@
 """What the benchmarks must reach, as data, and the verdict on each goal. Pure: knows no files and measures nothing.
 
 A figure is found in the results by the name of its file and a path in it; of several values the median counts, or the
-greatest where the goal is about the worst. A first goal is to be reached; short of the second one, docs/benchmarks.md
-says what is left.
+greatest where the goal is about the worst. The first goal is the one to reach. docs/benchmarks.md says what is left
+before the second.
 """
 
 from collections.abc import Iterable, Mapping

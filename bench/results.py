@@ -31,7 +31,7 @@ def save(name: str, figures: dict[str, Any]) -> Path:
         "figures": before.get("figures", {}) | figures,
     }
     path = FOLDER / f"{name}.json"
-    # In one step: whoever interrupts a benchmark keeps the old file or has the new one.
+    # In one step: an interrupted benchmark leaves the old file or the new one.
     fresh = path.with_suffix(".new")
     fresh.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))
     fresh.replace(path)

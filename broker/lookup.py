@@ -90,7 +90,7 @@ class Lookup:
         return _event(LoadRequested(request_id, model_id, found.spec, found.problem), found)
 
     def reload(self, request_id: bytes, name: str, *, allow_gap: bool) -> Event:
-        """The model as its files and settings are now, whatever runs."""
+        """The model as its present files and settings describe it, not as it was loaded."""
         model_id = self.id_of(name)
         found = self._find(model_id, anew=True)
         return ReloadRequested(request_id, model_id, allow_gap, found.spec, found.problem)

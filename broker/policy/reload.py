@@ -15,7 +15,7 @@ from broker.wire.failure import Code, Failure
 
 
 def on_reload_requested(facts: Facts, event: ReloadRequested) -> None:
-    """Whoever asks while another reload has not begun, or loads the same files, shares it."""
+    """A caller shares the reload of another one that has not begun, or that loads the same files."""
     model = facts.models.get(event.model_id)
     serving = None if model is None else model.serving
     if facts.stopping:
@@ -64,9 +64,9 @@ def advance(facts: Facts, now: float) -> None:
 
 
 def do_without_room(facts: Facts, model: Model, need_bytes: int, now: float) -> bool:
-    """There is no room for both. Whether the old one leaves as soon as it is idle: to be followed by the new one, where
-    whoever asked allows a gap; or to be loaded when it is wanted, if it is idle and would be recycled. Else whoever
-    asked hears the reason."""
+    """There is no room for both. Whether the old one leaves as soon as it is idle: where the caller allows a gap, and
+    then the new one follows; or where it is idle and would be recycled, and then it is loaded when it is wanted. Else
+    the caller hears the reason."""
     reload, serving = model.reload, model.serving
     assert reload is not None
     assert serving is not None
