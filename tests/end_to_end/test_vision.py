@@ -10,7 +10,7 @@ import pytest
 from openai import OpenAI
 
 from broker.wire.to_workers import Assign
-from tests.service import Service
+from tests.service import Service, wait_until
 from tests.tiny_models import make_tiny_model
 from tests.tiny_vision import make_tiny_vision, picture
 from tests.worker.engine_runs import answer
@@ -74,7 +74,8 @@ def test_images_and_text_through_openais_client(service: Service, client: OpenAI
     assert said == answer(engine, messages=words, temperature=0.0, max_tokens=40)["text"]
     status = service.model("tiny-vision")
     assert (status["model_type"], status["state"], status["restarts"]) == ("vision", "ready", 0)
-    assert status["mlx_active_bytes"] > 0
+    # As the next heartbeat says.
+    wait_until(lambda: service.model("tiny-vision")["mlx_active_bytes"] > 0, what="bytes of MLX")
 
 
 def test_an_unusable_image_is_named_and_the_model_keeps_serving(service: Service, client: OpenAI) -> None:
