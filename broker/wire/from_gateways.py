@@ -15,7 +15,7 @@ from broker.wire.kinds import Task
 class InferenceRequest(Body):
     """One unit of work for `model`. `payload` travels as a frame of its own and is decoded by the worker only.
 
-    task: generate, count, embed or rerank; the broker refuses a task that this type of model cannot do. origin: by
+    task: one of `Task`; the broker refuses a task that this type of model cannot do. origin: by
     this the broker knows a request again, as it does not read payloads: equal for payloads that a worker takes in
     alike. Empty: this request is like no other. keep_alive: as `seconds` of Keep, None: not stated. trace: the id that
     the logs of all processes give this request; empty for none. resume_limit: how often it may go on in another process

@@ -14,6 +14,9 @@ class Task(StrEnum):
     COUNT = "count"
     EMBED = "embed"
     RERANK = "rerank"
+    TRANSCRIBE = "transcribe"
+    SPEAK = "speak"
+    VOICES = "voices"
 
 
 @dataclass(slots=True, frozen=True)

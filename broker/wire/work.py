@@ -98,3 +98,52 @@ class Rerank(Body):
 
     query: str
     documents: list[str]
+
+
+@dataclass(slots=True, frozen=True)
+class Transcribe(Body):
+    """The payload of a REQUEST with the task transcribe: what is said in an audio file.
+
+    path: the file, which the gateway removes when the request has ended; only the worker reads it. field: what the
+    client calls it, for errors. language: a code such as `en`, None: the model finds out. prompt: a text that precedes
+    the first words. temperature: None: as the model's library has it. translate: into English. words: with the times of
+    each word. stream: PARTIALs come; otherwise there is a FINAL alone.
+    PARTIAL: `{text, segments, seconds}`: the next text, its segments, and how much of the file has been heard.
+    FINAL: `{text, segments, language, duration, completion_tokens}`: of text and segments what no PARTIAL held.
+    duration: of the file, in seconds. A segment: `{id, seek, start, end, text, tokens, temperature, avg_logprob,
+    compression_ratio, no_speech_prob}`, and with `words` a list of `{word, start, end, probability}`; times in seconds.
+    """
+
+    path: str
+    field: str = "file"
+    language: str | None = None
+    prompt: str | None = None
+    temperature: float | None = None
+    translate: bool = False
+    words: bool = False
+    stream: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class Speak(Body):
+    """The payload of a REQUEST with the task speak: a text, spoken.
+
+    voice: one of the model's, None: its first. instructions: how to speak, for models that take them. speed: 1.0 is the
+    model's own. encoding: wav, flac, mp3 or pcm (16 bits, little-endian, one channel). stream: PARTIALs come, otherwise
+    there is a FINAL alone.
+    PARTIAL: `{audio}`: the next bytes of the file. In the first output `sample_rate`, in Hz.
+    FINAL: `{audio, seconds, prompt_tokens, completion_tokens}`: the rest of the file, and how long it lasts.
+    """
+
+    text: str
+    voice: str | None = None
+    instructions: str | None = None
+    speed: float = 1.0
+    encoding: str = "wav"
+    seed: int | None = None
+    stream: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class Voices(Body):
+    """The payload of a REQUEST with the task voices: which ones the model has. FINAL: `{voices}`: names, in order."""
