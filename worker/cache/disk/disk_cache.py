@@ -16,9 +16,18 @@ from typing import Any
 
 from worker.cache.disk.files import DamagedError, Scratch, Tensor, Uncached, keep_out_of_page_cache, read_file
 from worker.cache.disk.layers import BlockReader, ReadCache, cut, is_quantised, on_own_stream, read_whole, whole
-from worker.cache.disk.naming import BLOCK, Namer, block_file, checkpoint_file, checkpoint_files, checkpoint_length
+from worker.cache.disk.naming import (
+    BLOCK,
+    Namer,
+    block_file,
+    checkpoint_file,
+    checkpoint_files,
+    checkpoint_length,
+    tail_file,
+)
 from worker.cache.disk.space import Bounds, Space
 from worker.cache.disk.writer import Job, Writer
+from worker.cache.worthwhile import WORTHWHILE
 
 log = logging.getLogger("worker")
 
@@ -34,11 +43,14 @@ class DiskSettings:
 
 @dataclass(slots=True, frozen=True)
 class Found:
-    """Files that hold the beginning of a prompt. tokens: so many."""
+    """Files that hold the beginning of a prompt. tokens: so many; tail: a file with some that may follow; rest: those
+    that do, as many as a tail can have."""
 
     files: list[str]
     tokens: int
     is_whole: bool
+    tail: str = ""
+    rest: tuple[int, ...] = ()
 
 
 class DiskCache:
@@ -81,15 +93,27 @@ class DiskCache:
     def find_blocks(self, tokens: list[int]) -> Found | None:
         """The longest beginning that is there; leaves at least one token."""
         found: list[str] = []
+        tail = ""
         for quantised in self._kinds:
-            namer, files = Namer(self._fingerprint), []
+            namer, names = Namer(self._fingerprint), []
             for end in range(BLOCK, len(tokens), BLOCK):
-                file = block_file(namer.name(tokens, end), is_quantised=quantised)
-                if not self.has(file):
+                name = namer.name(tokens, end)
+                if not self.has(block_file(name, is_quantised=quantised)):
                     break
-                files.append(file)
-            found = max(found, files, key=len)
-        return Found(found, len(found) * BLOCK, is_whole=False) if found else None
+                names.append(name)
+            if len(names) > len(found):
+                found = [block_file(name, is_quantised=quantised) for name in names]
+                tail = "" if quantised else tail_file(names[-1])
+        if not found:
+            return None
+        end = len(found) * BLOCK
+        return Found(
+            found,
+            end,
+            False,
+            tail if tail and self.has(tail) else "",
+            tuple(tokens[end : end + BLOCK][: len(tokens) - 1 - end]),
+        )
 
     def find_whole(self, tokens: list[int]) -> Found | None:
         """The longest whole cache of a beginning that leaves at least one token."""
@@ -128,6 +152,11 @@ class DiskCache:
             size = whole_cut.block_bytes
             for number, file in missing:
                 jobs.append(Job(file, size, partial(whole_cut.block, number), whole_cut.form.facts))
+        if len(tokens) % BLOCK >= WORTHWHILE and not quantised and files:
+            tail = tail_file(namer.name(tokens, len(files) * BLOCK))
+            whole_cut = cut(layers)
+            size = whole_cut.block_bytes * (len(tokens) % BLOCK) // BLOCK
+            jobs.append(Job(tail, size, partial(whole_cut.tail, tokens), whole_cut.form.facts, replaces=True))
         if files:
             jobs.append(_use(files))
         self.writer.enter(owner, jobs)
@@ -155,22 +184,27 @@ class DiskCache:
                 content = self._content(found.files[0], scratch)
                 cache = None if content is None else read_whole(*content, found.tokens)
             else:
-                cache = self._read_blocks(found.files, most, scratch)
+                cache = self._read_blocks(found, most, scratch)
         except DamagedError:
             self._drop(found.files)
             return None
         if cache is not None:
-            self.writer.enter(b"", [_use(found.files)])
+            self.writer.enter(b"", [_use([*found.files, found.tail] if found.tail else found.files)])
         return cache
 
-    def _read_blocks(self, files: list[str], most: int, scratch: Scratch) -> ReadCache | None:
-        blocks = None
-        for file in files:
+    def _read_blocks(self, found: Found, most: int, scratch: Scratch) -> ReadCache | None:
+        blocks, is_all = None, True
+        for file in found.files:
             if (content := self._content(file, scratch)) is None:
+                is_all = False
                 break
             blocks = blocks or BlockReader(most)
             blocks.add(*content)
-        return None if blocks is None else blocks.cache()
+        if blocks is None:
+            return None
+        if found.tail and is_all and (content := self._content(found.tail, scratch)) is not None:
+            blocks.add_tail(*content, list(found.rest))
+        return blocks.cache()
 
     def _content(self, file: str, scratch: Scratch) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         """None for a file that is missing or damaged, which is removed."""

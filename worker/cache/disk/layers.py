@@ -44,6 +44,9 @@ _PLAIN_PARTS, _QUANTISED_PARTS = 2, 6
 
 T = TypeVar("T")
 
+# The array with the tokens of a tail.
+_TOKENS = "tokens"
+
 Arrays = list["np.ndarray[Any, Any]"]
 
 
@@ -76,9 +79,16 @@ class Cut:
 
     def block(self, number: int) -> dict[str, Tensor]:
         """The arrays of one block. Uses no MLX."""
-        begin = number * BLOCK
+        return self._between(number * BLOCK, (number + 1) * BLOCK)
+
+    def tail(self, tokens: list[int]) -> dict[str, Tensor]:
+        """The arrays of what follows the last complete block, and its tokens. Uses no MLX."""
+        begin = len(tokens) // BLOCK * BLOCK
+        return {**self._between(begin, len(tokens)), _TOKENS: Tensor("I32", np.array(tokens[begin:], np.int32))}
+
+    def _between(self, begin: int, end: int) -> dict[str, Tensor]:
         return {
-            name: Tensor(parts[0].kind, np.concatenate([part.data[:, :, begin : begin + BLOCK] for part in parts]))
+            name: Tensor(parts[0].kind, np.concatenate([part.data[:, :, begin:end] for part in parts]))
             for name, parts in self.form.grouped(self.parts).items()
         }
 
@@ -163,6 +173,23 @@ class BlockReader:
         for name, views in self._views.items():
             for view, data in zip(views, tensors[name].data, strict=True):
                 view[0, :, self._tokens : end] = data
+        self._tokens = end
+
+    def add_tail(self, tensors: Mapping[str, Tensor], facts: Mapping[str, str], tokens: list[int]) -> None:
+        """As much of a tail as these tokens begin with; nothing of one that does not fit."""
+        said = tensors[_TOKENS].data.tolist() if _TOKENS in tensors else []
+        count = next((place for place, pair in enumerate(zip(said, tokens, strict=False)) if pair[0] != pair[1]), None)
+        count = min(len(said), len(tokens)) if count is None else count
+        begin, end = self._tokens, self._tokens + count
+        if any(facts.get(name, "") != fact for name, fact in self._facts.items()):
+            return
+        for name, kind, (rows, heads, _, numbers) in self._first:
+            found = tensors.get(name)
+            if found is None or (found.kind, found.data.shape) != (kind, (rows, heads, len(said), numbers)):
+                return
+        for name, views in self._views.items():
+            for view, data in zip(views, tensors[name].data, strict=True):
+                view[0, :, begin:end] = data[:, :count]
         self._tokens = end
 
     def cache(self) -> ReadCache:

@@ -33,6 +33,11 @@ def block_file(name: str, *, is_quantised: bool) -> str:
     return f"{name}-q{SUFFIX}" if is_quantised else f"{name}{SUFFIX}"
 
 
+def tail_file(name: str) -> str:
+    """The file of the tokens after a sequence's last complete block. name: of those before."""
+    return f"{name}-t{SUFFIX}"
+
+
 def checkpoint_file(name: str, tokens: int) -> str:
     """The file of a whole cache."""
     return f"{name}-{tokens}{SUFFIX}"

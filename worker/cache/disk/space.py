@@ -87,8 +87,10 @@ class Space:
                 self._count(path, size, -1)
         return True
 
-    def written(self, path: str, nbytes: int) -> None:
-        """This process has written a file."""
+    def written(self, path: str, nbytes: int, replaced: int | None = None) -> None:
+        """This process has written a file. replaced: the size of the one that was there."""
+        if replaced is not None:
+            self._count(path, replaced, -1)
         self._count(path, nbytes, 1)
 
     def _lacks(self, nbytes: int) -> bool:

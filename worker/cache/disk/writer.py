@@ -28,13 +28,14 @@ MOST_COPIED_BYTES = 64 * 2**20
 @dataclass(slots=True, frozen=True)
 class Job:
     """One file. nbytes: about; tensors: called by the writer's thread, must not use MLX. used: files to be marked as
-    used after that, the one that should go first at the beginning."""
+    used after that, the one that should go first at the beginning; replaces: it may be there with other content."""
 
     file: str
     nbytes: int
     tensors: Callable[[], Mapping[str, Tensor]]
     facts: Mapping[str, str]
     used: tuple[str, ...] = ()
+    replaces: bool = False
 
 
 class Writer:
@@ -167,7 +168,7 @@ class Writer:
         path = self._folder + job.file
         if not job.file:
             job.tensors()
-        elif not os.path.exists(path) and self._space.make_room(job.nbytes):
+        elif (job.replaces or not os.path.exists(path)) and self._space.make_room(job.nbytes):
             self._write(path, job)
         for file in job.used:
             with suppress(FileNotFoundError):
@@ -175,13 +176,14 @@ class Writer:
 
     def _write(self, path: str, job: Job) -> None:
         tensors = job.tensors()
+        replaced = _size_of(path) if job.replaces else None
         try:
             nbytes = write_file(path, tensors, job.facts, self._uncached)
         except FileNotFoundError:  # all of it has been forgotten, and so is what waits
             self.cancel()
             self._make_folders()
             return
-        self._space.written(path, nbytes)
+        self._space.written(path, nbytes, replaced)
         self._may_write_at = max(self._may_write_at, self._clock() - 1.0) + nbytes / self._rate
 
     def _remove(self) -> Mapping[str, Tensor]:
@@ -195,3 +197,10 @@ class Writer:
         first.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in others:
             folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def _size_of(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return None
