@@ -65,6 +65,16 @@ def can_share(make: Make, see: See, stop_tokens: set[int]) -> bool:
         return False  # a model's code raises what it likes: then its rows cannot share a batch
 
 
+def join(batch: VisionBatch, sequence: Any) -> int:
+    """Add a sequence whose prompt has been read, a GenerationBatch of its own; its uid."""
+    if isinstance(batch, Turns):
+        return batch.join(sequence)
+    generator: Any = batch
+    (sequence.uids[0], generator.uid_count) = generator.uid_count, generator.uid_count + 1
+    generator._extend_generation_batch(sequence)  # noqa: SLF001 # there is no other way in
+    return int(sequence.uids[0])
+
+
 class Turns:
     """A VisionBatch in which each sequence has a generator of its own. Each step is a step of all of them.
 
@@ -92,9 +102,13 @@ class Turns:
         generator = self._make()
         generator.prefill_step_size = self.prefill_step_size
         generator.insert(prompts, max_tokens, **rest)
-        self._uid += 1
-        self._generators[self._uid] = generator
-        return [self._uid]
+        return [self._add(generator)]
+
+    def join(self, sequence: Any) -> int:
+        """As `join`."""
+        generator = self._make()
+        generator._generation_batch = sequence  # noqa: SLF001 # as above
+        return self._add(generator)
 
     def next(self) -> tuple[Any, list[Any]]:
         """As BatchGenerator."""
@@ -108,6 +122,11 @@ class Turns:
     def remove(self, uid: int) -> bool:
         """As BatchGenerator."""
         return self._generators.pop(uid, None) is not None
+
+    def _add(self, generator: Any) -> int:
+        self._uid += 1
+        self._generators[self._uid] = generator
+        return self._uid
 
 
 class _Watch:

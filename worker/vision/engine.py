@@ -16,35 +16,33 @@ import mlx.core as mx
 from mlx_vlm.generate.ar import BatchGenerator
 
 from broker.wire.body import to_map
-from broker.wire.failure import Code, Failure, FailureError, invalid, named_line
+from broker.wire.failure import Code, Failure, FailureError, named_line
 from broker.wire.outputs import ERROR, PARTIAL, Output
-from broker.wire.packing import unpack
 from broker.wire.to_workers import Assign
 from broker.wire.work import Generate
-from worker.begun import begun_of, cannot_go_on
+from worker.begun import cannot_go_on
 from worker.chat.writer import TOOL_FORMS
 from worker.engine import EngineStats, MemoryFacts, ModelFacts, Report
 from worker.generation.choice import Part, choose
-from worker.generation.echo import Recital, reciting
 from worker.generation.generation import Generation
 from worker.generation.pace import Pace
-from worker.generation.prompt import checked_ids
-from worker.generation.sampling import is_greedy
+from worker.generation.sampling import LogitsProcessor
 from worker.generation.scores import score_bytes
+from worker.generation.sequence import Sequence
 from worker.loading.vocabulary import vocabulary_read_once
 from worker.memory.limits import limits_of
 from worker.memory.room import Admitted, MemoryRoom, Size
 from worker.options import one_of, read_options, template, whole_number
 from worker.process.device_errors import is_device_error
 from worker.process.intake import taking_in
-from worker.vision.batch import make_batch
+from worker.vision.arrivals import read_request
+from worker.vision.batch import join, make_batch
+from worker.vision.copies import begun_like
 from worker.vision.deepstack import prefill_by
 from worker.vision.lean_decode import decode_leanly
 from worker.vision.memory_plan import encoding_bytes, plan_of
 from worker.vision.model import Prompt, VisionModel
-from worker.vision.pictures import check_pixels, open_picture, pixels_wanted
-from worker.vision.requests import Live, Waiting
-from worker.vision.row_sampler import RowSampler
+from worker.vision.requests import Live, Reading, Waiting
 
 log = logging.getLogger("worker")
 
@@ -69,8 +67,9 @@ class VisionOptions:
 class VisionEngine:
     """Engine for `vision` models. `model`: with its processor.
 
-    Mutable state: the requests that wait, in their order, the batch, the sequences in it by uid and id; the
-    room, in which the first that waits may wait for memory; how much prefill may take now; what has been counted.
+    Mutable state: the requests that wait, in their order, the batch, the sequences in it by uid and id, and the prompt
+    that is being read; the errors of requests that were to begin with it; the room, in which the first that waits may
+    wait for memory; how much prefill may take now; what has been counted.
     """
 
     def __init__(self, assign: Assign, report: Report) -> None:
@@ -78,7 +77,7 @@ class VisionEngine:
         limits = limits_of(assign)  # before anything is loaded
         with vocabulary_read_once():
             self.model = VisionModel(Path(assign.path), report, self._options.chat_template, self._options.tool_form)
-            prefill_by(self._prefill)
+            prefill_by(self.model.language_model, self._prefill, self._share)
             decode_leanly(self.model.language_model)
             scores = score_bytes(getattr(self.model.language_model, "args", None), is_metal=mx.metal.is_available())
             self._pace = Pace(self._options.prefill_step_size, scores)
@@ -95,6 +94,8 @@ class VisionEngine:
         self._waiting: dict[bytes, Waiting] = {}
         self._live: dict[int, Live] = {}
         self._uids: dict[bytes, int] = {}
+        self._reading: Reading | None = None
+        self._failed: list[Output] = []
         self._generated = self._prompt_tokens = 0
         self._batch = make_batch(
             self._generator, lambda tokens: self.model.see(self.model.prompt_of(tokens)), tokenizer.eos_token_ids
@@ -166,36 +167,15 @@ class VisionEngine:
         yield len(prompt.tokens) + waiting.drawn
 
     def _read(self, payload: bytes, *, counts: bool = False) -> Waiting:
-        """A request, its images not decoded yet. counts: its prompt is to be counted only. Raises FailureError."""
-        request = unpack(Generate, payload)
-        begun = None if counts else begun_of(request)
-        said = [] if begun is None else checked_ids(begun.ids, self.model.vocabulary, "begun.ids")
-        sampler, processors = self.generation.sampling(request, len(said))
-        self.generation.check_characters(request, counts=counts)
-        prompt, text, form, pictures, echo = None, "", None, [], None
-        pixels = pixels_wanted(request, self._options.max_image_pixels)
-        if request.images and request.messages is None:
-            raise invalid("images belong in messages", param="messages")
-        if request.messages is None or request.prompt is not None:
-            prompt = self.model.read_text(request)
-            echo = self.generation.echo(request, prompt.tokens)
-            if echo is not None and echo.drawn and begun is None:
-                prompt = self.model.prompt_of(echo.recited[:1])
-                sampler = reciting(echo.recited[1:], sampler)
-        else:
-            text, places, form = self.model.chat(request, request.messages)
-            most = self._options.max_image_pixels
-            pictures = [open_picture(*picture, most) for picture in zip(request.images, places, strict=True)]
-            check_pixels(pictures)
-            if not pictures:
-                prompt = self.model.read_chat(text, [], {})
-        return Waiting(request, sampler, processors, prompt, text, pictures, form, pixels, echo, begun)
+        return read_request(payload, self.model, self.generation, self._options.max_image_pixels, counts=counts)
 
     def step(self) -> list[Output]:
         outputs = self._prepare()
         self._pace.bound(self.room.piece)
         stopped: list[int] = []
         _, responses = self._batch.next()
+        outputs += self._failed
+        self._failed = []
         if responses:
             self._pace.decoded(monotonic())
         self._generated += len(responses)
@@ -234,6 +214,8 @@ class VisionEngine:
         self.room.leave(request_id)
         uid = self._uids.pop(request_id, None)
         if uid is not None:
+            if self._reading is not None and self._reading.uid == uid:
+                self._reading = None
             del self._live[uid]
             self._batch.remove(uid)
 
@@ -258,14 +240,20 @@ class VisionEngine:
         if self._pace.is_held or not self._pace.turn(began, beside=beside).has_piece:
             return []
         request_id, waiting = next(iter(self._waiting.items()))
-        failure = next((refused.failure for refused in self.room.refused()), None) or self._advance(request_id, waiting)
+        failure = next((refused.failure for refused in self.room.refused()), None)
+        failure = failure or self._failing(request_id, self._advance, waiting)
         if beside:
             self._pace.interrupted(began, monotonic() - began)
+        return self._settle(request_id, failure)
+
+    def _settle(self, request_id: bytes, failure: Failure | None) -> list[Output]:
+        """It no longer waits, if it has begun or failed."""
         if failure is not None or request_id in self._uids:
             del self._waiting[request_id]
-        if failure is not None:
-            self.room.leave(request_id)
-        return [] if failure is None else [Output(request_id, ERROR, to_map(failure))]
+        if failure is None:
+            return []
+        self.room.leave(request_id)
+        return [Output(request_id, ERROR, to_map(failure))]
 
     @property
     def _is_decoding(self) -> bool:
@@ -282,17 +270,23 @@ class VisionEngine:
         self._pace.prefilled(tokens, context, began, seconds, beside=beside, in_whole=choice.in_whole)
         return tokens
 
-    def _advance(self, request_id: bytes, waiting: Waiting) -> Failure | None:
-        """Why the request fails here, if it does."""
+    def _share(self, first: Any, logits: mx.array) -> None:
+        """A prompt has been read: requests that wait with the same one begin with copies of its caches. As Read."""
+        reading, self._reading = self._reading, None
+        if reading is None:
+            return
+        for request_id, waiting in list(self._waiting.items()):
+            if self.room.waiting or len(self._live) >= self._options.completion_batch_size:
+                return  # there is no room even for those that came first
+            if waiting.is_like(reading.waiting):
+                failure = self._failing(request_id, self._join, waiting, reading, first, logits)
+                self._failed += self._settle(request_id, failure)
+
+    def _failing(self, request_id: bytes, work: Callable[..., None], *arguments: Any) -> Failure | None:
+        """Why the request fails at this work, if it does."""
         try:
             with taking_in(request_id):
-                if len(waiting.images) < len(waiting.pictures):
-                    waiting.images.append(waiting.pictures[len(waiting.images)].read())
-                    return None
-                if not self.room.waiting:
-                    self._enter(request_id, waiting)
-                if (admitted := self.room.admit()) is not None:
-                    self._insert(admitted, waiting)
+                work(request_id, *arguments)
         except FailureError as error:
             return error.failure
         except Exception as error:
@@ -302,9 +296,20 @@ class VisionEngine:
             return Failure(Code.INTERNAL_ERROR, f"the prompt cannot be made: {named_line(error)}")
         return None
 
-    def _enter(self, request_id: bytes, waiting: Waiting) -> None:
+    def _advance(self, request_id: bytes, waiting: Waiting) -> None:
+        """Another piece of the work before it is in the batch. Raises FailureError."""
+        if len(waiting.images) < len(waiting.pictures):
+            waiting.images.append(waiting.pictures[len(waiting.images)].read())
+            return
+        if not self.room.waiting:
+            prompt = waiting.prompt or self.model.read_chat(waiting.text, waiting.images, waiting.pixels)
+            self._enter(request_id, waiting, prompt, encoding_bytes(prompt))
+        if (admitted := self.room.admit()) is not None:
+            self._insert(admitted, waiting)
+
+    def _enter(self, request_id: bytes, waiting: Waiting, prompt: Prompt, beside: int) -> None:
+        """It waits for room. beside: bytes that it takes until its prompt has been read. Raises FailureError."""
         request = waiting.request
-        prompt = waiting.prompt or self.model.read_chat(waiting.text, waiting.images, waiting.pixels)
         tokens, said = len(prompt.tokens) + waiting.drawn, len(waiting.said)
         answer = self.generation.max_tokens(request, tokens) - said
         if said and answer < 1:
@@ -314,17 +319,49 @@ class VisionEngine:
             max(0 if waiting.drawn else 1, answer),
             is_stated=not request.max_tokens_is_default,
             param="prompt" if request.messages is None else "messages",
-            beside=encoding_bytes(prompt),
+            beside=beside,
         )
         self.room.enter(request_id, size, prompt)
 
     def _insert(self, admitted: Admitted[Prompt], waiting: Waiting) -> None:
         request_id, prompt, max_tokens, _ = admitted
-        request = waiting.request
-        form = waiting.form
+        sequence, processors = self._begin(admitted, waiting)
+        seen = self.model.see(prompt)
+        # The generator asks only the language model. It reads this setting when it begins the prompt, the only one.
+        in_pieces = self.model.may_be_read_in_pieces(prompt, seen)
+        behind = self.model.see_behind(prompt, waiting.said) if waiting.said and in_pieces else None
+        whole, seen = behind or (prompt, seen)
+        sampler, drawn = waiting.row(processors, is_behind=behind is not None)
+        self._batch.prefill_step_size = self._options.prefill_step_size if in_pieces else None
+        (uid,) = self._batch.insert(
+            [whole.tokens],
+            [max_tokens + drawn],
+            prompt_kwargs=[seen],
+            logits_processors=[None if sampler is None else [sampler]],
+        )
+        self._uids[request_id] = uid
+        self._live[uid] = Live(sequence, sampler, len(whole.tokens), drawn - waiting.drawn)
+        self._reading = Reading(uid, waiting, prompt, whole.tokens, behind is not None)
+
+    def _join(self, request_id: bytes, waiting: Waiting, reading: Reading, first: Any, logits: mx.array) -> None:
+        """Begin with a prompt that another request has read, if there is room now. Raises FailureError."""
+        self._enter(request_id, waiting, reading.prompt, beside=0)
+        admitted = self.room.admit()
+        if admitted is None:
+            self.room.leave(request_id)
+            return
+        sequence, processors = self._begin(admitted, waiting)
+        sampler, drawn = waiting.row(processors, is_behind=reading.is_behind)
+        uid = join(self._batch, begun_like(first, logits, reading.tokens, sampler, admitted.answer + drawn))
+        self._uids[request_id] = uid
+        self._live[uid] = Live(sequence, sampler, 0, drawn - waiting.drawn)
+
+    def _begin(self, admitted: Admitted[Prompt], waiting: Waiting) -> tuple[Sequence, list[LogitsProcessor]]:
+        """The answer to a request, and the processors of its logits. Raises FailureError."""
+        request_id, prompt, _, _ = admitted
+        request, form = waiting.request, waiting.form
         answer, constraint = self.generation.answer(request, prompt.tokens, is_generic=waiting.is_generic)
-        said = waiting.said
-        processors = [*waiting.processors, *self.generation.followers(request, answer, constraint, said)]
+        processors = [*waiting.processors, *self.generation.followers(request, answer, constraint, waiting.said)]
         sequence = self.generation.sequence(
             request_id,
             request,
@@ -336,26 +373,4 @@ class VisionEngine:
             ignored=[*(() if form is None else form.ignored), *waiting.unheeded(self.model)],
             begun=waiting.begun,
         )
-        seen = self.model.see(prompt)
-        # The generator asks only the language model. It reads this setting when it begins the prompt, the only one.
-        in_pieces = self.model.may_be_read_in_pieces(prompt, seen)
-        drawn, draw = waiting.drawn, waiting.sampler
-        behind = self.model.see_behind(prompt, said) if said and in_pieces else None
-        if behind is not None:
-            prompt, seen = behind
-        elif said:  # behind the prompt they would change how that is read
-            drawn, draw = len(said), reciting(said, draw)
-        if drawn:
-            processors = [Recital(drawn, processors)]
-        sampler = None
-        if drawn or processors or request.logprobs is not None or not is_greedy(request):
-            sampler = RowSampler(processors, draw, keeps_rows=request.logprobs is not None)
-        self._batch.prefill_step_size = self._options.prefill_step_size if in_pieces else None
-        (uid,) = self._batch.insert(
-            [prompt.tokens],
-            [max_tokens + drawn],
-            prompt_kwargs=[seen],
-            logits_processors=[None if sampler is None else [sampler]],
-        )
-        self._uids[request_id] = uid
-        self._live[uid] = Live(sequence, sampler, len(prompt.tokens), drawn - waiting.drawn)
+        return sequence, processors

@@ -69,6 +69,11 @@ class Prompt:
     tokens: list[int]
     inputs: dict[str, Any]
 
+    @property
+    def is_text(self) -> bool:
+        """Whether the tokens are all that the model sees."""
+        return self.inputs.keys() <= _OF_TEXT.keys()
+
     def followed_by(self, said: list[int]) -> "Prompt":
         """The prompt and tokens of a text behind it."""
         inputs = dict(self.inputs)

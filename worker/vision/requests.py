@@ -6,8 +6,8 @@ from typing import Any
 from broker.wire.work import Generate
 from worker.begun import Begun
 from worker.chat.writer import Form
-from worker.generation.echo import Echo
-from worker.generation.sampling import LogitsProcessor, Sampler
+from worker.generation.echo import Echo, Recital, reciting
+from worker.generation.sampling import LogitsProcessor, Sampler, is_greedy
 from worker.generation.sequence import Sequence
 from worker.vision.model import Prompt, VisionModel
 from worker.vision.pictures import Picture
@@ -42,6 +42,27 @@ class Waiting:
         """The tokens of its answer from another process."""
         return [] if self.begun is None else self.begun.ids
 
+    def is_like(self, other: "Waiting") -> bool:
+        """Whether both have the same prompt, with the same pictures, and have said the same behind it."""
+        return (
+            (self.text, self.pixels, self.said) == (other.text, other.pixels, other.said)
+            and self.request.images == other.request.images
+            and _are_alike(self.prompt, other.prompt)
+        )
+
+    def row(self, processors: list[LogitsProcessor], *, is_behind: bool) -> tuple[RowSampler | None, int]:
+        """What draws its tokens, None where that is the likeliest one; and how many of them are known. is_behind:
+        whether those that have been said are a part of the prompt."""
+        drawn, draw = self.drawn, self.sampler
+        if self.said and not is_behind:  # there they would change how the prompt is read
+            drawn, draw = len(self.said), reciting(self.said, draw)
+        if drawn:
+            processors = [Recital(drawn, processors)]
+        keeps_rows = self.request.logprobs is not None
+        if processors or keeps_rows or not is_greedy(self.request):
+            return RowSampler(processors, draw, keeps_rows=keeps_rows), drawn
+        return None, drawn
+
     def unheeded(self, model: VisionModel) -> list[str]:
         """Fields of the request that change nothing with this model."""
         return [] if model.takes_pixels or not self.pictures else list(self.pixels)
@@ -54,11 +75,29 @@ class Waiting:
 
 @dataclass(slots=True)
 class Live:
-    """prompt_tokens: those of its prompt, its images included; recited: how many of the next tokens are known, because
-    another process has said them; has_read: whether its prompt has been read."""
+    """prompt_tokens: those that are computed for it, images included; recited: how many of the next tokens are known,
+    because another process has said them; has_read: whether its prompt has been read."""
 
     sequence: Sequence
     sampler: RowSampler | None
     prompt_tokens: int
     recited: int = 0
     has_read: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class Reading:
+    """The prompt that is being read, of the sequence with this uid. waiting: the request that it was made for; prompt:
+    with what has been said behind it, where it `is_behind`."""
+
+    uid: int
+    waiting: Waiting
+    prompt: Prompt
+    tokens: list[int]
+    is_behind: bool
+
+
+def _are_alike(one: Prompt | None, other: Prompt | None) -> bool:
+    if one is None or other is None or one is other:
+        return one is other
+    return one.tokens == other.tokens and one.is_text and other.is_text

@@ -160,5 +160,7 @@ def test_the_tokens_are_mlx_vlms(family: str, tmp_path: Path, monkeypatch: pytes
     assert through(engine, prompts) == expected
     assert through(engine, prompts, apart=True) == expected
     assert len({str(through(engine, [prompt])) for prompt in shown}) == len(shown)
+    for place in (0, 3):
+        assert through(engine, [prompts[place]] * 3) == [expected[place]] * 3  # read once
     for prompt in (*shown[:1], prompts[3]):
         goes_on(engine, prompt)
