@@ -5,6 +5,10 @@ from typing import Any
 
 from broker.wire.body import Body
 
+# Tokens and alternatives of one answer whose log-probabilities a worker tells before its end, where that is not
+# streamed; the gateway keeps them, about 1 MiB.
+MAX_TOLD_LOGPROBS = 1 << 14
+
 
 @dataclass(slots=True)  # not frozen: one per request, and freezing so many fields takes four times as long
 class Generate(Body):
@@ -14,9 +18,9 @@ class Generate(Body):
     images: image files as the client gave them. Where a message has images its content is a list of parts in the
     client's order, `{type: text, text}` and `{type: image}`; the k-th image part over all messages is images[k].
     max_tokens None: to the end of the context. max_tokens_is_default: the client has not stated it, so that the answer
-    may end earlier where memory is short. stream False: the worker sends no PARTIAL, only a FINAL with all text,
-    so that a request whose worker dies can always be replayed. The sampling fields mean what they mean to mlx-lm, 0 is
-    off; logit_bias: decimal token id -> what is added. logprobs: how many alternatives per token, None for none at all.
+    may end earlier where memory is short. stream False: all text is in the FINAL. The sampling fields mean what they
+    mean to mlx-lm, 0 is off; logit_bias: decimal token id -> what is added. logprobs: how many alternatives per token,
+    None for none at all.
     tools: OpenAI's; required_tools: names, at least one of which has to be called; one_call: the answer ends with the
     first call. json_schema, grammar (Lark, as llguidance reads it): what the answer must be; at most one of them. With
     tools it may be calls instead, with required_tools it must be calls. strict: json_schema is enforced as a whole or
@@ -25,7 +29,7 @@ class Generate(Body):
     suffix: text that follows the answer, for models that fill in the middle. echo: the answer begins with the prompt.
     min_pixels, max_pixels: of each image. tells_tokens: outputs name the tokens that they say. key: ids of tool calls
     derive from it, so that another process gives the same ones; empty: they are random. begun: the answer has begun in
-    another process: `{ids, held, characters, cached}`.
+    another process: `{ids, characters, cached}`.
     PARTIAL: `{text}` and, where there are any, `reasoning`, `tool_calls`, `logprobs`; in the first output `ignored` and
     `prompt`. See docs/protocol.md.
     FINAL: the same of what no PARTIAL held, and `{finish_reason, prompt_tokens, completion_tokens, cached_tokens}`;

@@ -98,13 +98,11 @@ def generate_whole(
     model: str, unit: Generate, *, keep_alive: float | None = None, resume_limit: int = 0, key: str = ""
 ) -> Ask[End]:
     """An answer in one piece: the rest of its End. The rest as for a stream. Raises FailureError."""
-    if unit.logprobs is not None:  # they would be more than the text: it begins again
-        resume_limit = 0
     body = _generation(model, unit, keep_alive, resume_limit, key)
     if not resume_limit:
         return Ask(model, body, no_partial, end_of)
     progress = AnswerProgress(streams=False)
-    return Ask(model, body, lambda partial: _nothing(progress.partial(partial)), end_of, progress)
+    return Ask(model, body, lambda partial: _nothing(progress.partial(partial)), progress.final, progress)
 
 
 def _nothing(_delta: Delta | None) -> None:

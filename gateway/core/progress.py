@@ -1,7 +1,8 @@
 """How far one answer has come, so that it can go on in another process when its own has ended. Pure.
 
 With `tells_tokens` every PARTIAL names the tokens that it says. They are kept here, four bytes each, until the answer
-ends; with the payload of the request they are what the next process needs. docs/protocol.md has the fields.
+ends; with the payload of the request they are what the next process needs. Of an answer that is not streamed the
+log-probabilities of these tokens are kept too, and are put before those of the FINAL. docs/protocol.md has the fields.
 """
 
 from array import array
@@ -9,20 +10,22 @@ from typing import Any
 
 from broker.wire.body import ProtocolError
 from broker.wire.packing import pack_map, unpack_map
-from gateway.core.answer import Delta, Map, delta_of
+from broker.wire.work import MAX_TOLD_LOGPROBS
+from gateway.core.answer import Delta, End, Map, delta_of, end_of
 
 # Tokens of one answer, 256 KiB; a longer one cannot go on.
 MAX_TOKENS = 1 << 16
 
 
 class AnswerProgress:
-    """One answer. streams: its PARTIALs are for the client; else they have nothing but tokens.
+    """One answer. streams: its PARTIALs are for the client; else they have nothing but tokens and log-probabilities.
 
     Mutable state: the tokens that outputs have told, the characters of text and reasoning that came, and how many
-    cached tokens the first output has named.
+    cached tokens the first output has named; for an answer that is not streamed its log-probabilities, packed, and how
+    many they are.
     """
 
-    __slots__ = ("_cached", "_characters", "_ids", "_is_too_long", "_streams")
+    __slots__ = ("_cached", "_characters", "_entries", "_ids", "_is_too_long", "_logprobs", "_streams")
 
     def __init__(self, *, streams: bool) -> None:
         self._streams = streams
@@ -30,6 +33,8 @@ class AnswerProgress:
         self._characters = 0
         self._cached = 0
         self._is_too_long = False
+        self._logprobs: list[bytes] = []
+        self._entries = 0
 
     @property
     def can_go_on(self) -> bool:
@@ -44,6 +49,8 @@ class AnswerProgress:
             self._characters += len(text)
             return Delta(text)
         self._take(body)
+        if not self._streams and "logprobs" in body:
+            self._keep(body.pop("logprobs"))
         delta = delta_of(body)
         if self._streams:
             self._characters += len(delta.text) + len(delta.reasoning)
@@ -51,6 +58,14 @@ class AnswerProgress:
         if delta.text or delta.has_more:
             raise ProtocolError("text in a PARTIAL of an answer that is not streamed")
         return None
+
+    def final(self, body: Map) -> End:
+        """The FINAL of a `Generate`, with what came before. Raises ProtocolError."""
+        if self._logprobs:
+            told = [entry for packed in self._logprobs for entry in unpack_map(packed, "logprobs")["told"]]
+            rest = body.get("logprobs", [])
+            body["logprobs"] = told + rest if isinstance(rest, list) else rest
+        return end_of(body)
 
     def begun(self, payload: bytes) -> bytes:
         """The payload of the request with what has come of its answer."""
@@ -63,6 +78,15 @@ class AnswerProgress:
             self._add(token)
         if isinstance(prompt := body.get("prompt"), dict) and type(cached := prompt.get("cached")) is int:
             self._cached = cached
+
+    def _keep(self, told: Any) -> None:
+        try:
+            self._entries += sum([1 + len(entry["top"]) for entry in told])
+        except (KeyError, TypeError):
+            raise ProtocolError(f"an output whose logprobs are {told!r:.80}") from None
+        if self._entries > MAX_TOLD_LOGPROBS:
+            raise ProtocolError(f"outputs with more than {MAX_TOLD_LOGPROBS} log-probabilities before the last")
+        self._logprobs.append(pack_map({"told": told}))
 
     def _add(self, token: Any) -> None:
         if len(self._ids) == MAX_TOKENS:

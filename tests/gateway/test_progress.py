@@ -40,6 +40,42 @@ def test_of_a_whole_answer_come_tokens_and_nothing_to_read() -> None:
             progress.partial(body)
 
 
+def entry(logprob: float, *top: float) -> dict[str, object]:
+    token = {"token": "a", "bytes": b"a"}
+    return {**token, "logprob": logprob, "top": [{**token, "logprob": other} for other in top]}
+
+
+END = {"text": "aaa", "finish_reason": "length", "prompt_tokens": 1, "completion_tokens": 3, "cached_tokens": 0}
+
+
+def test_of_a_whole_answer_log_probabilities_are_kept_for_its_end() -> None:
+    progress = AnswerProgress(streams=False)
+    assert progress.partial({"text": "", "ids": [3], "logprobs": [entry(-1.5, -0.5)]}) is None
+    assert progress.partial({"text": "", "ids": [4, 5], "logprobs": [entry(-2.5), entry(-3.5)]}) is None
+    assert begun(progress)["ids"] == [3, 4, 5]
+    whole = progress.final({**END, "logprobs": [entry(-4.5, -0.25)]})
+    assert whole.rest.text == "aaa"
+    assert [one.logprob for one in whole.rest.logprobs] == [-1.5, -2.5, -3.5, -4.5]
+    assert [[other.logprob for other in one.top] for one in whole.rest.logprobs] == [[-0.5], [], [], [-0.25]]
+    assert [one.logprob for one in progress.final(dict(END)).rest.logprobs] == [-1.5, -2.5, -3.5]
+    with pytest.raises(ProtocolError, match="logprobs"):
+        progress.final({**END, "logprobs": 7})
+
+
+@pytest.mark.parametrize("told", [7, None, [7], [{"token": "a"}]])
+def test_log_probabilities_that_are_none_are_refused(told: object) -> None:
+    with pytest.raises(ProtocolError, match="logprobs"):
+        AnswerProgress(streams=False).partial({"text": "", "ids": 3, "logprobs": told})
+
+
+def test_log_probabilities_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_TOLD_LOGPROBS", 4)
+    progress = AnswerProgress(streams=False)
+    progress.partial({"text": "", "ids": [3, 4], "logprobs": [entry(-1.5, -0.5), entry(-2.5, -0.5)]})
+    with pytest.raises(ProtocolError, match="more than 4 log-probabilities"):
+        progress.partial({"text": "", "ids": 5, "logprobs": [entry(-3.5)]})
+
+
 def test_an_answer_that_is_too_long_cannot_go_on_and_takes_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_TOKENS", 2)
     progress = AnswerProgress(streams=True)
@@ -75,5 +111,4 @@ def test_what_is_asked_says_whether_it_may_go_on() -> None:
         assert (off.body.resume_limit, off.progress) == (0, None)  # type: ignore[attr-defined]
         assert not unpack(Generate, off.body.payload).tells_tokens  # type: ignore[attr-defined]
         assert off.body.origin == asked.body.origin == other.body.origin  # type: ignore[attr-defined]
-    assert generate_whole("m", Generate(prompt="Hi", logprobs=0), resume_limit=2).progress is None
-    assert generate_stream("m", Generate(prompt="Hi", logprobs=0), resume_limit=2).progress is not None
+        assert make("m", Generate(prompt="Hi", logprobs=0), resume_limit=2).progress is not None

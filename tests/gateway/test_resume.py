@@ -17,6 +17,7 @@ from broker.wire.work import Generate
 from gateway.core import progress
 from tests.gateway.played_broker import PlayedBroker, ending
 from tests.gateway.running import running_gateway
+from tests.isolation.own_clients import plain
 
 pytestmark = pytest.mark.anyio
 
@@ -123,6 +124,45 @@ async def test_a_whole_answer_goes_on_too(runtime_dir: Path, dialect: str) -> No
         answer = await asking
         assert answer.status_code == 200
         assert "One two three" in answer.text
+
+
+def entry(token: str, logprob: float) -> dict[str, Any]:
+    one = {"token": token, "bytes": token.encode(), "logprob": logprob}
+    return {**one, "top": [one, {**one, "logprob": logprob - 1}]}
+
+
+# What a request for log-probabilities says.
+LOGPROBS: dict[str, dict[str, Any]] = {
+    "chat": {"logprobs": True, "top_logprobs": 2},
+    "completions": {"logprobs": 2},
+    "responses": {"top_logprobs": 2, "include": ["message.output_text.logprobs"]},
+    "ollama chat": {"logprobs": True, "top_logprobs": 2},
+    "ollama generate": {"logprobs": True, "top_logprobs": 2},
+}
+
+
+@pytest.mark.parametrize("dialect", LOGPROBS)
+async def test_a_whole_answer_with_logprobs_says_what_it_says_undisturbed(runtime_dir: Path, dialect: str) -> None:
+    path, body, _mark = body_of(dialect, stream=False, **LOGPROBS[dialect])
+    entries = [entry("One", -0.5), entry(" two", -1.25), entry(" three", -0.125), entry(" four", -2.5)]
+    end = ending("One two three four", tokens=4)
+    async with serving(runtime_dir) as (broker, client):
+        asking = asyncio.create_task(client.post(path, json=body))
+        request_id, work = await broker.expect_work()
+        assert (work.tells_tokens, work.logprobs) == (True, 2)
+        await broker.final(request_id, {**end, "logprobs": entries})
+        undisturbed = (await asking).json()
+        asking = asyncio.create_task(client.post(path, json=body))
+        request_id, _work = await broker.expect_work()
+        for number, ids in enumerate(([3], [3, 4])):
+            await tell(broker, request_id, "", ids[-1], logprobs=[entries[number]])
+            await lose(broker, request_id)
+            assert (await resumed(broker, request_id)).begun == {"ids": ids, "characters": 0, "cached": 0}
+        await broker.final(request_id, {**end, "logprobs": entries[2:]})
+        answer = await asking
+    assert answer.status_code == 200
+    assert plain(answer.json()) == plain(undisturbed)
+    assert all(f"{one['logprob']}" in answer.text for one in entries)
 
 
 @every_dialect

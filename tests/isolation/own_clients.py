@@ -23,6 +23,7 @@ SCHEMA = {
     "required": ["name", "size", "ok"],
     "additionalProperties": False,
 }
+_LOGPROBS = {"logprobs": True, "top_logprobs": 2}
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 
 
@@ -49,6 +50,8 @@ class Client:
         path, body = _BODIES[self.dialect](wish)
         body |= {"model": wish.model, "stream": self.stream}
         if not self.stream:
+            if self.dialect == "chat":
+                body |= _LOGPROBS
             response = http.post(path, json=body)
             assert response.status_code == 200, response.text
             return plain(response.json())
@@ -63,7 +66,7 @@ class Client:
 def logprobs(http: httpx.Client, wish: Wish) -> list[dict[str, Any]]:
     """The tokens of the answer, each with the two likeliest in its place."""
     path, body = _chat(wish)
-    body |= {"model": wish.model, "logprobs": True, "top_logprobs": 2}
+    body |= {"model": wish.model, **_LOGPROBS}
     entries: list[dict[str, Any]] = http.post(path, json=body).json()["choices"][0]["logprobs"]["content"]
     return entries
 

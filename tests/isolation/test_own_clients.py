@@ -2,7 +2,8 @@
 
 Eight clients of model A, a stream and a whole answer in each dialect, are brought into the very step of their answers
 that a cell is about; then the process is ended in one of six ways. Each of them gets all of its answer, in the same
-words as when nothing happens: text, reasoning, calls, ends, usage. Ids and times are another's with every answer.
+words as when nothing happens: text, reasoning, calls, ends, usage, and the log-probabilities of the whole answer of a
+chat. Ids and times are another's with every answer.
 """
 
 import os

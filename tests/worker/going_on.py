@@ -13,7 +13,7 @@ def begun_after(outputs: list[Output]) -> dict[str, Any]:
     characters = cached = 0
     for output in outputs:
         body = output.body
-        told = body["ids"]
+        told = body.get("ids", [])
         ids += told if isinstance(told, list) else [told]
         characters += len(body["text"]) + len(body.get("reasoning", ""))
         cached = body.get("prompt", {}).get("cached", cached)

@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from broker.wire.failure import Code, Failure, FailureError, named_line
 from broker.wire.outputs import FINAL, PARTIAL, Output, error_output
+from broker.wire.work import MAX_TOLD_LOGPROBS
 from worker.begun import TELL_EVERY, Begun, cannot_go_on, characters_of, check_characters
 from worker.generation.answer import Answer, EitherAnswer, Parts
 from worker.generation.calls.pieces import joined_calls
@@ -66,8 +67,7 @@ class Sequence:
         self._logprobs = logprobs
         self._texts = texts
         enforces_less = constraint.ignored if constraint is not None else []
-        # Without a stream, log-probabilities come in one piece at the end, and nothing else could tell of them before.
-        self._untold: list[int] | None = [] if tells and (stream or logprobs is None) else None
+        self._untold: list[int] | None = [] if tells else None
         self._parts = Parts(
             ignored=[*dict.fromkeys([*ignored, *enforces_less])],
             prompt={"tokens": prompt_tokens, "cached": cached_tokens} if stream else None,
@@ -158,8 +158,10 @@ class Sequence:
             if self._review is not None:
                 self._sent.append(body)
             return Output(self.request_id, PARTIAL, self._told(body))
-        if untold and not self._stream and (self._completion_tokens == 1 or len(untold) == TELL_EVERY):
-            return Output(self.request_id, PARTIAL, self._told(self._progress()))
+        if untold and not self._stream and not self._waiting:  # the next process has no entry for a known token
+            is_first = len(untold) == self._completion_tokens
+            if is_first or len(untold) >= TELL_EVERY:
+                return Output(self.request_id, PARTIAL, self._progress(is_first=is_first))
         return None
 
     def _told(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -170,11 +172,19 @@ class Sequence:
             self._untold = []
         return body
 
-    def _progress(self) -> dict[str, Any]:
-        """The body of a PARTIAL that only tells tokens."""
-        if self._completion_tokens > 1:
-            return {"text": ""}
-        return {"text": "", "prompt": {"tokens": self._prompt_tokens, "cached": self._cached_tokens}}
+    def _progress(self, *, is_first: bool) -> dict[str, Any]:
+        """The body of a PARTIAL of an answer that is not streamed: tokens, and their log-probabilities, which the FINAL
+        then has no more. There is a bound for these, and from there on nothing is told."""
+        body: dict[str, Any] = {"text": ""}
+        if is_first:
+            body["prompt"] = {"tokens": self._prompt_tokens, "cached": self._cached_tokens}
+        if self._logprobs is not None:
+            entries = (self._recited + self._completion_tokens) * (1 + self._logprobs)
+            if entries > MAX_TOLD_LOGPROBS:
+                self._untold = None
+                return body
+            body["logprobs"], self._parts.logprobs = self._parts.logprobs, []
+        return self._told(body)
 
     def follow(self, constraint: Constraint | None) -> None:
         """The answer leaves the batch and comes back with this constraint, which has caught up."""
@@ -184,10 +194,12 @@ class Sequence:
         """Take the tokens that the answer has from another process, and drop what that has sent. Raises FailureError
         where this is not what they say."""
         echo, said = self._echo, 0
-        if begun.ids and self._logprobs is not None and not self._stream:
-            raise cannot_go_on("its log-probabilities have not been sent")
         if echo is not None and echo.drawn:
-            self._recited, self._parts, said = echo.drawn, Parts(), len(echo.text)
+            self._recited = echo.drawn
+            if self._stream:
+                self._parts, said = Parts(), len(echo.text)
+            else:
+                self._parts.text.append(echo.text)
         outputs = (self._advance(token, None, None) for token in begun.ids)
         said += characters_of([output for output in outputs if output is not None])
         if self._untold or self._waiting:

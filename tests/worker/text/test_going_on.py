@@ -9,9 +9,11 @@ import pytest
 
 from broker.wire.failure import Code, FailureError
 from tests.tiny_models import make_tiny_llama4, make_tiny_model
-from tests.worker.engine_runs import add, answer, load, run
+from tests.worker.engine_runs import add, answer, joined, load, run
 from tests.worker.generation.scripted import TIME, WEATHER
 from tests.worker.going_on import assert_clear, assert_goes_on, begun_after, plain, told
+from worker.begun import TELL_EVERY
+from worker.generation import sequence
 from worker.text.engine import TextEngine
 
 CHAT = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi é"}]
@@ -61,6 +63,31 @@ PLAIN: dict[str, dict[str, Any]] = {
     "echo with logprobs": {**GREEDY, "prompt": "once upon", "echo": True, "logprobs": 1, "max_tokens": 8},
     "not streamed": {**GREEDY, "prompt": "once upon a time", "max_tokens": 60, "stream": False},
     "not streamed, seed": {"prompt": "once", "seed": 9, "max_tokens": 60, "stream": False},
+    "not streamed, logprobs": {**GREEDY, "prompt": "once", "logprobs": 2, "max_tokens": 60, "stream": False},
+    "not streamed, logprobs of bytes": {
+        "prompt": "é€",
+        "seed": 3,
+        "temperature": 2.0,
+        "logprobs": 1,
+        "max_tokens": 60,
+        "stream": False,
+    },
+    "not streamed, echo with logprobs": {
+        **GREEDY,
+        "prompt": "once upon",
+        "echo": True,
+        "logprobs": 1,
+        "max_tokens": 40,
+        "stream": False,
+    },
+    "not streamed, echo of one token": {
+        **GREEDY,
+        "prompt": "o",
+        "echo": True,
+        "logprobs": 0,
+        "max_tokens": 40,
+        "stream": False,
+    },
     "schema": {
         "messages": CHAT,
         "seed": 3,
@@ -105,7 +132,7 @@ def test_an_answer_goes_on_after_every_output(engine: TextEngine, following: Tex
 STOPPED = {"stream": True, "prompt": "x", "seed": 1, "grammar": "start: /[a-zé]{60}/", "max_tokens": 80}
 
 
-@pytest.mark.parametrize("more", [{}, {"logprobs": 0}])
+@pytest.mark.parametrize("more", [{}, {"logprobs": 0}, {"logprobs": 0, "stream": False}])
 def test_half_a_stop_string_is_held_back_in_the_next_process_too(
     engine: TextEngine, following: TextEngine, more: dict[str, Any]
 ) -> None:
@@ -113,9 +140,43 @@ def test_half_a_stop_string_is_held_back_in_the_next_process_too(
     text = str(answer(engine, **{**STOPPED, "stream": False})["text"])
     begins = [text[at : at + 4] + "NEVER" for at in range(5, 25, 6)]
     ends = text[40:45]
-    whole = assert_goes_on(engine, following, **{**STOPPED, **more, "stop": [*begins, ends]})
+    fields = {**STOPPED, **more, "stop": [*begins, ends]}
+    whole = assert_goes_on(engine, following, **fields)
     assert whole[-1].body["stop_string"] == ends
-    assert any(isinstance(output.body["ids"], list) for output in whole[:-1]), "something is held back"
+    lengths = [len(told([output])) for output in whole[:-1]]
+    assert max(lengths) > (1 if fields["stream"] else TELL_EVERY), "something is held back"
+
+
+WHOLE = {"prompt": "once", "logprobs": 2, "max_tokens": 60, "stream": False, "tells_tokens": True}
+
+
+@pytest.mark.parametrize("more", [{"temperature": 0.0}, {"seed": 3}])
+def test_log_probabilities_are_those_of_an_undisturbed_run(
+    engine: TextEngine, following: TextEngine, more: dict[str, Any]
+) -> None:
+    """Of this model on the CPU to the last bit, where the answer is alone."""
+    fields = {**WHOLE, **more}
+    (whole,) = run(engine, [fields])
+    (untold,) = run(engine, [{**fields, "tells_tokens": False}])
+    assert len(untold) == 1
+    assert joined(whole)["logprobs"] == joined(untold)["logprobs"]
+    for cut in range(1, len(whole)):
+        (rest,) = run(following, [{**fields, "begun": begun_after(whole[:cut])}])
+        assert joined([*whole[:cut], *rest]) == joined(whole)
+
+
+def test_from_a_bound_on_log_probabilities_are_told_at_the_end_alone(
+    engine: TextEngine, following: TextEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the gateway keeps no more than that; the tokens beyond it are generated again."""
+    fields = {**WHOLE, "seed": 3}
+    (unbound,) = run(engine, [fields])
+    monkeypatch.setattr(sequence, "MAX_TOLD_LOGPROBS", 20 * 3)
+    (whole,) = run(engine, [fields])
+    assert [len(told([output])) for output in whole] == [1, TELL_EVERY, 0, 0]
+    assert joined(whole) == joined(unbound)
+    (rest,) = run(following, [{**fields, "begun": begun_after(whole[:3])}])
+    assert plain(joined([*whole[:3], *rest])) == plain(joined(unbound))
 
 
 def test_a_context_that_is_full_says_so_after_the_cut_too(tiny_model: Path) -> None:

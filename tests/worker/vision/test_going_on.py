@@ -22,6 +22,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "grammar": {**ONE, "seed": 6, "max_tokens": 40, "grammar": 'start: /[a-zé]{6}/ "."', "logprobs": 0},
     "echo": {"prompt": "echo", "temperature": 0.0, "echo": True, "logprobs": 1},
     "not streamed": {**ONE, "temperature": 0.0, "max_tokens": 40, "stream": False},
+    "not streamed, logprobs": {**ONE, "temperature": 0.0, "max_tokens": 40, "stream": False, "logprobs": 1},
 }
 STREAMED = {"stream": True, "max_tokens": 12}
 
