@@ -29,6 +29,8 @@ OWNERS = {
     "mlx": ("worker/", "demo/", "cli/doctor/inside/metal.py"),
     "mlx_lm": ("worker/",),
     "mlx_vlm": ("worker/vision/", "worker/embeddings/", "worker/loading/architectures.py"),
+    "mlx_audio": ("worker/audio/",),
+    "soundfile": ("worker/audio/",),
     "transformers": ("worker/",),
     "PIL": ("worker/vision/",),
     "httpcore2": ("gateway/images/",),
@@ -76,7 +78,7 @@ NEVER_LOADS = {
     "worker/chat/": COMPUTING | {"zmq", "pydantic"},
     "worker/process/": COMPUTING | {"zmq", "msgpack"},
     "worker/__main__.py": COMPUTING | {"zmq", "msgpack", "asyncio"},
-    "worker/text/": {"mlx_vlm", "zmq", "rich", "jsonschema"},
+    "worker/text/": {"mlx_vlm", "mlx_audio", "soundfile", "miniaudio", "zmq", "rich", "jsonschema"},
 }
 
 # Programs that a process of their room starts and never imports: they may load and import what that one must not.
@@ -89,6 +91,7 @@ PURE = {
     "broker/logs/ring.py": set[str](),
     "broker/policy/": set[str](),
     "broker/processes/lines.py": set[str](),
+    "worker/audio/sentences.py": set[str](),
     "broker/wire/log_text.py": set[str](),
     "gateway/admin/dialect.py": _CORE,
     "gateway/core/": _CORE,

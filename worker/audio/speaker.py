@@ -1,0 +1,214 @@
+"""Loads a speech model and speaks short texts with it. mlx-audio computes. Knows no requests.
+
+A model speaks one text at a time: families keep what they decode with in the model itself.
+"""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from inspect import Parameter, signature
+from io import TextIOBase
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from broker.wire.failure import named_line
+from worker.audio.voices import ONLY, voices_of
+from worker.engine import Report
+from worker.loading.model_folder import blame, read_weights
+from worker.process.device_errors import is_device_error
+
+log = logging.getLogger("worker")
+
+# Families whose `speed` does something. Others have the parameter too, and ignore it.
+_WITH_SPEED = frozenset({"dramabox", "fish_qwen3_omni", "kitten_tts", "kokoro", "melotts"})
+
+# Families that speak a text in parts which are the same samples as in one go, and how long a part is, in seconds.
+_IN_PARTS = {"pocket_tts": 0.5}
+
+# Parameters that need not be given.
+_REST = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+
+# What turns text into sounds, and does not come with mlx-audio.
+_PACKAGES = {"kokoro": "misaki[en]", "kitten_tts": "phonemizer-fork", "melotts": "g2p_en"}
+
+# In errors of the hub's client.
+_REPOSITORY = re.compile(r"https://huggingface\.co/(?:api/models/)?([\w.-]+/[\w.-]+)")
+
+# Spoken while loading: shows that all is there that speaking needs, and what it takes.
+PROBE = "This is a test."
+
+
+@dataclass(slots=True, frozen=True)
+class Sound:
+    """Samples from -1 to 1 of one channel, at so many Hz; tokens: as the family counts what it has made for this text
+    by now."""
+
+    samples: "np.ndarray[Any, np.dtype[np.float32]]"
+    sample_rate: int
+    tokens: int
+
+
+class MissingPackageError(Exception):
+    """A Python package that speaking needs is not installed; the message says how to install it."""
+
+
+class Speaker:
+    """A loaded model. family: mlx-audio's name of it; voices: its names, the usual one first."""
+
+    def __init__(self, folder: Path, report: Report) -> None:
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such model folder")
+        with blame(folder, "config.json"):
+            config = json.loads((folder / "config.json").read_bytes())
+            if not isinstance(config, dict):
+                raise ValueError("must be an object")
+        os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
+        with quiet():
+            from mlx_audio.tts.utils import load_model  # noqa: PLC0415 # after tqdm's setting
+
+            with blame(folder, "*.safetensors or config.json"), _naming_repositories():
+                self._model: Any = load_model(folder, lazy=True)
+        self.family = type(self._model).__module__.removeprefix("mlx_audio.tts.models.").partition(".")[0]
+        self._takes = signature(self._model.generate).parameters
+        if any(it.default is it.empty and it.kind not in _REST for name, it in self._takes.items() if name != "text"):
+            raise ValueError(f"{self.family} speaks only with a recording of a voice, which requests cannot give")
+        report("tokenizer", 1.0)
+        with blame(folder, "*.safetensors"):
+            self.weights_bytes = read_weights(self._model, report)
+        with blame(folder, "config.json or voices.npz"):
+            self.voices = voices_of(folder, self.family, config)
+        report("first words", None)
+        self.work_bytes = self._try()
+
+    @property
+    def has_speed(self) -> bool:
+        """Whether it can speak faster and slower."""
+        return self.family in _WITH_SPEED
+
+    @property
+    def has_instructions(self) -> bool:
+        """Whether it can be told how to speak."""
+        return "instruct" in self._takes
+
+    @property
+    def sample_rate(self) -> int:
+        """In Hz."""
+        return int(self._model.sample_rate)
+
+    def count(self, text: str) -> int:
+        """Tokens of a text; characters where the family has no tokenizer of its own."""
+        encode = getattr(getattr(self._model, "tokenizer", None), "encode", None)
+        return len(text) if encode is None else len(encode(text))
+
+    def speak(
+        self, text: str, seed: int, *, voice: str | None = None, speed: float = 1.0, instructions: str | None = None
+    ) -> Iterator[Sound]:
+        """One part after the other, none without samples. Only one text may be spoken at a time; a closed iterator is
+        the end of its text. voice: one of `voices`. Raises MissingPackageError."""
+        given = {
+            "voice": None if voice in (None, ONLY) and self.voices == [ONLY] else voice or self.voices[0],
+            "speed": None if speed == 1.0 else speed,
+            "instruct": instructions,
+            "seed": seed if "seed" in self._takes else None,
+            "lang_code": (voice or self.voices[0])[0] if self.family == "kokoro" else None,
+        }
+        if self.family in _IN_PARTS:
+            given |= {"stream": True, "streaming_interval": _IN_PARTS[self.family]}
+        mx.random.seed(seed)
+        with quiet():
+            results = iter(self._model.generate(text, **{k: value for k, value in given.items() if value is not None}))
+        try:
+            while (result := self._next(results)) is not None:
+                samples = _mono(np.asarray(result.audio.astype(mx.float32)))
+                if samples.size:
+                    yield Sound(samples, int(result.sample_rate), int(result.token_count or 0))
+        finally:
+            getattr(results, "close", lambda: None)()
+
+    def _next(self, results: Any) -> Any:
+        with quiet():
+            try:
+                return next(results, None)
+            except AssertionError as error:
+                if "No audio generated" in str(error):  # how some families say that a text has no sound
+                    return None
+                raise
+            except ImportError as error:
+                raise MissingPackageError(self._missing(error)) from error
+
+    def _missing(self, error: ImportError) -> str:
+        package = _PACKAGES.get(self.family) or _root(error).name
+        how = f"install it with: pip install '{package}'" if package else str(error)
+        return f"{self.family} needs a package that is not installed; {how}"
+
+    def _try(self) -> int:
+        """Bytes that speaking takes. Raises ValueError if it cannot speak."""
+        mx.synchronize()
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        parts = self.speak(PROBE, 0)
+        try:
+            with _naming_repositories():
+                next(parts, None)
+        except MissingPackageError as error:
+            raise ValueError(str(error)) from error
+        except Exception as error:
+            if is_device_error(error):
+                raise
+            raise ValueError(f"{self.family} cannot speak: {named_line(error)}") from error
+        finally:
+            parts.close()  # type: ignore[attr-defined] # a generator
+        used = mx.get_peak_memory() - before
+        mx.clear_cache()
+        return max(0, used)
+
+
+def _mono(audio: "np.ndarray[Any, np.dtype[np.float32]]") -> "np.ndarray[Any, np.dtype[np.float32]]":
+    audio = audio.squeeze()
+    if audio.ndim < 2:
+        return audio.reshape(-1)
+    channels = int(audio.shape[-1] < audio.shape[-2])
+    mean: np.ndarray[Any, np.dtype[np.float32]] = audio.mean(axis=channels, dtype=np.float32)
+    return mean
+
+
+@contextmanager
+def _naming_repositories() -> Iterator[None]:
+    """Some families need weights of other repositories. An error says which, where they are not on this machine."""
+    try:
+        yield
+    except Exception as error:
+        found = None
+        cause: BaseException | None = error
+        while found is None and cause is not None:
+            found, cause = _REPOSITORY.search(str(cause)), cause.__cause__ or cause.__context__
+        if found is None:
+            raise
+        raise ValueError(f"files of another repository are missing; fetch them: mlx-broker pull {found[1]}") from error
+
+
+def _root(error: ImportError) -> ImportError:
+    """The one that names the module."""
+    cause = error.__cause__
+    return _root(cause) if isinstance(cause, ImportError) else error
+
+
+class _Printed(TextIOBase):
+    """What mlx-audio prints, as lines of the log."""
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            log.debug("mlx-audio: %s", text.strip())
+        return len(text)
+
+
+def quiet() -> "redirect_stdout[_Printed]":
+    """Nothing inside prints: what a process prints is read as its log."""
+    return redirect_stdout(_Printed())
