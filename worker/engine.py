@@ -207,6 +207,6 @@ def working_set_bytes() -> int:
 
 def _engine_of(model_type: str) -> str:
     kind = KINDS.get(model_type)
-    if kind is None or kind.engine is None:
+    if kind is None:
         raise ValueError(f"there is no engine for models of type {model_type!r}")
     return kind.engine

@@ -13,6 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from broker.models.architectures import audio_tasks
 from broker.models.weights import tensors
 from broker.wire.kinds import KINDS, Task
 
@@ -49,15 +50,22 @@ _MAX_BYTES = 32 << 20
 _ADDED_TOKENS_BYTES = 1 << 20
 
 
-def tasks_of(model_type: str, config: dict[str, Any]) -> list[str]:
-    """Its tasks, without count."""
-    tasks = KINDS[model_type].tasks - {Task.COUNT}
+def tasks_of(model_type: str, config: dict[str, Any]) -> frozenset[Task]:
+    """The work that a model of this type does by its configuration."""
+    tasks = KINDS[model_type].tasks
+    if Task.TRANSCRIBE in tasks:
+        return tasks & audio_tasks(config)
     if Task.RERANK in tasks:
         architectures = config.get("architectures")
         names = architectures if isinstance(architectures, list) else []
         is_reranker = any(str(name).endswith("ForSequenceClassification") for name in names)
         tasks = tasks & {Task.RERANK if is_reranker else Task.EMBED}
-    return sorted(str(task) for task in tasks)
+    return tasks
+
+
+def capabilities_of(tasks: frozenset[Task]) -> list[str]:
+    """These tasks as capabilities. To count a prompt is a part of answering it."""
+    return sorted(str(task) for task in tasks - {Task.COUNT})
 
 
 def chat_capabilities(folder: Path, options: dict[str, Any]) -> list[str]:

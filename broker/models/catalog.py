@@ -11,7 +11,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from broker.models.capabilities import tasks_of
+from broker.models.capabilities import capabilities_of, tasks_of
 from broker.models.entry import BrokenEntry, CatalogEntry, CatalogError, ModelOverride
 from broker.models.facts import read_entry
 from broker.models.places import FileSystem, Places
@@ -119,7 +119,7 @@ class Catalog:
         override = self._override(model_id)
         if override.engine is not None:
             spec = override.spec(model_id, override.model_type or TEXT, ".", 0)
-            return CatalogEntry(spec, None, 0, 0.0, tuple(tasks_of(spec.model_type, {})))
+            return CatalogEntry(spec, None, 0, 0.0, tuple(capabilities_of(tasks_of(spec.model_type, {}))))
         place = self._places.find(model_id)
         folder = place.folder
         try:

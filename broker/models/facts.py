@@ -4,24 +4,24 @@ A model's own files decide its type; the name of a repository decides nothing.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from broker.models.architectures import unknown_architecture
-from broker.models.capabilities import chat_capabilities, parameters_of, tasks_of
+from broker.models.architectures import is_audio, knows_architecture, unknown_architecture
+from broker.models.audio import AUDIO, check_audio, has_tokenizer
+from broker.models.capabilities import capabilities_of, chat_capabilities, parameters_of, tasks_of
 from broker.models.entry import CatalogEntry, CatalogError, ModelOverride
 from broker.models.weights import are_text_only, missing_shards
 from broker.policy.specs import ModelSpec
 from broker.wire.failure import Code
-from broker.wire.kinds import KINDS, TEXT, Task
+from broker.wire.kinds import TEXT, Task
 
 _VISION_KEYS = frozenset({"vision_config", "image_token_id", "image_token_index", "video_token_id"})
 _AUDIO_KEYS = frozenset({"audio_config", "codec_config", "sample_rate"})
 _EMBEDDING_ARCHITECTURES = ("Bert", "Roberta", "Embedding", "ModernBertModel", "NomicBert")
 # Where a configuration keeps the length of a context; the worker asks for the same (worker/loading/model_folder.py).
 CONTEXT_KEYS = ("max_position_embeddings", "model_max_length", "max_seq_len", "n_positions", "max_sequence_length")
-# Any of these is a tokenizer.
-_TOKENIZERS = ("tokenizer*", "vocab*", "*.tiktoken", "tekken.json", "spiece.model", "sentencepiece*")
 
 
 def read_entry(
@@ -31,31 +31,30 @@ def read_entry(
     complete the folder. Raises CatalogError."""
     config = _read_config(folder / "config.json")
     model_type = override.model_type or _served_type(config, folder, weights)
-    if KINDS[model_type].engine is None:
-        raise CatalogError(
-            Code.LOAD_FAILED, f"{model_id} is a model of type {model_type}, which this version cannot run"
-        )
     unknown = unknown_architecture(config, model_type)
     if unknown is not None:
         message = f"{model_id}: config.json names the architecture {unknown!r}, unknown for type {model_type}"
         raise CatalogError(Code.LOAD_FAILED, message)
-    if model_type == TEXT:  # mlx-lm reads only these
-        weights = {name: size for name, size in weights.items() if name.startswith("model")}
-    if not weights:
+    if model_type == AUDIO:
+        check_audio(model_id, config, folder, fetchable=fetchable)
+    weights = _own_weights(model_type, weights)
+    if not any("/" not in name for name in weights):
         kind = "model*.safetensors" if model_type == TEXT else ".safetensors"
         raise CatalogError(Code.LOAD_FAILED, f"no {kind} file in {folder}", fetchable=fetchable)
     if absent := missing_shards(weights):
         message = f"{folder} lacks {len(absent)} of its weight files, such as {absent[0]!r}"
         raise CatalogError(Code.LOAD_FAILED, message, fetchable=fetchable)
-    # A download writes its files in any order. If a copied folder lacks one, the worker says which.
-    if fetchable and not any(True for pattern in _TOKENIZERS for _ in folder.glob(pattern)):
+    # A download writes its files in any order. If a copied folder lacks one, the worker says which. Many audio models
+    # have none.
+    if fetchable and model_type != AUDIO and not has_tokenizer(folder):
         raise CatalogError(Code.LOAD_FAILED, f"{folder} has no tokenizer", fetchable=True)
     spec = override.spec(model_id, model_type, str(folder), sum(weights.values()))
+    spec = replace(spec, tasks=tasks_of(model_type, config))
     architecture = config.get("model_type")
     return CatalogEntry(
         spec,
         _quantization(config),
-        _context_length(config, folder),
+        0 if model_type == AUDIO else _context_length(config, folder),
         created,
         tuple(_capabilities(config, folder, spec)),
         architecture if isinstance(architecture, str) and architecture.isprintable() else None,
@@ -64,19 +63,21 @@ def read_entry(
 
 
 def _capabilities(config: dict[str, Any], folder: Path, spec: ModelSpec) -> list[str]:
-    tasks = tasks_of(spec.model_type, config)
-    chats = chat_capabilities(folder, spec.options) if Task.GENERATE in tasks else []
-    return [*tasks, *chats, *(["vision"] if spec.model_type == "vision" and _VISION_KEYS & config.keys() else [])]
+    chats = chat_capabilities(folder, spec.options) if Task.GENERATE in spec.tasks else []
+    sees = spec.model_type == "vision" and bool(_VISION_KEYS & config.keys())
+    return [*capabilities_of(spec.tasks), *chats, *(["vision"] if sees else [])]
 
 
 def detect_type(config: dict[str, Any], sentence_transformer: bool) -> str:
     """text-gen, vision, embeddings or audio. sentence_transformer: modules.json lies beside config.json."""
     architectures = config.get("architectures")
     names = [str(name) for name in architectures] if isinstance(architectures, list) else []
+    if is_audio(config):
+        return AUDIO
     if _VISION_KEYS & config.keys():
         return "vision"
     if _AUDIO_KEYS & config.keys():
-        return "audio"
+        return AUDIO
     if sentence_transformer or any(part in name for name in names for part in _EMBEDDING_ARCHITECTURES):
         return "embeddings"
     return TEXT
@@ -87,9 +88,19 @@ def _served_type(config: dict[str, Any], folder: Path, weights: dict[str, int]) 
     model_type = detect_type(config, (folder / "modules.json").exists())
     if model_type == "vision" and are_text_only(folder, weights):
         model_type = TEXT
-    if model_type in (TEXT, "audio") and unknown_architecture(config, TEXT) is not None:
-        return model_type if unknown_architecture(config, "vision") is not None else "vision"
+    if model_type == AUDIO and not is_audio(config):  # others may name a sample rate
+        return next((kind for kind in (TEXT, "vision") if knows_architecture(config, kind)), AUDIO)
+    if model_type == TEXT and unknown_architecture(config, TEXT) is not None:
+        return TEXT if unknown_architecture(config, "vision") is not None else "vision"
     return model_type
+
+
+def _own_weights(model_type: str, weights: dict[str, int]) -> dict[str, int]:
+    """Those that this type's library reads: mlx-audio also what lies in folders, mlx-lm only some names."""
+    if model_type == AUDIO:
+        return weights
+    start = "model" if model_type == TEXT else ""
+    return {name: size for name, size in weights.items() if name.startswith(start) and "/" not in name}
 
 
 def _read_config(path: Path) -> dict[str, Any]:

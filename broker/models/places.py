@@ -139,9 +139,10 @@ class Places:
             yield _id_of_repository(repository.name)
 
     def is_part(self, name: str) -> bool:
-        """Whether this is a folder within the folder of a sentence transformer, whose parts look like models."""
+        """Whether this is a folder within the folder of a model, whose parts may look like models: those of sentence
+        transformers, codecs of models that speak."""
         parent, _, part = name.rpartition("/")
-        return bool(part and parent) and (self._models_dir / parent / "modules.json").exists()
+        return bool(part and parent) and (self._models_dir / parent / "config.json").exists()
 
     def without_config(self) -> Iterator[str]:
         """The name of every folder in the models directory that has weights and no config.json."""

@@ -5,7 +5,8 @@ headers, never a tensor.
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,26 @@ _FOR_PICTURES = ("vision", "visual", "image", "patch", "vit.")
 
 def weight_files(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """(name, bytes, time of the last change in nanoseconds) of each weight file, except for adapters and the second set
-    of weights that some repositories have. Raises OSError."""
+    of weights that some repositories have. Those in a folder within it have names such as `voices/one.safetensors`:
+    speech models have parts there. Raises OSError."""
     found = []
     with os.scandir(folder) as files:
         for file in files:
             if file.name.endswith(".safetensors") and not file.name.startswith(("adapter", "consolidated", ".")):
                 stat = file.stat()
                 found.append((file.name, stat.st_size, stat.st_mtime_ns))
+            elif file.is_dir() and not file.name.startswith((".", "original")):
+                with suppress(OSError):  # most models have no use for it
+                    found += _files_in(Path(file.path))
     return tuple(sorted(found))
+
+
+def _files_in(folder: Path) -> Iterator[tuple[str, int, int]]:
+    with os.scandir(folder) as files:
+        for file in files:
+            if file.name.endswith(".safetensors"):
+                stat = file.stat()
+                yield f"{folder.name}/{file.name}", stat.st_size, stat.st_mtime_ns
 
 
 def missing_shards(names: Iterable[str]) -> list[str]:

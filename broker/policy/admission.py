@@ -10,19 +10,21 @@ from broker.wire.failure import Code, Failure
 from broker.wire.kinds import KINDS, Task
 
 _ENCODING = frozenset({Task.EMBED, Task.RERANK})
+# Work that comes with other work: to count a prompt is a part of answering it.
+_PARTS = {Task.COUNT: Task.GENERATE, Task.VOICES: Task.SPEAK}
 
 
 def wrong_task(spec: ModelSpec, task: str) -> Failure | None:
     """Why this model cannot do this task, so that it is refused before a process starts; None if it can."""
-    tasks = KINDS[spec.model_type].tasks
+    tasks = spec.tasks or KINDS[spec.model_type].tasks
     if task in tasks:
         return None
     if task not in list(Task):
         return Failure(Code.INVALID_REQUEST, f"there is no task {task!r}")
-    # To count a prompt is a part of answering it.
-    does = " and ".join(sorted(tasks - {Task.COUNT})) or "nothing yet"
-    message = f"{spec.model_id} is a model of type {spec.model_type}: it can {does}, not {task}"
-    if task in _ENCODING:  # a conversion may have lost the file that says so
+    does = " and ".join(sorted(tasks - _PARTS.keys()))
+    asked = _PARTS.get(Task(task), task)
+    message = f"{spec.model_id} is a model of type {spec.model_type}: it can {does}, not {asked}"
+    if task in _ENCODING and spec.model_type != "embeddings":  # a conversion may have lost the file that says so
         message += '; if its files mislead, `type = "embeddings"` in the settings says what it is'
     return Failure(Code.INVALID_REQUEST, message, param="model")
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from broker.wire.kinds import Task
 from broker.wire.states import State
 
 
@@ -13,7 +14,8 @@ class ModelSpec:
     weight_bytes: sum of the weight files. fingerprint: of these files, empty without any. keep_alive_seconds: None for
     the pool's default, negative for ever. memory_limit_bytes: what each of its processes may take, None to derive it
     from its share. ranks: how many processes run it together. recycle_after_requests, recycle_over_bytes: when another
-    process takes the place of the one that serves, 0 for never.
+    process takes the place of the one that serves, 0 for never. tasks: what it does by its files, empty for
+    all that its type can.
     """
 
     model_id: str
@@ -28,6 +30,7 @@ class ModelSpec:
     fingerprint: str = ""
     recycle_after_requests: int = 0
     recycle_over_bytes: int = 0
+    tasks: frozenset[Task] = frozenset()
 
 
 class KeepAlive(NamedTuple):

@@ -21,11 +21,11 @@ class Task(StrEnum):
 
 @dataclass(slots=True, frozen=True)
 class Kind:
-    """One type of model. tasks: the work it does; engine: `module:Class` in the worker, None where no engine exists."""
+    """One type of model. tasks: the work it does; engine: `module:Class` in the worker."""
 
     name: str
     tasks: frozenset[Task]
-    engine: str | None
+    engine: str
 
 
 # What a model is unless its files or the settings say otherwise.
@@ -34,7 +34,7 @@ _KINDS = (
     Kind(TEXT, frozenset({Task.GENERATE, Task.COUNT}), "worker.text.engine:TextEngine"),
     Kind("vision", frozenset({Task.GENERATE, Task.COUNT}), "worker.vision.engine:VisionEngine"),
     Kind("embeddings", frozenset({Task.EMBED, Task.RERANK}), "worker.embeddings.engine:EmbeddingEngine"),
-    Kind("audio", frozenset(), None),  # recognised, so that such a model is refused by name
+    Kind("audio", frozenset({Task.TRANSCRIBE, Task.SPEAK, Task.VOICES}), "worker.audio.engine:audio_engine"),
     Kind("echo", frozenset({Task.GENERATE, Task.COUNT}), "worker.echo.engine:EchoEngine"),
 )
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _KINDS}

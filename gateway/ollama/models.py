@@ -14,7 +14,7 @@ Object = dict[str, object]
 _FOR_GOOD = datetime(2300, 1, 1, tzinfo=UTC)
 _BILLION, _MILLION = 10**9, 10**6
 
-# Capabilities of the wire in Ollama's words; it has none for reranking.
+# Capabilities of the wire in Ollama's words; it has none for reranking and for speech.
 _CAPABILITIES = {
     "generate": "completion",
     "tools": "tools",
@@ -22,6 +22,8 @@ _CAPABILITIES = {
     "vision": "vision",
     "embed": "embedding",
     "reasoning": "thinking",
+    "audio": "audio",
+    "transcribe": "audio",
 }
 
 # The names of the settings' default values as parameters of Ollama's.

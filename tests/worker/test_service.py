@@ -234,7 +234,7 @@ def test_a_load_that_fails_says_why_in_one_line(harness: WorkerHarness) -> None:
 
 @pytest.mark.parametrize(
     ("model_type", "engine", "named"),
-    [("audio", None, "audio"), ("text-gen", "tests.no_such:Engine", "tests.no_such"), ("text-gen", "json:X", "X")],
+    [("dance", None, "dance"), ("text-gen", "tests.no_such:Engine", "tests.no_such"), ("text-gen", "json:X", "X")],
 )
 def test_an_engine_that_is_not_there(harness: WorkerHarness, model_type: str, engine: str | None, named: str) -> None:
     worker = harness.start()

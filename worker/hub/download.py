@@ -33,6 +33,9 @@ from broker.wire.failure import Code, Failure, FailureError, named_line, one_lin
 Report = Callable[[int, int], None]
 
 _SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken"})
+# Of models that hear or speak: how they scale what they hear, their configuration and their voices, as arrays alone.
+_AUDIO_SUFFIXES = frozenset({".mvn", ".yaml"})
+_VOICES = "voices.npz"
 # The most that a kill loses, and the step of progress; huggingface_hub's own 10 MiB take long on a slow line.
 _CHUNK_BYTES = 1 << 20
 
@@ -128,7 +131,7 @@ def _needed(repository: str, siblings: list[RepoSibling]) -> list[RepoSibling]:
     def is_needed(name: str) -> bool:
         # Some repositories hold the same weights a second time, in their trainer's format.
         second = name.startswith("original/") or (has_model and name.startswith("consolidated"))
-        return PurePosixPath(name).suffix in _SUFFIXES and not second
+        return (PurePosixPath(name).suffix in _SUFFIXES | _AUDIO_SUFFIXES or name == _VOICES) and not second
 
     return sorted((s for s in siblings if is_needed(s.rfilename)), key=lambda s: s.size or 0)
 

@@ -1,9 +1,10 @@
-"""`python -m worker.loading.architectures`: prints which architectures the installed mlx-lm and mlx-vlm can run, as the
-JSON of broker/models/architectures.json. Part of `make architectures`; no serving process runs it.
+"""`python -m worker.loading.architectures`: prints which architectures the installed mlx-lm, mlx-vlm and mlx-audio can
+run, as the JSON of broker/models/architectures.json. Part of `make architectures`; no serving process runs it.
 
 It asks the libraries by their own functions and imports every model that they have. A module may end or crash its
 process (mlx-lm's `olmo` calls `sys.exit`), so a child process does the importing: when it dies, the question that it
-was at is answered with no, and another child goes on with the rest.
+was at is answered with no, and another child goes on with the rest. mlx-audio has a list: its modules are not imported,
+because some import packages that are not installed.
 """
 
 import dis
@@ -22,9 +23,13 @@ import mlx_lm.models
 import mlx_lm.utils
 import mlx_vlm.models
 import mlx_vlm.utils
+from mlx_audio.registry import SUPPORTED_MODEL_TYPES, classify_model
 from mlx_lm.utils import _get_classes
 from mlx_vlm.embedding_loader import EMBEDDING_MODEL_REMAPPING
 from mlx_vlm.models.pooling import EmbeddingOutput
+
+# Of mlx-audio's families that hear: they make vectors or scores, align a text that is given, or are shared code.
+_NO_TRANSCRIBERS = frozenset({"lasr_ctc", "nemo", "qwen3_forced_aligner", "wav2vec"})
 
 _CHILD = (sys.executable, "-m", "worker.loading.architectures", "--child")
 
@@ -51,7 +56,17 @@ def table() -> dict[str, Any]:
     names = _names()
     known = survey(_CHILD, [f"{kind} {name}" for kind in names for name in names[kind]])
     kinds = {kind: sorted(name for name in names[kind] if f"{kind} {name}" in known) for kind in names}
-    return {"versions": {name: version(name) for name in ("mlx-lm", "mlx-vlm")}, "model_types": kinds}
+    versions = {name: version(name) for name in ("mlx-lm", "mlx-vlm", "mlx-audio")}
+    return {"versions": versions, "model_types": kinds, "audio_tasks": audio_tasks()}
+
+
+def audio_tasks() -> dict[str, list[str]]:
+    """Task -> the names of mlx-audio for families that do it."""
+    kinds = {"transcribe": "stt", "speak": "tts"}
+    known = {
+        task: {n for n in SUPPORTED_MODEL_TYPES[kind] if classify_model(n) == kind} for task, kind in kinds.items()
+    }
+    return {task: sorted(names - _NO_TRANSCRIBERS) for task, names in known.items()}
 
 
 def _names() -> dict[str, set[str]]:

@@ -1,5 +1,6 @@
 /** The models of this machine, downloads, and what is wrong with folders. */
 
+import { chats } from "./cards.js";
 import { byId, el, keyed, setText, show } from "./dom.js";
 import { bytes, gib, many, percent, whole } from "./format.js";
 import { downloads } from "./state.js";
@@ -7,11 +8,15 @@ import { downloads } from "./state.js";
 /** What is known of a model, in a line. @param {any} model */
 export function about(model) {
   const parts = [gib(model.size_gb), model.model_type];
+  if (model.model_type === "audio") parts.push(hears(model) ? "transcribes" : "speaks");
   if (model.quantization) parts.push(model.quantization);
   if (model.parameters) parts.push(`${short(model.parameters)} parameters`);
   if (model.context_length) parts.push(`${whole(model.context_length)} tokens of context`);
   return parts.join(" · ");
 }
+
+/** @param {any} model */
+const hears = (model) => (model.capabilities ?? []).includes("transcribe");
 
 /** @param {number} count */
 export function short(count) {
@@ -22,7 +27,7 @@ export function short(count) {
 /** @param {any[]} models @param {string} text */
 export function found(models, text) {
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
-  return models.filter((model) => words.every((word) => model.model_id.toLowerCase().includes(word)));
+  return models.filter((model) => words.every((word) => `${model.model_id} ${model.model_type}`.toLowerCase().includes(word)));
 }
 
 /** How far a download is. @param {import("./state.js").Pull} pull */
@@ -86,7 +91,7 @@ function entry(id, _state, act) {
     el("div", { class: "buttons" }, load, chat, button("remove", "Delete", "danger")));
   node.update = (/** @type {any} */ model) => {
     setText(line, about(model));
-    show(chat, !["embeddings", "audio"].includes(model.model_type));
+    show(chat, chats(model));
   };
   node.now = (/** @type {string|undefined} */ name) => {
     const rests = [undefined, "unloaded", "failed", "cooldown"].includes(name);

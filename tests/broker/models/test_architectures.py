@@ -66,8 +66,19 @@ def test_an_architecture_that_is_not_for_vision(name: str) -> None:
     assert unknown_architecture({"model_type": name}, "vision") == name
 
 
+@pytest.mark.parametrize("name", ["whisper", "Whisper", "parakeet", "kokoro", "csm", "qwen3_tts"])
+def test_an_architecture_for_audio(name: str) -> None:
+    assert unknown_architecture({"model_type": name}, "audio") is None
+
+
+# mlx-audio has the others too: a text model of other models, a codec, what separates sounds, what finds speech.
+@pytest.mark.parametrize("name", ["zork", "llama", "encodec", "sam_audio", "silero_vad", "wav2vec", "registry", ""])
+def test_an_architecture_that_is_not_for_audio(name: str) -> None:
+    assert unknown_architecture({"model_type": name}, "audio") == (name or None)
+
+
 def test_other_types_are_not_judged_here() -> None:
-    assert unknown_architecture({"model_type": "zork"}, "audio") is None
+    assert unknown_architecture({"model_type": "zork"}, "echo") is None
 
 
 def test_a_table_of_other_versions_leaves_names_that_it_lacks_to_the_worker() -> None:

@@ -70,6 +70,13 @@ def test_parts_of_a_sentence_transformer_are_not_told(catalog: Catalog, models: 
     assert "minilm/1_Pooling" not in broken(catalog)
 
 
+def test_the_codec_of_a_model_that_speaks_is_not_told(catalog: Catalog, models: Path) -> None:
+    folder = make_model(models / "speaks", config={"model_type": "qwen3_tts"})
+    make_model(folder / "speech_tokenizer", config={"model_type": "qwen3_tts_tokenizer_12hz"})
+    assert broken(catalog) == {}
+    assert [entry.spec.model_id for entry in catalog.entries()] == ["speaks"]
+
+
 def test_a_link_out_of_the_folder_and_a_draft_that_is_gone(models: Path, hub: Path, tmp_path: Path) -> None:
     outside = make_model(tmp_path / "outside")
     models.mkdir(exist_ok=True)

@@ -8,7 +8,7 @@ import pytest
 from broker.models.catalog import Catalog
 from broker.models.entry import CatalogError, ModelOverride
 from broker.policy.specs import ModelSpec
-from tests.broker.models.model_folders import LLAMA, make_hub_model, make_model, refusal
+from tests.broker.models.model_folders import make_hub_model, make_model, refusal
 
 # ---- finding ------------------------------------------------------------------------------------------------------
 
@@ -342,13 +342,3 @@ def test_weights_that_are_dangling_links(catalog: Catalog, hub: Path) -> None:
     code, message = refusal(catalog, "org/tiny")
     assert code == "load_failed"
     assert message == f"{snapshot / 'model.safetensors'}: No such file or directory"
-
-
-def test_a_model_that_this_version_cannot_run_is_refused_before_a_process_starts(
-    catalog: Catalog, models: Path
-) -> None:
-    make_model(models / "speech", LLAMA | {"audio_config": {}})
-    assert refusal(catalog, "speech") == (
-        "load_failed",
-        "speech is a model of type audio, which this version cannot run",
-    )

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from broker.policy.actions import Fail, ForwardRequest
@@ -5,18 +7,26 @@ from broker.policy.admission import wrong_task
 from broker.policy.events import RequestArrived
 from broker.policy.specs import ModelSpec
 from broker.wire.failure import Code, Failure
+from broker.wire.kinds import Task
 from tests.broker.policy.script import R1, R2, W1, Script
 from tests.broker.policy.world_books import SimRequest
 
 TEXT = {"generate", "count"}
-TYPES = {"text-gen": TEXT, "vision": TEXT, "echo": TEXT, "embeddings": {"embed", "rerank"}}
+TYPES = {
+    "text-gen": TEXT,
+    "vision": TEXT,
+    "echo": TEXT,
+    "embeddings": {"embed", "rerank"},
+    "audio": {"transcribe", "speak", "voices"},
+}
+TASKS = ["generate", "count", "embed", "rerank", "transcribe", "speak", "voices"]
 
 
 def spec_of(model_type: str) -> ModelSpec:
     return ModelSpec("org/m", model_type, "/models/m", 1000)
 
 
-@pytest.mark.parametrize("task", ["generate", "count", "embed", "rerank"])
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("model_type", TYPES)
 def test_a_model_does_the_work_of_its_type_only(model_type: str, task: str) -> None:
     fail = wrong_task(spec_of(model_type), task)
@@ -26,7 +36,7 @@ def test_a_model_does_the_work_of_its_type_only(model_type: str, task: str) -> N
         assert fail is not None
         assert (fail.code, fail.param) == ("invalid_request", "model")
         assert fail.message.startswith(f"org/m is a model of type {model_type}: it can ")
-        assert ('`type = "embeddings"` in the settings' in fail.message) == (task not in TEXT)
+        assert ('`type = "embeddings"` in the settings' in fail.message) == (task in TYPES["embeddings"])
 
 
 def test_a_refusal_says_what_the_type_can_do() -> None:
@@ -34,7 +44,15 @@ def test_a_refusal_says_what_the_type_can_do() -> None:
     assert embeddings is not None
     assert "it can embed and rerank, not generate" in embeddings.message
     assert audio is not None
-    assert "it can nothing yet, not generate" in audio.message
+    assert "it can speak and transcribe, not generate" in audio.message
+
+
+def test_what_a_model_does_by_its_files_counts_for_more_than_its_type() -> None:
+    spec = replace(spec_of("audio"), tasks=frozenset({Task.SPEAK, Task.VOICES}))
+    assert wrong_task(spec, "speak") is wrong_task(spec, "voices") is None
+    fail = wrong_task(spec, "transcribe")
+    assert fail is not None
+    assert fail.message == "org/m is a model of type audio: it can speak, not transcribe"
 
 
 def test_an_unknown_task_is_named() -> None:

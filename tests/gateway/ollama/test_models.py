@@ -85,6 +85,8 @@ def test_what_is_not_known_is_empty_and_never_null() -> None:
     [
         (["embed"], ["embedding"]),
         (["rerank"], []),
+        (["transcribe"], ["audio"]),
+        (["speak", "voices"], []),
         (["generate", "infill"], ["completion", "insert"]),
         (["generate", "reasoning", "tools", "vision"], ["completion", "tools", "vision", "thinking"]),
     ],

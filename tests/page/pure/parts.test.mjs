@@ -78,6 +78,10 @@ test("models on disk", () => {
   assert.equal(about(model), "1.5 GiB · text-gen · 4-bit · 3.2 B parameters · 8,192 tokens of context");
   assert.deepEqual(found([model], "tiny ORG"), [model]);
   assert.deepEqual(found([model], "tiny other"), []);
+  const voice = { model_id: "org/Voice", size_gb: 0.5, model_type: "audio", quantization: null, parameters: 8.2e7, context_length: 0 };
+  assert.equal(about({ ...voice, capabilities: ["speak", "voices"] }), "512 MiB · audio · speaks · 82 M parameters");
+  assert.equal(about({ ...voice, capabilities: ["transcribe"] }), "512 MiB · audio · transcribes · 82 M parameters");
+  assert.deepEqual(found([model, voice], "audio"), [voice]);
 });
 
 test("how far a download is", () => {

@@ -2,6 +2,7 @@
 
 import json
 import pkgutil
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -11,12 +12,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import mlx_audio
 import pytest
 
 from broker.models.architectures import unknown_architecture
 from broker.models.catalog import Catalog
 from tests.service import ROOT
-from worker.loading.architectures import survey
+from worker.loading.architectures import audio_tasks, survey
 
 TABLE: dict[str, Any] = json.loads((ROOT / "broker/models/architectures.json").read_bytes())
 
@@ -24,7 +26,7 @@ TABLE: dict[str, Any] = json.loads((ROOT / "broker/models/architectures.json").r
 def test_the_table_is_of_the_installed_versions() -> None:
     installed = {name: version(name) for name in TABLE["versions"]}
     assert installed == TABLE["versions"], "the libraries have changed: run `make architectures`"
-    assert installed.keys() == {"mlx-lm", "mlx-vlm"}
+    assert installed.keys() == {"mlx-lm", "mlx-vlm", "mlx-audio"}
 
 
 @pytest.mark.slow  # the answers change with the versions of the libraries, and those are compared with every change
@@ -34,6 +36,19 @@ def test_the_table_is_what_the_libraries_answer() -> None:
         [sys.executable, "-m", "worker.loading.architectures"], cwd=ROOT, capture_output=True, check=True
     )
     assert json.loads(asked.stdout) == TABLE, "the answers have changed: run `make architectures`"
+
+
+def test_the_table_has_the_audio_models_of_the_library() -> None:
+    assert audio_tasks() == TABLE["audio_tasks"], "the answers have changed: run `make architectures`"
+
+
+def test_the_documentation_has_every_family_of_audio_models() -> None:
+    lines = (ROOT / "docs/models.md").read_text().splitlines()
+    for task, kind in (("transcribe", "stt"), ("speak", "tts")):
+        [row] = [line for line in lines if line.startswith(f"| {task} | ")]
+        folders = {path.name for path in (Path(mlx_audio.__file__).parent / kind / "models").iterdir()}
+        known = folders & set(TABLE["audio_tasks"][task]) - ({"vibevoice"} if task == "transcribe" else set())
+        assert set(re.findall("`(.*?)`", row)) - {"vibevoice"} == known
 
 
 def test_a_child_that_dies_costs_the_question_that_it_was_at(tmp_path: Path) -> None:
