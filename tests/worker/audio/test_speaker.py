@@ -56,6 +56,17 @@ def test_voices_in_one_file_and_their_other_names_are_found(tmp_path: Path) -> N
     assert voices_of(folder, "kitten_tts", config) == ["expr-voice-5-m", "Bella", "expr-voice-2-f"]
 
 
+def test_the_name_of_a_folder_decides_nothing(tmp_path: Path) -> None:
+    folder = make_tiny_pocket(tmp_path / "kokoro-dia-soprano")
+    config = json.loads((folder / "config.json").read_bytes())
+    config.pop("model_type", None)
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load(folder).speaker.family == "pocket_tts"
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"^config\.json: names no architecture of audio models"):
+        load(folder)
+
+
 def test_a_defect_of_the_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such model folder"):
         load(tmp_path / "none")
