@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 
 from broker.models.architectures import audio_tasks
 from broker.models.weights import tensors
-from broker.wire.kinds import KINDS, Task
+from broker.wire.kinds import HEARING, KINDS, Task
 
 # What models write around their reasoning. A tokenizer with one of these pairs has it
 # (worker/generation/reasoning.py, and mlx-lm, ask the same of the loaded one).
@@ -66,6 +66,12 @@ def tasks_of(model_type: str, config: dict[str, Any]) -> frozenset[Task]:
 def capabilities_of(tasks: frozenset[Task]) -> list[str]:
     """These tasks as capabilities. To count a prompt is a part of answering it."""
     return sorted(str(task) for task in tasks - {Task.COUNT})
+
+
+def hears(config: dict[str, Any]) -> bool:
+    """Whether this vision model takes audio in chats: the larger ones of a family may have no part for it."""
+    family = config.get("model_type")
+    return isinstance(family, str) and family in HEARING and isinstance(config.get("audio_config"), dict)
 
 
 def chat_capabilities(folder: Path, options: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 
 from broker.models.architectures import is_audio, knows_architecture, unknown_architecture
 from broker.models.audio import AUDIO, check_audio, has_tokenizer
-from broker.models.capabilities import capabilities_of, chat_capabilities, parameters_of, tasks_of
+from broker.models.capabilities import capabilities_of, chat_capabilities, hears, parameters_of, tasks_of
 from broker.models.entry import CatalogEntry, CatalogError, ModelOverride
 from broker.models.weights import are_text_only, missing_shards
 from broker.policy.specs import ModelSpec
@@ -64,8 +64,10 @@ def read_entry(
 
 def _capabilities(config: dict[str, Any], folder: Path, spec: ModelSpec) -> list[str]:
     chats = chat_capabilities(folder, spec.options) if Task.GENERATE in spec.tasks else []
-    sees = spec.model_type == "vision" and bool(_VISION_KEYS & config.keys())
-    return [*capabilities_of(spec.tasks), *chats, *(["vision"] if sees else [])]
+    if spec.model_type != "vision":
+        return [*capabilities_of(spec.tasks), *chats]
+    senses = {"vision": _VISION_KEYS & config.keys(), "audio": hears(config)}
+    return [*capabilities_of(spec.tasks), *chats, *(name for name, has in senses.items() if has)]
 
 
 def detect_type(config: dict[str, Any], sentence_transformer: bool) -> str:

@@ -17,6 +17,7 @@ class Generate(Body):
     Exactly one of `messages` (chat, rendered by the model's template) and `prompt` (text or token ids) is given.
     images: image files as the client gave them. Where a message has images its content is a list of parts in the
     client's order, `{type: text, text}` and `{type: image}`; the k-th image part over all messages is images[k].
+    audios: sound files in the same way, `{type: audio}`; the k-th of these is audios[k].
     max_tokens None: to the end of the context. max_tokens_is_default: the client has not stated it, so that the answer
     may end earlier where memory is short. stream False: all text is in the FINAL. The sampling fields mean what they
     mean to mlx-lm, 0 is off; logit_bias: decimal token id -> what is added. logprobs: how many alternatives per token,
@@ -38,6 +39,7 @@ class Generate(Body):
 
     messages: list[dict[str, Any]] | None = None
     images: list[bytes] = field(default_factory=list)
+    audios: list[bytes] = field(default_factory=list)
     prompt: str | list[int] | None = None
     stream: bool = False
     max_tokens: int | None = None

@@ -1,6 +1,7 @@
-"""The content of a message in all dialects: text, and images in their order. Pure: it fetches none."""
+"""The content of a message in all dialects: text, images and sounds in their order. Pure: it fetches none."""
 
 from binascii import Error, a2b_base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from string import whitespace
 
@@ -12,20 +13,32 @@ class Image:
     source: bytes | str
 
 
-Content = str | list[str | Image]
+@dataclass(slots=True, frozen=True)
+class Sound:
+    """A sound file."""
+
+    source: bytes
 
 
-def content_from(parts: list[str | Image]) -> Content:
-    """Text alone as one string; with images all parts as they are."""
+Part = str | Image | Sound
+Content = str | list[Part]
+
+_KINDS = {Image: "image", Sound: "audio"}
+
+
+def content_from(parts: Sequence[Part]) -> Content:
+    """Text alone as one string; with files all parts as they are."""
     texts = [part for part in parts if isinstance(part, str)]
-    return "".join(texts) if len(texts) == len(parts) else parts
+    return "".join(texts) if len(texts) == len(parts) else list(parts)
 
 
-def wire_content(content: Content) -> str | list[dict[str, str]]:
-    """As the wire has it: the images themselves travel beside the messages."""
+def wire_content(content: str | Sequence[Part]) -> str | list[dict[str, str]]:
+    """As the wire has it: the files themselves travel beside the messages."""
     if isinstance(content, str):
         return content
-    return [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in content]
+    return [
+        {"type": "text", "text": part} if isinstance(part, str) else {"type": _KINDS[type(part)]} for part in content
+    ]
 
 
 def image_at(url: str) -> Image:
@@ -34,7 +47,12 @@ def image_at(url: str) -> Image:
 
 
 def image_in(base64: str) -> Image:
-    """The image in a text of base64, which may have line breaks. Raises ValueError."""
+    """The image in a text of base64. Raises ValueError."""
+    return Image(file_in(base64))
+
+
+def file_in(base64: str) -> bytes:
+    """The file in a text of base64, which may have line breaks. Raises ValueError."""
     try:
         data = a2b_base64(base64.encode("ascii").translate(None, whitespace.encode()), strict_mode=True)
     except Error as error:
@@ -43,7 +61,7 @@ def image_in(base64: str) -> Image:
         raise ValueError("the data is not base64: it has characters that are not ASCII") from None
     if not data:
         raise ValueError("the data is empty")
-    return Image(data)
+    return data
 
 
 def _in_data_url(url: str) -> Image:

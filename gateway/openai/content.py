@@ -1,17 +1,19 @@
-"""The content of a message in OpenAI's parts -> text and images in the client's order, and reasoning. Pure."""
+"""The content of a message in OpenAI's parts -> text, images and sounds in the client's order, and reasoning. Pure."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.core.content import Content, Image, content_from, image_at
+from gateway.core.content import Content, Image, Part, Sound, content_from, file_in, image_at
 from gateway.core.validation import at
 
 _DETAILS = (None, "auto", "low", "high")  # accepted and ignored: the models here scale images in their own way
 _TEXTS = ("text", "input_text", "output_text")  # the longer names are those of OpenAI's Responses
 _IMAGES = ("image_url", "input_image")
+# Which of them a file is, its first bytes say.
+_SOUND_FORMATS = ("wav", "mp3", "flac")
 _UNKNOWN = (
-    'is neither {"type": "text", "text": "..."} nor {"type": "image_url", "image_url": {"url": "..."}}; '
-    "no other kind is served"
+    'is neither {"type": "text", "text": "..."} nor {"type": "image_url", "image_url": {"url": "..."}} '
+    'nor {"type": "input_audio", "input_audio": {"data": "...", "format": "wav"}}; no other kind is served'
 )
 
 
@@ -24,7 +26,7 @@ class Said:
 
 
 def said_in(content: object) -> Said:
-    """Text alone as one string, its parts joined; with images all parts as they came. Raises ValueError, also of
+    """Text alone as one string, its parts joined; with files all parts as they came. Raises ValueError, also of
     pydantic's kind."""
     if content is None:
         return Said()
@@ -32,7 +34,7 @@ def said_in(content: object) -> Said:
         return Said(content)
     if not isinstance(content, list):
         raise ValueError("must be a string or a list of parts")
-    parts: list[str | Image] = []
+    parts: list[Part] = []
     reasoning = ""
     for position, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
@@ -47,6 +49,11 @@ def said_in(content: object) -> Said:
                 parts.append(_image(part["image_url"]))
             except ValueError as error:
                 raise at(f"[{position}].image_url", str(error)) from None
+        elif kind == "input_audio":
+            try:
+                parts.append(_sound(part.get("input_audio")))
+            except ValueError as error:
+                raise at(f"[{position}]", f"input_audio: {error}") from None
         else:
             raise at(f"[{position}]", _UNKNOWN)
     return Said(content_from(parts), reasoning)
@@ -69,3 +76,13 @@ def _image(value: Any) -> Image:
     if detail not in _DETAILS:
         raise ValueError("detail must be auto, low or high")
     return image_at(url)
+
+
+def _sound(value: Any) -> Sound:
+    """Raises ValueError."""
+    data, format_ = (value.get("data"), value.get("format")) if isinstance(value, dict) else (None, None)
+    if not isinstance(data, str):
+        raise ValueError('must be {"data": "...", "format": "wav"}, with the file in base64')
+    if format_ not in _SOUND_FORMATS:
+        raise ValueError("format must be wav, mp3 or flac")
+    return Sound(file_in(data))

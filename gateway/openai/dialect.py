@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import orjson
 
 from broker.wire.failure import Failure
-from gateway.core.content import Content, Image
+from gateway.core.content import Content, Image, Sound
 from gateway.core.dialect import Json
 from gateway.core.failure import STATUS, ErrorAnswer, error_object
 
@@ -16,7 +16,8 @@ DONE = b"data: [DONE]\n\n"
 
 _NAMES = {"json_schema": "response_format", "required_tools": "tool_choice", "inputs": "input"}
 _PART = re.compile(r"messages\[(\d+)\]\.parts\[(\d+)\]")
-_IMAGE = re.compile(r"images\[(\d+)\]")
+_FILE = re.compile(r"(images|audios)\[(\d+)\]")
+_FILES: dict[str, type[Image | Sound]] = {"images": Image, "audios": Sound}
 _INPUT = re.compile(r"inputs(?=\[)")
 
 
@@ -49,24 +50,24 @@ def field_name(field: str) -> str:
 
 
 def field_in_chat(field: str, contents: Sequence[Content]) -> str:
-    """The same for a chat whose messages have these contents: parts and images are where the client put them."""
+    """The same for a chat whose messages have these contents: parts and files are where the client put them."""
     if part := _PART.match(field):  # a field of the part may follow
         return _part_name(int(part[1]), int(part[2]), contents) + field[part.end() :]
-    if image := _IMAGE.fullmatch(field):
-        places = image_places(contents)
-        number = int(image[1])
+    if file := _FILE.fullmatch(field):
+        places = _places(contents, _FILES[file[1]])
+        number = int(file[2])
         return _part_name(*places[number], contents) if number < len(places) else "messages"
     return field_name(field)
 
 
-def image_places(contents: Sequence[Content]) -> list[tuple[int, int]]:
-    """(message, part) of each image, in their order."""
+def _places(contents: Sequence[Content], kind: type[Image | Sound]) -> list[tuple[int, int]]:
+    """(message, part) of each file of this kind, in their order."""
     return [
         (position, number)
         for position, content in enumerate(contents)
         if not isinstance(content, str)
         for number, part in enumerate(content)
-        if isinstance(part, Image)
+        if isinstance(part, kind)
     ]
 
 

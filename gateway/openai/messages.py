@@ -42,7 +42,7 @@ class ChatMessage(RequestBody):
         """As the wire has it."""
         content = wire_content(self.said.content)
         if self.refusal is not None and isinstance(content, str):
-            # What the model said instead of an answer; without images, which no assistant sends.
+            # What the model said instead of an answer; without files, which no assistant sends.
             content += self.refusal
         # Some clients send both, one of them empty.
         reasoning = self.reasoning_content or self.reasoning or self.reasoning_content
@@ -74,7 +74,7 @@ def check_roles(messages: list[ChatMessage]) -> None:
             if message.said.reasoning:
                 raise invalid("only an assistant's message may have parts of the type thinking", f"{where}.content")
         if message.role != "user" and not isinstance(message.said.content, str):
-            raise invalid("only a user's message may have images", f"{where}.content")
+            raise invalid("only a user's message may have images or audio", f"{where}.content")
 
 
 def fields_that_models_read(raw: dict[str, Any]) -> Iterator[tuple[str, Any]]:

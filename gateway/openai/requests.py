@@ -4,13 +4,14 @@ The models below say what is valid. Unknown fields are ignored, as OpenAI-compat
 would change the answer and is not implemented yet is refused by name, because ignoring it would give a wrong answer.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainValidator
 
 from broker.wire.failure import invalid
 from broker.wire.work import Generate
-from gateway.core.content import Image
+from gateway.core.content import Image, Part, Sound
 from gateway.core.integers import entries_of, refuse_rounded
 from gateway.core.sampling import MAX_INT, Defaults, SamplingFields, effort_variables
 from gateway.core.shapes import Prompts, Stops
@@ -179,13 +180,17 @@ class ChatRequest(Sampling):
     @property
     def images(self) -> list[Image]:
         """All images in their order."""
-        return [
-            part
-            for message in self.messages
-            if not isinstance(message.said.content, str)
-            for part in message.said.content
-            if isinstance(part, Image)
-        ]
+        return [part for part in self._parts() if isinstance(part, Image)]
+
+    @property
+    def sounds(self) -> list[bytes]:
+        """All sound files in their order."""
+        return [part.source for part in self._parts() if isinstance(part, Sound)]
+
+    def _parts(self) -> Iterator[Part]:
+        for message in self.messages:
+            if not isinstance(message.said.content, str):
+                yield from message.said.content
 
 
 class CompletionRequest(Sampling):
@@ -279,6 +284,7 @@ def chat_work(request: ChatRequest, images: list[bytes], defaults: Defaults) -> 
         Generate(
             messages=messages,
             images=images,
+            audios=request.sounds,
             max_tokens=stated or defaults.max_tokens,
             max_tokens_is_default=not stated,
             logprobs=logprobs,

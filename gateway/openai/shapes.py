@@ -51,7 +51,21 @@ class ImagePart(Shape):
     image_url: ImageUrl | str
 
 
-ChatContent = str | list[TextPart | ImagePart | RefusalPart | ThinkingPart] | None
+class InputAudio(Shape):
+    """data: a file in base64."""
+
+    data: str
+    format: Literal["wav", "mp3", "flac"]
+
+
+class AudioPart(Shape):
+    """A sound of a user's message, for models that hear."""
+
+    type: Literal["input_audio"]
+    input_audio: InputAudio
+
+
+ChatContent = str | list[TextPart | ImagePart | AudioPart | RefusalPart | ThinkingPart] | None
 
 
 class FunctionTool(Shape):

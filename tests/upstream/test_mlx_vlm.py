@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from mlx_vlm.embedding_loader import EMBEDDING_MODEL_REMAPPING, load_embedding_model
 from mlx_vlm.generate.ar import BatchGenerator, PromptProcessingBatch
@@ -32,6 +33,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, dynamic_module_
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from tests.tiny_encoders import make_tiny_encoder, make_tiny_reranker
+from tests.tiny_hearing import make_tiny_hearing
 from tests.tiny_models import make_tiny_model
 from tests.tiny_vision import IMAGE_TOKEN, make_tiny_vision, picture
 
@@ -234,6 +236,21 @@ def test_mlx_vlm_load_image() -> None:
     image.save(file, "JPEG", exif=exif)
     loaded = load_image(Image.open(file))
     assert (loaded.mode, loaded.size) == ("RGB", (2, 4))
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filter")
+def test_mlx_vlm_hearing(tmp_path: Path) -> None:
+    folder = make_tiny_hearing(tmp_path / "hears")
+    model: Any = load_model(folder, trust_remote_code=False)
+    processor: Any = load_processor(folder, True, eos_token_ids=None, trust_remote_code=False)
+    assert processor.audio_seq_length * processor.audio_ms_per_token == 30_000
+    samples = np.sin(np.arange(8000, dtype=np.float32))
+    made = processor.feature_extractor([samples], sampling_rate=16_000, return_attention_mask=True)
+    features = {name: mx.array(np.asarray(made[name])) for name in ("input_features", "input_features_mask")}
+    tokens = mx.array([[1, *[model.config.audio_token_id] * 13, 2]])
+    silent, heard = (model.get_input_embeddings(tokens, None, **kind).inputs_embeds for kind in ({}, features))
+    changed: Any = mx.any(silent != heard, axis=-1)[0].tolist()
+    assert changed == [False, *[True] * 13, False]
 
 
 def test_mlx_vlm_encoders(tmp_path: Path) -> None:

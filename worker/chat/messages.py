@@ -37,6 +37,8 @@ def text_of_part(part: Any, where: str) -> str:
     if isinstance(part, dict) and part.get("type") == "image":
         # The first one of the request, since it is refused.
         raise invalid("images[0]: this model reads text only, it takes no images", param="images[0]")
+    if isinstance(part, dict) and part.get("type") == "audio":
+        raise invalid("audios[0]: this model does not hear, it takes no audio", param="audios[0]")
     if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
         raise invalid(f"{where} is not a text part", param=where)
     return str(part["text"])

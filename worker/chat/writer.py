@@ -35,7 +35,10 @@ TOOL_FORMS = ("template", "generic", "refuse")
 _REMEMBERED = 256  # structures
 
 # A part of a content as Python or JSON has it: the template took a list for a text.
-_DUMPED = re.compile(r"""['"]type['"]: ?['"](?:text|image|thinking)['"]""")
+_DUMPED = re.compile(r"""['"]type['"]: ?['"](?:text|image|audio|thinking)['"]""")
+
+# Type of a part -> the files of the request that it stands for.
+_FILES = {"image": "images", "audio": "audios"}
 
 Changes = tuple[Change, ...]
 
@@ -114,7 +117,8 @@ class ChatWriter:
         self, renderers: Sequence[Render], tool_form: str | None = None, *, writes_images: bool = False
     ) -> None:
         """renderers: the first that does is taken; tool_form: one of TOOL_FORMS, None for the template's where it
-        writes all, else the generic one; writes_images: whether the template has to write something for each image."""
+        writes all, else the generic one; writes_images: whether the template has to write something for each image and
+        each sound."""
         self._renderers = renderers
         self._tool_form = tool_form
         self._writes_images = writes_images
@@ -217,7 +221,7 @@ class ChatWriter:
             if not missing and chat.tools and schemas_described not in form.changes:
                 missing = self._untold(chat, text, form.renderer)
             if not missing and self._writes_images:
-                missing = _unwritten_images(chat, text, renderer)
+                missing = _unwritten_files(chat, text, renderer)
         except Exception as error:  # noqa: BLE001 # see above
             return _Attempt(error=error)
         return _Attempt(missing=tuple(missing)) if missing else tuple(bones.left_out(text))
@@ -309,21 +313,21 @@ def _remembered(known: OrderedDict[bytes, _T], structure: object, find: Callable
     return found
 
 
-def _unwritten_images(chat: Chat, text: str, renderer: Callable[..., Any]) -> list[str]:
-    """The images without which the text would be the same."""
+def _unwritten_files(chat: Chat, text: str, renderer: Callable[..., Any]) -> list[str]:
+    """The images and sounds without which the text would be the same."""
     unwritten = []
-    count = 0
+    counts = dict.fromkeys(_FILES, 0)
     for number, turn in enumerate(chat.turns):
         content = turn["content"]
         for index, part in enumerate(() if isinstance(content, str) else content):
-            if part.get("type") != "image":
+            if (kind := part.get("type")) not in counts:
                 continue
             others = {**turn, "content": [*content[:index], *content[index + 1 :]]}
             without = replace(chat, turns=[*chat.turns[:number], others, *chat.turns[number + 1 :]])
             # Apart from blanks, which join the texts around it.
             if "".join(str(renderer(without, tokenize=False, asks=True)).split()) == "".join(text.split()):
-                unwritten.append(f"images[{count}]")
-            count += 1
+                unwritten.append(f"{_FILES[kind]}[{counts[kind]}]")
+            counts[kind] += 1
     return unwritten
 
 

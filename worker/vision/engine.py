@@ -147,21 +147,21 @@ class VisionEngine:
 
     def add(self, request_id: bytes, payload: bytes) -> None:
         waiting = self._read(payload)
-        # A prompt that is too long is refused before any image is decoded.
+        # A prompt that is too long is refused before any file is decoded.
         prompt = waiting.prompt
-        known = self.model.picture_tokens(waiting.pictures, waiting.pixels) if prompt is None else len(prompt.tokens)
+        known = waiting.least_tokens(self.model) if prompt is None else len(prompt.tokens)
         self.generation.max_tokens(waiting.request, known + waiting.drawn)
         self._waiting[request_id] = waiting
 
     def count(self, payload: bytes) -> Iterator[int | None]:
-        """As Count of worker/engine.py, image by image."""
+        """As Count of worker/engine.py, file by file."""
         waiting = self._read(payload, counts=True)
-        self.model.picture_tokens(waiting.pictures, waiting.pixels)
+        waiting.least_tokens(self.model)
         self.generation.check_max_tokens(waiting.request)
-        for picture in waiting.pictures:
+        while not waiting.is_decoded:
             yield None
-            waiting.images.append(picture.read())
-        prompt = waiting.prompt or self.model.read_chat(waiting.text, waiting.images, waiting.pixels)
+            waiting.decode_next(self.model)
+        prompt = waiting.read(self.model)
         answer = self.generation.answer(waiting.request, prompt.tokens, is_generic=waiting.is_generic)
         self.generation.followers(waiting.request, *answer)
         yield len(prompt.tokens) + waiting.drawn
@@ -298,11 +298,11 @@ class VisionEngine:
 
     def _advance(self, request_id: bytes, waiting: Waiting) -> None:
         """Another piece of the work before it is in the batch. Raises FailureError."""
-        if len(waiting.images) < len(waiting.pictures):
-            waiting.images.append(waiting.pictures[len(waiting.images)].read())
+        if not waiting.is_decoded:
+            waiting.decode_next(self.model)
             return
         if not self.room.waiting:
-            prompt = waiting.prompt or self.model.read_chat(waiting.text, waiting.images, waiting.pixels)
+            prompt = waiting.read(self.model)
             self._enter(request_id, waiting, prompt, encoding_bytes(prompt))
         if (admitted := self.room.admit()) is not None:
             self._insert(admitted, waiting)

@@ -50,8 +50,8 @@ def plan_of(assign: Assign, language_model: Any, *, most_rows: int, step_tokens:
 
 
 def encoding_bytes(prompt: Prompt) -> int:
-    """What a prompt takes beside its caches until it has been read: its images and its embeddings."""
-    inputs: Any = tree_flatten(prompt.inputs)
+    """What a prompt takes beside its caches until it has been read: its images, sounds and embeddings."""
+    inputs: Any = tree_flatten([prompt.inputs, prompt.heard])
     return sum(value.nbytes for _, value in inputs if isinstance(value, mx.array)) * _BYTES_PER_PIXEL_BYTE
 
 

@@ -5,9 +5,9 @@ Never downloads, and never runs code that comes with a model. Knows no batch.
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,10 @@ from worker.loading.model_folder import (
     tokenizer_settings,
 )
 from worker.process.device_errors import is_device_error
-from worker.vision.chats import chat_writer
+from worker.vision.chats import FILES, chat_writer, files_in
+from worker.vision.hearing import FEATURES, hearing_of
 from worker.vision.pictures import Picture
+from worker.vision.sounds import Samples
 
 log = logging.getLogger("worker")
 
@@ -52,8 +54,8 @@ _MARK = re.compile("image|img|video|vision|audio", re.IGNORECASE)
 
 _UNTRUSTED = {"trust_remote_code": False}
 
-# Where configurations name the tokens that stand for images and videos.
-_IMAGE_TOKENS = ("image_token_index", "image_token_id", "video_token_index", "video_token_id")
+# Where configurations name the tokens that stand for images, videos and sounds.
+_FILE_TOKENS = ("image_token_index", "image_token_id", "video_token_index", "video_token_id", "audio_token_id")
 
 # Inputs with a number for each token, and what it is for one of a text.
 _OF_TEXT = {"attention_mask": 1, "token_type_ids": 0, "mm_token_type_ids": 0}
@@ -64,10 +66,12 @@ _NOT_IN_BATCHES = ("granite4_vision",)
 
 @dataclass(slots=True, frozen=True)
 class Prompt:
-    """tokens: including those of the images; inputs: of mlx-vlm, beside the tokens."""
+    """tokens: including those of images and sounds; inputs: of mlx-vlm, beside the tokens; heard: the features of each
+    sound."""
 
     tokens: list[int]
     inputs: dict[str, Any]
+    heard: list[dict[str, mx.array]] = field(default_factory=list)
 
     @property
     def is_text(self) -> bool:
@@ -80,12 +84,12 @@ class Prompt:
         for name, text in _OF_TEXT.items():
             if isinstance(inputs.get(name), mx.array):
                 inputs[name] = mx.concatenate([inputs[name], mx.full((1, len(said)), text, inputs[name].dtype)], axis=1)
-        return Prompt([*self.tokens, *said], inputs)
+        return Prompt([*self.tokens, *said], inputs, self.heard)
 
 
 class VisionModel:
     """A loaded model. vlm: as mlx-vlm has it; tokenizer: mlx-lm's wrapper; vocabulary, context_length: tokens, 0 if
-    unknown."""
+    unknown; hearing: None if it does not hear."""
 
     def __init__(
         self, folder: Path, report: Report, chat_template: str | None = None, tool_form: str | None = None
@@ -125,8 +129,9 @@ class VisionModel:
         self._marks = re.compile("|".join(map(re.escape, sorted(_marks(self._processor, tokenizer)))) or r"(?!)")
         self.vocabulary = first_int(facts, ("vocab_size",)) or len(self.tokenizer)
         self.context_length = first_int(facts, CONTEXT_KEYS)
-        named = (getattr(self.vlm.config, name, None) for name in _IMAGE_TOKENS)
-        self._image_tokens = {token for token in named if isinstance(token, int)}
+        self.hearing = hearing_of(self.vlm, self._processor)
+        named = (getattr(self.vlm.config, name, None) for name in _FILE_TOKENS)
+        self._file_tokens = {token for token in named if isinstance(token, int)}
 
     @property
     def language_model(self) -> Any:
@@ -161,29 +166,33 @@ class VisionModel:
                 raise invalid(f"{picture.where}: {error}", param=picture.where) from error
         return tokens
 
-    def chat(self, request: Generate, messages: list[dict[str, Any]]) -> tuple[str, list[str], Form]:
-        """The chat rendered by the model's template, with its marks for images; the fields of the images in the
-        request, in their order; and how the chat was written. Raises FailureError."""
+    def chat(self, request: Generate, messages: list[dict[str, Any]]) -> tuple[str, Form]:
+        """The chat rendered by the model's template, with its marks for images and sounds, of which the k-th is
+        `images[k]` or `audios[k]` of the request; and how the chat was written. Raises FailureError."""
         turns = plain_messages(messages, _parts)
-        places = _places(turns)
-        if len(places) != len(request.images):
-            raise invalid(f"messages have {len(places)} images, but {len(request.images)} came", param="messages")
         kind = self.vlm.config.model_type
-        if places and kind.lower() not in MODEL_CONFIG:
-            raise invalid(f"{places[0]}: mlx-vlm does not know how a {kind} model takes images", param=places[0])
-        if places:
+        for name, part, files in (("images", "image", request.images), ("audios", "audio", request.audios)):
+            count = sum(files_in(turn).count(part) for turn in turns)
+            if count and part == "audio" and self.hearing is None:
+                raise invalid("audios[0]: this model does not hear, it takes no audio", param="audios[0]")
+            _check_roles(turns, part, name)
+            if count != len(files):
+                raise invalid(f"messages have {count} {name}, but {len(files)} came", param="messages")
+            if count and kind.lower() not in MODEL_CONFIG:
+                raise invalid(f"{name}[0]: mlx-vlm does not know how a {kind} model takes {name}", param=f"{name}[0]")
+        if request.images or request.audios:
             said = {"messages": list(map(_with_parts, turns)), "tools": request.tools}
             self._refuse_marks({**said, "chat_template_kwargs": request.chat_template_kwargs})
         chat = chat_of(request, turns)
         form = self._writer.form(chat)
-        return str(self._writer.render(form, form.apply(chat), tokenize=False)), places, form
+        return str(self._writer.render(form, form.apply(chat), tokenize=False)), form
 
     def _refuse_marks(self, said: dict[str, Any]) -> None:
-        """Raises FailureError for a text that contains the mark of an image: processors count these marks, and some
-        fail if there are too many."""
+        """Raises FailureError for a text that contains the mark of a file: processors count these marks, and some fail
+        if there are too many."""
         for where, words in _strings(said):
             if found := self._marks.search(words):
-                message = f"{where} must not contain {found[0]!r}: with images, the model takes it for one of them"
+                message = f"{where} must not contain {found[0]!r}: with files, the model takes it for one of them"
                 raise invalid(message, param=where)
 
     def read_text(self, request: Generate) -> Prompt:
@@ -194,8 +203,8 @@ class VisionModel:
         """Of a text."""
         return Prompt(tokens, {"attention_mask": mx.ones((1, len(tokens)), mx.int32)})
 
-    def read_chat(self, text: str, images: list[Any], pixels: dict[str, int]) -> Prompt:
-        """The prompt of a rendered chat and its decoded images, in order. pixels: of `pixels_wanted`. Raises
+    def read_chat(self, text: str, images: list[Any], pixels: dict[str, int], sounds: Sequence[Samples] = ()) -> Prompt:
+        """The prompt of a rendered chat and its decoded images and sounds, in order. pixels: of `pixels_wanted`. Raises
         FailureError."""
         bos = self.tokenizer.bos_token
         writes_marks = should_add_special_tokens(self.vlm.config.model_type, self._processor)
@@ -203,6 +212,7 @@ class VisionModel:
             inputs = prepare_inputs(
                 self._processor,
                 images=images or None,
+                audio=list(sounds) or None,
                 prompts=text,
                 image_token_index=getattr(self.vlm.config, "image_token_index", None),
                 # Not twice: most templates begin with it.
@@ -210,23 +220,28 @@ class VisionModel:
                 **(pixels if self.takes_pixels else {}),
             )
         tokens: list[int] = inputs.pop("input_ids")[0].tolist()
-        return Prompt(tokens, inputs)
+        if self.hearing is None or not sounds:
+            return Prompt(tokens, inputs)
+        rest = {name: value for name, value in inputs.items() if name not in FEATURES}
+        return Prompt(tokens, rest, self.hearing.features(sounds))
 
     def see(self, prompt: Prompt) -> dict[str, Any]:
-        """What BatchGenerator takes beside the tokens: the embeddings of text and images, computed. Raises
+        """What BatchGenerator takes beside the tokens: the embeddings of text, images and sounds, computed. Raises
         FailureError."""
         others = dict(prompt.inputs)
         pixels, mask = others.pop("pixel_values", None), others.pop("attention_mask", None)
         with _client_mistakes():
             features = self.vlm.get_input_embeddings(mx.array([prompt.tokens]), pixels, mask=mask, **others)
-        known = {name: value for name, value in features.to_dict().items() if value is not None}
+            known = {name: value for name, value in features.to_dict().items() if value is not None}
+            if self.hearing is not None and prompt.heard:
+                self.hearing.hear(prompt.tokens, known, prompt.heard)
         mx.eval([value for value in known.values() if isinstance(value, mx.array)])
         return {**others, **known}
 
     def see_behind(self, prompt: Prompt, said: list[int]) -> tuple[Prompt, dict[str, Any]] | None:
         """The prompt with these tokens behind it, and what `see` has of both; None where the model would take some of
-        them for the mark of an image, or cannot read on behind this prompt."""
-        if not self._image_tokens.isdisjoint(said):
+        them for the mark of a file, or cannot read on behind this prompt."""
+        if not self._file_tokens.isdisjoint(said):
             return None
         whole = prompt.followed_by(said)
         try:
@@ -246,26 +261,24 @@ class VisionModel:
 
 
 def _parts(content: Any, where: str) -> Any:
-    """A message's content for mlx-vlm: a string, or parts in their order if there are images among them."""
-    if not isinstance(content, list) or not any(_is_image(part) for part in content):
+    """A message's content for mlx-vlm: a string, or parts in their order if there are files among them."""
+    if not isinstance(content, list) or not any(map(_is_file, content)):
         return text_of(content, where)
     for index, part in enumerate(content):
-        if not _is_image(part):
+        if not _is_file(part):
             text_of_part(part, f"{where}.parts[{index}]")
     return content
 
 
-def _places(turns: list[dict[str, Any]]) -> list[str]:
-    """The fields of the images. Raises FailureError for an image in a role that cannot have any."""
-    places: list[str] = []
+def _check_roles(turns: list[dict[str, Any]], part: str, name: str) -> None:
+    """Raises FailureError for a file in a role that cannot have any."""
+    place = 0
     for turn in turns:
-        for part in turn["content"]:
-            if _is_image(part):
-                places.append(f"images[{len(places)}]")
-                if turn["role"] != "user":
-                    message = f"{places[-1]}: images are allowed in messages of the role user only"
-                    raise invalid(message, param=places[-1])
-    return places
+        count = files_in(turn).count(part)
+        if count and turn["role"] != "user":
+            message = f"{name}[{place}]: {name} are allowed in messages of the role user only"
+            raise invalid(message, param=f"{name}[{place}]")
+        place += count
 
 
 def _with_parts(turn: dict[str, Any]) -> dict[str, Any]:
@@ -273,8 +286,8 @@ def _with_parts(turn: dict[str, Any]) -> dict[str, Any]:
     return {"parts" if name == "content" and isinstance(value, list) else name: value for name, value in turn.items()}
 
 
-def _is_image(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("type") == "image"
+def _is_file(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") in FILES
 
 
 def _strings(value: Any, where: str = "") -> Iterator[tuple[str, str]]:

@@ -12,12 +12,13 @@ from worker.generation.sequence import Sequence
 from worker.vision.model import Prompt, VisionModel
 from worker.vision.pictures import Picture
 from worker.vision.row_sampler import RowSampler
+from worker.vision.sounds import Samples, Sound
 
 
 @dataclass(slots=True)
 class Waiting:
-    """A request that is not in the batch yet. prompt: once it is known; text: the rendered chat; images: the `pictures`
-    that have been decoded; form: of the chat, None for a prompt that is none; pixels: of
+    """A request that is not in the batch yet. prompt: once it is known; text: the rendered chat; images, heard: the
+    `pictures` and `sounds` that have been decoded; form: of the chat, None for a prompt that is none; pixels: of
     `pixels_wanted`; echo: how the answer begins; begun: in another process."""
 
     request: Generate
@@ -30,7 +31,30 @@ class Waiting:
     pixels: dict[str, int]
     echo: Echo | None = None
     begun: Begun | None = None
+    sounds: list[Sound] = field(default_factory=list)
     images: list[Any] = field(default_factory=list)
+    heard: list[Samples] = field(default_factory=list)
+
+    def least_tokens(self, model: VisionModel) -> int:
+        """A lower bound of the tokens of its files. Raises FailureError."""
+        return model.picture_tokens(self.pictures, self.pixels) + len(self.sounds)
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether all of its files are."""
+        return len(self.images) == len(self.pictures) and len(self.heard) == len(self.sounds)
+
+    def decode_next(self, model: VisionModel) -> None:
+        """Decode one file. Raises FailureError."""
+        if len(self.images) < len(self.pictures):
+            self.images.append(self.pictures[len(self.images)].read())
+        elif model.hearing is not None:
+            sound = self.sounds[len(self.heard)]
+            self.heard.append(sound.read(model.hearing.rate, model.hearing.longest))
+
+    def read(self, model: VisionModel) -> Prompt:
+        """Its prompt, once all files are decoded. Raises FailureError."""
+        return self.prompt or model.read_chat(self.text, self.images, self.pixels, self.heard)
 
     @property
     def drawn(self) -> int:
@@ -43,10 +67,11 @@ class Waiting:
         return [] if self.begun is None else self.begun.ids
 
     def is_like(self, other: "Waiting") -> bool:
-        """Whether both have the same prompt, with the same pictures, and have said the same behind it."""
+        """Whether both have the same prompt, with the same files, and have said the same behind it."""
         return (
             (self.text, self.pixels, self.said) == (other.text, other.pixels, other.said)
             and self.request.images == other.request.images
+            and self.request.audios == other.request.audios
             and _are_alike(self.prompt, other.prompt)
         )
 

@@ -11,6 +11,8 @@ from gateway.openai.requests import parse_chat, parse_completion
 from gateway.openai.text import ChatText, CompletionText
 from tests.gateway.openai.bodies import CALL, HELLO, PNG, USER, WEATHER, completion, picture, refused_chat
 
+SOUND = {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}}
+
 
 @pytest.mark.parametrize(
     ("image_url", "why"),
@@ -42,6 +44,28 @@ def test_an_image_that_cannot_be_is_named(image_url: Any, why: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("input_audio", "why"),
+    [
+        (None, "with the file in base64"),
+        ("UklGRg==", "with the file in base64"),
+        ({"data": "UklGRg=="}, "format must be wav, mp3 or flac"),
+        ({"data": "UklGRg==", "format": "ogg"}, "format must be wav, mp3 or flac"),
+        ({"format": "wav"}, "with the file in base64"),
+        ({"data": b"RIFF".hex() + "!", "format": "wav"}, "not base64"),
+        ({"data": "UklGRg", "format": "mp3"}, "not base64"),
+        ({"data": "data:audio/wav;base64,UklGRg==", "format": "wav"}, "not base64"),
+        ({"data": "", "format": "flac"}, "empty"),
+    ],
+)
+def test_a_sound_that_cannot_be_is_named(input_audio: Any, why: str) -> None:
+    part = {"type": "input_audio", "input_audio": input_audio}
+    error = refused_chat({"messages": [{"role": "user", "content": [HELLO, part]}]})
+    assert error.failure.param == "messages[0].content[1]"
+    assert error.failure.message.startswith("messages[0].content[1]: input_audio: ")
+    assert why in error.failure.message
+
+
+@pytest.mark.parametrize(
     ("body", "param"),
     [
         (b"", None),
@@ -63,6 +87,7 @@ def test_an_image_that_cannot_be_is_named(image_url: Any, why: str) -> None:
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
         ({"messages": [USER, {"role": "user", "content": [HELLO, picture({})]}]}, "messages[1].content[1].image_url"),
         ({"messages": [{"role": "system", "content": [picture("http://a/b.png")]}]}, "messages[0].content"),
+        ({"messages": [{"role": "system", "content": [SOUND]}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [HELLO] * 8193}] * 2}, "messages"),
         ({"messages": 1}, "messages"),
         ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls[0].function"),

@@ -267,6 +267,31 @@ def test_images_keep_their_places_among_the_texts() -> None:
     assert unpack(Generate, pack(work)) == work
 
 
+def test_sounds_keep_their_places_among_texts_and_images() -> None:
+    def sound(data: str, kind: str = "wav") -> dict[str, Any]:
+        return {"type": "input_audio", "input_audio": {"data": data, "format": kind}}
+
+    turns = [
+        {"role": "user", "content": [HELLO, sound("QQ=="), picture(PNG), sound("Qg==\n", "mp3")]},
+        {"role": "user", "content": [sound("Qw==", "flac")]},
+    ]
+    wanted = parse_chat(orjson.dumps({"messages": turns}))
+    assert len(wanted.images) == 1
+    names = ChatText(wanted).field_name
+    places = ["messages[0].content[1]", "messages[0].content[3]", "messages[1].content[0]"]
+    assert [names(f"audios[{number}]") for number in range(4)] == [*places, "messages"]
+    assert names("images[0]") == "messages[0].content[2].image_url"
+    assert names("messages[0].parts[1]") == places[0]
+    [work] = chat_work(wanted, [b"png"], DEFAULTS)
+    assert (work.images, work.audios) == ([b"png"], [b"A", b"B", b"C"])
+    audio = {"type": "audio"}
+    assert work.messages == [
+        {"role": "user", "content": [HELLO, audio, {"type": "image"}, audio]},
+        {"role": "user", "content": [audio]},
+    ]
+    assert unpack(Generate, pack(work)) == work
+
+
 @pytest.mark.parametrize(
     "url",
     [

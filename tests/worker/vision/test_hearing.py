@@ -1,0 +1,211 @@
+"""Models that hear, against mlx-vlm called directly, token for token: alone, in a changing batch, and cut off."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import soundfile
+from mlx_vlm.generate import generate_step
+from mlx_vlm.utils import load_processor, prepare_inputs
+
+from broker.wire.packing import pack
+from broker.wire.work import Generate
+from tests.tiny_hearing import make_tiny_hearing, sound
+from tests.tiny_vision import picture
+from tests.worker.engine_runs import answer, counted, run
+from tests.worker.going_on import assert_goes_on
+from tests.worker.vision.failing import failure
+from tests.worker.vision.vision_runs import IMAGE, TEXT_ONLY, in_company, load, rounded, spoken, text, user
+from worker.vision.engine import VisionEngine
+from worker.vision.hearing import _runs
+from worker.vision.sounds import open_sound
+
+# Gemma 4's own filters of 128 heights have some that hear nothing.
+pytestmark = [pytest.mark.exact, pytest.mark.filterwarnings("ignore:At least one mel filter")]
+
+AUDIO = {"type": "audio"}
+ONE: dict[str, Any] = {"messages": [user(text("what is "), AUDIO, text("?"))], "audios": [sound(1)]}
+OTHER: dict[str, Any] = {**ONE, "audios": [sound(2)]}
+TWO: dict[str, Any] = {
+    "messages": [user(AUDIO, text(" a ")), {"role": "assistant", "content": [text("é")]}, user(text("b "), AUDIO)],
+    "audios": [sound(1), sound(2, seconds=0.9)],
+}
+
+
+@pytest.fixture(scope="module", params=["gemma4", pytest.param("gemma4_unified", marks=pytest.mark.slow)])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_hearing(tmp_path_factory.mktemp("hearing") / "tiny", family=request.param)
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> VisionEngine:
+    return load(folder)
+
+
+def encoded(kind: str, *, rate: int = 44_100, channels: int = 2) -> bytes:
+    """The same in each encoding: two voices that are not alike."""
+    places = np.arange(rate // 2) / rate
+    voices = [0.3 * np.sin(2 * np.pi * (300 + 200 * voice) * places) for voice in range(channels)]
+    file = io.BytesIO()
+    soundfile.write(file, np.stack(voices, axis=1), rate, format=kind)
+    return file.getvalue()
+
+
+def directly(engine: VisionEngine, folder: Path, audio: bytes, count: int) -> list[int]:
+    """mlx-vlm's tokens for the prompt of ONE, from a file of its own."""
+    path = folder / "asked.sound"
+    path.write_bytes(audio)
+    processor: Any = load_processor(folder, trust_remote_code=False)
+    rendered = processor.tokenizer.apply_chat_template(ONE["messages"], tokenize=False, add_generation_prompt=True)
+    inputs: dict[str, Any] = prepare_inputs(processor, audio=[str(path)], prompts=rendered, add_special_tokens=False)
+    tokens, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
+    options: dict[str, Any] = {"prefill_step_size": None, "max_tokens": count, "temperature": 0.0}
+    generated = generate_step(tokens, engine.model.vlm, None, mask, **options, **inputs)
+    return [int(token) for token, _ in generated]
+
+
+# What files of other kinds become is in test_sounds.py.
+SOUNDS = {
+    "wav": sound(1),
+    "longer": sound(1, seconds=1.31),
+    "one sample more than a token": sound(3, seconds=641 / 16_000),
+    "flac of 44.1 kHz": encoded("FLAC"),
+}
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+def test_greedy_tokens_are_mlx_vlms(engine: VisionEngine, folder: Path, name: str) -> None:
+    got = answer(engine, **{**ONE, "audios": [SOUNDS[name]]}, temperature=0.0, max_tokens=30)
+    assert got["text"] == spoken(engine, directly(engine, folder, SOUNDS[name], 30))
+
+
+def test_a_sound_changes_the_answer(engine: VisionEngine) -> None:
+    asked: dict[str, Any] = {"temperature": 0.0, "max_tokens": 10, "logprobs": 0}
+    one, other, again = (rounded(answer(engine, **fields, **asked)) for fields in (ONE, OTHER, ONE))
+    assert one == again
+    assert one["prompt_tokens"] == other["prompt_tokens"]
+    assert one["logprobs"] != other["logprobs"]
+
+
+def test_requests_with_different_sounds_share_a_batch(engine: VisionEngine) -> None:
+    asked: dict[str, Any] = {"temperature": 0.0, "max_tokens": 20}
+    requests = [
+        {**ONE, **asked},
+        {**OTHER, **asked},
+        {**TWO, **asked},
+        {**TEXT_ONLY, **asked},
+        {**ONE, "seed": 3, "max_tokens": 20},
+        {**OTHER, "seed": 3, "max_tokens": 20, "stream": True},
+    ]
+    alone = [answer(engine, **fields) for fields in requests]
+    assert len({body["text"] for body in alone}) == len(alone)
+    together = run(engine, [{**fields, "stream": False} for fields in requests])
+    assert [outputs[-1].body["text"] for outputs in together] == [body["text"] for body in alone]
+    assert [body["text"] for body in in_company(engine, requests)] == [body["text"] for body in alone]
+
+
+def test_each_sound_of_a_request_is_heard_as_if_alone(engine: VisionEngine) -> None:
+    """Padded to one length, the tokens of one would get the features of the other."""
+    model = engine.model
+    hearing = model.hearing
+    assert hearing is not None
+    heard = [opened(data, engine) for data in TWO["audios"]]
+    written, _ = model.chat(Generate(**TWO), TWO["messages"])
+    prompt = model.read_chat(written, [], {}, heard)
+    embeds = model.see(prompt)["inputs_embeds"]
+    places = list(_runs(prompt.tokens, hearing.token))
+    assert [end - begin for begin, end in places] == [13, 23]
+    for (begin, end), samples in zip(places, heard, strict=True):
+        (features,) = hearing.features([samples])
+        marks = mx.array([[hearing.token] * (end - begin)])
+        alone = model.vlm.get_input_embeddings(marks, None, **features).inputs_embeds
+        assert mx.allclose(embeds[:, begin:end], alone, atol=1e-5)
+        assert not mx.allclose(alone, mx.broadcast_to(alone[:, :1], alone.shape))
+
+
+def opened(data: bytes, engine: VisionEngine) -> Any:
+    assert engine.model.hearing is not None
+    return open_sound(data, "audios[0]").read(engine.model.hearing.rate, engine.model.hearing.longest)
+
+
+def test_sounds_and_images_stay_where_the_client_has_put_them(tmp_path: Path) -> None:
+    engine = load(make_tiny_hearing(tmp_path / "tiny"))
+    chat = [user(AUDIO, text("a"), IMAGE, text("b"), AUDIO), {"role": "assistant", "content": "c"}, user(IMAGE, AUDIO)]
+    files: dict[str, Any] = {"audios": [sound(n) for n in range(3)], "images": [picture(n) for n in range(2)]}
+    written, _ = engine.model.chat(Generate(messages=chat, **files), chat)
+    assert written == "[user] <|audio|>a<|image|>b<|audio|>[assistant] c[user] <|image|><|audio|>[assistant] "
+    asked: dict[str, Any] = {"messages": chat, "temperature": 0.0, "max_tokens": 4, "logprobs": 0}
+    bodies = [
+        answer(engine, **asked, **files),
+        answer(engine, **asked, **{**files, "audios": files["audios"][::-1]}),
+        answer(engine, **asked, **{**files, "images": files["images"][::-1]}),
+    ]
+    assert len({str([entry["logprob"] for entry in body["logprobs"]]) for body in bodies}) == 3
+    assert len({body["prompt_tokens"] for body in bodies}) == 1
+
+
+def test_an_answer_goes_on_after_every_output(engine: VisionEngine) -> None:
+    assert_goes_on(engine, engine, **ONE, temperature=0.0, stream=True, max_tokens=5)
+    assert_goes_on(engine, engine, **TWO, seed=1, max_tokens=20)
+
+
+def test_a_prompt_in_pieces_is_read_as_a_whole(engine: VisionEngine, folder: Path) -> None:
+    fields: dict[str, Any] = {**TWO, "temperature": 0.0, "max_tokens": 10}
+    assert answer(load(folder, prefill_step_size=16), **fields)["text"] == answer(engine, **fields)["text"]
+
+
+def test_a_count_is_the_number_that_the_same_request_reports(engine: VisionEngine) -> None:
+    for fields, tokens in ((ONE, 13), (TWO, 13 + 23)):
+        count = counted(engine.count, **fields)
+        (outputs,) = run(engine, [{**fields, "max_tokens": 2}])
+        silent = [
+            {**turn, "content": [part for part in turn["content"] if part != AUDIO]} for turn in fields["messages"]
+        ]
+        rest = counted(engine.count, messages=silent)
+        # A mark before and behind each.
+        assert outputs[-1].body["prompt_tokens"] == count == rest + tokens + 2 * len(fields["audios"])
+    assert list(engine.count(pack(Generate(**TWO))))[:-1] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({**ONE, "audios": [b""]}, "audios[0]", "empty"),
+        ({**TWO, "audios": [sound(1), b"ID3 or so" * 9]}, "audios[1]", "formats are wav, mp3 and flac"),
+        ({**TWO, "audios": [sound(1), sound(1, seconds=31)]}, "audios[1]", "longer than the 30 s"),
+        ({**ONE, "audios": []}, "messages", "1 audios, but 0 came"),
+        ({**TEXT_ONLY, "audios": [sound()]}, "messages", "0 audios, but 1 came"),
+        ({"prompt": "x", "audios": [sound()]}, "messages", "audio belongs in messages"),
+        ({"messages": [user(*[AUDIO] * 65)], "audios": [sound()] * 65}, "audios[64]", "64 sounds at most"),
+        ({"messages": [{"role": "system", "content": [AUDIO]}], "audios": [sound()]}, "audios[0]", "role user"),
+        ({"messages": [user(AUDIO, text("<|audio|>"))], "audios": [sound()]}, "messages[0].parts[1].text", "<|audio|>"),
+        ({"messages": [user(AUDIO, text("<|image|>"))], "audios": [sound()]}, "messages[0].parts[1].text", "<|image|>"),
+    ],
+)
+def test_bad_requests(engine: VisionEngine, fields: dict[str, Any], param: str, message: str) -> None:
+    got = failure(engine, **fields)
+    assert (got["code"], got["param"]) == ("invalid_request", param)
+    assert message in got["message"]
+
+
+def test_a_broken_sound_does_not_disturb_others(engine: VisionEngine) -> None:
+    asked = {**ONE, "temperature": 0.0, "max_tokens": 20}
+    broken = {**TWO, "audios": [sound(1), sound(1, seconds=31)]}
+    good, bad = run(engine, [{**asked, "stream": False}, broken])
+    assert good[-1].body["text"] == answer(engine, **asked)["text"]
+    assert bad[-1].body["param"] == "audios[1]"
+
+
+def test_a_prompt_longer_than_the_context_is_refused_before_it_is_heard(folder: Path) -> None:
+    short = load(folder, context_length=30)
+    assert failure(short, **TWO)["code"] == "context_length_exceeded"
+
+
+def test_a_larger_model_of_the_family_does_not_hear(tmp_path: Path) -> None:
+    engine = load(make_tiny_hearing(tmp_path / "deaf", hears=False))
+    got = failure(engine, **ONE)
+    assert (got["code"], got["param"]) == ("invalid_request", "audios[0]")
+    assert "does not hear" in got["message"]

@@ -1,0 +1,139 @@
+"""Sound files to samples: wav, mp3 and flac, decoded piece by piece, and no more of them than a model hears.
+
+Every defect of a file is a FailureError that names the part of the request. Knows no models.
+"""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from math import ceil, gcd
+from typing import Any
+
+import miniaudio
+import numpy as np
+from mlx_audio.utils import resample_audio
+
+from broker.wire.failure import FailureError, invalid, one_line
+
+# Samples of one channel.
+Samples = np.ndarray[tuple[int], np.dtype[np.float32]]
+
+# Enough of an mp3 file behind its tags to tell its rate: the library would decode all of it.
+_HEAD_BYTES = 1 << 16
+# What a tag of mp3 files has in front of its content.
+_TAG_HEAD = 10
+
+_PIECE_SECONDS = 1.0
+# Of one request.
+_MOST_SOUNDS = 64
+_MOST_CHANNELS, _MOST_RATE = 64, 384_000
+# Between these rates the good resampler computes a filter of a sensible size.
+_MOST_STEPS = 2000
+
+
+@dataclass(slots=True, frozen=True)
+class Sound:
+    """A sound file whose header has been read. where: its field in the request; rate: its samples per second; frames:
+    as its header has them, None where it does not say."""
+
+    data: bytes
+    where: str
+    channels: int
+    rate: int
+    frames: int | None
+
+    def read(self, rate: int, longest: float) -> Samples:
+        """Its samples, so many per second, one channel. longest: seconds. Raises FailureError."""
+        most = ceil(longest * self.rate)
+        if self.frames is not None and self.frames > most:
+            raise self._too_long(longest)
+        steps = max(self.rate, rate) // gcd(self.rate, rate)
+        decoded = self.rate if steps <= _MOST_STEPS else rate
+        most = ceil(longest * decoded)
+        try:
+            samples = self._decoded(decoded, most)
+            if decoded == self.rate and samples.size < min(self.frames or 0, most):
+                raise ValueError("it is cut off")
+            if samples.size <= most:
+                samples = np.asarray(resample_audio(samples, decoded, rate), np.float32)
+        except Exception as error:  # a decoder may raise anything
+            raise _broken(self.where, error) from error
+        if samples.size > most:
+            raise self._too_long(longest)
+        if not samples.size:
+            raise invalid(f"{self.where} has no sound in it", param=self.where)
+        return samples
+
+    def _decoded(self, rate: int, most: int) -> Samples:
+        """What there is of it, and at most one piece more than `most`."""
+        options: dict[str, Any] = {"nchannels": self.channels, "sample_rate": rate}
+        stream = miniaudio.stream_memory(self.data, frames_to_read=ceil(_PIECE_SECONDS * rate), **options)
+        pieces: list[Samples] = []
+        frames = 0
+        with closing(stream):
+            for raw in stream:
+                piece = np.asarray(raw, np.int16).astype(np.float32) / 32768.0
+                pieces.append(piece.reshape(-1, self.channels).mean(axis=1))
+                frames += pieces[-1].size
+                if frames > most:
+                    break
+        return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+
+    def _too_long(self, longest: float) -> FailureError:
+        return invalid(f"{self.where} is longer than the {longest:g} s that this model hears at once", self.where)
+
+
+def open_sounds(files: Sequence[bytes]) -> list[Sound]:
+    """Of the files of a request. Raises FailureError."""
+    if len(files) > _MOST_SOUNDS:
+        where = f"audios[{_MOST_SOUNDS}]"
+        raise invalid(f"{where}: a request may have {_MOST_SOUNDS} sounds at most, not {len(files)}", param=where)
+    return [open_sound(data, f"audios[{k}]") for k, data in enumerate(files)]
+
+
+def open_sound(data: bytes, where: str) -> Sound:
+    """The sound of a file; reads only its header. Raises FailureError."""
+    if not data:
+        raise invalid(f"{where} is empty", param=where)
+    try:
+        head = _head(data)
+    except Exception as error:  # as above
+        raise _broken(where, error) from error
+    if head is None:
+        message = f"{where} is not a sound that can be decoded: the formats are wav, mp3 and flac"
+        raise invalid(message, param=where)
+    channels, rate, frames = head
+    if not (1 <= channels <= _MOST_CHANNELS and 1 <= rate <= _MOST_RATE):
+        message = f"{where} has {channels} channels of {rate} Hz; at most {_MOST_CHANNELS} of {_MOST_RATE} are read"
+        raise invalid(message, param=where)
+    return Sound(data, where, channels, rate, frames)
+
+
+def _head(data: bytes) -> tuple[int, int, int | None] | None:
+    """Channels, rate and frames by the first bytes; None for another format."""
+    body = data[_tags(data) :][:_HEAD_BYTES]
+    if body[:4] == b"RIFF" and body[8:12] == b"WAVE":
+        info = miniaudio.wav_get_info(data)
+        return info.nchannels, info.sample_rate, info.num_frames
+    if body[:4] == b"fLaC":
+        info = miniaudio.flac_get_info(data)
+        return info.nchannels, info.sample_rate, info.num_frames or None
+    if len(body) > 1 and body[0] == 0xFF and body[1] & 0xE0 == 0xE0 and body[1] & 0x06:
+        info = miniaudio.mp3_get_info(body)
+        return info.nchannels, info.sample_rate, None
+    return None
+
+
+def _tags(data: bytes) -> int:
+    """How many bytes of tags are in front of the sound: titles, pictures."""
+    start = 0
+    while data[start : start + 3] == b"ID3" and len(data) >= start + _TAG_HEAD:
+        size = 0
+        for byte in data[start + 6 : start + _TAG_HEAD]:  # seven bits of each
+            size = size << 7 | byte & 0x7F
+        start += _TAG_HEAD + size
+    return start
+
+
+def _broken(where: str, error: Exception) -> FailureError:
+    return invalid(f"{where} is not a sound that can be decoded: {one_line(error, 200)}", param=where)
