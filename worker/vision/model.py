@@ -76,7 +76,7 @@ class Prompt:
     @property
     def is_text(self) -> bool:
         """Whether the tokens are all that the model sees."""
-        return self.inputs.keys() <= _OF_TEXT.keys()
+        return self.inputs.keys() <= _OF_TEXT.keys() and not self.heard
 
     def followed_by(self, said: list[int]) -> "Prompt":
         """The prompt and tokens of a text behind it."""

@@ -116,6 +116,21 @@ def test_a_tokenizer_with_marks_of_reasoning(models: Path, marks: tuple[str, str
     assert capabilities(models) == ("generate", "reasoning")
 
 
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"model_type": "gemma4", "audio_config": {"hidden_size": 8}}, ("generate", "vision", "audio")),
+        ({"model_type": "gemma4_unified", "audio_config": {}}, ("generate", "vision", "audio")),
+        ({"model_type": "gemma4", "audio_config": None}, ("generate", "vision")),
+        ({"model_type": "gemma4"}, ("generate", "vision")),
+        ({"model_type": "phi4mm", "audio_config": {}}, ("generate", "vision")),
+    ],
+)
+def test_a_model_that_hears(models: Path, config: dict[str, Any], expected: tuple[str, ...]) -> None:
+    make_model(models / "tiny", {**config, "vision_config": {}})
+    assert capabilities(models) == expected
+
+
 @pytest.mark.parametrize("marks", INFILL_MARKS)
 def test_a_tokenizer_with_marks_for_a_gap(models: Path, marks: tuple[str, ...]) -> None:
     tokenizer = make_model(models / "tiny") / "tokenizer.json"

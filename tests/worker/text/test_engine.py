@@ -243,6 +243,11 @@ def test_max_tokens_and_the_context(tmp_path: Path) -> None:
             "images[0]",
             "takes no images",
         ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "audio"}]}], "audios": [b"x"]},
+            "audios[0]",
+            "does not hear",
+        ),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0]", "unknown role wizard"),
         ({"messages": CHAT, "chat_template_kwargs": {"tokenize": False}}, "chat_template_kwargs", "tokenize"),
         ({"messages": CHAT, "chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs", "chat_template"),

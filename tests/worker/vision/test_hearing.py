@@ -107,6 +107,16 @@ def test_requests_with_different_sounds_share_a_batch(engine: VisionEngine) -> N
     assert [body["text"] for body in in_company(engine, requests)] == [body["text"] for body in alone]
 
 
+def test_equal_prompts_with_equal_sounds_are_read_once(engine: VisionEngine) -> None:
+    requests = [{**ONE, "seed": seed, "max_tokens": 4} for seed in (1, 2)]
+    before = engine.stats().prompt_tokens
+    same = run(engine, requests)
+    assert engine.stats().prompt_tokens - before == same[0][-1].body["prompt_tokens"]
+    before = engine.stats().prompt_tokens
+    run(engine, [requests[0], {**requests[1], "audios": OTHER["audios"]}])
+    assert engine.stats().prompt_tokens - before == 2 * same[0][-1].body["prompt_tokens"]
+
+
 def test_each_sound_of_a_request_is_heard_as_if_alone(engine: VisionEngine) -> None:
     """Padded to one length, the tokens of one would get the features of the other."""
     model = engine.model
