@@ -10,7 +10,7 @@ from worker.generation.prompt import checked_ids
 from worker.vision.model import VisionModel
 from worker.vision.pictures import Picture, check_pixels, open_picture, pixels_wanted
 from worker.vision.requests import Waiting
-from worker.vision.sounds import Sound, open_sounds
+from worker.vision.sounds import Recording, open_sounds
 
 
 def read_request(
@@ -25,7 +25,7 @@ def read_request(
     generation.check_characters(request, counts=counts)
     prompt, text, form, echo = None, "", None, None
     pictures: list[Picture] = []
-    sounds: list[Sound] = []
+    sounds: list[Recording] = []
     pixels = pixels_wanted(request, most_pixels)
     if request.images and request.messages is None:
         raise invalid("images belong in messages", param="messages")

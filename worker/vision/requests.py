@@ -12,7 +12,7 @@ from worker.generation.sequence import Sequence
 from worker.vision.model import Prompt, VisionModel
 from worker.vision.pictures import Picture
 from worker.vision.row_sampler import RowSampler
-from worker.vision.sounds import Samples, Sound
+from worker.vision.sounds import Recording, Samples
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class Waiting:
     pixels: dict[str, int]
     echo: Echo | None = None
     begun: Begun | None = None
-    sounds: list[Sound] = field(default_factory=list)
+    sounds: list[Recording] = field(default_factory=list)
     images: list[Any] = field(default_factory=list)
     heard: list[Samples] = field(default_factory=list)
 

@@ -32,7 +32,7 @@ _MOST_STEPS = 2000
 
 
 @dataclass(slots=True, frozen=True)
-class Sound:
+class Recording:
     """A sound file whose header has been read. where: its field in the request; rate: its samples per second; frames:
     as its header has them, None where it does not say."""
 
@@ -83,7 +83,7 @@ class Sound:
         return invalid(f"{self.where} is longer than the {longest:g} s that this model hears at once", self.where)
 
 
-def open_sounds(files: Sequence[bytes]) -> list[Sound]:
+def open_sounds(files: Sequence[bytes]) -> list[Recording]:
     """Of the files of a request. Raises FailureError."""
     if len(files) > _MOST_SOUNDS:
         where = f"audios[{_MOST_SOUNDS}]"
@@ -91,7 +91,7 @@ def open_sounds(files: Sequence[bytes]) -> list[Sound]:
     return [open_sound(data, f"audios[{k}]") for k, data in enumerate(files)]
 
 
-def open_sound(data: bytes, where: str) -> Sound:
+def open_sound(data: bytes, where: str) -> Recording:
     """The sound of a file; reads only its header. Raises FailureError."""
     if not data:
         raise invalid(f"{where} is empty", param=where)
@@ -106,7 +106,7 @@ def open_sound(data: bytes, where: str) -> Sound:
     if not (1 <= channels <= _MOST_CHANNELS and 1 <= rate <= _MOST_RATE):
         message = f"{where} has {channels} channels of {rate} Hz; at most {_MOST_CHANNELS} of {_MOST_RATE} are read"
         raise invalid(message, param=where)
-    return Sound(data, where, channels, rate, frames)
+    return Recording(data, where, channels, rate, frames)
 
 
 def _head(data: bytes) -> tuple[int, int, int | None] | None:
