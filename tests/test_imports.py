@@ -29,7 +29,7 @@ OWNERS = {
     "mlx": ("worker/", "demo/", "cli/doctor/inside/metal.py"),
     "mlx_lm": ("worker/",),
     "mlx_vlm": ("worker/vision/", "worker/embeddings/", "worker/loading/architectures.py"),
-    "mlx_audio": ("worker/audio/", "worker/loading/architectures.py"),
+    "mlx_audio": ("worker/audio/", "worker/loading/architectures.py", "worker/vision/sounds.py"),
     "soundfile": ("worker/audio/",),
     "transformers": ("worker/",),
     "PIL": ("worker/vision/",),

@@ -14,16 +14,16 @@ class Image:
 
 
 @dataclass(slots=True, frozen=True)
-class Sound:
+class SoundFile:
     """A sound file."""
 
     source: bytes
 
 
-Part = str | Image | Sound
+Part = str | Image | SoundFile
 Content = str | list[Part]
 
-_KINDS = {Image: "image", Sound: "audio"}
+_KINDS = {Image: "image", SoundFile: "audio"}
 
 
 def content_from(parts: Sequence[Part]) -> Content:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.core.content import Content, Image, Part, Sound, content_from, file_in, image_at
+from gateway.core.content import Content, Image, Part, SoundFile, content_from, file_in, image_at
 from gateway.core.validation import at
 
 _DETAILS = (None, "auto", "low", "high")  # accepted and ignored: the models here scale images in their own way
@@ -78,11 +78,11 @@ def _image(value: Any) -> Image:
     return image_at(url)
 
 
-def _sound(value: Any) -> Sound:
+def _sound(value: Any) -> SoundFile:
     """Raises ValueError."""
     data, format_ = (value.get("data"), value.get("format")) if isinstance(value, dict) else (None, None)
     if not isinstance(data, str):
         raise ValueError('must be {"data": "...", "format": "wav"}, with the file in base64')
     if format_ not in _SOUND_FORMATS:
         raise ValueError("format must be wav, mp3 or flac")
-    return Sound(file_in(data))
+    return SoundFile(file_in(data))

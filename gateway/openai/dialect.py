@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import orjson
 
 from broker.wire.failure import Failure
-from gateway.core.content import Content, Image, Sound
+from gateway.core.content import Content, Image, SoundFile
 from gateway.core.dialect import Json
 from gateway.core.failure import STATUS, ErrorAnswer, error_object
 
@@ -17,7 +17,7 @@ DONE = b"data: [DONE]\n\n"
 _NAMES = {"json_schema": "response_format", "required_tools": "tool_choice", "inputs": "input"}
 _PART = re.compile(r"messages\[(\d+)\]\.parts\[(\d+)\]")
 _FILE = re.compile(r"(images|audios)\[(\d+)\]")
-_FILES: dict[str, type[Image | Sound]] = {"images": Image, "audios": Sound}
+_FILES: dict[str, type[Image | SoundFile]] = {"images": Image, "audios": SoundFile}
 _INPUT = re.compile(r"inputs(?=\[)")
 
 
@@ -60,7 +60,7 @@ def field_in_chat(field: str, contents: Sequence[Content]) -> str:
     return field_name(field)
 
 
-def _places(contents: Sequence[Content], kind: type[Image | Sound]) -> list[tuple[int, int]]:
+def _places(contents: Sequence[Content], kind: type[Image | SoundFile]) -> list[tuple[int, int]]:
     """(message, part) of each file of this kind, in their order."""
     return [
         (position, number)

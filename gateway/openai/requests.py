@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, PlainValidator
 
 from broker.wire.failure import invalid
 from broker.wire.work import Generate
-from gateway.core.content import Image, Part, Sound
+from gateway.core.content import Image, Part, SoundFile
 from gateway.core.integers import entries_of, refuse_rounded
 from gateway.core.sampling import MAX_INT, Defaults, SamplingFields, effort_variables
 from gateway.core.shapes import Prompts, Stops
@@ -185,7 +185,7 @@ class ChatRequest(Sampling):
     @property
     def sounds(self) -> list[bytes]:
         """All sound files in their order."""
-        return [part.source for part in self._parts() if isinstance(part, Sound)]
+        return [part.source for part in self._parts() if isinstance(part, SoundFile)]
 
     def _parts(self) -> Iterator[Part]:
         for message in self.messages:

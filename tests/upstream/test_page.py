@@ -10,7 +10,7 @@ from tests.service import ROOT
 
 # Libraries of which this project uses parts that their documentation does not promise.
 UNPROMISED = (
-    *("mlx_lm", "mlx_audio", "mlx_vlm", "transformers", "llguidance", "huggingface_hub", "uvicorn", "httpcore2"),
+    *("mlx_lm", "mlx_vlm", "transformers", "llguidance", "huggingface_hub", "uvicorn", "httpcore2"),
     "zmq.utils.monitor",
 )
 _CODE = re.compile(r"`([^`]+)`")
