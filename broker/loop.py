@@ -35,9 +35,9 @@ _TURN_SECONDS = 1.0
 
 
 class Policy(Protocol):
-    """Decides. Times are monotonic seconds."""
+    """Decides. Times are monotonic seconds. then: the event that will be handled next, if that is known."""
 
-    def handle(self, event: Event, now: float) -> list[Action]: ...
+    def handle(self, event: Event, now: float, then: Event | None = None) -> list[Action]: ...
 
     def next_deadline(self) -> float | None: ...
 
@@ -128,11 +128,16 @@ class Loop:
         self._step(TimePassed())
         while not self._performer.is_finished:
             self._wait()
-            while self._inbox:
-                self._step(self._inbox.popleft())
+            self._take_inbox()
 
-    def _step(self, event: Event) -> None:
-        for action in self._policy.handle(event, self._clock.now()):
+    def _take_inbox(self) -> None:
+        inbox = self._inbox
+        while inbox:
+            event = inbox.popleft()
+            self._step(event, inbox[0] if inbox else None)
+
+    def _step(self, event: Event, then: Event | None = None) -> None:
+        for action in self._policy.handle(event, self._clock.now(), then):
             self._performer.perform(action)
 
     # ---- waiting --------------------------------------------------------------------------------------------------

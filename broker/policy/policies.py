@@ -26,15 +26,16 @@ class Policies:
         self._prefill = PrefillTurns()
         self._metrics = Metrics()
 
-    def handle(self, event: Event, now: float) -> list[Action]:
-        """What to do now that `event` has happened. now: seconds, monotonic."""
+    def handle(self, event: Event, now: float, then: Event | None = None) -> list[Action]:
+        """What to do now that `event` has happened. now: seconds, monotonic. then: what will be handled next, if that
+        is known."""
         if isinstance(event, OutputsArrived):
             return self._outputs_arrived(event, now)
         if isinstance(event, FlowEvent):
             return [*self._flow.handle(event, now)]
         if isinstance(event, PrefillWanted):
             return [*self._prefill.handle(event, now)]
-        actions = [] if self._downloads.takes(event) else self._pool.handle(event, now)
+        actions = [] if self._downloads.takes(event) else self._pool.handle(event, now, then)
         others = (policy.handle(event, now) for policy in (self._downloads, self._flow, self._prefill))
         self._metrics.handle(event, now)
         self._count(now)

@@ -6,7 +6,8 @@ Theory of operation
 that this alone settles: a refusal, a cancellation, an end. Handlers start, stop, kill and dispatch nothing, with one
 exception: a rank that dies or fails to load takes the other ranks of its instance with it at once. Then `decide`
 (scheduling.py) looks at all facts and does everything else, so a decision never depends on which event came last.
-Outputs that end no request skip it: they change nothing that it looks at.
+Outputs that end no request skip it: they change nothing that it looks at. Requests for a model that serves, which have
+come at the same moment, share one.
 
 Nothing here reads a clock, a socket, a file or the process table; `next_deadline()` says when to call again with
 TimePassed if nothing else happens. The mutable state is one `Facts` (facts.py) of records (records.py). Busy, idle,
@@ -88,8 +89,9 @@ class Pool:
         self._deadline: float | None = None
         self._decided_at: float | None = None  # since the deadline was worked out
 
-    def handle(self, event: Event, now: float) -> list[Action]:
-        """What to do now that `event` has happened. now: seconds, monotonic, never less than at the last call."""
+    def handle(self, event: Event, now: float, then: Event | None = None) -> list[Action]:
+        """What to do now that `event` has happened. now: seconds, monotonic, never less than at the last call. then:
+        what will be handled next, if that is known: requests for a model that serves are decided about together."""
         facts = self._facts
         facts.actions = []
         if isinstance(event, OutputsArrived):
@@ -97,9 +99,18 @@ class Pool:
                 return facts.actions
         else:
             self._note(event, now)
+            if self._decides_with(event, then):
+                return facts.actions
         decide(facts, now)
         self._decided_at = now
         return facts.actions
+
+    def _decides_with(self, event: Event, then: Event | None) -> bool:
+        """Whether both are requests for the same model, and it serves: none changes what is said to the other."""
+        if not isinstance(event, RequestArrived) or not isinstance(then, RequestArrived):
+            return False
+        model = self._facts.models.get(event.model_id)
+        return event.model_id == then.model_id and model is not None and self._facts.serves_at_once(model)
 
     def _note(self, event: Event, now: float) -> None:
         facts = self._facts
