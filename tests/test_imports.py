@@ -28,6 +28,7 @@ OWNERS = {
     "psutil": ("broker/processes/",),
     "mlx": ("worker/", "demo/", "cli/doctor/inside/metal.py"),
     "mlx_lm": ("worker/",),
+    "miniaudio": ("worker/audio/", "worker/vision/sounds.py"),
     "mlx_vlm": ("worker/vision/", "worker/embeddings/", "worker/loading/architectures.py"),
     "mlx_audio": ("worker/audio/", "worker/loading/architectures.py", "worker/vision/sounds.py"),
     "soundfile": ("worker/audio/",),
@@ -46,7 +47,7 @@ OWNERS = {
 # Of these, one file of each place names them.
 ONE_FILE_EACH = ("zmq", "psutil")
 
-COMPUTING = {"mlx", "mlx_lm", "mlx_vlm", "numpy", "transformers"}
+COMPUTING = {"mlx", "mlx_audio", "mlx_lm", "mlx_vlm", "numpy", "transformers"}
 # Place -> what importing its modules must not load, directly or through others. What encloses a place binds it too.
 NEVER_LOADS = {
     "broker/": COMPUTING | {"starlette", "uvicorn", "huggingface_hub", "asyncio"},

@@ -118,6 +118,7 @@ class Transcribe(Body):
     FINAL: `{text, segments, language, duration, completion_tokens}`: of text and segments what no PARTIAL held.
     duration: of the file, in seconds. A segment: `{id, seek, start, end, text, tokens, temperature, avg_logprob,
     compression_ratio, no_speech_prob}`, and with `words` a list of `{word, start, end, probability}`; times in seconds.
+    A number that is not known is 0.
     """
 
     path: str

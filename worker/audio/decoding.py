@@ -1,0 +1,228 @@
+"""Audio files to samples: 16,000 a second, one channel, float32, in pieces of a few seconds, so that the length of a
+file costs no memory.
+
+wav, mp3 and flac are read with miniaudio, as mlx-audio reads them, and ogg with libsndfile. The file's first bytes say
+what it is, never its name. Whatever is wrong with a file is the client's mistake and names the client's field.
+"""
+
+import math
+import os
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import miniaudio
+import numpy as np
+import soundfile
+from mlx_audio.resample import resample_audio_array
+
+from broker.wire.failure import FailureError, invalid
+
+# Samples per second of all models that transcribe.
+RATE = 16_000
+
+# Seconds of one piece.
+PIECE_SECONDS = 10
+
+# A filter of more than this many taps per step is not made: such rates (44,101 Hz) are brought to _COMMON_RATE first.
+_MOST_RATIO = 1000
+_COMMON_RATE = 48_000
+
+_LEAST_RATE, _MOST_RATE = 1000, 768_000
+
+# A wav that was written as a stream tells no length, but a number above this.
+_NO_LENGTH_BYTES = 2**31 - 2**16
+
+_FORMATS = "wav, mp3, flac or ogg"
+
+Samples = np.ndarray[tuple[int], np.dtype[np.float32]]
+
+
+@dataclass(slots=True)
+class SpokenFile:
+    """An audio file. seconds: how long it lasts at most, by its head. field: the client's name for it.
+
+    Mutable state: `heard`, the samples that `pieces` has returned.
+    """
+
+    path: str
+    field: str
+    rate: int
+    seconds: float
+    _read: "Callable[[], Iterator[Samples]]"
+    _frames: int
+    _is_exact: bool
+    heard: int = 0
+
+    def pieces(self) -> Iterator[Samples]:
+        """All samples, once. Raises FailureError for a file that is shorter than its head says, or has none."""
+        try:
+            for piece in _resampled(self._counted(), self.rate):
+                self.heard += len(piece)
+                yield piece
+        except (miniaudio.MiniaudioError, soundfile.SoundFileError) as error:
+            raise invalid(f"{self.field} is damaged: it cannot be read to its end", param=self.field) from error
+        if not self.heard:
+            raise invalid(f"{self.field} has no sound in it", param=self.field)
+
+    def _counted(self) -> Iterator[Samples]:
+        """As many samples as the head says."""
+        left = self._frames
+        for samples in self._read():
+            piece = samples[:left]
+            left -= len(piece)
+            if len(piece):
+                yield piece
+            if not left:
+                return
+        if self._is_exact and left:
+            ends, lasts = ((self._frames - count) / self.rate for count in (left, 0))
+            message = f"{self.field} ends after {ends:.1f} of {lasts:.1f} seconds: it must be whole"
+            raise invalid(message, param=self.field)
+
+
+def open_recording(path: str, name: str, most_seconds: float) -> SpokenFile:
+    """The file at `path`, of which only the head is read. name: the client's name for it. Raises FailureError."""
+    try:
+        with Path(path).open("rb") as file:
+            head, size = file.read(12), os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise invalid(f"{name} cannot be read: {error.strerror}", param=name) from error
+    if not size:
+        raise invalid(f"{name} is empty", param=name)
+    opener = _opener_of(head)
+    if opener is None:
+        raise invalid(f"{name} is not a {_FORMATS} file", param=name)
+    try:
+        recording = opener(path, name, size)
+    except FailureError:
+        raise
+    except Exception as error:  # of native code, in whatever form
+        raise invalid(f"{name} is damaged: it is not a {_FORMATS} file that can be read", param=name) from error
+    if recording.seconds > most_seconds:
+        lasts, most = (f"{seconds / 3600:.1f} hours" for seconds in (recording.seconds, most_seconds))
+        raise invalid(f"{name} lasts {lasts}, and must last at most {most}", param=name)
+    return recording
+
+
+def _opener_of(head: bytes) -> Callable[[str, str, int], SpokenFile] | None:
+    if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
+        return _open_wav
+    if head[:4] == b"fLaC":
+        return _open_flac
+    if head[:4] == b"OggS":
+        return _open_ogg
+    # The sync word of MPEG audio; layer 0 is AAC's.
+    if head[:3] == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] & 0x06):
+        return _open_mp3
+    return None
+
+
+def _open_wav(path: str, name: str, size: int) -> SpokenFile:
+    info = miniaudio.wav_get_file_info(path)  # no longer than the file
+    stated, there = _data_bytes(path, size)
+    if there < stated < _NO_LENGTH_BYTES:
+        message = f"{name} has {there} of the {stated} bytes of sound that its head tells: it must be whole"
+        raise invalid(message, param=name)
+    width = max(info.sample_width, 1) * max(info.nchannels, 1)
+    return _recording(path, name, info, min(info.num_frames, size // width), is_exact=False)
+
+
+def _data_bytes(path: str, size: int) -> tuple[int, int]:
+    """The length of a wav's sound as its head tells it, and what there is of it; 0 if it has none."""
+    with Path(path).open("rb") as file:
+        place = 12
+        while place + 8 <= size:
+            file.seek(place)
+            chunk, length = struct.unpack("<4sI", file.read(8))
+            if chunk == b"data":
+                return length, size - place - 8
+            place += 8 + length + length % 2
+    return 0, 0
+
+
+def _open_flac(path: str, name: str, _size: int) -> SpokenFile:
+    info = miniaudio.flac_get_file_info(path)
+    if not info.num_frames:
+        message = f"{name} does not say how long it lasts, as a flac must: save it to a file instead of a pipe"
+        raise invalid(message, param=name)
+    return _recording(path, name, info, info.num_frames, is_exact=True)
+
+
+def _open_mp3(path: str, name: str, _size: int) -> SpokenFile:
+    info = miniaudio.mp3_get_file_info(path)  # counts its frames
+    return _recording(path, name, info, info.num_frames, is_exact=False)
+
+
+def _recording(path: str, name: str, info: miniaudio.SoundFileInfo, frames: int, *, is_exact: bool) -> SpokenFile:
+    own = _checked_rate(info.sample_rate, name)
+    rate = own
+    if max(_ratio(own)) > _MOST_RATIO:
+        rate, frames, is_exact = _COMMON_RATE, math.ceil(frames * _COMMON_RATE / own), False
+
+    def read() -> Iterator[Samples]:
+        form = miniaudio.SampleFormat.SIGNED16
+        stream = miniaudio.stream_file(path, form, 1, rate, frames_to_read=rate * PIECE_SECONDS)
+        try:
+            for samples in stream:
+                yield np.asarray(samples, dtype=np.float32) / np.float32(32768.0)
+        finally:
+            stream.close()
+
+    return SpokenFile(path, name, rate, frames / rate, read, frames, is_exact)
+
+
+def _open_ogg(path: str, name: str, _size: int) -> SpokenFile:
+    with soundfile.SoundFile(path) as file:
+        rate, frames = _checked_rate(file.samplerate, name), file.frames
+
+    def read() -> Iterator[Samples]:
+        with soundfile.SoundFile(path) as file:
+            for block in file.blocks(rate * PIECE_SECONDS, dtype="float32", always_2d=True):
+                yield block.mean(axis=1, dtype=np.float32)
+
+    if max(_ratio(rate)) > _MOST_RATIO:
+        raise invalid(f"{name} has {rate} samples a second, which an ogg file must not have", param=name)
+    return SpokenFile(path, name, rate, frames / rate, read, frames, _is_exact=False)
+
+
+def _checked_rate(rate: int, name: str) -> int:
+    if not _LEAST_RATE <= rate <= _MOST_RATE:
+        raise invalid(f"{name} has {rate} samples a second: it must have {_LEAST_RATE} to {_MOST_RATE}", param=name)
+    return rate
+
+
+def _ratio(rate: int) -> tuple[int, int]:
+    """By how much this rate is multiplied and divided to become RATE."""
+    divisor = math.gcd(rate, RATE)
+    return RATE // divisor, rate // divisor
+
+
+def _resampled(chunks: Iterator[Samples], rate: int) -> Iterator[Samples]:
+    """The same sound at RATE. Each piece is resampled together with what lies beside it, and begins where the filter
+    is in the phase that it would have if the whole file were resampled at once: the samples are the same."""
+    if rate == RATE:
+        yield from chunks
+        return
+    up, down = _ratio(rate)
+    core = rate * PIECE_SECONDS // down * down or down
+    beside = math.ceil(rate / (4 * down)) * down
+    buffer = np.zeros(0, np.float32)
+    first = at = 0  # numbers of the first sample in the buffer, and of the next one to resample
+
+    def resample(end: int, seen: int) -> Samples:
+        read = resample_audio_array(buffer[: seen - first], rate, RATE)
+        begin = first * up // down
+        piece: Samples = read[at * up // down - begin : math.ceil(end * up / down) - begin]
+        return piece
+
+    for chunk in chunks:
+        buffer = np.concatenate((buffer, chunk))
+        while first + len(buffer) >= at + core + beside:
+            yield resample(at + core, at + core + beside)
+            at += core
+            dropped = max(0, at - beside) - first
+            buffer, first = buffer[dropped:].copy(), first + dropped
+    if at < first + len(buffer):
+        yield resample(first + len(buffer), first + len(buffer))
