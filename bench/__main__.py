@@ -43,6 +43,7 @@ PIECES = (
     Piece("second_turn", "--repeats 1", "--repeats 5", 5),
     Piece("vision", "", "--rounds 9", 5),
     Piece("embeddings", "", "--rounds 9", 5),
+    Piece("speech", "", "--rounds 9", 5),
     Piece("memory", "", "", 3),
     Piece("prefill", None, "", 10),
     Piece("dialects", None, "", 20),

@@ -69,6 +69,8 @@ GOALS: tuple[Goal, ...] = (
     Goal("tokens/s about images, ratio to mlx_vlm.server, 8 streams", "vision", ("8", _VLM, "ours_to_this"), 1.2),
     Goal("embeddings/s, ratio to mlx_vlm.server, 1 client", "embeddings", ("1", "ours_to_this"), 1.2),
     Goal("embeddings/s, ratio to mlx_vlm.server, 8 clients", "embeddings", ("8", "ours_to_this"), 1.2),
+    _below("first bytes of speech, as a share of twelve sentences", "speech", "soprano first_share", 0.15, ""),
+    _below("processor time of speech, ratio to mlx-audio alone", "speech", "soprano cost", 1.05, ""),
     Goal("CPU of a request in gateway and broker", "request", (_ALONE, "now", "sum"), 300, unit="µs", at_most=True),
     _below("longest gap of a stream whose worker is killed", "recovery", "pauses_warm killed", 150, "ms"),
     _below("CPU of a token for answers that can go on", "going_on", "sum", 1, "µs"),
