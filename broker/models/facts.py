@@ -38,7 +38,7 @@ def read_entry(
     if model_type == AUDIO:
         check_audio(model_id, config, folder, fetchable=fetchable)
     weights = _own_weights(model_type, weights)
-    if not any("/" not in name for name in weights):
+    if not _in_folder(weights):
         kind = "model*.safetensors" if model_type == TEXT else ".safetensors"
         raise CatalogError(Code.LOAD_FAILED, f"no {kind} file in {folder}", fetchable=fetchable)
     if absent := missing_shards(weights):
@@ -58,7 +58,7 @@ def read_entry(
         created,
         tuple(_capabilities(config, folder, spec)),
         architecture if isinstance(architecture, str) and architecture.isprintable() else None,
-        parameters_of(folder, weights, config),
+        parameters_of(folder, _in_folder(weights), config),
     )
 
 
@@ -88,7 +88,7 @@ def detect_type(config: dict[str, Any], sentence_transformer: bool) -> str:
 def _served_type(config: dict[str, Any], folder: Path, weights: dict[str, int]) -> str:
     """The type by the files, and by what the libraries can run: mlx-vlm has some text families that mlx-lm lacks."""
     model_type = detect_type(config, (folder / "modules.json").exists())
-    if model_type == "vision" and are_text_only(folder, weights):
+    if model_type == "vision" and are_text_only(folder, _in_folder(weights)):
         model_type = TEXT
     if model_type == AUDIO and not is_audio(config):  # others may name a sample rate
         return next((kind for kind in (TEXT, "vision") if knows_architecture(config, kind)), AUDIO)
@@ -102,7 +102,12 @@ def _own_weights(model_type: str, weights: dict[str, int]) -> dict[str, int]:
     if model_type == AUDIO:
         return weights
     start = "model" if model_type == TEXT else ""
-    return {name: size for name, size in weights.items() if name.startswith(start) and "/" not in name}
+    return {name: weights[name] for name in _in_folder(weights) if name.startswith(start)}
+
+
+def _in_folder(weights: dict[str, int]) -> list[str]:
+    """Those that lie beside config.json. Others are codecs and voices."""
+    return [name for name in weights if "/" not in name]
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Audio models: by which files they are found, what they can, and which are refused before a process starts."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,16 @@ def test_weights_by_any_name_and_in_folders_count(catalog: Catalog, models: Path
     # The file of another change is seen, too.
     (folder / "voices" / "two.safetensors").write_bytes(bytes(70))
     assert catalog.find("m").weight_bytes == 1600
+
+
+def test_parameters_are_those_of_the_model_and_not_of_its_voices(catalog: Catalog, models: Path) -> None:
+    folder = make_model(models / "m", KOKORO, {})
+    (folder / "voices").mkdir()
+    for name, shape in (("kokoro-v1_0", [80, 100]), ("voices/one", [510, 256])):
+        header = json.dumps({"weight": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+        (folder / f"{name}.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    [entry] = catalog.entries()
+    assert entry.parameters == 8000
 
 
 def test_what_lies_in_folders_of_other_models_is_not_theirs(catalog: Catalog, models: Path) -> None:
