@@ -15,6 +15,7 @@ import openai
 import pytest
 from openai import OpenAI
 
+from tests.broker.models.model_folders import make_model
 from tests.minilm import WHEEL, make_minilm
 from tests.service import Service, wait_until
 from tests.tiny_encoders import CONTEXT, make_tiny_encoder, make_tiny_reranker
@@ -33,6 +34,7 @@ def mixed_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     unknown = make_tiny_model(directory / "unknown")
     config = json.loads((unknown / "config.json").read_text())
     (unknown / "config.json").write_text(json.dumps(config | {"model_type": "zork"}))
+    make_model(directory / "voice", {"istftnet": {}, "plbert": {}, "style_dim": 128})  # as Kokoro's, without a type
     return directory
 
 
@@ -111,11 +113,15 @@ def test_a_task_of_the_wrong_type_starts_no_process(service: Service, client: Op
     with pytest.raises(openai.BadRequestError) as chat:
         client.chat.completions.create(model="llama-chat", messages=[{"role": "user", "content": "Hi"}])
     assert chat.value.param == "model"
-    assert "it can embed and rerank" in chat.value.message
+    assert "it can embed, not generate" in chat.value.message
     with pytest.raises(openai.BadRequestError) as embed:
         client.embeddings.create(model="bert-embedding", input="Hi")
     assert embed.value.param == "model"
     assert "it can generate" in embed.value.message
+    with pytest.raises(openai.BadRequestError) as voice:
+        client.chat.completions.create(model="voice", messages=[{"role": "user", "content": "Hi"}])
+    assert voice.value.param == "model"
+    assert "voice is a model of type audio: it can speak, not generate" in voice.value.message
     with pytest.raises(openai.UnprocessableEntityError) as unknown:
         client.chat.completions.create(model="unknown", messages=[{"role": "user", "content": "Hi"}])
     assert "'zork'" in unknown.value.message
@@ -126,7 +132,14 @@ def test_a_task_of_the_wrong_type_starts_no_process(service: Service, client: Op
         "bert-embedding": "text-gen",
         "llama-chat": "embeddings",
         "reranker": "embeddings",
+        "voice": "audio",
     }
+    assert listed["voice"]["capabilities"] == ["speak", "voices"]
+    assert listed["voice"]["context_length"] is None
+    [shown] = [model for model in service.client.get("/admin/models").json()["models"] if model["model_id"] == "voice"]
+    assert (shown["model_type"], shown["capabilities"], shown["state"]) == ("audio", ["speak", "voices"], "unloaded")
+    tags = {model["name"]: model["capabilities"] for model in service.client.get("/api/tags").json()["models"]}
+    assert tags["voice:latest"] == []
     facts = {"size_gb", "quantization", "context_length", "state"} & listed["llama-chat"].keys()
     assert len(facts) == 4
     assert listed["llama-chat"]["context_length"] == CONTEXT
