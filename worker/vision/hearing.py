@@ -1,6 +1,7 @@
 """How a model hears: at which rate, how long at once, and where the features of each sound go."""
 
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from itertools import groupby
 from typing import Any
 
@@ -20,6 +21,7 @@ class Hearing:
     """Of one model. rate: samples per second; longest: seconds of one sound; token: what stands for sounds."""
 
     def __init__(self, vlm: Any, processor: Any) -> None:
+        import_module("mlx_audio.resample")  # takes two seconds, which would be a pause for all at the first sound
         self._vlm = vlm
         self._extract = processor.feature_extractor
         self.rate = int(getattr(self._extract, "sampling_rate", _RATE))
