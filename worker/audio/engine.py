@@ -4,9 +4,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mlx_audio.registry import classify_model, model_type_from_config
+from mlx_audio.registry import classify_model
 from mlx_audio.utils import load_config
 
+from broker.wire.audio_models import audio_family
 from broker.wire.to_workers import Assign
 from worker.engine import Engine, Report
 from worker.loading.model_folder import blame
@@ -31,8 +32,8 @@ def _kind_of(config: Any) -> str:
     """stt or tts. Raises ValueError for what is neither."""
     if not isinstance(config, dict):
         raise ValueError("is not a JSON object")
-    model_type = model_type_from_config(config)
-    kind = classify_model(model_type) if isinstance(model_type, str) else None
+    family = audio_family(config)
+    kind = None if family is None else classify_model(family)
     if kind not in _ENGINES:
-        raise ValueError(f"model_type {model_type!r} neither transcribes nor speaks")
+        raise ValueError(f"names {family or 'no architecture'}, which neither transcribes nor speaks")
     return str(kind)

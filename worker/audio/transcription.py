@@ -14,7 +14,9 @@ from typing import Any
 import mlx.core as mx
 from mlx_audio.stt import load
 from mlx_audio.stt.models.whisper import Model as Whisper
+from mlx_audio.utils import load_config
 
+from broker.wire.audio_models import audio_family
 from broker.wire.body import ProtocolError, to_map
 from broker.wire.failure import Code, Failure, FailureError, invalid, named_line
 from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output
@@ -80,7 +82,8 @@ class TranscriptionEngine:
         limits = limits_of(assign, cache_bytes=_CACHE_BYTES)  # before anything is loaded
         folder = Path(assign.path)
         with blame(folder, "the model's files"):
-            model = load(folder, lazy=True)
+            # Without the name of the folder, which mlx-audio takes for that of a family.
+            model = load(folder, lazy=True, model_type=audio_family(load_config(folder)), model_name_parts=[])
             self._weights_bytes = read_weights(model, report)
             if not isinstance(model, Whisper):
                 raise ValueError(f"{type(model).__module__.split('.')[-2]} models cannot be run yet, only Whisper")
