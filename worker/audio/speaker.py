@@ -30,6 +30,9 @@ log = logging.getLogger("worker")
 # Families whose `speed` does something. Others have the parameter too, and ignore it.
 _WITH_SPEED = frozenset({"dramabox", "fish_qwen3_omni", "kitten_tts", "kokoro", "melotts"})
 
+# A family that has the parameter, and takes such words inside the text alone.
+_WITHOUT_INSTRUCTIONS = frozenset({"fish_drama3"})
+
 # Families that speak a text in parts which are the same samples as in one go, and how long a part is, in seconds.
 _IN_PARTS = {"pocket_tts": 0.5}
 
@@ -40,10 +43,11 @@ _REST = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 _PACKAGES = {"kokoro": "misaki[en]", "kitten_tts": "phonemizer-fork", "melotts": "g2p_en"}
 
 # In errors of the hub's client.
-_REPOSITORY = re.compile(r"https://huggingface\.co/(?:api/models/)?([\w.-]+/[\w.-]+)")
+_REPOSITORY = re.compile(r"/api/models/([\w.-]+/[\w.-]+)|://[^/ ]+/([\w.-]+/[\w.-]+)/resolve/")
 
 # Spoken while loading: shows that all is there that speaking needs, and what it takes.
 PROBE = "This is a test."
+_PROBE_INSTRUCTIONS = "A calm voice."
 
 
 @dataclass(slots=True, frozen=True)
@@ -61,7 +65,8 @@ class MissingPackageError(Exception):
 
 
 class Speaker:
-    """A loaded model. family: mlx-audio's name of it; voices: its names, the usual one first."""
+    """A loaded model. family: mlx-audio's name of it; voices: its names, the usual one first; needs_instructions:
+    whether it must be told how to speak; work_bytes: what speaking a short sentence takes."""
 
     def __init__(self, folder: Path, report: Report) -> None:
         if not folder.is_dir():
@@ -84,6 +89,8 @@ class Speaker:
         self._takes = signature(self._model.generate).parameters
         if any(it.default is it.empty and it.kind not in _REST for name, it in self._takes.items() if name != "text"):
             raise ValueError(f"{self.family} speaks only with a recording of a voice, which requests cannot give")
+        # Qwen3-TTS in one of its three forms draws the voice that it is told to.
+        self.needs_instructions = config.get("tts_model_type") == "voice_design"
         report("tokenizer", 1.0)
         with blame(folder, "*.safetensors"):
             self.weights_bytes = read_weights(self._model, report)
@@ -100,7 +107,7 @@ class Speaker:
     @property
     def has_instructions(self) -> bool:
         """Whether it can be told how to speak."""
-        return "instruct" in self._takes
+        return "instruct" in self._takes and self.family not in _WITHOUT_INSTRUCTIONS
 
     @property
     def sample_rate(self) -> int:
@@ -158,7 +165,7 @@ class Speaker:
         mx.synchronize()
         mx.reset_peak_memory()
         before = mx.get_active_memory()
-        parts = self.speak(PROBE, 0)
+        parts = self.speak(PROBE, 0, instructions=_PROBE_INSTRUCTIONS if self.needs_instructions else None)
         try:
             with _naming_repositories():
                 next(parts, None)
@@ -196,7 +203,9 @@ def _naming_repositories() -> Iterator[None]:
             found, cause = _REPOSITORY.search(str(cause)), cause.__cause__ or cause.__context__
         if found is None:
             raise
-        raise ValueError(f"files of another repository are missing; fetch them: mlx-broker pull {found[1]}") from error
+        raise ValueError(
+            f"files of another repository are missing; fetch them: mlx-broker pull {found[1] or found[2]}"
+        ) from error
 
 
 def _root(error: ImportError) -> ImportError:

@@ -183,6 +183,8 @@ class SpeechEngine:
         if speak.instructions and not speaker.has_instructions:
             message = f"instructions must be left out: models of the family {speaker.family} cannot follow any"
             raise invalid(message, param="instructions")
+        if speaker.needs_instructions and not speak.instructions:
+            raise invalid("instructions must describe the voice: this model has none of its own", param="instructions")
         check_encoding(speak.encoding, speaker.sample_rate)
 
     def _speak(self, work: _Speech) -> Output | None:

@@ -151,6 +151,11 @@ def test_a_bad_request_is_named(tiny: SpeechEngine, text: str, fields: dict[str,
     assert len(failure.message) < 500
 
 
+def test_a_model_that_draws_its_voice_must_be_told_how(tiny: SpeechEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny.speaker, "needs_instructions", True)
+    assert refusal(tiny, "Hi").param == "instructions"
+
+
 def test_many_voices_are_not_all_listed(tmp_path: Path) -> None:
     engine = load(make_tiny_pocket(tmp_path / "m", voices=tuple(f"voice{number:02d}" for number in range(30))))
     message = refusal(engine, "Hi", voice="other").message
