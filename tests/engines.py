@@ -28,6 +28,7 @@ While serving, by what the last user message (or the prompt) says, `VERB [NUMBER
     invent           an output of a kind that there is not
     slow             every step takes 50 ms from then on
     leak MEGABYTES   that much memory is taken and never given back
+    carry MEGABYTES  that much memory is taken until this request has ended
     ignore sigterm   SIGTERM does nothing from then on
 
 `after N tokens`: once this request has made N tokens; else in its first step. An answer that goes on behind its N
@@ -56,7 +57,7 @@ from worker.echo.engine import EchoEngine, echoed_text
 from worker.engine import Report
 
 _ORDER = re.compile(
-    r"\b(?P<verb>crash|abort|exit|hang|freeze|raise|fail|refuse|dawdle|poison|clog|lose|repeat|garble|invent|slow|leak"
+    r"\b(?P<verb>crash|abort|exit|hang|freeze|raise|fail|refuse|dawdle|poison|clog|lose|repeat|garble|invent|slow|leak|carry"
     r"|gpu|reset|quote|tell|shout|ignore sigterm)\b"
     r"(?: (?P<number>\d+))?(?:.*?\bafter (?P<after>\d+) tokens(?P<again> again)?)?"
 )
@@ -77,6 +78,7 @@ class Misbehaving(EchoEngine):
         super().__init__(assign, report)
         self._orders: dict[bytes, _Order] = {}
         self._leaked: list[bytearray] = []
+        self._carried: dict[bytes, bytes] = {}
         self._device_error = DEVICE_ERRORS[assign.options.get("gpu", "victim")]
         match assign.options.get("on_load"):
             case "crash":
@@ -137,7 +139,10 @@ class Misbehaving(EchoEngine):
             elif self._live[request_id].sent >= order.after:
                 del self._orders[request_id]
                 extra += self._obey(request_id, order)
-        return super().step() + extra
+        outputs = super().step()
+        for request_id in self._carried.keys() - self._live.keys():
+            del self._carried[request_id]
+        return outputs + extra
 
     def _obey(self, request_id: bytes, order: _Order) -> list[Output]:
         match order.verb:
@@ -178,6 +183,8 @@ class Misbehaving(EchoEngine):
             case "leak":
                 # Filled with ones: untouched zero pages would not count as resident.
                 self._leaked.append(bytearray(b"\x01" * (order.number * 2**20)))
+            case "carry":
+                self._carried[request_id] = b"\x01" * (order.number * 2**20)
             case "ignore sigterm":
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return []

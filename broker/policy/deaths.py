@@ -28,7 +28,7 @@ from broker.policy.events import WorkerExited, WorkerFailedToLoad
 from broker.policy.facts import Facts, KillDue
 from broker.policy.records import Instance, Model, PendingRequest, Phase, Worker
 from broker.policy.succession import begin_end, forget
-from broker.policy.suspects import Cause, culprit, note_death
+from broker.policy.suspects import Cause, culprit, note_death, part_of_each
 from broker.policy.workers import loading
 from broker.wire.failure import DEVICE_EXIT_CODE, Code, Failure
 
@@ -127,6 +127,7 @@ def _take_down(
     instance.end_reason = instance.end_reason or reason
     instance.end_expected = instance.end_expected or cause is Cause.ASKED
     model = facts.models[instance.model_id]
+    part = _memory_part(facts, instance) if cause is Cause.MEMORY else 0.0
     if is_serving := instance is model.serving:
         restart_waiting(model, now)
     instance.lost |= {request_id: r.origin for request_id, r in instance.in_flight.items() if not r.has_output}
@@ -135,7 +136,7 @@ def _take_down(
         is_known = True
         _blame_suspect(facts, instance, guilty, reason)
     for request in reversed(instance.in_flight.values()):
-        _lose(facts, model, request, why, now, cause=cause, is_known=is_known, goes_on=(replay, resume))
+        _lose(facts, model, request, why, now, cause=cause, is_known=is_known, part=part, goes_on=(replay, resume))
     instance.in_flight.clear()
     if not resume:
         for request in [waits for waits in model.waiting if waits.has_begun]:
@@ -145,6 +146,13 @@ def _take_down(
     if is_serving and model.drain is not None:
         finish_drain(facts, model)
     begin_end(facts, model, instance, why)
+
+
+def _memory_part(facts: Facts, instance: Instance) -> float:
+    """Of each request in flight, where one process of this instance takes too much."""
+    requests = max(1, len(instance.in_flight))
+    without_model = [(w.footprint_bytes, facts.kill_limit(w), w.measured_bytes or 0) for w in instance.living]
+    return max(part_of_each(taken - model, limit - model, requests) for taken, limit, model in without_model)
 
 
 def _blame_suspect(facts: Facts, instance: Instance, guilty: PendingRequest, how: str) -> None:
@@ -175,6 +183,7 @@ def _lose(
     *,
     cause: Cause,
     is_known: bool,
+    part: float,
     goes_on: tuple[bool, bool],
 ) -> None:
     """A request in flight on a worker that is gone is sent to the next one, if that may be and has not been too often.
@@ -186,7 +195,7 @@ def _lose(
     if request.cancelled:
         end(facts, request, CANCELLED)
     elif may and request.deaths < most:
-        note_death(request, cause, is_known=is_known)
+        note_death(request, cause, is_known=is_known, memory_part=part)
         request.deaths, request.waiting_since, request.is_replay = request.deaths + 1, now, True
         request.has_output, request.is_lost = False, has_output
         model.waiting.appendleft(request)

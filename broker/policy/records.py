@@ -30,8 +30,9 @@ class PendingRequest:
 
     resume_limit: how often it may go on in another process. has_output: of the process that it is in. has_begun: of any
     one. is_lost: its process has ended in mid-answer, and the payload to go on with has not come yet. What follows is
-    for suspects.py: is_suspect: its process died before its output, and why is not known; takes_turns: its process was
-    killed for the memory that it took; decode_deaths: processes that died in mid-answer."""
+    for suspects.py: is_suspect: its process died before its output, and why is not known; memory_part: of the memory to
+    fill with such requests, what it takes, as its process was killed for its memory; 0 if none was; decode_deaths:
+    processes that died in mid-answer."""
 
     request_id: bytes
     model_id: str
@@ -51,7 +52,7 @@ class PendingRequest:
     has_begun: bool = False
     is_lost: bool = False
     is_suspect: bool = False
-    takes_turns: bool = False
+    memory_part: float = 0.0
     decode_deaths: int = 0
     arrived_at: float = field(init=False)
 

@@ -3,8 +3,9 @@
 A process that dies does not say which of its requests it died of. Those that had output go on at once, together. One
 that had none may be the cause: it is a suspect, and goes on last and alone, after all others have output again. If its
 process dies once more it is the cause. Requests under which two processes have died in mid-answer go on one at a time,
-each until it ends. Requests whose process was killed for the memory that it took go on one after another: the next one
-when the one before has output, so that the worker knows what it takes before it admits the next.
+each until it ends. Of requests whose process was killed for the memory that it took, as many go on together as fit by
+the bytes that each of them took there, on average; the others follow as these end. By its own account the process had
+room for all of them, so what was measured counts.
 
 Requests with a resume_limit of 0 have no part in this: they are sent again once, with the first. Pure questions and
 notes; deaths.py and scheduling.py act.
@@ -18,6 +19,9 @@ from broker.policy.records import Instance, Model, PendingRequest, Phase
 # Of one request, in mid-answer: from then on it goes on with no other of that kind.
 _DEATHS_TOGETHER = 2
 
+# How much of what the process may take is used again after it has taken too much: some requests take more than others.
+_FILLED = 0.75
+
 
 class Cause(Enum):
     """Why an instance ends. FAULT: it died, or stopped living; DEVICE: of an error of the GPU, which may have come from
@@ -29,13 +33,20 @@ class Cause(Enum):
     FAULT = "fault"
 
 
-def note_death(request: PendingRequest, cause: Cause, *, is_known: bool) -> None:
+def part_of_each(taken_bytes: int, limit_bytes: int, requests: int) -> float:
+    """The part of the memory to fill that each of so many requests takes, who together took more than the limit. Bytes
+    are counted without the model."""
+    limit_bytes = max(1, limit_bytes)
+    return max(taken_bytes, limit_bytes) / (limit_bytes * _FILLED * requests)
+
+
+def note_death(request: PendingRequest, cause: Cause, *, is_known: bool, memory_part: float) -> None:
     """The process of a request that is sent to another one has ended. is_known: it is known which one it died of, and
-    this is another."""
+    this is another. memory_part: that of each request, where it took too much."""
     if request.resume_limit == 0 or cause is Cause.ASKED:
         return
     if cause is Cause.MEMORY:
-        request.takes_turns = True
+        request.memory_part = max(request.memory_part, memory_part)
     elif request.has_output:
         request.decode_deaths += 1
     elif not is_known:
@@ -75,7 +86,8 @@ def holds_back(model: Model, instance: Instance) -> bool:
 
 
 def _may_go_on(request: PendingRequest, in_flight: Collection[PendingRequest]) -> bool:
-    if request.takes_turns and any(other.takes_turns for other in in_flight):
+    taken = sum(other.memory_part for other in in_flight)
+    if request.memory_part and taken and taken + request.memory_part > 1.0:
         return False
     return not (_is_single(request) and any(_is_single(other) for other in in_flight))
 

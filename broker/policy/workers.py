@@ -132,7 +132,7 @@ def _begin(facts: Facts, request: PendingRequest, now: float, *, ends: bool) -> 
     request.payload = b""  # it is not sent again: where it may go on, its gateway has more
     if request.is_suspect:
         restart_waiting(model, now)  # those behind it were held back
-    request.is_suspect = request.takes_turns = False
+    request.is_suspect = False
     model.last_blamed = None  # it does take requests in
     return bool(model.waiting)
 

@@ -1,4 +1,6 @@
-"""Answers go on in the next process when their own ends: real processes, real signals, the settings as shipped."""
+"""Answers go on in the next process when their own ends: real processes, real signals, the settings as shipped, but for
+how often memory is looked at.
+"""
 
 import os
 import signal
@@ -19,7 +21,9 @@ CONTENT = "twenty tokens of an echo that says all of this again"
 def patient(models_dir: Path) -> Iterator[Service]:
     echo = ECHO | {"options": PACED}
     bad = MISBEHAVING | {"options": PACED}
-    service = Service(models_dir, {"models": {"echo": echo, "bad": bad}})
+    full = MISBEHAVING | {"options": {"delay_seconds": 0.03}, "memory_limit_gb": 0.25}
+    models = {"echo": echo, "bad": bad, "full": full}
+    service = Service(models_dir, {"broker": {"memory_sample_seconds": 0.05}, "models": models})
     try:
         yield service.start()
     finally:
@@ -124,3 +128,15 @@ def test_a_request_that_kills_before_its_output_is_refused_and_the_others_hear_a
     assert stream.text == (6 * CONTENT)[: len(stream.text)]
     assert resumes(patient, "bad") == 2
     assert patient.chat("bad").status_code == 200
+
+
+def test_what_takes_too_much_memory_together_goes_on_in_parts(patient: Service) -> None:
+    """Each takes 80 MiB of about 210; three at once, and the process ends again."""
+    prompts = [f"{number} carry 80 and so on" for number in range(4)]
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        answers = list(pool.map(lambda prompt: patient.chat("full", prompt, max_tokens=20), prompts))
+    texts = [answer.json()["choices"][0]["message"]["content"] for answer in answers]
+    assert texts == [(4 * prompt)[:80] for prompt in prompts]
+    entry = patient.model("full")
+    assert entry["last_exit"]["reason"].startswith("memory_limit")
+    assert (entry["resumes"] + entry["replays"], entry["exits"]) == (4, {"SIGKILL": 1})

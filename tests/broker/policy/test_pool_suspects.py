@@ -1,11 +1,14 @@
 """Rule 8: answers go on in the next process, and a request that kills one process after the other is found."""
 
+from typing import Any
+
 import pytest
 
 from broker.policy.actions import Action, Fail, ForwardRequest, KillWorker, Reply, StartWorker, TellLost
 from broker.policy.events import RequestResumed, ShutdownRequested
 from broker.wire.failure import DEVICE_EXIT_CODE
-from tests.broker.policy.script import R1, R2, R3, R4, R5, R6, W1, W2, W3, W4, Failed, Script
+from tests.broker.policy.script import R1, R2, R3, R4, R5, R6, R7, W1, W2, W3, W4, Failed, Script
+from tests.broker.policy.world_books import MIB
 
 DIED = "the process of a died (signal SIGKILL)"
 SUSPECT = "this request ended two processes of a before its first output, the second one alone"
@@ -359,18 +362,91 @@ def test_kills_by_an_administrator_do_not_part_them() -> None:
         assert sent(ready(s, following)) == [R1, R2]
 
 
+def bounded(**fields: Any) -> Script:
+    """The model a takes 100 MiB, and its process may take 1000."""
+    s = Script(memory=10_000)
+    s.add_model("a", 100, memory_limit_bytes=1000 * MIB, **fields)
+    return s
+
+
+def takes_too_much(s: Script, worker_id: str, footprint: int) -> None:
+    """The process is killed for these MiB."""
+    actions = [action for _ in range(3) for action in s.sample(worker_id, footprint)]
+    assert any(isinstance(action, KillWorker) for action in actions)
+
+
 @pytest.mark.parametrize("begun", [False, True])
-def test_after_the_memory_limit_they_go_on_one_after_another(begun: bool) -> None:
-    s = Script()
-    asked(s, R1, R2, R3)
+def test_after_the_memory_limit_as_many_go_on_together_as_fit_by_bytes(begun: bool) -> None:
+    """The six took 200 MiB each, and three quarters of the 900 MiB beside the model are filled again."""
+    s = bounded()
+    six = (R1, R2, R3, R4, R5, R6)
+    asked(s, *six)
     if begun:
-        s.text(W1, R1, R2, R3)
-    for _ in range(3):
-        s.sample(W1, 100_000)
+        s.text(W1, *six)
+    takes_too_much(s, W1, 1300)
     s.dies(W1)
     if begun:
-        goes_on(s, R1, R2, R3)
+        goes_on(s, *six)
+    assert sent(ready(s, W2)) == [R1, R2, R3]
+    assert sent(s.ask(R7, "a", resumes=2)) == [R7]  # others go beside them
+    assert sent(s.text(W2, R1, R2, R3)) == []
+    assert sent(s.finish(W2, R2)) == [R4]
+    assert sent(s.cancel(R4)) == []  # its memory comes back when the process has confirmed it
+    assert sent(s.finish(W2, R4)) == [R5]
+    assert sent(s.finish(W2, R1, R3)) == [R6]
+
+
+def test_if_that_is_too_much_again_fewer_go_on() -> None:
+    s = bounded()
+    asked(s, R1, R2, R3, R4)
+    s.text(W1, R1, R2, R3, R4)
+    takes_too_much(s, W1, 1010)
+    s.dies(W1)
+    goes_on(s, R1, R2, R3, R4)
+    assert sent(ready(s, W2)) == [R1, R2]
+    s.text(W2, R1, R2)
+    takes_too_much(s, W2, 1010)
+    s.dies(W2)
+    goes_on(s, R1, R2)
+    s.wait(0.5)
+    assert sent(ready(s, W3)) == [R1]
+    assert sent(s.finish(W3, R1)) == [R2]
+    assert sent(s.finish(W3, R2)) == [R3, R4]
+
+
+def test_one_that_takes_more_than_there_is_goes_on_alone() -> None:
+    s = bounded()
+    asked(s, R1, R2)
+    takes_too_much(s, W1, 100_000)
+    s.dies(W1)
     assert sent(ready(s, W2)) == [R1]
-    assert sent(s.ask(R4, "a", resumes=2)) == [R4]
-    assert sent(s.text(W2, R1)) == [R2]
-    assert sent(s.text(W2, R2)) == [R3]
+    assert sent(s.text(W2, R1)) == []
+    assert sent(s.finish(W2, R1)) == [R2]
+
+
+def test_what_is_measured_of_two_processes_counts_without_the_model() -> None:
+    """The second one has 600 MiB for requests, and each of four takes 175 of them."""
+    s = bounded(ranks=2)
+    s.ask(R1, "a", resumes=2)
+    for worker_id in (W1, W2):
+        s.connect(worker_id)
+    s.ready(W1, 100)
+    s.ready(W2, 400)
+    for request_id in (R2, R3, R4):
+        s.ask(request_id, "a", resumes=2)
+    s.sample(W1, 500)
+    takes_too_much(s, W2, 1100)
+    for worker_id in (W1, W2):
+        s.dies(worker_id)
+    for worker_id in (W3, W4):
+        s.connect(worker_id)
+    s.ready(W3, 100)
+    assert sent(s.ready(W4, 400)) == [R1, R2]
+
+
+def test_requests_that_may_not_go_on_are_sent_together() -> None:
+    s = bounded()
+    asked(s, R1, R2, R3, resumes=0)
+    takes_too_much(s, W1, 1300)
+    s.dies(W1)
+    assert sent(ready(s, W2)) == [R1, R2, R3]

@@ -81,7 +81,7 @@ class SimRequest:
     payload: bytes = b""
     resumes: int = 0
     is_suspect: bool = False
-    took_too_much: bool = False
+    crowd: int = 0  # how many were in the process that took too much; the fewest, of several
     died_in_answer: bool = False  # its last process, after output
     decode_deaths: int = 0
     worker_id: str = ""  # where it was sent last

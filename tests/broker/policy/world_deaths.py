@@ -13,13 +13,14 @@ _ASKED = ("killed by an administrator", "unload", "shutdown")
 
 
 class Deaths(Counts):
-    """See the top of this file. died: worker id -> how its instance ended: asked, memory or fault; marked: those of
-    which it is known that a request was being taken in."""
+    """See the top of this file. died: worker id -> how its instance ended: asked, memory or fault; crowds: how many
+    requests it had then; marked: those of which it is known that a request was being taken in."""
 
     def __init__(self, *args: object, **more: object) -> None:
         super().__init__(*args, **more)
         self.lost: set[bytes] = set()
         self.died: dict[str, str] = {}
+        self.crowds: dict[str, int] = {}
         self.marked: set[str] = set()
 
     # ---- what happens ---------------------------------------------------------------------------------------------
@@ -28,6 +29,7 @@ class Deaths(Counts):
         asked = action.reason.startswith(_ASKED)
         memory = action.reason.startswith("memory_limit")
         self.died.setdefault(action.worker_id, "asked" if asked else "memory" if memory else "fault")
+        self.crowds.setdefault(action.worker_id, len(self.workers[action.worker_id].in_flight))
 
     def note_exit(self, worker: SimWorker, intake: bytes | None) -> None:
         self.died.setdefault(worker.worker_id, "fault")
@@ -36,7 +38,7 @@ class Deaths(Counts):
 
     def note_output(self, request: SimRequest) -> None:
         request.outputs += 1
-        request.heard, request.is_suspect, request.took_too_much = True, False, False
+        request.heard, request.is_suspect = True, False
 
     def lose(self, request_id: bytes) -> None:
         """The gateway hears that the process of this request has ended."""
@@ -75,8 +77,9 @@ class Deaths(Counts):
             assert all(other.heard or other.resume_limit == 0 for other in others), "a suspect is not alone"
         if request.decode_deaths > 1:
             assert all(other.decode_deaths < 2 for other in others), "two that died twice together"
-        if request.took_too_much:
-            assert not any(other.took_too_much for other in others), "together again, after the memory limit"
+        if request.crowd and (crowds := [other.crowd for other in others if other.crowd]):
+            parts = sum(1 / crowd for crowd in (request.crowd, *crowds))
+            assert parts < 0.76, "as many as before the memory limit"
         request.forwards += 1
         assert request.forwards <= 1 + max(1, request.resume_limit), "sent too often"
         request.worker_id, request.died_in_answer = worker.worker_id, False
@@ -86,7 +89,9 @@ class Deaths(Counts):
         if request.resume_limit == 0 or not request.forwards:
             return
         how = self.died[request.worker_id]
-        request.took_too_much |= how == "memory"
+        if how == "memory":
+            crowd = self.crowds[request.worker_id]
+            request.crowd = min(request.crowd or crowd, crowd)
         request.is_suspect |= how == "fault" and not request.died_in_answer
         if request.worker_id in self.marked:
             request.is_suspect = False  # it may be known which one it died of
