@@ -132,6 +132,9 @@ class _Nowhere:
     def write(self, body: bytes) -> None:
         """Nothing."""
 
+    def cut(self) -> None:
+        """Nothing."""
+
     def when_gone(self, call: Callable[[], None] | None) -> None:
         """Never."""
 

@@ -22,6 +22,7 @@ from gateway.http.errors import exception_handlers
 from gateway.http.journal import Journaling
 from gateway.http.refusals import Refusals
 from gateway.http.shared import SharedAnswer
+from gateway.http.uploads import Uploads
 from gateway.images.loader import ImageLoader
 from gateway.link.feed import Feed
 from gateway.link.link import Link
@@ -31,6 +32,7 @@ from gateway.metrics.requests import RequestMetrics
 from gateway.metrics.scrapes import Scrapes
 from gateway.ollama.endpoints import ENDPOINTS as OLLAMA_ENDPOINTS
 from gateway.ollama.endpoints import SUBTREE as OLLAMA_SUBTREE
+from gateway.openai.audio.endpoints import ENDPOINTS as AUDIO_ENDPOINTS
 from gateway.openai.dialect import OPENAI
 from gateway.openai.endpoints import ENDPOINTS as OPENAI_ENDPOINTS
 from gateway.responses.endpoints import ENDPOINTS as RESPONSES_ENDPOINTS
@@ -40,6 +42,7 @@ from gateway.web.endpoints import SUBTREE as WEB_SUBTREE
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     *OPENAI_ENDPOINTS,
+    *AUDIO_ENDPOINTS,
     *RESPONSES_ENDPOINTS,
     *ANTHROPIC_ENDPOINTS,
     *OLLAMA_ENDPOINTS,
@@ -74,6 +77,8 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[MetricsState]:
         link.open()
+        uploads = Uploads(settings.runtime_dir, settings.max_upload_bytes)
+        uploads.open()
         feed = Feed(link, event_of)
         try:
             yield {
@@ -81,6 +86,7 @@ def create_app(
                 "link": link,
                 "directory": Directory(settings, link),
                 "images": ImageLoader(settings),
+                "uploads": uploads,
                 "refusals": refusals,
                 "feed": feed,
                 "endpoints": tuple(endpoints),  # as they are without any settings
@@ -90,6 +96,7 @@ def create_app(
         finally:
             feed.close()
             link.close()
+            uploads.close()
 
     closed = [subtree.prefix for subtree in subtrees if subtree.dialect is ADMIN]
     origins = settings.allowed_origins

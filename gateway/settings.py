@@ -59,6 +59,7 @@ class Settings(BaseModel):
     models: dict[str, ModelDefaults] = Field(default_factory=dict)
     aliases: dict[str, AliasSettings] = Field(default_factory=dict)
     max_body_mb: Annotated[float, Field(gt=0)] = 50
+    max_upload_mb: Annotated[float, Field(gt=0)] = 256
     max_images: Annotated[int, Field(ge=0)] = 64
     image_max_mb: Annotated[float, Field(gt=0)] = 20
     image_timeout_seconds: Annotated[float, Field(gt=0)] = 10
@@ -117,6 +118,11 @@ class Settings(BaseModel):
         name = meant(model, self.models)
         given = Defaults() if name is None else self.models[name].defaults
         return given if given.max_tokens else given.model_copy(update={"max_tokens": self.default_max_tokens})
+
+    @property
+    def max_upload_bytes(self) -> int:
+        """The largest file that is taken."""
+        return int(self.max_upload_mb * 2**20)
 
     @property
     def max_body_bytes(self) -> int:

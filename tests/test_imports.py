@@ -42,6 +42,7 @@ OWNERS = {
     "prometheus_client": ("gateway/metrics/",),
     "typer": ("cli/",),
     "rich": ("cli/output.py",),
+    "python_multipart": ("gateway/http/form.py",),
     "pythonjsonlogger": ("broker/wire/log_json.py",),
 }
 # Of these, one file of each place names them.
@@ -111,6 +112,7 @@ PURE = {
             "tools",
         )
     },
+    **{f"gateway/openai/audio/{name}.py": _CORE for name in ("formats", "languages", "requests", "streams")},
     **{
         f"gateway/responses/{name}.py": _CORE
         for name in ("dialect", "items", "objects", "parts", "requests", "sealed", "shapes", "tools", "turns")

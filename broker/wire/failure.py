@@ -39,6 +39,7 @@ class Code(StrEnum):
     MODEL_UNAVAILABLE = "model_unavailable"
     BROKER_UNAVAILABLE = "broker_unavailable"
     WORKER_DIED = "worker_died"
+    INSUFFICIENT_STORAGE = "insufficient_storage"
 
 
 @dataclass(slots=True, frozen=True)

@@ -30,7 +30,7 @@ from broker.wire.from_gateways import (
 )
 from broker.wire.kinds import Task
 from broker.wire.packing import pack, pack_map
-from broker.wire.work import Embed, Generate, Rerank
+from broker.wire.work import Embed, Generate, Rerank, Speak, Transcribe, Voices
 from gateway.core.administration import (
     BrokerReport,
     CatalogReport,
@@ -62,6 +62,7 @@ from gateway.core.answer import (
     scores_of,
     vectors_of,
 )
+from gateway.core.audio import Heard, Spoken, SpokenPiece, Transcript, VoiceNames
 from gateway.core.progress import AnswerProgress
 
 Out_co = TypeVar("Out_co", covariant=True)
@@ -150,6 +151,32 @@ def rerank(model: str, unit: Rerank) -> Ask[Scores]:
     payload = pack(unit)
     body = InferenceRequest(model, payload, Task.RERANK, _origin(payload))
     return Ask(model, body, no_partial, lambda final: scores_of(final, count))
+
+
+def transcribe_stream(model: str, unit: Transcribe, digest: bytes) -> Ask[Heard | Transcript]:
+    """What is said in a file, piece by piece. digest: of the file's bytes."""
+    return Ask(model, _transcription(model, unit, digest), reader(Heard), reader(Transcript))
+
+
+def transcribe_whole(model: str, unit: Transcribe, digest: bytes) -> Ask[Transcript]:
+    """The same in one piece."""
+    return Ask(model, _transcription(model, unit, digest), no_partial, reader(Transcript))
+
+
+def _transcription(model: str, unit: Transcribe, digest: bytes) -> InferenceRequest:
+    alike = pack(replace(unit, path="", stream=False))  # the same bytes come with another path each time
+    return InferenceRequest(model, pack(unit), Task.TRANSCRIBE, _origin(alike + digest))
+
+
+def speak(model: str, unit: Speak) -> Ask[SpokenPiece | Spoken]:
+    """A text, spoken piece by piece."""
+    origin = _origin(pack(replace(unit, seed=None, stream=False)))
+    return Ask(model, InferenceRequest(model, pack(unit), Task.SPEAK, origin), reader(SpokenPiece), reader(Spoken))
+
+
+def voices(model: str) -> Ask[VoiceNames]:
+    """The voices of a model."""
+    return Ask(model, InferenceRequest(model, pack(Voices()), Task.VOICES), no_partial, reader(VoiceNames))
 
 
 def load(model: str) -> Ask[LoadReport]:

@@ -27,7 +27,7 @@ class Renderer(Protocol[Out_contra]):
 
     @property
     def content_type(self) -> str:
-        """Of the response."""
+        """Of the response; asked for when it begins, after the first `render`."""
 
     @property
     def is_complete(self) -> bool:
@@ -37,10 +37,10 @@ class Renderer(Protocol[Out_contra]):
         """All that waits, (number of the unit of work, output) in order, as frames. Called for every token."""
 
     def keepalive(self) -> bytes:
-        """A frame that means nothing, sent when the stream has been silent."""
+        """A frame that means nothing, sent when the stream has been silent; empty where it has no such frame."""
 
-    def error(self, failure: Failure) -> bytes:
-        """The frames that end a stream which fails after its start."""
+    def error(self, failure: Failure) -> bytes | None:
+        """The frames that end a stream which fails after its start. None: it has none, and the connection is cut."""
 
 
 class Dialect(Protocol):

@@ -35,6 +35,7 @@ STATUS: dict[Code, int] = {
     Code.MODEL_UNAVAILABLE: 503,
     Code.BROKER_UNAVAILABLE: 503,
     Code.WORKER_DIED: 503,
+    Code.INSUFFICIENT_STORAGE: 507,
 }
 
 # OpenAI's types of errors. Invalid requests are the rule.
@@ -44,6 +45,7 @@ _TYPES = {
     429: "rate_limit_error",
     500: "server_error",
     503: "server_error",
+    507: "server_error",
 }
 
 INTERNAL_ERROR = Failure(Code.INTERNAL_ERROR, "the gateway failed; its log says why")

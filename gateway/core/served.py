@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from gateway.core.answer import Delta, End, Scores, Vectors
+from gateway.core.audio import Spoken, Transcript
 
 OK = "ok"
 CLIENT_LEFT = "client_left"
@@ -91,6 +92,12 @@ class Served:
             elif isinstance(output, Delta):
                 if output.prompt is not None and unit not in self._has_ended:
                     self._tokens[unit] = Tokens(output.prompt.tokens, output.prompt.cached)
+            elif isinstance(output, Spoken):
+                self._tokens[unit] = Tokens(output.prompt_tokens, generated=output.completion_tokens)
+                self._has_ended.add(unit)
+            elif isinstance(output, Transcript):
+                self._tokens[unit] = Tokens(generated=output.completion_tokens)
+                self._has_ended.add(unit)
             elif isinstance(output, (Vectors, Scores)):
                 self._tokens[unit] = Tokens(output.prompt_tokens)
                 self._has_ended.add(unit)

@@ -96,7 +96,7 @@ def _models(endpoints: Iterable[Endpoint]) -> list[type[BaseModel]]:
     for row in endpoints:
         events = row.stream.events if row.stream else ()
         others = dict(row.others).values()
-        for model in (row.query, row.body, row.answer, row.dialect.error_answer, *events, *others):
+        for model in (row.query, row.body, row.answer, *row.answers, row.dialect.error_answer, *events, *others):
             if model is not None:
                 found[model] = None
     return list(found)
@@ -124,7 +124,7 @@ def _operation(rows: Sequence[Endpoint], schemas: Schemas) -> Object:
     if description:
         operation["description"] = description
     if bodies := [schemas.of(row.body) for row in rows if row.body is not None]:
-        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": any_of(bodies)}}}
+        operation["requestBody"] = {"required": True, "content": {first.media: {"schema": any_of(bodies)}}}
     operation["responses"] |= failures(rows, schemas)
     return operation
 
@@ -176,7 +176,7 @@ def _parameters(endpoint: Endpoint, schemas: Schemas) -> list[Object]:
 
 def _success(rows: Sequence[Endpoint], schemas: Schemas) -> Object:
     content: Object = {}
-    if answers := [schemas.of(row.answer) for row in rows if row.answer is not None]:
+    if answers := [schemas.of(form) for row in rows for form in (row.answer, *row.answers) if form is not None]:
         content[JSON] = {"schema": any_of(answers)}
     for row in rows:
         if (stream := row.stream) is not None:
@@ -187,6 +187,8 @@ def _success(rows: Sequence[Endpoint], schemas: Schemas) -> Object:
             }
         for media in row.text:
             content[media] = {"schema": {"type": "string"}}
+        for media in row.binary:
+            content[media] = {"schema": {"type": "string", "format": "binary"}}
     success: Object = {"description": _words(rows[0])[0]}
     if any(row.body is not None for row in rows):
         success["headers"] = {IGNORED_HEADER: _IGNORED}

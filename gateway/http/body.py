@@ -1,6 +1,7 @@
 """The body of a request: read within its limit, in the form that it was sent in."""
 
 import zlib
+from collections.abc import AsyncIterator
 
 from starlette.requests import Request
 
@@ -16,29 +17,38 @@ _PIECE_BYTES = 4096  # each member that ends copies what follows it in its piece
 async def read_body(request: Request[AppState]) -> bytes:
     """The body, unpacked. Raises FailureError `request_too_large` as soon as it is known to be too large."""
     limit = request.state["settings"].max_body_bytes
+    body = bytearray()
+    async for piece in pieces_of(request, limit, f"the body has more than {limit} bytes"):
+        body += piece
+    return bytes(body)
+
+
+async def pieces_of(
+    request: Request[AppState], limit: int, complaint: str, param: str | None = None
+) -> AsyncIterator[bytes]:
+    """The body piece by piece, unpacked. Raises FailureError, `request_too_large` with this complaint and parameter as
+    soon as more than `limit` bytes are known to come."""
+    too_large = Failure(Code.REQUEST_TOO_LARGE, complaint, param)
     coding = ", ".join(request.headers.getlist("content-encoding")).strip().lower()
     if coding not in (*_PLAIN, *_GZIPPED):
         raise FailureError(
             Failure(Code.UNSUPPORTED_ENCODING, f"Content-Encoding must be gzip or absent, not {coding!r:.80}")
         )
     if int(request.headers.get("content-length", "0")) > limit:
-        raise _too_large(limit)
+        raise FailureError(too_large)
     packed = Gunzip() if coding in _GZIPPED else None
-    body, received = bytearray(), 0
+    received = unpacked = 0
     async for chunk in request.stream():
         received += len(chunk)
         if received > limit:  # gzip may hold nothing for ever
-            raise _too_large(limit)
-        body += chunk if packed is None else packed.feed(chunk, limit + 1 - len(body))
-        if len(body) > limit:
-            raise _too_large(limit)
+            raise FailureError(too_large)
+        piece = chunk if packed is None else packed.feed(chunk, limit + 1 - unpacked)
+        unpacked += len(piece)
+        if unpacked > limit:
+            raise FailureError(too_large)
+        yield piece
     if packed is not None and not packed.is_complete:
         raise invalid("the body ends before its gzip does")
-    return bytes(body)
-
-
-def _too_large(limit: int) -> FailureError:
-    return FailureError(Failure(Code.REQUEST_TOO_LARGE, f"the body has more than {limit} bytes"))
 
 
 class Gunzip:

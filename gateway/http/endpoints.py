@@ -68,10 +68,11 @@ class Stream:
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Endpoint:
     """One method of one path. query: the model of its parameters. body, answer: models of their JSON, None where there
-    is none. stream: an answer that is one, instead of `answer` or where the request asks for it. text: the media types
-    of an answer that is neither. failures: how a request can end, apart from what follows from the guard, the body and
-    the parameters. others: statuses whose answers have a form of their own, None: no body. is_inference: it asks a
-    model, and counts in the metrics of requests. opened_by: the setting that opens it to everybody, if there is one.
+    is none. media: of the body. answers: other forms of the answer. stream: an answer that is one, instead of `answer`
+    or where the request asks for it. text, binary: the media types of an answer that is neither. failures: how a
+    request can end, apart from what follows from the guard, the body and the parameters. others: statuses whose answers
+    have a form of their own, None: no body. is_inference: it asks a model, and counts in the metrics of requests.
+    opened_by: the setting that opens it to everybody, if there is one.
 
     Rows can share a path. header: the one that only this dialect's clients send; accept: a media type that the client's
     Accept header must name, `*/*` does not. Such a row comes before the one without.
@@ -85,8 +86,11 @@ class Endpoint:
     query: type[Query] | None = None
     body: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None
+    answers: tuple[type[BaseModel], ...] = ()
     stream: Stream | None = None
+    media: str = "application/json"
     text: tuple[str, ...] = ()
+    binary: tuple[str, ...] = ()
     failures: tuple[Code, ...] = BROKER
     others: tuple[tuple[int, type[BaseModel] | None], ...] = ()
     header: str | None = None

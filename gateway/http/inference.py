@@ -22,6 +22,7 @@ from gateway.http.errors import Json
 from gateway.http.refusals import Refusals
 from gateway.http.shared import SharedAnswer
 from gateway.http.streaming import AnswerStream, collect, gone, unless
+from gateway.http.uploads import Uploads
 from gateway.images.loader import ImageLoader
 from gateway.link.call import T
 from gateway.link.feed import Feed
@@ -41,6 +42,7 @@ class AppState(TypedDict):
     link: Link
     directory: Directory
     images: ImageLoader
+    uploads: Uploads
     refusals: Refusals
     feed: Feed[bytes]
     served: NotRequired[Served]  # which the lifespan does not have

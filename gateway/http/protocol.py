@@ -85,6 +85,10 @@ class _ChunkedBody:
         if body:  # an empty chunk would be the end
             self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
 
+    def cut(self) -> None:
+        self._cycle.disconnected = True  # else uvicorn logs that the response has no end
+        self._cycle.transport.close()
+
     def when_gone(self, call: Callable[[], None] | None) -> None:
         self._leave = call
         self.look()

@@ -51,6 +51,9 @@ class Pipe(Protocol):
     def write(self, body: bytes) -> None:
         """One more piece of the body, once the response has begun."""
 
+    def cut(self) -> None:
+        """Close the connection in the middle of the body, so that the client knows that its end is missing."""
+
     def when_gone(self, call: Callable[[], None] | None) -> None:
         """Call this once when the client has gone, at once if it has. None: nothing."""
 
@@ -118,7 +121,13 @@ class AnswerStream(Response, Generic[T]):
             finally:
                 self._timer.cancel()
             self._served.outcome = failure.code
-            await self._send(send, self._renderer.error(failure), is_last=True)
+            frames = self._renderer.error(failure)
+            if frames is not None:
+                await self._send(send, frames, is_last=True)
+            elif self._pipe is not None:
+                self._pipe.cut()
+            else:  # the server closes what does not end
+                raise FailureError(failure)
 
     async def _relay(self, send: Send) -> None:
         if self._opening:
@@ -135,10 +144,10 @@ class AnswerStream(Response, Generic[T]):
                     self._name_ignored(outputs)
                 await self._send(send, self._renderer.render(outputs), is_last=self._renderer.is_complete)
                 self._call.shortcut = self._write
-            elif failure is None:
+            elif failure is None and (silence := self._renderer.keepalive()):
                 if not self._is_started:  # what the worker leaves out comes too late for a header
                     self._name_ignored()
-                await self._send(send, self._renderer.keepalive())
+                await self._send(send, silence)
             if failure is not None:
                 raise FailureError(in_words_of(self._names, failure))
 
@@ -164,6 +173,7 @@ class AnswerStream(Response, Generic[T]):
     async def _send(self, send: Send, body: bytes, *, is_last: bool = False) -> None:
         if not self._is_started:
             self._is_started = True
+            self.headers["content-type"] = self._renderer.content_type
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": body, "more_body": not is_last})
         if body:

@@ -30,12 +30,13 @@ class Call(Generic[T]):
     size: number of units. cancel: the link's; it ends what has not ended. shortcut: while the owner waits in `take`,
     outputs none of which ends a unit are offered to this function first, which saves waking a task; it returns whether
     it has dealt with all of them. pending: the link's own note of units that have not ended: request id -> number.
-    trace: the id of the HTTP request in the logs.
+    trace: the id of the HTTP request in the logs. most_waiting: bytes of outputs that it holds unread at most.
     """
 
     def __init__(self, size: int, cancel: Callable[["Call[T]", Failure | None], None], trace: str = "") -> None:
         self.size = size
         self.trace = trace
+        self.most_waiting = MAX_WAITING_BYTES
         self.pending: dict[bytes, int] = {}
         self.shortcut: Callable[[list[tuple[int, T]]], bool] | None = None
         self._cancel = cancel
@@ -94,7 +95,7 @@ class Call(Generic[T]):
     def _weigh(self) -> None:
         self._weight += sum(weight_of(output) for _index, output in self._items[self._weighed :])
         self._weighed = len(self._items)
-        if self._weight > MAX_WAITING_BYTES and self.pending:
+        if self._weight > self.most_waiting and self.pending:
             log.warning("request cancelled: its client reads too slowly", extra={"request_id": self.trace})
             self._empty()
             self._cancel(self, _SLOW_READER)

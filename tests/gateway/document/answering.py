@@ -29,7 +29,7 @@ from broker.wire.from_gateways import (
 )
 from broker.wire.kinds import Task
 from broker.wire.packing import unpack
-from broker.wire.work import Embed, Generate, Rerank
+from broker.wire.work import Embed, Generate, Rerank, Transcribe
 from gateway.core.ask import Ask
 from gateway.link.call import Call, T
 from tests.gateway.http.test_gateway import STATUS
@@ -43,6 +43,19 @@ Outputs = tuple[list[dict[str, Any]], dict[str, Any]]
 _LIKELY = {"token": "A", "bytes": b"A", "logprob": -0.5}
 _CALL = {"id": "call_1", "name": "f", "arguments": '{"a": 1}'}
 _RICH: dict[str, Any] = {"reasoning": "hm", "logprobs": [{**_LIKELY, "top": [_LIKELY]}]}
+SEGMENT: dict[str, Any] = {
+    "id": 0,
+    "seek": 0,
+    "start": 0.0,
+    "end": 1.0,
+    "text": " One.",
+    "tokens": [1, 2],
+    "temperature": 0.0,
+    "avg_logprob": -0.5,
+    "compression_ratio": 1.0,
+    "no_speech_prob": 0.1,
+    "words": [{"word": " One.", "start": 0.0, "end": 1.0, "probability": 0.5}],
+}
 _CHANGE = {"model_id": "org/rich", "state": "loading", "reason": None, "stage": "weights", "fraction": 0.5, "at": 1.5}
 _STEP = {"model_id": "a", "reason": None, "fraction": 0.5, "done_bytes": 5, "total_bytes": 10}
 _LINES = {"lines": [[1.5, 7, "a line"]]}
@@ -117,6 +130,16 @@ def _inference(request: InferenceRequest, *, is_rich: bool) -> Outputs:
         case Task.RERANK:
             count = len(unpack(Rerank, request.payload).documents)
             return [], {"scores": struct.pack(f"<{count}f", *[0.5] * count), "prompt_tokens": 3}
+        case Task.TRANSCRIBE:
+            heard = {"text": " One.", "segments": [SEGMENT]}
+            end = {"language": "en", "duration": 1.5, "completion_tokens": 2}
+            if unpack(Transcribe, request.payload).stream:
+                return [{**heard, "seconds": 1.0}], {"text": "", "segments": [], **end}
+            return [], {**heard, **end}
+        case Task.SPEAK:
+            return [{"audio": b"RIFF", "sample_rate": 24000}], {"audio": b"", "seconds": 1.5}
+        case Task.VOICES:
+            return [], {"voices": ["anna", "bert"]}
     unit = unpack(Generate, request.payload)
     said: dict[str, Any] = {}
     if is_rich:

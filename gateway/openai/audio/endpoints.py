@@ -1,0 +1,168 @@
+"""Transcriptions, translations, speech and voices: handlers and their rows of the endpoint table."""
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from broker.wire.failure import Code
+from gateway.core import ask
+from gateway.core.failure import IGNORED_HEADER, ErrorAnswer, ignored_header
+from gateway.core.query import query_of
+from gateway.http.body import read_body
+from gateway.http.endpoints import USES_A_MODEL, Endpoint, Guard, Handler, Stream
+from gateway.http.errors import Json
+from gateway.http.form import values_of
+from gateway.http.inference import AppState, finish, model_for
+from gateway.http.receiving import Fields, UploadResponse
+from gateway.http.streaming import AnswerStream
+from gateway.http.uploads import Upload
+from gateway.openai.audio.answers import (
+    SpeechDelta,
+    SpeechDone,
+    TranscriptDelta,
+    TranscriptDone,
+    TranscriptionAnswer,
+    VerboseAnswer,
+    VoiceList,
+)
+from gateway.openai.audio.formats import TEXTS, as_json, as_verbose_json
+from gateway.openai.audio.requests import (
+    FILE,
+    LISTS,
+    SpeechRequest,
+    TranscriptionRequest,
+    TranslationRequest,
+    VoicesQuery,
+    parse_form,
+    parse_speech,
+    speech_field,
+    speech_work,
+    transcription_field,
+    transcription_work,
+    unheeded,
+)
+from gateway.openai.audio.streams import MEDIA, SpeechBytes, SpeechEvents, TranscriptEvents
+from gateway.openai.dialect import OPENAI
+
+# Bytes of speech that wait for a client at most. Players read as they play, and models are faster than that.
+_MOST_WAITING = 16 << 20
+
+
+async def transcriptions(request: Request[AppState]) -> Response:
+    """What is said in an audio file, as a text with or without times, streamed or whole."""
+    return _of_upload(request, TranscriptionRequest)
+
+
+async def translations(request: Request[AppState]) -> Response:
+    """The same in English."""
+    return _of_upload(request, TranslationRequest)
+
+
+def _of_upload(request: Request[AppState], form: type[TranslationRequest]) -> Response:
+    async def answer(fields: Fields, upload: Upload) -> Response:
+        values = values_of(fields, LISTS)
+        return await _transcribed(request, parse_form(form, values, upload.size), upload, unheeded(values))
+
+    return UploadResponse(request, FILE, answer)
+
+
+async def _transcribed(
+    request: Request[AppState], wanted: TranslationRequest, upload: Upload, ignored: Sequence[str]
+) -> Response:
+    target = await model_for(request, wanted.model)
+    unit = transcription_work(wanted, str(upload.path))
+    if wanted.stream:
+        call = await request.state["link"].call(ask.transcribe_stream(target.model, unit, upload.digest))
+        keepalive = request.state["settings"].keepalive_seconds
+        return AnswerStream(call, TranscriptEvents(), keepalive, transcription_field, ignored=ignored)
+    whole = ask.transcribe_whole(target.model, unit, upload.digest)
+    transcript = await finish(request, whole, transcription_field)
+    named = ignored_header(transcription_field, ignored)
+    headers = {IGNORED_HEADER: named} if named else None
+    if (write := TEXTS.get(wanted.response_format)) is not None:
+        return PlainTextResponse(write(transcript), headers=headers)
+    is_verbose = wanted.response_format == "verbose_json"
+    return Json(as_verbose_json(transcript, wanted) if is_verbose else as_json(transcript), headers=headers)
+
+
+async def speech(request: Request[AppState]) -> Response:
+    """A text, spoken. The first bytes come before the last sentence is spoken."""
+    wanted = parse_speech(await read_body(request))
+    target = await model_for(request, wanted.model)
+    unit = speech_work(wanted)
+    call = await request.state["link"].call(ask.speak(target.model, unit))
+    call.most_waiting = _MOST_WAITING
+    renderer = SpeechEvents() if wanted.stream_format == "sse" else SpeechBytes(unit.encoding)
+    return AnswerStream(call, renderer, request.state["settings"].keepalive_seconds, speech_field)
+
+
+async def voices(request: Request[AppState]) -> Response:
+    """The voices of a model that speaks."""
+    query = query_of(VoicesQuery, request.query_params)
+    target = await model_for(request, query.model)
+    names = (await finish(request, ask.voices(target.model), speech_field)).voices
+    return Json({"voices": [{"id": name, "name": name} for name in names]})
+
+
+_FAILURES = (*USES_A_MODEL, Code.INSUFFICIENT_STORAGE)
+_TRANSCRIPT = Stream(
+    media="text/event-stream",
+    events=(TranscriptDelta, TranscriptDone, ErrorAnswer),
+    about="With `stream`: an event for each piece, one with the whole text, an error object if it fails after its "
+    "start, and `data: [DONE]` at the end. Comments keep a silent stream open.",
+)
+_SPEECH = Stream(
+    media="text/event-stream",
+    events=(SpeechDelta, SpeechDone, ErrorAnswer),
+    about="With the stream_format `sse`: an event for each piece of the file, an error object if it fails after its "
+    "start, and `data: [DONE]` at the end. Comments keep a silent stream open.",
+)
+
+
+def _upload_row(path: str, handler: Handler, body: type[BaseModel]) -> Endpoint:
+    return Endpoint(
+        method="POST",
+        path=path,
+        handler=handler,
+        guard=Guard.KEY,
+        dialect=OPENAI,
+        body=body,
+        media="multipart/form-data",
+        answer=TranscriptionAnswer,
+        answers=(VerboseAnswer,),
+        stream=_TRANSCRIPT,
+        text=("text/plain",),
+        failures=_FAILURES,
+        is_inference=True,
+    )
+
+
+ENDPOINTS = (
+    _upload_row("/v1/audio/transcriptions", transcriptions, TranscriptionRequest),
+    _upload_row("/v1/audio/translations", translations, TranslationRequest),
+    Endpoint(
+        method="POST",
+        path="/v1/audio/speech",
+        handler=speech,
+        guard=Guard.KEY,
+        dialect=OPENAI,
+        body=SpeechRequest,
+        stream=_SPEECH,
+        binary=tuple(MEDIA.values()),
+        failures=USES_A_MODEL,
+        is_inference=True,
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/audio/voices",
+        handler=voices,
+        guard=Guard.KEY,
+        dialect=OPENAI,
+        query=VoicesQuery,
+        answer=VoiceList,
+        failures=USES_A_MODEL,
+        is_inference=True,
+    ),
+)

@@ -1,0 +1,96 @@
+"""A transcript as text, srt, vtt, json and verbose_json. Pure.
+
+Files of subtitles are written as Whisper's own writers do: times rounded to milliseconds, texts without blanks at their
+ends and without arrows, which would begin a time.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+
+from gateway.core.audio import HeardSegment, Transcript
+from gateway.core.dialect import Json
+from gateway.openai.audio.languages import name_of
+from gateway.openai.audio.requests import TranscriptionRequest, TranslationRequest
+
+_DIGITS = 3
+
+
+def as_text(transcript: Transcript) -> str:
+    """One line."""
+    return f"{transcript.text.strip()}\n"
+
+
+def as_srt(transcript: Transcript) -> str:
+    """SubRip."""
+    cues = (_cue(segment, ",") for segment in transcript.segments)
+    return "".join(f"{number}\n{cue}" for number, cue in enumerate(cues, 1))
+
+
+def as_vtt(transcript: Transcript) -> str:
+    """WebVTT."""
+    return "WEBVTT\n\n" + "".join(_cue(segment, ".") for segment in transcript.segments)
+
+
+def as_json(transcript: Transcript) -> Json:
+    """OpenAI's short object."""
+    return {"text": transcript.text.strip(), "usage": duration_usage(transcript)}
+
+
+def as_verbose_json(transcript: Transcript, wanted: TranslationRequest) -> Json:
+    """OpenAI's long object."""
+    is_transcription = isinstance(wanted, TranscriptionRequest)
+    answer: dict[str, object] = {
+        "task": "transcribe" if is_transcription else "translate",
+        "language": name_of(transcript.language) if is_transcription else "english",
+        "duration": round(transcript.duration, _DIGITS),
+        "text": transcript.text.strip(),
+    }
+    if wanted.words:
+        answer["words"] = _words(transcript.segments)
+    if wanted.segments:
+        answer["segments"] = [_segment(segment) for segment in transcript.segments]
+    return {**answer, "usage": duration_usage(transcript)}
+
+
+def duration_usage(transcript: Transcript) -> dict[str, object]:
+    """Seconds that have begun."""
+    return {"type": "duration", "seconds": math.ceil(transcript.duration)}
+
+
+TEXTS: dict[str, Callable[[Transcript], str]] = {"text": as_text, "srt": as_srt, "vtt": as_vtt}
+
+
+def _cue(segment: HeardSegment, mark: str) -> str:
+    text = segment.text.strip().replace("-->", "->")
+    return f"{_time(segment.start, mark)} --> {_time(segment.end, mark)}\n{text}\n\n"
+
+
+def _time(seconds: float, mark: str) -> str:
+    """01:02:03,456"""
+    whole, milliseconds = divmod(max(0, round(seconds * 1000)), 1000)
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours:02}:{minute:02}:{second:02}{mark}{milliseconds:03}"
+
+
+def _words(segments: Iterable[HeardSegment]) -> list[dict[str, object]]:
+    return [
+        {"word": word.word.strip(), "start": round(word.start, _DIGITS), "end": round(word.end, _DIGITS)}
+        for segment in segments
+        for word in segment.words
+    ]
+
+
+def _segment(segment: HeardSegment) -> dict[str, object]:
+    return {
+        "id": segment.id,
+        "seek": segment.seek,
+        "start": round(segment.start, _DIGITS),
+        "end": round(segment.end, _DIGITS),
+        "text": segment.text,
+        "tokens": segment.tokens,
+        "temperature": segment.temperature,
+        "avg_logprob": segment.avg_logprob,
+        "compression_ratio": segment.compression_ratio,
+        "no_speech_prob": segment.no_speech_prob,
+    }

@@ -1,0 +1,108 @@
+"""Transcripts in every form, on exact bytes."""
+
+from typing import Any
+
+import pytest
+
+from gateway.core.audio import Transcript
+from gateway.openai.audio.formats import as_json, as_srt, as_text, as_verbose_json, as_vtt
+from gateway.openai.audio.languages import NAMES, code_of, name_of
+from gateway.openai.audio.requests import TranscriptionRequest, TranslationRequest
+
+
+def segment(number: int, start: float, end: float, text: str, **more: Any) -> dict[str, Any]:
+    return {
+        "id": number,
+        "seek": 0,
+        "start": start,
+        "end": end,
+        "text": text,
+        "tokens": [50364, 1],
+        "temperature": 0.0,
+        "avg_logprob": -0.25,
+        "compression_ratio": 1.5,
+        "no_speech_prob": 0.01,
+        **more,
+    }
+
+
+WORDS = [
+    {"word": " Hello", "start": 0.0, "end": 0.52, "probability": 0.9},
+    {"word": " you.", "start": 0.52, "end": 1.5},
+]
+TRANSCRIPT = Transcript.model_validate(
+    {
+        "text": " Hello you. A --> B",
+        "segments": [
+            segment(0, 0.0, 1.4996, " Hello you.", words=WORDS),
+            segment(1, 1.4996, 3725.9996, " A --> B\n"),
+        ],
+        "language": "de",
+        "duration": 3725.2000000001,
+        "completion_tokens": 4,
+    }
+)
+NOTHING = Transcript(text="", duration=0.0)
+
+
+def test_text() -> None:
+    assert as_text(TRANSCRIPT) == "Hello you. A --> B\n"
+    assert as_text(NOTHING) == "\n"
+
+
+def test_srt() -> None:
+    assert as_srt(TRANSCRIPT) == (
+        "1\n00:00:00,000 --> 00:00:01,500\nHello you.\n\n2\n00:00:01,500 --> 01:02:06,000\nA -> B\n\n"
+    )
+    assert as_srt(NOTHING) == ""
+
+
+def test_vtt() -> None:
+    assert as_vtt(TRANSCRIPT) == (
+        "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nHello you.\n\n00:00:01.500 --> 01:02:06.000\nA -> B\n\n"
+    )
+    assert as_vtt(NOTHING) == "WEBVTT\n\n"
+
+
+def test_json() -> None:
+    usage = {"type": "duration", "seconds": 3726}
+    assert as_json(TRANSCRIPT) == {"text": "Hello you. A --> B", "usage": usage}
+    assert as_json(NOTHING) == {"text": "", "usage": {"type": "duration", "seconds": 0}}
+
+
+@pytest.mark.parametrize(
+    ("granularities", "names"),
+    [
+        ([], ["segments"]),
+        (["segment"], ["segments"]),
+        (["word"], ["words"]),
+        (["word", "segment"], ["words", "segments"]),
+    ],
+)
+def test_verbose_json(granularities: list[str], names: list[str]) -> None:
+    given = {"timestamp_granularities": granularities} if granularities else {}
+    answer = as_verbose_json(TRANSCRIPT, TranscriptionRequest.model_validate({"file": 1, **given}))
+    assert list(answer) == ["task", "language", "duration", "text", *names, "usage"]
+    assert (answer["task"], answer["language"], answer["duration"]) == ("transcribe", "german", 3725.2)
+    if "words" in names:
+        assert answer["words"] == [
+            {"word": "Hello", "start": 0.0, "end": 0.52},
+            {"word": "you.", "start": 0.52, "end": 1.5},
+        ]
+    if "segments" in names:
+        assert answer["segments"] == [
+            segment(0, 0.0, 1.5, " Hello you."),
+            segment(1, 1.5, 3726.0, " A --> B\n"),
+        ]
+
+
+def test_verbose_json_of_a_translation_is_english() -> None:
+    answer = as_verbose_json(TRANSCRIPT, TranslationRequest.model_validate({"file": 1}))
+    assert (answer["task"], answer["language"]) == ("translate", "english")
+
+
+def test_languages_have_a_code_and_a_name() -> None:
+    assert len(NAMES) == 100
+    assert all(code_of(name.title()) == code for code, name in NAMES.items())
+    assert (code_of(" EN "), code_of("Klingon")) == ("en", "klingon")
+    assert (name_of("zh"), name_of("tlh"), name_of(None)) == ("chinese", "tlh", "unknown")
