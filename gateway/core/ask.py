@@ -62,7 +62,7 @@ from gateway.core.answer import (
     scores_of,
     vectors_of,
 )
-from gateway.core.audio import Heard, Spoken, SpokenPiece, Transcript, VoiceNames
+from gateway.core.audio import HeardPiece, Spoken, SpokenPiece, Transcript, VoiceNames
 from gateway.core.progress import AnswerProgress
 
 Out_co = TypeVar("Out_co", covariant=True)
@@ -153,9 +153,9 @@ def rerank(model: str, unit: Rerank) -> Ask[Scores]:
     return Ask(model, body, no_partial, lambda final: scores_of(final, count))
 
 
-def transcribe_stream(model: str, unit: Transcribe, digest: bytes) -> Ask[Heard | Transcript]:
+def transcribe_stream(model: str, unit: Transcribe, digest: bytes) -> Ask[HeardPiece | Transcript]:
     """What is said in a file, piece by piece. digest: of the file's bytes."""
-    return Ask(model, _transcription(model, unit, digest), reader(Heard), reader(Transcript))
+    return Ask(model, _transcription(model, unit, digest), reader(HeardPiece), reader(Transcript))
 
 
 def transcribe_whole(model: str, unit: Transcribe, digest: bytes) -> Ask[Transcript]:

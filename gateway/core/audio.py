@@ -29,7 +29,7 @@ class HeardSegment(Report):
     words: list[HeardWord] = Field(default_factory=list)
 
 
-class Heard(Report):
+class HeardPiece(Report):
     """A PARTIAL of `Transcribe`: the next text, and how many seconds of the file have been heard."""
 
     text: str

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import orjson
 
 from broker.wire.failure import Failure
-from gateway.core.audio import Heard, Spoken, SpokenPiece, Transcript
+from gateway.core.audio import HeardPiece, Spoken, SpokenPiece, Transcript
 from gateway.openai.audio.formats import duration_usage
 from gateway.openai.dialect import DONE, KEEPALIVE, STREAM_TYPE, framed_error
 
@@ -22,7 +22,7 @@ class TranscriptEvents:
         self.is_complete = False
         self._said: list[str] = []
 
-    def render(self, items: Sequence[tuple[int, Heard | Transcript]]) -> bytes:
+    def render(self, items: Sequence[tuple[int, HeardPiece | Transcript]]) -> bytes:
         """Silence has no event."""
         frames = []
         for _index, output in items:
