@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 import soundfile
 from mlx.utils import tree_flatten, tree_map
+from mlx_audio.stt.models import moonshine
 from mlx_audio.stt.models.whisper.tokenizer import LANGUAGES
 from mlx_audio.stt.models.whisper.whisper import Model, ModelDimensions
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -48,13 +49,13 @@ def make_tiny_whisper(
         "n_mels": 80,
         "n_audio_ctx": 1500,
         "n_audio_state": 16,
-        "n_audio_head": 2,
-        "n_audio_layer": 1,
+        "n_audio_head": 1,
+        "n_audio_layer": 0,
         "n_vocab": size,
         "n_text_ctx": context,
         "n_text_state": 16,
         "n_text_head": 2,
-        "n_text_layer": 2,
+        "n_text_layer": 1,
     }
     model = Model(ModelDimensions(**config))
     keys = iter(mx.random.split(mx.random.key(seed), len(tree_flatten(model.parameters()))))
@@ -70,6 +71,33 @@ def make_tiny_whisper(
     flat = {name: weight.astype(mx.float16) for name, weight in named if not _is_made(name)}
     mx.save_safetensors(str(folder / "model.safetensors"), flat, metadata={"format": "mlx"})
     (folder / "config.json").write_text(json.dumps({"model_type": "whisper", **config}))
+    return folder
+
+
+def make_tiny_moonshine(folder: Path, *, seed: int = 0) -> Path:
+    """The same of a family that hears a file as a whole, without a tokenizer: a token is a character or a number."""
+    config: dict[str, Any] = {
+        "model_type": "moonshine",
+        "vocab_size": 200,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "encoder_num_hidden_layers": 1,
+        "decoder_num_hidden_layers": 1,
+        "encoder_num_attention_heads": 2,
+        "decoder_num_attention_heads": 2,
+        "eos_token_id": 2,
+    }
+    model = moonshine.Model(moonshine.ModelConfig.from_dict(config))
+    named: Any = tree_flatten(model.parameters())
+    keys = iter(mx.random.split(mx.random.key(seed), len(named)))
+    # A convolution lies in files as PyTorch has it.
+    flat = {
+        name: weight.swapaxes(1, 2) if "conv" in name and weight.ndim == 3 else weight
+        for name, weight in ((name, _random(weight, next(keys))) for name, weight in named)
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    mx.save_safetensors(str(folder / "model.safetensors"), flat, metadata={"format": "mlx"})
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 

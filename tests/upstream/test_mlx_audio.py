@@ -1,7 +1,15 @@
 """Contracts of mlx-audio: see docs/upstream.md."""
 
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
 import numpy as np
+from mlx_audio.stt import load
+from mlx_audio.stt.models.whisper.decoding import DecodingOptions
 from mlx_audio.utils import resample_audio
+
+from tests.tiny_audio import make_tiny_whisper
 
 
 def test_mlx_audio_resampling() -> None:
@@ -14,3 +22,23 @@ def test_mlx_audio_resampling() -> None:
         middle = heard[1000:-1000]
         wanted = 0.5 * np.sin(2 * np.pi * height * np.arange(16_000) / 16_000)[1000:-1000] * (strength / 0.5)
         assert float(np.abs(middle - wanted).max()) < 5e-3
+
+
+def test_mlx_audio_whisper(tmp_path: Path) -> None:
+    """An attempt asks the model for a tokenizer, and encoded sound is not encoded again."""
+    model: Any = load(make_tiny_whisper(tmp_path))
+    own = model.get_tokenizer()
+    assert {"eot", "timestamp_begin", "no_timestamps", "no_speech", "non_speech_tokens"} <= set(dir(own))
+    asked = []
+
+    def get_tokenizer(**given: Any) -> Any:
+        asked.append(given)
+        return own
+
+    model.get_tokenizer = get_tokenizer
+    options = DecodingOptions(language="en", temperature=0.0)
+    first = model.decode(mx.zeros((3000, 80)), options)
+    assert asked == [{"language": "en", "task": "transcribe"}]
+    del model.encoder
+    again = model.decode(first.audio_features, options)
+    assert again.tokens == first.tokens

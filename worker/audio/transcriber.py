@@ -17,6 +17,7 @@ class Heard:
     segments: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     language: str | None = None
+    tokens: int = 0
 
 
 class Transcriber(Protocol):

@@ -24,6 +24,7 @@ from broker.wire.packing import unpack
 from broker.wire.to_workers import Assign
 from broker.wire.work import Speak, Transcribe, Voices
 from worker.audio.decoding import RATE, Samples, SpokenFile, open_recording
+from worker.audio.pieces import PieceTranscriber
 from worker.audio.transcriber import Heard, Transcriber
 from worker.audio.whisper import WhisperTranscriber
 from worker.engine import EngineStats, MemoryFacts, ModelFacts, Report
@@ -85,10 +86,10 @@ class TranscriptionEngine:
             # Without the name of the folder, which mlx-audio takes for that of a family.
             model = load(folder, lazy=True, model_type=audio_family(load_config(folder)), model_name_parts=[])
             self._weights_bytes = read_weights(model, report)
-            if not isinstance(model, Whisper):
-                raise ValueError(f"{type(model).__module__.split('.')[-2]} models cannot be run yet, only Whisper")
-            self._model: Transcriber = WhisperTranscriber(model)
-        step = self._model.step_bytes() if assign.share_bytes else 0
+            self._model: Transcriber = (
+                WhisperTranscriber(model) if isinstance(model, Whisper) else PieceTranscriber(model)
+            )
+            step = self._model.step_bytes() if assign.share_bytes else 0
         mx.clear_cache()
         # A hundredth of a second of a file is to the plan what a token of a text is.
         plan = MemoryPlan(
@@ -167,9 +168,8 @@ class TranscriptionEngine:
         self._turns[request.request_id] = request
         if heard is None:
             return []
-        tokens = sum(len(segment["tokens"]) for segment in heard.segments)
-        request.tokens += tokens
-        self._tokens += tokens
+        request.tokens += heard.tokens
+        self._tokens += heard.tokens
         request.language = heard.language
         request.texts.append(heard.text)
         request.segments += heard.segments

@@ -4,9 +4,10 @@ The windows, thresholds and temperatures are those of mlx-audio's `generate`, so
 attempt at one window, where `generate` goes on to the end of the file. Attempts at a window share its encoded sound.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from math import isfinite
 from typing import Any
 from zlib import crc32
@@ -15,6 +16,7 @@ import mlx.core as mx
 from mlx_audio.stt.models.whisper.decoding import DecodingOptions
 from mlx_audio.stt.models.whisper.timing import add_word_timestamps
 from mlx_audio.stt.models.whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE
+from mlx_audio.stt.models.whisper.whisper import HFTokenizerWrapper
 
 from broker.wire.failure import invalid
 from broker.wire.work import Transcribe
@@ -50,11 +52,35 @@ class _Course:
     told: str = ""
 
 
+class _Tokenizer(HFTokenizerWrapper):  # type: ignore[misc] # mlx-audio has no types
+    """Looks its marks up once. mlx-audio looks through the whole vocabulary for them several times at each attempt."""
+
+    eot = cached_property(HFTokenizerWrapper.eot.fget)
+    timestamp_begin = cached_property(HFTokenizerWrapper.timestamp_begin.fget)
+    no_timestamps = cached_property(HFTokenizerWrapper.no_timestamps.fget)
+    no_speech = cached_property(HFTokenizerWrapper.no_speech.fget)
+    non_speech_tokens = cached_property(HFTokenizerWrapper.non_speech_tokens.fget)
+
+
+def _remembering(model: Any) -> Callable[[str, str], Any]:
+    """The tokenizers of a model by language and task, which it uses itself from now on."""
+    make = model.get_tokenizer
+
+    @cache
+    def tokenizer(language: str | None = None, task: str = "transcribe") -> _Tokenizer:
+        made = make(language=language, task=task)
+        return _Tokenizer(made.hf_tokenizer, made.multilingual, made.num_languages, made.language, made.task)
+
+    model.get_tokenizer = tokenizer
+    return tokenizer
+
+
 class WhisperTranscriber:
     """`model`: mlx-audio's, with its tokenizer."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self._tokenizer = _remembering(model)
         self._vocabulary: dict[str, int] = self._tokenizer("en", "transcribe").hf_tokenizer.get_vocab()
         # Frames for each position of the encoder, and seconds.
         self._stride = WINDOW_FRAMES // model.dims.n_audio_ctx
@@ -115,7 +141,9 @@ class WhisperTranscriber:
             elif asked.words:
                 self._add_words(segments, window, at, size)
             seconds = min(at.seek, sound.frames) / FRAMES_PER_SECOND
-            yield Heard(self._keep(segments, result, at, len(prompt)), segments, seconds, language)
+            text = self._keep(segments, result, at, len(prompt))
+            tokens = sum(len(segment["tokens"]) for segment in segments)
+            yield Heard(text, segments, seconds, language, tokens)
         rest = _rest(at.tokenizer.decode(at.tokens[len(prompt) :]), at.told)
         yield Heard(rest, [], sound.frames / FRAMES_PER_SECOND, language)
 
@@ -217,9 +245,6 @@ class WhisperTranscriber:
     def _padded(self, window: mx.array) -> mx.array:
         missing = WINDOW_FRAMES - window.shape[0]
         return (mx.pad(window, [(0, missing), (0, 0)]) if missing else window).astype(self._model.dtype)
-
-    def _tokenizer(self, language: str, task: str) -> Any:
-        return self._model.get_tokenizer(language=language, task=task)
 
 
 @contextmanager
