@@ -27,6 +27,7 @@ def main(arguments: argparse.Namespace) -> int:
     # A worker loads from folders. Only a process that downloads asks the hub.
     if arguments.download is None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        os.environ.setdefault("TQDM_DISABLE", "1")  # bars of mlx-audio; those of a download are its progress
     # The last line of stderr becomes `last_exit`: no advertisements there.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     if arguments.intake_fd is not None:

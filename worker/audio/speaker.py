@@ -5,7 +5,6 @@ A model speaks one text at a time: families keep what they decode with in the mo
 
 import json
 import logging
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -17,6 +16,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx_audio.tts.utils import load_model
 
 from broker.wire.audio_models import audio_family
 from broker.wire.failure import named_line
@@ -78,13 +78,9 @@ class Speaker:
             family = audio_family(config)
             if family is None:
                 raise ValueError("names no architecture of audio models")
-        os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
-        with quiet():
-            from mlx_audio.tts.utils import load_model  # noqa: PLC0415 # after tqdm's setting
-
-            with blame(folder, "*.safetensors or config.json"), _naming_repositories():
-                # Without the name of the folder, which mlx-audio takes for that of a family.
-                self._model: Any = load_model(folder, lazy=True, model_type=family, model_name_parts=[])
+        with quiet(), blame(folder, "*.safetensors or config.json"), _naming_repositories():
+            # Without the name of the folder, which mlx-audio takes for that of a family.
+            self._model: Any = load_model(folder, lazy=True, model_type=family, model_name_parts=[])
         self.family = type(self._model).__module__.removeprefix("mlx_audio.tts.models.").partition(".")[0]
         self._takes = signature(self._model.generate).parameters
         if any(it.default is it.empty and it.kind not in _REST for name, it in self._takes.items() if name != "text"):
