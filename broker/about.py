@@ -35,5 +35,5 @@ class About:
             "pid": os.getpid(),
             "started_at": self._started_at,
             "has_metal": has_metal,
-            "settings": self._settings().model_dump(mode="json"),
+            "settings": self._settings().shown(),
         }

@@ -6,7 +6,7 @@ decided, and those of a model whenever it is loaded, so these two kinds can chan
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from broker.models.catalog import Catalog
@@ -54,13 +54,13 @@ class SettingsChanges:
 
 def changes(old: BrokerSettings, new: BrokerSettings) -> SettingsChanges:
     """old: the settings in force."""
-    changed = {name for name in BrokerSettings.model_fields if getattr(old, name) != getattr(new, name)}
+    changed = {one.name for one in fields(old) if getattr(old, one.name) != getattr(new, one.name)}
     may_change = LIMITS if _INTERVAL in changed else LIMITS | TIMEOUTS
     applied = sorted(changed & may_change)
     before, after, nothing = old.overrides, new.overrides, ModelOverride()
     at_next_load = sorted(n for n in before.keys() | after.keys() if before.get(n, nothing) != after.get(n, nothing))
     update = {name: getattr(new, name) for name in (*applied, "models", "aliases")}
-    return SettingsChanges(old.model_copy(update=update), applied, at_next_load, sorted(changed - may_change - _OTHERS))
+    return SettingsChanges(replace(old, **update), applied, at_next_load, sorted(changed - may_change - _OTHERS))
 
 
 class Rereading:

@@ -5,12 +5,26 @@ then the defaults here. The file has a table [models."org/name"] for each model.
 """
 
 import os
+import re
 import sys
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-
+from broker.fields import (
+    MistakesError,
+    choice,
+    folder,
+    names,
+    number,
+    optional,
+    read,
+    switch,
+    table,
+    tables,
+    text,
+    whole,
+)
 from broker.models.entry import ModelOverride
 from broker.policy.budget import Hardware, budget_of
 from broker.policy.limits import PoolLimits, block_bytes
@@ -27,38 +41,52 @@ GIB = 1 << 30
 # A process whose memory is wired takes longer to exit, and one that is killed may leave it wired (jundot/omlx#2184).
 _WIRED_GRACE_SECONDS = 10.0
 
-Seconds = Annotated[float, Field(gt=0)]
+_ENGINE = re.compile(r"[\w.]+:\w+")
+
+Seconds = Annotated[float, number(above=0)]
+Folder = Annotated[Path, folder]
+Switch = Annotated[bool, switch]
 
 
-class ModelSettings(BaseModel):
-    """The table `[models."org/name"]`."""
+def _kind(value: Any) -> str:
+    if text(value) not in KINDS:
+        raise ValueError(f"must be one of {', '.join(KINDS)}, not {value!r}")
+    return str(value)
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
-    type: str | None = None
-    engine: str | None = Field(default=None, pattern=r"^[\w.]+:\w+$")
-    options: dict[str, Any] = Field(default_factory=dict)
-    keep_alive_seconds: float | None = None
-    memory_limit_gb: float | None = Field(default=None, gt=0)
-    recycle_after_requests: int = Field(default=0, ge=0)
-    recycle_over_gb: float = Field(default=0.0, ge=0)
-    defaults: dict[str, Any] = Field(default_factory=dict, description="read and checked by the gateway")
+def _engine(value: Any) -> str:
+    if not _ENGINE.fullmatch(text(value)):
+        raise ValueError(f"must be `module:Class`, not {value!r}")
+    return str(value)
 
-    @field_validator("type")
-    @classmethod
-    def _is_known(cls, kind: str | None) -> str | None:
-        if kind is not None and kind not in KINDS:
-            raise ValueError(f"must be one of {', '.join(KINDS)}")
-        return kind
 
-    @field_validator("options")
-    @classmethod
-    def _can_be_sent(cls, options: dict[str, Any]) -> dict[str, Any]:
-        try:
-            pack(Assign(model="", path="", model_type="", options=options))
-        except (TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"must be values that can be sent to a worker, no date or huge number: {error}") from None
-        return options
+def _can_be_sent(value: Any) -> dict[str, Any]:
+    options = table(value)
+    try:
+        pack(Assign(model="", path="", model_type="", options=options))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"must be values that can be sent to a worker, no date or huge number: {error}") from None
+    return options
+
+
+def _for_linux(value: Any) -> str:
+    if sys.platform != "linux":
+        raise ValueError("must not be set: only Linux has a choice of BLAS")
+    return text(value)
+
+
+@dataclass(slots=True, frozen=True)
+class ModelSettings:
+    """The table `[models."org/name"]`. defaults: read and checked by the gateway."""
+
+    type: Annotated[str | None, optional(_kind)] = None
+    engine: Annotated[str | None, optional(_engine)] = None
+    options: Annotated[dict[str, Any], _can_be_sent] = field(default_factory=dict)
+    keep_alive_seconds: Annotated[float | None, optional(number())] = None
+    memory_limit_gb: Annotated[float | None, optional(number(above=0))] = None
+    recycle_after_requests: Annotated[int, whole(0)] = 0
+    recycle_over_gb: Annotated[float, number(least=0)] = 0.0
+    defaults: Annotated[dict[str, Any], table] = field(default_factory=dict)
 
     def override(self) -> ModelOverride:
         limit = None if self.memory_limit_gb is None else int(self.memory_limit_gb * GIB)
@@ -77,83 +105,55 @@ def _hub_dir() -> Path:
     return Path(os.environ.get("HF_HOME") or _cache_home() / "huggingface") / "hub"
 
 
-class BrokerSettings(BaseModel):
-    """See the top of this file; every field is documented in docs/settings.md."""
+@dataclass(slots=True, frozen=True)
+class BrokerSettings:
+    """See the top of this file; every field is documented in docs/settings.md. aliases: checked by the gateway;
+    max_memory_gb 0: from the machine, see budget.py; negative keep_alive_seconds: idle models stay; cache_disk_gb 0: no
+    prompt cache on disk."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+    runtime_dir: Folder = field(default_factory=default_runtime_dir)
+    state_dir: Folder = field(default_factory=default_state_dir)
+    models_dir: Folder = field(default_factory=lambda: _cache_home() / "mlx-broker" / "models")
+    hub_dir: Folder = field(default_factory=_hub_dir)
+    models: Annotated[dict[str, ModelSettings], tables(ModelSettings)] = field(default_factory=dict)
+    aliases: Annotated[dict[str, Any], table] = field(default_factory=dict)
+    allow_downloads: Switch = False
+    preload_models: Annotated[list[str], names] = field(default_factory=list)
 
-    runtime_dir: Path = Field(default_factory=default_runtime_dir)
-    state_dir: Path = Field(default_factory=default_state_dir)
-    models_dir: Path = Field(default_factory=lambda: _cache_home() / "mlx-broker" / "models")
-    hub_dir: Path = Field(default_factory=_hub_dir)
-    models: dict[str, ModelSettings] = Field(default_factory=dict)
-    aliases: dict[str, Any] = Field(default_factory=dict, description="checked by the gateway")
-    allow_downloads: bool = False
-    preload_models: list[str] = Field(default_factory=list)
-
-    max_models: int = Field(default=4, ge=1)
-    max_memory_gb: float = Field(default=0.0, ge=0, description="0: from the machine, see budget.py")
-    max_queue: int = Field(default=512, ge=0)
-    max_requests_per_model: int = Field(default=256, ge=1)
+    max_models: Annotated[int, whole(1)] = 4
+    max_memory_gb: Annotated[float, number(least=0)] = 0.0
+    max_queue: Annotated[int, whole(0)] = 512
+    max_requests_per_model: Annotated[int, whole(1)] = 256
     queue_timeout_seconds: Seconds = 300.0
-    drain_timeout_seconds: float = Field(default=30.0, ge=0)
+    drain_timeout_seconds: Annotated[float, number(least=0)] = 30.0
     stop_grace_seconds: Seconds = 2.0
-    keep_alive_seconds: float = Field(default=1800.0, description="negative: idle models stay")
+    keep_alive_seconds: Annotated[float, number()] = 1800.0
     heartbeat_interval_seconds: Seconds = 0.5
     heartbeat_timeout_seconds: Seconds = 10.0
     stall_timeout_seconds: Seconds = 120.0
     load_stall_timeout_seconds: Seconds = 120.0
-    memory_limit_factor: float = Field(default=2.0, ge=1)
+    memory_limit_factor: Annotated[float, number(least=1)] = 2.0
     memory_sample_seconds: Seconds = 1.0
-    wired_memory: bool = False
-    keep_awake: bool = False
-    prefill_in_turns: bool = False
-    cache_disk_gb: float = Field(default=10.0, ge=0, description="0: no prompt cache on disk")
-    cache_disk_reserve_gb: float = Field(default=10.0, ge=0)
-    cache_disk_write_mb_per_second: float = Field(default=32.0, gt=0)
-    warm_spares: int = Field(default=1, ge=0, le=4)
-    blas_library: str | None = None
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["text", "json"] = "text"
+    wired_memory: Switch = False
+    keep_awake: Switch = False
+    prefill_in_turns: Switch = False
+    cache_disk_gb: Annotated[float, number(least=0)] = 10.0
+    cache_disk_reserve_gb: Annotated[float, number(least=0)] = 10.0
+    cache_disk_write_mb_per_second: Annotated[float, number(above=0)] = 32.0
+    warm_spares: Annotated[int, whole(0, 4)] = 1
+    blas_library: Annotated[str | None, optional(_for_linux)] = None
+    log_level: Annotated[str, choice("debug", "info", "warning", "error")] = "info"
+    log_format: Annotated[str, choice("text", "json")] = "text"
 
-    @field_validator("runtime_dir", "state_dir", "models_dir", "hub_dir")
-    @classmethod
-    def _is_text(cls, path: Path) -> Path:
-        if not str(path).isprintable():  # neither a message nor a log line could name it
-            raise ValueError("must be printable text")
-        return path.absolute()
-
-    @field_validator("blas_library")
-    @classmethod
-    def _is_for_linux(cls, library: str | None) -> str | None:
-        if library is not None and sys.platform != "linux":
-            raise ValueError("must not be set: only Linux has a choice of BLAS")
-        return library
-
-    @field_validator("log_level", "log_format", mode="before")
-    @classmethod
-    def _lower(cls, value: object) -> object:
-        return value.lower() if isinstance(value, str) else value
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_what_is_given(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Arguments, then the environment, then the file."""
-        return given_settings("broker", cls.model_fields) | values
-
-    @field_validator("preload_models", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        """`a,b` in the environment, a list in the file."""
-        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _beats_are_seen_in_time(self) -> Self:
+    def __post_init__(self) -> None:
         """Progress is seen with heartbeats: a timeout of less than two of them would end healthy workers."""
         for name in ("heartbeat_timeout_seconds", "stall_timeout_seconds", "load_stall_timeout_seconds"):
             if getattr(self, name) < 2 * self.heartbeat_interval_seconds:
                 raise ValueError(f"{name} must be at least twice heartbeat_interval_seconds")
-        return self
+
+    def shown(self) -> dict[str, Any]:
+        """All of them for people, as JSON can have them."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
 
     @property
     def overrides(self) -> dict[str, ModelOverride]:
@@ -198,7 +198,16 @@ class BrokerSettings(BaseModel):
 
 def load_settings() -> BrokerSettings:
     """The settings of this start. Raises SettingsError with one line per mistake."""
+    given = given_settings("broker", [one.name for one in fields(BrokerSettings)])
     try:
-        return BrokerSettings()
-    except ValidationError as error:
-        raise mistakes("broker", error.errors()) from None
+        return read(BrokerSettings, given)
+    except MistakesError as error:
+        raise mistakes("broker", error.errors) from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return value if value is None or isinstance(value, str | int | float) else str(value)  # a path, or a date of TOML

@@ -51,7 +51,7 @@ ONE_FILE_EACH = ("zmq", "psutil")
 COMPUTING = {"mlx", "mlx_audio", "mlx_lm", "mlx_vlm", "numpy", "transformers"}
 # Place -> what importing its modules must not load, directly or through others. What encloses a place binds it too.
 NEVER_LOADS = {
-    "broker/": COMPUTING | {"starlette", "uvicorn", "huggingface_hub", "asyncio"},
+    "broker/": COMPUTING | {"starlette", "uvicorn", "huggingface_hub", "asyncio", "pydantic"},
     "broker/policy/": {
         "msgpack",
         "zmq",

@@ -63,7 +63,7 @@ def given_settings(process: str, names: Iterable[str]) -> dict[str, Any]:
 
 
 def mistakes(process: str, errors: Iterable[Mapping[str, Any]]) -> SettingsError:
-    """What pydantic says about the settings of this process, one line for each."""
+    """What is wrong with the settings of this process, one line for each. errors: as pydantic has them."""
     return SettingsError(*(_mistake(process, error["loc"], error["type"], error["msg"]) for error in errors))
 
 

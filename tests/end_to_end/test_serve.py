@@ -190,7 +190,7 @@ def test_one_that_does_not_come_up_shows_the_end_of_its_log(make_service: Callab
     assert (code, said) == (1, "")
     log = service.directory / "state" / "serve.log"
     assert lines[-1] == f"mlx-broker: the service has ended with exit code 2: the lines above are the end of {log}"
-    assert "broker: [broker] max_models (MLX_BROKER_MAX_MODELS): Input should be a valid integer" in lines[0]
+    assert "broker: [broker] max_models (MLX_BROKER_MAX_MODELS): must be a whole number, not 'none'" in lines[0]
     assert lines[:-1] == log.read_text().splitlines()
     assert processes_with(service.token) == []
 
