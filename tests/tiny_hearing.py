@@ -63,7 +63,7 @@ def make_tiny_hearing(
     )
     model = module.Model(settings)
     keys = iter(mx.random.split(mx.random.key(seed), len(tree_flatten(model.parameters()))))
-    weights = tree_map_with_path(lambda path, weight: _random_weight(path, weight, next(keys)), model.parameters())
+    weights = tree_map_with_path(lambda path, weight: random_weight(path, weight, next(keys)), model.parameters())
     mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(weights)), metadata={"format": "mlx"})
     (folder / "config.json").write_text(json.dumps(config))
     write_tokenizer(folder, context_length, CHAT_TEMPLATE, tuple(MARKS.values()))
@@ -133,7 +133,7 @@ def _config(family: str, context_length: int, *, hears: bool) -> dict[str, Any]:
     }
 
 
-def _random_weight(path: str, weight: mx.array, key: mx.array) -> mx.array:
+def random_weight(path: str, weight: mx.array, key: mx.array) -> mx.array:
     if weight.ndim <= 1:
         return mx.zeros_like(weight) if path.endswith("bias") else mx.ones_like(weight)
     drawn = mx.random.normal(weight.shape, scale=float(weight[0].size) ** -0.5, key=key)

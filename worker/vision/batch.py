@@ -51,10 +51,27 @@ def make_batch(make: Make, see: See, stop_tokens: set[int]) -> VisionBatch:
     return batch
 
 
+def reads_as_it_says(make: Make, see: See, stop_tokens: set[int]) -> bool:
+    """Whether what follows a token is the same where it is a part of the prompt and where it has been drawn: mlx-vlm
+    scales the embeddings of Gemma 3n in decode alone."""
+    some = _some(stop_tokens)
+    try:
+        (drawn,), (read,) = (_logits(make(), see, [some[:size]], some[size:]) for size in (2, 3))
+        return _agree(drawn[1:_ROWS], read[: _ROWS - 1])
+    except Exception as error:
+        if is_device_error(error):  # as below
+            raise
+        return False
+
+
+def _some(stop_tokens: set[int]) -> list[int]:
+    return [token for token in range(1, 64) if token not in stop_tokens]
+
+
 def can_share(make: Make, see: See, stop_tokens: set[int]) -> bool:
     """Whether sequences have the same logits alone and together: a short one, a longer one that joins it, and a third
     that begins while both decode."""
-    some = [token for token in range(1, 64) if token not in stop_tokens]
+    some = _some(stop_tokens)
     prompts, drawn = [some[:2], some[3:8], some[10:13]], some[16:]
     try:
         alone = [_logits(make(), see, [prompt], drawn)[0] for prompt in prompts]

@@ -36,7 +36,7 @@ from worker.options import one_of, read_options, template, whole_number
 from worker.process.device_errors import is_device_error
 from worker.process.intake import taking_in
 from worker.vision.arrivals import read_request
-from worker.vision.batch import join, make_batch
+from worker.vision.batch import join, make_batch, reads_as_it_says
 from worker.vision.copies import begun_like
 from worker.vision.deepstack import prefill_by
 from worker.vision.lean_decode import decode_leanly
@@ -97,10 +97,13 @@ class VisionEngine:
         self._reading: Reading | None = None
         self._failed: list[Output] = []
         self._generated = self._prompt_tokens = 0
-        self._batch = make_batch(
-            self._generator, lambda tokens: self.model.see(self.model.prompt_of(tokens)), tokenizer.eos_token_ids
-        )
+        probe = (self._generator, self._see_text, tokenizer.eos_token_ids)
+        self._batch = make_batch(*probe)
+        self._reads_as_it_says = reads_as_it_says(*probe)
         self._warm_up()
+
+    def _see_text(self, tokens: list[int]) -> dict[str, Any]:
+        return self.model.see(self.model.prompt_of(tokens))
 
     def _generator(self) -> Any:
         stops = getattr(self.model.processor, "tokenizer", self.model.processor).stopping_criteria
@@ -329,7 +332,8 @@ class VisionEngine:
         seen = self.model.see(prompt)
         # The generator asks only the language model. It reads this setting when it begins the prompt, the only one.
         in_pieces = self.model.may_be_read_in_pieces(prompt, seen)
-        behind = self.model.see_behind(prompt, waiting.said) if waiting.said and in_pieces else None
+        may_be_behind = in_pieces and self._reads_as_it_says
+        behind = self.model.see_behind(prompt, waiting.said) if waiting.said and may_be_behind else None
         whole, seen = behind or (prompt, seen)
         sampler, drawn = waiting.row(processors, is_behind=behind is not None)
         self._batch.prefill_step_size = self._options.prefill_step_size if in_pieces else None

@@ -1,6 +1,7 @@
 """How a model hears: at which rate, how long at once, and where the features of each sound go."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from itertools import groupby
 from typing import Any
@@ -11,10 +12,23 @@ import numpy as np
 from broker.wire.kinds import HEARING
 from worker.vision.sounds import Samples
 
-# What processors make of sounds, and models turn into embeddings.
-FEATURES = ("input_features", "input_features_mask")
+# What a model takes beside the tokens of a prompt: of one sound, or of all.
+Features = dict[str, mx.array]
 
 _RATE = 16_000
+
+
+@dataclass(slots=True, frozen=True)
+class _Ear:
+    """Of a family. features: what its processor makes of sounds; mixes: whether mlx-vlm may give the tokens of one
+    sound the features of another, if there are several; longest: seconds of one, the rest is cut off."""
+
+    features: tuple[str, ...] = ("input_features", "input_features_mask")
+    mixes: bool = False
+    longest: float = 30.0
+
+
+_EARS = {"gemma3n": _Ear(), "gemma4": _Ear(mixes=True), "gemma4_unified": _Ear(mixes=True)}
 
 
 class Hearing:
@@ -23,25 +37,35 @@ class Hearing:
     def __init__(self, vlm: Any, processor: Any) -> None:
         import_module("mlx_audio.resample")  # takes two seconds, which would be a pause for all at the first sound
         self._vlm = vlm
+        self._ear = _EARS[vlm.config.model_type]
         self._extract = processor.feature_extractor
         self.rate = int(getattr(self._extract, "sampling_rate", _RATE))
         self.token = int(vlm.config.audio_token_id)
-        # What is longer is cut off without a word.
-        self.longest = processor.audio_seq_length * processor.audio_ms_per_token / 1000
+        each = getattr(processor, "audio_ms_per_token", None)
+        self.longest = min(self._ear.longest, each * processor.audio_seq_length / 1000) if each else self._ear.longest
 
-    def features(self, sounds: Sequence[Samples]) -> list[dict[str, mx.array]]:
-        """Of each sound by itself: together they would be as long as the longest, and the model would give the tokens
-        of one the features of another."""
+    def features(self, inputs: dict[str, Any], sounds: Sequence[Samples]) -> list[Features]:
+        """Takes those of all sounds out of what the processor has made of a prompt. Where the model would mix them up,
+        they are made anew, of each by itself: together they are as long as the longest."""
+        together = {name: inputs.pop(name) for name in self._ear.features}
+        if not self._ear.mixes:
+            return [together]
         made = [self._extract([sound], sampling_rate=self.rate, return_attention_mask=True) for sound in sounds]
-        return [{name: mx.array(np.asarray(features[name])) for name in FEATURES} for features in made]
+        return [{name: mx.array(np.asarray(features[name])) for name in self._ear.features} for features in made]
 
-    def hear(self, tokens: list[int], known: dict[str, Any], features: list[dict[str, mx.array]]) -> None:
-        """Put the embeddings of the sounds among those of all tokens, `known["inputs_embeds"]`."""
+    def beside(self, heard: list[Features]) -> Features:
+        """What the model takes together with all tokens. heard: of `features`."""
+        return {} if self._ear.mixes or not heard else heard[0]
+
+    def put(self, tokens: list[int], known: dict[str, Any], heard: list[Features]) -> None:
+        """Put the embeddings of sounds that it has not taken so among those of all tokens, `known["inputs_embeds"]`."""
+        if not self._ear.mixes or not heard:
+            return
         embeds = known["inputs_embeds"]
-        for (begin, end), sound in zip(_runs(tokens, self.token), features, strict=True):
+        for (begin, end), sound in zip(_runs(tokens, self.token), heard, strict=True):
             marks = mx.array([tokens[begin:end]])
-            heard = self._vlm.get_input_embeddings(marks, None, **sound).inputs_embeds
-            embeds = mx.concatenate([embeds[:, :begin], heard.astype(embeds.dtype), embeds[:, end:]], axis=1)
+            own = self._vlm.get_input_embeddings(marks, None, **sound).inputs_embeds
+            embeds = mx.concatenate([embeds[:, :begin], own.astype(embeds.dtype), embeds[:, end:]], axis=1)
         known["inputs_embeds"] = embeds
 
 

@@ -44,7 +44,7 @@ from worker.loading.model_folder import (
 )
 from worker.process.device_errors import is_device_error
 from worker.vision.chats import FILES, chat_writer, files_in
-from worker.vision.hearing import FEATURES, hearing_of
+from worker.vision.hearing import Features, hearing_of
 from worker.vision.pictures import Picture
 from worker.vision.sounds import Samples
 
@@ -66,12 +66,12 @@ _NOT_IN_BATCHES = ("granite4_vision",)
 
 @dataclass(slots=True, frozen=True)
 class Prompt:
-    """tokens: including those of images and sounds; inputs: of mlx-vlm, beside the tokens; heard: the features of each
-    sound."""
+    """tokens: including those of images and sounds; inputs: of mlx-vlm, beside the tokens; heard: the features of its
+    sounds."""
 
     tokens: list[int]
     inputs: dict[str, Any]
-    heard: list[dict[str, mx.array]] = field(default_factory=list)
+    heard: list[Features] = field(default_factory=list)
 
     @property
     def is_text(self) -> bool:
@@ -222,8 +222,8 @@ class VisionModel:
         tokens: list[int] = inputs.pop("input_ids")[0].tolist()
         if self.hearing is None or not sounds:
             return Prompt(tokens, inputs)
-        rest = {name: value for name, value in inputs.items() if name not in FEATURES}
-        return Prompt(tokens, rest, self.hearing.features(sounds))
+        heard = self.hearing.features(inputs, sounds)
+        return Prompt(tokens, inputs, heard)
 
     def see(self, prompt: Prompt) -> dict[str, Any]:
         """What BatchGenerator takes beside the tokens: the embeddings of text, images and sounds, computed. Raises
@@ -231,10 +231,11 @@ class VisionModel:
         others = dict(prompt.inputs)
         pixels, mask = others.pop("pixel_values", None), others.pop("attention_mask", None)
         with _client_mistakes():
-            features = self.vlm.get_input_embeddings(mx.array([prompt.tokens]), pixels, mask=mask, **others)
+            beside = {} if self.hearing is None else self.hearing.beside(prompt.heard)
+            features = self.vlm.get_input_embeddings(mx.array([prompt.tokens]), pixels, mask=mask, **others, **beside)
             known = {name: value for name, value in features.to_dict().items() if value is not None}
-            if self.hearing is not None and prompt.heard:
-                self.hearing.hear(prompt.tokens, known, prompt.heard)
+            if self.hearing is not None:
+                self.hearing.put(prompt.tokens, known, prompt.heard)
         mx.eval([value for value in known.values() if isinstance(value, mx.array)])
         return {**others, **known}
 
