@@ -41,6 +41,7 @@ from broker.wire.from_gateways import (
     FromGateway,
     Goodbye,
     InferenceRequest,
+    InferenceRequests,
     Keep,
     Kill,
     Load,
@@ -134,7 +135,7 @@ class Gateways:
             raise ProtocolError(f"a gateway does not send {body.COMMAND.decode()}")
         if request_id and gateway_of(request_id) != gateway:
             raise ProtocolError("a request id of another gateway")
-        if not request_id and not isinstance(body, Hello | Goodbye | Ack):
+        if not request_id and not isinstance(body, Hello | Goodbye | Ack | InferenceRequests):
             raise ProtocolError(f"{body.COMMAND.decode()} without a request id")
         if gateway not in self._greeted and not isinstance(body, Hello):
             if isinstance(body, Ack):
@@ -147,6 +148,8 @@ class Gateways:
                 self._tell(OutputsRead(gateway, body.total))
             case InferenceRequest():
                 self._put(self._lookup.request(request_id, body))
+            case InferenceRequests():
+                self._take_several(gateway, body)
             case Resume() | Cancel():
                 self._go_on(request_id, body)
             case Load():
@@ -175,6 +178,13 @@ class Gateways:
                 self._leave(gateway, "said goodbye")
             case _:
                 assert_never(body)
+
+    def _take_several(self, gateway: bytes, body: InferenceRequests) -> None:
+        requests = list(body.each())
+        if any(gateway_of(request_id) != gateway for request_id, _ in requests):
+            raise ProtocolError("a request id of another gateway")
+        for request_id, request in requests:
+            self._put(self._lookup.request(request_id, request))
 
     def _asked(self, request_id: bytes, body: CancelPull | Forget | Unload | Kill | Unpin) -> Event:
         """What needs a model's name and not its files."""

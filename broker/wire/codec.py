@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import msgpack
 
-from broker.wire.body import Body, ProtocolError, from_map
+from broker.wire.body import Body, ProtocolError, from_map, stated
 from broker.wire.frames import NO_REQUEST, REQUEST_ID_BYTES, VERSION
 from broker.wire.from_gateways import (
     Cancel,
@@ -14,6 +14,7 @@ from broker.wire.from_gateways import (
     Forget,
     Goodbye,
     InferenceRequest,
+    InferenceRequests,
     Keep,
     Kill,
     Load,
@@ -40,7 +41,8 @@ from broker.wire.to_workers import Assign, DropPrompts, MayPrefill, Share, Shrin
 COMMANDS: dict[bytes, type[Body]] = {
     cls.COMMAND: cls
     for cls in (
-        *(InferenceRequest, Resume, Cancel, Load, Keep, Pull, CancelPull, Remove, Forget, Unload, Kill, Pin, Unpin),
+        *(InferenceRequest, InferenceRequests),
+        *(Resume, Cancel, Load, Keep, Pull, CancelPull, Remove, Forget, Unload, Kill, Pin, Unpin),
         *(Reload, ReloadSettings),
         *(Status, Describe, Models, Resolve, Watch, Logs),
         *(Hello, Goodbye, Heartbeat, Ack),
@@ -67,6 +69,9 @@ def encode(body: Body, request_id: bytes = NO_REQUEST) -> list[bytes]:
         if body.resume_limit:
             head["resume_limit"] = body.resume_limit
         return [VERSION, body.COMMAND, request_id, msgpack.packb(head), body.payload]
+    if isinstance(body, InferenceRequests):
+        fields_ = {name: value for name, value in stated(body).items() if name != "payloads"}
+        return [VERSION, body.COMMAND, request_id, msgpack.packb(fields_), *body.payloads]
     return [VERSION, body.COMMAND, request_id, pack(body)]
 
 
@@ -79,7 +84,7 @@ def decode(frames: list[bytes]) -> Message:
     cls = COMMANDS.get(frames[1])
     if cls is None:
         raise ProtocolError(f"unknown command {frames[1][:32]!r}")
-    if len(frames) != (5 if cls is InferenceRequest else 4):
+    if len(frames) != (5 if cls is InferenceRequest else 4) and cls is not InferenceRequests:
         raise ProtocolError(f"{frames[1].decode()} with {len(frames)} frames")
     if cls is Outputs:
         return Message(NO_REQUEST, Outputs(decode_header(frames[2]), frames[3]))
@@ -89,4 +94,6 @@ def decode(frames: list[bytes]) -> Message:
     fields_ = unpack_map(frames[3], cls.__name__)
     if cls is InferenceRequest:
         fields_["payload"] = frames[4]
+    elif cls is InferenceRequests:
+        fields_["payloads"] = frames[4:]
     return Message(request_id, from_map(cls, fields_))

@@ -4,6 +4,7 @@ After the identity frame that a ROUTER adds or strips, a message is one of
 
     [VERSION, command, request_id, body]             body: msgpack map of the message's fields
     [VERSION, REQUEST, request_id, body, payload]    payload: packed `Generate`, `Embed` or `Rerank`, forwarded unread
+    [VERSION, REQUESTS, empty, body, payload, ...]   several requests, which the body names
     [VERSION, OUTPUTS, header, bodies]               see outputs.py
 
 A request id is 16 bytes: the 8-byte identity of the gateway that asked, then a counter. So workers can group outputs by

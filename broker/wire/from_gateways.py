@@ -3,10 +3,12 @@
 The broker forwards a request to a worker of its model; only that worker reads the payload (work.py).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from broker.wire.body import Body
+from broker.wire.body import Body, ProtocolError
+from broker.wire.frames import REQUEST_ID_BYTES
 from broker.wire.from_peers import Ack, Hello
 from broker.wire.kinds import Task
 
@@ -30,6 +32,42 @@ class InferenceRequest(Body):
     keep_alive: float | None = None
     trace: str = ""
     resume_limit: int = 0
+
+
+@dataclass(slots=True)  # as above
+class InferenceRequests(Body):
+    """Several requests that differ in their ids, origins and payloads alone, such as those of one HTTP request: each is
+    one of its own from here on. The lists are equally long; each payload travels as a frame of its own."""
+
+    COMMAND: ClassVar[bytes] = b"REQUESTS"
+    model: str
+    request_ids: list[bytes]
+    origins: list[bytes]
+    payloads: list[bytes]
+    task: str = Task.GENERATE
+    keep_alive: float | None = None
+    trace: str = ""
+    resume_limit: int = 0
+
+    @classmethod
+    def joined(cls, request_ids: list[bytes], requests: list[InferenceRequest]) -> "InferenceRequests":
+        """These requests, which have all else in common with the first."""
+        first = requests[0]
+        origins, payloads = [one.origin for one in requests], [one.payload for one in requests]
+        what = (first.task, first.keep_alive, first.trace, first.resume_limit)
+        return cls(first.model, request_ids, origins, payloads, *what)
+
+    def each(self) -> Iterator[tuple[bytes, InferenceRequest]]:
+        """The requests with their ids. Raises ProtocolError."""
+        if not len(self.request_ids) == len(self.origins) == len(self.payloads):
+            raise ProtocolError("REQUESTS with lists of different lengths")
+        if any(type(one) is not bytes or len(one) != REQUEST_ID_BYTES for one in self.request_ids):
+            raise ProtocolError(f"REQUESTS with a request id that is not {REQUEST_ID_BYTES} bytes")
+        if any(type(one) is not bytes for one in self.origins):
+            raise ProtocolError("REQUESTS with an origin that is not bytes")
+        what = (self.keep_alive, self.trace, self.resume_limit)
+        for request_id, origin, payload in zip(self.request_ids, self.origins, self.payloads, strict=True):
+            yield request_id, InferenceRequest(self.model, payload, self.task, origin, *what)
 
 
 @dataclass(slots=True, frozen=True)
@@ -228,6 +266,7 @@ class Goodbye(Body):
 # Everything that a gateway may send to the broker.
 FromGateway = (
     InferenceRequest
+    | InferenceRequests
     | Resume
     | Cancel
     | Load

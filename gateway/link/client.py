@@ -11,11 +11,11 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from broker.wire.body import ProtocolError, from_map
+from broker.wire.body import Body, ProtocolError, from_map
 from broker.wire.clock import Clock
 from broker.wire.failure import Code, Failure, FailureError
 from broker.wire.frames import GATEWAY_ID_BYTES, REQUEST_ID_BYTES
-from broker.wire.from_gateways import Cancel, InferenceRequest, Resume
+from broker.wire.from_gateways import Cancel, InferenceRequest, InferenceRequests, Resume
 from broker.wire.outputs import FINAL, LOST, PARTIAL, Outputs, decode_bodies
 from gateway.core.ask import Ask
 from gateway.link.call import Call, T
@@ -71,16 +71,23 @@ class BrokerClient:
             raise FailureError(self._refusal or _ABSENT)
         trace = current_trace()
         call: Call[T] = Call(len(asks), self.cancel, trace)
-        for index, ask in enumerate(asks):
-            request_id = self._next_id()
-            if isinstance(ask.body, InferenceRequest):
-                ask.body.trace = trace
-            if not self._connection.send(ask.body, request_id):
-                call.close()
-                raise FailureError(_ABSENT)
+        request_ids = [self._next_id() for _ in asks]
+        for index, (request_id, ask) in enumerate(zip(request_ids, asks, strict=True)):
             self._routes[request_id] = (call, index, ask)
             call.pending[request_id] = index
+        if not self._send(request_ids, [ask.body for ask in asks], trace):
+            call.close()
+            raise FailureError(_ABSENT)
         return call
+
+    def _send(self, request_ids: list[bytes], bodies: list[Body], trace: str) -> bool:
+        """False: no broker is connected."""
+        requests = [body for body in bodies if isinstance(body, InferenceRequest)]
+        for request in requests:
+            request.trace = trace
+        if len(requests) == len(bodies) > 1 and len(set(map(_in_common, requests))) == 1:
+            return self._connection.send(InferenceRequests.joined(request_ids, requests))
+        return all(map(self._connection.send, bodies, request_ids))
 
     def cancel(self, call: Call[Any], failure: Failure | None = None) -> None:
         """Let the broker stop what of `call` has not ended, and end that here, with `failure` for its reader."""
@@ -175,6 +182,11 @@ class BrokerClient:
     def _fail(self, request_id: bytes, error: ProtocolError) -> None:
         if request_id in self._routes:
             self.cancel(self._routes[request_id][0], _unreadable(error))
+
+
+def _in_common(request: InferenceRequest) -> tuple[object, ...]:
+    """What requests must have in common to travel in one message."""
+    return request.model, request.task, request.keep_alive, request.trace, request.resume_limit
 
 
 def _unreadable(error: ProtocolError) -> Failure:

@@ -16,7 +16,7 @@ import zmq
 from broker.wire.body import Body
 from broker.wire.codec import decode, encode
 from broker.wire.frames import VERSION
-from broker.wire.from_gateways import Cancel, Goodbye, InferenceRequest, Load, Status
+from broker.wire.from_gateways import Cancel, Goodbye, InferenceRequest, InferenceRequests, Load, Status
 from broker.wire.from_peers import Ack, Heartbeat, Hello
 from broker.wire.from_workers import LoadFailed, Progress, Ready
 from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output, Outputs, decode_outputs, encode_outputs
@@ -46,6 +46,10 @@ GARBAGE: list[list[bytes]] = [
     [VERSION, b"\xff\xfe", REQUEST_ID, b"\x80"],
     [VERSION, b"STATUS", REQUEST_ID, b"\x80", b"one frame more"],
     [VERSION, b"REQUEST", REQUEST_ID, msgpack.packb({"model": "echo"})],
+    [VERSION, b"REQUESTS", b"", msgpack.packb({"model": "echo"})],
+    [VERSION, b"REQUESTS", b"", msgpack.packb({"model": "echo", "request_ids": [REQUEST_ID], "origins": [b""]})],
+    [VERSION, b"REQUESTS", b"", msgpack.packb({"model": "echo", "request_ids": [1], "origins": [b""]}), b""],
+    [VERSION, b"REQUESTS", b"", msgpack.packb({"model": "echo", "request_ids": [REQUEST_ID], "origins": [b""]}), b""],
     [VERSION, b"STATUS", b"short", b"\x80"],
     [VERSION, b"STATUS", REQUEST_ID * 2, b"\x80"],
     [VERSION, b"LOAD", REQUEST_ID, b""],
@@ -187,13 +191,15 @@ def test_a_gateway_cannot_speak_as_a_worker_or_as_another_gateway(
     assert next(outputs).kind == PARTIAL
     thief.say(Cancel(), stream)
     thief.say(echo("mine"), stream)
+    both = [thief.identity + bytes(8), stream]
+    thief.say(InferenceRequests.joined(both, [echo("mine"), echo("too")]))  # neither of them counts
     thief.say(Load("echo"), stream)
     thief.say(Load("echo"))  # without a request id
     thief.send(*encode_outputs([Output(stream, FINAL, {"text": "forged"})]))
     thief.say(Ready(1))
     thief.say(Heartbeat())
     thief.say(Cancel(), thief.identity + bytes(8))  # its own id, but no such request: nothing to do or to log
-    wait_until(lambda: dropped(broker) == 7, what="7 lines")
+    wait_until(lambda: dropped(broker) == 8, what="8 lines")
     assert thief.ask(echo("honest")).kind == FINAL
     assert TEXT[4:] == text_of(outputs)
     assert text_of(gateway.outputs(gateway.begin(echo("again")))) == "again"

@@ -13,7 +13,7 @@ from broker.wire.body import Body, to_map
 from broker.wire.codec import Message, decode, encode
 from broker.wire.failure import Failure
 from broker.wire.frames import gateway_of
-from broker.wire.from_gateways import InferenceRequest, Resolve, Status
+from broker.wire.from_gateways import InferenceRequest, InferenceRequests, Resolve, Status
 from broker.wire.from_peers import Ack, Heartbeat, Hello
 from broker.wire.model_names import folded
 from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output, encode_outputs
@@ -41,6 +41,7 @@ class PlayedBroker:
         self._tasks: list[asyncio.Task[None]] = []
         self._messages: asyncio.Queue[tuple[bytes, Message]] | None = None  # once somebody waits for one
         self.read: list[int] = []
+        self.together: list[int] = []  # how many requests came in one message
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.set(zmq.LINGER, 0)
@@ -62,7 +63,7 @@ class PlayedBroker:
 
     async def receive(self) -> Message:
         """The next message. Acknowledgements of outputs are skipped; `read` has their numbers. Which model a name means
-        is answered at once."""
+        is answered at once. Requests that come in one message are messages of their own."""
         return (await self._next())[1]
 
     async def _next(self) -> tuple[bytes, Message]:
@@ -83,6 +84,10 @@ class PlayedBroker:
             elif isinstance(message.body, Status) and self.status is not None:
                 self.statuses += 1
                 await self.final(message.request_id, self.status)
+            elif isinstance(message.body, InferenceRequests):
+                self.together.append(len(message.body.request_ids))
+                for request_id, request in message.body.each():
+                    messages.put_nowait((bytes(gateway), Message(request_id, request)))
             else:
                 messages.put_nowait((bytes(gateway), message))
 

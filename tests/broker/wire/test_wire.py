@@ -15,7 +15,7 @@ from broker.wire.body import Body, ProtocolError, from_map, to_map
 from broker.wire.codec import COMMANDS, Message, decode, encode
 from broker.wire.failure import Code, Failure
 from broker.wire.frames import VERSION, gateway_of
-from broker.wire.from_gateways import Cancel, InferenceRequest, Kill, Load, Unload
+from broker.wire.from_gateways import Cancel, InferenceRequest, InferenceRequests, Kill, Load, Unload
 from broker.wire.from_peers import Heartbeat
 from broker.wire.from_workers import Progress
 from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output, Outputs, decode_outputs, encode_outputs
@@ -123,6 +123,35 @@ def test_the_payload_of_a_request_travels_unread_in_a_frame_of_its_own() -> None
     assert frames == [VERSION, b"REQUEST", R1, head, b"anything at all"]
     without_defaults = [*frames[:3], msgpack.packb({"model": "org/name"}), b""]
     assert decode(without_defaults).body == InferenceRequest("org/name", b"", "generate", b"")
+
+
+def test_several_requests_travel_as_one_message() -> None:
+    requests = [InferenceRequest("m", payload, "generate", b"o", 2.5, "t", 3) for payload in (b"one", b"two")]
+    frames = encode(InferenceRequests.joined([R1, R2], requests))
+    head = {"model": "m", "request_ids": [R1, R2], "origins": [b"o"] * 2, "keep_alive": 2.5, "trace": "t"}
+    assert frames[:3] == [VERSION, b"REQUESTS", b""]
+    assert msgpack.unpackb(frames[3]) == {**head, "resume_limit": 3}
+    assert frames[4:] == [b"one", b"two"]
+    body = decode(frames).body
+    assert isinstance(body, InferenceRequests)
+    assert list(body.each()) == list(zip([R1, R2], requests, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"request_ids": [R1]}, "lists of different lengths"),
+        ({"origins": [b""] * 3}, "lists of different lengths"),
+        ({"payloads": []}, "lists of different lengths"),
+        ({"request_ids": [R1, b"short"]}, "a request id that is not 16 bytes"),
+        ({"request_ids": [R1, "R" * 16]}, "a request id that is not 16 bytes"),
+        ({"origins": [b"", 1]}, "an origin that is not bytes"),
+    ],
+)
+def test_several_requests_must_fit_together(changes: dict[str, Any], says: str) -> None:
+    whole = {"model": "m", "request_ids": [R1, R2], "origins": [b""] * 2, "payloads": [b"one", b"two"], **changes}
+    with pytest.raises(ProtocolError, match=says):
+        list(InferenceRequests(**whole).each())
 
 
 def test_a_request_id_begins_with_its_gateway() -> None:

@@ -124,6 +124,27 @@ async def test_a_closed_call_is_cancelled_at_the_broker_and_its_late_outputs_are
         assert await take(other) == [(0, {"ok": True})]
 
 
+async def test_the_requests_of_one_call_are_one_message(runtime_dir: Path) -> None:
+    """If they have the same model; each ends, and is cancelled, alone."""
+    asks = [generate_whole("m", Generate(prompt=prompt)) for prompt in ("one", "two", "three")]
+    async with PlayedBroker(runtime_dir) as broker, opened(runtime_dir) as client:
+        await broker.meet()
+        call = await client.call(*asks)
+        got = [await broker.expect_work() for _ in asks]
+        assert [work.prompt for _, work in got] == ["one", "two", "three"]
+        assert broker.together == [3]
+        (first, _), (second, _), (third, _) = got
+        await broker.finish(second, "2")
+        assert [index for index, _ in await take(call)] == [1]
+        call.close()
+        assert [(await broker.expect(Cancel))[0] for _ in range(2)] == [first, third]
+        await client.call(asks[0])
+        await client.call(asks[1], generate_whole("another", Generate(prompt="four")))
+        models = [(await broker.expect(InferenceRequest))[1].model for _ in range(3)]
+        assert models == ["m", "m", "another"]
+        assert broker.together == [3]
+
+
 async def test_malformed_messages_are_dropped_and_logged(runtime_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with PlayedBroker(runtime_dir) as broker, opened(runtime_dir) as client:
         gateway = await broker.meet()
