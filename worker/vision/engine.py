@@ -306,7 +306,7 @@ class VisionEngine:
             return
         if not self.room.waiting:
             prompt = waiting.read(self.model)
-            self._enter(request_id, waiting, prompt, encoding_bytes(prompt))
+            self._enter(request_id, waiting, prompt, encoding_bytes(prompt, self.model.hearing))
         if (admitted := self.room.admit()) is not None:
             self._insert(admitted, waiting)
 

@@ -21,14 +21,16 @@ _RATE = 16_000
 @dataclass(slots=True, frozen=True)
 class _Ear:
     """Of a family. features: what its processor makes of sounds; mixes: whether mlx-vlm may give the tokens of one
-    sound the features of another, if there are several; longest: seconds of one, the rest is cut off."""
+    sound the features of another, if there are several; longest: seconds of one, the rest is cut off; growth: bytes
+    that encoding takes at its peak for each byte of features: the first convolution of Gemma's makes them wide."""
 
     features: tuple[str, ...] = ("input_features", "input_features_mask")
     mixes: bool = False
     longest: float = 30.0
+    growth: int = 300
 
 
-_EARS = {"gemma3n": _Ear(), "gemma4": _Ear(mixes=True), "gemma4_unified": _Ear(mixes=True)}
+_EARS = {"gemma3n": _Ear(), "gemma4": _Ear(mixes=True), "gemma4_unified": _Ear(mixes=True, growth=24)}
 
 
 class Hearing:
@@ -52,6 +54,10 @@ class Hearing:
             return [together]
         made = [self._extract([sound], sampling_rate=self.rate, return_attention_mask=True) for sound in sounds]
         return [{name: mx.array(np.asarray(features[name])) for name in self._ear.features} for features in made]
+
+    def encoding_bytes(self, heard: list[Features]) -> int:
+        """What they take until they are embeddings."""
+        return sum(value.nbytes for features in heard for value in features.values()) * self._ear.growth
 
     def beside(self, heard: list[Features]) -> Features:
         """What the model takes together with all tokens. heard: of `features`."""

@@ -14,6 +14,7 @@ from worker.memory.cost import CacheCost, WorkCost
 from worker.memory.measure import cache_cost, work_cost
 from worker.memory.plan import MemoryPlan
 from worker.process.device_errors import is_device_error
+from worker.vision.hearing import Hearing
 from worker.vision.model import Prompt
 
 log = logging.getLogger("worker")
@@ -49,10 +50,11 @@ def plan_of(assign: Assign, language_model: Any, *, most_rows: int, step_tokens:
     )
 
 
-def encoding_bytes(prompt: Prompt) -> int:
+def encoding_bytes(prompt: Prompt, hearing: Hearing | None) -> int:
     """What a prompt takes beside its caches until it has been read: its images, sounds and embeddings."""
-    inputs: Any = tree_flatten([prompt.inputs, prompt.heard])
-    return sum(value.nbytes for _, value in inputs if isinstance(value, mx.array)) * _BYTES_PER_PIXEL_BYTE
+    inputs: Any = tree_flatten(prompt.inputs)
+    seen = sum(value.nbytes for _, value in inputs if isinstance(value, mx.array)) * _BYTES_PER_PIXEL_BYTE
+    return seen if hearing is None else seen + hearing.encoding_bytes(prompt.heard)
 
 
 @contextmanager

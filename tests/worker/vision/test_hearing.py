@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 from mlx_vlm.generate import generate_step
+from mlx_vlm.models.gemma4.audio import AudioEncoder
+from mlx_vlm.models.gemma4.config import AudioConfig
 from mlx_vlm.utils import load_model, load_processor, prepare_inputs
 
 from broker.wire.kinds import HEARING
@@ -24,6 +26,7 @@ from tests.worker.vision.failing import failure
 from tests.worker.vision.vision_runs import IMAGE, TEXT_ONLY, in_company, load, rounded, spoken, text, user
 from worker.vision.engine import VisionEngine
 from worker.vision.hearing import _EARS, _runs
+from worker.vision.memory_plan import encoding_bytes
 from worker.vision.model import VisionModel
 from worker.vision.sounds import open_sound
 
@@ -256,3 +259,23 @@ def test_a_larger_model_of_the_family_does_not_hear(tmp_path: Path) -> None:
 
 def test_the_families_are_those_that_the_catalog_names() -> None:
     assert _EARS.keys() == HEARING == SIZES.keys()
+
+
+@pytest.mark.slow
+def test_encoding_takes_at_most_what_is_counted(tmp_path: Path) -> None:
+    """The convolutions of a real Gemma 4, which make what is heard wide; what follows them is narrow."""
+    engine = load(make_tiny_hearing(tmp_path / "tiny"))
+    model, chat = engine.model, [user(AUDIO)]
+    written, _ = model.chat(Generate(messages=chat, audios=[b""]), chat)
+    samples = open_sound(sound(1, seconds=5), "").read(16_000, 30.0)
+    prompt = model.read_chat(written, [], {}, [samples])
+    (features,) = prompt.heard
+    ear = AudioEncoder(AudioConfig(hidden_size=64, num_hidden_layers=1, num_attention_heads=4))
+    mx.eval(ear.parameters())
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    heard, _ = ear(features["input_features"], ~features["input_features_mask"])
+    mx.eval(heard)
+    taken = mx.get_peak_memory() - before
+    assert taken / 2 < encoding_bytes(prompt, model.hearing) - encoding_bytes(prompt, None) < 2 * taken
