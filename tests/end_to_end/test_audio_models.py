@@ -21,7 +21,7 @@ def test_audio_models_live_like_others(tmp_path: Path) -> None:
     service = Service(models, {"broker": {"preload_models": ["hears"]}})
     try:
         service.start()
-        hears = service.wait_state("hears", "ready")
+        hears = service.wait_state("hears", "ready", 90)
         assert (hears["model_type"], hears["preloaded"], hears["context_length"]) == ("audio", True, 0)
         loaded = service.load("speaks").json()
         assert (loaded["status"], loaded["model_type"], loaded["preloaded"]) == ("loaded", "audio", True)
@@ -50,7 +50,7 @@ def test_audio_models_live_like_others(tmp_path: Path) -> None:
 
         assert service.kill("speaks").status_code == 200
         wait_until(lambda: not psutil.pid_exists(speaks["pid"]), what="the end of the killed process")
-        wait_until(lambda: (it := service.model("speaks"))["state"] == "ready" and it["pid"] != speaks["pid"])
+        wait_until(lambda: (it := service.model("speaks"))["state"] == "ready" and it["pid"] != speaks["pid"], 90)
         assert service.model("hears")["pid"] == hears["pid"]
         assert service.unload("hears").status_code == 200
         service.wait_state("hears", "unloaded")
