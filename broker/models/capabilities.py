@@ -70,8 +70,9 @@ def capabilities_of(tasks: frozenset[Task]) -> list[str]:
 
 def hears(config: dict[str, Any]) -> bool:
     """Whether this vision model takes audio in chats: the larger ones of a family may have no part for it."""
-    family = config.get("model_type")
-    return isinstance(family, str) and family in HEARING and isinstance(config.get("audio_config"), dict)
+    family, thinker = config.get("model_type"), config.get("thinker_config")
+    part = thinker if isinstance(thinker, dict) else config  # of a model that speaks
+    return isinstance(family, str) and family in HEARING and isinstance(part.get("audio_config"), dict)
 
 
 def chat_capabilities(folder: Path, options: dict[str, Any]) -> list[str]:

@@ -66,7 +66,9 @@ def _capabilities(config: dict[str, Any], folder: Path, spec: ModelSpec) -> list
     chats = chat_capabilities(folder, spec.options) if Task.GENERATE in spec.tasks else []
     if spec.model_type != "vision":
         return [*capabilities_of(spec.tasks), *chats]
-    senses = {"vision": _VISION_KEYS & config.keys(), "audio": hears(config)}
+    thinker = config.get("thinker_config")
+    parts = config.keys() | (thinker.keys() if isinstance(thinker, dict) else set())
+    senses = {"vision": _VISION_KEYS & parts, "audio": hears(config)}
     return [*capabilities_of(spec.tasks), *chats, *(name for name, has in senses.items() if has)]
 
 

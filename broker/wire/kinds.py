@@ -29,7 +29,7 @@ class Kind:
 
 
 # Families of vision models that hear too, if their configuration has a part for it.
-HEARING = frozenset({"gemma3n", "gemma4", "gemma4_unified"})
+HEARING = frozenset({"gemma3n", "gemma4", "gemma4_unified", "qwen3_omni_moe"})
 
 # What a model is unless its files or the settings say otherwise.
 TEXT = "text-gen"

@@ -22,7 +22,7 @@ _RATE = 16_000
 class _Ear:
     """Of a family. features: what its processor makes of sounds; mixes: whether mlx-vlm may give the tokens of one
     sound the features of another, if there are several; longest: seconds of one, the rest is cut off; growth: bytes
-    that encoding takes at its peak for each byte of features: the first convolution of Gemma's makes them wide."""
+    that encoding takes at its peak for each byte of features: the first convolutions make them wide."""
 
     features: tuple[str, ...] = ("input_features", "input_features_mask")
     mixes: bool = False
@@ -30,7 +30,12 @@ class _Ear:
     growth: int = 300
 
 
-_EARS = {"gemma3n": _Ear(), "gemma4": _Ear(mixes=True), "gemma4_unified": _Ear(mixes=True, growth=24)}
+_EARS = {
+    "gemma3n": _Ear(),
+    "gemma4": _Ear(mixes=True),
+    "gemma4_unified": _Ear(mixes=True, growth=24),
+    "qwen3_omni_moe": _Ear(("input_features", "feature_attention_mask"), longest=300.0, growth=700),
+}
 
 
 class Hearing:
@@ -42,9 +47,12 @@ class Hearing:
         self._ear = _EARS[vlm.config.model_type]
         self._extract = processor.feature_extractor
         self.rate = int(getattr(self._extract, "sampling_rate", _RATE))
-        self.token = int(vlm.config.audio_token_id)
-        each = getattr(processor, "audio_ms_per_token", None)
-        self.longest = min(self._ear.longest, each * processor.audio_seq_length / 1000) if each else self._ear.longest
+        self.token = int(thinking(vlm.config).audio_token_id)
+        self.longest = self._ear.longest
+        if each := getattr(processor, "audio_ms_per_token", None):
+            self.longest = min(self.longest, each * processor.audio_seq_length / 1000)
+        if most := getattr(self._extract, "n_samples", None):
+            self.longest = min(self.longest, most / self.rate)
 
     def features(self, inputs: dict[str, Any], sounds: Sequence[Samples]) -> list[Features]:
         """Takes those of all sounds out of what the processor has made of a prompt. Where the model would mix them up,
@@ -77,8 +85,13 @@ class Hearing:
 
 def hearing_of(vlm: Any, processor: Any) -> Hearing | None:
     """None for a model that does not hear, or of a family of which nothing here knows how."""
-    hears = vlm.config.model_type in HEARING and getattr(vlm.config, "audio_config", None) is not None
+    hears = vlm.config.model_type in HEARING and getattr(thinking(vlm.config), "audio_config", None) is not None
     return Hearing(vlm, processor) if hears and getattr(processor, "feature_extractor", None) is not None else None
+
+
+def thinking(config: Any) -> Any:
+    """The part of a configuration that knows its tokens: a model that speaks has others."""
+    return getattr(config, "thinker_config", config)
 
 
 def _runs(tokens: list[int], mark: int) -> Iterator[tuple[int, int]]:

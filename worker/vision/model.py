@@ -44,7 +44,7 @@ from worker.loading.model_folder import (
 )
 from worker.process.device_errors import is_device_error
 from worker.vision.chats import FILES, chat_writer, files_in
-from worker.vision.hearing import Features, hearing_of
+from worker.vision.hearing import Features, hearing_of, thinking
 from worker.vision.pictures import Picture
 from worker.vision.sounds import Samples
 
@@ -130,7 +130,7 @@ class VisionModel:
         self.vocabulary = first_int(facts, ("vocab_size",)) or len(self.tokenizer)
         self.context_length = first_int(facts, CONTEXT_KEYS)
         self.hearing = hearing_of(self.vlm, self._processor)
-        named = (getattr(self.vlm.config, name, None) for name in _FILE_TOKENS)
+        named = (getattr(thinking(self.vlm.config), name, None) for name in _FILE_TOKENS)
         self._file_tokens = {token for token in named if isinstance(token, int)}
 
     @property

@@ -12,7 +12,7 @@ from worker.generation.sequence import Sequence
 from worker.vision.model import Prompt, VisionModel
 from worker.vision.pictures import Picture
 from worker.vision.row_sampler import RowSampler
-from worker.vision.sounds import Recording, Samples
+from worker.vision.sounds import Recording, Samples, check_seconds
 
 
 @dataclass(slots=True)
@@ -51,6 +51,7 @@ class Waiting:
         elif model.hearing is not None:
             sound = self.sounds[len(self.heard)]
             self.heard.append(sound.read(model.hearing.rate, model.hearing.longest))
+            check_seconds(sum(samples.size for samples in self.heard) / model.hearing.rate, sound.where)
 
     def read(self, model: VisionModel) -> Prompt:
         """Its prompt, once all files are decoded. Raises FailureError."""

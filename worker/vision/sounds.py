@@ -25,8 +25,8 @@ _TAG_HEAD = 10
 
 _PIECE_SECONDS = 1.0
 # Of one request.
-_MOST_SOUNDS = 64
-_MOST_CHANNELS, _MOST_RATE = 64, 384_000
+_MOST_SOUNDS, _MOST_SECONDS = 64, 600.0
+_MOST_CHANNELS, _MOST_RATE = 64, 192_000
 # Between these rates the good resampler computes a filter of a sensible size.
 _MOST_STEPS = 2000
 
@@ -107,6 +107,12 @@ def open_sound(data: bytes, where: str) -> Recording:
         message = f"{where} has {channels} channels of {rate} Hz; at most {_MOST_CHANNELS} of {_MOST_RATE} are read"
         raise invalid(message, param=where)
     return Recording(data, where, channels, rate, frames)
+
+
+def check_seconds(seconds: float, where: str) -> None:
+    """Raises FailureError for sounds that last longer than those of one request may. where: the last of them."""
+    if seconds > _MOST_SECONDS:
+        raise invalid(f"{where}: the sounds of a request may last {_MOST_SECONDS:g} s together", where)
 
 
 def _head(data: bytes) -> tuple[int, int, int | None] | None:

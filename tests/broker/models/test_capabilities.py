@@ -131,6 +131,12 @@ def test_a_model_that_hears(models: Path, config: dict[str, Any], expected: tupl
     assert capabilities(models) == expected
 
 
+def test_a_model_that_hears_and_speaks(models: Path) -> None:
+    thinker: dict[str, Any] = {"audio_config": {}, "vision_config": {}}
+    make_model(models / "tiny", {"model_type": "qwen3_omni_moe", "thinker_config": thinker})
+    assert capabilities(models) == ("generate", "vision", "audio")
+
+
 @pytest.mark.parametrize("marks", INFILL_MARKS)
 def test_a_tokenizer_with_marks_for_a_gap(models: Path, marks: tuple[str, ...]) -> None:
     tokenizer = make_model(models / "tiny") / "tokenizer.json"

@@ -19,6 +19,7 @@ from broker.wire.packing import pack
 from broker.wire.work import Generate
 from tests.tiny_gemma3n import make_tiny_gemma3n
 from tests.tiny_hearing import make_tiny_hearing, sound
+from tests.tiny_qwen3_omni import make_tiny_qwen3_omni
 from tests.tiny_vision import picture
 from tests.worker.engine_runs import answer, counted, joined, run
 from tests.worker.going_on import assert_goes_on
@@ -42,18 +43,25 @@ TWO: dict[str, Any] = {
 }
 
 
-OTHERS = ("gemma4_unified", "gemma3n")
+OTHERS = ("gemma4_unified", "gemma3n", "qwen3_omni_moe")
+# Those whose models come from memory.
+MADE = {"gemma3n": make_tiny_gemma3n, "qwen3_omni_moe": make_tiny_qwen3_omni}
 # Family -> tokens of the sounds of TWO, and those around each.
-SIZES = {"gemma3n": ([188, 188], 6), "gemma4": ([13, 23], 2), "gemma4_unified": ([13, 23], 2)}
+SIZES = {
+    "gemma3n": ([188, 188], 6),
+    "gemma4": ([13, 23], 2),
+    "gemma4_unified": ([13, 23], 2),
+    "qwen3_omni_moe": ([7, 12], 2),
+}
 
 
 @pytest.fixture(scope="module", params=["gemma4", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("hearing") / "tiny"
-    if request.param != "gemma3n":
+    if request.param not in MADE:
         yield make_tiny_hearing(folder, family=request.param)
         return
-    model = make_tiny_gemma3n(folder)
+    model = MADE[request.param](folder)
 
     def load_one(path: Path, **options: Any) -> Any:
         return model if path == folder else load_model(path, **options)
@@ -155,13 +163,14 @@ def test_equal_prompts_with_equal_sounds_are_read_once(engine: VisionEngine) -> 
 
 def test_each_sound_of_a_request_is_heard_as_if_alone(engine: VisionEngine) -> None:
     """Padded to one length, the tokens of one could get the features of the other. Gemma 3n's own code knows where each
-    begins; the silence behind the shorter one reaches into its last tokens."""
+    begins; the silence behind the shorter one reaches into its last tokens. So it is with Qwen3-Omni's, a little."""
     model, family = engine.model, engine.model.vlm.config.model_type
     together = embeds_of(model, TWO)
     for number, data in enumerate(TWO["audios"]):
         (alone,) = embeds_of(model, {**ONE, "audios": [data]})
         certain = slice(None) if family != "gemma3n" else slice(2)
-        assert mx.allclose(together[number][:, certain], alone[:, certain], atol=1e-5)
+        close = 1e-5 if family != "qwen3_omni_moe" else 0.1
+        assert mx.allclose(together[number][:, certain], alone[:, certain], atol=close)
         assert not mx.allclose(alone, mx.broadcast_to(alone[:, :1], alone.shape))
     sizes, _ = SIZES[family]
     assert [embeds.shape[1] for embeds in together] == sizes
@@ -221,14 +230,11 @@ def test_a_count_is_the_number_that_the_same_request_reports(engine: VisionEngin
     [
         ({**ONE, "audios": [b""]}, "audios[0]", "empty"),
         ({**TWO, "audios": [sound(1), b"ID3 or so" * 9]}, "audios[1]", "formats are wav, mp3 and flac"),
-        ({**TWO, "audios": [sound(1), sound(1, seconds=31)]}, "audios[1]", "longer than the 30 s"),
         ({**ONE, "audios": []}, "messages", "1 audios, but 0 came"),
         ({**TEXT_ONLY, "audios": [sound()]}, "messages", "0 audios, but 1 came"),
         ({"prompt": "x", "audios": [sound()]}, "messages", "audio belongs in messages"),
         ({"messages": [user(*[AUDIO] * 65)], "audios": [sound()] * 65}, "audios[64]", "64 sounds at most"),
         ({"messages": [{"role": "system", "content": [AUDIO]}], "audios": [sound()]}, "audios[0]", "role user"),
-        ({"messages": [user(AUDIO, text("<|audio|>"))], "audios": [sound()]}, "messages[0].parts[1].text", "<|audio|>"),
-        ({"messages": [user(AUDIO, text("<|image|>"))], "audios": [sound()]}, "messages[0].parts[1].text", "<|image|>"),
     ],
 )
 def test_bad_requests(engine: VisionEngine, fields: dict[str, Any], param: str, message: str) -> None:
@@ -237,12 +243,23 @@ def test_bad_requests(engine: VisionEngine, fields: dict[str, Any], param: str, 
     assert message in got["message"]
 
 
-def test_a_broken_sound_does_not_disturb_others(engine: VisionEngine) -> None:
+def test_marks_in_what_the_client_says(engine: VisionEngine) -> None:
+    for mark in (engine.model.processor.audio_token, engine.model.processor.image_token):
+        got = failure(engine, messages=[user(AUDIO, text(f"a {mark}"))], audios=[sound()])
+        assert (got["code"], got["param"]) == ("invalid_request", "messages[0].parts[1].text")
+        assert mark in got["message"]
+
+
+def test_a_sound_that_is_too_long_does_not_disturb_others(engine: VisionEngine) -> None:
+    assert engine.model.hearing is not None
+    longest = engine.model.hearing.longest
+    assert longest == (300.0 if engine.model.vlm.config.model_type == "qwen3_omni_moe" else 30.0)
     asked = {**ONE, "temperature": 0.0, "max_tokens": 20}
-    broken = {**TWO, "audios": [sound(1), sound(1, seconds=31)]}
+    broken = {**TWO, "audios": [sound(1), sound(1, seconds=longest + 1, rate=1000)]}
     good, bad = run(engine, [{**asked, "stream": False}, broken])
     assert good[-1].body["text"] == answer(engine, **asked)["text"]
     assert bad[-1].body["param"] == "audios[1]"
+    assert f"longer than the {longest:g} s" in bad[-1].body["message"]
 
 
 def test_a_prompt_longer_than_the_context_is_refused_before_it_is_heard(folder: Path) -> None:

@@ -10,7 +10,7 @@ from mlx_vlm.utils import load_audio
 
 from broker.wire.failure import FailureError
 from tests.tiny_hearing import sound
-from worker.vision.sounds import open_sound, open_sounds
+from worker.vision.sounds import check_seconds, open_sound, open_sounds
 
 RATE, LONGEST = 16_000, 30.0
 
@@ -105,6 +105,13 @@ def test_noise_is_a_sound_or_named() -> None:
             else:
                 named.add("audios[0]" if np.isfinite(samples).all() else "nothing")
     assert named == {"audios[0]"}
+
+
+def test_all_sounds_of_a_request_last_ten_minutes_at_most() -> None:
+    check_seconds(600.0, "audios[2]")
+    with pytest.raises(FailureError, match="600 s together") as raised:
+        check_seconds(600.1, "audios[2]")
+    assert raised.value.failure.param == "audios[2]"
 
 
 def test_a_request_has_a_number_of_sounds_at_most() -> None:
