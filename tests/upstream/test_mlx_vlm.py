@@ -36,6 +36,8 @@ from tests.tiny_encoders import make_tiny_encoder, make_tiny_reranker
 from tests.tiny_hearing import make_tiny_hearing
 from tests.tiny_models import make_tiny_model
 from tests.tiny_vision import IMAGE_TOKEN, make_tiny_vision, picture
+from worker.vision.batch import join
+from worker.vision.copies import begun_like
 
 CHAT = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what?"}]}]
 
@@ -155,6 +157,33 @@ def test_mlx_vlm_batch_generator(model: Any, processor: Any) -> None:
     generator.next()
     assert generator.remove(other)
     assert generator.next()[1] == []
+
+
+def test_mlx_vlm_copied_sequence(model: Any, processor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sequence that begins with a copy of another's caches goes on in the same batch as that one does."""
+    tokens, seen = prompt_of(model, processor)
+    copies: list[Any] = []
+
+    class Batch(PromptProcessingBatch):  # type: ignore[misc] # mlx-vlm is not read by mypy
+        def generate(self, *arguments: Any, **rest: Any) -> Any:
+            first: Any = super().generate(*arguments, **rest)
+            likeliest = (mx.arange(model.language_model.args.vocab_size)[None] == first._next_tokens[:, None]) * 1.0
+            copies.append(begun_like(first, likeliest, tokens, None, 6))
+            return first
+
+    monkeypatch.setattr(import_module("mlx_vlm.generate"), "PromptProcessingBatch", Batch)
+    generator = generator_of(model, processor)
+    generator.prefill_step_size = None
+    generator.insert([tokens], [6], prompt_kwargs=[seen], logits_processors=[None])
+    said: dict[int, list[int]] = {}
+    while generator.has_work:
+        for response in generator.next()[1]:
+            said.setdefault(response.uid, []).append(response.token)
+        if copies:
+            join(generator, copies.pop())
+    one, other = said.values()
+    assert other == one
+    assert len(one) == 6
 
 
 def test_mlx_vlm_greedy_decode(model: Any, processor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
