@@ -20,3 +20,6 @@ def test_what_computes_is_nicer_than_what_carries_words_where_models_compute_on_
         # lifeline, heartbeat, and two of ZeroMQ's for each of its two contexts
         assert len(others) >= 6
         assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in others} == {mine}
+        # Threads that compute do not interrupt each other.
+        assert os.sched_getscheduler(process.pid) == os.SCHED_BATCH
+        assert {os.sched_getscheduler(thread) for thread in others} == {os.SCHED_OTHER}
