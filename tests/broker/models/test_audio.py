@@ -158,6 +158,11 @@ def test_the_settings_make_a_model_one_of_audio(models: Path, hub: Path) -> None
     assert refusal(catalog, "odd") == ("load_failed", f"odd: {says.format('qwen2_vl')}")
     assert refusal(catalog, "llama") == ("load_failed", f"llama: {says.format('llama')}")
     assert Catalog(models, hub, {"odd": ModelOverride("vision")}).find("odd").model_type == "vision"
+    # A name that a text model has too: what it is, only the settings can say.
+    make_model(models / "shared", {"model_type": "glm", "architectures": ["GlmForCausalLM"]})
+    assert Catalog(models, hub, {}).find("shared").model_type == "text-gen"
+    spec = Catalog(models, hub, {"shared": ModelOverride("audio")}).find("shared")
+    assert (spec.model_type, spec.tasks) == ("audio", {Task.TRANSCRIBE})
 
 
 def test_an_engine_of_its_own_may_do_all_work_of_the_type(models: Path, hub: Path) -> None:
