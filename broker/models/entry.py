@@ -57,8 +57,8 @@ class BrokenEntry:
 @dataclass(slots=True, frozen=True)
 class CatalogEntry:
     """One model as its files describe it. created: Unix seconds; context_length: tokens, 0 if unknown. capabilities:
-    `generate`, `embed`, `rerank`, `tools`, `reasoning`, `vision`; architecture: `model_type` of config.json;
-    parameters: how many numbers its weights hold, None if the files do not say it."""
+    its tasks, and `tools`, `reasoning`, `infill`, `vision`, `audio`; architecture: `model_type` of config.json, or the
+    family of an audio model; parameters: how many numbers its weights hold, None if the files do not say it."""
 
     spec: ModelSpec
     quantization: str | None

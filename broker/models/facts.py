@@ -14,6 +14,7 @@ from broker.models.capabilities import capabilities_of, chat_capabilities, hears
 from broker.models.entry import CatalogEntry, CatalogError, ModelOverride
 from broker.models.weights import are_text_only, missing_shards
 from broker.policy.specs import ModelSpec
+from broker.wire.audio_models import audio_family
 from broker.wire.failure import Code
 from broker.wire.kinds import TEXT, Task
 
@@ -50,7 +51,7 @@ def read_entry(
         raise CatalogError(Code.LOAD_FAILED, f"{folder} has no tokenizer", fetchable=True)
     spec = override.spec(model_id, model_type, str(folder), sum(weights.values()))
     spec = replace(spec, tasks=tasks_of(model_type, config))
-    architecture = config.get("model_type")
+    architecture = config.get("model_type") or (audio_family(config) if model_type == AUDIO else None)
     return CatalogEntry(
         spec,
         _quantization(config),

@@ -60,6 +60,8 @@ def test_no_context_length_and_what_a_list_shows(catalog: Catalog, models: Path)
     make_audio(models / "m", config)
     [entry] = catalog.entries()
     assert (entry.quantization, entry.context_length, entry.architecture) == ("4-bit", 0, "whisper")
+    (models / "m" / "config.json").write_text(json.dumps(KOKORO))
+    assert [entry.architecture for entry in catalog.entries()] == ["kokoro"]  # which the file does not say
 
 
 @pytest.mark.parametrize("name", ["kokoro-v1_0.safetensors", "weights.safetensors", "model-00001-of-00001.safetensors"])
