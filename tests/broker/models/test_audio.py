@@ -164,7 +164,7 @@ def test_the_settings_make_a_model_one_of_audio(models: Path, hub: Path) -> None
     make_model(models / "shared", {"model_type": "glm", "architectures": ["GlmForCausalLM"]})
     assert Catalog(models, hub, {}).find("shared").model_type == "text-gen"
     spec = Catalog(models, hub, {"shared": ModelOverride("audio")}).find("shared")
-    assert (spec.model_type, spec.tasks) == ("audio", {Task.TRANSCRIBE})
+    assert (spec.model_type, spec.tasks) == ("audio", frozenset({Task.TRANSCRIBE}))
 
 
 def test_an_engine_of_its_own_may_do_all_work_of_the_type(models: Path, hub: Path) -> None:
