@@ -44,6 +44,7 @@ PIECES = (
     Piece("vision", "", "--rounds 9", 5),
     Piece("embeddings", "", "--rounds 9", 5),
     Piece("speech", "", "--rounds 9", 5),
+    Piece("audio", None, "--rounds 9", 10),
     Piece("memory", "", "", 3),
     Piece("prefill", None, "", 10),
     Piece("dialects", None, "", 20),

@@ -71,6 +71,7 @@ GOALS: tuple[Goal, ...] = (
     Goal("embeddings/s, ratio to mlx_vlm.server, 8 clients", "embeddings", ("8", "ours_to_this"), 1.2),
     _below("first bytes of speech, as a share of twelve sentences", "speech", "soprano first_share", 0.15, ""),
     _below("processor time of speech, ratio to mlx-audio alone", "speech", "soprano cost", 1.05, ""),
+    _below("time of a transcription, ratio to mlx-audio alone", "audio", "whisper ratio", 1.05, ""),
     Goal("CPU of a request in gateway and broker", "request", (_ALONE, "now", "sum"), 300, unit="µs", at_most=True),
     _below("longest gap of a stream whose worker is killed", "recovery", "pauses_warm killed", 150, "ms"),
     _below("CPU of a token for answers that can go on", "going_on", "sum", 1, "µs"),

@@ -36,24 +36,25 @@ def make_tiny_whisper(
     spread: float = 2.0,
     rarity: float = 1.0,
     context: int = 24,
+    width: int = 16,
 ) -> Path:
     """Write a model into `folder` (made if missing) and return it.
 
     spread: of the logits: with much of it the model is sure of each token. rarity: of marks of time. By default a
     window has several segments and its first attempt is good enough; with HESITANT it has one, and needs several.
-    context: tokens of its decoder, half of which a window can have.
+    context: tokens of its decoder, half of which a window can have. width: of its state.
     """
     folder.mkdir(parents=True, exist_ok=True)
     size = _write_tokenizer(folder, multilingual=multilingual)
     config: dict[str, Any] = {
         "n_mels": 80,
         "n_audio_ctx": 1500,
-        "n_audio_state": 16,
+        "n_audio_state": width,
         "n_audio_head": 1,
         "n_audio_layer": 0,
         "n_vocab": size,
         "n_text_ctx": context,
-        "n_text_state": 16,
+        "n_text_state": width,
         "n_text_head": 2,
         "n_text_layer": 1,
     }

@@ -4,10 +4,10 @@ The windows, thresholds and temperatures are those of mlx-audio's `generate`, so
 attempt at one window, where `generate` goes on to the end of the file. Attempts at a window share its encoded sound.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, reduce
 from math import isfinite
 from typing import Any
 from zlib import crc32
@@ -117,10 +117,9 @@ class WhisperTranscriber:
 
     def listen(self, asked: Transcribe, samples: Iterator[Samples]) -> Iterator[Heard | None]:
         sound = Spectrogram(self._model.dims.n_mels)
-        # The same file and fields give the same draws: a request that another process takes over gets the same text.
-        at = _Course(seed=crc32(repr((asked.prompt, asked.temperature, asked.translate)).encode()))
+        at = _Course(seed=seed_of(asked, ()))
         for piece in samples:
-            at.seed = crc32(piece.tobytes(), at.seed)
+            at.seed = _next_seed(at.seed, piece)
             sound.add(piece)
             yield None
         sound.end()
@@ -245,6 +244,16 @@ class WhisperTranscriber:
     def _padded(self, window: mx.array) -> mx.array:
         missing = WINDOW_FRAMES - window.shape[0]
         return (mx.pad(window, [(0, missing), (0, 0)]) if missing else window).astype(self._model.dtype)
+
+
+def seed_of(asked: Transcribe, samples: Iterable[Samples]) -> int:
+    """Of the random numbers of a request. The same sound and fields give the same ones: a request that another process
+    takes over gets the same text."""
+    return reduce(_next_seed, samples, crc32(repr((asked.prompt, asked.temperature, asked.translate)).encode()))
+
+
+def _next_seed(seed: int, samples: Samples) -> int:
+    return crc32(samples.tobytes(), seed)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import math
 from functools import cache
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import mlx.core as mx
 import numpy as np
@@ -19,6 +18,7 @@ from tests.tiny_audio import HESITANT, make_tiny_whisper, write_sound
 from tests.worker.audio.transcription_runs import load, refusal, steps, streamed, transcribe
 from worker.audio.decoding import open_recording
 from worker.audio.transcription import TranscriptionEngine
+from worker.audio.whisper import seed_of
 
 # Models whose windows have several segments, and whose windows need several attempts.
 STEADY, FREE = "steady", "free"
@@ -51,9 +51,7 @@ def directly(folder: Path) -> Any:
 
 def expected(folder: Path, file: Path, asked: Transcribe = NOTHING, **options: Any) -> Any:
     """What mlx-audio says, with the random numbers that the request has."""
-    seed = crc32(repr((asked.prompt, asked.temperature, asked.translate)).encode())
-    for piece in open_recording(str(file), "file", 3600).pieces():
-        seed = crc32(piece.tobytes(), seed)
+    seed = seed_of(asked, open_recording(str(file), "file", 3600).pieces())
     model = directly(folder)
     mx.random.seed(seed)
     return model.generate(str(file), **options)
