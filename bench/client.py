@@ -156,8 +156,8 @@ class Kept(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
 
     @classmethod
-    async def connect(cls, port: int, model: str, content: str) -> "Kept":
-        body = orjson.dumps(chat(model, content, 1))
+    async def connect(cls, port: int, model: str, content: str, choices: int = 1) -> "Kept":
+        body = orjson.dumps(chat(model, content, 1) | ({"n": choices} if choices > 1 else {}))
         client = cls(_head(port, "POST", "/v1/chat/completions", len(body), "keep-alive") + body)
         await asyncio.get_running_loop().create_connection(lambda: client, "127.0.0.1", port)
         return client

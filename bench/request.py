@@ -2,8 +2,9 @@
 
 Streamed chats of one token from the echo engine: nearly all that they cost is what a request costs beside its tokens.
 Microseconds of CPU per request in gateway, broker and worker, and the time to the first token; with a connection for
-each request and over kept connections, one at a time and eight at once. --against: a second checkout of this project,
-with which this one takes turns; then also the ratios of the pairs. Prints medians, writes bench/results/request.json.
+each request and over kept connections, one at a time and eight at once, and one at a time with eight choices.
+--against: a second checkout of this project, with which this one takes turns; then also the ratios of the pairs. Prints
+medians, writes bench/results/request.json.
 """
 
 import argparse
@@ -28,16 +29,18 @@ _CONTENT = "What is the capital of France? " * 8
 
 
 class Way(NamedTuple):
-    """So many clients; is_kept: each keeps its connection."""
+    """So many clients; is_kept: each keeps its connection; choices: `n` of each request, which is still one."""
 
     clients: int
     is_kept: bool
+    choices: int = 1
 
     def __str__(self) -> str:
-        return f"{self.clients} at once, {'kept connections' if self.is_kept else 'a connection each'}"
+        ways = f"{self.clients} at once, {'kept connections' if self.is_kept else 'a connection each'}"
+        return ways if self.choices == 1 else f"{ways}, {self.choices} choices each"
 
 
-_WAYS = (Way(1, False), Way(1, True), Way(8, False), Way(8, True))
+_WAYS = (Way(1, False), Way(1, True), Way(8, False), Way(8, True), Way(1, True, 8))
 
 
 @dataclass(slots=True)
@@ -50,10 +53,13 @@ class Turns:
 
 async def turn(server: Server, way: Way, requests: int, turns: Turns) -> None:
     """So many requests, and what they cost."""
-    each = requests // way.clients
+    each = requests // way.clients // way.choices
     before = server.cpu()
-    client = _kept if way.is_kept else _connecting
-    first = [*await asyncio.gather(*(client(server.port, each) for _ in range(way.clients)))]
+    clients = (
+        _kept(server.port, each, way.choices) if way.is_kept else _connecting(server.port, each)
+        for _ in range(way.clients)
+    )
+    first = [*await asyncio.gather(*clients)]
     after = server.cpu()
     cost = {role: (after[role] - before[role]) / (each * way.clients) * 1e6 for role in _ROLES}
     for role, value in (cost | {"sum": cost["gateway"] + cost["broker"]}).items():
@@ -68,8 +74,8 @@ async def _connecting(port: int, count: int) -> list[float]:
     return [answer.times[0] - answer.sent_at for answer in answers]
 
 
-async def _kept(port: int, count: int) -> list[float]:
-    client = await Kept.connect(port, "echo", _CONTENT)
+async def _kept(port: int, count: int, choices: int) -> list[float]:
+    client = await Kept.connect(port, "echo", _CONTENT, choices)
     try:
         return [await client.ask() for _ in range(count)]
     finally:
