@@ -137,6 +137,8 @@ def _quantization(config: dict[str, Any]) -> str | None:
 
 
 def _context_length(config: dict[str, Any], folder: Path) -> int:
+    thinker = config.get("thinker_config")
+    config = {**config, **thinker} if isinstance(thinker, dict) else config
     text = config.get("text_config")
     facts = {**config, **text} if isinstance(text, dict) else config
     positions = next((value for key in CONTEXT_KEYS if _is_length(value := facts.get(key))), None)

@@ -144,8 +144,10 @@ def read_weights(model: Any, report: Report) -> int:
 
 
 def text_facts(config: dict[str, Any]) -> dict[str, Any]:
-    """The facts of the language model in a config.json: multimodal folders keep them one level down. Raises
-    ValueError."""
+    """The facts of the language model in a config.json: multimodal folders keep them one level down, those of models
+    that speak two. Raises ValueError."""
+    thinker = config.get("thinker_config")
+    config = {**config, **thinker} if isinstance(thinker, dict) else config
     text = config.get("text_config") or {}
     if not isinstance(text, dict):
         raise ValueError("text_config must be an object")

@@ -132,9 +132,10 @@ def test_a_model_that_hears(models: Path, config: dict[str, Any], expected: tupl
 
 
 def test_a_model_that_hears_and_speaks(models: Path) -> None:
-    thinker: dict[str, Any] = {"audio_config": {}, "vision_config": {}}
+    thinker: dict[str, Any] = {"audio_config": {}, "vision_config": {}, "text_config": {"max_position_embeddings": 64}}
     make_model(models / "tiny", {"model_type": "qwen3_omni_moe", "thinker_config": thinker})
     assert capabilities(models) == ("generate", "vision", "audio")
+    assert entry_of(models).context_length == 64
 
 
 @pytest.mark.parametrize("marks", INFILL_MARKS)

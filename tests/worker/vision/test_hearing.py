@@ -125,6 +125,10 @@ def test_several_sounds_are_heard_as_mlx_vlm_hears_them_unless_it_mixes_them(
     assert engine._reads_as_it_says == (family != "gemma3n")
 
 
+def test_the_context_is_that_of_the_part_that_writes(engine: VisionEngine) -> None:
+    assert engine.facts.context_length == 8192
+
+
 def test_a_sound_changes_the_answer(engine: VisionEngine) -> None:
     asked: dict[str, Any] = {"temperature": 0.0, "max_tokens": 10, "logprobs": 0}
     one, other, again = (rounded(answer(engine, **fields, **asked)) for fields in (ONE, OTHER, ONE))
