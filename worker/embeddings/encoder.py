@@ -68,7 +68,7 @@ class Encoder:
         with blame(folder, "tokenizer.json or tokenizer_config.json"):
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         report("tokenizer", 1.0)
-        transpose_for_blas(self._model)
+        transpose_for_blas(self._model, biased=True)
         self._streams = _streams()
         with blame(folder, "*.safetensors"):
             self.weights_bytes = read_weights(self._model, report)

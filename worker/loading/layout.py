@@ -12,11 +12,13 @@ import mlx.core as mx
 from mlx import nn
 
 
-def transpose_for_blas(model: Any) -> None:
+def transpose_for_blas(model: Any, *, biased: bool) -> None:
     """Let the float32 weights of linear layers lie transposed, if the CPU of a Linux machine computes. Lazy: call it
-    before the weights are read."""
+    before the weights are read. biased: layers with a bias, too, whose results may differ in the last bit."""
     if sys.platform == "linux" and mx.default_device().type != mx.gpu:
         for layer in model.modules():
             # mlx's stubs leave layers out.
-            if isinstance(layer, nn.Linear) and layer.weight.dtype == mx.float32:  # type: ignore[attr-defined]
+            if not isinstance(layer, nn.Linear) or layer.weight.dtype != mx.float32:  # type: ignore[attr-defined]
+                continue
+            if biased or "bias" not in layer:
                 layer.weight = mx.contiguous(layer.weight.T).T

@@ -18,6 +18,7 @@ from mlx_lm.utils import load_config, load_model, load_tokenizer
 
 from broker.wire.failure import one_line
 from worker.engine import Report
+from worker.loading.layout import transpose_for_blas
 
 log = logging.getLogger("worker")
 
@@ -72,6 +73,7 @@ def load_folder(
     if not tokenizer.has_chat_template:
         log.warning("%s has no chat template: its chats are lines that begin with USER:", folder.name)
     report("tokenizer", 1.0)
+    transpose_for_blas(model, biased=False)  # so that every bit is as mlx-lm has it
     with blame(folder, "model*.safetensors"):
         weights_bytes = read_weights(model, report)
     return LoadedModel(

@@ -3,14 +3,18 @@
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
 from mlx import nn
 from mlx.utils import tree_flatten
+from mlx_lm.utils import load_model
 
+from tests.tiny_models import make_tiny_model
 from worker.loading.layout import transpose_for_blas
+from worker.loading.model_folder import load_folder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Accelerate and GPUs have no slow direction")
 
@@ -20,20 +24,23 @@ class _Model(nn.Module):  # type: ignore[misc,name-defined] # mlx.nn has no type
         super().__init__()
         self.words = nn.Embedding(40, 384)  # type: ignore[attr-defined]
         self.plain = nn.Linear(384, 1536, bias=False)  # type: ignore[attr-defined]
+        self.biased = nn.Linear(384, 16)  # type: ignore[attr-defined]
         self.half = nn.Linear(384, 8)  # type: ignore[attr-defined]
         self.half.weight = self.half.weight.astype(mx.float16)
 
 
-def test_linear_layers_in_float32_lie_transposed_and_give_the_same_bits() -> None:
+@pytest.mark.parametrize("biased", [True, False])
+def test_linear_layers_in_float32_lie_transposed_and_give_the_same_bits(*, biased: bool) -> None:
     model = _Model()
     rows = mx.random.normal((5, 384))
     before = _strides(model)
     expected = model.plain(rows)
     mx.eval(expected)
-    transpose_for_blas(model)
+    transpose_for_blas(model, biased=biased)
     mx.eval(model.parameters())
     after = _strides(model)
-    assert {name for name, strides in before.items() if after[name] != strides} == {"plain.weight"}
+    wanted = {"plain.weight", "biased.weight"} if biased else {"plain.weight"}
+    assert {name for name, strides in before.items() if after[name] != strides} == wanted
     assert after["plain.weight"] == (4, 4 * 1536)
     assert model.plain.weight.shape == (1536, 384)
     assert mx.array_equal(model.plain(rows), expected)
@@ -42,14 +49,26 @@ def test_linear_layers_in_float32_lie_transposed_and_give_the_same_bits() -> Non
 def test_it_is_quicker() -> None:
     slow, quick = _Model(), _Model()
     mx.eval(slow.parameters())
-    transpose_for_blas(quick)
+    transpose_for_blas(quick, biased=False)
     mx.eval(quick.parameters())
     rows = mx.random.normal((16, 384))
     mx.eval(rows)
     assert _seconds(lambda: quick.plain(rows)) < 0.8 * _seconds(lambda: slow.plain(rows))
 
 
-def _strides(model: _Model) -> dict[str, tuple[int, ...] | None]:
+def test_a_text_model_is_loaded_so_and_computes_the_same_bits(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path / "tiny")
+    model = load_folder(folder, lambda _stage, _fraction: None).model
+    theirs, _ = load_model(folder)
+    strides = _strides(model)
+    projections = [name for name in strides if name.endswith("_proj.weight")]
+    assert len(projections) >= 7
+    assert all(strides[name] != _strides(theirs)[name] for name in projections)
+    tokens = mx.array([[1, 2, 3, 4, 5]])
+    assert mx.array_equal(model(tokens), theirs(tokens))
+
+
+def _strides(model: Any) -> dict[str, tuple[int, ...] | None]:
     weights: Any = tree_flatten(model.parameters())
     return {name: memoryview(weight).strides for name, weight in weights}
 
