@@ -41,13 +41,11 @@ _POCKET: dict[str, Any] = {
     },
     "mimi": {
         "dtype": "float32",
-        "sample_rate": POCKET_RATE,
         "channels": 1,
         "frame_rate": _FRAMES,
         "dimension": 16,
         "n_filters": 2,
         "n_residual_layers": 1,
-        "ratios": [20, 20],
         "kernel_size": 3,
         "residual_kernel_size": 3,
         "last_kernel_size": 3,
@@ -113,20 +111,20 @@ _KITTEN: dict[str, Any] = {
 _PAD = VOCABULARY - 1
 
 
-def make_tiny_pocket(folder: Path, *, voices: tuple[str, ...] = VOICES, seed: int = 0) -> Path:
+def make_tiny_pocket(folder: Path, *, voices: tuple[str, ...] = VOICES, rate: int = POCKET_RATE, seed: int = 0) -> Path:
     """Speaks a second, in two frames, for each word and two more for each sentence. Write it into `folder` (made if
-    missing) and return that."""
+    missing) and return that. rate: in Hz, a multiple of 40; mp3 needs 8000, which takes three times as long."""
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(folder, 2048, None)
-    config = {**copy.deepcopy(_POCKET), "model_path": str(folder)}
-    model, weights = _random_model("pocket_tts", config, seed)
+    config = copy.deepcopy(_POCKET)
+    config["mimi"] |= {"sample_rate": rate, "ratios": [20, rate // 40]}
+    _, weights = _random_model("pocket_tts", {**copy.deepcopy(config), "model_path": str(folder)}, seed)
     weights["flow_lm.out_eos.bias"] = mx.full((1,), -100.0)  # never at an end: it stops where there must be one
-    _write(folder, _POCKET, weights)
+    _write(folder, config, weights)
     (folder / "voices").mkdir(exist_ok=True)
     for number, name in enumerate(voices):
         prompt = mx.random.normal((1, 3, _POCKET_DIM), key=mx.random.key(1000 + number))
         mx.save_safetensors(str(folder / "voices" / f"{name}.safetensors"), {"audio_prompt": prompt})
-    assert model.sample_rate == POCKET_RATE
     return folder
 
 
