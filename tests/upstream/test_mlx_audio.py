@@ -1,13 +1,18 @@
 """Contracts of mlx-audio: see docs/upstream.md."""
 
+import inspect
+import re
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx_audio.utils
 import numpy as np
 from mlx_audio.stt import load
 from mlx_audio.stt.models.whisper.decoding import DecodingOptions
-from mlx_audio.utils import resample_audio
+from mlx_audio.tts.models import pocket_tts
+from mlx_audio.utils import base_load_model, resample_audio
 
 from tests.tiny_audio import make_tiny_whisper
 
@@ -42,3 +47,24 @@ def test_mlx_audio_whisper(tmp_path: Path) -> None:
     del model.encoder
     again = model.decode(first.audio_features, options)
     assert again.tokens == first.tokens
+
+
+def test_mlx_audio_speech() -> None:
+    """A model is loaded by the family that is given, and families take what they are asked."""
+    assert {"model_type", "model_name_parts"} <= set(
+        re.findall(r'kwargs\.pop\("(\w+)"', inspect.getsource(base_load_model))
+    )
+    families = Path(mlx_audio.utils.__file__).parent / "tts" / "models"
+
+    def source(family: str) -> str:
+        return "".join(path.read_text() for path in (families / family).glob("*.py"))
+
+    heeds = r"/ speed|1\.0 / speed|_adjust_speed\(audio, speed\)|chars_per_second \* speed"
+    for family in ("dramabox", "fish_qwen3_omni", "kitten_tts", "kokoro", "melotts"):
+        assert re.search(heeds, source(family)), family
+    assert '"No audio generated"' in source("kokoro")
+    assert "does not support speed" in source("fish_drama3")
+    assert "not instruct" in source("fish_drama3")
+    assert "tts_model_type" in source("qwen3_tts")
+    taken = signature(pocket_tts.Model.generate).parameters
+    assert {"text", "voice", "stream", "streaming_interval"} <= taken.keys()
