@@ -1,4 +1,4 @@
-"""A service whose model is reloaded, and clients that ask meanwhile."""
+"""A service whose model is reloaded, or recycled, and clients that ask meanwhile."""
 
 import itertools
 import json
@@ -26,6 +26,10 @@ class Reloading:
 
     def reload(self, **query: Any) -> httpx.Response:
         return self.service.client.post(f"/admin/models/reload/{self.model}", params=query)
+
+    def reloaded(self) -> None:
+        answer = self.reload()
+        assert (answer.status_code, answer.json()["status"]) == (200, "reloaded"), answer.text
 
     @contextmanager
     def reloading(self) -> Iterator[Callable[[], httpx.Response]]:
@@ -109,7 +113,18 @@ class Crowd:
         return [a for a in self.answers if any(began <= a.asked_at <= ended for began, ended in self.reloads)]
 
 
-def crowd(reloading: Reloading, clients: int, prompts: list[str], tokens: int, *, rounds: int, reloads: int) -> Crowd:
+def crowd(
+    reloading: Reloading,
+    clients: int,
+    prompts: list[str],
+    tokens: int,
+    *,
+    rounds: int,
+    reloads: int = 1,
+    replaced: Callable[[], None] | None = None,
+) -> Crowd:
+    """replaced: comes back when another process serves, as after a reload, which is the default."""
+    replaced = replaced or reloading.reloaded
     seen = Crowd([], [])
     answers = seen.answers
     over, numbers = threading.Event(), itertools.count()
@@ -129,8 +144,7 @@ def crowd(reloading: Reloading, clients: int, prompts: list[str], tokens: int, *
             for _ in range(reloads):
                 more(rounds)
                 began = time.monotonic()
-                answer = reloading.reload()
-                assert (answer.status_code, answer.json()["status"]) == (200, "reloaded"), answer.text
+                replaced()
                 reloading.drained()
                 seen.reloads.append((began, time.monotonic()))
             more(1)

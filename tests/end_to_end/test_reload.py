@@ -14,13 +14,25 @@ from tests.end_to_end.reloading import SLOWLY, Answer, Reloading, ask, check, co
 from tests.service import Service, end_process, wait_until
 from tests.tiny_models import make_tiny_model
 
+PROMPTS = [f"{number} is a prompt of its own" for number in range(4)]
+
+
+def echo(prompt: str, tokens: int) -> str:
+    """What an echo says that nothing disturbs; of a prompt of whole tokens, of four characters each."""
+    assert len(prompt) % 4 == 0
+    return (tokens * prompt)[: 4 * tokens]
+
 
 @pytest.fixture(scope="module")
 def module_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = Service(
-        tmp_path_factory.mktemp("models"),
-        {"gateway": {"resume_limit": 2}, "models": {"m": {**MISBEHAVING, "options": SLOWLY}}},
-    )
+    worn = {**MISBEHAVING, "options": {"delay_seconds": 0.015}}
+    models = {
+        "m": {**MISBEHAVING, "options": SLOWLY},
+        "served": {**worn, "recycle_after_requests": 8},
+        "grown": {**worn, "recycle_over_gb": 0.1},
+    }
+    settings = {"broker": {"memory_sample_seconds": 0.1}, "gateway": {"resume_limit": 2}, "models": models}
+    service = Service(tmp_path_factory.mktemp("models"), settings)
     try:
         yield service.start()
     finally:
@@ -39,10 +51,8 @@ def m(module_service: Service) -> Iterator[Reloading]:
 
 
 def test_no_stream_notices_a_reload(m: Reloading) -> None:
-    prompts = [f"{number} is a prompt of its own" for number in range(4)]
-    expected = {prompt: ask(m.service, "m", prompt, 40).text for prompt in prompts}
     before = counted(m)
-    check(m, crowd(m, 8, prompts, 40, rounds=1, reloads=1), before, expected)
+    check(m, crowd(m, 8, PROMPTS, 20, rounds=1), before, {prompt: echo(prompt, 20) for prompt in PROMPTS})
 
 
 @pytest.mark.parametrize(
@@ -85,6 +95,38 @@ def test_a_new_process_that_cannot_load_leaves_the_old_one_with_the_reason(m: Re
     assert answer.json()["detail"] == "m cannot be loaded: model.safetensors: broken on request"
     assert (m.service.chat("m").status_code, m.state["pid"], m.state["state"]) == (200, old, "ready")
     assert m.service.client.post("/admin/models/reload/nothing").status_code == 404
+
+
+# ---- recycling ----------------------------------------------------------------------------------------------------
+
+
+def recycled(service: Service, model: str, *, leaks: str = "") -> None:
+    """The model gets another process on its own while four clients ask one thing after the other, and none of them
+    notices. leaks: what is asked once, among them."""
+    reloading, tokens = Reloading(service, model), 20
+    expected = {prompt: echo(prompt, tokens) for prompt in (*PROMPTS, leaks)}
+    assert service.chat(model, max_tokens=1).status_code == 200
+    before = counted(reloading)
+    asked = []
+
+    def replaced() -> None:
+        if leaks:
+            asked.append(ask(service, model, leaks, tokens))
+        wait_until(lambda: reloading.state["pid"] != before["pid"], 30.0, "another process")
+
+    seen = crowd(reloading, 4, PROMPTS, tokens, rounds=0, replaced=replaced)
+    seen.answers += asked
+    check(reloading, seen, before, expected)
+    assert reloading.state["restarts"] == before["restarts"]
+    service.unload(model)
+
+
+def test_a_process_that_has_served_enough_is_replaced_and_no_stream_notices(module_service: Service) -> None:
+    recycled(module_service, "served")
+
+
+def test_a_process_that_has_grown_is_replaced_and_no_stream_notices(module_service: Service) -> None:
+    recycled(module_service, "grown", leaks="leak 100 MiB, then go on")
 
 
 # ---- the settings -------------------------------------------------------------------------------------------------
