@@ -33,6 +33,7 @@ from worker.chat.messages import plain_messages, text_of, text_of_part
 from worker.chat.writer import Form
 from worker.engine import Report
 from worker.generation.prompt import text_tokens
+from worker.loading.layout import transpose_for_blas
 from worker.loading.model_folder import (
     CONTEXT_KEYS,
     blame,
@@ -124,6 +125,7 @@ class VisionModel:
             )
         self._writer = chat_writer(self._processor, self.vlm.config, self.tokenizer, tool_form)
         report("tokenizer", 1.0)
+        transpose_for_blas(self.vlm, biased=False)
         with blame(folder, "*.safetensors"):
             self.weights_bytes = read_weights(self.vlm, report)
         self._marks = re.compile("|".join(map(re.escape, sorted(_marks(self._processor, tokenizer)))) or r"(?!)")

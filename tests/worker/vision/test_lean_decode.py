@@ -1,11 +1,13 @@
-"""Greedy steps compute no more than the tokens, and masks where there is padding. What they say is compared with
-mlx-vlm elsewhere."""
+"""Greedy steps compute no more than the tokens, and masks where there is padding; on Linux weights lie so that their
+products are quick. What they say is compared with mlx-vlm elsewhere."""
 
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlx.utils import tree_flatten
 
 from tests.tiny_vision import make_tiny_vision
 from tests.worker.engine_runs import run
@@ -60,3 +62,11 @@ def test_only_steps_that_need_probabilities_compute_them(engine: VisionEngine, m
     assert len(steps) in (20, 21)
     run(engine, [ONE | {"temperature": 1.0, "max_tokens": 20}])
     assert len(steps) in (20, 21)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Accelerate and GPUs have no slow direction")
+def test_weights_of_layers_without_a_bias_lie_transposed(engine: VisionEngine) -> None:
+    weights: Any = tree_flatten(engine.model.vlm.parameters())
+    strides = [memoryview(weight).strides for name, weight in weights if name.endswith("mlp.up_proj.weight")]
+    assert len(strides) >= 2
+    assert all(one is not None and one[0] == 4 for one in strides), "bytes from one row to the next"
