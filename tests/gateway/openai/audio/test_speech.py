@@ -172,6 +172,15 @@ async def test_a_client_that_reads_as_slowly_as_it_plays_gets_everything(runtime
         assert body == b"".join(bytes([number]) * 100_000 for number in range(80))
 
 
+async def test_one_that_does_not_read_at_all_is_cancelled(runtime_dir: Path) -> None:
+    async with playing(runtime_dir) as (broker, client):
+        _reader, writer = await slow_reader(client)
+        request_id, _ = await expect_text(broker)
+        await say_in_turns(broker, request_id, 240)
+        assert (await broker.expect(Cancel))[0] == request_id
+        writer.transport.abort()
+
+
 async def test_voices(runtime_dir: Path) -> None:
     async with playing(runtime_dir) as (broker, client):
         asking = asyncio.create_task(client.get("/v1/audio/voices", params={"model": "org/kokoro"}))
