@@ -33,8 +33,8 @@ def _has_bytes(size: int) -> int:
 
 
 class TranslationRequest(BaseModel):
-    """The form of POST /v1/audio/translations. file: wav, mp3 or flac; to this model the number of its bytes. An empty
-    field means its default. stream: this project's, as in transcriptions."""
+    """The form of POST /v1/audio/translations. file: wav, mp3, flac or ogg; to this model the number of its bytes. An
+    empty field means its default. stream: this project's, as in transcriptions."""
 
     model_config = ConfigDict(
         extra="ignore",
