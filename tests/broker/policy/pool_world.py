@@ -324,7 +324,9 @@ class World(Deaths):
                 worker.stuck = True  # it says why and dies later
                 self.send(WorkerFailedToLoad(worker.worker_id, "model.safetensors is broken"))
             case 2 if worker.connected:
-                self.see(worker, 1 << 40)
+                more = self.random.choice([self.pool.memory.budget_bytes, 1 << 40])
+                for _ in range(self.random.choice([1, 3])):  # the third one in a row ends it
+                    self.see(worker, more)
             case 3:
                 self.sent[worker.worker_id] += 1
                 self.send(OutputsArrived(worker.worker_id, [(b"gatewayA-unknown", True)], [b"frames"]))
