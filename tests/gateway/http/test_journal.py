@@ -86,8 +86,33 @@ WHOLE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 TOKENS = {id(ANSWER): Tokens(5, 2, 3), id(VECTORS): Tokens(4)}
 
 
+TRANSCRIPT = {"text": "Hi", "duration": 1.0, "completion_tokens": 3}
+AUDIO: dict[str, tuple[dict[str, Any], dict[str, Any], Tokens]] = {
+    "/v1/audio/transcriptions": ({"files": {"file": b"a"}}, TRANSCRIPT, Tokens(generated=3)),
+    "/v1/audio/translations": ({"files": {"file": b"a"}}, TRANSCRIPT, Tokens(generated=3)),
+    "/v1/audio/speech": (
+        {"json": {"input": "a"}},
+        {"audio": b"a", "prompt_tokens": 2, "completion_tokens": 4},
+        Tokens(2, 0, 4),
+    ),
+    "/v1/audio/voices": ({}, {"voices": []}, Tokens()),
+}
+
+
 def test_every_route_that_asks_a_model_is_tried() -> None:
-    assert {row.path for row in ENDPOINTS if row.is_inference} == WHOLE.keys()
+    assert {row.path for row in ENDPOINTS if row.is_inference} == {*WHOLE, *AUDIO}
+
+
+async def test_audio(runtime_dir: Path) -> None:
+    async with recording(runtime_dir) as records:
+        for path, (sent, answer, tokens) in AUDIO.items():
+            asking = asyncio.create_task(records.client.request("POST" if sent else "GET", path, **sent))
+            request_id, _request = await records.broker.expect(InferenceRequest)
+            await records.broker.final(request_id, answer)
+            await asking
+            record = await records.next()
+            assert (record.path, record.is_inference, record.status, record.outcome) == (path, True, 200, OK)
+            assert (record.model, record.tokens) == ("org/tiny", tokens)
 
 
 async def test_whole_answers_of_every_dialect(runtime_dir: Path) -> None:
