@@ -100,6 +100,7 @@ def directly(engine: VisionEngine, folder: Path, fields: dict[str, Any], count: 
     return [int(token) for token, _ in generated]
 
 
+SLOWER = ("one sample more than a token", "flac of 44.1 kHz")
 # What files of other kinds become is in test_sounds.py.
 SOUNDS = {
     "wav": sound(1),
@@ -108,13 +109,16 @@ SOUNDS = {
 }
 
 
-@pytest.mark.parametrize("name", SOUNDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "wav" else pytest.mark.slow) for name in SOUNDS]
+)
 def test_greedy_tokens_are_mlx_vlms(engine: VisionEngine, folder: Path, name: str) -> None:
     fields = {**ONE, "audios": [SOUNDS[name]]}
     got = answer(engine, **fields, temperature=0.0, max_tokens=12)
     assert got["text"] == spoken(engine, directly(engine, folder, fields, 12))
 
 
+@pytest.mark.slow
 def test_several_sounds_are_heard_as_mlx_vlm_hears_them_unless_it_mixes_them(
     engine: VisionEngine, folder: Path
 ) -> None:
@@ -165,6 +169,7 @@ def test_equal_prompts_with_equal_sounds_are_read_once(engine: VisionEngine) -> 
     assert engine.stats().prompt_tokens - before == 2 * same[0][-1].body["prompt_tokens"]
 
 
+@pytest.mark.slow
 def test_each_sound_of_a_request_is_heard_as_if_alone(engine: VisionEngine) -> None:
     """Padded to one length, the tokens of one could get the features of the other. Gemma 3n's own code knows where each
     begins; the silence behind the shorter one reaches into its last tokens. So it is with Qwen3-Omni's, a little."""
@@ -211,6 +216,7 @@ def test_an_answer_goes_on_after_every_output(engine: VisionEngine) -> None:
     assert_goes_on(engine, engine, **TWO, seed=1, max_tokens=8)
 
 
+@pytest.mark.slow
 def test_a_prompt_in_pieces_is_read_as_a_whole(engine: VisionEngine, folder: Path) -> None:
     fields: dict[str, Any] = {**TWO, "temperature": 0.0, "max_tokens": 10}
     assert answer(load(folder, prefill_step_size=16), **fields)["text"] == answer(engine, **fields)["text"]
@@ -266,6 +272,7 @@ def test_a_sound_that_is_too_long_does_not_disturb_others(engine: VisionEngine) 
     assert f"longer than the {longest:g} s" in bad[-1].body["message"]
 
 
+@pytest.mark.slow
 def test_a_prompt_longer_than_the_context_is_refused_before_it_is_heard(folder: Path) -> None:
     short = load(folder, context_length=30)
     assert failure(short, **TWO)["code"] == "context_length_exceeded"
