@@ -113,8 +113,10 @@ class Transcribe(Body):
     path: the file, which the gateway removes when the request has ended; only the worker reads it. field: what the
     client calls it, for errors. language: a code such as `en`, None: the model finds out. prompt: a text that precedes
     the first words. temperature: None: as the model's library has it. translate: into English. words: with the times of
-    each word. stream: PARTIALs come; otherwise there is a FINAL alone.
-    PARTIAL: `{text, segments, seconds}`: the next text, its segments, and how much of the file has been heard.
+    each word. stream: PARTIALs come; otherwise there is a FINAL alone. begun: the `place` of the last PARTIAL that came
+    of another process: what follows it is asked for.
+    PARTIAL: `{text, segments, seconds, place}`: the next text, its segments, how much of the file has been heard, and
+    what another process needs to go on behind it.
     FINAL: `{text, segments, language, duration, completion_tokens}`: of text and segments what no PARTIAL held.
     duration: of the file, in seconds. A segment: `{id, seek, start, end, text, tokens, temperature, avg_logprob,
     compression_ratio, no_speech_prob}`, and with `words` a list of `{word, start, end, probability}`; times in seconds.
@@ -129,6 +131,7 @@ class Transcribe(Body):
     translate: bool = False
     words: bool = False
     stream: bool = False
+    begun: dict[str, Any] | None = None
 
 
 @dataclass(slots=True, frozen=True)

@@ -63,7 +63,7 @@ from gateway.core.answer import (
     vectors_of,
 )
 from gateway.core.audio import HeardPiece, Spoken, SpokenPiece, Transcript, VoiceNames
-from gateway.core.progress import AnswerProgress
+from gateway.core.progress import AnswerProgress, HeardProgress, Progress
 
 Out_co = TypeVar("Out_co", covariant=True)
 
@@ -80,7 +80,7 @@ class Ask(Generic[Out_co]):
     body: Body
     partial: Callable[[dict[str, Any]], Out_co | None]
     final: Callable[[dict[str, Any]], Out_co]
-    progress: AnswerProgress | None = None
+    progress: Progress | None = None
 
 
 def generate_stream(
@@ -153,9 +153,13 @@ def rerank(model: str, unit: Rerank) -> Ask[Scores]:
     return Ask(model, body, no_partial, lambda final: scores_of(final, count))
 
 
-def transcribe_stream(model: str, unit: Transcribe, digest: bytes) -> Ask[HeardPiece | Transcript]:
-    """What is said in a file, piece by piece. digest: of the file's bytes."""
-    return Ask(model, _transcription(model, unit, digest), reader(HeardPiece), reader(Transcript))
+def transcribe_stream(
+    model: str, unit: Transcribe, digest: bytes, *, resume_limit: int = 0
+) -> Ask[HeardPiece | Transcript]:
+    """What is said in a file, piece by piece. digest: of the file's bytes; resume_limit: as in `generate_stream`."""
+    progress = HeardProgress()
+    body = replace(_transcription(model, unit, digest), resume_limit=resume_limit)
+    return Ask(model, body, progress.partial, reader(Transcript), progress)
 
 
 def transcribe_whole(model: str, unit: Transcribe, digest: bytes) -> Ask[Transcript]:

@@ -6,15 +6,54 @@ log-probabilities of these tokens are kept too, and are put before those of the 
 """
 
 from array import array
-from typing import Any
+from typing import Any, Protocol
 
 from broker.wire.body import ProtocolError
 from broker.wire.packing import pack_map, unpack_map
 from broker.wire.work import MAX_TOLD_LOGPROBS
+from gateway.core.administration import reader
 from gateway.core.answer import Delta, End, Map, delta_of, end_of
+from gateway.core.audio import HeardPiece
+
+_heard_piece = reader(HeardPiece)
 
 # Tokens of one answer, 256 KiB; a longer one cannot go on.
 MAX_TOKENS = 1 << 16
+
+
+class Progress(Protocol):
+    """How far a unit of work has come."""
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether another process can go on from there."""
+
+    def begun(self, payload: bytes) -> bytes:
+        """The payload of the request with what has come of it."""
+
+
+class HeardProgress:
+    """A streamed transcript: the worker says in each PARTIAL what another one needs. Mutable state: the last that it
+    said."""
+
+    __slots__ = ("_place",)
+
+    def __init__(self) -> None:
+        self._place: Any = None
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether a PARTIAL has come."""
+        return self._place is not None
+
+    def partial(self, body: Map) -> HeardPiece:
+        """The PARTIAL of a `Transcribe`. Raises ProtocolError."""
+        self._place = body.pop("place", None)
+        return _heard_piece(body)
+
+    def begun(self, payload: bytes) -> bytes:
+        """See Progress."""
+        return pack_map(unpack_map(payload, "Transcribe") | {"begun": self._place})
 
 
 class AnswerProgress:

@@ -1,7 +1,7 @@
 """An audio model as victim and as bystander: a signal hits it, or its neighbour, while it transcribes.
 
-Whoever is not hit hears the same as alone and keeps its process. A whole transcript is made again in the next process;
-a stream that has begun ends with a framed error, and nothing follows it.
+Whoever is not hit hears the same as alone and keeps its process. A whole transcript is made again in the next process,
+and a stream that has begun goes on there.
 """
 
 import json
@@ -22,9 +22,9 @@ from tests.service import Service, wait_until
 from tests.tiny_audio import make_tiny_whisper, write_sound
 from tests.tiny_models import make_tiny_model
 
-TOKENS = 1500
+TOKENS = 1200
 # Long enough to be hit within: some seconds of work.
-SECONDS = 500
+SECONDS = 400
 
 QUICK = frozenset({("SIGKILL", "transcribing")})
 BLOWS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signal.SIGSTOP)
@@ -133,8 +133,8 @@ def test_an_audio_model_that_dies_disturbs_nobody(
     whole = whole or transcribing(service, folder)
     if streamed is not None:
         streamed.client.join()
-        assert alone[0].startswith(streamed.text)
-        assert streamed.events[-1]["error"]["code"] == "worker_died"
+        assert streamed.events[-1] == {**streamed.events[-1], "type": "transcript.text.done", "text": alone[0]}
+        assert streamed.text == alone[0]
     answer = whole.join().response
     assert answer is not None
     assert answer.status_code == 200, answer.text
@@ -145,6 +145,7 @@ def test_an_audio_model_that_dies_disturbs_nobody(
     assert service.model("text")["pid"] == neighbour
 
 
+@pytest.mark.slow
 def test_a_transcript_does_not_notice_that_its_neighbour_dies(
     service: Service, folder: Path, alone: tuple[str, str]
 ) -> None:

@@ -53,8 +53,12 @@ class PieceTranscriber:
             raise invalid("this model does not tell the times of words", param="words")
 
     def listen(self, asked: Transcribe, samples: Iterator[Samples]) -> Iterator[Heard | None]:
-        said, segments, heard = False, 0, 0
+        begun = asked.begun or {}
+        said, segments, heard = begun.get("said", False), begun.get("segments", 0), 0
         for piece in _pieces(samples):
+            if heard < begun.get("heard", 0):  # in another process
+                heard += len(piece)
+                continue
             result = self._understand(asked, piece)
             begin, end = heard / RATE, (heard + len(piece)) / RATE
             heard += len(piece)
@@ -64,8 +68,10 @@ class PieceTranscriber:
             tokens = getattr(result, "generation_tokens", 0)
             language = getattr(result, "language", None)
             spoken = language if isinstance(language, str) else asked.language
-            yield Heard(f" {text}" if said and text else text, parts, end, spoken, int(tokens or 0))
+            words = f" {text}" if said and text else text
             said = said or bool(text)
+            place = {"said": said, "segments": segments, "heard": heard}
+            yield Heard(words, parts, end, spoken, int(tokens or 0), place)
 
     def _understand(self, asked: Transcribe, piece: Samples) -> Any:
         given: dict[str, Any] = {"language": asked.language, "temperature": asked.temperature}

@@ -18,6 +18,7 @@ class Heard:
     seconds: float = 0.0
     language: str | None = None
     tokens: int = 0
+    place: dict[str, Any] = field(default_factory=dict)
 
 
 class Transcriber(Protocol):

@@ -141,7 +141,8 @@ class TranscriptionEngine:
             asked, recording = admitted.what
             samples = _taken_in(admitted.request_id, recording.pieces())
             steps = self._model.listen(asked, samples)
-            self._turns[admitted.request_id] = _Request(admitted.request_id, asked, recording, steps)
+            spent = (asked.begun or {}).get("spent", 0)
+            self._turns[admitted.request_id] = _Request(admitted.request_id, asked, recording, steps, tokens=spent)
         if self._turns:
             request = self._turns.pop(next(iter(self._turns)))
             outputs += self._outputs_of(request)
@@ -176,6 +177,7 @@ class TranscriptionEngine:
         if not request.asked.stream or not (heard.text or heard.segments):
             return []
         body = {"text": "".join(request.texts), "segments": request.segments, "seconds": heard.seconds}
+        body["place"] = {**heard.place, "spent": request.tokens}
         request.texts, request.segments = [], []
         return [Output(request.request_id, PARTIAL, body)]
 

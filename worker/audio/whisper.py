@@ -39,7 +39,8 @@ _LEADING_TEMPERATURE = 0.5
 class _Course:
     """Where a request is. Mutable state: the next frame; all tokens so far, with those of the prompt, and the number of
     the first that leads the next window; how many segments there are; whether the last window ends within a segment;
-    the end of the last word; the text that has been told; the state of its random numbers."""
+    the end of the last word; the text that has been told, and how many tokens it and the prompt have; the state of its
+    random numbers; how many tokens the prompt has."""
 
     seed: int
     tokenizer: Any = None
@@ -50,6 +51,34 @@ class _Course:
     is_cut: bool = False
     last_word_end: float = 0.0
     told: str = ""
+    told_tokens: int = 0
+    prompt: int = 0
+
+    @property
+    def text(self) -> str:
+        """Of all tokens but those of the prompt."""
+        return str(self.tokenizer.decode(self.tokens[self.prompt :]))
+
+    def place(self, leading: int) -> dict[str, Any]:
+        """What another process needs to go on. leading: how many tokens lead a window at most. Tokens that are told and
+        lead nothing stay here."""
+        first = min(max(self.leads_from, len(self.tokens) - leading), self.told_tokens)
+        return {
+            "seek": self.seek,
+            "seed": self.seed,
+            "tokens": self.tokens[first:],
+            "leads_from": max(0, self.leads_from - first),
+            "told_tokens": self.told_tokens - first,
+            "segments": self.segments,
+            "last_word_end": self.last_word_end,
+        }
+
+    def go_on(self, place: dict[str, Any]) -> None:
+        """Stand where another process has stood."""
+        self.seek, self.seed, self.tokens = place["seek"], place["seed"], list(place["tokens"])
+        self.segments, self.last_word_end = place["segments"], place["last_word_end"]
+        self.leads_from, self.told_tokens = place["leads_from"], place["told_tokens"]
+        self.told = str(self.tokenizer.decode(self.tokens[: self.told_tokens]))
 
 
 class _Tokenizer(HFTokenizerWrapper):  # type: ignore[misc] # mlx-audio has no types
@@ -123,10 +152,13 @@ class WhisperTranscriber:
             sound.add(piece)
             yield None
         sound.end()
-        language = self._language(asked, sound)
+        language = asked.begun["language"] if asked.begun else self._language(asked, sound)
         at.tokenizer = self._tokenizer(language, _task(asked))
-        prompt: list[int] = at.tokenizer.encode(" " + asked.prompt.strip()) if asked.prompt is not None else []
-        at.tokens.extend(prompt)
+        if asked.begun:
+            at.go_on(asked.begun)
+        elif asked.prompt is not None:
+            at.tokens.extend(at.tokenizer.encode(" " + asked.prompt.strip()))
+            at.prompt = at.told_tokens = len(at.tokens)
         while at.seek < sound.frames:
             size = min(WINDOW_FRAMES, sound.frames - at.seek)
             window = self._padded(sound.window(at.seek, size))
@@ -140,10 +172,11 @@ class WhisperTranscriber:
             elif asked.words:
                 self._add_words(segments, window, at, size)
             seconds = min(at.seek, sound.frames) / FRAMES_PER_SECOND
-            text = self._keep(segments, result, at, len(prompt))
+            text = self._keep(segments, result, at)
             tokens = sum(len(segment["tokens"]) for segment in segments)
-            yield Heard(text, segments, seconds, language, tokens)
-        rest = _rest(at.tokenizer.decode(at.tokens[len(prompt) :]), at.told)
+            place = {"language": language, **at.place(self._model.dims.n_text_ctx // 2 - 1)}
+            yield Heard(text, segments, seconds, language, tokens, place)
+        rest = _rest(at.text, at.told)
         yield Heard(rest, [], sound.frames / FRAMES_PER_SECOND, language)
 
     def _attempts(self, asked: Transcribe, window: mx.array, language: str, at: _Course) -> Iterator[Any]:
@@ -215,7 +248,7 @@ class WhisperTranscriber:
         if at.is_cut and at.last_word_end > offset:
             at.seek = round(at.last_word_end * FRAMES_PER_SECOND)
 
-    def _keep(self, segments: list[dict[str, Any]], result: Any, at: _Course, prompt: int) -> str:
+    def _keep(self, segments: list[dict[str, Any]], result: Any, at: _Course) -> str:
         """Number the segments of a window and lead the next one with them; the text that can be told now."""
         for segment in segments:
             if segment["start"] == segment["end"] or not segment["text"].strip():
@@ -225,12 +258,12 @@ class WhisperTranscriber:
             at.tokens.extend(segment["tokens"])
         if result.temperature > _LEADING_TEMPERATURE and segments:
             at.leads_from = len(at.tokens)
-        whole = at.tokenizer.decode(at.tokens[prompt:])
+        whole = at.text
         if not whole.startswith(at.told) or whole.endswith("\ufffd"):
             return ""  # half a character: the next window has the rest
         news = whole[len(at.told) :]
-        at.told = whole
-        return str(news)
+        at.told, at.told_tokens = whole, len(at.tokens)
+        return news
 
     def _language(self, asked: Transcribe, sound: Spectrogram) -> str:
         """What the file is said to be in, else what its first window sounds like."""

@@ -74,9 +74,10 @@ async def _transcribed(
     target = await model_for(request, wanted.model)
     unit = transcription_work(wanted, str(upload.path))
     if wanted.stream:
-        call = await request.state["link"].call(ask.transcribe_stream(target.model, unit, upload.digest))
-        keepalive = request.state["settings"].keepalive_seconds
-        return AnswerStream(call, TranscriptEvents(), keepalive, transcription_field, ignored=ignored)
+        settings = request.state["settings"]
+        streamed = ask.transcribe_stream(target.model, unit, upload.digest, resume_limit=settings.resume_limit)
+        call = await request.state["link"].call(streamed)
+        return AnswerStream(call, TranscriptEvents(), settings.keepalive_seconds, transcription_field, ignored=ignored)
     whole = ask.transcribe_whole(target.model, unit, upload.digest)
     transcript = await finish(request, whole, transcription_field)
     named = ignored_header(transcription_field, ignored)
