@@ -97,8 +97,8 @@ def _directly(connection: Connection, folder: Path, file: Path) -> None:
     from mlx_audio.stt import load  # noqa: PLC0415
 
     from broker.wire.work import Transcribe  # noqa: PLC0415
+    from worker.audio.course import seed_of  # noqa: PLC0415
     from worker.audio.decoding import open_recording  # noqa: PLC0415
-    from worker.audio.whisper import seed_of  # noqa: PLC0415
 
     asked = Transcribe(str(file), language=_LANGUAGE)
     seed = seed_of(asked, open_recording(str(file), "file", _SECONDS + 1).pieces())

@@ -4,13 +4,10 @@ The windows, thresholds and temperatures are those of mlx-audio's `generate`, so
 attempt at one window, where `generate` goes on to the end of the file. Attempts at a window share its encoded sound.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cache, cached_property, reduce
+from collections.abc import Callable, Iterator
+from functools import cache, cached_property
 from math import isfinite
 from typing import Any
-from zlib import crc32
 
 import mlx.core as mx
 from mlx_audio.stt.models.whisper.decoding import DecodingOptions
@@ -20,6 +17,7 @@ from mlx_audio.stt.models.whisper.whisper import HFTokenizerWrapper
 
 from broker.wire.failure import invalid
 from broker.wire.work import Transcribe
+from worker.audio.course import Course, next_seed, rest_of, seed_of
 from worker.audio.decoding import Samples
 from worker.audio.mel import FRAMES_PER_SECOND, WINDOW_FRAMES, Spectrogram
 from worker.audio.transcriber import Heard
@@ -33,52 +31,6 @@ _NO_SPEECH = 0.6
 _FRAME_TOKENS = 8
 # Text that was drawn more freely than this does not lead the next window.
 _LEADING_TEMPERATURE = 0.5
-
-
-@dataclass(slots=True)
-class _Course:
-    """Where a request is. Mutable state: the next frame; all tokens so far, with those of the prompt, and the number of
-    the first that leads the next window; how many segments there are; whether the last window ends within a segment;
-    the end of the last word; the text that has been told, and how many tokens it and the prompt have; the state of its
-    random numbers; how many tokens the prompt has."""
-
-    seed: int
-    tokenizer: Any = None
-    seek: int = 0
-    tokens: list[int] = field(default_factory=list)
-    leads_from: int = 0
-    segments: int = 0
-    is_cut: bool = False
-    last_word_end: float = 0.0
-    told: str = ""
-    told_tokens: int = 0
-    prompt: int = 0
-
-    @property
-    def text(self) -> str:
-        """Of all tokens but those of the prompt."""
-        return str(self.tokenizer.decode(self.tokens[self.prompt :]))
-
-    def place(self, leading: int) -> dict[str, Any]:
-        """What another process needs to go on. leading: how many tokens lead a window at most. Tokens that are told and
-        lead nothing stay here."""
-        first = min(max(self.leads_from, len(self.tokens) - leading), self.told_tokens)
-        return {
-            "seek": self.seek,
-            "seed": self.seed,
-            "tokens": self.tokens[first:],
-            "leads_from": max(0, self.leads_from - first),
-            "told_tokens": self.told_tokens - first,
-            "segments": self.segments,
-            "last_word_end": self.last_word_end,
-        }
-
-    def go_on(self, place: dict[str, Any]) -> None:
-        """Stand where another process has stood."""
-        self.seek, self.seed, self.tokens = place["seek"], place["seed"], list(place["tokens"])
-        self.segments, self.last_word_end = place["segments"], place["last_word_end"]
-        self.leads_from, self.told_tokens = place["leads_from"], place["told_tokens"]
-        self.told = str(self.tokenizer.decode(self.tokens[: self.told_tokens]))
 
 
 class _Tokenizer(HFTokenizerWrapper):  # type: ignore[misc] # mlx-audio has no types
@@ -146,9 +98,9 @@ class WhisperTranscriber:
 
     def listen(self, asked: Transcribe, samples: Iterator[Samples]) -> Iterator[Heard | None]:
         sound = Spectrogram(self._model.dims.n_mels)
-        at = _Course(seed=seed_of(asked, ()))
+        at = Course(seed=seed_of(asked, ()))
         for piece in samples:
-            at.seed = _next_seed(at.seed, piece)
+            at.seed = next_seed(at.seed, piece)
             sound.add(piece)
             yield None
         sound.end()
@@ -176,16 +128,16 @@ class WhisperTranscriber:
             tokens = sum(len(segment["tokens"]) for segment in segments)
             place = {"language": language, **at.place(self._model.dims.n_text_ctx // 2 - 1)}
             yield Heard(text, segments, seconds, language, tokens, place)
-        rest = _rest(at.text, at.told)
+        rest = rest_of(at.text, at.told)
         yield Heard(rest, [], sound.frames / FRAMES_PER_SECOND, language)
 
-    def _attempts(self, asked: Transcribe, window: mx.array, language: str, at: _Course) -> Iterator[Any]:
+    def _attempts(self, asked: Transcribe, window: mx.array, language: str, at: Course) -> Iterator[Any]:
         """Results of one window, until one is good enough: the last."""
         for temperature in (asked.temperature,) if asked.temperature else _TEMPERATURES:
             options = DecodingOptions(
                 task=_task(asked), language=language, temperature=temperature, prompt=at.tokens[at.leads_from :]
             )
-            with _drawing(at):
+            with at.drawing():
                 result = self._model.decode(window, options)
             yield result
             is_unlikely = result.avg_logprob < _LEAST_LOGPROB
@@ -194,7 +146,7 @@ class WhisperTranscriber:
                 return
             window = result.audio_features
 
-    def _segments(self, result: Any, at: _Course, size: int) -> list[dict[str, Any]]:
+    def _segments(self, result: Any, at: Course, size: int) -> list[dict[str, Any]]:
         """The segments of a window; moves on to the next one. Two marks of time in a row divide segments, and what
         follows the last two is heard again, with the next window."""
         tokens: list[int] = result.tokens
@@ -232,7 +184,7 @@ class WhisperTranscriber:
             segment((part[0] - begin) * self._precision, (part[-1] - begin) * self._precision, part) for part in parts
         ]
 
-    def _add_words(self, segments: list[dict[str, Any]], window: mx.array, at: _Course, size: int) -> None:
+    def _add_words(self, segments: list[dict[str, Any]], window: mx.array, at: Course, size: int) -> None:
         """The times of words; what follows the last of them is heard again if the window was cut."""
         offset = segments[0]["seek"] / FRAMES_PER_SECOND
         add_word_timestamps(
@@ -248,7 +200,7 @@ class WhisperTranscriber:
         if at.is_cut and at.last_word_end > offset:
             at.seek = round(at.last_word_end * FRAMES_PER_SECOND)
 
-    def _keep(self, segments: list[dict[str, Any]], result: Any, at: _Course) -> str:
+    def _keep(self, segments: list[dict[str, Any]], result: Any, at: Course) -> str:
         """Number the segments of a window and lead the next one with them; the text that can be told now."""
         for segment in segments:
             if segment["start"] == segment["end"] or not segment["text"].strip():
@@ -279,31 +231,6 @@ class WhisperTranscriber:
         return (mx.pad(window, [(0, missing), (0, 0)]) if missing else window).astype(self._model.dtype)
 
 
-def seed_of(asked: Transcribe, samples: Iterable[Samples]) -> int:
-    """Of the random numbers of a request. The same sound and fields give the same ones: a request that another process
-    takes over gets the same text."""
-    return reduce(_next_seed, samples, crc32(repr((asked.prompt, asked.temperature, asked.translate)).encode()))
-
-
-def _next_seed(seed: int, samples: Samples) -> int:
-    return crc32(samples.tobytes(), seed)
-
-
-@contextmanager
-def _drawing(at: _Course) -> Iterator[None]:
-    """Inside, random numbers are those of one request alone, whoever else draws between its windows."""
-    mx.random.seed(at.seed)
-    yield
-    state: Any = mx.random.state
-    high, low = state[0].tolist()
-    at.seed = high << 32 | low
-
-
-def _number(value: float) -> float:
-    """JSON has no other ones. A model without a token for silence does not tell how likely it is."""
-    return value if isfinite(value) else 0.0
-
-
 def _task(asked: Transcribe) -> str:
     return "translate" if asked.translate else "transcribe"
 
@@ -318,8 +245,6 @@ def _code_of(language: str) -> str | None:
     return word if word in LANGUAGES else TO_LANGUAGE_CODE.get(word)
 
 
-def _rest(whole: str, told: str) -> str:
-    """What of a text has not been told. A tokenizer may join words otherwise once it knows the next ones: then from
-    where they begin to differ."""
-    same = next((number for number, pair in enumerate(zip(whole, told, strict=False)) if pair[0] != pair[1]), len(told))
-    return whole[same:]
+def _number(value: float) -> float:
+    """JSON has no other ones. A model without a token for silence does not tell how likely it is."""
+    return value if isfinite(value) else 0.0

@@ -16,9 +16,9 @@ from broker.wire.packing import pack
 from broker.wire.work import Speak, Transcribe, Voices
 from tests.tiny_audio import HESITANT, make_tiny_whisper, write_sound
 from tests.worker.audio.transcription_runs import load, refusal, steps, streamed, transcribe
+from worker.audio.course import seed_of
 from worker.audio.decoding import open_recording
 from worker.audio.transcription import TranscriptionEngine
-from worker.audio.whisper import seed_of
 
 # Models whose windows have several segments, and whose windows need several attempts.
 STEADY, FREE = "steady", "free"
