@@ -3,11 +3,13 @@
 import pytest
 
 from broker.wire.body import ProtocolError
+from broker.wire.from_gateways import InferenceRequest
 from broker.wire.packing import pack, unpack
-from broker.wire.work import Generate
+from broker.wire.work import Generate, Transcribe
 from gateway.core import progress as module
 from gateway.core.answer import Delta, PromptUsage
-from gateway.core.ask import generate_stream, generate_whole
+from gateway.core.ask import generate_stream, generate_whole, transcribe_stream
+from gateway.core.audio import HeardPiece
 from gateway.core.progress import AnswerProgress
 
 UNIT = Generate(prompt="Hi", stream=True, seed=7)
@@ -112,3 +114,18 @@ def test_what_is_asked_says_whether_it_may_go_on() -> None:
         assert not unpack(Generate, off.body.payload).tells_tokens  # type: ignore[attr-defined]
         assert off.body.origin == asked.body.origin == other.body.origin  # type: ignore[attr-defined]
         assert make("m", Generate(prompt="Hi", logprobs=0), resume_limit=2).progress is not None
+
+
+def test_a_transcript_goes_on_from_the_last_place_that_a_worker_has_told() -> None:
+    ask = transcribe_stream("m", Transcribe("/uploads/1", stream=True), b"digest", resume_limit=2)
+    assert isinstance(ask.body, InferenceRequest)
+    assert ask.body.resume_limit == 2
+    assert ask.progress is not None
+    assert not ask.progress.can_go_on
+    for seek in (1, 2):
+        piece = ask.partial({"text": "a", "segments": [], "seconds": 1.0, "place": {"seek": seek}})
+        assert isinstance(piece, HeardPiece)
+        assert piece.text == "a"
+    assert ask.progress.can_go_on
+    going_on = unpack(Transcribe, ask.progress.begun(ask.body.payload))
+    assert going_on == Transcribe("/uploads/1", stream=True, begun={"seek": 2})

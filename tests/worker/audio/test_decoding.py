@@ -25,7 +25,7 @@ def read(path: Path) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
     return np.concatenate(pieces)
 
 
-@pytest.mark.parametrize("rate", [8000, 16_000, 22_050, 44_100, 44_101, 48_000, 192_000])
+@pytest.mark.parametrize("rate", [8000, 16_000, 22_050, 44_101, 48_000, pytest.param(192_000, marks=pytest.mark.slow)])
 def test_any_rate_is_heard_at_the_right_pitch(tmp_path: Path, rate: int) -> None:
     heard = read(write_sound(tmp_path / "a.wav", 12, rate=rate))
     assert len(heard) == pytest.approx(12 * 16_000, abs=160)

@@ -71,6 +71,7 @@ def test_what_other_families_cannot_do(
     assert (failure.code, failure.param) == (Code.INVALID_REQUEST, param)
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_one_piece_whatever_the_length(folder: Path, tmp_path: Path) -> None:
     fixed = load(folder, share=2**40).room.plan.fixed
     engine = load(folder, share=fixed, limit=fixed)

@@ -1,7 +1,7 @@
 """Transcription with Whisper, compared with mlx-audio's `generate` on the same file, token for token."""
 
 import math
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from worker.audio.transcription import TranscriptionEngine
 # Models whose windows have several segments, and whose windows need several attempts.
 STEADY, FREE = "steady", "free"
 NOTHING = Transcribe("")
+SLOW = partial(pytest.param, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def _number(value: Any) -> Any:
     return 0.0 if isinstance(value, float) and not math.isfinite(value) else value
 
 
-@pytest.mark.parametrize(("name", "rate"), [("a.wav", 16_000), ("a.flac", 44_100), ("a.mp3", 16_000)])
+@pytest.mark.parametrize(("name", "rate"), [("a.wav", 16_000), ("a.flac", 44_100), SLOW("a.mp3", 16_000)])
 def test_the_tokens_are_those_of_mlx_audio(folders: dict[str, Path], tmp_path: Path, name: str, rate: int) -> None:
     file = write_sound(tmp_path / name, 35, rate=rate, channels=2)
     final = transcribe(engine_of(folders[STEADY]), file)
@@ -113,7 +114,7 @@ def test_fields_mean_what_they_mean_to_mlx_audio(
 
 @pytest.mark.parametrize(
     ("fields", "options"),
-    [({}, {}), ({"language": "German", "translate": True}, {"language": "de", "task": "translate"})],
+    [SLOW({}, {}), ({"language": "German", "translate": True}, {"language": "de", "task": "translate"})],
 )
 def test_a_model_of_many_languages(many: Path, tmp_path: Path, fields: dict[str, Any], options: dict[str, Any]) -> None:
     file = write_sound(tmp_path / "a.wav", 1)
