@@ -121,11 +121,12 @@ def test_a_transcript_goes_on_from_the_last_place_that_a_worker_has_told() -> No
     assert isinstance(ask.body, InferenceRequest)
     assert ask.body.resume_limit == 2
     assert ask.progress is not None
-    assert not ask.progress.can_go_on
+    can_go_on = [ask.progress.can_go_on]
     for seek in (1, 2):
         piece = ask.partial({"text": "a", "segments": [], "seconds": 1.0, "place": {"seek": seek}})
         assert isinstance(piece, HeardPiece)
         assert piece.text == "a"
-    assert ask.progress.can_go_on
+    can_go_on.append(ask.progress.can_go_on)
+    assert can_go_on == [False, True]
     going_on = unpack(Transcribe, ask.progress.begun(ask.body.payload))
     assert going_on == Transcribe("/uploads/1", stream=True, begun={"seek": 2})

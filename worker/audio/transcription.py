@@ -174,8 +174,8 @@ class TranscriptionEngine:
         request.language = heard.language
         request.texts.append(heard.text)
         request.segments += heard.segments
-        if not request.asked.stream or not (heard.text or heard.segments):
-            return []
+        if not request.asked.stream or not heard.place or not (heard.text or heard.segments):
+            return []  # what has no place behind it is left for the FINAL
         body = {"text": "".join(request.texts), "segments": request.segments, "seconds": heard.seconds}
         body["place"] = {**heard.place, "spent": request.tokens}
         request.texts, request.segments = [], []
