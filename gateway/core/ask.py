@@ -63,7 +63,7 @@ from gateway.core.answer import (
     vectors_of,
 )
 from gateway.core.audio import HeardPiece, Spoken, SpokenPiece, Transcript, VoiceNames
-from gateway.core.progress import AnswerProgress, HeardProgress, Progress
+from gateway.core.progress import AnswerProgress, GoesOn, HeardProgress
 
 Out_co = TypeVar("Out_co", covariant=True)
 
@@ -80,7 +80,7 @@ class Ask(Generic[Out_co]):
     body: Body
     partial: Callable[[dict[str, Any]], Out_co | None]
     final: Callable[[dict[str, Any]], Out_co]
-    progress: Progress | None = None
+    progress: GoesOn | None = None
 
 
 def generate_stream(

@@ -21,7 +21,7 @@ _heard_piece = reader(HeardPiece)
 MAX_TOKENS = 1 << 16
 
 
-class Progress(Protocol):
+class GoesOn(Protocol):
     """How far a unit of work has come."""
 
     @property
@@ -52,7 +52,7 @@ class HeardProgress:
         return _heard_piece(body)
 
     def begun(self, payload: bytes) -> bytes:
-        """See Progress."""
+        """See GoesOn."""
         return pack_map(unpack_map(payload, "Transcribe") | {"begun": self._place})
 
 
