@@ -39,17 +39,22 @@ def prefill_by(language_model: Any, prefill: Prefill, read: Read) -> None:
 
 
 class _PromptBatch(PromptProcessingBatch):  # type: ignore[misc] # mlx-vlm is not read by mypy
+    """As mlx-vlm's for a model without the attributes."""
+
     logits_processors: list[Any]  # of each sequence, if one has any
     _token_context: list[list[int]]
 
     def prompt_step(self) -> int:
         in_pieces: Any = self.prefill_step_size
-        if in_pieces is None or not self.needs_processing():
+        prefill: Prefill | None = getattr(self.model, _PREFILL, None)
+        if prefill is None or in_pieces is None or not self.needs_processing():
             return int(super().prompt_step())
-        prefill: Prefill = getattr(self.model, _PREFILL)
         return prefill(self._inputs_embeds.shape[1], self._processed_prompt_columns, self._piece)
 
     def generate(self, *arguments: Any, **rest: Any) -> Any:
+        read: Read | None = getattr(self.model, _READ, None)
+        if read is None:
+            return super().generate(*arguments, **rest)
         own, context = self.logits_processors, self._token_context
         found: list[mx.array] = []
 
@@ -61,7 +66,6 @@ class _PromptBatch(PromptProcessingBatch):  # type: ignore[misc] # mlx-vlm is no
         self._token_context = context or [[]]
         batch: Any = super().generate(*arguments, **rest)
         batch.logits_processors, batch.token_context = own, context
-        read: Read = getattr(self.model, _READ)
         read(batch, found[0])
         return batch
 
