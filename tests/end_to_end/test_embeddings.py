@@ -178,7 +178,8 @@ def test_a_request_is_replayed_when_its_worker_is_killed_between_batches(service
     ]
     for thread in clients:
         thread.start()
-    wait_until(lambda: service.model("llama-chat")["in_flight"] == 2, what="both requests in the worker")
+    # One that is being tokenised would be blamed for the death.
+    wait_until(lambda: service.model("llama-chat")["prefilling"] == 2, what="batches of both requests")
     os.kill(pid, 9)
     assert answers == []
     for thread in clients:
