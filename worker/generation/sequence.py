@@ -180,6 +180,7 @@ class Sequence:
             body["prompt"] = {"tokens": self._prompt_tokens, "cached": self._cached_tokens}
         if self._logprobs is not None:
             entries = (self._recited + self._completion_tokens) * (1 + self._logprobs)
+            entries += self._echo is not None and bool(self._echo.recited)  # a prompt's first, which has no others
             if entries > MAX_TOLD_LOGPROBS:
                 self._untold = None
                 return body

@@ -179,6 +179,24 @@ def test_from_a_bound_on_log_probabilities_are_told_at_the_end_alone(
     assert plain(joined([*whole[:3], *rest])) == plain(joined(unbound))
 
 
+@pytest.mark.parametrize("logprobs", [0, 1])
+def test_the_bound_counts_the_first_token_of_a_prompt_that_is_echoed(
+    engine: TextEngine, logprobs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has an entry without others, and was never drawn."""
+    fields = {**WHOLE, "echo": True, "logprobs": logprobs, "temperature": 0.0}
+
+    def entries() -> list[int]:
+        outputs = run(engine, [fields])[0][:-1]
+        return [sum(1 + len(one["top"]) for one in output.body.get("logprobs", ())) for output in outputs]
+
+    first, second = entries()[:2]
+    monkeypatch.setattr(sequence, "MAX_TOLD_LOGPROBS", first + second)
+    assert entries() == [first, second, 0]
+    monkeypatch.setattr(sequence, "MAX_TOLD_LOGPROBS", first + second - 1)
+    assert entries() == [first, 0]
+
+
 def test_a_context_that_is_full_says_so_after_the_cut_too(tiny_model: Path) -> None:
     engine = load(tiny_model, context_length=30)
     whole = assert_goes_on(engine, engine, prompt="x" * 10, temperature=0.0, stream=True)
