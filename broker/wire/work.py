@@ -6,7 +6,7 @@ from typing import Any
 from broker.wire.body import Body
 
 # Tokens and alternatives of one answer whose log-probabilities a worker tells before its end, where that is not
-# streamed; the gateway keeps them, about 1 MiB.
+# streamed; the gateway keeps them, up to 4 MiB.
 MAX_TOLD_LOGPROBS = 1 << 14
 
 

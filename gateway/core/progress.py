@@ -6,13 +6,14 @@ log-probabilities of these tokens are kept too, and are put before those of the 
 """
 
 from array import array
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from broker.wire.body import ProtocolError
 from broker.wire.packing import pack_map, unpack_map
 from broker.wire.work import MAX_TOLD_LOGPROBS
 from gateway.core.administration import reader
-from gateway.core.answer import Delta, End, Map, delta_of, end_of
+from gateway.core.answer import Delta, End, Map, TokenLogprob, delta_of, end_of
 from gateway.core.audio import HeardPiece
 
 _heard_piece = reader(HeardPiece)
@@ -60,8 +61,8 @@ class AnswerProgress:
     """One answer. streams: its PARTIALs are for the client; else they have nothing but tokens and log-probabilities.
 
     Mutable state: the tokens that outputs have told, the characters of text and reasoning that came, and how many
-    cached tokens the first output has named; for an answer that is not streamed its log-probabilities, packed, and how
-    many they are.
+    cached tokens the first output has named; for an answer that is not streamed its log-probabilities, and how many
+    they are.
     """
 
     __slots__ = ("_cached", "_characters", "_entries", "_ids", "_is_too_long", "_logprobs", "_streams")
@@ -72,12 +73,12 @@ class AnswerProgress:
         self._characters = 0
         self._cached = 0
         self._is_too_long = False
-        self._logprobs: list[bytes] = []
+        self._logprobs: list[TokenLogprob] = []
         self._entries = 0
 
     @property
     def can_go_on(self) -> bool:
-        """Whether all its tokens are known."""
+        """Whether all its tokens are known, and no more log-probabilities than a worker tells."""
         return not self._is_too_long
 
     def partial(self, body: Map) -> Delta | None:
@@ -88,23 +89,21 @@ class AnswerProgress:
             self._characters += len(text)
             return Delta(text)
         self._take(body)
-        if not self._streams and "logprobs" in body:
-            self._keep(body.pop("logprobs"))
         delta = delta_of(body)
         if self._streams:
             self._characters += len(delta.text) + len(delta.reasoning)
             return delta
-        if delta.text or delta.has_more:
+        if delta.text or delta.reasoning or delta.tool_calls:
             raise ProtocolError("text in a PARTIAL of an answer that is not streamed")
+        self._keep(delta.logprobs)
         return None
 
     def final(self, body: Map) -> End:
         """The FINAL of a `Generate`, with what came before. Raises ProtocolError."""
+        end = end_of(body)
         if self._logprobs:
-            told = [entry for packed in self._logprobs for entry in unpack_map(packed, "logprobs")["told"]]
-            rest = body.get("logprobs", [])
-            body["logprobs"] = told + rest if isinstance(rest, list) else rest
-        return end_of(body)
+            end.rest.logprobs = [*self._logprobs, *end.rest.logprobs]
+        return end
 
     def begun(self, payload: bytes) -> bytes:
         """The payload of the request with what has come of its answer."""
@@ -118,14 +117,11 @@ class AnswerProgress:
         if isinstance(prompt := body.get("prompt"), dict) and type(cached := prompt.get("cached")) is int:
             self._cached = cached
 
-    def _keep(self, told: Any) -> None:
-        try:
-            self._entries += sum([1 + len(entry["top"]) for entry in told])
-        except (KeyError, TypeError):
-            raise ProtocolError(f"an output whose logprobs are {told!r:.80}") from None
-        if self._entries > MAX_TOLD_LOGPROBS:
-            raise ProtocolError(f"outputs with more than {MAX_TOLD_LOGPROBS} log-probabilities before the last")
-        self._logprobs.append(pack_map({"told": told}))
+    def _keep(self, told: Sequence[TokenLogprob]) -> None:
+        """The client gets all of them; beyond the bound the answer cannot go on."""
+        self._logprobs += told
+        self._entries += sum([1 + len(entry.top) for entry in told])
+        self._is_too_long = self._is_too_long or self._entries > MAX_TOLD_LOGPROBS
 
     def _add(self, token: Any) -> None:
         if len(self._ids) == MAX_TOKENS:

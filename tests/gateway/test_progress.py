@@ -1,13 +1,17 @@
 """How far an answer has come, read out of its outputs."""
 
+from collections.abc import Callable
+from time import process_time
+
 import pytest
+from msgpack import packb, unpackb
 
 from broker.wire.body import ProtocolError
 from broker.wire.from_gateways import InferenceRequest
 from broker.wire.packing import pack, unpack
 from broker.wire.work import Generate, Transcribe
 from gateway.core import progress as module
-from gateway.core.answer import Delta, PromptUsage
+from gateway.core.answer import Delta, PromptUsage, end_of
 from gateway.core.ask import generate_stream, generate_whole, transcribe_stream
 from gateway.core.audio import HeardPiece
 from gateway.core.progress import AnswerProgress
@@ -70,12 +74,41 @@ def test_log_probabilities_that_are_none_are_refused(told: object) -> None:
         AnswerProgress(streams=False).partial({"text": "", "ids": 3, "logprobs": told})
 
 
-def test_log_probabilities_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_probabilities_are_read_once() -> None:
+    """Told before the end they cost about as much as at the end: the processor time of both, the least of several."""
+    entries, end = [entry(-1.5, *[-0.5] * 5)] * 320, {**END}
+    parts = [packb({"text": "", "ids": [0] * 16, "logprobs": entries[:16]})] * 20
+    at_end, ended = packb({**end, "logprobs": entries}), packb(end)
+
+    def in_parts() -> None:
+        progress = AnswerProgress(streams=False)
+        for part in parts:
+            progress.partial(unpackb(part))
+        assert len(progress.final(unpackb(ended)).rest.logprobs) == 320
+
+    def least(work: Callable[[], object]) -> float:
+        times = []
+        for _ in range(20):
+            begun_at = process_time()
+            work()
+            times.append(process_time() - begun_at)
+        return min(times)
+
+    assert least(in_parts) < 1.4 * least(lambda: end_of(unpackb(at_end)))
+
+
+def test_with_more_log_probabilities_than_a_worker_tells_an_answer_is_whole_and_cannot_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(module, "MAX_TOLD_LOGPROBS", 4)
     progress = AnswerProgress(streams=False)
-    progress.partial({"text": "", "ids": [3, 4], "logprobs": [entry(-1.5, -0.5), entry(-2.5, -0.5)]})
-    with pytest.raises(ProtocolError, match="more than 4 log-probabilities"):
-        progress.partial({"text": "", "ids": 5, "logprobs": [entry(-3.5)]})
+    could = []
+    for told in ([entry(-1.5, -0.5), entry(-2.5, -0.5)], [entry(-3.5)]):
+        assert progress.partial({"text": "", "ids": 3, "logprobs": told}) is None
+        could.append(progress.can_go_on)
+    assert could == [True, False]
+    whole = progress.final({**END, "logprobs": [entry(-4.5)]})
+    assert [one.logprob for one in whole.rest.logprobs] == [-1.5, -2.5, -3.5, -4.5]
 
 
 def test_an_answer_that_is_too_long_cannot_go_on_and_takes_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
