@@ -47,6 +47,7 @@ def note_death(request: PendingRequest, cause: Cause, *, is_known: bool, memory_
         return
     if cause is Cause.MEMORY:
         request.memory_part = max(request.memory_part, memory_part)
+        request.is_suspect = False  # it is known what ended this one; how much it takes decides from now on
     elif request.has_output:
         request.decode_deaths += 1
     elif not is_known:
@@ -73,7 +74,7 @@ def next_to_send(model: Model, instance: Instance, last: float) -> PendingReques
         suspect = next((r for r in returning if r.is_suspect), None)
         if suspect is not None:
             is_first = any(r.is_lost and r.order < last for r in waiting) or any(_is_awaited(r) for r in in_flight)
-            return None if is_first else suspect
+            return suspect if not is_first and _may_go_on(suspect, in_flight) else None
     return next((r for r in waiting if not r.is_replay and r.order < last), None)
 
 

@@ -424,6 +424,42 @@ def test_one_that_takes_more_than_there_is_goes_on_alone() -> None:
     assert sent(s.finish(W2, R1)) == [R2]
 
 
+def test_a_suspect_is_none_when_the_next_process_has_taken_too_much() -> None:
+    """It is known why that one ended; the first death is behind it."""
+    s = bounded()
+    asked(s, R1, R2)
+    s.text(W1, R1)
+    s.dies(W1)
+    goes_on(s, R1)
+    assert sent(ready(s, W2)) == [R1]
+    assert sent(s.text(W2, R1)) == [R2]
+    takes_too_much(s, W2, 1300)
+    s.dies(W2)
+    goes_on(s, R1)
+    s.wait(0.5)
+    assert sent(ready(s, W3)) == [R1]
+    assert sent(s.text(W3, R1)) == []
+    assert sent(s.finish(W3, R1)) == [R2]
+
+
+def test_a_suspect_goes_on_by_bytes_too() -> None:
+    """Of the three two fit; then R2 has no output yet when its process dies."""
+    s = bounded()
+    asked(s, R1, R2, R3)
+    takes_too_much(s, W1, 1010)
+    s.dies(W1)
+    assert sent(ready(s, W2)) == [R1, R2]
+    s.text(W2, R1)
+    s.dies(W2)
+    goes_on(s, R1)
+    s.wait(0.5)
+    assert sent(ready(s, W3)) == [R1, R3]
+    assert sent(s.text(W3, R1, R3)) == []
+    assert sent(s.ask(R4, "a", resumes=2)) == []
+    assert sent(s.finish(W3, R3)) == [R2]
+    assert sent(s.text(W3, R2)) == [R4]
+
+
 def test_what_is_measured_of_two_processes_counts_without_the_model() -> None:
     """The second one has 600 MiB for requests, and each of four takes 175 of them."""
     s = bounded(ranks=2)

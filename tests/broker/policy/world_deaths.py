@@ -92,6 +92,7 @@ class Deaths(Counts):
         if how == "memory":
             crowd = self.crowds[request.worker_id]
             request.crowd = min(request.crowd or crowd, crowd)
+            request.is_suspect = False
         request.is_suspect |= how == "fault" and not request.died_in_answer
         if request.worker_id in self.marked:
             request.is_suspect = False  # it may be known which one it died of
