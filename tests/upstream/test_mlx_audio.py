@@ -1,5 +1,6 @@
 """Contracts of mlx-audio: see docs/upstream.md."""
 
+import ast
 import inspect
 import re
 from inspect import signature
@@ -15,6 +16,7 @@ from mlx_audio.tts.models import pocket_tts
 from mlx_audio.utils import base_load_model, resample_audio
 
 from tests.tiny_audio import make_tiny_whisper
+from worker.audio.families import FAMILIES
 
 
 def test_mlx_audio_resampling() -> None:
@@ -47,6 +49,19 @@ def test_mlx_audio_whisper(tmp_path: Path) -> None:
     del model.encoder
     again = model.decode(first.audio_features, options)
     assert again.tokens == first.tokens
+
+
+def test_mlx_audio_families() -> None:
+    """Families that transcribe have the parameters that they are given."""
+    for name, family in FAMILIES.items():
+        own = "qwen3_asr" if family.passes or name == "phonon" else name
+        taken: set[str] = set()
+        for path in (Path(mlx_audio.utils.__file__).parent / "stt" / "models" / own).glob("*.py"):
+            for part in ast.walk(ast.parse(path.read_text())):
+                if isinstance(part, ast.FunctionDef) and part.name == "generate":
+                    taken |= {argument.arg for argument in (*part.args.args, *part.args.kwonlyargs)}
+        given = set(family.language if family.naming else ()) | ({family.prompt} if family.prompt else set())
+        assert given | family.passes <= taken, name
 
 
 def test_mlx_audio_speech() -> None:

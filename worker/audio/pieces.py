@@ -16,6 +16,7 @@ from mlx_audio.resample import resample_audio_array
 from broker.wire.failure import invalid
 from broker.wire.work import Transcribe
 from worker.audio.decoding import RATE, Samples
+from worker.audio.families import family_of
 from worker.audio.transcriber import Heard
 
 # Samples of a piece, those at its end in which it is cut, and those whose loudness is compared.
@@ -23,8 +24,13 @@ _PIECE = 30 * RATE
 _TAIL = 5 * RATE
 _MOMENT = RATE // 10
 
-# What families call the text that precedes the first words.
-_PROMPTS = ("initial_prompt", "prompt", "system_prompt", "context")
+# No word is shorter than the first. Some families fail on less than their first convolution needs: all of them hear
+# the second, with silence behind the sound.
+_LEAST, _PADDED = RATE // 10, RATE
+
+# Of a piece. Nobody says as much in 30 seconds, times and speakers included, but a model that repeats itself has no
+# end, and some families stop it only after 8,192: meanwhile all other requests wait.
+_MOST_TOKENS = 512
 
 
 class PieceTranscriber:
@@ -32,7 +38,11 @@ class PieceTranscriber:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._takes = frozenset(signature(model.generate).parameters)
+        self._family = family_of(model)
+        takes = signature(model.generate).parameters
+        self._takes = frozenset(takes) | self._family.passes
+        own = takes["max_tokens"].default if "max_tokens" in takes else None
+        self._most_tokens = min(own, _MOST_TOKENS) if isinstance(own, int) else _MOST_TOKENS
         rate = getattr(model, "sample_rate", RATE)
         self._rate = rate if isinstance(rate, int) else RATE
 
@@ -43,7 +53,8 @@ class PieceTranscriber:
     def step_bytes(self) -> int:
         before = mx.get_active_memory()
         mx.reset_peak_memory()
-        self._understand(Transcribe(""), np.zeros(_PIECE, np.float32))
+        # Silence has few words, and most of what a step takes are those that have been said.
+        self._understand(Transcribe(""), np.random.default_rng(0).normal(0, 0.1, _PIECE).astype(np.float32))
         return max(0, mx.get_peak_memory() - before)
 
     def check(self, asked: Transcribe) -> None:
@@ -51,6 +62,7 @@ class PieceTranscriber:
             raise invalid("this model transcribes only: it cannot translate", param="model")
         if asked.words:
             raise invalid("this model does not tell the times of words", param="words")
+        self._family.options(self._model, asked)
 
     def listen(self, asked: Transcribe, samples: Iterator[Samples]) -> Iterator[Heard | None]:
         begun = asked.begun or {}
@@ -59,9 +71,12 @@ class PieceTranscriber:
             if heard < begun.get("heard", 0):  # in another process
                 heard += len(piece)
                 continue
-            result = self._understand(asked, piece)
             begin, end = heard / RATE, (heard + len(piece)) / RATE
             heard += len(piece)
+            if len(piece) < _LEAST:
+                yield Heard("", seconds=end, language=asked.language)
+                continue
+            result = self._understand(asked, piece)
             text = str(result.text).strip()
             parts = _segments(result, text, begin, end, segments)
             segments += len(parts)
@@ -74,10 +89,11 @@ class PieceTranscriber:
             yield Heard(words, parts, end, spoken, int(tokens or 0), place)
 
     def _understand(self, asked: Transcribe, piece: Samples) -> Any:
-        given: dict[str, Any] = {"language": asked.language, "temperature": asked.temperature}
-        given |= dict.fromkeys(_PROMPTS, asked.prompt)
+        given: dict[str, Any] = {"temperature": asked.temperature, "max_tokens": self._most_tokens}
         options = {name: value for name, value in given.items() if value is not None and name in self._takes}
+        options |= self._family.options(self._model, asked)
         mx.random.seed(crc32(piece.tobytes()))  # so that another process draws the same
+        piece = np.pad(piece, (0, max(0, _PADDED - len(piece))))
         if self._rate != RATE:
             piece = resample_audio_array(piece, RATE, self._rate)
         return self._model.generate(mx.array(piece), **options)
@@ -114,7 +130,7 @@ def _segments(result: Any, text: str, begin: float, end: float, first: int) -> l
         {
             "id": first + number,
             "seek": int(begin * 100),
-            "start": begin + float(start),
+            "start": min(begin + float(start), end),
             "end": min(begin + float(stop), end),
             "text": str(words),
             "tokens": [],

@@ -6,6 +6,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+import soundfile
 from mlx_audio.stt import load as load_directly
 from mlx_audio.stt.utils import load_audio
 
@@ -69,6 +70,30 @@ def test_what_other_families_cannot_do(
 ) -> None:
     failure = refusal(engine, Transcribe(str(write_sound(tmp_path / "a.wav", 1)), **fields))
     assert (failure.code, failure.param) == (Code.INVALID_REQUEST, param)
+
+
+@pytest.mark.parametrize(("samples", "words"), [(1, 0), (1599, 0), (1600, 1), (6400, 1)])
+def test_a_sound_of_less_than_a_second_is_heard_with_silence_behind_it(
+    engine: TranscriptionEngine, folder: Path, tmp_path: Path, samples: int, words: int
+) -> None:
+    file = tmp_path / "a.wav"
+    soundfile.write(file, sound(1)[:samples], 16_000)
+    final = transcribe(engine, file)
+    assert final["duration"] == samples / 16_000
+    assert len(final["segments"]) == words
+    padded: Any = np.pad(np.array(load_audio(str(file))), (0, 16_000 - samples))
+    assert final["text"] == (load_directly(folder).generate(mx.array(padded)).text if words else "")
+    assert all(0 == segment["start"] < segment["end"] <= samples / 16_000 for segment in final["segments"])
+
+
+def test_so_is_what_is_left_of_a_long_file(engine: TranscriptionEngine, tmp_path: Path) -> None:
+    samples = np.concatenate((np.full(30 * 16_000 - 100, 0.5, np.float32), np.zeros(200, np.float32)))
+    file = tmp_path / "a.wav"
+    soundfile.write(file, samples, 16_000)
+    partials, final = streamed(engine, file)
+    segments = [segment for partial in [*partials, final] for segment in partial["segments"]]
+    assert [segment["end"] for segment in segments] == [30 - 0.05]
+    assert final["duration"] == len(samples) / 16_000
 
 
 @pytest.mark.slow
