@@ -4,13 +4,9 @@ A model speaks one text at a time: families keep what they decode with in the mo
 """
 
 import json
-import logging
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from inspect import Parameter, signature
-from io import TextIOBase
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +16,11 @@ from mlx_audio.tts.utils import load_model
 
 from broker.wire.audio_models import audio_family
 from broker.wire.failure import named_line
+from worker.audio.guard import guarded
 from worker.audio.voices import ONLY, voices_of
 from worker.engine import Report
 from worker.loading.model_folder import blame, read_weights
 from worker.process.device_errors import is_device_error
-
-log = logging.getLogger("worker")
 
 # Families whose `speed` does something. Others have the parameter too, and ignore it.
 _WITH_SPEED = frozenset({"dramabox", "fish_qwen3_omni", "kitten_tts", "kokoro", "melotts"})
@@ -41,9 +36,6 @@ _REST = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 # What turns text into sounds, and does not come with mlx-audio.
 _PACKAGES = {"kokoro": "misaki[en]", "kitten_tts": "phonemizer-fork", "melotts": "g2p_en"}
-
-# In errors of the hub's client.
-_REPOSITORY = re.compile(r"/api/models/([\w.-]+/[\w.-]+)|://[^/ ]+/([\w.-]+/[\w.-]+)/resolve/")
 
 # Spoken while loading: shows that all is there that speaking needs, and what it takes.
 PROBE = "This is a test."
@@ -78,7 +70,7 @@ class Speaker:
             family = audio_family(config)
             if family is None:
                 raise ValueError("names no architecture of audio models")
-        with quiet(), blame(folder, "*.safetensors or config.json"), _naming_repositories():
+        with blame(folder, "*.safetensors or config.json"), guarded():
             # Without the name of the folder, which mlx-audio takes for that of a family.
             self._model: Any = load_model(folder, lazy=True, model_type=family, model_name_parts=[])
         self.family = type(self._model).__module__.removeprefix("mlx_audio.tts.models.").partition(".")[0]
@@ -130,7 +122,7 @@ class Speaker:
         if self.family in _IN_PARTS:
             given |= {"stream": True, "streaming_interval": _IN_PARTS[self.family]}
         mx.random.seed(seed)
-        with quiet():
+        with guarded():
             results = iter(self._model.generate(text, **{k: value for k, value in given.items() if value is not None}))
         try:
             while (result := self._next(results)) is not None:
@@ -141,7 +133,7 @@ class Speaker:
             getattr(results, "close", lambda: None)()
 
     def _next(self, results: Any) -> Any:
-        with quiet():
+        with guarded():
             try:
                 return next(results, None)
             except AssertionError as error:
@@ -163,8 +155,7 @@ class Speaker:
         before = mx.get_active_memory()
         parts = self.speak(PROBE, 0, instructions=_PROBE_INSTRUCTIONS if self.needs_instructions else None)
         try:
-            with _naming_repositories():
-                next(parts, None)
+            next(parts, None)
         except MissingPackageError as error:
             raise ValueError(str(error)) from error
         except Exception as error:
@@ -187,38 +178,7 @@ def _mono(audio: "np.ndarray[Any, np.dtype[np.float32]]") -> "np.ndarray[Any, np
     return mean
 
 
-@contextmanager
-def _naming_repositories() -> Iterator[None]:
-    """Some families need weights of other repositories. An error says which, where they are not on this machine."""
-    try:
-        yield
-    except Exception as error:
-        found = None
-        cause: BaseException | None = error
-        while found is None and cause is not None:
-            found, cause = _REPOSITORY.search(str(cause)), cause.__cause__ or cause.__context__
-        if found is None:
-            raise
-        raise ValueError(
-            f"files of another repository are missing; fetch them: mlx-broker pull {found[1] or found[2]}"
-        ) from error
-
-
 def _root(error: ImportError) -> ImportError:
     """The one that names the module."""
     cause = error.__cause__
     return _root(cause) if isinstance(cause, ImportError) else error
-
-
-class _Printed(TextIOBase):
-    """What mlx-audio prints, as lines of the log."""
-
-    def write(self, text: str) -> int:
-        if text.strip():
-            log.debug("mlx-audio: %s", text.strip())
-        return len(text)
-
-
-def quiet() -> "redirect_stdout[_Printed]":
-    """Nothing inside prints: what a process prints is read as its log."""
-    return redirect_stdout(_Printed())

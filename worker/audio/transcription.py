@@ -24,6 +24,7 @@ from broker.wire.packing import unpack
 from broker.wire.to_workers import Assign
 from broker.wire.work import Speak, Transcribe, Voices
 from worker.audio.decoding import RATE, Samples, SpokenFile, open_recording
+from worker.audio.guard import guarded
 from worker.audio.pieces import PieceTranscriber
 from worker.audio.transcriber import Heard, Transcriber
 from worker.audio.whisper import WhisperTranscriber
@@ -82,7 +83,7 @@ class TranscriptionEngine:
         self._most_seconds = read_options(TranscriptionOptions, assign.options, "transcription").max_seconds
         limits = limits_of(assign, cache_bytes=_CACHE_BYTES)  # before anything is loaded
         folder = Path(assign.path)
-        with blame(folder, "the model's files"):
+        with blame(folder, "the model's files"), guarded():
             # Without the name of the folder, which mlx-audio takes for that of a family.
             model = load(folder, lazy=True, model_type=audio_family(load_config(folder)), model_name_parts=[])
             self._weights_bytes = read_weights(model, report)
@@ -155,7 +156,8 @@ class TranscriptionEngine:
     def _outputs_of(self, request: _Request) -> list[Output]:
         """One step of a request, which goes behind the others unless it ends."""
         try:
-            heard = next(request.steps, _END)
+            with guarded():
+                heard = next(request.steps, _END)
         except FailureError as error:
             return self._end(request, ERROR, to_map(error.failure))
         except Exception as error:  # concerns this file alone

@@ -122,7 +122,8 @@ def blame(folder: Path, files: str) -> Iterator[None]:
     except Exception as error:
         # One line, and without the path: this goes to clients.
         text = one_line(error).replace(str(folder), folder.name)
-        named = text if isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: {text}"
+        is_told = bool(text) and isinstance(error, ValueError | RuntimeError)
+        named = text if is_told else f"{type(error).__name__}: {text}".rstrip(": ")
         raise ValueError(f"{files}: {named}") from error
 
 

@@ -24,7 +24,6 @@ from mlx_vlm.utils import (
     prepare_inputs,
     should_add_special_tokens,
 )
-from transformers import dynamic_module_utils
 
 from broker.wire.failure import invalid, named_line
 from broker.wire.work import Generate
@@ -33,6 +32,7 @@ from worker.chat.messages import plain_messages, text_of, text_of_part
 from worker.chat.writer import Form
 from worker.engine import Report
 from worker.generation.prompt import text_tokens
+from worker.loading.foreign_code import no_foreign_code
 from worker.loading.layout import transpose_for_blas
 from worker.loading.model_folder import (
     CONTEXT_KEYS,
@@ -321,22 +321,6 @@ def _client_mistakes() -> Iterator[None]:
         yield
     except ValueError as error:
         raise invalid(f"messages: the model cannot take them: {error}", param="messages") from error
-
-
-@contextmanager
-def no_foreign_code() -> Iterator[None]:
-    """Keeps transformers from running code that comes with a model: some of mlx-vlm's processors ask for it regardless
-    of their arguments (`trust_remote_code=True`)."""
-
-    def refuse(_folder: Any, file: str, *_: Any, **__: Any) -> None:
-        raise ValueError(f"{file} is code that comes with the model, which is never run")
-
-    find: Any = dynamic_module_utils.get_cached_module_file
-    dynamic_module_utils.get_cached_module_file = refuse
-    try:
-        yield
-    finally:
-        dynamic_module_utils.get_cached_module_file = find
 
 
 def _load_processor(folder: Path, config: Any) -> Any:

@@ -28,8 +28,8 @@ from tests.worker.vision.vision_runs import (
     text,
     user,
 )
+from worker.loading.foreign_code import no_foreign_code
 from worker.vision.engine import VisionEngine
-from worker.vision.model import no_foreign_code
 
 pytestmark = pytest.mark.exact
 
