@@ -118,11 +118,14 @@ class WhisperTranscriber:
             for attempt in self._attempts(asked, window, language, at):
                 result = attempt
                 yield None
+            began = at.seek
             segments = [] if _is_silence(result) else self._segments(result, at, size)
             if _is_silence(result):
                 at.seek += size
             elif asked.words:
                 self._add_words(segments, window, at, size)
+            if at.seek <= began:  # it would be heard again for ever
+                at.seek = began + size
             seconds = min(at.seek, sound.frames) / FRAMES_PER_SECOND
             text = self._keep(segments, result, at)
             tokens = sum(len(segment["tokens"]) for segment in segments)

@@ -3,6 +3,7 @@
 import math
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -141,6 +142,31 @@ def test_silence_is_no_text(folders: dict[str, Path], tmp_path: Path) -> None:
     file = tmp_path / "a.wav"
     soundfile.write(file, np.zeros(100, np.float32), 16_000)
     assert transcribe(engine_of(folders[STEADY]), file)["text"] == ""
+
+
+@pytest.mark.parametrize("words", [False, True])
+def test_a_window_that_ends_where_it_began_is_left(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, words: bool
+) -> None:
+    """Its last two marks are both of its beginning: heard again, it would say the same."""
+    engine = load(folders[STEADY])
+    transcriber: Any = engine._model
+    begin = transcriber._tokenizer("en", "transcribe").timestamp_begin
+    said = {"avg_logprob": -0.1, "no_speech_prob": 0.0, "compression_ratio": 1.0, "temperature": 0.0}
+
+    def decode(window: mx.array, _options: Any) -> Any:
+        return SimpleNamespace(tokens=[begin, 5, begin, begin], audio_features=window, **said)
+
+    def no_time(*, segments: list[dict[str, Any]], **_: Any) -> None:
+        for segment in segments:
+            end = segment["seek"] / 100 + 0.004  # behind the beginning by less than a frame
+            segment["words"] = [{"word": "a", "start": segment["start"], "end": end, "probability": 1.0}]
+
+    monkeypatch.setattr(transcriber._model, "decode", decode)
+    monkeypatch.setattr("worker.audio.whisper.add_word_timestamps", no_time)
+    final = transcribe(engine, write_sound(tmp_path / "a.wav", 61), words=words)
+    assert [segment["seek"] for segment in final["segments"]] == [0, 3000, 6000]
+    assert final["text"] == ""
 
 
 @pytest.mark.parametrize(
