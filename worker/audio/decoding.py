@@ -30,6 +30,15 @@ _MOST_RATIO = 1000
 _COMMON_RATE = 48_000
 
 _LEAST_RATE, _MOST_RATE = 1000, 768_000
+_MOST_CHANNELS = 64
+
+# Of an ogg file in one go, all channels together.
+_BLOCK_BYTES = 2**24
+
+# Forms of a wav's samples that miniaudio knows: PCM, two of ADPCM, floating point, A-law and u-law.
+_WAV_FORMS = (0x01, 0x02, 0x03, 0x06, 0x07, 0x11)
+# Of a wav, in front of its sound.
+_MOST_CHUNKS = 1000
 
 # A wav that was written as a stream tells no length, but a number above this.
 _NO_LENGTH_BYTES = 2**31 - 2**16
@@ -120,26 +129,31 @@ def _opener_of(head: bytes) -> Callable[[str, str, int], SpokenFile] | None:
 
 
 def _open_wav(path: str, name: str, size: int) -> SpokenFile:
-    info = miniaudio.wav_get_file_info(path)  # no longer than the file
     stated, there = _data_bytes(path, size)
+    info = miniaudio.wav_get_file_info(path)
+    if info.sub_format not in _WAV_FORMS:
+        raise invalid(
+            f"{name} is a wav of the form {info.sub_format:#04x}, which is not read: save it as PCM", param=name
+        )
     if there < stated < _NO_LENGTH_BYTES:
         message = f"{name} has {there} of the {stated} bytes of sound that its head tells: it must be whole"
         raise invalid(message, param=name)
-    width = max(info.sample_width, 1) * max(info.nchannels, 1)
-    return _recording(path, name, info, min(info.num_frames, size // width), is_exact=False)
+    # No longer than the file. ADPCM has four bits for a sample, which miniaudio tells as no byte.
+    bits = (8 * info.sample_width or 4) * max(info.nchannels, 1)
+    return _recording(path, name, info, min(info.num_frames, 8 * size // bits), is_exact=False)
 
 
 def _data_bytes(path: str, size: int) -> tuple[int, int]:
-    """The length of a wav's sound as its head tells it, and what there is of it; 0 if it has none."""
+    """The length of a wav's sound as its head tells it, and what there is of it. Raises ValueError."""
     with Path(path).open("rb") as file:
         place = 12
-        while place + 8 <= size:
+        for _ in range(_MOST_CHUNKS):
             file.seek(place)
             chunk, length = struct.unpack("<4sI", file.read(8))
             if chunk == b"data":
                 return length, size - place - 8
             place += 8 + length + length % 2
-    return 0, 0
+    raise ValueError("there is no sound among the first chunks")
 
 
 def _open_flac(path: str, name: str, _size: int) -> SpokenFile:
@@ -156,7 +170,7 @@ def _open_mp3(path: str, name: str, _size: int) -> SpokenFile:
 
 
 def _recording(path: str, name: str, info: miniaudio.SoundFileInfo, frames: int, *, is_exact: bool) -> SpokenFile:
-    own = _checked_rate(info.sample_rate, name)
+    own = _checked_rate(info.sample_rate, info.nchannels, name)
     rate = own
     if max(_ratio(own)) > _MOST_RATIO:
         rate, frames, is_exact = _COMMON_RATE, math.ceil(frames * _COMMON_RATE / own), False
@@ -175,11 +189,12 @@ def _recording(path: str, name: str, info: miniaudio.SoundFileInfo, frames: int,
 
 def _open_ogg(path: str, name: str, _size: int) -> SpokenFile:
     with soundfile.SoundFile(path) as file:
-        rate, frames = _checked_rate(file.samplerate, name), file.frames
+        rate, frames = _checked_rate(file.samplerate, file.channels, name), file.frames
+        block_frames = min(rate * PIECE_SECONDS, _BLOCK_BYTES // (4 * file.channels))
 
     def read() -> Iterator[Samples]:
         with soundfile.SoundFile(path) as file:
-            for block in file.blocks(rate * PIECE_SECONDS, dtype="float32", always_2d=True):
+            for block in file.blocks(block_frames, dtype="float32", always_2d=True):
                 yield block.mean(axis=1, dtype=np.float32)
 
     if max(_ratio(rate)) > _MOST_RATIO:
@@ -187,7 +202,10 @@ def _open_ogg(path: str, name: str, _size: int) -> SpokenFile:
     return SpokenFile(path, name, rate, frames / rate, read, frames, _is_exact=False)
 
 
-def _checked_rate(rate: int, name: str) -> int:
+def _checked_rate(rate: int, channels: int, name: str) -> int:
+    """The rate. Raises FailureError for a file that no one can have meant to send."""
+    if channels > _MOST_CHANNELS:
+        raise invalid(f"{name} has {channels} channels: it must have at most {_MOST_CHANNELS}", param=name)
     if not _LEAST_RATE <= rate <= _MOST_RATE:
         raise invalid(f"{name} has {rate} samples a second: it must have {_LEAST_RATE} to {_MOST_RATE}", param=name)
     return rate
