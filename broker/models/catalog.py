@@ -11,11 +11,12 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+from broker.models.audio import AUDIO
 from broker.models.capabilities import capabilities_of, tasks_of
 from broker.models.entry import BrokenEntry, CatalogEntry, CatalogError, ModelOverride
-from broker.models.facts import read_entry
+from broker.models.facts import has_parts, read_entry
 from broker.models.places import FileSystem, Places
-from broker.models.weights import weight_files
+from broker.models.weights import part_files, weight_files
 from broker.policy.specs import ModelSpec
 from broker.wire.failure import Code
 from broker.wire.kinds import TEXT
@@ -23,8 +24,10 @@ from broker.wire.model_names import folded
 
 logger = logging.getLogger(__name__)
 
+# (name, bytes, last change) of each.
+_Files = tuple[tuple[str, int, int], ...]
 # The folder, its inode, the last changes of the folder and of its config.json, and its weight files.
-_Signature = tuple[Path, int, int, int, tuple[tuple[str, int, int], ...]]
+_Signature = tuple[Path, int, int, int, _Files]
 
 
 class Catalog:
@@ -41,7 +44,8 @@ class Catalog:
         self.folders = (models_dir, hub_dir)
         self._places = Places(models_dir, hub_dir, file_system)
         self._overrides = overrides
-        self._read: dict[str, tuple[_Signature, CatalogEntry]] = {}
+        # By model: with the weight files in folders within its own.
+        self._read: dict[str, tuple[_Signature, CatalogEntry, _Files]] = {}
 
     def use(self, overrides: dict[str, ModelOverride]) -> None:
         """What the settings say about models from now on."""
@@ -62,6 +66,8 @@ class Catalog:
         entries = []
         for model_id in sorted(self.names()):
             with suppress(CatalogError):
+                if self._is_part(model_id):
+                    continue
                 entries.append(self._entry(model_id))
         return entries
 
@@ -75,7 +81,7 @@ class Catalog:
             try:
                 self._entry(model_id)
             except CatalogError as error:
-                if not self._places.is_part(model_id):
+                if not self._is_part(model_id):
                     reasons[model_id] = str(error)
         for model_id in self._places.without_config():
             reasons.setdefault(model_id, f"{self._places.folder_of(model_id)} has no config.json")
@@ -133,16 +139,25 @@ class Catalog:
             raise CatalogError(Code.LOAD_FAILED, f"{error.filename}: {error.strerror}") from error
         signature = (folder, folder_stat.st_ino, folder_stat.st_mtime_ns, config_stat.st_mtime_ns, weights)
         known = self._read.get(model_id)
-        if known is not None and known[0] == signature:
+        if known is not None and known[0] == signature and known[2] == _parts(known[1], folder):
             return self._with_draft(known[1], override)
         # Checked only here because it is slow. A link that leads elsewhere by now has another inode.
         if not folder.resolve().is_relative_to(place.root.resolve()):
             raise CatalogError(Code.MODEL_NOT_FOUND, f"{model_id} is a link that leaves {place.root}")
         sizes = {name: size for name, size, _ in weights}
         entry = read_entry(model_id, folder, sizes, override, config_stat.st_mtime, fetchable=place.fetchable)
-        entry = replace(entry, spec=replace(entry.spec, fingerprint=_fingerprint(folder, weights)))
-        self._read[model_id] = (signature, entry)
+        parts = _parts(entry, folder)
+        files = tuple(sorted((*weights, *parts)))
+        entry = replace(entry, spec=replace(entry.spec, fingerprint=_fingerprint(folder, files)))
+        self._read[model_id] = (signature, entry, parts)
         return self._with_draft(entry, override)
+
+    def _is_part(self, model_id: str) -> bool:
+        """Whether this is a part of the model in whose folder it lies."""
+        with suppress(Exception):  # what is wrong with the other one is told under its own name
+            parent = self._places.parent_of(model_id)
+            return parent is not None and has_parts(parent)
+        return False
 
     def _override(self, model_id: str) -> ModelOverride:
         """What the settings say about this model, by whichever name."""
@@ -170,6 +185,13 @@ class Catalog:
         fingerprint = spec.fingerprint and _fingerprint(folder, weights, spec.fingerprint)
         both = replace(spec, options=options, weight_bytes=weight_bytes, fingerprint=fingerprint)
         return replace(entry, spec=both)
+
+
+def _parts(entry: CatalogEntry, folder: Path) -> _Files:
+    """The weight files in folders within its own, which only audio models have."""
+    with suppress(OSError):
+        return part_files(folder) if entry.spec.model_type == AUDIO else ()
+    return ()
 
 
 def _shown(text: str) -> str:

@@ -4,6 +4,7 @@ A model's own files decide its type; the name of a repository decides nothing.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -12,7 +13,7 @@ from broker.models.architectures import is_audio, knows_architecture, unknown_ar
 from broker.models.audio import AUDIO, check_audio, has_tokenizer
 from broker.models.capabilities import capabilities_of, chat_capabilities, hears, parameters_of, tasks_of
 from broker.models.entry import CatalogEntry, CatalogError, ModelOverride
-from broker.models.weights import are_text_only, missing_shards
+from broker.models.weights import are_text_only, missing_shards, part_files
 from broker.policy.specs import ModelSpec
 from broker.wire.audio_models import audio_family
 from broker.wire.failure import Code
@@ -28,10 +29,10 @@ CONTEXT_KEYS = ("max_position_embeddings", "model_max_length", "max_seq_len", "n
 def read_entry(
     model_id: str, folder: Path, weights: dict[str, int], override: ModelOverride, created: float, *, fetchable: bool
 ) -> CatalogEntry:
-    """The entry of the model in this folder. weights: name -> bytes; created: Unix seconds; fetchable: a download could
-    complete the folder. Raises CatalogError."""
+    """The entry of the model in this folder. weights: name -> bytes, of the files beside config.json; created: Unix
+    seconds; fetchable: a download could complete the folder. Raises CatalogError and OSError."""
     config = _read_config(folder / "config.json")
-    model_type = override.model_type or _served_type(config, folder, weights)
+    model_type = override.model_type or _served_type(config, folder, weights.keys())
     unknown = unknown_architecture(config, model_type)
     if unknown is not None:
         message = f"{model_id}: config.json names the architecture {unknown!r}, unknown for type {model_type}"
@@ -39,9 +40,12 @@ def read_entry(
     if model_type == AUDIO:
         check_audio(model_id, config, folder, fetchable=fetchable)
     weights = _own_weights(model_type, weights)
-    if not _in_folder(weights):
+    if not weights:
         kind = "model*.safetensors" if model_type == TEXT else ".safetensors"
         raise CatalogError(Code.LOAD_FAILED, f"no {kind} file in {folder}", fetchable=fetchable)
+    names = list(weights)
+    if model_type == AUDIO:  # also codecs and voices
+        weights |= {name: size for name, size, _ in part_files(folder)}
     if absent := missing_shards(weights):
         message = f"{folder} lacks {len(absent)} of its weight files, such as {absent[0]!r}"
         raise CatalogError(Code.LOAD_FAILED, message, fetchable=fetchable)
@@ -59,7 +63,7 @@ def read_entry(
         created,
         tuple(_capabilities(config, folder, spec)),
         architecture if isinstance(architecture, str) and architecture.isprintable() else None,
-        parameters_of(folder, _in_folder(weights), config),
+        parameters_of(folder, names, config),
     )
 
 
@@ -71,6 +75,15 @@ def _capabilities(config: dict[str, Any], folder: Path, spec: ModelSpec) -> list
     parts = config.keys() | (thinker.keys() if isinstance(thinker, dict) else set())
     senses = {"vision": _VISION_KEYS & parts, "audio": hears(config)}
     return [*capabilities_of(spec.tasks), *chats, *(name for name, has in senses.items() if has)]
+
+
+def has_parts(folder: Path) -> bool:
+    """Whether folders within this one are parts of the model in it, and none of them is a model: codecs of audio
+    models, modules of sentence transformers."""
+    if (folder / "modules.json").exists():
+        return True
+    config = _read_object(folder / "config.json")
+    return bool(config) and _served_type(config, folder, ()) == AUDIO
 
 
 def detect_type(config: dict[str, Any], sentence_transformer: bool) -> str:
@@ -88,10 +101,10 @@ def detect_type(config: dict[str, Any], sentence_transformer: bool) -> str:
     return TEXT
 
 
-def _served_type(config: dict[str, Any], folder: Path, weights: dict[str, int]) -> str:
+def _served_type(config: dict[str, Any], folder: Path, weights: Iterable[str]) -> str:
     """The type by the files, and by what the libraries can run: mlx-vlm has some text families that mlx-lm lacks."""
     model_type = detect_type(config, (folder / "modules.json").exists())
-    if model_type == "vision" and are_text_only(folder, _in_folder(weights)):
+    if model_type == "vision" and are_text_only(folder, weights):
         model_type = TEXT
     if model_type == AUDIO and not is_audio(config):  # others may name a sample rate
         return next((kind for kind in (TEXT, "vision") if knows_architecture(config, kind)), AUDIO)
@@ -101,16 +114,9 @@ def _served_type(config: dict[str, Any], folder: Path, weights: dict[str, int]) 
 
 
 def _own_weights(model_type: str, weights: dict[str, int]) -> dict[str, int]:
-    """Those that this type's library reads: mlx-audio also what lies in folders, mlx-lm only some names."""
-    if model_type == AUDIO:
-        return weights
+    """Those that this type's library reads: mlx-lm only some names."""
     start = "model" if model_type == TEXT else ""
-    return {name: weights[name] for name in _in_folder(weights) if name.startswith(start)}
-
-
-def _in_folder(weights: dict[str, int]) -> list[str]:
-    """Those that lie beside config.json. Others are codecs and voices."""
-    return [name for name in weights if "/" not in name]
+    return {name: size for name, size in weights.items() if name.startswith(start)}
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -138,11 +138,11 @@ class Places:
         for repository in _matches(self._hub_dir, "models--*"):
             yield _id_of_repository(repository.name)
 
-    def is_part(self, name: str) -> bool:
-        """Whether this is a folder within the folder of a model, whose parts may look like models: those of sentence
-        transformers, codecs of models that speak."""
+    def parent_of(self, name: str) -> Path | None:
+        """The folder of the model within which this one lies, None if it lies within none."""
         parent, _, part = name.rpartition("/")
-        return bool(part and parent) and (self._models_dir / parent / "config.json").exists()
+        folder = self._models_dir / parent
+        return folder if parent and (folder / part).is_dir() and (folder / "config.json").exists() else None
 
     def without_config(self) -> Iterator[str]:
         """The name of every folder in the models directory that has weights and no config.json."""

@@ -19,16 +19,24 @@ _FOR_PICTURES = ("vision", "visual", "image", "patch", "vit.")
 
 def weight_files(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """(name, bytes, time of the last change in nanoseconds) of each weight file, except for adapters and the second set
-    of weights that some repositories have. Those in a folder within it have names such as `voices/one.safetensors`:
-    speech models have parts there. Raises OSError."""
+    of weights that some repositories have. Raises OSError."""
     found = []
     with os.scandir(folder) as files:
         for file in files:
             if file.name.endswith(".safetensors") and not file.name.startswith(("adapter", "consolidated", ".")):
                 stat = file.stat()
                 found.append((file.name, stat.st_size, stat.st_mtime_ns))
-            elif file.is_dir() and not file.name.startswith((".", "original")):
-                with suppress(OSError):  # most models have no use for it
+    return tuple(sorted(found))
+
+
+def part_files(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """The same of the folders within, with names such as `voices/one.safetensors`: audio models have parts there. What
+    cannot be read is left out. Raises OSError."""
+    found: list[tuple[str, int, int]] = []
+    with os.scandir(folder) as files:
+        for file in files:
+            with suppress(OSError):
+                if not file.name.startswith((".", "original")) and file.is_dir():
                     found += _files_in(Path(file.path))
     return tuple(sorted(found))
 
@@ -36,9 +44,10 @@ def weight_files(folder: Path) -> tuple[tuple[str, int, int], ...]:
 def _files_in(folder: Path) -> Iterator[tuple[str, int, int]]:
     with os.scandir(folder) as files:
         for file in files:
-            if file.name.endswith(".safetensors"):
-                stat = file.stat()
-                yield f"{folder.name}/{file.name}", stat.st_size, stat.st_mtime_ns
+            with suppress(OSError):
+                if file.name.endswith(".safetensors"):
+                    stat = file.stat()
+                    yield f"{folder.name}/{file.name}", stat.st_size, stat.st_mtime_ns
 
 
 def missing_shards(names: Iterable[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Audio models: by which files they are found, what they can, and which are refused before a process starts."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,36 @@ def test_weights_by_any_name_and_in_folders_count(catalog: Catalog, models: Path
     # The file of another change is seen, too.
     (folder / "voices" / "two.safetensors").write_bytes(bytes(70))
     assert catalog.find("m").weight_bytes == 1600
+
+
+def test_a_link_that_leads_nowhere_hides_no_model(catalog: Catalog, models: Path) -> None:
+    for name, config in (("speaks", KOKORO), ("text", LLAMA)):
+        folder = make_model(models / name, config)
+        (folder / "loop").symlink_to("loop")
+        (folder / "voices").mkdir()
+        (folder / "voices" / "gone.safetensors").symlink_to("nowhere")
+        (folder / "voices" / "one.safetensors").write_bytes(bytes(30))
+    assert {entry.spec.model_id: entry.spec.weight_bytes for entry in catalog.entries()} == {
+        "speaks": 1030,
+        "text": 1000,
+    }
+
+
+def test_only_audio_models_are_looked_through(catalog: Catalog, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder within that of a text model may lie on a disk that is slow, and may be large."""
+    looked: list[str] = []
+    scan = os.scandir
+
+    def scandir(folder: Any) -> Any:
+        looked.append(Path(folder).name)
+        return scan(folder)
+
+    for name, config in (("speaks", KOKORO), ("text", LLAMA)):
+        (make_model(models / name, config) / f"within-{name}").mkdir()
+    monkeypatch.setattr("broker.models.weights.os.scandir", scandir)
+    for name in ("speaks", "text"):
+        catalog.find(name)
+    assert set(looked) == {"speaks", "within-speaks", "text"}
 
 
 def test_parameters_are_those_of_the_model_and_not_of_its_voices(catalog: Catalog, models: Path) -> None:

@@ -77,6 +77,27 @@ def test_the_codec_of_a_model_that_speaks_is_not_told(catalog: Catalog, models: 
     assert [entry.spec.model_id for entry in catalog.entries()] == ["speaks"]
 
 
+def test_a_codec_that_could_run_by_itself_is_no_model(catalog: Catalog, models: Path) -> None:
+    folder = make_model(models / "speaks", config={"model_type": "csm"})
+    whisper = make_model(folder / "codec", config={"model_type": "whisper"})
+    (whisper / "tokenizer.json").write_text("{}")
+    assert [entry.spec.model_id for entry in catalog.entries()] == ["speaks"]
+    assert catalog.broken() == []
+    (folder / "model.safetensors").unlink()  # a part all the same
+    assert catalog.entries() == []
+    assert broken(catalog).keys() == {"speaks"}
+
+
+def test_a_model_in_the_folder_of_a_text_model_is_told(catalog: Catalog, models: Path) -> None:
+    folder = make_model(models / "text")
+    make_model(folder / "good")
+    make_model(folder / "old", config={"model_type": "marsupial"})
+    assert [entry.spec.model_id for entry in catalog.entries()] == ["text", "text/good"]
+    assert broken(catalog).keys() == {"text/old"}
+    (folder / "config.json").write_text("{")
+    assert broken(catalog).keys() == {"text", "text/old"}
+
+
 def test_a_link_out_of_the_folder_and_a_draft_that_is_gone(models: Path, hub: Path, tmp_path: Path) -> None:
     outside = make_model(tmp_path / "outside")
     models.mkdir(exist_ok=True)
