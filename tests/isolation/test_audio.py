@@ -32,7 +32,7 @@ BLOWS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signal.
 
 def cells() -> Iterator[Any]:
     for number in BLOWS:
-        for phase in ("loading", "idle", "transcribing"):
+        for phase in ("starting", "idle", "transcribing"):
             marks = () if (number.name, phase) in QUICK else (pytest.mark.slow,)
             yield pytest.param(number, phase, id=f"{number.name}-{phase}", marks=marks)
 
@@ -111,7 +111,7 @@ def test_an_audio_model_that_dies_disturbs_nobody(
     service: Service, folder: Path, alone: tuple[str, str], number: signal.Signals, phase: str
 ) -> None:
     service.load("whisper").raise_for_status()  # also resets the count of deaths
-    if phase == "loading":
+    if phase == "starting":
         service.unload("whisper").raise_for_status()
     neighbour = service.model("text")["pid"]
     bystander = streaming(service, "text", "Hello", TOKENS, CHAT)
@@ -122,7 +122,7 @@ def test_an_audio_model_that_dies_disturbs_nobody(
         assert streamed.begun.wait(20)
         wait_until(lambda: service.model("whisper")["in_flight"] == 2, what="both requests")
         pid = service.model("whisper")["pid"]
-    elif phase == "loading":
+    elif phase == "starting":
         whole = transcribing(service, folder)
         pid = wait_until(lambda: service.model("whisper").get("pid"), what="a process")
     else:
