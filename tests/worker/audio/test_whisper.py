@@ -1,6 +1,5 @@
 """Transcription with Whisper, compared with mlx-audio's `generate` on the same file, token for token."""
 
-import math
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +15,7 @@ from broker.wire.failure import Code
 from broker.wire.packing import pack
 from broker.wire.work import Speak, Transcribe, Voices
 from tests.tiny_audio import HESITANT, make_tiny_whisper, write_sound
-from tests.worker.audio.transcription_runs import load, refusal, steps, streamed, transcribe
+from tests.worker.audio.transcription_runs import assert_same, load, refusal, steps, streamed, transcribe
 from worker.audio.course import seed_of
 from worker.audio.decoding import open_recording
 from worker.audio.transcription import TranscriptionEngine
@@ -57,19 +56,6 @@ def expected(folder: Path, file: Path, asked: Transcribe = NOTHING, **options: A
     model = directly(folder)
     mx.random.seed(seed)
     return model.generate(str(file), **options)
-
-
-def assert_same(final: dict[str, Any], said: Any) -> None:
-    assert final["text"] == said.text
-    assert final["language"] == said.language
-    assert len(final["segments"]) == len(said.segments)
-    for own, other in zip(final["segments"], said.segments, strict=True):
-        assert own["tokens"] == other["tokens"]
-        assert own == {name: _number(value) for name, value in other.items() if name in own}
-
-
-def _number(value: Any) -> Any:
-    return 0.0 if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @pytest.mark.parametrize(("name", "rate"), [("a.wav", 16_000), ("a.flac", 44_100), SLOW("a.mp3", 16_000)])

@@ -1,5 +1,6 @@
 """Runs of a transcription engine in this process."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,3 +58,17 @@ def refusal(engine: TranscriptionEngine, payload: Any) -> Failure:
     (output,) = steps(engine)
     assert (output.request_id, output.kind) == (b"r", ERROR), output
     return from_map(Failure, output.body)
+
+
+def assert_same(final: dict[str, Any], said: Any) -> None:
+    """A FINAL is what mlx-audio says."""
+    assert final["text"] == said.text
+    assert final["language"] == said.language
+    assert len(final["segments"]) == len(said.segments)
+    for own, other in zip(final["segments"], said.segments, strict=True):
+        assert own["tokens"] == other["tokens"]
+        assert own == {name: _number(value) for name, value in other.items() if name in own}
+
+
+def _number(value: Any) -> Any:
+    return 0.0 if isinstance(value, float) and not math.isfinite(value) else value
