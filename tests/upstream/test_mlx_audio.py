@@ -17,6 +17,7 @@ from mlx_audio.utils import base_load_model, resample_audio
 
 from tests.tiny_audio import make_tiny_whisper
 from worker.audio.families import FAMILIES
+from worker.audio.speaker import _TOKENS_PER_SECOND
 
 
 def test_mlx_audio_resampling() -> None:
@@ -51,15 +52,22 @@ def test_mlx_audio_whisper(tmp_path: Path) -> None:
     assert again.tokens == first.tokens
 
 
+def _parameters(folder: Path) -> set[str]:
+    """Of `generate`, in the files of a family."""
+    return {
+        argument.arg
+        for path in folder.glob("*.py")
+        for part in ast.walk(ast.parse(path.read_text()))
+        if isinstance(part, ast.FunctionDef) and part.name == "generate"
+        for argument in (*part.args.args, *part.args.kwonlyargs)
+    }
+
+
 def test_mlx_audio_families() -> None:
     """Families that transcribe have the parameters that they are given."""
     for name, family in FAMILIES.items():
         own = "qwen3_asr" if family.passes or name == "phonon" else name
-        taken: set[str] = set()
-        for path in (Path(mlx_audio.utils.__file__).parent / "stt" / "models" / own).glob("*.py"):
-            for part in ast.walk(ast.parse(path.read_text())):
-                if isinstance(part, ast.FunctionDef) and part.name == "generate":
-                    taken |= {argument.arg for argument in (*part.args.args, *part.args.kwonlyargs)}
+        taken = _parameters(Path(mlx_audio.utils.__file__).parent / "stt" / "models" / own)
         given = set(family.language if family.naming else ()) | ({family.prompt} if family.prompt else set())
         assert given | family.passes <= taken, name
 
@@ -81,5 +89,7 @@ def test_mlx_audio_speech() -> None:
     assert "does not support speed" in source("fish_drama3")
     assert "not instruct" in source("fish_drama3")
     assert "tts_model_type" in source("qwen3_tts")
+    for family in _TOKENS_PER_SECOND:
+        assert "max_tokens" in _parameters(families / family), family
     taken = signature(pocket_tts.Model.generate).parameters
     assert {"text", "voice", "stream", "streaming_interval"} <= taken.keys()

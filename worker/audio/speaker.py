@@ -4,8 +4,11 @@ A model speaks one text at a time: families keep what they decode with in the mo
 """
 
 import json
+import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
@@ -31,11 +34,35 @@ _WITHOUT_INSTRUCTIONS = frozenset({"fish_drama3"})
 # Families that speak a text in parts which are the same samples as in one go, and how long a part is, in seconds.
 _IN_PARTS = {"pocket_tts": 0.5}
 
+# Families that would speak for minutes if a short text had no end: how many tokens make a second, at most.
+_TOKENS_PER_SECOND = {
+    "kugelaudio": 12.5,
+    "moss_tts": 12.5,
+    "qwen3_tts": 12.5,
+    "rumik_oss": 100.0,
+    "spark": 50.0,
+    "voxcpm": 12.5,
+    "voxcpm2": 12.5,
+    "voxtral_tts": 12.5,
+}
+# A text is given these seconds, and more of them for its characters: numbers take long, and nobody speaks as slowly.
+_LEAST_SECONDS, _CHARACTERS_PER_SECOND = 5.0, 2.0
+# Where a family has its limit in its files, this one is not above it.
+_MOST_TOKENS = 2048
+
 # Parameters that need not be given.
 _REST = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 # What turns text into sounds, and does not come with mlx-audio.
 _PACKAGES = {"kokoro": "misaki[en]", "kitten_tts": "phonemizer-fork", "melotts": "g2p_en"}
+
+# Of Kokoro's English voices, whose names begin so. misaki would download the second while it speaks, and end the
+# process where it cannot.
+_ENGLISH = frozenset("ab")
+_ENGLISH_PACKAGES = {
+    "spacy": "pip install 'misaki[en]'",
+    "en_core_web_sm": "python -m spacy download en_core_web_sm",
+}
 
 # Spoken while loading: shows that all is there that speaking needs, and what it takes.
 PROBE = "This is a test."
@@ -112,7 +139,9 @@ class Speaker:
     ) -> Iterator[Sound]:
         """One part after the other, none without samples. Only one text may be spoken at a time; a closed iterator is
         the end of its text. voice: one of `voices`. Raises MissingPackageError."""
+        self._check_packages(voice or self.voices[0])
         given = {
+            "max_tokens": self._most_tokens(text),
             "voice": None if voice in (None, ONLY) and self.voices == [ONLY] else voice or self.voices[0],
             "speed": None if speed == 1.0 else speed,
             "instruct": instructions,
@@ -122,7 +151,7 @@ class Speaker:
         if self.family in _IN_PARTS:
             given |= {"stream": True, "streaming_interval": _IN_PARTS[self.family]}
         mx.random.seed(seed)
-        with guarded():
+        with guarded(), self._explaining():
             results = iter(self._model.generate(text, **{k: value for k, value in given.items() if value is not None}))
         try:
             while (result := self._next(results)) is not None:
@@ -133,15 +162,40 @@ class Speaker:
             getattr(results, "close", lambda: None)()
 
     def _next(self, results: Any) -> Any:
-        with guarded():
+        with guarded(), self._explaining():
             try:
                 return next(results, None)
             except AssertionError as error:
                 if "No audio generated" in str(error):  # how some families say that a text has no sound
                     return None
                 raise
-            except ImportError as error:
-                raise MissingPackageError(self._missing(error)) from error
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Around what a family does."""
+        try:
+            yield
+        except ImportError as error:
+            raise MissingPackageError(self._missing(error)) from error
+        except SystemExit as error:  # of a program that a package is made of
+            raise RuntimeError(f"{self.family} wanted to end the process, with the code {error.code}") from error
+
+    def _most_tokens(self, text: str) -> int | None:
+        """What a text is given, None where the family's own limit is near enough."""
+        rate = _TOKENS_PER_SECOND.get(self.family)
+        if rate is None:
+            return None
+        own = self._takes["max_tokens"].default
+        most = math.ceil(rate * (_LEAST_SECONDS + len(text) / _CHARACTERS_PER_SECOND))
+        return min(most, own if isinstance(own, int) else _MOST_TOKENS)
+
+    def _check_packages(self, voice: str) -> None:
+        """Raises MissingPackageError."""
+        if self.family == "kokoro" and voice[0] in _ENGLISH and not all(map(find_spec, _ENGLISH_PACKAGES)):
+            lines = " and ".join(_ENGLISH_PACKAGES.values())
+            raise MissingPackageError(
+                f"{self.family} needs packages that are not installed; install them with: {lines}"
+            )
 
     def _missing(self, error: ImportError) -> str:
         package = _PACKAGES.get(self.family) or _root(error).name

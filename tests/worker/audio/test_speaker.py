@@ -3,9 +3,11 @@
 import json
 import sys
 from collections.abc import Iterator
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import numpy as np
@@ -99,12 +101,12 @@ class _Family:
 
     sample_rate = 800
 
-    def __init__(self, *makes: list[Any] | Exception) -> None:
+    def __init__(self, *makes: list[Any] | BaseException) -> None:
         self._makes = makes
 
     def generate(self, text: str, **settings: Any) -> Iterator[Any]:
         for number, made in enumerate(self._makes):
-            if isinstance(made, Exception):
+            if isinstance(made, BaseException):
                 raise made
             audio = mx.array(made, dtype=mx.bfloat16)
             yield SimpleNamespace(audio=audio, sample_rate=self.sample_rate, token_count=number + 1)
@@ -143,15 +145,74 @@ def test_a_text_without_a_sound_is_refused(
         (ImportError("misaki"), "not_implemented", "this voice cannot speak: pocket_tts needs a package"),
         (AssertionError("512"), "internal_error", "the text cannot be spoken: AssertionError: 512"),
         (RuntimeError("shapes"), "internal_error", "the text cannot be spoken: RuntimeError: shapes"),
+        (
+            SystemExit(3),
+            "internal_error",
+            "the text cannot be spoken: RuntimeError: pocket_tts wanted to end the process, ",
+        ),
     ],
 )
 def test_an_error_of_the_family_ends_the_request_alone(
-    tiny: SpeechEngine, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str, words: str
+    tiny: SpeechEngine, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: str, words: str
 ) -> None:
     monkeypatch.setattr(tiny.speaker, "_model", _Family(error))
     failure = refusal(tiny, "Hi")
     assert failure.code == code
     assert failure.message.startswith(words)
+
+
+def test_kokoro_downloads_nothing_while_it_speaks(
+    tiny: SpeechEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """misaki's English asks spacy for a package that is on no index, which ends the process if it cannot be had."""
+    speaker = tiny.speaker
+    monkeypatch.setattr(speaker, "family", "kokoro")
+    monkeypatch.setattr(speaker, "voices", ["af_heart", "jf_alpha"])
+    monkeypatch.setattr(speaker, "_model", _Kokoro())
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "spacy.py").write_text("def download(name):\n    raise SystemExit(1)\n")
+    failure = refusal(tiny, "Hi", voice="af_heart")
+    assert failure.code == "not_implemented"
+    assert "install 'misaki[en]' and python -m spacy download en_core_web_sm" in failure.message
+    with pytest.raises(ValueError, match="python -m spacy download en_core_web_sm"):
+        speaker._try()
+    assert [sound.samples.tolist() for sound in speaker.speak("Hi", 1, voice="jf_alpha")] == [[0.5]]
+    (tmp_path / "en_core_web_sm.py").write_text("")
+    with pytest.raises(ValueError, match="kokoro cannot speak: RuntimeError: kokoro wanted to end the process"):
+        speaker._try()
+
+
+class _Kokoro:
+    """Speaks Japanese; its English wants a download while `generate` is called."""
+
+    sample_rate = 800
+
+    def generate(self, text: str, *, lang_code: str, **settings: Any) -> Iterator[Any]:
+        if lang_code == "a":
+            import_module("spacy").download("en_core_web_sm")
+        return _Family([0.5]).generate(text)
+
+
+class _Voxtral(_Family):
+    """Notes the limits that it is given."""
+
+    limits: ClassVar[list[int]] = []
+
+    def generate(self, text: str, *, max_tokens: int = 4096, **settings: Any) -> Iterator[Any]:
+        self.limits.append(max_tokens)
+        return super().generate(text)
+
+
+def test_a_short_text_is_not_spoken_for_minutes(tiny: SpeechEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    speaker, model = tiny.speaker, _Voxtral([0.5])
+    monkeypatch.setattr(speaker, "_model", model)
+    monkeypatch.setattr(speaker, "_takes", signature(model.generate).parameters)
+    texts = ["Yes.", "a" * 240, "a" * 1000]
+    for family in ("voxtral_tts", "soprano"):
+        monkeypatch.setattr(speaker, "family", family)
+        for text in texts:
+            assert list(speaker.speak(text, 1))
+    assert model.limits == [88, 1563, 4096, *[4096] * 3]
 
 
 def test_an_error_of_the_gpu_ends_the_process(tiny: SpeechEngine, monkeypatch: pytest.MonkeyPatch) -> None:
