@@ -1,11 +1,12 @@
 """A transcript as text, srt, vtt, json and verbose_json. Pure.
 
-Files of subtitles are written as Whisper's own writers do: times rounded to milliseconds, texts without blanks at their
-ends and without arrows, which would begin a time.
+Files of subtitles are written as Whisper's own writers do, with times rounded to milliseconds. Their texts have no
+empty line, which would end a cue, and no arrow, which would begin a time.
 """
 
 import math
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
 
 from gateway.core.audio import HeardSegment, Transcript
 from gateway.core.dialect import Json
@@ -13,6 +14,7 @@ from gateway.openai.audio.languages import name_of
 from gateway.openai.audio.requests import TranscriptionRequest, TranslationRequest
 
 _DIGITS = 3
+_ARROW = re.compile("(?<!-)--+>")  # from its first dash on, for a text of dashes would take minutes
 
 
 def as_text(transcript: Transcript) -> str:
@@ -22,13 +24,18 @@ def as_text(transcript: Transcript) -> str:
 
 def as_srt(transcript: Transcript) -> str:
     """SubRip."""
-    cues = (_cue(segment, ",") for segment in transcript.segments)
-    return "".join(f"{number}\n{cue}" for number, cue in enumerate(cues, 1))
+    return "".join(
+        f"{number}\n{_time(start, ',')} --> {_time(end, ',')}\n{text}\n\n"
+        for number, (start, end, text) in enumerate(_cues(transcript), 1)
+    )
 
 
 def as_vtt(transcript: Transcript) -> str:
     """WebVTT."""
-    return "WEBVTT\n\n" + "".join(_cue(segment, ".") for segment in transcript.segments)
+    return "WEBVTT\n\n" + "".join(
+        f"{_time(start, '.')} --> {_time(end, '.')}\n{text.replace('&', '&amp;').replace('<', '&lt;')}\n\n"
+        for start, end, text in _cues(transcript)
+    )
 
 
 def as_json(transcript: Transcript) -> Json:
@@ -60,9 +67,12 @@ def duration_usage(transcript: Transcript) -> dict[str, object]:
 TEXTS: dict[str, Callable[[Transcript], str]] = {"text": as_text, "srt": as_srt, "vtt": as_vtt}
 
 
-def _cue(segment: HeardSegment, mark: str) -> str:
-    text = segment.text.strip().replace("-->", "->")
-    return f"{_time(segment.start, mark)} --> {_time(segment.end, mark)}\n{text}\n\n"
+def _cues(transcript: Transcript) -> Iterator[tuple[float, float, str]]:
+    """Start, end and text of what has a text."""
+    for segment in transcript.segments:
+        lines = (line.strip() for line in segment.text.splitlines())
+        if text := "\n".join(line for line in lines if line):
+            yield segment.start, max(segment.start, segment.end), _ARROW.sub("->", text)
 
 
 def _time(seconds: float, mark: str) -> str:

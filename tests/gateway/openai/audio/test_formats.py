@@ -64,6 +64,35 @@ def test_vtt() -> None:
     assert as_vtt(NOTHING) == "WEBVTT\n\n"
 
 
+def cues_of(*segments: dict[str, Any]) -> Transcript:
+    return Transcript.model_validate({"text": "", "segments": list(segments), "duration": 9.0})
+
+
+def test_no_text_ends_its_cue_or_begins_another() -> None:
+    odd = cues_of(
+        segment(0, 0.0, 1.0, " One.\n\n \r\nTwo.\n"),
+        segment(1, 1.0, 2.0, " \n"),
+        segment(2, 2.0, 3.0, "a ---> b ----> c -> d ->-> e --"),
+    )
+    assert as_srt(odd) == (
+        "1\n00:00:00,000 --> 00:00:01,000\nOne.\nTwo.\n\n"
+        "2\n00:00:02,000 --> 00:00:03,000\na -> b -> c -> d ->-> e --\n\n"
+    )
+    assert as_vtt(odd).count(" --> ") == as_vtt(odd).count("-->") == 2
+    dashes = cues_of(segment(0, 0.0, 1.0, "-" * 100_000))
+    assert as_srt(dashes).endswith("-\n\n")  # at once
+
+
+def test_vtt_has_no_tags_of_its_own() -> None:
+    tags = cues_of(segment(0, 0.0, 1.0, "Q&A <b>: &lt; 1 > 0"))
+    assert "\nQ&amp;A &lt;b>: &amp;lt; 1 > 0\n" in as_vtt(tags)
+    assert "\nQ&A <b>: &lt; 1 > 0\n" in as_srt(tags)
+
+
+def test_no_cue_ends_before_it_starts() -> None:
+    assert as_srt(cues_of(segment(0, 2.0, 1.0, "a"))) == "1\n00:00:02,000 --> 00:00:02,000\na\n\n"
+
+
 def test_json() -> None:
     usage = {"type": "duration", "seconds": 3726}
     assert as_json(TRANSCRIPT) == {"text": "Hello you. A --> B", "usage": usage}
