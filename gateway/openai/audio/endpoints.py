@@ -35,13 +35,13 @@ from gateway.openai.audio.requests import (
     TranscriptionRequest,
     TranslationRequest,
     VoicesQuery,
+    heeded,
     parse_form,
     parse_speech,
     speech_field,
     speech_work,
     transcription_field,
     transcription_work,
-    unheeded,
 )
 from gateway.openai.audio.streams import MEDIA, SpeechBytes, SpeechEvents, TranscriptEvents
 from gateway.openai.dialect import OPENAI
@@ -62,8 +62,9 @@ async def translations(request: Request[AppState]) -> Response:
 
 def _of_upload(request: Request[AppState], form: type[TranslationRequest]) -> Response:
     async def answer(fields: Fields, upload: Upload) -> Response:
-        values = values_of(fields, LISTS)
-        return await _transcribed(request, parse_form(form, values, upload.size), upload, unheeded(values))
+        kept, ignored = heeded(fields)
+        wanted = parse_form(form, values_of(kept, LISTS), upload.size)
+        return await _transcribed(request, wanted, upload, ignored)
 
     return UploadResponse(request, FILE, answer)
 

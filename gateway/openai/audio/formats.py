@@ -60,8 +60,8 @@ def as_verbose_json(transcript: Transcript, wanted: TranslationRequest) -> Json:
 
 
 def duration_usage(transcript: Transcript) -> dict[str, object]:
-    """Seconds that have begun."""
-    return {"type": "duration", "seconds": math.ceil(transcript.duration)}
+    """Seconds that have begun; less than a millisecond of one is none."""
+    return {"type": "duration", "seconds": math.ceil(round(transcript.duration, _DIGITS))}
 
 
 TEXTS: dict[str, Callable[[Transcript], str]] = {"text": as_text, "srt": as_srt, "vtt": as_vtt}

@@ -12,14 +12,26 @@ sa sanskrit|sd sindhi|si sinhala|sk slovak|sl slovenian|sn shona|so somali|sq al
 sv swedish|sw swahili|ta tamil|te telugu|tg tajik|th thai|tk turkmen|tl tagalog|tr turkish|tt tatar
 uk ukrainian|ur urdu|uz uzbek|vi vietnamese|yi yiddish|yo yoruba|yue cantonese|zh chinese
 """
-NAMES: dict[str, str] = dict(entry.split(" ", 1) for line in _NAMES.split("\n") if line for entry in line.split("|"))
-_CODES = {name: code for code, name in NAMES.items()}
+# Whisper's other names of some, and the code of javanese that everybody else has.
+_ALIASES = """
+burmese my|castilian es|flemish nl|haitian ht|jv jw|letzeburgesch lb|mandarin zh|moldavian ro|moldovan ro|panjabi pa
+pushto ps|sinhalese si|valencian ca
+"""
+
+
+def _pairs(table: str) -> list[list[str]]:
+    return [entry.split(" ", 1) for line in table.split("\n") if line for entry in line.split("|")]
+
+
+NAMES: dict[str, str] = dict(_pairs(_NAMES))
+_CODES = {code: code for code in NAMES} | {name: code for code, name in NAMES.items()} | dict(_pairs(_ALIASES))
 
 
 def code_of(language: str) -> str:
-    """A code, or the English name of a language, as a code; what is neither stays as it is."""
+    """A code, with a region or without, or the English name of a language, as a code; what is neither stays as it
+    is."""
     lower = language.strip().lower()
-    return _CODES.get(lower, lower)
+    return _CODES.get(lower) or _CODES.get(lower.partition("-")[0], lower)
 
 
 def name_of(code: str | None) -> str:

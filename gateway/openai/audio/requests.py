@@ -14,13 +14,19 @@ from gateway.core.validation import WHOLE, RequestBody, example, object_of, vali
 from gateway.openai.audio.languages import code_of
 
 FILE = "file"
-# Of forms: fields that may have several values. Those of OpenAI's that no model here heeds are named in a header.
-LISTS = frozenset({"timestamp_granularities", "include", "keywords", "languages", "known_speaker_names"})
+LISTS = frozenset({"timestamp_granularities"})  # fields of forms that may have several values
+# OpenAI's fields that no model here heeds; they are named in a header.
 _UNHEEDED = ("chunking_strategy", "include", "keywords", "known_speaker_names", "known_speaker_references", "languages")
 
-MAX_INPUT = 32_768  # characters
+# Characters.
+MAX_INPUT = 32_768
+_MAX_INSTRUCTIONS = 4096
+_MAX_VOICE = 256
+_MAX_PROMPT = 32_768
+_MAX_LANGUAGE = 100
 ENCODINGS = ("mp3", "wav", "flac", "pcm")
 
+Fields = Mapping[str, list[str]]  # of a form
 TextFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
 _STREAMED = ("json", "text")
 
@@ -44,7 +50,7 @@ class TranslationRequest(BaseModel):
 
     file: Annotated[int, AfterValidator(_has_bytes), WithJsonSchema({"type": "string", "format": "binary"})]
     model: str | None = None
-    prompt: str | None = None
+    prompt: Annotated[str, Field(max_length=_MAX_PROMPT)] | None = None
     response_format: TextFormat = "json"
     temperature: Annotated[float, Field(ge=0, le=1)] | None = None
     stream: Flag = False
@@ -64,7 +70,7 @@ class TranscriptionRequest(TranslationRequest):
     """The form of POST /v1/audio/transcriptions. language: a code such as `en`. timestamp_granularities: may also be
     named `timestamp_granularities[]`; `word` only with `verbose_json`."""
 
-    language: str | None = None
+    language: Annotated[str, Field(max_length=_MAX_LANGUAGE)] | None = None
     timestamp_granularities: list[Literal["word", "segment"]] = ["segment"]
 
     @property
@@ -93,9 +99,12 @@ def parse_form(form: type[TranslationRequest], values: Mapping[str, str | list[s
     return wanted
 
 
-def unheeded(values: Mapping[str, object]) -> list[str]:
-    """The fields that the answer does without."""
-    return [name for name in _UNHEEDED if name in values]
+def heeded(fields: Fields) -> tuple[Fields, list[str]]:
+    """The fields that say something here, and the names of OpenAI's that the answer does without, which clients write
+    with their parts too: `chunking_strategy[type]`, `known_speaker_names[]`."""
+    roots = {name: name.partition("[")[0] for name in fields}
+    kept = {name: given for name, given in fields.items() if roots[name] not in _UNHEEDED}
+    return kept, [name for name in _UNHEEDED if name in roots.values()]
 
 
 def transcription_work(wanted: TranslationRequest, path: str) -> Transcribe:
@@ -121,10 +130,13 @@ def transcription_field(field: str) -> str:
     return _TRANSCRIPTION_NAMES.get(field, field)
 
 
+Voice = Annotated[str, Field(min_length=1, max_length=_MAX_VOICE)]
+
+
 class VoiceId(Shape):
     """A voice by its id."""
 
-    id: Annotated[str, Field(min_length=1)]
+    id: Voice
 
 
 def _voice_of(voice: object) -> object:
@@ -151,11 +163,8 @@ class SpeechRequest(RequestBody):
 
     model: Annotated[str, Field(min_length=1)] | None = None
     input: Annotated[str, Field(min_length=1, max_length=MAX_INPUT)]
-    voice: Annotated[
-        Annotated[str, Field(min_length=1)] | None,
-        BeforeValidator(_voice_of, json_schema_input_type=Annotated[str, Field(min_length=1)] | VoiceId | None),
-    ] = None
-    instructions: str | None = None
+    voice: Annotated[Voice | None, BeforeValidator(_voice_of, json_schema_input_type=Voice | VoiceId | None)] = None
+    instructions: Annotated[str, Field(max_length=_MAX_INSTRUCTIONS)] | None = None
     response_format: Annotated[Literal["mp3", "wav", "flac", "pcm"] | None, BeforeValidator(_encoding_of)] = None
     speed: Annotated[float, Field(ge=0.25, le=4)] | None = None
     stream_format: Literal["audio", "sse"] | None = None

@@ -3,9 +3,8 @@
 from typing import Any
 
 import pytest
-
 from gateway.core.audio import Transcript
-from gateway.openai.audio.formats import as_json, as_srt, as_text, as_verbose_json, as_vtt
+from gateway.openai.audio.formats import as_json, as_srt, as_text, as_verbose_json, as_vtt, duration_usage
 from gateway.openai.audio.languages import NAMES, code_of, name_of
 from gateway.openai.audio.requests import TranscriptionRequest, TranslationRequest
 
@@ -96,6 +95,9 @@ def test_no_cue_ends_before_it_starts() -> None:
 def test_json() -> None:
     usage = {"type": "duration", "seconds": 3726}
     assert as_json(TRANSCRIPT) == {"text": "Hello you. A --> B", "usage": usage}
+    for duration in (1.0000000001, 0.9999, 1.0):
+        assert duration_usage(Transcript(text="", duration=duration)) == {"type": "duration", "seconds": 1}
+    assert duration_usage(Transcript(text="", duration=1.001))["seconds"] == 2
     assert as_json(NOTHING) == {"text": "", "usage": {"type": "duration", "seconds": 0}}
 
 
@@ -133,5 +135,8 @@ def test_verbose_json_of_a_translation_is_english() -> None:
 def test_languages_have_a_code_and_a_name() -> None:
     assert len(NAMES) == 100
     assert all(code_of(name.title()) == code for code, name in NAMES.items())
-    assert (code_of(" EN "), code_of("Klingon")) == ("en", "klingon")
+    assert (code_of(" EN "), code_of("Klingon"), code_of("tlh-Latn")) == ("en", "klingon", "tlh-latn")
+    assert [code_of(code) for code in ("en-US", "zh-Hant-TW", "jv", "jv-ID", "JW")] == ["en", "zh", "jw", "jw", "jw"]
+    others = "Burmese Castilian Flemish Haitian Letzeburgesch Mandarin Moldavian Panjabi Pushto Sinhalese Valencian"
+    assert " ".join(map(code_of, others.split())) == "my es nl ht lb zh ro pa ps si ca"
     assert (name_of("zh"), name_of("tlh"), name_of(None)) == ("chinese", "tlh", "unknown")

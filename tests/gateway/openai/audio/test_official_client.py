@@ -41,14 +41,25 @@ async def test_transcriptions_in_every_form(runtime_dir: Path) -> None:
     async with official(runtime_dir) as (broker, client):
         transcriptions = client.audio.transcriptions
         asking = asyncio.create_task(
-            transcriptions.create(
-                model="whisper", file=FILE, language="en", prompt="Ada", temperature=0.2, include=["logprobs"]
+            transcriptions.with_raw_response.create(
+                model="whisper",
+                file=FILE,
+                language="en",
+                prompt="Ada",
+                temperature=0.2,
+                include=["logprobs"],
+                chunking_strategy={"type": "server_vad", "threshold": 0.5},
+                known_speaker_names=["ada", "bob"],
+                known_speaker_references=["data:audio/wav;base64,UklGRg==", "data:audio/wav;base64,UklGRw=="],
             )
         )
         request_id, unit = await expect_audio(broker)
         assert (bytes_of(unit), unit.language, unit.prompt, unit.temperature) == (AUDIO, "en", "Ada", 0.2)
         await have_heard(broker, request_id)
-        short = await asking
+        raw = await asking
+        ignored = "chunking_strategy, include, known_speaker_names, known_speaker_references"
+        assert raw.headers["x-mlx-broker-ignored"] == ignored
+        short = raw.parse()
         assert short.text == "One."
         assert short.usage is not None
         assert short.usage.type == "duration"

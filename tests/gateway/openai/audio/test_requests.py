@@ -12,13 +12,13 @@ from gateway.openai.audio.requests import (
     MAX_INPUT,
     TranscriptionRequest,
     TranslationRequest,
+    heeded,
     parse_form,
     parse_speech,
     speech_field,
     speech_work,
     transcription_field,
     transcription_work,
-    unheeded,
 )
 
 Values = dict[str, str | list[str]]
@@ -43,6 +43,7 @@ def test_a_transcription() -> None:
         path="/run/a", field="file", language="en", prompt="Names: Ada.", temperature=0.4, words=True
     )
     assert transcription({"stream": "true", "response_format": "text"}).stream
+    assert transcription({"prompt": "x" * 32_768, "language": "x" * 100}).prompt == "x" * 32_768
 
 
 def test_a_translation() -> None:
@@ -64,6 +65,8 @@ def test_a_translation() -> None:
         ({"stream": "true", "response_format": "srt"}, 1, "response_format"),
         ({"timestamp_granularities": ["letter"], "response_format": "verbose_json"}, 1, "timestamp_granularities[0]"),
         ({"timestamp_granularities": ["word"]}, 1, "timestamp_granularities"),
+        ({"prompt": "x" * 32_769}, 1, "prompt"),
+        ({"language": "x" * 101}, 1, "language"),
     ],
 )
 def test_what_is_wrong_in_a_form_is_named(values: Values, size: int, param: str) -> None:
@@ -73,8 +76,20 @@ def test_what_is_wrong_in_a_form_is_named(values: Values, size: int, param: str)
     assert refusal.value.failure.message.startswith(param)
 
 
-def test_what_no_model_heeds_is_named() -> None:
-    assert unheeded({"include": ["logprobs"], "keywords": ["a"], "model": "a", "mine": "x"}) == ["include", "keywords"]
+def test_what_no_model_heeds_is_named_and_left_out_with_its_parts() -> None:
+    kept = {"model": ["a"], "mine[x]": ["x"], "timestamp_granularities[]": ["word", "segment"]}
+    unheeded = {
+        "include[]": ["logprobs"],
+        "keywords": ["a"],
+        "chunking_strategy[type]": ["server_vad"],
+        "chunking_strategy[threshold]": ["0.5"],
+        "known_speaker_references[]": ["data:audio/wav;base64,UklGRg==", "data:audio/wav;base64,UklGRg=="],
+    }
+    assert heeded(kept) == (kept, [])
+    assert heeded({**kept, **unheeded}) == (
+        kept,
+        ["chunking_strategy", "include", "keywords", "known_speaker_references"],
+    )
 
 
 def speech(**body: Any) -> Speak:
@@ -92,7 +107,8 @@ def test_speech() -> None:
     )
     full = speech(instructions="Slowly.", response_format="pcm", speed=2, seed=7)
     assert full == Speak(text="Hi", instructions="Slowly.", speed=2.0, encoding="pcm", seed=7, stream=True)
-    assert len(speech(input="x" * MAX_INPUT).text) == MAX_INPUT
+    longest = speech(input="x" * MAX_INPUT, instructions="x" * 4096, voice="x" * 256)
+    assert (len(longest.text), len(longest.instructions or ""), len(longest.voice or "")) == (MAX_INPUT, 4096, 256)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +131,9 @@ def test_speech() -> None:
         ({"stream_format": "file"}, "stream_format"),
         ({"model": ""}, "model"),
         ({"instructions": 1}, "instructions"),
+        ({"instructions": "x" * 4097}, "instructions"),
+        ({"voice": "x" * 257}, "voice"),
+        ({"voice": {"id": "x" * 257}}, "voice"),
     ],
 )
 def test_what_is_wrong_in_speech_is_named(body: dict[str, Any], param: str) -> None:
