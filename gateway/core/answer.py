@@ -119,11 +119,11 @@ def delta_of(body: Map) -> Delta:
     """The PARTIAL of a `Generate`, or what its FINAL has of the same."""
     if len(body) == 1 and type(text := body.get("text")) is str:  # nearly always
         return Delta(text)
-    text = _checked(body, "text", str)
-    reasoning: str = _checked(body, "reasoning", str) if "reasoning" in body else ""
-    calls = [_tool_use(entry) for entry in _checked(body, "tool_calls", list)] if "tool_calls" in body else ()
-    logprobs = [_logprob(entry) for entry in _checked(body, "logprobs", list)] if "logprobs" in body else ()
-    ignored = [_name(entry) for entry in _checked(body, "ignored", list)] if "ignored" in body else ()
+    text = checked(body, "text", str)
+    reasoning: str = checked(body, "reasoning", str) if "reasoning" in body else ""
+    calls = [_tool_use(entry) for entry in checked(body, "tool_calls", list)] if "tool_calls" in body else ()
+    logprobs = [_logprob(entry) for entry in checked(body, "logprobs", list)] if "logprobs" in body else ()
+    ignored = [_name(entry) for entry in checked(body, "ignored", list)] if "ignored" in body else ()
     return Delta(text, reasoning, calls, logprobs, ignored, _prompt(body["prompt"]) if "prompt" in body else None)
 
 
@@ -131,36 +131,36 @@ def end_of(body: Map) -> End:
     """The FINAL of a `Generate`."""
     return End(
         delta_of(body),
-        finish_reason=_checked(body, "finish_reason", str),
-        prompt_tokens=_checked(body, "prompt_tokens", int),
-        completion_tokens=_checked(body, "completion_tokens", int),
-        cached_tokens=_checked(body, "cached_tokens", int),
-        stop_string=_checked(body, "stop_string", str) if "stop_string" in body else None,
-        context_full=_checked(body, "context_full", bool) if "context_full" in body else False,
-        reasoning_tokens=_checked(body, "reasoning_tokens", int) if "reasoning_tokens" in body else 0,
+        finish_reason=checked(body, "finish_reason", str),
+        prompt_tokens=checked(body, "prompt_tokens", int),
+        completion_tokens=checked(body, "completion_tokens", int),
+        cached_tokens=checked(body, "cached_tokens", int),
+        stop_string=checked(body, "stop_string", str) if "stop_string" in body else None,
+        context_full=checked(body, "context_full", bool) if "context_full" in body else False,
+        reasoning_tokens=checked(body, "reasoning_tokens", int) if "reasoning_tokens" in body else 0,
     )
 
 
 def counted_of(body: Map) -> Counted:
     """The FINAL of a count."""
-    return Counted(_checked(body, "prompt_tokens", int))
+    return Counted(checked(body, "prompt_tokens", int))
 
 
 def vectors_of(body: Map, count: int) -> Vectors:
     """The FINAL of an `Embed` with `count` inputs."""
-    packed: bytes = _checked(body, "vectors", bytes)
-    size: int = _checked(body, "size", int)
+    packed: bytes = checked(body, "vectors", bytes)
+    size: int = checked(body, "size", int)
     if size < 1 or len(packed) != count * size * _FLOAT_BYTES:
         raise ProtocolError(f"an output without {count} vectors")
-    return Vectors(packed, size, _checked(body, "prompt_tokens", int))
+    return Vectors(packed, size, checked(body, "prompt_tokens", int))
 
 
 def scores_of(body: Map, count: int) -> Scores:
     """The FINAL of a `Rerank` with `count` documents."""
-    packed: bytes = _checked(body, "scores", bytes)
+    packed: bytes = checked(body, "scores", bytes)
     if len(packed) != count * _FLOAT_BYTES:
         raise ProtocolError(f"an output without {count} scores")
-    return Scores(floats_of(packed), _checked(body, "prompt_tokens", int))
+    return Scores(floats_of(packed), checked(body, "prompt_tokens", int))
 
 
 def no_partial(_body: Map) -> Never:
@@ -233,7 +233,8 @@ def weight_of(output: object) -> int:
     return len(output.text) + len(output.reasoning) + entries * _ENTRY_BYTES
 
 
-def _checked(body: Map, name: str, kind: type[Any]) -> Any:
+def checked(body: Map, name: str, kind: type[Any]) -> Any:
+    """This field of an output. Raises ProtocolError for one of another type."""
     value: Any = body.get(name)
     if type(value) is not kind:
         raise ProtocolError(f"an output whose {name} is {value!r:.80}")

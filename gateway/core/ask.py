@@ -62,7 +62,7 @@ from gateway.core.answer import (
     scores_of,
     vectors_of,
 )
-from gateway.core.audio import HeardPiece, Spoken, SpokenPiece, Transcript, VoiceNames
+from gateway.core.audio import HeardPiece, Spoken, SpokenPiece, Transcript, VoiceNames, transcript_of
 from gateway.core.progress import AnswerProgress, GoesOn, HeardProgress
 
 Out_co = TypeVar("Out_co", covariant=True)
@@ -159,12 +159,12 @@ def transcribe_stream(
     """What is said in a file, piece by piece. digest: of the file's bytes; resume_limit: as in `generate_stream`."""
     progress = HeardProgress()
     body = replace(_transcription(model, unit, digest), resume_limit=resume_limit)
-    return Ask(model, body, progress.partial, reader(Transcript), progress)
+    return Ask(model, body, progress.partial, transcript_of, progress)
 
 
 def transcribe_whole(model: str, unit: Transcribe, digest: bytes) -> Ask[Transcript]:
     """The same in one piece."""
-    return Ask(model, _transcription(model, unit, digest), no_partial, reader(Transcript))
+    return Ask(model, _transcription(model, unit, digest), no_partial, transcript_of)
 
 
 def _transcription(model: str, unit: Transcribe, digest: bytes) -> InferenceRequest:

@@ -1,11 +1,20 @@
-"""What audio models answer, as types: what they have heard, what they say, and their voices. Pure."""
+"""What audio models answer, as types: what they have heard, what they say, and their voices. Pure.
 
-from pydantic import Field
+Hours of speech have a hundred thousand words, and a gateway that reads them all at once answers nobody meanwhile: the
+segments of a transcript stay as they came until its form asks for them.
+"""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from broker.wire.body import ProtocolError
 from gateway.core.administration import Report
+from gateway.core.answer import Map, checked
 
 
-class HeardWord(Report):
+@dataclass(slots=True)  # not frozen, as a Delta
+class HeardWord:
     """One word; its times in seconds."""
 
     word: str
@@ -13,7 +22,8 @@ class HeardWord(Report):
     end: float
 
 
-class HeardSegment(Report):
+@dataclass(slots=True)
+class HeardSegment:
     """Some words that belong together; its times in seconds. Models other than Whisper know only the first four."""
 
     id: int
@@ -21,35 +31,99 @@ class HeardSegment(Report):
     end: float
     text: str
     seek: int = 0
-    tokens: list[int] = Field(default_factory=list)
+    tokens: Sequence[int] = ()
     temperature: float = 0.0
     avg_logprob: float = 0.0
     compression_ratio: float = 0.0
     no_speech_prob: float = 0.0
-    words: list[HeardWord] = Field(default_factory=list)
+    words: Sequence[HeardWord] = ()
 
 
-class HeardPiece(Report):
-    """A PARTIAL of `Transcribe`: the next text, and how many seconds of the file have been heard."""
+@dataclass(slots=True)
+class HeardPiece:
+    """A PARTIAL of `Transcribe`: the next text."""
 
     text: str
-    segments: list[HeardSegment] = Field(default_factory=list)
-    seconds: float = 0.0
 
     @property
     def weight(self) -> int:
         """Bytes that it occupies while it waits, roughly."""
-        return len(self.text) + len(self.segments) * 1024
+        return len(self.text)
 
 
-class Transcript(Report):
-    """The FINAL of `Transcribe`: what no PARTIAL held, and facts about the whole file. duration: seconds."""
+@dataclass(slots=True, frozen=True)
+class Transcript:
+    """The FINAL of `Transcribe`: what no PARTIAL held, and facts about the whole file. duration: seconds. segments: see
+    `segments_of`."""
 
     text: str
-    segments: list[HeardSegment] = Field(default_factory=list)
-    language: str | None = None
     duration: float
+    segments: Sequence[Any] = ()
+    language: str | None = None
     completion_tokens: int = 0
+
+
+def heard_of(body: Map) -> HeardPiece:
+    """The PARTIAL of a `Transcribe`. Raises ProtocolError."""
+    return HeardPiece(checked(body, "text", str))
+
+
+def transcript_of(body: Map) -> Transcript:
+    """The FINAL of a `Transcribe`. Raises ProtocolError."""
+    return Transcript(
+        checked(body, "text", str),
+        checked(body, "duration", float),
+        checked(body, "segments", list),
+        checked(body, "language", str) if body.get("language") is not None else None,
+        checked(body, "completion_tokens", int),
+    )
+
+
+def segments_of(transcript: Transcript, *, words: bool = False) -> Iterator[HeardSegment]:
+    """One after the other. words: read them too. Raises ProtocolError."""
+    return (_segment(entry, words) for entry in transcript.segments)
+
+
+def _segment(entry: Any, has_words: bool) -> HeardSegment:
+    try:
+        id_, seek, text, tokens = entry["id"], entry.get("seek", 0), entry["text"], entry.get("tokens", [])
+        if type(id_) is not int or type(seek) is not int or type(text) is not str or type(tokens) is not list:
+            raise TypeError
+        if not _INTEGERS.issuperset(map(type, tokens)):
+            raise TypeError
+        return HeardSegment(
+            id_,
+            _number(entry["start"]),
+            _number(entry["end"]),
+            text,
+            seek,
+            tokens,
+            _number(entry.get("temperature", 0.0)),
+            _number(entry.get("avg_logprob", 0.0)),
+            _number(entry.get("compression_ratio", 0.0)),
+            _number(entry.get("no_speech_prob", 0.0)),
+            [_word(one) for one in entry.get("words", ())] if has_words else (),
+        )
+    except (AttributeError, KeyError, TypeError):
+        raise ProtocolError(f"a transcript whose segments have {entry!r:.80}") from None
+
+
+_INTEGERS = frozenset({int})
+
+
+def _word(entry: Any) -> HeardWord:
+    word, start, end = entry["word"], entry["start"], entry["end"]
+    if type(word) is not str:
+        raise TypeError
+    return HeardWord(word, _number(start), _number(end))
+
+
+def _number(value: Any) -> float:
+    if type(value) is float:
+        return value
+    if type(value) is int:
+        return float(value)
+    raise TypeError
 
 
 class SpokenPiece(Report):

@@ -12,11 +12,8 @@ from typing import Any, Protocol
 from broker.wire.body import ProtocolError
 from broker.wire.packing import pack_map, unpack_map
 from broker.wire.work import MAX_TOLD_LOGPROBS
-from gateway.core.administration import reader
 from gateway.core.answer import Delta, End, Map, TokenLogprob, delta_of, end_of
-from gateway.core.audio import HeardPiece
-
-_heard_piece = reader(HeardPiece)
+from gateway.core.audio import HeardPiece, heard_of
 
 # Tokens of one answer, 256 KiB; a longer one cannot go on.
 MAX_TOKENS = 1 << 16
@@ -50,7 +47,7 @@ class HeardProgress:
     def partial(self, body: Map) -> HeardPiece:
         """The PARTIAL of a `Transcribe`. Raises ProtocolError."""
         self._place = body.pop("place", None)
-        return _heard_piece(body)
+        return heard_of(body)
 
     def begun(self, payload: bytes) -> bytes:
         """See GoesOn."""

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
+from anyio import to_thread
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from broker.wire.failure import Code
+from broker.wire.body import ProtocolError
+from broker.wire.failure import Code, Failure, FailureError
 from gateway.core import ask
+from gateway.core.audio import Transcript
 from gateway.core.failure import IGNORED_HEADER, ErrorAnswer, ignored_header
 from gateway.core.query import query_of
 from gateway.http.body import read_body
@@ -49,6 +52,8 @@ from gateway.openai.dialect import OPENAI
 # Bytes of speech that wait for a client at most. Players read as they play, and models are faster than that.
 _MOST_WAITING = 16 << 20
 
+_FEW_SEGMENTS = 100  # take some milliseconds to write with their words; hours of speech take a second
+
 
 async def transcriptions(request: Request[AppState]) -> Response:
     """What is said in an audio file, as a text with or without times, streamed or whole."""
@@ -83,6 +88,15 @@ async def _transcribed(
     transcript = await finish(request, whole, transcription_field)
     named = ignored_header(transcription_field, ignored)
     headers = {IGNORED_HEADER: named} if named else None
+    try:
+        if len(transcript.segments) <= _FEW_SEGMENTS:
+            return _written(transcript, wanted, headers)
+        return await to_thread.run_sync(_written, transcript, wanted, headers)
+    except ProtocolError as error:  # which may quote the answer, and is in no log
+        raise FailureError(Failure(Code.INTERNAL_ERROR, f"output that cannot be read: {error}")) from None
+
+
+def _written(transcript: Transcript, wanted: TranslationRequest, headers: dict[str, str] | None) -> Response:
     if (write := TEXTS.get(wanted.response_format)) is not None:
         return PlainTextResponse(write(transcript), headers=headers)
     is_verbose = wanted.response_format == "verbose_json"

@@ -6,9 +6,9 @@ empty line, which would end a cue, and no arrow, which would begin a time.
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
-from gateway.core.audio import HeardSegment, Transcript
+from gateway.core.audio import HeardSegment, HeardWord, Transcript, segments_of
 from gateway.core.dialect import Json
 from gateway.openai.audio.languages import name_of
 from gateway.openai.audio.requests import TranscriptionRequest, TranslationRequest
@@ -52,10 +52,15 @@ def as_verbose_json(transcript: Transcript, wanted: TranslationRequest) -> Json:
         "duration": round(transcript.duration, _DIGITS),
         "text": transcript.text.strip(),
     }
+    words: list[dict[str, object]] = []
+    segments: list[dict[str, object]] = []
+    for segment in segments_of(transcript, words=wanted.words):
+        segments.append(_segment(segment))
+        words += map(_word, segment.words)
     if wanted.words:
-        answer["words"] = _words(transcript.segments)
+        answer["words"] = words
     if wanted.segments:
-        answer["segments"] = [_segment(segment) for segment in transcript.segments]
+        answer["segments"] = segments
     return {**answer, "usage": duration_usage(transcript)}
 
 
@@ -69,7 +74,7 @@ TEXTS: dict[str, Callable[[Transcript], str]] = {"text": as_text, "srt": as_srt,
 
 def _cues(transcript: Transcript) -> Iterator[tuple[float, float, str]]:
     """Start, end and text of what has a text."""
-    for segment in transcript.segments:
+    for segment in segments_of(transcript):
         lines = (line.strip() for line in segment.text.splitlines())
         if text := "\n".join(line for line in lines if line):
             yield segment.start, max(segment.start, segment.end), _ARROW.sub("->", text)
@@ -83,12 +88,8 @@ def _time(seconds: float, mark: str) -> str:
     return f"{hours:02}:{minute:02}:{second:02}{mark}{milliseconds:03}"
 
 
-def _words(segments: Iterable[HeardSegment]) -> list[dict[str, object]]:
-    return [
-        {"word": word.word.strip(), "start": round(word.start, _DIGITS), "end": round(word.end, _DIGITS)}
-        for segment in segments
-        for word in segment.words
-    ]
+def _word(word: HeardWord) -> dict[str, object]:
+    return {"word": word.word.strip(), "start": round(word.start, _DIGITS), "end": round(word.end, _DIGITS)}
 
 
 def _segment(segment: HeardSegment) -> dict[str, object]:

@@ -86,7 +86,7 @@ WHOLE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 TOKENS = {id(ANSWER): Tokens(5, 2, 3), id(VECTORS): Tokens(4)}
 
 
-TRANSCRIPT = {"text": "Hi", "duration": 1.0, "completion_tokens": 3}
+TRANSCRIPT = {"text": "Hi", "segments": [], "duration": 1.0, "completion_tokens": 3}
 AUDIO: dict[str, tuple[dict[str, Any], dict[str, Any], Tokens]] = {
     "/v1/audio/transcriptions": ({"files": {"file": b"a"}}, TRANSCRIPT, Tokens(generated=3)),
     "/v1/audio/translations": ({"files": {"file": b"a"}}, TRANSCRIPT, Tokens(generated=3)),

@@ -83,9 +83,9 @@ async def hear(broker: PlayedBroker, request_id: bytes, text: str, seconds: floa
     await broker.outputs(Output(request_id, PARTIAL, {"text": text, "segments": [], "seconds": seconds}))
 
 
-async def have_heard(broker: PlayedBroker, request_id: bytes, text: str = " One.") -> None:
+async def have_heard(broker: PlayedBroker, request_id: bytes, text: str = " One.", segments: int = 1) -> None:
     """Its FINAL."""
-    body = {"text": text, "segments": [SEGMENT], "language": "en", "duration": 1.5, "completion_tokens": 2}
+    body = {"text": text, "segments": [SEGMENT] * segments, "language": "en", "duration": 1.5, "completion_tokens": 2}
     await broker.outputs(Output(request_id, FINAL, body))
 
 

@@ -3,7 +3,9 @@
 from typing import Any
 
 import pytest
-from gateway.core.audio import Transcript
+
+from broker.wire.body import ProtocolError
+from gateway.core.audio import Transcript, segments_of, transcript_of
 from gateway.openai.audio.formats import as_json, as_srt, as_text, as_verbose_json, as_vtt, duration_usage
 from gateway.openai.audio.languages import NAMES, code_of, name_of
 from gateway.openai.audio.requests import TranscriptionRequest, TranslationRequest
@@ -25,23 +27,61 @@ def segment(number: int, start: float, end: float, text: str, **more: Any) -> di
     }
 
 
+SEGMENT = segment(0, 0.0, 1.0, "a")
 WORDS = [
     {"word": " Hello", "start": 0.0, "end": 0.52, "probability": 0.9},
     {"word": " you.", "start": 0.52, "end": 1.5},
 ]
-TRANSCRIPT = Transcript.model_validate(
-    {
-        "text": " Hello you. A --> B",
-        "segments": [
-            segment(0, 0.0, 1.4996, " Hello you.", words=WORDS),
-            segment(1, 1.4996, 3725.9996, " A --> B\n"),
-        ],
-        "language": "de",
-        "duration": 3725.2000000001,
-        "completion_tokens": 4,
-    }
-)
+BODY: dict[str, Any] = {
+    "text": " Hello you. A --> B",
+    "segments": [
+        segment(0, 0.0, 1.4996, " Hello you.", words=WORDS),
+        segment(1, 1.4996, 3725.9996, " A --> B\n"),
+    ],
+    "language": "de",
+    "duration": 3725.2000000001,
+    "completion_tokens": 4,
+}
+TRANSCRIPT = transcript_of(BODY)
 NOTHING = Transcript(text="", duration=0.0)
+
+
+def test_no_more_is_read_than_the_form_needs() -> None:
+    broken = transcript_of({**BODY, "segments": [7]})
+    assert as_json(broken) == as_json(TRANSCRIPT)
+    assert as_text(broken) == as_text(TRANSCRIPT)
+    [read] = segments_of(cues_of({**SEGMENT, "start": 0, "words": "unread"}))
+    assert (read.text, repr(read.start), read.words) == ("a", "0.0", ())
+    [bare] = segments_of(cues_of({"id": 0, "start": 0.0, "end": 1.0, "text": "a"}), words=True)
+    assert (bare.seek, bare.tokens, bare.no_speech_prob, bare.words) == (0, [], 0.0, [])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"text": None},
+        {"duration": "long"},
+        {"language": 7},
+        {"completion_tokens": None},
+        {"segments": None},
+        {"segments": ["a"]},
+        {"segments": [[]]},
+        {"segments": [{"id": 0}]},
+        {"segments": [{**SEGMENT, "id": "0"}]},
+        {"segments": [{**SEGMENT, "start": "0"}]},
+        {"segments": [{**SEGMENT, "text": None}]},
+        {"segments": [{**SEGMENT, "seek": 1.5}]},
+        {"segments": [{**SEGMENT, "tokens": [1, "2"]}]},
+        {"segments": [{**SEGMENT, "avg_logprob": None}]},
+        {"segments": [{**SEGMENT, "words": [{"word": "a", "start": 0.0}]}]},
+        {"segments": [{**SEGMENT, "words": [{"word": 1, "start": 0.0, "end": 1.0}]}]},
+        {"segments": [{**SEGMENT, "words": ["a"]}]},
+        {"segments": [{**SEGMENT, "words": 7}]},
+    ],
+)
+def test_what_is_no_transcript_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ProtocolError, match=next(iter(wrong))):
+        list(segments_of(transcript_of({**BODY, **wrong}), words=True))
 
 
 def test_text() -> None:
@@ -64,7 +104,7 @@ def test_vtt() -> None:
 
 
 def cues_of(*segments: dict[str, Any]) -> Transcript:
-    return Transcript.model_validate({"text": "", "segments": list(segments), "duration": 9.0})
+    return transcript_of({**BODY, "segments": list(segments)})
 
 
 def test_no_text_ends_its_cue_or_begins_another() -> None:

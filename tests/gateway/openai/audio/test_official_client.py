@@ -40,7 +40,7 @@ async def official(runtime_dir: Path) -> AsyncIterator[tuple[PlayedBroker, Async
 async def test_transcriptions_in_every_form(runtime_dir: Path) -> None:
     async with official(runtime_dir) as (broker, client):
         transcriptions = client.audio.transcriptions
-        asking = asyncio.create_task(
+        asking = asyncio.ensure_future(
             transcriptions.with_raw_response.create(
                 model="whisper",
                 file=FILE,

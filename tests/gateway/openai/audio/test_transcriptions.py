@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import json
 import signal
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from pydantic import SecretStr
 
 from broker.wire.failure import Code, Failure
 from broker.wire.from_gateways import Cancel, InferenceRequest
+from gateway.core.audio import Transcript
 from gateway.core.names import AliasSettings
 from gateway.core.served import Served
 from gateway.http.uploads import FOLDER
+from gateway.openai.audio.formats import TEXTS, as_srt
 from gateway.settings import Settings
 from tests.gateway.openai.audio.playing import (
     AUDIO,
@@ -88,6 +91,47 @@ async def test_every_form_of_an_answer(runtime_dir: Path, form: str, media: str,
         assert (answer.status_code, answer.headers["content-type"]) == (200, media)
         assert answer.text.startswith(text)
         assert answer.headers["x-mlx-broker-ignored"] == "include"
+
+
+@pytest.mark.parametrize(("segments", "in_a_thread"), [(1, False), (5000, True)])
+async def test_hours_of_speech_are_written_while_others_are_answered(
+    runtime_dir: Path, monkeypatch: pytest.MonkeyPatch, segments: int, *, in_a_thread: bool
+) -> None:
+    threads: list[int] = []
+
+    def noted(transcript: Transcript) -> str:
+        threads.append(threading.get_ident())
+        return as_srt(transcript)
+
+    monkeypatch.setitem(TEXTS, "srt", noted)
+    async with playing(runtime_dir) as (broker, client):
+        asking = post(client, response_format="srt")
+        request_id, _ = await expect_audio(broker)
+        await have_heard(broker, request_id, segments=segments)
+        assert (await asking).text.count(" --> ") == segments
+    assert (threads != [threading.get_ident()]) is in_a_thread
+
+
+async def test_segments_that_cannot_be_read_are_an_error_and_in_no_log(
+    runtime_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with playing(runtime_dir) as (broker, client):
+        for segments, status in ((1, 500), (0, 200)):
+            asking = post(client, response_format="srt")
+            request_id, _ = await expect_audio(broker)
+            body = {
+                "text": "a",
+                "segments": ["secret"] * segments,
+                "language": "en",
+                "duration": 1.5,
+                "completion_tokens": 2,
+            }
+            await broker.final(request_id, body)
+            answer = await asking
+            assert answer.status_code == status
+            assert ("output that cannot be read" in answer.text) is (status == 500)
+        assert uploaded(runtime_dir) == []
+    assert "secret" not in caplog.text
 
 
 def events_of(text: str) -> list[Any]:
@@ -195,9 +239,8 @@ async def test_bad_input_is_refused_by_name_and_leaves_nothing(runtime_dir: Path
 
 
 async def test_a_model_must_be_named_where_there_is_no_default_one(runtime_dir: Path) -> None:
-    async with PlayedBroker(runtime_dir) as broker, running_process(broker, runtime_dir) as gateway:
-        async with httpx.AsyncClient(base_url=gateway.url) as client:
-            answer = await client.post(TRANSCRIPTIONS, files={"file": AUDIO})
+    async with playing(runtime_dir, default_model=None) as (_broker, client):
+        answer = await client.post(TRANSCRIPTIONS, files={"file": AUDIO})
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "model")
 
 
