@@ -38,8 +38,9 @@ class Served:
     client's name stands for, None until it is known. is_known: this machine or its settings have such a model; any
     other name is the client's invention. status: of the response, None before it. outcome: `ok`, `client_left` or the
     code of a failure, None while it runs; a stream that fails has the status 200. first_output, last_output: of a
-    stream. units: of work that it streams. outputs: pieces of these so far, nearly always one token each. gaps: between
-    outputs that came one after the other, counted by GAP_BOUNDS.
+    stream. uploaded: when its upload had come, None for a request without one. units: of work that it streams. outputs:
+    pieces of these so far. is_by_token: nearly each of them is one token; those of audio are not. gaps: between outputs
+    that came one after the other, counted by GAP_BOUNDS.
     """
 
     method: str
@@ -54,21 +55,31 @@ class Served:
     first_output: float | None = None
     last_output: float = 0.0
     ended: float | None = None
+    uploaded: float | None = None
     units: int = 0
+    is_by_token: bool = True
     outputs: int = 0
     gaps: list[int] = field(default_factory=list)
     _tokens: dict[int, Tokens] = field(default_factory=dict)
     _has_ended: set[int] = field(default_factory=set)
 
     @property
+    def first_seconds(self) -> float | None:
+        """From the request, or from the end of its upload, to the first output of a stream."""
+        if self.first_output is None:
+            return None
+        return self.first_output - (self.started if self.uploaded is None else self.uploaded)
+
+    @property
     def tokens(self) -> Tokens:
-        """As far as they are known: in a stream that was cut off, each output counts as one token."""
+        """As far as they are known: in a stream that was cut off, each output that is a token counts."""
         units = self._tokens.values()
         generated = sum(unit.generated for unit in units)
+        is_known = len(self._has_ended) >= self.units or not self.is_by_token
         return Tokens(
             sum(unit.prompt for unit in units),
             sum(unit.cached for unit in units),
-            generated if len(self._has_ended) >= self.units else max(generated, self.outputs),
+            generated if is_known else max(generated, self.outputs),
         )
 
     def hear(self, now: float, count: int) -> None:

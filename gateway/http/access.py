@@ -35,8 +35,8 @@ def _of_inference(served: Served) -> dict[str, Any]:
     if tokens.prompt or tokens.generated:
         known["prompt_tokens"], known["cached_tokens"] = tokens.prompt, tokens.cached
         known["completion_tokens"] = tokens.generated
-    if served.first_output is not None:
-        known["ttft_seconds"] = round(served.first_output - served.started, 4)
+    if (first := served.first_seconds) is not None:
+        known["ttft_seconds"] = round(first, 4)
     return known
 
 

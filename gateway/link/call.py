@@ -96,7 +96,8 @@ class Call(Generic[T]):
         self._weight += sum(weight_of(output) for _index, output in self._items[self._weighed :])
         self._weighed = len(self._items)
         if self._weight > self.most_waiting and self.pending:
-            log.warning("request cancelled: its client reads too slowly", extra={"request_id": self.trace})
+            text = "request cancelled: its client reads too slowly, %d bytes waited for it"
+            log.warning(text, self._weight, extra={"request_id": self.trace})
             self._empty()
             self._cancel(self, _SLOW_READER)
 

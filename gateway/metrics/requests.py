@@ -53,8 +53,9 @@ class RequestMetrics:
         model.prompt += tokens.prompt
         model.cached += tokens.cached
         model.generated += tokens.generated
-        if served.first_output is not None:
-            model.first.add(served.first_output - served.started)
+        if (first := served.first_seconds) is not None:
+            model.first.add(first)
+        if served.first_output is not None and served.is_by_token:
             model.gaps.merge(served.gaps, served.last_output - served.first_output)
         if served.outcome == OK and (tokens.prompt or tokens.generated):
             model.whole.add(served.ended - served.started)
@@ -65,7 +66,7 @@ class RequestMetrics:
         yield self._running()
         yield self._durations(
             "time_to_first_token_seconds",
-            "From the request to the first output of a streamed answer.",
+            "From the request, or the end of its upload, to the first output of a streamed answer.",
             lambda model: model.first,
         )
         yield self._gaps()
@@ -125,7 +126,7 @@ class RequestMetrics:
             gaps[name] = Durations(GAP_BOUNDS)
             gaps[name].merge(model.gaps.counts, model.gaps.total)
         for served in self._running_now():
-            if served.first_output is not None:
+            if served.first_output is not None and served.is_by_token:
                 name = self._name(served)
                 known = name if name in gaps or len(gaps) < MAX_MODELS else OTHER
                 total = served.last_output - served.first_output

@@ -1,5 +1,6 @@
 """Transcriptions, translations, speech and voices: handlers and their rows of the endpoint table."""
 
+import time
 from collections.abc import Sequence
 
 from anyio import to_thread
@@ -67,6 +68,8 @@ async def translations(request: Request[AppState]) -> Response:
 
 def _of_upload(request: Request[AppState], form: type[TranslationRequest]) -> Response:
     async def answer(fields: Fields, upload: Upload) -> Response:
+        served = request.state["served"]
+        served.uploaded, served.is_by_token = time.monotonic(), False
         kept, ignored = heeded(fields)
         wanted = parse_form(form, values_of(kept, LISTS), upload.size)
         return await _transcribed(request, wanted, upload, ignored)
@@ -110,6 +113,7 @@ async def speech(request: Request[AppState]) -> Response:
     unit = speech_work(wanted)
     call = await request.state["link"].call(ask.speak(target.model, unit))
     call.most_waiting = _MOST_WAITING
+    request.state["served"].is_by_token = False
     renderer = SpeechEvents() if wanted.stream_format == "sse" else SpeechBytes(unit.encoding)
     return AnswerStream(call, renderer, request.state["settings"].keepalive_seconds, speech_field)
 

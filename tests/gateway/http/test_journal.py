@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,47 @@ async def test_audio(runtime_dir: Path) -> None:
             record = await records.next()
             assert (record.path, record.is_inference, record.status, record.outcome) == (path, True, 200, OK)
             assert (record.model, record.tokens) == ("org/tiny", tokens)
+
+
+async def test_streams_of_audio(runtime_dir: Path) -> None:
+    """The first output counts from the end of the upload, and outputs are no tokens."""
+    form = httpx.Request("POST", "http://a", data={"stream": "true"}, files={"file": b"a" * 100})
+    kind = {"content-type": form.headers["content-type"]}
+    middle: list[float] = []
+
+    async def upload() -> AsyncIterator[bytes]:
+        sent = form.read()
+        yield sent[:50]
+        middle.append(time.monotonic())
+        yield sent[50:]
+
+    async with recording(runtime_dir) as records:
+        for path, sent, body in (
+            ("/v1/audio/transcriptions", {"content": upload(), "headers": kind}, {"text": "One"}),
+            ("/v1/audio/speech", {"json": {"input": "a"}}, {"audio": b"a"}),
+        ):
+            asking = asyncio.create_task(
+                records.client.send(records.client.build_request("POST", path, **sent), stream=True)
+            )
+            request_id, _request = await records.broker.expect(InferenceRequest)
+            await records.broker.outputs(Output(request_id, PARTIAL, body))
+            answer = await asking
+            pieces = answer.aiter_raw()
+            await anext(pieces)
+            await records.broker.outputs(Output(request_id, PARTIAL, body))
+            await anext(pieces)
+            await answer.aclose()
+            await records.broker.expect(Cancel)
+            record = await records.next()
+            assert (record.outcome, record.outputs, record.tokens) == (CLIENT_LEFT, 2, Tokens())
+            assert not record.is_by_token
+            assert record.first_output is not None
+            begun = record.started
+            if path == "/v1/audio/transcriptions":
+                assert record.uploaded is not None
+                assert record.uploaded > middle[0]
+                begun = record.uploaded
+            assert record.first_seconds == record.first_output - begun
 
 
 async def test_whole_answers_of_every_dialect(runtime_dir: Path) -> None:

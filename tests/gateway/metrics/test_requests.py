@@ -63,6 +63,21 @@ def test_a_stream(counted: Counted) -> None:
     assert seen.value("requests_in_progress", model="org/tiny") == 0
 
 
+def test_of_audio_the_time_to_its_first_output_counts_from_the_end_of_its_upload_and_no_output_is_a_token(
+    counted: Counted,
+) -> None:
+    served = counted.begin()
+    served.uploaded, served.units, served.is_by_token = 160.0, 1, False
+    served.hear(160.3, 1)
+    served.hear(190.3, 2)
+    running = counted.exposed
+    counted.end(served, CLIENT_LEFT, at=191.0)
+    for seen in (running, counted.exposed):
+        assert not seen.value("inter_token_latency_seconds_count", model="org/tiny")
+    assert seen.value("time_to_first_token_seconds_sum", model="org/tiny") == pytest.approx(0.3)
+    assert seen.value("generation_tokens_total", model="org/tiny") == 0
+
+
 def test_a_running_stream_shows_its_gaps_and_they_count_once(counted: Counted) -> None:
     served = counted.begin()
     assert counted.exposed.value("requests_in_progress", model="org/tiny") == 1
