@@ -5,7 +5,9 @@ BLAS adds whole vectors instead of one product after the other, which is twice a
 additions is the same, except that a bias comes first. Weights in 16 bits and GPUs gain nothing.
 """
 
+import ctypes
 import sys
+from contextlib import suppress
 from typing import Any
 
 import mlx.core as mx
@@ -22,3 +24,12 @@ def transpose_for_blas(model: Any, *, biased: bool) -> None:
                 continue
             if biased or "bias" not in layer:
                 layer.weight = mx.contiguous(layer.weight.T).T
+
+
+def give_back() -> None:
+    """Give freed memory back to Linux: what weights were before they were transposed. Else it stays with MLX's cache
+    and with malloc, and counts as memory of this process."""
+    if sys.platform == "linux":
+        mx.clear_cache()
+        with suppress(AttributeError):  # musl has no such function
+            ctypes.CDLL(None).malloc_trim(0)

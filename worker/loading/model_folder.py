@@ -18,7 +18,7 @@ from mlx_lm.utils import load_config, load_model, load_tokenizer
 
 from broker.wire.failure import one_line
 from worker.engine import Report
-from worker.loading.layout import transpose_for_blas
+from worker.loading.layout import give_back, transpose_for_blas
 
 log = logging.getLogger("worker")
 
@@ -142,6 +142,7 @@ def read_weights(model: Any, report: Report) -> int:
             done, pending, chunk = done + pending, 0, []
             report("weights", done / total)
     mx.eval(chunk)
+    give_back()
     report("weights", 1.0)
     return total
 

@@ -1,5 +1,6 @@
 """Weights lie so that the BLAS of MLX's wheels for Linux is quick, and give the same results."""
 
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -13,8 +14,8 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 
 from tests.tiny_models import make_tiny_model
-from worker.loading.layout import transpose_for_blas
-from worker.loading.model_folder import load_folder
+from worker.loading.layout import give_back, transpose_for_blas
+from worker.loading.model_folder import load_folder, read_weights
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Accelerate and GPUs have no slow direction")
 
@@ -66,6 +67,26 @@ def test_a_text_model_is_loaded_so_and_computes_the_same_bits(tmp_path: Path) ->
     assert all(strides[name] != _strides(theirs)[name] for name in projections)
     tokens = mx.array([[1, 2, 3, 4, 5]])
     assert mx.array_equal(model(tokens), theirs(tokens))
+
+
+def test_after_loading_only_the_weights_are_resident(tmp_path: Path) -> None:
+    """50 MiB of them."""
+    file = str(tmp_path / "weights.safetensors")
+    mx.save_safetensors(file, {f"{number}": mx.random.normal((1024, 512)) for number in range(25)})
+    model = nn.Sequential(*[nn.Linear(1, 1, bias=False) for _ in range(25)])  # type: ignore[attr-defined]
+    weights: Any = mx.load(file)
+    for layer, weight in zip(model.layers, weights.values(), strict=True):
+        layer.weight = weight
+    del weights
+    transpose_for_blas(model, biased=False)
+    give_back()
+    before = _resident_bytes()
+    read_weights(model, lambda _stage, _fraction: None)
+    assert (_resident_bytes() - before) / 2**20 < 55
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def _strides(model: Any) -> dict[str, tuple[int, ...] | None]:
