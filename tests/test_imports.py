@@ -30,7 +30,7 @@ OWNERS = {
     "mlx_lm": ("worker/",),
     "miniaudio": ("worker/audio/", "worker/vision/sounds.py"),
     "mlx_vlm": ("worker/vision/", "worker/embeddings/", "worker/loading/architectures.py"),
-    "mlx_audio": ("worker/audio/", "worker/loading/architectures.py", "worker/vision/sounds.py"),
+    "mlx_audio": ("worker/audio/", "worker/loading/architectures.py", "worker/sound/"),
     "soundfile": ("worker/audio/",),
     "transformers": ("worker/",),
     "PIL": ("worker/vision/",),

@@ -10,7 +10,7 @@ from zlib import crc32
 import mlx.core as mx
 
 from broker.wire.work import Transcribe
-from worker.audio.decoding import Samples
+from worker.sound.resampling import Samples
 
 
 @dataclass(slots=True)

@@ -15,9 +15,9 @@ from pathlib import Path
 import miniaudio
 import numpy as np
 import soundfile
-from mlx_audio.resample import resample_audio_array
 
 from broker.wire.failure import FailureError, invalid
+from worker.sound.resampling import Samples, ratio, resampled
 
 # Samples per second of all models that transcribe.
 RATE = 16_000
@@ -45,8 +45,6 @@ _NO_LENGTH_BYTES = 2**31 - 2**16
 
 _FORMATS = "wav, mp3, flac or ogg"
 
-Samples = np.ndarray[tuple[int], np.dtype[np.float32]]
-
 
 @dataclass(slots=True)
 class SpokenFile:
@@ -67,7 +65,7 @@ class SpokenFile:
     def pieces(self) -> Iterator[Samples]:
         """All samples, once. Raises FailureError for a file that is shorter than its head says, or has none."""
         try:
-            for piece in _resampled(self._counted(), self.rate):
+            for piece in resampled(self._counted(), self.rate, RATE, max(self.rate, RATE) * PIECE_SECONDS):
                 self.heard += len(piece)
                 yield piece
         except (miniaudio.MiniaudioError, soundfile.SoundFileError) as error:
@@ -172,7 +170,7 @@ def _open_mp3(path: str, name: str, _size: int) -> SpokenFile:
 def _recording(path: str, name: str, info: miniaudio.SoundFileInfo, frames: int, *, is_exact: bool) -> SpokenFile:
     own = _checked_rate(info.sample_rate, info.nchannels, name)
     rate = own
-    if max(_ratio(own)) > _MOST_RATIO:
+    if max(ratio(own, RATE)) > _MOST_RATIO:
         rate, frames, is_exact = _COMMON_RATE, math.ceil(frames * _COMMON_RATE / own), False
 
     def read() -> Iterator[Samples]:
@@ -197,7 +195,7 @@ def _open_ogg(path: str, name: str, _size: int) -> SpokenFile:
             for block in file.blocks(block_frames, dtype="float32", always_2d=True):
                 yield block.mean(axis=1, dtype=np.float32)
 
-    if max(_ratio(rate)) > _MOST_RATIO:
+    if max(ratio(rate, RATE)) > _MOST_RATIO:
         raise invalid(f"{name} has {rate} samples a second, which an ogg file must not have", param=name)
     return SpokenFile(path, name, rate, frames / rate, read, frames, _is_exact=False)
 
@@ -209,38 +207,3 @@ def _checked_rate(rate: int, channels: int, name: str) -> int:
     if not _LEAST_RATE <= rate <= _MOST_RATE:
         raise invalid(f"{name} has {rate} samples a second: it must have {_LEAST_RATE} to {_MOST_RATE}", param=name)
     return rate
-
-
-def _ratio(rate: int) -> tuple[int, int]:
-    """By how much this rate is multiplied and divided to become RATE."""
-    divisor = math.gcd(rate, RATE)
-    return RATE // divisor, rate // divisor
-
-
-def _resampled(chunks: Iterator[Samples], rate: int) -> Iterator[Samples]:
-    """The same sound at RATE. Each piece is resampled together with what lies beside it, and begins where the filter
-    is in the phase that it would have if the whole file were resampled at once: the samples are the same."""
-    if rate == RATE:
-        yield from chunks
-        return
-    up, down = _ratio(rate)
-    core = rate * PIECE_SECONDS // down * down or down
-    beside = math.ceil(rate / (4 * down)) * down
-    buffer = np.zeros(0, np.float32)
-    first = at = 0  # numbers of the first sample in the buffer, and of the next one to resample
-
-    def resample(end: int, seen: int) -> Samples:
-        read = resample_audio_array(buffer[: seen - first], rate, RATE)
-        begin = first * up // down
-        piece: Samples = read[at * up // down - begin : math.ceil(end * up / down) - begin]
-        return piece
-
-    for chunk in chunks:
-        buffer = np.concatenate((buffer, chunk))
-        while first + len(buffer) >= at + core + beside:
-            yield resample(at + core, at + core + beside)
-            at += core
-            dropped = max(0, at - beside) - first
-            buffer, first = buffer[dropped:].copy(), first + dropped
-    if at < first + len(buffer):
-        yield resample(first + len(buffer), first + len(buffer))

@@ -11,7 +11,8 @@ import mlx.core as mx
 import numpy as np
 from mlx_audio.utils import hanning, mel_filters, stft
 
-from worker.audio.decoding import RATE, Samples
+from worker.audio.decoding import RATE
+from worker.sound.resampling import Samples
 
 # Samples of a frame, and from one frame to the next.
 _WIDTH, _HOP = 400, 160

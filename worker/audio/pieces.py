@@ -15,9 +15,10 @@ from mlx_audio.resample import resample_audio_array
 
 from broker.wire.failure import invalid
 from broker.wire.work import Transcribe
-from worker.audio.decoding import RATE, Samples
+from worker.audio.decoding import RATE
 from worker.audio.families import family_of
 from worker.audio.transcriber import Heard
+from worker.sound.resampling import Samples
 
 # Samples of a piece, those at its end in which it is cut, and those whose loudness is compared.
 _PIECE = 30 * RATE

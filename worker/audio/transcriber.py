@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from broker.wire.work import Transcribe
-from worker.audio.decoding import Samples
+from worker.sound.resampling import Samples
 
 
 @dataclass(slots=True, frozen=True)

@@ -23,7 +23,7 @@ from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output
 from broker.wire.packing import unpack
 from broker.wire.to_workers import Assign
 from broker.wire.work import Speak, Transcribe, Voices
-from worker.audio.decoding import RATE, Samples, SpokenFile, open_recording
+from worker.audio.decoding import RATE, SpokenFile, open_recording
 from worker.audio.guard import guarded
 from worker.audio.pieces import PieceTranscriber
 from worker.audio.transcriber import Heard, Transcriber
@@ -37,6 +37,7 @@ from worker.memory.room import MemoryRoom, Size
 from worker.options import read_options, whole_number
 from worker.process.device_errors import is_device_error
 from worker.process.intake import taking_in
+from worker.sound.resampling import Samples
 
 log = logging.getLogger("worker")
 

@@ -18,9 +18,9 @@ from mlx_audio.stt.models.whisper.whisper import HFTokenizerWrapper
 from broker.wire.failure import invalid
 from broker.wire.work import Transcribe
 from worker.audio.course import Course, next_seed, rest_of, seed_of
-from worker.audio.decoding import Samples
 from worker.audio.mel import FRAMES_PER_SECOND, WINDOW_FRAMES, Spectrogram
 from worker.audio.transcriber import Heard
+from worker.sound.resampling import Samples
 
 # Tried one after the other: what is unlikely or repeats itself is drawn again, more freely.
 _TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from broker.wire.kinds import HEARING
-from worker.vision.sounds import Samples
+from worker.sound.resampling import Samples
 
 # What a model takes beside the tokens of a prompt: of one sound, or of all.
 Features = dict[str, mx.array]

@@ -44,10 +44,10 @@ from worker.loading.model_folder import (
     tokenizer_settings,
 )
 from worker.process.device_errors import is_device_error
+from worker.sound.resampling import Samples
 from worker.vision.chats import FILES, chat_writer, files_in
 from worker.vision.hearing import Features, hearing_of, thinking
 from worker.vision.pictures import Picture
-from worker.vision.sounds import Samples
 
 log = logging.getLogger("worker")
 

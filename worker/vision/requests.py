@@ -1,7 +1,11 @@
 """The requests of a vision engine: before they are in the batch, and in it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
+
+import numpy as np
 
 from broker.wire.work import Generate
 from worker.begun import Begun
@@ -9,17 +13,22 @@ from worker.chat.writer import Form
 from worker.generation.echo import Echo, Recital, reciting
 from worker.generation.sampling import LogitsProcessor, Sampler, is_greedy
 from worker.generation.sequence import Sequence
+from worker.sound.resampling import Samples
 from worker.vision.model import Prompt, VisionModel
 from worker.vision.pictures import Picture
 from worker.vision.row_sampler import RowSampler
-from worker.vision.sounds import Recording, Samples, check_seconds
+from worker.vision.sounds import Recording, check_seconds
+
+# The second piece of a sound shows whether the first was all.
+_PIECES_AT_ONCE = 2
 
 
 @dataclass(slots=True)
 class Waiting:
     """A request that is not in the batch yet. prompt: once it is known; text: the rendered chat; images, heard: the
     `pictures` and `sounds` that have been decoded; form: of the chat, None for a prompt that is none; pixels: of
-    `pixels_wanted`; echo: how the answer begins; begun: in another process."""
+    `pixels_wanted`; echo: how the answer begins; begun: in another process; pieces, parts: what is to come of the sound
+    that is being decoded, and what there is of it."""
 
     request: Generate
     sampler: Sampler
@@ -34,6 +43,8 @@ class Waiting:
     sounds: list[Recording] = field(default_factory=list)
     images: list[Any] = field(default_factory=list)
     heard: list[Samples] = field(default_factory=list)
+    pieces: Iterator[Samples] | None = None
+    parts: list[Samples] = field(default_factory=list)
 
     def least_tokens(self, model: VisionModel) -> int:
         """A lower bound of the tokens of its files. Raises FailureError."""
@@ -45,13 +56,20 @@ class Waiting:
         return len(self.images) == len(self.pictures) and len(self.heard) == len(self.sounds)
 
     def decode_next(self, model: VisionModel) -> None:
-        """Decode one file. Raises FailureError."""
+        """Decode one picture, or a piece of a sound. Raises FailureError."""
         if len(self.images) < len(self.pictures):
             self.images.append(self.pictures[len(self.images)].read())
         elif model.hearing is not None:
             sound = self.sounds[len(self.heard)]
-            self.heard.append(sound.read(model.hearing.rate, model.hearing.longest))
-            check_seconds(sum(samples.size for samples in self.heard) / model.hearing.rate, sound.where)
+            if self.pieces is None:
+                self.pieces = sound.pieces(model.hearing.rate, model.hearing.longest)
+            more = list(islice(self.pieces, _PIECES_AT_ONCE))
+            self.parts += more
+            samples = sum(part.size for part in (*self.heard, *self.parts))
+            check_seconds(samples / model.hearing.rate, sound.where)
+            if len(more) < _PIECES_AT_ONCE:
+                self.heard.append(np.concatenate(self.parts))
+                self.pieces, self.parts = None, []
 
     def read(self, model: VisionModel) -> Prompt:
         """Its prompt, once all files are decoded. Raises FailureError."""

@@ -1,29 +1,30 @@
 """Sound files to samples: wav, mp3 and flac, decoded piece by piece, and no more of them than a model hears.
 
-Every defect of a file is a FailureError that names the part of the request. Knows no models.
+A piece is small enough to be decoded between two steps. Every defect of a file is a FailureError that names the part of
+the request. Knows no models.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from math import ceil, gcd
+from math import ceil
 from typing import Any
 
 import miniaudio
 import numpy as np
-from mlx_audio.utils import resample_audio
 
 from broker.wire.failure import FailureError, invalid, one_line
-
-# Samples of one channel.
-Samples = np.ndarray[tuple[int], np.dtype[np.float32]]
+from worker.sound.resampling import Samples, ratio, resampled
 
 # Enough of an mp3 file behind its tags to tell its rate: the library would decode all of it.
 _HEAD_BYTES = 1 << 16
-# What a tag of mp3 files has in front of its content.
+# What a tag of mp3 files has in front of its content, and how many tags are looked at.
 _TAG_HEAD = 10
+_MOST_TAGS = 16
 
-_PIECE_SECONDS = 1.0
+# What is decoded at once, of all channels: less than a second of very many; and what is resampled at once.
+_MOST_DECODED = 2**20
+_MOST_RESAMPLED = 2**18
 # Of one request.
 _MOST_SOUNDS, _MOST_SECONDS = 64, 600.0
 _MOST_CHANNELS, _MOST_RATE = 64, 192_000
@@ -42,42 +43,36 @@ class Recording:
     rate: int
     frames: int | None
 
-    def read(self, rate: int, longest: float) -> Samples:
-        """Its samples, so many per second, one channel. longest: seconds. Raises FailureError."""
-        most = ceil(longest * self.rate)
-        if self.frames is not None and self.frames > most:
+    def pieces(self, rate: int, longest: float) -> Iterator[Samples]:
+        """Its samples, so many per second, one channel, in pieces that take a bounded time. longest: seconds. Raises
+        FailureError."""
+        if self.frames is not None and self.frames > ceil(longest * self.rate):
             raise self._too_long(longest)
-        steps = max(self.rate, rate) // gcd(self.rate, rate)
-        decoded = self.rate if steps <= _MOST_STEPS else rate
-        most = ceil(longest * decoded)
+        decoded = self.rate if max(ratio(self.rate, rate)) <= _MOST_STEPS else rate
         try:
-            samples = self._decoded(decoded, most)
-            if decoded == self.rate and samples.size < min(self.frames or 0, most):
-                raise ValueError("it is cut off")
-            if samples.size <= most:
-                samples = np.asarray(resample_audio(samples, decoded, rate), np.float32)
+            yield from resampled(self._decoded(decoded, longest), decoded, rate, _MOST_RESAMPLED)
+        except FailureError:
+            raise
         except Exception as error:  # a decoder may raise anything
             raise _broken(self.where, error) from error
-        if samples.size > most:
-            raise self._too_long(longest)
-        if not samples.size:
-            raise invalid(f"{self.where} has no sound in it", param=self.where)
-        return samples
 
-    def _decoded(self, rate: int, most: int) -> Samples:
-        """What there is of it, and at most one piece more than `most`."""
+    def _decoded(self, rate: int, longest: float) -> Iterator[Samples]:
+        """All of it. Raises FailureError for one that is longer, or has nothing."""
         options: dict[str, Any] = {"nchannels": self.channels, "sample_rate": rate}
-        stream = miniaudio.stream_memory(self.data, frames_to_read=ceil(_PIECE_SECONDS * rate), **options)
-        pieces: list[Samples] = []
+        at_once = min(rate, _MOST_DECODED // self.channels)
+        stream = miniaudio.stream_memory(self.data, frames_to_read=at_once, **options)
         frames = 0
         with closing(stream):
             for raw in stream:
                 piece = np.asarray(raw, np.int16).astype(np.float32) / 32768.0
-                pieces.append(piece.reshape(-1, self.channels).mean(axis=1))
-                frames += pieces[-1].size
-                if frames > most:
-                    break
-        return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+                frames += piece.size // self.channels
+                if frames > ceil(longest * rate):
+                    raise self._too_long(longest)
+                yield piece.reshape(-1, self.channels).mean(axis=1)
+        if rate == self.rate and frames < (self.frames or 0):
+            raise ValueError("it is cut off")
+        if not frames:
+            raise invalid(f"{self.where} has no sound in it", param=self.where)
 
     def _too_long(self, longest: float) -> FailureError:
         return invalid(f"{self.where} is longer than the {longest:g} s that this model hears at once", self.where)
@@ -133,7 +128,9 @@ def _head(data: bytes) -> tuple[int, int, int | None] | None:
 def _tags(data: bytes) -> int:
     """How many bytes of tags are in front of the sound: titles, pictures."""
     start = 0
-    while data[start : start + 3] == b"ID3" and len(data) >= start + _TAG_HEAD:
+    for _ in range(_MOST_TAGS):
+        if data[start : start + 3] != b"ID3" or len(data) < start + _TAG_HEAD:
+            break
         size = 0
         for byte in data[start + 6 : start + _TAG_HEAD]:  # seven bits of each
             size = size << 7 | byte & 0x7F

@@ -24,12 +24,11 @@ from tests.tiny_vision import picture
 from tests.worker.engine_runs import answer, counted, joined, run
 from tests.worker.going_on import assert_goes_on
 from tests.worker.vision.failing import failure
-from tests.worker.vision.vision_runs import IMAGE, TEXT_ONLY, in_company, load, rounded, spoken, text, user
+from tests.worker.vision.vision_runs import IMAGE, TEXT_ONLY, decoded, in_company, load, rounded, spoken, text, user
 from worker.vision.engine import VisionEngine
 from worker.vision.hearing import _EARS, _runs
 from worker.vision.memory_plan import encoding_bytes
 from worker.vision.model import VisionModel
-from worker.vision.sounds import open_sound
 
 # Gemma 4's own filters of 128 heights have some that hear nothing.
 pytestmark = [pytest.mark.exact, pytest.mark.filterwarnings("ignore:At least one mel filter")]
@@ -189,7 +188,7 @@ def embeds_of(model: VisionModel, fields: dict[str, Any]) -> list[mx.array]:
     """Of the tokens of each sound."""
     assert model.hearing is not None
     written, _ = model.chat(Generate(**fields), fields["messages"])
-    heard = [open_sound(data, "").read(model.hearing.rate, model.hearing.longest) for data in fields["audios"]]
+    heard = [decoded(data, model.hearing.rate, model.hearing.longest) for data in fields["audios"]]
     prompt = model.read_chat(written, [], {}, heard)
     embeds = model.see(prompt)["inputs_embeds"]
     return [embeds[:, begin:end] for begin, end in _runs(prompt.tokens, model.hearing.token)]
@@ -233,6 +232,12 @@ def test_a_count_is_the_number_that_the_same_request_reports(engine: VisionEngin
         rest = counted(engine.count, messages=silent)
         assert outputs[-1].body["prompt_tokens"] == count == rest + tokens + around * len(fields["audios"])
     assert list(engine.count(pack(Generate(**TWO))))[:-1] == [None, None]
+
+
+def test_a_long_sound_is_decoded_in_several_steps(engine: VisionEngine) -> None:
+    fields = {**ONE, "audios": [sound(1, seconds=29, rate=44_100)]}
+    *steps, _ = engine.count(pack(Generate(**fields)))
+    assert len(steps) > 2
 
 
 @pytest.mark.parametrize(
@@ -295,7 +300,7 @@ def test_encoding_takes_at_most_what_is_counted(tmp_path: Path) -> None:
     engine = load(make_tiny_hearing(tmp_path / "tiny"))
     model, chat = engine.model, [user(AUDIO)]
     written, _ = model.chat(Generate(messages=chat, audios=[b""]), chat)
-    samples = open_sound(sound(1, seconds=5), "").read(16_000, 30.0)
+    samples = decoded(sound(1, seconds=5), 16_000, 30.0)
     prompt = model.read_chat(written, [], {}, [samples])
     (features,) = prompt.heard
     ear = AudioEncoder(AudioConfig(hidden_size=64, num_hidden_layers=1, num_attention_heads=4))

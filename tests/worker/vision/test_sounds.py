@@ -10,6 +10,7 @@ from mlx_vlm.utils import load_audio
 
 from broker.wire.failure import FailureError
 from tests.tiny_hearing import sound
+from tests.worker.vision.vision_runs import decoded
 from worker.vision.sounds import check_seconds, open_sound, open_sounds
 
 RATE, LONGEST = 16_000, 30.0
@@ -45,22 +46,34 @@ FILES = {
     "mp3": encoded("MP3"),
     "mp3 with a title": tagged(encoded("MP3"), 200_000),
     "flac": encoded("FLAC"),
+    "mp3 with 16 titles": tagged(b"", 10) * 15 + tagged(encoded("MP3"), 10),
     "flac of unknown length": claiming(encoded("FLAC"), 0),
+    "20 s": encoded("FLAC", 20),
+    "20 s of 22,050 Hz": encoded("WAV", 20, 22_050),
+    "5 s of 192 kHz": encoded("WAV", 5, 192_000),
+    "5 s of 64 channels": sound(1, seconds=5, channels=64),
+    "29 s of 50 Hz": sound(1, seconds=29, rate=50),
 }
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_samples_are_those_of_mlx_vlm(name: str) -> None:
-    samples = open_sound(FILES[name], "audios[0]").read(RATE, LONGEST)
+    samples = decoded(FILES[name], RATE, LONGEST)
     assert (samples.ndim, str(samples.dtype)) == (1, "float32")
     np.testing.assert_array_equal(samples, load_audio(io.BytesIO(FILES[name]), sr=RATE))
 
 
 def test_a_rate_that_shares_nothing_with_the_models() -> None:
     """The filter between the two would have a million parts."""
-    samples = open_sound(sound(1, rate=44_101), "audios[0]").read(RATE, LONGEST)
+    samples = decoded(sound(1, rate=44_101), RATE, LONGEST)
     assert abs(samples.size - RATE / 2) < 20
     assert 0.1 < float(np.abs(samples).max()) < 0.4
+
+
+@pytest.mark.parametrize(("name", "pieces"), [("20 s", 4), ("20 s of 22,050 Hz", 2), ("5 s of 192 kHz", 4)])
+def test_a_long_sound_comes_in_pieces_of_the_same_work(name: str, pieces: int) -> None:
+    """2**18 samples of the higher rate are resampled at once."""
+    assert len(list(open_sound(FILES[name], "audios[0]").pieces(RATE, LONGEST))) == pieces
 
 
 HOURS = 48 * 3600 * 44_100
@@ -77,6 +90,7 @@ BAD = {
     "31 s of mp3": (encoded("MP3", 31, 8000), "longer than the 30 s"),
     "half a flac": (encoded("FLAC")[:3000], "it is cut off"),
     "a title alone": (tagged(b"", 100), "formats are wav, mp3 and flac"),
+    "17 titles": (tagged(b"", 10) * 16 + tagged(encoded("MP3"), 10), "formats are wav, mp3 and flac"),
     "an endless title": (b"ID3\3\0\0\x7f\x7f\x7f\x7f" + bytes(100), "formats are wav, mp3 and flac"),
 }
 
@@ -84,7 +98,7 @@ BAD = {
 @pytest.mark.parametrize(("data", "message"), BAD.values(), ids=BAD)
 def test_what_is_no_sound_is_named(data: bytes, message: str) -> None:
     with pytest.raises(FailureError) as raised:
-        open_sound(data, "audios[3]").read(RATE, LONGEST)
+        list(open_sound(data, "audios[3]").pieces(RATE, LONGEST))
     assert raised.value.failure.param == "audios[3]"
     assert message in str(raised.value)
 
@@ -99,7 +113,7 @@ def test_noise_is_a_sound_or_named() -> None:
             for place in generator.integers(4, len(data), 40):
                 data[place] = generator.integers(256)
             try:
-                samples = open_sound(bytes(data), "audios[0]").read(RATE, LONGEST)
+                samples = decoded(bytes(data), RATE, LONGEST)
             except FailureError as error:
                 named.add(error.failure.param)
             else:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx_vlm.generate import generate_step
 from mlx_vlm.utils import load_processor, prepare_inputs
 from PIL import Image
@@ -17,8 +18,10 @@ from broker.wire.to_workers import Assign
 from tests.tiny_vision import picture
 from tests.worker.engine_runs import MOST_STEPS, add, assert_empty, joined
 from worker.generation.text_stream import make_detokenizer
+from worker.sound.resampling import Samples
 from worker.vision.batch import Turns
 from worker.vision.engine import VisionEngine
+from worker.vision.sounds import open_sound
 
 IMAGE = {"type": "image"}
 
@@ -29,6 +32,11 @@ def text(said: str) -> dict[str, str]:
 
 def user(*parts: dict[str, str]) -> dict[str, Any]:
     return {"role": "user", "content": list(parts)}
+
+
+def decoded(data: bytes, rate: int, longest: float) -> Samples:
+    """All samples of a sound file."""
+    return np.concatenate(list(open_sound(data, "audios[0]").pieces(rate, longest)))
 
 
 def load(folder: Path, *, share: int = 0, **options: Any) -> VisionEngine:
