@@ -1,17 +1,19 @@
 """The body of a request: read within its limit, in the form that it was sent in."""
 
+import asyncio
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from starlette.requests import Request
 
 from broker.wire.failure import Code, Failure, FailureError, invalid
 from gateway.http.inference import AppState
 
+PIECE_BYTES = 65_536  # what is done with one is as long as other requests wait
 _GZIP = 16 + zlib.MAX_WBITS
 _PLAIN = ("", "identity")
 _GZIPPED = ("gzip", "x-gzip")
-_PIECE_BYTES = 4096  # each member that ends copies what follows it in its piece
+_PACKED_BYTES = 4096  # each member that ends copies what follows it in its piece
 
 
 async def read_body(request: Request[AppState]) -> bytes:
@@ -26,8 +28,9 @@ async def read_body(request: Request[AppState]) -> bytes:
 async def pieces_of(
     request: Request[AppState], limit: int, complaint: str, param: str | None = None
 ) -> AsyncIterator[bytes]:
-    """The body piece by piece, unpacked. Raises FailureError, `request_too_large` with this complaint and parameter as
-    soon as more than `limit` bytes are known to come."""
+    """The body, unpacked, in pieces of at most PIECE_BYTES; between two of them other tasks have a turn. Raises
+    FailureError, `request_too_large` with this complaint and parameter as soon as more than `limit` bytes are known to
+    come."""
     too_large = Failure(Code.REQUEST_TOO_LARGE, complaint, param)
     coding = ", ".join(request.headers.getlist("content-encoding")).strip().lower()
     if coding not in (*_PLAIN, *_GZIPPED):
@@ -42,13 +45,20 @@ async def pieces_of(
         received += len(chunk)
         if received > limit:  # gzip may hold nothing for ever
             raise FailureError(too_large)
-        piece = chunk if packed is None else packed.feed(chunk, limit + 1 - unpacked)
-        unpacked += len(piece)
-        if unpacked > limit:
-            raise FailureError(too_large)
-        yield piece
+        for number, piece in enumerate(_cut(chunk) if packed is None else packed.feed(chunk)):
+            if number:  # a wait for the client has come before the first
+                await asyncio.sleep(0)
+            unpacked += len(piece)
+            if unpacked > limit:
+                raise FailureError(too_large)
+            yield piece
     if packed is not None and not packed.is_complete:
         raise invalid("the body ends before its gzip does")
+
+
+def _cut(chunk: bytes) -> Iterator[bytes]:
+    for start in range(0, len(chunk), PIECE_BYTES):
+        yield chunk[start : start + PIECE_BYTES]
 
 
 class Gunzip:
@@ -63,18 +73,22 @@ class Gunzip:
         """Whether all that was fed ends with a member."""
         return self._member.eof or not self._has_begun
 
-    def feed(self, data: bytes, limit: int) -> bytes:
-        """The next bytes, up to `limit` of them: the rest of a bomb stays packed. Raises FailureError."""
-        unpacked = bytearray()
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The next bytes, in pieces of at most PIECE_BYTES, empty ones too: the rest of a bomb stays packed. Raises
+        FailureError."""
         try:
-            for start in range(0, len(data), _PIECE_BYTES):
-                piece = data[start : start + _PIECE_BYTES]
-                while piece and len(unpacked) < limit:
+            for start in range(0, len(data), _PACKED_BYTES):
+                packed = data[start : start + _PACKED_BYTES]
+                unpacked = bytearray()  # of many small members
+                while packed:
                     if self._member.eof:
                         self._member = zlib.decompressobj(_GZIP)
                     self._has_begun = True
-                    unpacked += self._member.decompress(piece, limit - len(unpacked))
-                    piece = self._member.unused_data if self._member.eof else b""
+                    unpacked += self._member.decompress(packed, PIECE_BYTES - len(unpacked))
+                    packed = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+                    if len(unpacked) == PIECE_BYTES:
+                        yield bytes(unpacked)
+                        unpacked.clear()
+                yield bytes(unpacked)
         except zlib.error as error:
             raise invalid(f"the body is not gzip: {error}") from None
-        return bytes(unpacked)
