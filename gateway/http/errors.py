@@ -59,8 +59,8 @@ def error_response(dialect: Dialect, failure: Failure, status: int | None = None
     if status == 415:
         headers["accept-encoding"] = "gzip"
     content = dialect.error(failure)
-    if status == 413:
-        return LingeringJson(content, 413, headers | {"connection": "close"})
+    if status in (408, 413):  # the rest of the body does not come, or is not wanted
+        return LingeringJson(content, status, headers | {"connection": "close"})
     return Json(content, status, headers)
 
 

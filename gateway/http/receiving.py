@@ -1,6 +1,6 @@
 """A response to a request with an upload: receives the form, and removes the file when the response has ended."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from anyio import to_thread
 from starlette.requests import Request
@@ -8,12 +8,14 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from broker.wire.failure import Code, Failure, FailureError, invalid
+from gateway.awake import awake_timeout
 from gateway.http.body import pieces_of
 from gateway.http.form import MAX_FIELDS_BYTES, UploadForm
 from gateway.http.inference import AppState
 from gateway.http.streaming import unless
 from gateway.http.uploads import Upload, UploadPlace
 
+SILENT_SECONDS = 60.0  # of an upload, without a byte of it
 _PIECE_BYTES = 2**18  # per write, each in a thread: a disk may be slow
 
 Fields = dict[str, list[str]]
@@ -43,7 +45,7 @@ async def _receive(request: Request[AppState], field: str, place: UploadPlace) -
     form = UploadForm(request.headers.get("content-type", ""), field)
     too_large = f"{field} has more than {place.limit} bytes"
     waiting = bytearray()
-    async for data in pieces_of(request, place.limit + MAX_FIELDS_BYTES, too_large, field):
+    async for data in _timely(pieces_of(request, place.limit + MAX_FIELDS_BYTES, too_large, field)):
         piece = form.feed(data)
         if place.taken + len(piece) > place.limit:
             raise FailureError(Failure(Code.REQUEST_TOO_LARGE, too_large, field))
@@ -58,3 +60,17 @@ async def _receive(request: Request[AppState], field: str, place: UploadPlace) -
     await to_thread.run_sync(place.file.write, bytes(waiting))
     place.file.close()
     return form.fields
+
+
+async def _timely(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same. Raises FailureError `request_timeout` where the next one does not come."""
+    while True:
+        try:
+            async with awake_timeout(SILENT_SECONDS):
+                piece = await anext(pieces, None)
+        except TimeoutError:
+            message = f"the next byte of the body must come within {SILENT_SECONDS:g} s"
+            raise FailureError(Failure(Code.REQUEST_TIMEOUT, message, retryable=True)) from None
+        if piece is None:
+            return
+        yield piece

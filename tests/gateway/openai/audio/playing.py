@@ -25,6 +25,20 @@ TRANSLATIONS = "/v1/audio/translations"
 SPEECH = "/v1/audio/speech"
 AUDIO = b"RIFF" + bytes(range(256)) * 40
 
+BOUNDARY = b"x7x7"
+END = b"--%b--\r\n" % BOUNDARY
+FORM = {"content-type": f"multipart/form-data; boundary={BOUNDARY.decode()}"}
+
+
+def part(name: str, value: bytes) -> bytes:
+    """One of a form."""
+    return b'--%b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (BOUNDARY, name.encode(), value)
+
+
+def post(client: httpx.AsyncClient, path: str = TRANSCRIPTIONS, **fields: Any) -> "asyncio.Task[httpx.Response]":
+    """AUDIO with these fields."""
+    return asyncio.create_task(client.post(path, data=fields, files={"file": ("a.wav", AUDIO)}))
+
 
 @contextlib.asynccontextmanager
 async def playing(runtime_dir: Path, **settings: Any) -> AsyncIterator[tuple[PlayedBroker, httpx.AsyncClient]]:

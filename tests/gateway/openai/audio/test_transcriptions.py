@@ -24,6 +24,9 @@ from gateway.openai.audio.formats import TEXTS, as_srt
 from gateway.settings import Settings
 from tests.gateway.openai.audio.playing import (
     AUDIO,
+    BOUNDARY,
+    END,
+    FORM,
     TRANSCRIPTIONS,
     TRANSLATIONS,
     bytes_of,
@@ -33,7 +36,9 @@ from tests.gateway.openai.audio.playing import (
     hear,
     is_there,
     no_upload_left,
+    part,
     playing,
+    post,
     uploaded,
 )
 from tests.gateway.played_broker import SECONDS, PlayedBroker
@@ -42,20 +47,6 @@ from tests.gateway.served import served
 from tests.gateway.test_second_link import ScriptedLink
 
 pytestmark = pytest.mark.anyio
-
-BOUNDARY = b"x7x7"
-FORM = {"content-type": f"multipart/form-data; boundary={BOUNDARY.decode()}"}
-
-
-def post(client: httpx.AsyncClient, path: str = TRANSCRIPTIONS, **fields: Any) -> "asyncio.Task[httpx.Response]":
-    return asyncio.create_task(client.post(path, data=fields, files={"file": ("a.wav", AUDIO)}))
-
-
-def part(name: str, value: bytes) -> bytes:
-    return b'--%b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (BOUNDARY, name.encode(), value)
-
-
-END = b"--%b--\r\n" % BOUNDARY
 
 
 async def test_the_worker_finds_the_bytes_in_a_file_that_is_gone_after_the_answer(runtime_dir: Path) -> None:
