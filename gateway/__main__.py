@@ -40,6 +40,8 @@ def main() -> int:
     configure("gateway", settings.log_level, settings.log_format, hides_errors=True, current=current_trace)
     # uvicorn logs every step of a start; the announcement says the same in one line
     logging.getLogger("uvicorn.error").setLevel("DEBUG" if settings.log_level == "debug" else "WARNING")
+    # It warns of bodies that are no forms, and tells every piece of the others. The client gets the error.
+    logging.getLogger("python_multipart").setLevel("ERROR")
     _raise_file_limit()
     gc.freeze()  # imported modules stay for good
     link = BrokerClient(settings.broker_socket)

@@ -336,7 +336,13 @@ async def test_a_gateway_that_is_killed_leaves_its_files_to_the_next_one(runtime
 
 
 async def test_a_gateway_that_stops_ends_uploads_and_leaves_nothing(runtime_dir: Path) -> None:
-    async with PlayedBroker(runtime_dir) as broker, running_process(broker, runtime_dir) as gateway:
+    """Of a client that sends no form its log has no more than the access line."""
+    async with (
+        PlayedBroker(runtime_dir) as broker,
+        running_process(broker, runtime_dir, log_level="debug") as gateway,
+        httpx.AsyncClient(base_url=gateway.url) as client,
+    ):
+        assert (await client.post(TRANSCRIPTIONS, content=b"no boundary", headers=FORM)).status_code == 400
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
         head = f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n"
         writer.write(f"{head}Content-Type: {FORM['content-type']}\r\n\r\n".encode() + part("file", AUDIO * 100))
@@ -348,6 +354,7 @@ async def test_a_gateway_that_stops_ends_uploads_and_leaves_nothing(runtime_dir:
         writer.close()
         assert await gateway.ended() == 0
         assert list((runtime_dir / FOLDER).iterdir()) == []
+        assert "boundary" not in (await gateway.log()).lower()
 
 
 async def test_the_key_is_asked_for_before_a_byte_is_stored(runtime_dir: Path) -> None:
@@ -368,7 +375,7 @@ async def test_aliases_the_record_and_the_id_of_a_request(runtime_dir: Path) -> 
         models=["org/tiny"],
     )
     aliases = {"whisper-1": AliasSettings(model="org/tiny")}
-    settings = Settings(port=0, runtime_dir=runtime_dir, aliases=aliases)
+    settings = Settings(port=0, aliases=aliases)
     async with served(link, settings, observers=[records.append]) as client:
         answer = await client.post(
             TRANSCRIPTIONS, data={"model": "whisper-1"}, files={"file": AUDIO}, headers={"x-request-id": "mine"}
