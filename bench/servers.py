@@ -69,7 +69,8 @@ def ours(models: Path, root: Path = ROOT) -> Iterator[Server]:
     config.write_text(
         f'runtime_dir = "{directory / "run"}"\n'
         f'[broker]\nmodels_dir = "{models}"\nhub_dir = "{directory / "hub"}"\nstate_dir = "{directory / "state"}"\n'
-        f"[gateway]\nport = {port}\n[models.echo]\n" + "".join(f'{k} = "{v}"\n' for k, v in ECHO.items())
+        f'[gateway]\nport = {port}\nstate_dir = "{directory / "state"}"\n[models.echo]\n'
+        + "".join(f'{k} = "{v}"\n' for k, v in ECHO.items())
     )
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith("MLX_BROKER_")},

@@ -77,7 +77,7 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[MetricsState]:
         link.open()
-        uploads = Uploads(settings.runtime_dir, settings.max_upload_bytes)
+        uploads = Uploads(settings.state_dir, settings.max_upload_bytes)
         uploads.open()
         feed = Feed(link, event_of)
         try:

@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from broker.wire.paths import GATEWAY_SOCKET, MAX_SOCKET_PATH_BYTES, default_runtime_dir
+from broker.wire.paths import GATEWAY_SOCKET, MAX_SOCKET_PATH_BYTES, default_runtime_dir, default_state_dir
 from broker.wire.settings_file import SettingsError, given_settings, mistakes
 from gateway.core.names import AliasSettings
 from gateway.core.names import mistakes as mistakes_in_aliases
@@ -51,6 +51,7 @@ class Settings(BaseModel):
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     ollama_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     runtime_dir: Path = Field(default_factory=default_runtime_dir)
+    state_dir: Path = Field(default_factory=default_state_dir)
     api_key: Key | None = None
     admin_token: Key | None = None
     allowed_origins: list[str] = Field(default_factory=list)

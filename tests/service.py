@@ -94,7 +94,7 @@ class Service:
             "state_dir": str(self.directory / "state"),
             "warm_spares": 0,
         } | tables.get("broker", {})
-        tables["gateway"] = {"port": self.port} | tables.get("gateway", {})
+        tables["gateway"] = {"port": self.port, "state_dir": str(self.directory / "state")} | tables.get("gateway", {})
         self.config = self.directory / "settings.toml"
         self.config.write_text(f"runtime_dir = {json.dumps(str(self.directory / 'run'))}\n" + _toml(tables))
         self.environment = {

@@ -38,8 +38,9 @@ class OwnService:
         self.port = _free_port()
         self.gateway = Gateway(f"http://127.0.0.1:{self.port}")
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        places = {"models_dir": str(models), "hub_dir": str(hub), "state_dir": str(directory / "state")}
-        tables = {"broker": {**places, **settings}, "gateway": {"port": self.port}}
+        state = {"state_dir": str(directory / "state")}
+        places = {"models_dir": str(models), "hub_dir": str(hub), **state}
+        tables = {"broker": {**places, **settings}, "gateway": {"port": self.port, **state}}
         lines = [f"runtime_dir = {json.dumps(str(directory / 'run'))}"]
         for name, table in tables.items():
             lines += [f"[{name}]", *(f"{field} = {json.dumps(value)}" for field, value in table.items())]

@@ -1,17 +1,19 @@
 """Files that clients upload: in a folder of this gateway's own, each for as long as its request lasts.
 
-The folder is `uploads/<name>/` in the runtime directory, and locked while its gateway lives. So another gateway can
-tell what one that was killed has left behind, and removes it when it starts. Only this user can read the files.
+The folder is `uploads/<name>/` in the state directory, which is on a disk, and locked while its gateway lives. So
+another gateway can tell what one that was killed has left behind, and removes it when it starts. Only this user can
+read the files.
 """
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
 import secrets
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from pathlib import Path
 
@@ -21,16 +23,21 @@ log = logging.getLogger(__name__)
 
 FOLDER = "uploads"
 AT_ONCE = 16  # times the limit of one file: so many bytes may lie there at a time
+FREE_BYTES = 2**30  # of the disk, which are left to others
+
+Disk = Callable[[Path], os.statvfs_result]
 
 
 class Upload:
     """One file. `write` may run in a thread; a `close` meanwhile waits for it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, disk: Disk = os.statvfs) -> None:
         self.path = path
+        self._disk = disk
         self.size = 0
         self._hash = blake2b(digest_size=16)
         self._lock = threading.Lock()
+        _check_room(disk, path.parent)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._file: int | None = os.open(path, flags, 0o600)
 
@@ -47,6 +54,7 @@ class Upload:
             self._hash.update(data)
             left = memoryview(data)
             try:
+                _check_room(self._disk, self.path.parent)
                 while left:
                     left = left[os.write(self._file, left) :]
             except OSError as error:
@@ -67,22 +75,27 @@ class Upload:
 
 
 class Uploads:
-    """The files of one gateway. limit: bytes of one file. Mutable state: the folder, once there is one, and how many
-    bytes have been let in for files that are still there."""
+    """The files of one gateway. limit: bytes of one file; disk: what is free in a folder. Mutable state: the folder,
+    once there is one, and how many bytes have been let in for files that are still there."""
 
-    def __init__(self, runtime_dir: Path, limit: int) -> None:
+    def __init__(self, state_dir: Path, limit: int, disk: Disk = os.statvfs) -> None:
         self.limit = limit
-        self._all = runtime_dir / FOLDER
+        self._disk = disk
+        self._all = state_dir.absolute() / FOLDER  # workers open them, wherever they run
         self._own: Path | None = None
         self._locked = -1
         self._taken = 0
 
     def open(self) -> None:
-        """Remove what dead gateways have left."""
-        with contextlib.suppress(FileNotFoundError):
+        """Remove what dead gateways have left. A place that cannot be used is an error of the uploads alone."""
+        try:
             for left in sorted(self._all.iterdir()):
                 if _remove_if_left(left):
                     log.info("removed uploads that another gateway has left: %s", left.name)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            log.warning("uploads cannot be stored in %s: %s", self._all, one_line(error.strerror or error))
 
     def close(self) -> None:
         """Remove the folder, and what is in it."""
@@ -95,7 +108,7 @@ class Uploads:
     def new(self) -> Iterator["UploadPlace"]:
         """A place for one file, which is removed at the end of the block. Raises FailureError if there is none."""
         try:
-            place = UploadPlace(self, Upload(self._folder() / secrets.token_hex(16)))
+            place = UploadPlace(self, Upload(self._folder() / secrets.token_hex(16), self._disk))
         except OSError as error:
             raise _unwritable(error) from None
         try:
@@ -112,7 +125,7 @@ class Uploads:
         self._taken += size
 
     def _folder(self) -> Path:
-        """Its own, made if there is none: something may have emptied the runtime directory."""
+        """Its own, made if there is none: something may have emptied the state directory."""
         if self._own is None or not self._own.exists():
             self._all.mkdir(mode=0o700, parents=True, exist_ok=True)
             while not self._make(self._all / secrets.token_hex(8)):
@@ -175,6 +188,13 @@ def _remove_if_left(path: Path) -> bool:
     shutil.rmtree(path, ignore_errors=True)
     os.close(locked)
     return True
+
+
+def _check_room(disk: Disk, folder: Path) -> None:
+    """Raises OSError where the disk has less free than is left to others."""
+    room = disk(folder)
+    if room.f_bavail * room.f_frsize < FREE_BYTES:
+        raise OSError(errno.ENOSPC, f"its disk has less than {FREE_BYTES >> 20} MiB free")
 
 
 def _unwritable(error: OSError) -> FailureError:

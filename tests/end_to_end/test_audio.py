@@ -50,7 +50,7 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def uploaded(service: Service) -> list[Path]:
-    return [path for path in (service.directory / "run" / FOLDER).rglob("*") if path.is_file()]
+    return [path for path in (service.directory / "state" / FOLDER).rglob("*") if path.is_file()]
 
 
 def test_every_form_says_the_same(service: Service, client: OpenAI, speech: Path) -> None:

@@ -34,7 +34,7 @@ def test_500_transcriptions_leave_nothing(tmp_path: Path) -> None:
                 before = _taken(service)
         wait_until(lambda: service.model("whisper")["in_flight"] == 0, what="no request in flight")
         after = _taken(service)
-        assert [one for one in (service.directory / "run" / "uploads").rglob("*") if one.is_file()] == []
+        assert [one for one in (service.directory / "state" / "uploads").rglob("*") if one.is_file()] == []
     finally:
         service.stop()
     sys.stdout.write(f"MiB and open files, after {WARM} and {REQUESTS} requests: {before}, {after}\n")

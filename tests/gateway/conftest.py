@@ -1,3 +1,4 @@
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -7,6 +8,18 @@ from pathlib import Path
 import pytest
 
 from gateway.http.refusals import Refusals
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _state_home() -> Iterator[None]:
+    """Gateways store uploads there, not at the home of who runs the tests. Short, as it holds sockets on macOS."""
+    before, directory = os.environ.get("XDG_STATE_HOME"), tempfile.mkdtemp(prefix="mlxb-")
+    os.environ["XDG_STATE_HOME"] = directory
+    yield
+    os.environ.pop("XDG_STATE_HOME")
+    if before is not None:
+        os.environ["XDG_STATE_HOME"] = before
+    shutil.rmtree(directory)
 
 
 @pytest.fixture

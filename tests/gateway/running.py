@@ -72,6 +72,7 @@ async def gateway_process(runtime_dir: Path, **settings: Any) -> AsyncIterator[G
     """`python -m gateway` with these settings, on a port of its choice unless they name one."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLX_BROKER_")}
     environment |= {"PYTHONPATH": str(ROOT), "MLX_BROKER_PORT": "0", "MLX_BROKER_RUNTIME_DIR": str(runtime_dir)}
+    environment["MLX_BROKER_STATE_DIR"] = str(runtime_dir)
     environment |= {f"MLX_BROKER_{name.upper()}": str(value) for name, value in settings.items()}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gateway"),

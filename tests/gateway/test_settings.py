@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.wire.paths import default_runtime_dir
+from broker.wire.paths import default_runtime_dir, default_state_dir
 from broker.wire.settings_file import SettingsError
 from gateway import names
 from gateway.core.sampling import Defaults
@@ -34,6 +34,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         host="127.0.0.1",
         port=8080,
         runtime_dir=default_runtime_dir(),
+        state_dir=default_state_dir(),
         api_key=None,
         admin_token=None,
         allowed_origins=[],

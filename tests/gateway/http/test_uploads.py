@@ -1,5 +1,6 @@
 """Files of uploads: where they lie, who can read them, and that none outlives its request or its gateway."""
 
+import os
 import resource
 import stat
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from broker.wire.failure import Code, FailureError
-from gateway.http.uploads import AT_ONCE, FOLDER, Uploads
+from gateway.http.uploads import AT_ONCE, FOLDER, FREE_BYTES, Uploads
 from tests.gateway.running import ROOT
 
 LIMIT = 1000
@@ -25,8 +26,8 @@ def uploads(tmp_path: Path) -> Iterator[Uploads]:
     made.close()
 
 
-def left_in(runtime_dir: Path) -> list[Path]:
-    return sorted((runtime_dir / FOLDER).rglob("*"))
+def left_in(state_dir: Path) -> list[Path]:
+    return sorted((state_dir / FOLDER).rglob("*"))
 
 
 def test_nothing_is_made_before_the_first_upload(tmp_path: Path, uploads: Uploads) -> None:
@@ -86,12 +87,55 @@ def test_a_disk_that_takes_no_more_is_an_error_of_the_request(uploads: Uploads) 
     assert not place.file.path.exists()
 
 
-def test_a_place_where_nothing_can_be_written_too(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_used_is_one_warning_and_an_error_of_each_request(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / FOLDER).write_text("a file")
     uploads = Uploads(tmp_path, LIMIT)
+    uploads.open()
+    [warning] = caplog.records
+    assert warning.getMessage() == f"uploads cannot be stored in {tmp_path / FOLDER}: Not a directory"
     with pytest.raises(FailureError) as refusal, uploads.new():
         pass
     assert refusal.value.failure.code is Code.INSUFFICIENT_STORAGE
+
+
+class Disk:
+    """As full as a test says."""
+
+    def __init__(self, free: int) -> None:
+        self.free = free
+
+    def __call__(self, folder: Path) -> os.statvfs_result:
+        assert folder.is_dir()
+        return os.statvfs_result((4096, 1024, 10**9, 10**9, self.free // 1024, 0, 0, 0, 0, 255))
+
+
+def test_a_part_of_the_disk_is_left_to_others(tmp_path: Path) -> None:
+    disk = Disk(FREE_BYTES)
+    uploads = Uploads(tmp_path, LIMIT, disk)
+    with uploads.new() as place:
+        place.file.write(b"a")
+        disk.free -= 1024
+        with pytest.raises(FailureError) as in_the_middle:
+            place.file.write(b"b")
+        assert place.file.path.read_bytes() == b"a"
+    with pytest.raises(FailureError) as before_it_comes, uploads.new():
+        pass
+    for refusal in (in_the_middle, before_it_comes):
+        failure = refusal.value.failure
+        assert (failure.code, failure.retryable) == (Code.INSUFFICIENT_STORAGE, True)
+        assert failure.message == "the upload cannot be stored: its disk has less than 1024 MiB free"
+    assert not [path for path in left_in(tmp_path) if path.is_file()]
+    disk.free += 1024
+    with uploads.new() as place:
+        place.file.write(b"c")
+
+
+def test_workers_find_it_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Uploads(Path("state"), LIMIT).new() as place:
+        assert place.file.path.is_relative_to(tmp_path / "state")
 
 
 _OTHER = """

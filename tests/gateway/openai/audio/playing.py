@@ -43,15 +43,16 @@ def post(client: httpx.AsyncClient, path: str = TRANSCRIPTIONS, **fields: Any) -
 @contextlib.asynccontextmanager
 async def playing(runtime_dir: Path, **settings: Any) -> AsyncIterator[tuple[PlayedBroker, httpx.AsyncClient]]:
     """A broker that the test plays, and a client of a gateway that has met it."""
-    given = Settings(**{"port": 0, "runtime_dir": runtime_dir, "default_model": "org/tiny", **settings})
+    places = {"runtime_dir": runtime_dir, "state_dir": runtime_dir}
+    given = Settings(**{"port": 0, **places, "default_model": "org/tiny", **settings})
     async with PlayedBroker(runtime_dir) as broker, served(BrokerClient(given.broker_socket), given) as client:
         await broker.meet()
         yield broker, client
 
 
-def uploaded(runtime_dir: Path) -> list[Path]:
+def uploaded(state_dir: Path) -> list[Path]:
     """The files of uploads that are there now."""
-    return [path for path in (runtime_dir / FOLDER).rglob("*") if path.is_file()]
+    return [path for path in (state_dir / FOLDER).rglob("*") if path.is_file()]
 
 
 async def eventually(condition: Callable[[], object]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.http import receiving, uploads
+from gateway.http import errors, receiving, uploads
 from tests.gateway.openai.audio.playing import (
     AUDIO,
     END,
@@ -15,8 +15,10 @@ from tests.gateway.openai.audio.playing import (
     bytes_of,
     expect_audio,
     have_heard,
+    is_there,
     part,
     playing,
+    post,
     uploaded,
 )
 from tests.gateway.played_broker import SECONDS
@@ -29,6 +31,7 @@ async def test_an_upload_that_stands_still_ends_and_one_that_is_slow_does_not(
 ) -> None:
     """The room that it had is free then."""
     monkeypatch.setattr(receiving, "SILENT_SECONDS", 0.6)
+    monkeypatch.setattr(errors, "LINGER_SECONDS", 0.05)
     monkeypatch.setattr(uploads, "AT_ONCE", 1)
     audio = AUDIO * 10
     form = part("file", audio) + END
@@ -51,5 +54,54 @@ async def test_an_upload_that_stands_still_ends_and_one_that_is_slow_does_not(
         asking = asyncio.create_task(client.post(TRANSCRIPTIONS, content=slowly(), headers=FORM))
         request_id, unit = await expect_audio(broker)
         assert bytes_of(unit) == audio
+        await have_heard(broker, request_id)
+        assert (await asking).status_code == 200
+
+
+async def test_what_others_take_is_a_429_that_says_when_to_come_again(
+    runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "AT_ONCE", 1)
+    async with playing(runtime_dir, max_upload_mb=1.5 * len(AUDIO) / 2**20) as (broker, client):
+        first = post(client)
+        request_id, unit = await expect_audio(broker)
+        refused = await post(client)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+        assert uploaded(runtime_dir) == [Path(unit.path)]
+        await have_heard(broker, request_id)
+        assert (await first).status_code == 200
+        again = post(client)
+        request_id, _ = await expect_audio(broker)
+        await have_heard(broker, request_id)
+        assert (await again).status_code == 200
+    assert uploaded(runtime_dir) == []
+
+
+async def test_without_a_place_for_it_an_upload_is_a_507_and_all_else_is_served(runtime_dir: Path) -> None:
+    place = runtime_dir / uploads.FOLDER
+    place.write_text("a file")
+    async with playing(runtime_dir) as (broker, client):
+        refused = await post(client)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (507, "insufficient_storage")
+        assert (await client.get("/openapi.json")).status_code == 200
+        place.unlink()
+        asking = post(client)
+        request_id, unit = await expect_audio(broker)
+        await have_heard(broker, request_id)
+        assert (await asking).status_code == 200
+        assert not is_there(unit)
+
+
+async def test_a_disk_that_becomes_full_is_a_507_that_leaves_nothing(
+    runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with playing(runtime_dir) as (broker, client):
+        asking = post(client)
+        request_id, unit = await expect_audio(broker)
+        monkeypatch.setattr(uploads, "FREE_BYTES", 2**80)
+        refused = await post(client)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (507, "insufficient_storage")
+        assert uploaded(runtime_dir) == [Path(unit.path)]
         await have_heard(broker, request_id)
         assert (await asking).status_code == 200
