@@ -229,7 +229,8 @@ async def gone(receive: Receive) -> CallClosedError:
 
 
 async def unless(work: Coroutine[Any, Any, Done], *ends: Coroutine[Any, Any, Exception]) -> Done:
-    """The result of `work`, which is cancelled when one of `ends` returns: that one is raised instead."""
+    """The result of `work`, which is cancelled when one of `ends` returns: that one is raised instead. `work` has ended
+    then."""
     working = asyncio.create_task(work)
     ending = [asyncio.create_task(end) for end in ends]
     try:
@@ -240,3 +241,4 @@ async def unless(work: Coroutine[Any, Any, Done], *ends: Coroutine[Any, Any, Exc
     finally:
         for task in (working, *ending):
             task.cancel()
+        await asyncio.wait([working])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.http import errors, receiving, uploads
+from gateway.http.streaming import unless
 from tests.gateway.openai.audio.playing import (
     AUDIO,
     END,
@@ -105,3 +106,23 @@ async def test_a_disk_that_becomes_full_is_a_507_that_leaves_nothing(
         assert uploaded(runtime_dir) == [Path(unit.path)]
         await have_heard(broker, request_id)
         assert (await asking).status_code == 200
+
+
+async def test_a_file_is_removed_when_nothing_writes_to_it_any_more() -> None:
+    """What is cancelled has ended before the error of its end is raised."""
+    has_ended = False
+
+    async def write() -> None:
+        nonlocal has_ended
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            has_ended = True
+
+    async def stop() -> Exception:
+        return ZeroDivisionError()
+
+    with pytest.raises(ZeroDivisionError):
+        await unless(write(), stop())
+    assert has_ended
