@@ -80,15 +80,17 @@ async def test_what_others_take_is_a_429_that_says_when_to_come_again(
 
 
 async def test_without_a_place_for_it_an_upload_is_a_507_and_all_else_is_served(runtime_dir: Path) -> None:
-    place = runtime_dir / uploads.FOLDER
+    place = runtime_dir / "state" / uploads.FOLDER
+    place.parent.mkdir()
     place.write_text("a file")
-    async with playing(runtime_dir) as (broker, client):
+    async with playing(runtime_dir, state_dir=place.parent) as (broker, client):
         refused = await post(client)
         assert (refused.status_code, refused.json()["error"]["code"]) == (507, "insufficient_storage")
         assert (await client.get("/openapi.json")).status_code == 200
         place.unlink()
         asking = post(client)
         request_id, unit = await expect_audio(broker)
+        assert Path(unit.path).is_relative_to(place)
         await have_heard(broker, request_id)
         assert (await asking).status_code == 200
         assert not is_there(unit)
