@@ -49,7 +49,7 @@ class Found:
     files: list[str]
     tokens: int
     is_whole: bool
-    tail: str = ""
+    tail: str | None = None
     rest: tuple[int, ...] = ()
 
 
@@ -93,7 +93,7 @@ class DiskCache:
     def find_blocks(self, tokens: list[int]) -> Found | None:
         """The longest beginning that is there; leaves at least one token."""
         found: list[str] = []
-        tail = ""
+        last = ""  # the name of the last block, if it may have a tail
         for quantised in self._kinds:
             namer, names = Namer(self._fingerprint), []
             for end in range(BLOCK, len(tokens), BLOCK):
@@ -103,17 +103,14 @@ class DiskCache:
                 names.append(name)
             if len(names) > len(found):
                 found = [block_file(name, is_quantised=quantised) for name in names]
-                tail = "" if quantised else tail_file(names[-1])
+                last = "" if quantised else names[-1]
         if not found:
             return None
         end = len(found) * BLOCK
-        return Found(
-            found,
-            end,
-            False,
-            tail if tail and self.has(tail) else "",
-            tuple(tokens[end : end + BLOCK][: len(tokens) - 1 - end]),
-        )
+        behind = tuple(tokens[end : end + BLOCK])
+        tail = tail_file(last, behind) if last else None
+        has_tail = tail is not None and self.has(tail)
+        return Found(found, end, False, tail if has_tail else None, behind[: len(tokens) - 1 - end])
 
     def find_whole(self, tokens: list[int]) -> Found | None:
         """The longest whole cache of a beginning that leaves at least one token."""
@@ -142,24 +139,22 @@ class DiskCache:
     def keep_blocks(self, owner: bytes, tokens: list[int], layers: list[Any]) -> None:
         """Write the complete blocks of an entry of the prompt cache, whose arrays must not change any more."""
         namer, quantised = self.namer(), is_quantised(layers)
-        files = [
-            block_file(namer.name(tokens, end), is_quantised=quantised) for end in range(BLOCK, len(tokens) + 1, BLOCK)
-        ]
+        names = [namer.name(tokens, end) for end in range(BLOCK, len(tokens) + 1, BLOCK)]
+        if not names:
+            return
+        files = [block_file(name, is_quantised=quantised) for name in names]
         missing = [(number, file) for number, file in enumerate(files) if not self.has(file)]
+        behind = tokens[len(files) * BLOCK :]
+        tail = None if quantised or len(behind) < WORTHWHILE else tail_file(names[-1], behind)
         jobs = []
-        if missing:
+        if missing or tail is not None:
             whole_cut = cut(layers)
-            size = whole_cut.block_bytes
-            for number, file in missing:
-                jobs.append(Job(file, size, partial(whole_cut.block, number), whole_cut.form.facts))
-        if len(tokens) % BLOCK >= WORTHWHILE and not quantised and files:
-            tail = tail_file(namer.name(tokens, len(files) * BLOCK))
-            whole_cut = cut(layers)
-            size = whole_cut.block_bytes * (len(tokens) % BLOCK) // BLOCK
-            jobs.append(Job(tail, size, partial(whole_cut.tail, tokens), whole_cut.form.facts, replaces=True))
-        if files:
-            jobs.append(_use(files))
-        self.writer.enter(owner, jobs)
+            size, facts = whole_cut.block_bytes, whole_cut.form.facts
+            jobs = [Job(file, size, partial(whole_cut.block, number), facts) for number, file in missing]
+            if tail is not None:
+                content = partial(whole_cut.tail, tokens)
+                jobs.append(Job(tail, size * len(behind) // BLOCK, content, facts, _marks(files), replaces=True))
+        self.writer.enter(owner, jobs if tail is not None else [*jobs, _use(files)])
 
     def keep_whole(self, owner: bytes, tokens: list[int], layers: list[Any]) -> None:
         """Write an entry of the prompt cache in one file; its arrays must not change any more."""
@@ -235,5 +230,9 @@ class DiskCache:
 
 
 def _use(files: list[str]) -> Job:
-    """Marks files as used, so that the end of a chat goes before its beginning."""
-    return Job("", 0, dict, {}, tuple(reversed(files)))
+    return Job("", 0, dict, {}, _marks(files))
+
+
+def _marks(files: list[str]) -> tuple[str, ...]:
+    """The order in which files are marked as used, so that the end of a chat goes before its beginning."""
+    return tuple(reversed(files))

@@ -13,6 +13,9 @@ BLOCK = 256
 SUFFIX = ".safetensors"
 _NAME_BYTES = 20
 
+# Tokens of a tail that its name depends on.
+_TAIL_BEGINS = 16
+
 
 class Namer:
     """Names the beginnings of one sequence of tokens, shortest first. Mutable state: how far it has read."""
@@ -33,9 +36,13 @@ def block_file(name: str, *, is_quantised: bool) -> str:
     return f"{name}-q{SUFFIX}" if is_quantised else f"{name}{SUFFIX}"
 
 
-def tail_file(name: str) -> str:
-    """The file of the tokens after a sequence's last complete block. name: of those before."""
-    return f"{name}-t{SUFFIX}"
+def tail_file(name: str, behind: Sequence[int]) -> str | None:
+    """The file of the tokens after a sequence's last complete block; None where they are too few. name: of those
+    before; behind: those, or more. Sequences that part within the first few have files of their own."""
+    if len(behind) < _TAIL_BEGINS:
+        return None
+    first = array("I", behind[:_TAIL_BEGINS]).tobytes()
+    return f"{hashlib.blake2b(name.encode() + first, digest_size=_NAME_BYTES).hexdigest()}-t{SUFFIX}"
 
 
 def checkpoint_file(name: str, tokens: int) -> str:

@@ -28,7 +28,8 @@ MOST_COPIED_BYTES = 64 * 2**20
 @dataclass(slots=True, frozen=True)
 class Job:
     """One file. nbytes: about; tensors: called by the writer's thread, must not use MLX. used: files to be marked as
-    used after that, the one that should go first at the beginning; replaces: it may be there with other content."""
+    used after that, the one that should go first at the beginning; replaces: it may be there with other content; then
+    it waits until nothing else does, and one that comes later with the same name takes its place."""
 
     file: str
     nbytes: int
@@ -39,8 +40,8 @@ class Job:
 
 
 class Writer:
-    """Mutable state, all under one lock: the queue of jobs, each with its owner, None for a copy; the bytes of it, and
-    of its copies; whether it has been turned off, or is to end."""
+    """Mutable state, all under one lock: the queue of jobs, each with its owner, None for a copy, and those that
+    replace files, by file; the bytes of all, and of copies; whether it has been turned off, or is to end."""
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class Writer:
         self._may_write_at = 0.0
         self._changed = Condition()
         self._queue: deque[tuple[bytes | None, Job]] = deque()
+        self._replacing: dict[str, tuple[bytes | None, Job]] = {}
         self._queued = self._copied = 0
         self._is_off = self._is_ending = False
         self._thread = Thread(target=self._run, name="prompt-cache", daemon=True)
@@ -97,10 +99,12 @@ class Writer:
     def cancel(self, owner: bytes | None = None) -> None:
         """Forget what is left of an entry, or the whole queue."""
         with self._changed:
-            if not self._queue:
+            if self._is_empty:
                 return
-            kept = [] if owner is None else [one for one in self._queue if one[0] != owner]
+            waiting = [*self._queue, *self._replacing.values()]
+            kept = [] if owner is None else [one for one in waiting if one[0] != owner]
             self._queue.clear()
+            self._replacing.clear()
             self._queued = self._copied = 0
             for one in kept:
                 self._put(*one)
@@ -113,7 +117,7 @@ class Writer:
     def wait(self, seconds: float) -> bool:
         """Whether the queue is empty within this time."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._queue, seconds)
+            return self._changed.wait_for(lambda: self._is_empty, seconds)
 
     def close(self, seconds: float) -> None:
         """Write what is queued within this time, without the bound of bytes per second, and end."""
@@ -122,8 +126,17 @@ class Writer:
             self._changed.notify_all()
         self._thread.join(seconds)
 
+    @property
+    def _is_empty(self) -> bool:
+        return not (self._queue or self._replacing)
+
     def _put(self, owner: bytes | None, job: Job) -> None:
-        self._queue.append((owner, job))
+        if job.replaces:
+            if (older := self._replacing.pop(job.file, None)) is not None:
+                self._count(*older, -1)
+            self._replacing[job.file] = owner, job
+        else:
+            self._queue.append((owner, job))
         self._count(owner, job, 1)
         self._changed.notify_all()
 
@@ -152,16 +165,18 @@ class Writer:
         with self._changed:
             while True:
                 left = self._may_write_at - self._clock()
-                if self._queue and (left <= 0 or self._is_ending):
-                    return self._queue[0][1]
+                if not self._is_empty and (left <= 0 or self._is_ending):
+                    return (self._queue[0] if self._queue else next(iter(self._replacing.values())))[1]
                 if self._is_ending:
                     return None
-                self._changed.wait(left if self._queue else None)
+                self._changed.wait(None if self._is_empty else left)
 
     def _done(self, job: Job) -> None:
         with self._changed:
             if self._queue and self._queue[0][1] is job:
                 self._count(*self._queue.popleft(), -1)
+            elif job.file in self._replacing and self._replacing[job.file][1] is job:
+                self._count(*self._replacing.pop(job.file), -1)
             self._changed.notify_all()
 
     def _perform(self, job: Job) -> None:

@@ -55,22 +55,38 @@ def test_files_and_folders_are_their_owners(tiny_model: Path, tmp_path: Path, ex
     assert stats.disk_bytes == sum(path.stat().st_size for path in found)
 
 
-def test_what_is_damaged_is_a_miss(tiny_model: Path, tmp_path: Path, expected: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("more", "count", "whole_hit"), [("", 4, 1024 - 256), ("and nobody was there " * 5, 5, 1020 + 5 * 21 - 1)]
+)
+def test_what_is_damaged_is_a_miss(tiny_model: Path, tmp_path: Path, more: str, count: int, whole_hit: int) -> None:
+    """Torn or with another bit; the second prompt leaves a tail too."""
+    fields = {**ASKED, "prompt": ASKED["prompt"] + more}
+    expected = answer(load(tiny_model, prompt_cache_tokens=0), **fields)
+
+    def cached(engine: TextEngine) -> int:
+        body = run(engine, [fields])[0][-1].body
+        assert without_count(body) == expected
+        return int(body["cached_tokens"])
+
     random = Random(2)
     first = over(tmp_path, tiny_model)
-    assert cached(first, expected) == 0
+    assert cached(first) == 0
     whole = {path: path.read_bytes() for path in written(first, tmp_path)}
-    for number, path in enumerate(2 * list(whole)):
+    assert len(whole) == count
+    for number, path in enumerate([path for path in whole for _ in range(2)]):
         place = random.randrange(len(whole[path]))
         torn = whole[path][:place] + (b"" if number % 2 else bytes([whole[path][place] ^ 4]) + whole[path][place + 1 :])
         path.write_bytes(torn)
         second = over(tmp_path, tiny_model)
-        assert cached(second, expected) % 256 == 0
-        written(second, tmp_path)
-        assert {path: path.read_bytes() for path in files(tmp_path)}.keys() == whole.keys()  # written anew
-        assert cached(over(tmp_path, tiny_model), expected) == 1024 - 256
+        hit = cached(second)
+        assert hit % 256 == 0
+        assert hit < whole_hit or not more  # the last block of the first prompt is not used
+        assert set(written(second, tmp_path)) == whole.keys()  # written anew
+        third = over(tmp_path, tiny_model)
+        assert cached(third) == whole_hit
+        written(third, tmp_path)
     shutil.rmtree(tmp_path / "cache")
-    assert cached(over(tmp_path, tiny_model), expected) == 0
+    assert cached(over(tmp_path, tiny_model)) == 0
 
 
 @contextmanager
@@ -152,7 +168,7 @@ def test_a_file_that_may_not_grow(
 def test_what_follows_the_last_block_is_used_as_far_as_it_is_the_same(
     tiny_model: Path, tmp_path: Path, expected: dict[str, Any]
 ) -> None:
-    """One file for all that goes on from a block: the last that has ended."""
+    """One file for all that goes on alike from a block: the last that has ended."""
     live = load(tiny_model, prompt_cache_tokens=0)
     same = "once upon a time " * 20  # 340 tokens
     for number, ends in enumerate(("there was " * 5, "nobody was there " * 3)):
@@ -168,6 +184,24 @@ def test_what_follows_the_last_block_is_used_as_far_as_it_is_the_same(
     tail.write_bytes(tail.read_bytes()[:-1])
     body = run(over(tmp_path, tiny_model), [{"prompt": same + "nobody", "max_tokens": 1}])[0][-1].body
     assert body["cached_tokens"] == 256
+
+
+def test_chats_that_part_behind_a_block_each_keep_what_follows(tiny_model: Path, tmp_path: Path) -> None:
+    """As behind one system prompt. Four answers to one prompt leave one file."""
+    live = load(tiny_model, prompt_cache_tokens=0)
+    system = ("you are a helper. " * 15)[:256]
+    chats = [system + f"{who} asks: " + "and so on " * 6 for who in ("one", "another")]
+    engine = over(tmp_path, tiny_model)
+    for chat in chats:
+        run(engine, [{"prompt": chat, "max_tokens": 1}])
+        written(engine, tmp_path)
+    run(engine, [{"prompt": chats[0], "max_tokens": 9, "seed": seed} for seed in range(4)])
+    assert len(written(engine, tmp_path)) == 3
+    for chat in chats:
+        fields: dict[str, Any] = {"prompt": chat + "next", "max_tokens": 8, "temperature": 0.0}
+        body = run(over(tmp_path, tiny_model), [fields])[0][-1].body
+        assert without_count(body) == answer(live, **fields)
+        assert body["cached_tokens"] == len(chat)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])

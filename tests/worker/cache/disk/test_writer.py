@@ -2,6 +2,8 @@
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +69,35 @@ def test_it_writes_so_many_bytes_per_second_and_the_rest_when_it_ends(
     writer.close(10.0)
     assert len(names(folder)) == 40
     assert writer.queued_bytes == 0
+
+
+def test_what_replaces_a_file_waits_behind_the_others_and_for_the_newest(
+    writer: Writer, folder: Path, clock: Clock
+) -> None:
+    for number in range(12):
+        writer.offer(job(f"{number:02}"))
+    wait_until(lambda: len(names(folder)) == 10)
+    made: list[int] = []
+    tails = [replace(job("tail"), tensors=partial(_noted, made, number), replaces=True) for number in range(3)]
+    for owner, tail in zip((b"a", b"b", b"gone"), (*tails[:2], replace(tails[2], file="x")), strict=True):
+        writer.enter(owner, [tail])
+    writer.enter(b"b", [job("block")])
+    assert writer.queued_bytes == 5 * SIZE
+    writer.cancel(b"gone")
+    assert writer.queued_bytes == 4 * SIZE
+    clock.now += 0.3
+    wait_until(lambda: len(names(folder)) == 13)
+    assert names(folder)[-2:] == ["11", "block"]
+    assert not writer.wait(0.15)
+    clock.now += 1
+    assert writer.wait(10.0)
+    assert (made, writer.queued_bytes) == ([1], 0)
+    assert names(folder)[-1] == "tail"
+
+
+def _noted(made: list[int], number: int) -> Mapping[str, Tensor]:
+    made.append(number)
+    return job("").tensors()
 
 
 def test_an_entry_that_leaves_memory_is_not_written(writer: Writer, folder: Path, clock: Clock) -> None:
