@@ -79,7 +79,11 @@ def test_the_loop_has_one_decision_for_the_requests_that_one_reading_brought(mon
     sent = [action.request_id for action in performer.actions if isinstance(action, ForwardRequest)]
     assert sent == [event.request_id for event in arrived if event.model_id == "a"]
     assert count.made == 1 + 2 + 1  # b does not serve: one that finds no place would be refused before the next one
-    assert policies.handle(TimePassed(), 1e9) is not None  # and deadlines are known: nothing is left undecided
+    deadline = policies.next_deadline()
+    assert deadline is not None
+    now = loop._clock.now()
+    assert deadline > now
+    assert policies.handle(TimePassed(), now) == []  # nothing is left undecided
 
 
 def test_it_is_the_decision_of_one_after_the_other() -> None:
