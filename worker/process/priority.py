@@ -19,9 +19,11 @@ _NICENESS = 10
 
 def lower_priority() -> None:
     """Lower the priority of the calling thread and of threads that it starts later, on Linux, and make them batch
-    threads. Threads that run already (sockets, heartbeat) keep theirs."""
+    threads, unless they have been given a scheduling policy from outside. Threads that run already (sockets, heartbeat)
+    keep theirs."""
     if sys.platform == "linux":
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS)
         with contextlib.suppress(OSError):  # where a sandbox forbids it, things are only slower
-            os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
+            if os.sched_getscheduler(thread) == os.SCHED_OTHER:
+                os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))

@@ -2,10 +2,13 @@
 
 import os
 import sys
+import threading
 
 import psutil
+import pytest
 
 from tests.worker.harness import WorkerHarness
+from worker.process.priority import lower_priority
 
 
 def test_what_computes_is_nicer_than_what_carries_words_where_models_compute_on_the_cpu(harness: WorkerHarness) -> None:
@@ -23,3 +26,20 @@ def test_what_computes_is_nicer_than_what_carries_words_where_models_compute_on_
         # Threads that compute do not interrupt each other.
         assert os.sched_getscheduler(process.pid) == os.SCHED_BATCH
         assert {os.sched_getscheduler(thread) for thread in others} == {os.SCHED_OTHER}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="scheduling policies of Linux")
+def test_a_scheduling_policy_from_outside_stays() -> None:
+    """A service that is run with `chrt --idle` asks for less than a batch thread gets."""
+    found = []
+
+    def compute() -> None:
+        thread = threading.get_native_id()
+        os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+        lower_priority()
+        found.append(os.sched_getscheduler(thread))
+
+    computes = threading.Thread(target=compute)
+    computes.start()
+    computes.join()
+    assert found == [os.SCHED_IDLE]
