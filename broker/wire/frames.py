@@ -13,7 +13,7 @@ gateway, the broker knows the gateway of every request, and no gateway can touch
 
 from typing import Any
 
-VERSION = b"MB1"
+VERSION = b"MB2"
 
 GATEWAY_ID_BYTES = 8
 REQUEST_ID_BYTES = 16

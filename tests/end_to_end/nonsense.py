@@ -11,6 +11,7 @@ from typing import Any
 import zmq
 
 from broker.wire.codec import encode
+from broker.wire.frames import VERSION
 from broker.wire.from_workers import Progress
 from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output, encode_outputs
 from broker.wire.packing import unpack
@@ -66,15 +67,15 @@ class Nonsense(EchoEngine):
 
 def _shouts(request_id: bytes) -> Iterator[list[bytes]]:
     header, bodies = encode_outputs([Output(request_id, PARTIAL, {"text": "!"})])[2:]
-    yield [b"MB1", b"OUTPUTS", header, b"\xc1 no msgpack"]
-    yield [b"MB1", b"OUTPUTS", header, bodies + bodies]
-    yield [b"MB1", b"OUTPUTS", header[:-1], bodies]
-    yield [b"MB1", b"OUTPUTS", header[:-1] + b"\x07", bodies]
-    yield [b"MB1", b"OUTPUTS", b"", bodies]
+    yield [VERSION, b"OUTPUTS", header, b"\xc1 no msgpack"]
+    yield [VERSION, b"OUTPUTS", header, bodies + bodies]
+    yield [VERSION, b"OUTPUTS", header[:-1], bodies]
+    yield [VERSION, b"OUTPUTS", header[:-1] + b"\x07", bodies]
+    yield [VERSION, b"OUTPUTS", b"", bodies]
     yield encode_outputs([Output(STRANGER, FINAL, {"text": "for a stranger"})])
-    yield [b"MB1", b"OUTPUTS", header + STRANGER + bytes((PARTIAL,)), bodies]
-    yield [b"MB1", b"READY", b"", b"\x80"]
-    yield [b"MB1", b"ASSIGN", b"", b"\x80"]
+    yield [VERSION, b"OUTPUTS", header + STRANGER + bytes((PARTIAL,)), bodies]
+    yield [VERSION, b"READY", b"", b"\x80"]
+    yield [VERSION, b"ASSIGN", b"", b"\x80"]
     yield [b"MB0", b"HEARTBEAT", b"", b"\x80"]
     yield [b""]
 

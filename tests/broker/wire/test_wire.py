@@ -168,7 +168,7 @@ GOOD = encode(Load("a"), R1)
     [
         ([], "0 frames, at least 4 expected"),
         (GOOD[:3], "3 frames, at least 4 expected"),
-        ([b"MB0", *GOOD[1:]], "version b'MB0', this side speaks b'MB1'"),
+        ([b"MB1", *GOOD[1:]], "version b'MB1', this side speaks b'MB2'"),
         ([VERSION, b"DANCE", *GOOD[2:]], "unknown command b'DANCE'"),
         ([*GOOD, b"more"], "LOAD with 5 frames"),
         (encode(InferenceRequest("a", b""), R1)[:4], "REQUEST with 4 frames"),
