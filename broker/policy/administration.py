@@ -65,7 +65,7 @@ def _on_load_requested(facts: Facts, event: LoadRequested, now: float) -> None:
         refuse(facts, event.request_id, event.problem, event.model_id)
     else:
         order = facts.next_order()
-        model.failure, model.deaths, model.restart_at = None, 0, now
+        model.forget_deaths(now)
         if not model.pinned:
             model.pinned_by_load = True
             pin(facts, model, order)
@@ -122,7 +122,7 @@ def _on_pin_requested(facts: Facts, event: PinRequested, now: float) -> None:
     elif model is None or (event.spec is None and model.serving is None):
         refuse(facts, event.request_id, event.problem, event.model_id)
     else:
-        model.failure, model.deaths, model.restart_at = None, 0, now
+        model.forget_deaths(now)
         model.pinned_by_load = False  # it stays, whatever becomes of a load
         if model.drain is not None:
             model.drain.keeps_pin = True
@@ -162,7 +162,7 @@ def _on_remove_requested(facts: Facts, event: RemoveRequested, now: float) -> No
         fail(facts, event.request_id, Failure(Code.MODEL_IN_USE, why))
     else:
         if (known := facts.models.get(event.model_id)) is not None:
-            known.failure, known.deaths, known.restart_at = None, 0, now  # of files that are no more
+            known.forget_deaths(now)  # of files that are no more
         facts.actions.append(RemoveFiles(event.request_id, event.model_id))
 
 

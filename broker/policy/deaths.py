@@ -128,6 +128,8 @@ def _take_down(
     instance.end_expected = instance.end_expected or cause is Cause.ASKED
     model = facts.models[instance.model_id]
     part = _memory_part(facts, instance) if cause is Cause.MEMORY else 0.0
+    if part and instance.busy:
+        model.memory_part, model.took_too_much_at = part, now
     if is_serving := instance is model.serving:
         restart_waiting(model, now)
     instance.lost |= {request_id: r.origin for request_id, r in instance.in_flight.items() if not r.has_output}

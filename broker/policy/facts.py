@@ -24,7 +24,7 @@ from broker.policy.pressure import (
 )
 from broker.policy.records import Instance, Model, PendingRequest, Phase, Worker
 from broker.policy.specs import ModelSpec
-from broker.policy.suspects import holds_back
+from broker.policy.suspects import careful_until, holds_back
 
 # The spare's imports take a core for a second; a model that has just become ready answers its first clients before.
 SPARE_DELAY_SECONDS = 0.5
@@ -359,6 +359,8 @@ class Facts:
                     yield recycles_at
             if model.drain is not None:
                 yield model.drain.deadline
+            if model.memory_part and (until := careful_until(model)) < FOREVER:
+                yield until
             if model.waiting and (expiry := self.expiry(model)) < FOREVER:
                 yield expiry
             if model.serving is None and model.restart_at > now:

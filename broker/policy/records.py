@@ -304,6 +304,8 @@ class Model:
     measured_bytes: of a model without files, from when it was last ready. last_blamed: origin of the request that last
     ended a process while it was taken in, or before its output and alone; None once the model has given an output
     since. refused: origin of each request that ended one while it was taken in -> until when it is refused.
+    memory_part: of the memory to fill, what each request of the last process took that took too much, at
+    took_too_much_at; 0 if that is long ago. None: an administrator wants it forgotten.
     """
 
     model_id: str
@@ -331,8 +333,13 @@ class Model:
     last_used: float | None = None
     last_blamed: bytes | None = None
     refused: dict[bytes, float] = field(default_factory=dict)
+    memory_part: float = 0.0
+    took_too_much_at: float | None = None
     since: float = 0.0
     announced: Shown = UNLOADED
+
+    def forget_deaths(self, now: float) -> None:
+        self.failure, self.deaths, self.restart_at, self.took_too_much_at = None, 0, now, None
 
     @property
     def instances(self) -> list[Instance]:

@@ -4,7 +4,7 @@ Idempotent: with the same facts and the same time a second call does nothing.
 """
 
 from broker.policy.actions import AnnounceModel, AssignModel, Exited, ForwardRequest, Reply
-from broker.policy.answers import end, fail, finish_drain, load_report
+from broker.policy.answers import end, fail, finish_drain, load_report, restart_waiting
 from broker.policy.deaths import ask_to_exit, kill, stop, watch
 from broker.policy.facts import FOREVER, Facts
 from broker.policy.noted import RequestSent, RequestWentOn
@@ -14,7 +14,7 @@ from broker.policy.reload import advance
 from broker.policy.sharing import share_out, start_worker
 from broker.policy.shown import rests, shown
 from broker.policy.specs import Shown
-from broker.policy.suspects import Cause, next_to_send
+from broker.policy.suspects import Cause, careful_until, next_to_send
 from broker.wire.failure import Code, Failure
 from broker.wire.states import State
 
@@ -34,6 +34,7 @@ def decide(facts: Facts, now: float) -> None:
         if share_out(facts, now):
             _expire_idle(facts, now)  # what has stayed for a reload that there is no room for
         _assign(facts)
+        _end_care(facts, now)
         _dispatch(facts, now)
         _keep_spares(facts, now)
     _announce(facts, now)
@@ -121,6 +122,14 @@ def _assign(facts: Facts) -> None:
                 facts.actions.append(
                     AssignModel(worker.worker_id, instance.spec, *memory, worker.rank, len(instance.ranks))
                 )
+
+
+def _end_care(facts: Facts, now: float) -> None:
+    """Some time after a process has taken too much memory its model takes requests as before."""
+    for model in facts.models.values():
+        if model.memory_part and now >= careful_until(model):
+            model.memory_part = 0.0
+            restart_waiting(model, now)  # they were held back
 
 
 def _dispatch(facts: Facts, now: float) -> None:

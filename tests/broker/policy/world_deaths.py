@@ -4,7 +4,9 @@ The books here are the world's: how each process ended, and which requests had o
 """
 
 from broker.policy.actions import KillWorker
-from broker.policy.events import RequestResumed
+from broker.policy.events import Event, LoadRequested, ModelMissed, PinRequested, RemoveRequested, RequestResumed
+from broker.policy.facts import LONG_AGO
+from broker.policy.suspects import CAREFUL_SECONDS
 from broker.wire.failure import Failure
 from tests.broker.policy.world_books import SimRequest, SimWorker
 from tests.broker.policy.world_counts import Counts
@@ -14,7 +16,8 @@ _ASKED = ("killed by an administrator", "unload", "shutdown")
 
 class Deaths(Counts):
     """See the top of this file. died: worker id -> how its instance ended: asked, memory or fault; crowds: how many
-    requests it had then; marked: those of which it is known that a request was being taken in."""
+    requests it had then; marked: those of which it is known that a request was being taken in; crowded: model id -> how
+    many the last process had that took too much, and when that was."""
 
     def __init__(self, *args: object, **more: object) -> None:
         super().__init__(*args, **more)
@@ -22,14 +25,25 @@ class Deaths(Counts):
         self.died: dict[str, str] = {}
         self.crowds: dict[str, int] = {}
         self.marked: set[str] = set()
+        self.crowded: dict[str, tuple[int, float]] = {}
 
     # ---- what happens ---------------------------------------------------------------------------------------------
+
+    def note_event(self, event: Event) -> None:
+        super().note_event(event)
+        asked = event.waiting if isinstance(event, ModelMissed) else event
+        if isinstance(asked, LoadRequested | PinRequested | RemoveRequested) and asked.model_id in self.crowded:
+            crowd, _ = self.crowded[asked.model_id]
+            self.crowded[asked.model_id] = (crowd, LONG_AGO)
 
     def note_kill(self, action: KillWorker) -> None:
         asked = action.reason.startswith(_ASKED)
         memory = action.reason.startswith("memory_limit")
+        worker = self.workers[action.worker_id]
+        if memory and action.worker_id not in self.died and worker.in_flight:
+            self.crowded[self.requests[min(worker.in_flight)].model_id] = (len(worker.in_flight), self.now)
         self.died.setdefault(action.worker_id, "asked" if asked else "memory" if memory else "fault")
-        self.crowds.setdefault(action.worker_id, len(self.workers[action.worker_id].in_flight))
+        self.crowds.setdefault(action.worker_id, len(worker.in_flight))
 
     def note_exit(self, worker: SimWorker, intake: bytes | None) -> None:
         self.died.setdefault(worker.worker_id, "fault")
@@ -77,22 +91,27 @@ class Deaths(Counts):
             assert all(other.heard or other.resume_limit == 0 for other in others), "a suspect is not alone"
         if request.decode_deaths > 1:
             assert all(other.decode_deaths < 2 for other in others), "two that died twice together"
-        if request.crowd and (crowds := [other.crowd for other in others if other.crowd]):
-            parts = sum(1 / crowd for crowd in (request.crowd, *crowds))
-            assert parts < 0.76, "as many as before the memory limit"
+        all_crowd, since = self.crowded.get(request.model_id, (0, 0.0))
+        if self.now >= since + CAREFUL_SECONDS and not any(other.crowd for other in (request, *others)):
+            all_crowd = 0  # nobody is left that was there
+        crowds = [crowd for other in (request, *others) if (crowd := other.crowd or all_crowd)]
+        if len(crowds) > 1:
+            assert sum(1 / crowd for crowd in crowds) < 0.76, "as many as before the memory limit"
         request.forwards += 1
         assert request.forwards <= 1 + max(1, request.resume_limit), "sent too often"
         request.worker_id, request.died_in_answer = worker.worker_id, False
 
     def _look_back(self, request: SimRequest) -> None:
         """What the end of its last process says about this request."""
-        if request.resume_limit == 0 or not request.forwards:
+        if not request.forwards:
             return
         how = self.died[request.worker_id]
         if how == "memory":
             crowd = self.crowds[request.worker_id]
             request.crowd = min(request.crowd or crowd, crowd)
             request.is_suspect = False
+        if request.resume_limit == 0:
+            return
         request.is_suspect |= how == "fault" and not request.died_in_answer
         if request.worker_id in self.marked:
             request.is_suspect = False  # it may be known which one it died of
