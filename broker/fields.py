@@ -15,6 +15,9 @@ Check = Callable[[Any], Any]
 # Of a mistake: where it is, its kind and what is wrong, under the names that pydantic gives them.
 Mistake = Mapping[str, Any]
 
+# What every reader of JSON takes for the number that it is.
+_LARGEST = 2**53 - 1
+
 _SWITCHES = {
     **dict.fromkeys(("true", "yes", "on", "1", "t", "y"), True),
     **dict.fromkeys(("false", "no", "off", "0", "f", "n"), False),
@@ -62,13 +65,13 @@ def _mistake(place: tuple[str, ...], what: object, kind: str = "value_error") ->
 
 
 def whole(least: int, most: int | None = None) -> Check:
-    """A whole number within these bounds."""
+    """A whole number within these bounds, and within those of every reader of JSON."""
 
     def check(value: Any) -> int:
         number = value
         if isinstance(value, str):
             try:
-                number = int(value)
+                number = int(_ascii(value))
             except ValueError:
                 number = None
         elif isinstance(value, float) and value.is_integer():
@@ -78,6 +81,8 @@ def whole(least: int, most: int | None = None) -> Check:
         if number < least or (most is not None and number > most):
             bounds = f"at least {least}" if most is None else f"from {least} to {most}"
             raise ValueError(f"must be {bounds}, not {number}")
+        if abs(number) > _LARGEST:
+            raise ValueError(f"must be at most {_LARGEST} above or below 0")
         return number
 
     return check
@@ -90,7 +95,7 @@ def number(*, least: float = -math.inf, above: float = -math.inf) -> Check:
         try:
             if not isinstance(value, str | int | float) or isinstance(value, bool):
                 raise ValueError
-            found = float(value)
+            found = float(_ascii(value) if isinstance(value, str) else value)
         except (ValueError, OverflowError):
             found = math.nan
         if not math.isfinite(found):
@@ -102,6 +107,13 @@ def number(*, least: float = -math.inf, above: float = -math.inf) -> Check:
         return found
 
     return check
+
+
+def _ascii(digits: str) -> str:
+    """Python reads the digits of every script. Raises ValueError."""
+    if not digits.isascii():
+        raise ValueError
+    return digits
 
 
 def switch(value: Any) -> bool:

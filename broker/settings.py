@@ -4,10 +4,12 @@ Order: environment `MLX_BROKER_<NAME>`, then the table [broker] of the settings 
 then the defaults here. The file has a table [models."org/name"] for each model.
 """
 
+import math
 import os
 import re
 import sys
 from dataclasses import asdict, dataclass, field, fields
+from datetime import date, time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -213,4 +215,8 @@ def _plain(value: Any) -> Any:
         return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [_plain(inner) for inner in value]
-    return value if value is None or isinstance(value, str | int | float) else str(value)  # a path, or a date of TOML
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, date | time):  # of TOML
+        return value.isoformat()
+    return value if value is None or isinstance(value, str | int | float) else str(value)  # a path

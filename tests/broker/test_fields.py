@@ -34,6 +34,7 @@ def _ids(cases: list[tuple[Check, Any, Any]]) -> list[str]:
 GOOD: list[tuple[Check, Any, Any]] = [
     *_each(whole(0), 7, 7, "7", " 7 ", 7.0),
     (whole(0, 4), 4, 4),
+    *_each(whole(0), 2**53 - 1, 2**53 - 1, str(2**53 - 1)),
     *_each(number(least=1), 1.0, 1, "1", 1.0),
     (number(), "-1e3", -1000.0),
     *_each(switch, True, True, "true", "YES", "on", "1", 1),
@@ -57,10 +58,12 @@ def test_a_value_becomes_what_the_setting_is(check: Check, value: Any, expected:
 
 
 BAD: list[tuple[Check, Any, Any]] = [
-    *_each(whole(0), "must be a whole number, not ", True, "1.5", 1.5, "many", [], None, ""),
+    *_each(whole(0), "must be a whole number, not ", True, "1.5", 1.5, "many", [], None, "", "\u0663", "\uff17"),
+    *_each(whole(0), "must be at most 9007199254740991 above or below 0", 2**53, str(2**53), 1e300),
+    (whole(-(10**20)), -(2**53), "must be at most 9007199254740991 above or below 0"),
     (whole(1), 0, "must be at least 1, not 0"),
     (whole(0, 4), "5", "must be from 0 to 4, not 5"),
-    *_each(number(), "must be a finite number, not ", True, "lots", "nan", "inf", [], 10**400),
+    *_each(number(), "must be a finite number, not ", True, "lots", "nan", "inf", [], 10**400, "\u0663"),
     (number(least=1), 0.5, "must be at least 1, not 0.5"),
     (number(above=0), "0", "must be greater than 0, not 0"),
     *_each(switch, "must be true or false, not ", "maybe", 2, 1.0, None),

@@ -1,13 +1,17 @@
 """The broker's settings: environment over file over default, and one clear line for every mistake."""
 
+import json
+import math
 import os
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 
 import pytest
 
+from broker.fields import read
 from broker.policy.budget import Hardware
 from broker.policy.limits import PoolLimits
 from broker.settings import GIB, BrokerSettings, load_settings
@@ -284,3 +288,17 @@ def test_so_does_a_runtime_directory_that_cannot_be_used(tmp_path: Path) -> None
     result = start_broker(tmp_path, RUNTIME_DIR=str(too_long))
     assert result.returncode == 2
     assert result.stderr == f"broker: runtime_dir {too_long} is too long for sockets: choose a shorter one\n"
+
+
+def test_what_is_shown_is_json_whatever_toml_can_say() -> None:
+    """Dates and times as ISO 8601 has them; JSON has no infinity."""
+    said = {
+        "at": datetime(2020, 1, 2, 3, 4, tzinfo=UTC),
+        "on": date(2020, 1, 2),
+        "by": time(3, 4),
+        "most": [math.inf, math.nan, 1.5],
+    }
+    shown = read(BrokerSettings, {"models": {"m": {"defaults": said}}}).shown()
+    expected = {"at": "2020-01-02T03:04:00+00:00", "on": "2020-01-02", "by": "03:04:00", "most": [None, None, 1.5]}
+    assert shown["models"]["m"]["defaults"] == expected
+    json.dumps(shown, allow_nan=False)
