@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import re
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -172,13 +173,15 @@ async def test_a_client_that_reads_as_slowly_as_it_plays_gets_everything(runtime
         assert body == b"".join(bytes([number]) * 100_000 for number in range(80))
 
 
-async def test_one_that_does_not_read_at_all_is_cancelled(runtime_dir: Path) -> None:
+async def test_one_that_does_not_read_at_all_is_cancelled(runtime_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with playing(runtime_dir) as (broker, client):
         _reader, writer = await slow_reader(client)
         request_id, _ = await expect_text(broker)
         await say_in_turns(broker, request_id, 240)
         assert (await broker.expect(Cancel))[0] == request_id
         writer.transport.abort()
+    [waited] = re.findall("reads too slowly, ([0-9]+) bytes waited", caplog.text)
+    assert int(waited) > 16 << 20
 
 
 async def test_voices(runtime_dir: Path) -> None:
