@@ -88,6 +88,11 @@ def error_object(failure: Failure) -> dict[str, object]:
 FieldNames = Callable[[str], str]
 
 
+def root_of(name: str) -> str:
+    """Clients name parts of a field too: `languages[]`, `chunking_strategy[type]`."""
+    return name.partition("[")[0]
+
+
 def in_words_of(names: FieldNames, failure: Failure) -> Failure:
     """The failure with the client's name of the field, also where its message begins with that name."""
     if failure.param is None:

@@ -9,6 +9,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from broker.wire.failure import Code, Failure, FailureError, invalid, one_line
+from gateway.core.failure import root_of
 
 MAX_FIELDS_BYTES = 2**20  # of all text fields together
 _MAX_PARTS = 64
@@ -17,12 +18,15 @@ _MULTIPART = b"multipart/form-data"
 
 
 class UploadForm:
-    """content_type: of the request. file_field: the name of the file's field. fields: of each name its values."""
+    """content_type: of the request. file_field: the name of the file's field. unheeded: roots of names (that of
+    `languages[]` is `languages`) whose values are dropped as they come. fields: of each name its values."""
 
-    def __init__(self, content_type: str, file_field: str) -> None:
+    def __init__(self, content_type: str, file_field: str, unheeded: frozenset[str] = frozenset()) -> None:
         self.fields: dict[str, list[str]] = {}
         self.files = 0
         self._file_field = file_field
+        self._unheeded = unheeded
+        self._is_unheeded = False  # the part that comes
         self._is_complete = False
         self._parts = 0
         self._header = bytearray()
@@ -100,6 +104,7 @@ class UploadForm:
         self._name = self._decoded(options.get(b"name", b""), None)
         if not self._name:
             raise self._invalid("a part has no name")
+        self._is_unheeded = root_of(self._name) in self._unheeded
         if self._name == self._file_field:
             self.files += 1
             if self.files > 1:
@@ -108,6 +113,8 @@ class UploadForm:
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._name == self._file_field:
             self._piece += data[start:end]
+            return
+        if self._is_unheeded:
             return
         self._text_bytes += end - start
         if self._text_bytes > MAX_FIELDS_BYTES:

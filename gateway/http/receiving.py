@@ -23,11 +23,12 @@ Answer = Callable[[Fields, Upload], Awaitable[Response]]
 
 
 class UploadResponse(Response):
-    """field: of the file. answer: what the client gets, of the other fields and the file."""
+    """field: of the file. unheeded: see UploadForm. answer: what the client gets, of the other fields and the file."""
 
-    def __init__(self, request: Request[AppState], field: str, answer: Answer) -> None:
+    def __init__(self, request: Request[AppState], field: str, unheeded: frozenset[str], answer: Answer) -> None:
         self._request = request
         self._field = field
+        self._unheeded = unheeded
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -35,14 +36,14 @@ class UploadResponse(Response):
         state = self._request.state
         with state["uploads"].new() as place:
             # No other request waits for a slow upload, and neither does the end of the gateway.
-            fields = await unless(_receive(self._request, self._field, place), state["link"].refused())
+            fields = await unless(_receive(self._request, self._field, self._unheeded, place), state["link"].refused())
             response = await self._answer(fields, place.file)
             await response(scope, receive, send)
 
 
-async def _receive(request: Request[AppState], field: str, place: UploadPlace) -> Fields:
+async def _receive(request: Request[AppState], field: str, unheeded: frozenset[str], place: UploadPlace) -> Fields:
     """The file goes to its place. Raises FailureError, and ClientDisconnect when the client leaves."""
-    form = UploadForm(request.headers.get("content-type", ""), field)
+    form = UploadForm(request.headers.get("content-type", ""), field, unheeded)
     too_large = f"{field} has more than {place.limit} bytes"
     waiting = bytearray()
     async for data in _timely(pieces_of(request, place.limit + MAX_FIELDS_BYTES, too_large, field)):

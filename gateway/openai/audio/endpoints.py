@@ -35,6 +35,7 @@ from gateway.openai.audio.formats import TEXTS, as_json, as_verbose_json
 from gateway.openai.audio.requests import (
     FILE,
     LISTS,
+    UNHEEDED,
     SpeechRequest,
     TranscriptionRequest,
     TranslationRequest,
@@ -74,7 +75,7 @@ def _of_upload(request: Request[AppState], form: type[TranslationRequest]) -> Re
         wanted = parse_form(form, values_of(kept, LISTS), upload.size)
         return await _transcribed(request, wanted, upload, ignored)
 
-    return UploadResponse(request, FILE, answer)
+    return UploadResponse(request, FILE, UNHEEDED, answer)
 
 
 async def _transcribed(

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from broker.wire.failure import invalid
 from broker.wire.work import Speak, Transcribe
+from gateway.core.failure import root_of
 from gateway.core.query import Flag, Query
 from gateway.core.sampling import MAX_INT
 from gateway.core.shapes import Shape
@@ -16,7 +17,9 @@ from gateway.openai.audio.languages import code_of
 FILE = "file"
 LISTS = frozenset({"timestamp_granularities"})  # fields of forms that may have several values
 # OpenAI's fields that no model here heeds; they are named in a header.
-_UNHEEDED = ("chunking_strategy", "include", "keywords", "known_speaker_names", "known_speaker_references", "languages")
+UNHEEDED = frozenset(
+    {"chunking_strategy", "include", "keywords", "known_speaker_names", "known_speaker_references", "languages"}
+)
 
 # Characters.
 MAX_INPUT = 32_768
@@ -102,9 +105,8 @@ def parse_form(form: type[TranslationRequest], values: Mapping[str, str | list[s
 def heeded(fields: Fields) -> tuple[Fields, list[str]]:
     """The fields that say something here, and the names of OpenAI's that the answer does without, which clients write
     with their parts too: `chunking_strategy[type]`, `known_speaker_names[]`."""
-    roots = {name: name.partition("[")[0] for name in fields}
-    kept = {name: given for name, given in fields.items() if roots[name] not in _UNHEEDED}
-    return kept, [name for name in _UNHEEDED if name in roots.values()]
+    kept = {name: given for name, given in fields.items() if root_of(name) not in UNHEEDED}
+    return kept, sorted(UNHEEDED.intersection(map(root_of, fields)))
 
 
 def transcription_work(wanted: TranslationRequest, path: str) -> Transcribe:

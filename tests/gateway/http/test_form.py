@@ -97,3 +97,11 @@ def test_lists_take_two_spellings_and_empty_fields_mean_nothing() -> None:
     with pytest.raises(FailureError) as refusal:
         values_of({"model": ["a", "b"]}, frozenset())
     assert refusal.value.failure.param == "model"
+
+
+def test_values_that_say_nothing_are_dropped_and_do_not_count() -> None:
+    references = part("known_speaker_references[]", b"x" * MAX_FIELDS_BYTES) * 2 + part("knowing[a]", b"b")
+    form = UploadForm(TYPE, "file", frozenset({"known_speaker_references"}))
+    form.feed(references + part("file", b"a") + END)
+    form.end()
+    assert form.fields == {"known_speaker_references[]": ["", ""], "knowing[a]": ["b"]}
