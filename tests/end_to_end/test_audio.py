@@ -66,7 +66,8 @@ def test_every_form_says_the_same(service: Service, client: OpenAI, speech: Path
     assert "".join(segment.text for segment in verbose.segments).strip() == text
     srt = client.audio.transcriptions.create(**asked, response_format="srt")
     vtt = client.audio.transcriptions.create(**asked, response_format="vtt")
-    assert srt.count(" --> ") == vtt.count(" --> ") == len(verbose.segments)
+    said = [segment for segment in verbose.segments if segment.text.strip()]
+    assert srt.count(" --> ") == vtt.count(" --> ") == len(said)
     events = list(client.audio.transcriptions.create(**asked, stream=True))
     deltas = [event.delta for event in events if event.type == "transcript.text.delta"]
     assert len(deltas) >= 2
