@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import ECHO, MISBEHAVING
-from tests.fuzz.requests import ENCODER, RERANKER, TEXT_MODELS, Request, request_of
+from tests.fuzz.bodies import SOUND
+from tests.fuzz.requests import ENCODER, HEARS, RERANKER, SPEAKS, TEXT_MODELS, Request, form_of, request_of
 from tests.service import Service, chat_body
+from tests.tiny_audio import make_tiny_whisper
 from tests.tiny_encoders import make_tiny_encoder, make_tiny_reranker
 from tests.tiny_models import make_tiny_model
+from tests.tiny_speech import make_tiny_pocket
 
 _AT_ONCE = 8
 _SECONDS = 30.0  # for one answer; a hang is longer
@@ -31,14 +34,16 @@ _FRAMED = ("invalid_request", "context_length_exceeded")
 
 
 def fuzz_service(models: Path) -> Service:
-    """Not started. Its models: an echo, one that obeys orders to misbehave (here nobody gives any), three real ones."""
+    """Not started. Its models: an echo, one that obeys orders to misbehave (here nobody gives any), five real ones."""
     make_tiny_model(models / "tiny-a", seed=1)
     make_tiny_encoder(models / ENCODER)
     make_tiny_reranker(models / RERANKER)
+    make_tiny_whisper(models / HEARS)
+    make_tiny_pocket(models / SPEAKS)
     short = {"options": {"context_length": 512}}
     settings: dict[str, Any] = {"echo": ECHO, "bad": MISBEHAVING, "tiny-a": short}
-    gateway = {"default_max_tokens": 8, "max_body_mb": 1}
-    return Service(models, {"models": settings, "broker": {"max_models": 5}, "gateway": gateway})
+    gateway = {"default_max_tokens": 8, "max_body_mb": 1, "max_upload_mb": 1}
+    return Service(models, {"models": settings, "broker": {"max_models": 7}, "gateway": gateway})
 
 
 async def fuzz(service: Service, count: int, seed: int, first: int = 0) -> Counter[str]:
@@ -48,6 +53,10 @@ async def fuzz(service: Service, count: int, seed: int, first: int = 0) -> Count
     assert service.client.post("/v1/embeddings", json={"model": ENCODER, "input": "a"}).status_code == 200
     rerank = {"model": RERANKER, "query": "a", "documents": ["b"]}
     assert service.client.post("/v1/rerank", json=rerank).status_code == 200
+    form, head = form_of({"model": HEARS, "file": SOUND, "temperature": "0"}), "multipart/form-data; boundary=7"
+    answer = service.client.post("/v1/audio/transcriptions", content=form, headers={"content-type": head})
+    assert answer.status_code == 200, answer.text
+    assert service.client.get("/v1/audio/voices", params={"model": SPEAKS}).status_code == 200
     before = _processes(service)
     figures: Counter[str] = Counter()
     findings: list[str] = []
@@ -93,7 +102,7 @@ def _processes(service: Service) -> dict[str, int | None]:
     for name, process in (("the broker", service.broker), ("the gateway", service.gateway)):
         pids[name] = process.pid if process.poll() is None else None
     assert None not in pids.values(), pids
-    assert len(pids) == 7, pids
+    assert len(pids) == 9, pids
     return pids
 
 
@@ -152,8 +161,12 @@ def _judged(request: Request, data: bytes) -> str:
         last = json.loads([piece for piece in body.split(b"\n") if piece.startswith(b"{")][-1])
         assert "error" in last or last["done"], last
         return "200 streamed" + (", error framed" if "error" in last else "")
+    if b"content-type: audio/" in head.lower():
+        assert status == 200
+        assert b"chunked" not in head.lower() or body.endswith(b"0\r\n\r\n"), "cut off"
+        return "200 audio"
     if b"content-type: text/plain" in head.lower():
-        return str(status)  # of the root
+        return str(status)  # of the root, and of transcripts
     answer = json.loads(body)
     if status >= 400 and "detail" not in answer:
         error = answer["error"]

@@ -150,3 +150,25 @@ OLLAMA: list[tuple[str, dict[str, Any]]] = [
     ("/api/generate", {"prompt": "Hi", "system": "Be brief.", "format": "json", "options": {"num_predict": 4}}),
     ("/api/generate", {"prompt": "Hi", "raw": True, "options": {"num_predict": 4, "seed": 1}}),
 ]
+
+SPEECH = {
+    "input": "Hi there.",
+    "voice": {"id": "alba"},
+    "response_format": "wav",
+    "speed": 1,
+    "stream_format": "sse",
+    "seed": 1,
+}
+
+SOUND = "<a sound>"  # in a form; stands for the bytes of one
+FORM = {
+    "file": SOUND,
+    "language": "en",
+    "prompt": "Ada",
+    "response_format": "verbose_json",
+    "temperature": "0",
+    "timestamp_granularities[]": ["word", "segment"],
+    "stream": "false",
+    "include[]": ["logprobs"],
+    "chunking_strategy[type]": "server_vad",
+}

@@ -5,17 +5,20 @@
 
 import copy
 import gzip
+import io
 import json
 import random
 import sys
+import wave
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.fuzz.bodies import CHATS, MESSAGES, OLLAMA, RESPONSES, SAMPLING
+from tests.fuzz.bodies import CHATS, FORM, MESSAGES, OLLAMA, RESPONSES, SAMPLING, SOUND, SPEECH
 
 TEXT_MODELS = ("tiny-a", "echo", "bad")
 ENCODER, RERANKER = "encoder", "reranker"
+HEARS, SPEAKS = "hears", "speaks"
 
 _LARGE = 100_000  # bytes: what is larger does not grow any more
 
@@ -26,19 +29,25 @@ sys.setrecursionlimit(20_000)  # bodies nest deeper than the default
 
 @dataclass(slots=True)
 class Request:
-    """Before it is bytes. is_whole: whether all that the head announces is sent; where not, no answer is owed."""
+    """Before it is bytes. is_form: the body's fields are sent as multipart/form-data. is_whole: whether all that the
+    head announces is sent; where not, no answer is owed."""
 
     method: str
     path: str
     body: Any = None
     version: str = "HTTP/1.1"
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
-    raw: bytes | None = None  # instead of the body's JSON
+    raw: bytes | None = None  # instead of the body
+    is_form: bool = False
     is_whole: bool = True
+
+    def packed(self) -> bytes:
+        """The body."""
+        return form_of(self.body) if self.is_form else json.dumps(self.body).encode()
 
     def encode(self) -> bytes:
         """As it is sent."""
-        body = self.raw if self.raw is not None else json.dumps(self.body).encode() if self.body is not None else b""
+        body = self.raw if self.raw is not None else self.packed() if self.body is not None else b""
         lengths = [value for name, value in self.headers if name.lower() == b"content-length" and value.isdigit()]
         is_chunked = any(value == b"chunked" for name, value in self.headers if name.lower() == b"transfer-encoding")
         self.is_whole = all(int(length) <= len(body) for length in lengths) and bool(body or not is_chunked)
@@ -60,6 +69,20 @@ _NASTY: tuple[Any, ...] = (
 )
 
 
+_BOUNDARIES = (b"8", b"", b"77", b"7-", b"\xff", b'"7', b"7" * 71)
+
+
+def _sound() -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setparams((1, 2, 16_000, 0, "NONE", ""))
+        out.writeframes(random.Random(7).randbytes(3200))
+    return file.getvalue()
+
+
+_SOUND = _sound()
+
+
 def request_of(seed: int, number: int) -> Request:
     """The request of this number: a usual one, mutated once to five times."""
     rng = random.Random(f"{seed} {number}")
@@ -72,9 +95,9 @@ def request_of(seed: int, number: int) -> Request:
         else:
             rng.choice(_HEADS)(request, rng)
     if request.body is not None and rng.random() < 0.1:
-        request.raw = _torn(json.dumps(request.body).encode(), rng)
+        request.raw = _torn(request.packed(), rng)
     elif request.body is not None and rng.random() < 0.05:
-        request.raw = gzip.compress(json.dumps(request.body).encode(), mtime=0)
+        request.raw = gzip.compress(request.packed(), mtime=0)
         request.headers.append((b"Content-Encoding", rng.choice((b"gzip", b"gzip", b"br", b"zstd"))))
     return request
 
@@ -101,15 +124,36 @@ def _usual(rng: random.Random) -> Request:
             {"model": ENCODER, "input": ["a", "b"], "dimensions": 8, "encoding_format": "float"},
             "/v1/embeddings",
         )
-    elif kind < 0.93:
+    elif kind < 0.9:
+        body, path = {"model": SPEAKS, **SPEECH}, "/v1/audio/speech"
+    elif kind < 0.96:
+        path = rng.choice(("/v1/audio/transcriptions", "/v1/audio/translations"))
+        head = [(b"Host", b"x"), (b"Connection", b"close"), (b"Content-Type", b"multipart/form-data; boundary=7")]
+        return Request("POST", path, {"model": HEARS, **copy.deepcopy(FORM)}, headers=head, is_form=True)
+    elif kind < 0.98:
         body, path = {"model": RERANKER, "query": "q", "documents": ["a", "b"], "top_n": 1}, "/v1/rerank"
     else:
         paths = ("/v1/models", "/v1/models/tiny-a", "/admin/models/status", "/health", "/admin/models/../progress", "/")
         return Request("GET", rng.choice(paths), headers=[(b"Host", b"x"), (b"Connection", b"close")])
-    if path not in ("/v1/embeddings", "/v1/rerank"):
+    if path not in ("/v1/embeddings", "/v1/rerank", "/v1/audio/speech"):
         body["stream"] = rng.random() < 0.5
     head = [(b"Host", b"x"), (b"Connection", b"close"), (b"Content-Type", b"application/json")]
     return Request("POST", path, copy.deepcopy(body), headers=head)  # mutations are made in place
+
+
+def form_of(fields: Any) -> bytes:
+    """The fields as parts, lists as several ones. A file is named by what it is to hold."""
+    if not isinstance(fields, dict):
+        return json.dumps(fields).encode()
+    parts = [(name, one) for name, given in fields.items() for one in (given if isinstance(given, list) else [given])]
+    return b"".join(_part(name, value) for name, value in parts) + b"--7--\r\n"
+
+
+def _part(name: str, value: Any) -> bytes:
+    text = (value if isinstance(value, str) else json.dumps(value)).encode("utf-8", "surrogatepass")
+    text = text.replace(SOUND.encode(), _SOUND, 1)
+    named = name.encode("utf-8", "surrogatepass")
+    return b'--7\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (named, text)
 
 
 # ---- bodies --------------------------------------------------------------------------------------------------------
@@ -228,7 +272,7 @@ def _less_headers(request: Request, rng: random.Random) -> None:
 
 
 def _chunks(request: Request, rng: random.Random) -> None:
-    body = json.dumps(request.body).encode()
+    body = request.packed()
     half = len(body) // 2
     parts = [body[:half], body[half:]] if half else [body]
     size = rng.choice((b"%x\r\n", b"%x\r\n", b"%X;a=b\r\n", b"0x%x\r\n", b"-%x\r\n"))
@@ -248,6 +292,7 @@ _HEADS: tuple[Callable[[Request, random.Random], None], ...] = (
     *(_other_method, _other_version, _other_path, _less_headers, _chunks, _other_length),
     _header(b"Host", b"x", b"y", b"", b"\xff"),
     _header(b"Content-Type", b"text/plain", b"multipart/form-data", b"\xff\xfe", replaces=True),
+    _header(b"Content-Type", *(b"multipart/form-data; boundary=" + name for name in _BOUNDARIES), replaces=True),
     _header(b"Content-Encoding", b"gzip", b"zstd", b"br", b"identity", b"gzip, gzip", b"\xff"),
     _header(b"Transfer-Encoding", b"gzip", b"identity", b"chunked, gzip", b"\xff"),
     _header(b"TE", b"gzip", b"trailers"),
