@@ -322,17 +322,20 @@ async def test_one_that_leaves_in_the_middle_of_its_upload_leaves_nothing(runtim
 
 
 async def test_a_gateway_that_is_killed_leaves_its_files_to_the_next_one(runtime_dir: Path) -> None:
-    async with PlayedBroker(runtime_dir) as broker:
-        async with running_process(broker, runtime_dir) as gateway, httpx.AsyncClient(base_url=gateway.url) as client:
-            asking = post(client, model="org/tiny")
-            _, unit = await expect_audio(broker)
-            gateway.process.kill()
-            await gateway.ended()
-            with pytest.raises(httpx.TransportError):
-                await asking
-            assert is_there(unit)
-        async with running_process(broker, runtime_dir):
-            assert uploaded(runtime_dir) == []
+    async with (
+        PlayedBroker(runtime_dir) as broker,
+        running_process(broker, runtime_dir) as gateway,
+        httpx.AsyncClient(base_url=gateway.url) as client,
+    ):
+        asking = post(client, model="org/tiny")
+        _, unit = await expect_audio(broker)
+        gateway.process.kill()
+        await gateway.ended()
+        with pytest.raises(httpx.TransportError):
+            await asking
+        assert uploaded(runtime_dir) == [Path(unit.path)]
+    async with playing(runtime_dir):
+        assert uploaded(runtime_dir) == []
 
 
 async def test_a_gateway_that_stops_ends_uploads_and_leaves_nothing(runtime_dir: Path) -> None:
