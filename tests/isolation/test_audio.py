@@ -114,20 +114,21 @@ def test_an_audio_model_that_dies_disturbs_nobody(
     if phase == "starting":
         service.unload("whisper").raise_for_status()
     neighbour = service.model("text")["pid"]
-    bystander = streaming(service, "text", "Hello", TOKENS, CHAT)
-    assert bystander.started.wait(10)
-    streamed = None
-    if phase == "transcribing":
+    streamed: Transcript | None = None
+    whole: Client | None = None
+    if phase == "transcribing":  # much longer than the neighbour's answer
         streamed, whole = Transcript(service, folder), transcribing(service, folder)
         assert streamed.begun.wait(20)
         wait_until(lambda: service.model("whisper")["in_flight"] == 2, what="both requests")
+    bystander = streaming(service, "text", "Hello", TOKENS, CHAT)
+    assert bystander.started.wait(10)
+    if phase == "transcribing":
         pid = service.model("whisper")["pid"]
     elif phase == "starting":
         whole = transcribing(service, folder)
         pid = wait_until(lambda: service.model("whisper").get("pid"), what="a process")
     else:
         pid = service.model("whisper")["pid"]
-        whole = None
     assert not bystander.is_done, "the neighbour ended before the blow; the cell proves nothing"
     os.kill(pid, number)
     whole = whole or transcribing(service, folder)
@@ -153,8 +154,8 @@ def test_a_transcript_does_not_notice_that_its_neighbour_dies(
     service.load("whisper").raise_for_status()
     pid = service.model("whisper")["pid"]
     transcript = Transcript(service, folder)
-    victim = streaming(service, "text", "Hello", TOKENS, CHAT)
     assert transcript.begun.wait(20)
+    victim = streaming(service, "text", "Hello", TOKENS, CHAT)
     assert victim.started.wait(10)
     os.kill(service.model("text")["pid"], signal.SIGKILL)
     assert not transcript.client.is_done
