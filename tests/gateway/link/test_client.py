@@ -1,10 +1,8 @@
 import asyncio
-import contextlib
 import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +21,9 @@ from gateway.core.answer import Delta, End
 from gateway.core.ask import Ask, generate_stream, generate_whole
 from gateway.link import client as broker_client
 from gateway.link import connection
-from gateway.link.call import MAX_WAITING_BYTES, Call, CallClosedError, Item, T
+from gateway.link.call import MAX_WAITING_BYTES, CallClosedError
 from gateway.link.client import BrokerClient
+from tests.gateway.link.client_runs import opened, take, take_all
 from tests.gateway.played_broker import SECONDS, PlayedBroker, ending
 
 pytestmark = pytest.mark.anyio
@@ -33,29 +32,6 @@ pytestmark = pytest.mark.anyio
 RAW: Ask[dict[str, Any]] = Ask(None, Status(), dict, dict)
 STREAM = generate_stream("m", Generate(prompt="Hi", stream=True))
 WHOLE = generate_whole("m", Generate(prompt="Hi"))
-
-
-@contextlib.asynccontextmanager
-async def opened(runtime_dir: Path) -> AsyncIterator[BrokerClient]:
-    client = BrokerClient(runtime_dir / GATEWAY_SOCKET)
-    client.open()
-    try:
-        yield client
-    finally:
-        client.close()
-
-
-async def take(call: Call[T]) -> list[Item[T]]:
-    async with asyncio.timeout(SECONDS):
-        return await call.take()
-
-
-async def take_all(call: Call[T], count: int) -> list[Item[T]]:
-    items: list[Item[T]] = []
-    while len(items) < count:
-        more = await take(call)
-        items += more
-    return items
 
 
 def failure_of(item: tuple[int, object]) -> Failure:
