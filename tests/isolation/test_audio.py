@@ -19,12 +19,12 @@ from tests.isolation.conftest import HEARTBEAT_TIMEOUT
 from tests.isolation.speakers import CHAT, Heard
 from tests.isolation.test_matrix import Client, streaming
 from tests.service import Service, wait_until
-from tests.tiny_audio import make_tiny_whisper, write_sound
+from tests.tiny_audio import HESITANT, make_tiny_whisper, write_sound
 from tests.tiny_models import make_tiny_model
 
 TOKENS = 1200
-# Long enough to be hit within: some seconds of work.
-SECONDS = 400
+# Long enough to be hit within: some seconds of work for a model that needs several attempts.
+SECONDS = 300
 
 QUICK = frozenset({("SIGKILL", "transcribing")})
 BLOWS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signal.SIGSTOP)
@@ -41,7 +41,7 @@ def cells() -> Iterator[Any]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`whisper`, `text`: tiny models. And `long.wav`."""
     folder = tmp_path_factory.mktemp("audio-models")
-    make_tiny_whisper(folder / "whisper")
+    make_tiny_whisper(folder / "whisper", **HESITANT)
     make_tiny_model(folder / "text", seed=2, layers=4)
     write_sound(folder / "long.wav", SECONDS)
     return folder
