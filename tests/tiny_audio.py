@@ -58,6 +58,7 @@ def make_tiny_whisper(
         "n_text_head": 2,
         "n_text_layer": 1,
     }
+    mx.random.seed(seed)  # for what is left as it is made
     model = Model(ModelDimensions(**config))
     keys = iter(mx.random.split(mx.random.key(seed), len(tree_flatten(model.parameters()))))
     weights: Any = tree_map(lambda weight: _random(weight, next(keys)), model.parameters())
@@ -88,6 +89,7 @@ def make_tiny_moonshine(folder: Path, *, seed: int = 0) -> Path:
         "decoder_num_attention_heads": 2,
         "eos_token_id": 2,
     }
+    mx.random.seed(seed)  # as above
     model = moonshine.Model(moonshine.ModelConfig.from_dict(config))
     named: Any = tree_flatten(model.parameters())
     keys = iter(mx.random.split(mx.random.key(seed), len(named)))
@@ -121,7 +123,7 @@ def write_sound(path: Path, seconds: float, *, rate: int = RATE, channels: int =
 
 def _random(weight: mx.array, key: mx.array) -> mx.array:
     if weight.ndim == 1:
-        return mx.array(weight)  # as it is made: ones of a norm, zeros of a bias
+        return mx.array(weight)  # as it is made: ones of a norm, small numbers of a bias
     return mx.random.normal(weight.shape, scale=float(weight.shape[-1]) ** -0.5, key=key)
 
 
