@@ -1,6 +1,7 @@
 """How a batch is divided among cores, and that the cores compute."""
 
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,8 +52,11 @@ def test_a_batch_is_computed_on_several_cores_and_keeps_its_order(tmp_path: Path
     assert mx.abs(together - alone).max() < 1e-5
     after = _thread_seconds()
     spent = sorted(seconds - before.get(thread, 0.0) for thread, seconds in after.items())
-    assert spent[-2] > spent[-1] / 3, spent
+    assert spent[-2] > spent[-1] / 3 > 0, spent
 
 
 def _thread_seconds() -> dict[int, float]:
-    return {thread.id: thread.user_time + thread.system_time for thread in psutil.Process().threads()}
+    """CPU seconds of MLX's threads. Python's may take more than both: it collects the garbage of all tests before."""
+    ours = {thread.native_id for thread in threading.enumerate()}
+    threads = psutil.Process().threads()
+    return {thread.id: thread.user_time + thread.system_time for thread in threads if thread.id not in ours}
