@@ -15,6 +15,7 @@ from openai import OpenAI
 
 from gateway.http.uploads import FOLDER
 from tests.conftest import ECHO
+from tests.end_to_end.openai_clients import client_of
 from tests.service import Service, Stream, wait_until
 from tests.tiny_audio import make_tiny_whisper, write_sound
 from tests.tiny_speech import POCKET_RATE, VOICES, make_tiny_pocket
@@ -31,16 +32,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         "whisper": {"options": {"max_seconds": MOST_SECONDS}},
         "echo": {**ECHO, "options": {"delay_seconds": 0.02}},
     }
-    service = Service(folder, {"models": models, "gateway": {"max_upload_mb": 4}, "broker": {"max_models": 3}})
-    try:
-        yield service.start()
-    finally:
-        service.stop()
+    with Service(folder, {"models": models, "gateway": {"max_upload_mb": 4}, "broker": {"max_models": 3}}) as service:
+        yield service
 
 
 @pytest.fixture
 def client(service: Service) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=60.0) as client:
+    with client_of(service, timeout=60.0) as client:
         yield client
 
 

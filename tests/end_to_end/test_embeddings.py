@@ -16,6 +16,7 @@ import pytest
 from openai import OpenAI
 
 from tests.broker.models.model_folders import make_model
+from tests.end_to_end.openai_clients import client_of
 from tests.minilm import WHEEL, make_minilm
 from tests.service import Service, wait_until
 from tests.tiny_encoders import CONTEXT, make_tiny_encoder, make_tiny_reranker
@@ -49,10 +50,6 @@ def service(make_service: Callable[..., Service], mixed_models: Path) -> Service
 def client(service: Service) -> Iterator[OpenAI]:
     with client_of(service) as client:
         yield client
-
-
-def client_of(service: Service) -> OpenAI:
-    return OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=30.0)
 
 
 def cosine(a: list[float], b: list[float]) -> float:

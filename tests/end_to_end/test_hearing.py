@@ -12,6 +12,7 @@ import pytest
 from openai import OpenAI
 
 from broker.wire.to_workers import Assign
+from tests.end_to_end.openai_clients import client_of
 from tests.service import Service
 from tests.tiny_hearing import make_tiny_hearing, sound
 from tests.tiny_models import make_tiny_model
@@ -44,16 +45,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(models: Path) -> Iterator[Service]:
-    service = Service(models)
-    try:
-        yield service.start()
-    finally:
-        service.stop()
+    with Service(models) as service:
+        yield service
 
 
 @pytest.fixture(scope="module")
 def client(service: Service) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=60.0) as client:
+    with client_of(service, timeout=60.0) as client:
         yield client
 
 

@@ -11,14 +11,11 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from tests.conftest import MISBEHAVING
+from tests.end_to_end.openai_clients import client_of
 from tests.service import Service, wait_until
 
 GREEDY: dict[str, Any] = {"model": "tiny-a", "max_tokens": 24, "temperature": 0}
 HELLO: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
-
-
-def client_of(service: Service, **options: Any) -> OpenAI:
-    return OpenAI(base_url=f"{service.url}/v1", **{"api_key": "none", "max_retries": 0, "timeout": 30.0, **options})
 
 
 def totals(usage: Any) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ import pytest
 from mlx_audio.stt import load as load_directly
 from openai import OpenAI
 
+from tests.end_to_end.openai_clients import client_of
 from tests.real_whisper import ARCHIVE, SECONDS, SENTENCE, WHEEL, make_real_whisper, write_recording
 from tests.service import Service
 
@@ -33,12 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(folder: Path) -> Iterator[OpenAI]:
-    service = Service(folder)
-    try:
-        with OpenAI(base_url=f"{service.start().url}/v1", api_key="none", max_retries=0, timeout=240.0) as client:
-            yield client
-    finally:
-        service.stop()
+    with Service(folder) as service, client_of(service, timeout=240.0) as client:
+        yield client
 
 
 def test_the_tokens_are_those_of_mlx_audio(client: OpenAI, folder: Path) -> None:

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import openai
 import pytest
-from openai import OpenAI
 from pydantic import BaseModel
 
 from tests.conftest import MISBEHAVING
+from tests.end_to_end.openai_clients import client_of
 from tests.gateway.responses.bodies import checked_event, checked_response
 from tests.scripted_model import make_scripted_model
 from tests.service import Service
@@ -50,17 +50,14 @@ def service() -> Iterator[Service]:
         make_scripted_model(folder / "patches", CUSTOM, **options)
         make_tiny_model(folder / "tiny")
         make_tiny_vision(folder / "sees")
-        service = Service(folder, {"models": {"mortal": MISBEHAVING}})
-        try:
-            yield service.start()
-        finally:
-            service.stop()
+        with Service(folder, {"models": {"mortal": MISBEHAVING}}) as service:
+            yield service
 
 
 @pytest.fixture(scope="module")
 def responses(service: Service) -> Iterator[Any]:
     """Untyped: the client's types are unions of thirty kinds of items."""
-    with OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=60.0) as client:
+    with client_of(service, timeout=60.0) as client:
         yield client.responses
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from openai import BadRequestError, OpenAI
 
+from tests.end_to_end.openai_clients import client_of
 from tests.scripted_model import make_scripted_model
 from tests.service import Service
 from tests.tiny_models import make_tiny_model
@@ -33,13 +34,8 @@ def client() -> Iterator[OpenAI]:
         make_scripted_model(Path(directory) / "calls", SCRIPT, **options)
         make_scripted_model(Path(directory) / "generic", GENERIC)
         make_tiny_model(Path(directory) / "tiny")
-        service = Service(Path(directory))
-        try:
-            service.start()
-            with OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=30.0) as client:
-                yield client
-        finally:
-            service.stop()
+        with Service(Path(directory)) as service, client_of(service) as client:
+            yield client
 
 
 def calls_of(message: Any) -> list[tuple[str, Any]]:

@@ -10,6 +10,7 @@ import pytest
 from openai import OpenAI
 
 from broker.wire.to_workers import Assign
+from tests.end_to_end.openai_clients import client_of
 from tests.service import Service, wait_until
 from tests.tiny_models import make_tiny_model
 from tests.tiny_vision import make_tiny_vision, picture
@@ -31,7 +32,7 @@ def service(make_service: Callable[..., Service], models: Path) -> Service:
 
 @pytest.fixture
 def client(service: Service) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=30.0) as client:
+    with client_of(service) as client:
         yield client
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import openai
 import pytest
 
+from tests.end_to_end.openai_clients import client_of
 from tests.scripted_model import make_scripted_model
 from tests.service import Service
 from tests.tiny_models import make_tiny_model
@@ -23,7 +24,7 @@ def client(make_service: Callable[..., Service], tmp_path: Path) -> Iterator[ope
     make_scripted_model(models / "caller", script, tags=TAGS, tool_parser="json_tools", chat_template=TOOL_TEMPLATE)
     make_tiny_model(models / "noise")
     service = make_service(models_path=models)
-    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=30.0) as client:
+    with client_of(service) as client:
         yield client
 
 
