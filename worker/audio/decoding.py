@@ -17,6 +17,7 @@ import numpy as np
 import soundfile
 
 from broker.wire.failure import FailureError, invalid
+from worker.sound.formats import format_of
 from worker.sound.resampling import Samples, ratio, resampled
 
 # Samples per second of all models that transcribe.
@@ -114,16 +115,8 @@ def open_recording(path: str, name: str, most_seconds: float) -> SpokenFile:
 
 
 def _opener_of(head: bytes) -> Callable[[str, str, int], SpokenFile] | None:
-    if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
-        return _open_wav
-    if head[:4] == b"fLaC":
-        return _open_flac
-    if head[:4] == b"OggS":
-        return _open_ogg
-    # The sync word of MPEG audio; layer 0 is AAC's.
-    if head[:3] == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] & 0x06):
-        return _open_mp3
-    return None
+    openers = {"wav": _open_wav, "flac": _open_flac, "ogg": _open_ogg, "mp3": _open_mp3}
+    return openers.get("mp3" if head[:3] == b"ID3" else format_of(head) or "")
 
 
 def _open_wav(path: str, name: str, size: int) -> SpokenFile:

@@ -14,6 +14,7 @@ import miniaudio
 import numpy as np
 
 from broker.wire.failure import FailureError, invalid, one_line
+from worker.sound.formats import format_of
 from worker.sound.resampling import Samples, ratio, resampled
 
 # Enough of an mp3 file behind its tags to tell its rate: the library would decode all of it.
@@ -113,13 +114,14 @@ def check_seconds(seconds: float, where: str) -> None:
 def _head(data: bytes) -> tuple[int, int, int | None] | None:
     """Channels, rate and frames by the first bytes; None for another format."""
     body = data[_tags(data) :][:_HEAD_BYTES]
-    if body[:4] == b"RIFF" and body[8:12] == b"WAVE":
+    kind = format_of(body)
+    if kind == "wav":
         info = miniaudio.wav_get_info(data)
         return info.nchannels, info.sample_rate, info.num_frames
-    if body[:4] == b"fLaC":
+    if kind == "flac":
         info = miniaudio.flac_get_info(data)
         return info.nchannels, info.sample_rate, info.num_frames or None
-    if len(body) > 1 and body[0] == 0xFF and body[1] & 0xE0 == 0xE0 and body[1] & 0x06:
+    if kind == "mp3":
         info = miniaudio.mp3_get_info(body)
         return info.nchannels, info.sample_rate, None
     return None
