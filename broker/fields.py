@@ -33,7 +33,7 @@ class MistakesError(ValueError):
 
 
 def read(cls: type[T], values: Mapping[str, Any]) -> T:
-    """A `cls` of what is given, by name; what is not has its default. Raises MistakesError."""
+    """Make a `cls` of these values; a field without a value gets its default. Raises MistakesError."""
     declared = fields(cls)  # type: ignore[arg-type] # every caller's class is a dataclass
     hints = get_type_hints(cls, include_extras=True)
     known: dict[str, Any] = {}
@@ -162,14 +162,14 @@ def names(value: Any) -> list[str]:
 
 
 def table(value: Any) -> dict[str, Any]:
-    """A table, of which nothing else is checked."""
+    """Any table."""
     if not isinstance(value, dict):
         raise ValueError("must be a table")
     return value
 
 
 def tables(cls: type[T]) -> Check:
-    """A table of tables, each of which is read as a `cls`."""
+    """A table whose values are tables: `read` makes a `cls` of each."""
 
     def check(value: Any) -> dict[str, T]:
         found: dict[str, T] = {}

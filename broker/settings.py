@@ -72,9 +72,8 @@ def _can_be_sent(value: Any) -> dict[str, Any]:
 
 
 def _for_linux(value: Any) -> str:
-    is_linux = (
-        sys.platform == "linux"
-    )  # a variable, since a type checker takes the condition itself for its own system's
+    # A variable: a type checker takes the condition itself for that of its own system.
+    is_linux = sys.platform == "linux"
     if not is_linux:
         raise ValueError("must not be set: only Linux has a choice of BLAS")
     return text(value)

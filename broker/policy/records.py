@@ -278,7 +278,7 @@ class Instance:
 
 @dataclass(slots=True)
 class Replacement:
-    """A model gets another process in place of the one that serves. spec: the model as it is to be loaded.
+    """A new process takes the place of the one that serves a model. spec: what it loads.
     by: the instance that was started for this. gap: there is no room for both, so the old one leaves first. waits:
     administrators that asked for it; is_recycling: the pool has decided it."""
 
@@ -292,7 +292,7 @@ class Replacement:
 
     @property
     def holds(self) -> bool:
-        """Whether the model stays loaded until it has ended: somebody has asked for it, or it has begun."""
+        """Whether it keeps the model loaded until it ends: an administrator has asked for it, or it has begun."""
         return not self.is_recycling or self.by is not None
 
 

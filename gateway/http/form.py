@@ -1,5 +1,7 @@
 """A multipart form with one file: its text fields, and the file piece by piece. Knows no file system.
 
+Starlette reads forms with the same parser, but puts files where their limit, hash and removal are not the gateway's.
+
 What clients say of the type and the name of the file is nothing to the gateway.
 """
 

@@ -5,7 +5,7 @@ A model speaks one text at a time: families keep what they decode with in the mo
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -136,7 +136,7 @@ class Speaker:
 
     def speak(
         self, text: str, seed: int, *, voice: str | None = None, speed: float = 1.0, instructions: str | None = None
-    ) -> Iterator[Sound]:
+    ) -> Generator[Sound, None, None]:
         """One part after the other, none without samples. Only one text may be spoken at a time; a closed iterator is
         the end of its text. voice: one of `voices`. Raises MissingPackageError."""
         self._check_packages(voice or self.voices[0])
@@ -217,7 +217,7 @@ class Speaker:
                 raise
             raise ValueError(f"{self.family} cannot speak: {named_line(error)}") from error
         finally:
-            parts.close()  # type: ignore[attr-defined] # a generator
+            parts.close()
         used = mx.get_peak_memory() - before
         mx.clear_cache()
         return max(0, used)

@@ -8,7 +8,7 @@ what was spoken before, and families that draw a voice draw the same one.
 import logging
 import secrets
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +66,7 @@ class _Speech:
     left: deque[str]
     seed: int
     prompt_tokens: int
-    parts: Iterator[Sound] | None = None
+    parts: Generator[Sound, None, None] | None = None
     writer: SoundWriter | None = None
     held: list[bytes] = field(default_factory=list)
     samples: int = 0
@@ -244,7 +244,7 @@ class SpeechEngine:
         if self._speaking is work:
             self._speaking = None
         if work.parts is not None:
-            work.parts.close()  # type: ignore[attr-defined] # a generator
+            work.parts.close()
             work.parts = None
 
     def _count_waiting(self) -> None:

@@ -13,13 +13,28 @@ from gateway.openai.dialect import DONE, KEEPALIVE, STREAM_TYPE, framed_error
 MEDIA = {"mp3": "audio/mpeg", "wav": "audio/wav", "flac": "audio/flac", "pcm": "audio/pcm"}
 
 
-class TranscriptEvents:
-    """`transcript.text.delta` for each piece, then `transcript.text.done` with the whole text."""
+class _Events:
+    """What streams of events have in common."""
 
     content_type = STREAM_TYPE
 
     def __init__(self) -> None:
         self.is_complete = False
+
+    def keepalive(self) -> bytes:
+        """A comment."""
+        return KEEPALIVE
+
+    def error(self, failure: Failure) -> bytes:
+        """The error object, then the last line."""
+        return framed_error(failure)
+
+
+class TranscriptEvents(_Events):
+    """`transcript.text.delta` for each piece, then `transcript.text.done` with the whole text."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self._said: list[str] = []
 
     def render(self, items: Sequence[tuple[int, HeardPiece | Transcript]]) -> bytes:
@@ -37,22 +52,9 @@ class TranscriptEvents:
                 self.is_complete = True
         return b"".join(frames)
 
-    def keepalive(self) -> bytes:
-        """A comment."""
-        return KEEPALIVE
 
-    def error(self, failure: Failure) -> bytes:
-        """The error object, then the last line."""
-        return framed_error(failure)
-
-
-class SpeechEvents:
+class SpeechEvents(_Events):
     """`speech.audio.delta` for each piece, then `speech.audio.done`."""
-
-    content_type = STREAM_TYPE
-
-    def __init__(self) -> None:
-        self.is_complete = False
 
     def render(self, items: Sequence[tuple[int, SpokenPiece | Spoken]]) -> bytes:
         """Pieces without bytes have no event."""
@@ -70,14 +72,6 @@ class SpeechEvents:
                 frames += [_frame({"type": "speech.audio.done", "usage": usage}), DONE]
                 self.is_complete = True
         return b"".join(frames)
-
-    def keepalive(self) -> bytes:
-        """A comment."""
-        return KEEPALIVE
-
-    def error(self, failure: Failure) -> bytes:
-        """The error object, then the last line."""
-        return framed_error(failure)
 
 
 class SpeechBytes:
