@@ -11,6 +11,7 @@ from broker.wire.outputs import PARTIAL, Output
 from broker.wire.packing import pack
 from broker.wire.to_workers import Assign
 from broker.wire.work import Generate
+from tests.worker.stepping import steps
 from worker.cache.prefix_index import Key
 from worker.cache.store import Entry, MemoryStore, Store
 from worker.engine import Count, Engine
@@ -20,9 +21,6 @@ from worker.text.batch import Batch
 from worker.text.engine import TextEngine
 from worker.text.make_batch import MakeBatch, make_batch
 from worker.text.options import TextOptions
-
-# More than any request here can need: every loop over steps has an end.
-MOST_STEPS = 20_000
 
 # Where engines keep their prompt caches; tests of another store replace it.
 default_store: Callable[[], Store] = MemoryStore
@@ -108,15 +106,6 @@ def run(engine: Engine, requests: list[dict[str, Any]]) -> list[list[Output]]:
         assert [output.kind == PARTIAL for output in of_one] == [True] * (len(of_one) - 1) + [False]
     assert_empty(engine)
     return list(outputs.values())
-
-
-def steps(engine: Engine) -> list[Output]:
-    outputs: list[Output] = []
-    for _ in range(MOST_STEPS):
-        if not engine.has_work:
-            return outputs
-        outputs += engine.step()
-    raise AssertionError("the engine does not come to an end")
 
 
 def joined(outputs: list[Output]) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from broker.wire.kinds import Task
 from broker.wire.outputs import Output, Outputs, decode_outputs
 from broker.wire.packing import pack
 from broker.wire.work import Generate
-from tests.worker.engine_runs import add, load, run, steps
+from tests.worker.engine_runs import add, load, run
 from tests.worker.harness import PATIENCE, WorkerHarness, text_of
+from tests.worker.stepping import steps
 from worker.ahead import LONG, Ahead, Work
 
 MISBEHAVING = "tests.engines:Misbehaving"

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from broker.wire.outputs import FINAL
-from tests.worker.engine_runs import add, load, steps
+from tests.worker.engine_runs import add, load
+from tests.worker.stepping import steps
 from tests.worker.text.one_row import OneRow
 from tests.worker.text.test_warm_up import in_turns
 from worker.engine import EngineStats

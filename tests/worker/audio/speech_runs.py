@@ -7,12 +7,13 @@ import mlx.core as mx
 import numpy as np
 from mlx_audio.tts.utils import load_model
 
-from broker.wire.body import from_map
-from broker.wire.failure import Failure, FailureError
-from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output
+from broker.wire.failure import Failure
+from broker.wire.outputs import FINAL, PARTIAL, Output
 from broker.wire.packing import pack
 from broker.wire.to_workers import Assign
 from broker.wire.work import Speak
+from tests.worker.stepping import refusal as refusal_of
+from tests.worker.stepping import steps
 from worker.audio.encoding import to_pcm
 from worker.audio.sentences import pieces_of
 from worker.audio.speech import SpeechEngine
@@ -24,9 +25,6 @@ TEXT = " ".join(SENTENCES)
 SECONDS = 4
 assert pieces_of(TEXT, 240) == SENTENCES
 
-# Every loop over steps has an end.
-_MOST_STEPS = 2000
-
 
 def load(folder: Path, *, share: int = 0, limit: int = 0, **options: Any) -> SpeechEngine:
     """share, limit: of memory, 0 for no bound."""
@@ -34,20 +32,14 @@ def load(folder: Path, *, share: int = 0, limit: int = 0, **options: Any) -> Spe
     return SpeechEngine(assign, lambda stage, fraction: None)
 
 
-def add(engine: SpeechEngine, name: bytes, text: str, **fields: Any) -> None:
+def speak(text: str, **fields: Any) -> Speak:
     """A request for the samples alone."""
     stated: dict[str, Any] = {"encoding": "pcm", "seed": 7} | fields
-    engine.add(name, pack(Speak(text, **stated)))
+    return Speak(text, **stated)
 
 
-def steps(engine: SpeechEngine) -> list[Output]:
-    """Of all steps until nothing is left to do."""
-    outputs: list[Output] = []
-    for _ in range(_MOST_STEPS):
-        if not engine.has_work:
-            return outputs
-        outputs += engine.step()
-    raise AssertionError("the engine does not come to an end")
+def add(engine: SpeechEngine, name: bytes, text: str, **fields: Any) -> None:
+    engine.add(name, pack(speak(text, **fields)))
 
 
 def audio_of(outputs: list[Output], name: bytes = b"r") -> bytes:
@@ -65,14 +57,7 @@ def spoken(engine: SpeechEngine, text: str, **fields: Any) -> bytes:
 
 def refusal(engine: SpeechEngine, text: str, **fields: Any) -> Failure:
     """How the request ends: refused at once, or when it is spoken."""
-    try:
-        add(engine, b"r", text, **fields)
-    except FailureError as error:
-        assert not engine.has_work
-        return error.failure
-    (output,) = steps(engine)
-    assert (output.request_id, output.kind) == (b"r", ERROR)
-    return from_map(Failure, output.body)
+    return refusal_of(engine, speak(text, **fields))
 
 
 def directly(folder: Path, sentences: list[str], seed: int = 7, **settings: Any) -> bytes:

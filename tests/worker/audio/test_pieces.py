@@ -13,7 +13,8 @@ from mlx_audio.stt.utils import load_audio
 from broker.wire.failure import Code
 from broker.wire.work import Transcribe
 from tests.tiny_audio import make_tiny_moonshine, sound, write_sound
-from tests.worker.audio.transcription_runs import load, refusal, streamed, transcribe
+from tests.worker.audio.transcription_runs import load, streamed, transcribe
+from tests.worker.stepping import refusal
 from worker.audio.pieces import quietest
 from worker.audio.transcription import TranscriptionEngine
 

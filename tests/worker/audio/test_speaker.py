@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from tests.tiny_speech import make_tiny_kitten, make_tiny_pocket
-from tests.worker.audio.speech_runs import SENTENCES, add, load, refusal, steps
+from tests.worker.audio.speech_runs import SENTENCES, add, load, refusal
+from tests.worker.stepping import steps
 from worker.audio.guard import quiet
 from worker.audio.speech import SpeechEngine
 from worker.audio.voices import voices_of

@@ -13,18 +13,8 @@ from broker.wire.outputs import FINAL, PARTIAL
 from broker.wire.packing import pack
 from broker.wire.work import Embed, Transcribe, Voices
 from tests.tiny_speech import POCKET_RATE, VOICES, make_tiny_pocket, make_tiny_soprano
-from tests.worker.audio.speech_runs import (
-    SECONDS,
-    SENTENCES,
-    TEXT,
-    add,
-    audio_of,
-    directly,
-    load,
-    refusal,
-    spoken,
-    steps,
-)
+from tests.worker.audio.speech_runs import SECONDS, SENTENCES, TEXT, add, audio_of, directly, load, refusal, spoken
+from tests.worker.stepping import steps
 from worker.audio.speech import SpeechEngine
 
 

@@ -9,7 +9,8 @@ from broker.wire.outputs import ERROR, FINAL
 from broker.wire.packing import pack
 from broker.wire.work import Transcribe
 from tests.tiny_audio import make_tiny_whisper, write_sound
-from tests.worker.audio.transcription_runs import MOST_STEPS, load, refusal, steps, transcribe
+from tests.worker.audio.transcription_runs import load, transcribe
+from tests.worker.stepping import MOST_STEPS, refusal, steps
 from worker.audio.transcription import TranscriptionEngine
 
 

@@ -15,7 +15,8 @@ from broker.wire.failure import Code
 from broker.wire.packing import pack
 from broker.wire.work import Speak, Transcribe, Voices
 from tests.tiny_audio import HESITANT, make_tiny_whisper, write_sound
-from tests.worker.audio.transcription_runs import assert_same, load, refusal, steps, streamed, transcribe
+from tests.worker.audio.transcription_runs import assert_same, load, streamed, transcribe
+from tests.worker.stepping import refusal, steps
 from worker.audio.course import seed_of
 from worker.audio.decoding import open_recording
 from worker.audio.transcription import TranscriptionEngine

@@ -1,34 +1,21 @@
 """Runs of a transcription engine in this process."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from broker.wire.body import from_map
-from broker.wire.failure import Failure, FailureError
-from broker.wire.outputs import ERROR, FINAL, PARTIAL, Output
+from broker.wire.outputs import FINAL, PARTIAL
 from broker.wire.packing import pack
 from broker.wire.to_workers import Assign
 from broker.wire.work import Transcribe
+from tests.worker.stepping import steps
 from worker.audio.transcription import TranscriptionEngine
-
-# More than any request here can need: every loop over steps has an end.
-MOST_STEPS = 5000
 
 
 def load(folder: Path, *, share: int = 0, limit: int = 0, **options: Any) -> TranscriptionEngine:
     """share, limit: of memory, 0 for no bound."""
     assign = Assign("model", str(folder), "audio", None, options, share, limit)
     return TranscriptionEngine(assign, lambda _stage, _fraction: None)
-
-
-def steps(engine: TranscriptionEngine) -> Iterator[Output]:
-    for _ in range(MOST_STEPS):
-        if not engine.has_work:
-            return
-        yield from engine.step()
-    raise AssertionError("no end")
 
 
 def transcribe(engine: TranscriptionEngine, file: Path, **fields: Any) -> dict[str, Any]:
@@ -46,18 +33,6 @@ def streamed(engine: TranscriptionEngine, file: Path, **fields: Any) -> tuple[li
     assert final.kind == FINAL, final
     assert all(output.kind == PARTIAL for output in partials)
     return [output.body for output in partials], final.body
-
-
-def refusal(engine: TranscriptionEngine, payload: Any) -> Failure:
-    """How the request ends: refused at once, or when its file is read."""
-    try:
-        engine.add(b"r", pack(payload))
-    except FailureError as error:
-        assert not engine.has_work
-        return error.failure
-    (output,) = steps(engine)
-    assert (output.request_id, output.kind) == (b"r", ERROR), output
-    return from_map(Failure, output.body)
 
 
 def assert_same(final: dict[str, Any], said: Any) -> None:

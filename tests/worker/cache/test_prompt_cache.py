@@ -14,7 +14,6 @@ from tests.tiny_models import make_tiny_model
 from tests.worker import engine_runs
 from tests.worker.cache.folder_store import FolderStore
 from tests.worker.engine_runs import (
-    MOST_STEPS,
     WatchedStore,
     add,
     answer,
@@ -23,9 +22,9 @@ from tests.worker.engine_runs import (
     load_recorded,
     load_with_batch,
     run,
-    steps,
     without_count,
 )
+from tests.worker.stepping import MOST_STEPS, steps
 from worker.cache.kv_caches import shorten
 from worker.cache.prefix_index import length
 from worker.cache.prompt_cache import default_bytes

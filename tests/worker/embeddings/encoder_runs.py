@@ -1,18 +1,16 @@
 """Runs of an embedding engine in this process."""
 
 from array import array
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
-from broker.wire.body import from_map
-from broker.wire.failure import Failure, FailureError
-from broker.wire.outputs import ERROR, FINAL, Output
+from broker.wire.outputs import FINAL
 from broker.wire.packing import pack
 from broker.wire.to_workers import Assign
 from broker.wire.work import Embed
+from tests.worker.stepping import steps
 from worker.embeddings.engine import EmbeddingEngine
 
 TEXTS = ["a cat sits on the mat", "a kitten on a rug", "stock prices fell"]
@@ -35,11 +33,6 @@ def run(engine: EmbeddingEngine) -> dict[bytes, dict[str, Any]]:
     return finals
 
 
-def steps(engine: EmbeddingEngine) -> Iterator[Output]:
-    while engine.has_work:
-        yield from engine.step()
-
-
 def embed(engine: EmbeddingEngine, inputs: list[Any], **fields: Any) -> mx.array:
     engine.add(b"r", pack(Embed(inputs, **fields)))
     return vectors_of(run(engine)[b"r"])
@@ -51,15 +44,3 @@ def vectors_of(final: dict[str, Any]) -> mx.array:
 
 def scores_of(final: dict[str, Any]) -> list[float]:
     return array("f", final["scores"]).tolist()
-
-
-def refusal(engine: EmbeddingEngine, payload: Any) -> Failure:
-    """How the request ends: refused at once, or when its texts are read."""
-    try:
-        engine.add(b"r", pack(payload))
-    except FailureError as error:
-        assert not engine.has_work
-        return error.failure
-    (output,) = steps(engine)
-    assert (output.request_id, output.kind) == (b"r", ERROR)
-    return from_map(Failure, output.body)

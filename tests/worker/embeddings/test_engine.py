@@ -18,7 +18,8 @@ from broker.wire.packing import pack
 from broker.wire.work import Embed, Rerank
 from tests.minilm import WHEEL, make_minilm
 from tests.tiny_encoders import FAMILIES, make_tiny_encoder, make_tiny_reranker
-from tests.worker.embeddings.encoder_runs import MIXED, TEXTS, embed, load, refusal, run, scores_of, vectors_of
+from tests.worker.embeddings.encoder_runs import MIXED, TEXTS, embed, load, run, scores_of, vectors_of
+from tests.worker.stepping import refusal
 from worker.embeddings.engine import EmbeddingEngine
 
 # ---- real weights -------------------------------------------------------------------------------------------------

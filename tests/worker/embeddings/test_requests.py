@@ -14,7 +14,8 @@ from broker.wire.outputs import ERROR
 from broker.wire.packing import pack
 from broker.wire.work import Embed, Generate, Rerank
 from tests.tiny_encoders import CONTEXT, make_tiny_encoder, make_tiny_reranker
-from tests.worker.embeddings.encoder_runs import MIXED, TEXTS, embed, load, refusal, run, scores_of, steps, vectors_of
+from tests.worker.embeddings.encoder_runs import MIXED, TEXTS, embed, load, run, scores_of, vectors_of
+from tests.worker.stepping import refusal, steps
 from worker.embeddings.engine import EmbeddingEngine
 
 

@@ -11,7 +11,8 @@ from mlx_lm.sample_utils import make_sampler
 
 from broker.wire.outputs import FINAL, PARTIAL
 from tests.scripted_model import make_scripted_model
-from tests.worker.engine_runs import add, joined, load, load_with_batch, run, steps
+from tests.worker.engine_runs import add, joined, load, load_with_batch, run
+from tests.worker.stepping import steps
 from worker.generation.logprobs import TokenTexts, token_logprobs
 from worker.text.engine import TextEngine
 

@@ -10,15 +10,9 @@ import pytest
 
 from broker.wire.outputs import FINAL, PARTIAL, Output
 from tests.tiny_models import make_tiny_model
-from tests.worker.engine_runs import (
-    add,
-    answer,
-    assert_empty,
-    load,
-    load_recorded,
-    steps,
-)
+from tests.worker.engine_runs import add, answer, assert_empty, load, load_recorded
 from tests.worker.harness import text_of
+from tests.worker.stepping import steps
 from worker.text.engine import TextEngine
 
 

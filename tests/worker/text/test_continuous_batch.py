@@ -17,7 +17,8 @@ from mlx_lm.models.cache import BatchKVCache
 
 from tests.every_family import tiny_model as tiny_family
 from tests.tiny_models import make_tiny_model
-from tests.worker.engine_runs import MOST_STEPS, add, load, load_recorded, run, steps
+from tests.worker.engine_runs import add, load, load_recorded, run
+from tests.worker.stepping import MOST_STEPS, steps
 from worker.generation.pace import Pace
 from worker.generation.sampling import GREEDY, LogitsProcessor
 from worker.text.continuous_batch import ContinuousBatch

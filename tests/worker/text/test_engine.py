@@ -18,17 +18,9 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 from broker.wire.failure import FailureError
 from broker.wire.outputs import ERROR, FINAL, PARTIAL
 from tests.tiny_models import VOCABULARY, make_tiny_model
-from tests.worker.engine_runs import (
-    MOST_STEPS,
-    add,
-    answer,
-    assert_empty,
-    load,
-    load_with_batch,
-    run,
-    without_count,
-)
+from tests.worker.engine_runs import add, answer, assert_empty, load, load_with_batch, run, without_count
 from tests.worker.harness import text_of
+from tests.worker.stepping import MOST_STEPS
 from worker.text.engine import TextEngine
 
 CHAT = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi é"}]

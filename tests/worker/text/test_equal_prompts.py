@@ -9,17 +9,8 @@ import pytest
 from broker.wire.outputs import FINAL, Output
 from tests.tiny_families import FAMILIES, make_tiny_family
 from tests.tiny_models import make_tiny_model
-from tests.worker.engine_runs import (
-    Recorded,
-    add,
-    assert_empty,
-    joined,
-    load,
-    load_recorded,
-    run,
-    steps,
-    without_count,
-)
+from tests.worker.engine_runs import Recorded, add, assert_empty, joined, load, load_recorded, run, without_count
+from tests.worker.stepping import steps
 from worker.generation.pace import Pace
 from worker.loading.model_folder import LoadedModel
 from worker.text.batch import Batch

@@ -8,7 +8,8 @@ import pytest
 from mlx_lm.generate import generate_step
 
 from tests.tiny_families import FAMILIES, make_tiny_family
-from tests.worker.engine_runs import add, answer, load, load_with_batch, run, steps, without_count
+from tests.worker.engine_runs import add, answer, load, load_with_batch, run, without_count
+from tests.worker.stepping import steps
 from worker.text.batch import Batch
 from worker.text.engine import TextEngine
 

@@ -6,7 +6,8 @@ import pytest
 
 from broker.wire.outputs import FINAL, PARTIAL
 from tests.tiny_models import EOS
-from tests.worker.engine_runs import add, assert_empty, joined, load, load_recorded, run, steps
+from tests.worker.engine_runs import add, assert_empty, joined, load, load_recorded, run
+from tests.worker.stepping import steps
 from worker.text.engine import TextEngine
 
 

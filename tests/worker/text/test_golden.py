@@ -11,7 +11,8 @@ from mlx_lm.generate import generate_step
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
 from broker.wire.outputs import FINAL, Output
-from tests.worker.engine_runs import MOST_STEPS, add, assert_empty, joined, load, run
+from tests.worker.engine_runs import add, assert_empty, joined, load, run
+from tests.worker.stepping import MOST_STEPS
 from worker.generation.logprobs import TokenTexts
 from worker.text.engine import TextEngine
 

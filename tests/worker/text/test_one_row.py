@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.worker.engine_runs import add, assert_empty, load, run, steps
+from tests.worker.engine_runs import add, assert_empty, load, run
 from tests.worker.harness import text_of
+from tests.worker.stepping import steps
 from tests.worker.text.one_row import OneRow
 from tests.worker.text.test_turn_batch import REQUESTS, SAMPLED
 from worker.text.engine import TextEngine

@@ -10,7 +10,8 @@ import pytest
 from broker.wire.failure import Code, FailureError
 from broker.wire.outputs import ERROR, Output
 from tests.tiny_models import make_tiny_model
-from tests.worker.engine_runs import add, answer, joined, load, run, steps, without_count
+from tests.worker.engine_runs import add, answer, joined, load, run, without_count
+from tests.worker.stepping import steps
 from worker.text.engine import TextEngine
 
 PLENTY = 1 << 40

@@ -11,8 +11,9 @@ from broker.wire.outputs import Output
 from tests.every_family import families, tiny_model
 from tests.tiny_families import write_model
 from tests.tiny_models import EOS
-from tests.worker.engine_runs import add, joined, load, run, steps
+from tests.worker.engine_runs import add, joined, load, run
 from tests.worker.going_on import begun_after
+from tests.worker.stepping import steps
 from worker.text.engine import TextEngine
 
 pytestmark = [pytest.mark.slow, pytest.mark.exact]

@@ -15,8 +15,9 @@ from mlx_lm.generate import generate_step, speculative_generate_step
 from broker.wire.outputs import FINAL, Output
 from broker.wire.work import Generate
 from tests.tiny_models import VOCABULARY, make_tiny_model
-from tests.worker.engine_runs import MOST_STEPS, add, assert_empty, load, load_with_batch, run, steps, without_count
+from tests.worker.engine_runs import add, assert_empty, load, load_with_batch, run, without_count
 from tests.worker.harness import text_of
+from tests.worker.stepping import MOST_STEPS, steps
 from worker.text.engine import TextEngine
 
 pytestmark = pytest.mark.exact

@@ -5,7 +5,8 @@ from typing import Any
 from broker.wire.body import to_map
 from broker.wire.failure import FailureError
 from broker.wire.outputs import ERROR
-from tests.worker.engine_runs import add, steps
+from tests.worker.engine_runs import add
+from tests.worker.stepping import steps
 from tests.worker.vision.vision_runs import assert_nothing_left
 from worker.vision.engine import VisionEngine
 

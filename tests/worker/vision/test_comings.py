@@ -11,7 +11,8 @@ from broker.wire.outputs import FINAL
 from broker.wire.packing import pack
 from broker.wire.work import Generate
 from tests.device_errors import DEVICE_ERRORS
-from tests.worker.engine_runs import add, answer, joined, run, steps
+from tests.worker.engine_runs import add, answer, joined, run
+from tests.worker.stepping import steps
 from tests.worker.vision.vision_runs import (
     ONE,
     TEXT_ONLY,

@@ -8,8 +8,9 @@ import pytest
 
 from broker.wire.outputs import FINAL, Output
 from tests.tiny_vision import picture
-from tests.worker.engine_runs import add, joined, run, steps
+from tests.worker.engine_runs import add, joined, run
 from tests.worker.going_on import begun_after
+from tests.worker.stepping import steps
 from tests.worker.vision.vision_runs import ONE, TEXT_ONLY, THREE, assert_nothing_left, load, rounded, text
 from worker.vision.batch import Turns
 from worker.vision.engine import VisionEngine

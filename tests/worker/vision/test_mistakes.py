@@ -12,7 +12,8 @@ from PIL import Image
 from broker.wire.failure import FailureError
 from broker.wire.outputs import ERROR
 from tests.tiny_vision import picture
-from tests.worker.engine_runs import add, answer, joined, steps
+from tests.worker.engine_runs import add, answer, joined
+from tests.worker.stepping import steps
 from tests.worker.vision.failing import failure
 from tests.worker.vision.vision_runs import (
     IMAGE,

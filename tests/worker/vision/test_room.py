@@ -11,7 +11,8 @@ from broker.wire.body import from_map
 from broker.wire.failure import Failure
 from broker.wire.outputs import ERROR, FINAL, Output
 from tests.tiny_vision import make_tiny_vision
-from tests.worker.engine_runs import add, answer, joined, steps, without_count
+from tests.worker.engine_runs import add, answer, joined, without_count
+from tests.worker.stepping import steps
 from tests.worker.vision.vision_runs import ONE, TEXT_ONLY, THREE, TWO_TURNS, assert_nothing_left, load
 from worker.prefill_lease import PrefillLease
 from worker.vision.engine import VisionEngine

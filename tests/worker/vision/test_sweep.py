@@ -18,8 +18,9 @@ from tests.every_vision_family import SIGHTED, families, tiny_model
 from tests.service import ROOT
 from tests.tiny_families import _random_weight
 from tests.tiny_models import CHAT_TEMPLATE, EOS, VOCABULARY, make_tiny_model, write_tokenizer
-from tests.worker.engine_runs import joined, steps
+from tests.worker.engine_runs import joined
 from tests.worker.going_on import begun_after
+from tests.worker.stepping import steps
 from tests.worker.vision.sights import sights
 from tests.worker.vision.vision_runs import load
 from worker.begun import Begun

@@ -16,7 +16,8 @@ from PIL import Image
 from broker.wire.outputs import FINAL, Output
 from broker.wire.to_workers import Assign
 from tests.tiny_vision import picture
-from tests.worker.engine_runs import MOST_STEPS, add, assert_empty, joined
+from tests.worker.engine_runs import add, assert_empty, joined
+from tests.worker.stepping import MOST_STEPS
 from worker.generation.text_stream import make_detokenizer
 from worker.sound.resampling import Samples
 from worker.vision.batch import Turns

@@ -20,7 +20,8 @@ import pytest
 from broker.wire.to_workers import Assign
 from tests.service import ROOT
 from tests.worker.cache.disk.disk_runs import disk_at, files, over, written
-from tests.worker.engine_runs import MOST_STEPS, add, answer, load, run, without_count
+from tests.worker.engine_runs import add, answer, load, run, without_count
+from tests.worker.stepping import MOST_STEPS
 from worker.cache.disk.disk_cache import DiskCache, DiskSettings
 from worker.cache.disk.space import Bounds
 from worker.text.engine import TextEngine
