@@ -90,11 +90,8 @@ def service(make_service: Callable[..., Service]) -> Service:
 
 @pytest.fixture(scope="session")
 def _kept(models_dir: Path) -> Iterator[Service]:
-    service = Service(models_dir, {"models": {"echo": ECHO, "bad": MISBEHAVING}})
-    try:
-        yield service.start()
-    finally:
-        service.stop()
+    with Service(models_dir, {"models": {"echo": ECHO, "bad": MISBEHAVING}}) as service:
+        yield service
 
 
 @pytest.fixture

@@ -15,13 +15,10 @@ def played_model() -> Iterator[Service]:
     # A pause in each step: what a process has said has left it before it dies.
     options = {"delay_seconds": 0.01}
     models = {AGENT: {"type": "echo", "engine": "tests.clients.agent:Agent", "options": options}}
-    with tempfile.TemporaryDirectory(prefix="mlxb-") as directory:
-        # What programs make of an error in mid-answer: no answer goes on.
-        service = Service(Path(directory), {"models": models, "gateway": {"resume_limit": 0}})
-        try:
-            yield service.start()
-        finally:
-            service.stop()
+    # What programs make of an error in mid-answer: no answer goes on.
+    settings = {"models": models, "gateway": {"resume_limit": 0}}
+    with tempfile.TemporaryDirectory(prefix="mlxb-") as directory, Service(Path(directory), settings) as service:
+        yield service
 
 
 @pytest.fixture

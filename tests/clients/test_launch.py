@@ -33,12 +33,9 @@ pytestmark = [pytest.mark.clients, pytest.mark.timeout(300)]
 def coding() -> Iterator[Service]:
     """A service with a key, whose only model plays."""
     models = {CODER: {"type": "echo", "engine": "tests.clients.agent:Agent"}}
-    with tempfile.TemporaryDirectory(prefix="mlxb-") as directory:
-        service = Service(Path(directory), {"models": models, "gateway": {"api_key": KEY}})
-        try:
-            yield service.start()
-        finally:
-            service.stop()
+    settings = {"models": models, "gateway": {"api_key": KEY}}
+    with tempfile.TemporaryDirectory(prefix="mlxb-") as directory, Service(Path(directory), settings) as service:
+        yield service
 
 
 def launched(agent: str, url: str, arguments: list[str]) -> list[str]:

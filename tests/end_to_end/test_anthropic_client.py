@@ -45,11 +45,8 @@ def service() -> Iterator[Service]:
         make_tiny_vision(models / "sees")
         misbehaving = dict.fromkeys(("bad", "mortal"), MISBEHAVING)
         broken = {"broken": MISBEHAVING | {"options": {"on_load": "raise"}}}
-        service = Service(models, {"models": misbehaving | broken, "gateway": {"api_key": "sesame"}})
-        try:
-            yield service.start()
-        finally:
-            service.stop()
+        with Service(models, {"models": misbehaving | broken, "gateway": {"api_key": "sesame"}}) as service:
+            yield service
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,7 @@ def test_500_transcriptions_leave_nothing(tmp_path: Path) -> None:
     make_tiny_whisper(tmp_path / "models" / "whisper")
     good = write_sound(tmp_path / "good.flac", 8, rate=44_100).read_bytes()
     long = write_sound(tmp_path / "long.wav", 60).read_bytes()
-    service = Service(tmp_path / "models")
-    try:
-        service.start()
+    with Service(tmp_path / "models") as service:
         service.load("whisper").raise_for_status()
         before: dict[str, tuple[float, int]] = {}
         for number in range(REQUESTS):
@@ -35,8 +33,6 @@ def test_500_transcriptions_leave_nothing(tmp_path: Path) -> None:
         wait_until(lambda: service.model("whisper")["in_flight"] == 0, what="no request in flight")
         after = _taken(service)
         assert [one for one in (service.directory / "state" / "uploads").rglob("*") if one.is_file()] == []
-    finally:
-        service.stop()
     sys.stdout.write(f"MiB and open files, after {WARM} and {REQUESTS} requests: {before}, {after}\n")
     for name, most in MOST_GROWTH.items():
         assert after[name][0] - before[name][0] < most, (name, before, after)

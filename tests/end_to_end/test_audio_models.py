@@ -9,18 +9,15 @@ from tests.service import Service, wait_until
 from tests.tiny_audio import make_tiny_whisper
 from tests.tiny_speech import make_tiny_pocket
 
-pytestmark = (
-    pytest.mark.slow
-)  # the policies are the same for every type; tests/broker/models/test_audio.py has the facts
+# The policies are the same for every type, and tests/broker/models/test_audio.py has the facts.
+pytestmark = pytest.mark.slow
 
 
 def test_audio_models_live_like_others(tmp_path: Path) -> None:
     models = tmp_path / "models"
     make_tiny_whisper(models / "hears")
     make_tiny_pocket(models / "speaks")
-    service = Service(models, {"broker": {"preload_models": ["hears"]}})
-    try:
-        service.start()
+    with Service(models, {"broker": {"preload_models": ["hears"]}}) as service:
         hears = service.wait_state("hears", "ready", 90)
         assert (hears["model_type"], hears["preloaded"], hears["context_length"]) == ("audio", True, 0)
         loaded = service.load("speaks").json()
@@ -54,5 +51,3 @@ def test_audio_models_live_like_others(tmp_path: Path) -> None:
         assert service.model("hears")["pid"] == hears["pid"]
         assert service.unload("hears").status_code == 200
         service.wait_state("hears", "unloaded")
-    finally:
-        service.stop()

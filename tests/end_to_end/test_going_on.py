@@ -23,11 +23,8 @@ def patient(models_dir: Path) -> Iterator[Service]:
     bad = MISBEHAVING | {"options": PACED}
     full = MISBEHAVING | {"options": {"delay_seconds": 0.03}, "memory_limit_gb": 0.25}
     models = {"echo": echo, "bad": bad, "full": full}
-    service = Service(models_dir, {"broker": {"memory_sample_seconds": 0.05}, "models": models})
-    try:
-        yield service.start()
-    finally:
-        service.stop()
+    with Service(models_dir, {"broker": {"memory_sample_seconds": 0.05}, "models": models}) as service:
+        yield service
 
 
 def resumes(service: Service, model_id: str) -> int:

@@ -32,11 +32,8 @@ def module_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service
         "grown": {**worn, "recycle_over_gb": 0.1},
     }
     settings = {"broker": {"memory_sample_seconds": 0.1}, "gateway": {"resume_limit": 2}, "models": models}
-    service = Service(tmp_path_factory.mktemp("models"), settings)
-    try:
-        yield service.start()
-    finally:
-        service.stop()
+    with Service(tmp_path_factory.mktemp("models"), settings) as service:
+        yield service
 
 
 @pytest.fixture
@@ -237,11 +234,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(folder: Path) -> Iterator[Reloading]:
-    service = Service(folder, {"broker": {"warm_spares": 1}, "models": {"tiny": {"keep_alive_seconds": 3600}}})
-    try:
-        yield Reloading(service.start(), "tiny")
-    finally:
-        service.stop()
+    models = {"tiny": {"keep_alive_seconds": 3600}}
+    with Service(folder, {"broker": {"warm_spares": 1}, "models": models}) as service:
+        yield Reloading(service, "tiny")
 
 
 @pytest.mark.slow

@@ -31,11 +31,8 @@ def service() -> Iterator[Service]:
         settings["models"]["told"]["defaults"] = {"max_tokens": 3, "chat_template_kwargs": {"end": "!!!!"}}
         if sys.platform == "linux":
             settings["broker"] = {"blas_library": "libnowhere.so.9"}
-        service = Service(models, settings)
-        try:
-            yield service.start()
-        finally:
-            service.stop()
+        with Service(models, settings) as service:
+            yield service
 
 
 def test_a_draft_model_by_name(service: Service) -> None:

@@ -13,12 +13,8 @@ def test_a_request_is_always_the_same_one() -> None:
 
 
 def test_no_request_breaks_anything(tmp_path: Path) -> None:
-    service = fuzz_service(tmp_path)
-    try:
-        service.start()
+    with fuzz_service(tmp_path) as service:
         figures = asyncio.run(fuzz(service, 150, seed=12))
-    finally:
-        service.stop()
     assert sum(figures.values()) == 150
     assert figures["400 invalid_request with param"] > 30
     assert figures["200 streamed"] > 2

@@ -44,10 +44,6 @@ def isolated(isolation_models: Path, hold: Path) -> Iterator[Service]:
     models = {name: held(name) for name in ("a", "loading")}
     # A tool of 75 kB fits into the prompt, so that not its length is what refuses it.
     models["b"] = {"options": {"context_length": 200_000}}
-    service = Service(isolation_models, {"broker": broker, "models": models})
-    try:
-        service.start()
+    with Service(isolation_models, {"broker": broker, "models": models}) as service:
         service.load("b").raise_for_status()
         yield service
-    finally:
-        service.stop()

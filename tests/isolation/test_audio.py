@@ -50,14 +50,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def service(folder: Path) -> Iterator[Service]:
     broker = {"warm_spares": 1, "heartbeat_interval_seconds": 0.1, "heartbeat_timeout_seconds": HEARTBEAT_TIMEOUT}
-    service = Service(folder, {"broker": broker})
-    try:
-        service.start()
+    with Service(folder, {"broker": broker}) as service:
         for model in ("text", "whisper"):
             service.load(model).raise_for_status()
         yield service
-    finally:
-        service.stop()
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,8 @@ GROWTH_MIB = 8.0
 
 @pytest.mark.timeout(600)  # ten times what it takes on a machine with nothing else to do
 def test_every_request_ends_once_whatever_dies(isolation_models: Path) -> None:
-    service = chaos_service(isolation_models)
-    try:
-        service.start()
+    with chaos_service(isolation_models) as service:
         figures = asyncio.run(run_chaos(service, seconds=40, seed=20261122, least=34))
-    finally:
-        service.stop()
     assert figures.ends["answered, streamed"] > 25
     assert figures.ends["client left"] > 0
     assert sum(figures.attacks.values()) > 33

@@ -30,11 +30,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(folder: Path) -> Iterator[Service]:
     """Two models that talk slowly, one of which misbehaves on request, beside three tiny ones."""
     models = {SLOW: {**ECHO, "options": PACED}, BAD: {**MISBEHAVING, "options": PACED}}
-    service = Service(folder, {"models": models, "gateway": {"resume_limit": 0}})  # a kill in mid-answer is seen
-    try:
-        yield service.start()
-    finally:
-        service.stop()
+    # A kill in mid-answer is seen.
+    with Service(folder, {"models": models, "gateway": {"resume_limit": 0}}) as service:
+        yield service
 
 
 def chat_with(browser: Browser, model: str) -> None:
@@ -180,9 +178,7 @@ def test_a_delete_asks_and_takes_the_files(browser: Browser, service: Service, f
 
 def test_without_a_model_it_says_how_to_get_one(browser: Browser, tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
-    service = Service(tmp_path / "models")
-    try:
-        service.start()
+    with Service(tmp_path / "models") as service:
         browser.open(service.url)
         text = browser.wait_text("#models-empty", "This machine has no model yet")
         assert "mlx-broker pull" in text
@@ -192,5 +188,3 @@ def test_without_a_model_it_says_how_to_get_one(browser: Browser, tmp_path: Path
         # A pull that cannot be says why: this service is offline.
         browser.see("#pull-name").send_keys("org/none\n")
         browser.wait_text("#pulls .wrong", "org/none", 60)
-    finally:
-        service.stop()
