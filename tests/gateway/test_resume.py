@@ -205,7 +205,8 @@ async def test_a_client_that_leaves_while_its_answer_waits_cancels_it(runtime_di
         async with client.stream("POST", path, json=body) as answer:
             request_id, _work = await broker.expect_work()
             await tell(broker, request_id, "One", 3)
-            await read_until(answer.aiter_bytes(), b"One")
+            chunks = answer.aiter_bytes()  # kept: the connection closes with it
+            await read_until(chunks, b"One")
             await lose(broker, request_id)
             await resumed(broker, request_id)
         assert (await broker.expect(Cancel))[0] == request_id
