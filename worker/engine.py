@@ -35,10 +35,12 @@ _SPARE_KIND = TEXT
 
 @dataclass(slots=True, frozen=True)
 class ModelFacts:
-    """Facts about a loaded model: bytes of its parameters; tokens of its context, 0 if unknown."""
+    """Facts about a loaded model: bytes of its parameters; tokens of its context, 0 if unknown; whether what its steps
+    launch is computed by the CPU, in one thread."""
 
     weights_bytes: int
     context_length: int = 0
+    one_cpu_thread: bool = False
 
 
 @dataclass(slots=True, frozen=True)
@@ -202,7 +204,7 @@ def import_for_spare() -> None:
 
 def working_set_bytes() -> int:
     """What Metal may use on this machine, as it recommends; 0 if there is no Metal or MLX has not been imported."""
-    return int(import_module("worker.loading.metal").working_set_bytes()) if "mlx.core" in sys.modules else 0
+    return int(import_module("worker.loading.device").working_set_bytes()) if "mlx.core" in sys.modules else 0
 
 
 def _engine_of(model_type: str) -> str:

@@ -45,6 +45,7 @@ from worker.process.device_errors import is_device_error
 from worker.process.garbage import without_collections
 from worker.process.intake import taking_in
 from worker.process.log_events import begins, ends
+from worker.process.one_core import on_one_core
 from worker.process.priority import lower_priority
 from worker.vitals import Vitals, heartbeat_of
 
@@ -195,6 +196,7 @@ class Service:
         room = share_of(engine)
         lease = PrefillLease(engine.stats, holder_of(engine)) if assign.lends_prefill else None
         self._ahead = Ahead(preparer_of(engine))
+        step = on_one_core(engine.step) if engine.facts.one_cpu_thread else engine.step
         while True:
             if room is not None:
                 self._tell(room)
@@ -229,7 +231,7 @@ class Service:
                         log.warning("%s to a loaded worker is dropped", body.COMMAND.decode())
             self._add_arrived(engine, waits=is_held or self._window_is_full or not engine.has_work)
             if engine.has_work and not (self._is_held(lease) or self._window_is_full):
-                outputs = engine.step()
+                outputs = step()
                 self._vitals.steps += not self._ahead.is_stuck
                 self._send_outputs(outputs)
             waits = room is not None and room.waiting > 0

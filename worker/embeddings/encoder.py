@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 
 from worker.embeddings.parts import parts_of
 from worker.engine import Report
+from worker.loading.device import computes_on_cpu
 from worker.loading.layout import transpose_for_blas
 from worker.loading.model_folder import CONTEXT_KEYS, blame, first_int, read_weights, text_facts
 
@@ -149,7 +150,7 @@ class Encoder:
 def _streams() -> list[mx.Stream]:
     """That compute the parts of a batch side by side: on a CPU one for each core."""
     device = mx.default_device()
-    if device.type == mx.gpu:
+    if not computes_on_cpu():
         return [mx.default_stream(device)]
     cores = os.cpu_count() or 1
     if sys.platform == "linux":

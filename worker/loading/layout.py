@@ -13,11 +13,13 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
+from worker.loading.device import computes_on_cpu
+
 
 def transpose_for_blas(model: Any, *, biased: bool) -> None:
     """Let the float32 weights of linear layers lie transposed, if the CPU of a Linux machine computes. Lazy: call it
     before the weights are read. biased: layers with a bias, too, whose results may differ in the last bit."""
-    if sys.platform == "linux" and mx.default_device().type != mx.gpu:
+    if sys.platform == "linux" and computes_on_cpu():
         for layer in model.modules():
             # mlx's stubs leave layers out.
             if not isinstance(layer, nn.Linear) or layer.weight.dtype != mx.float32:  # type: ignore[attr-defined]

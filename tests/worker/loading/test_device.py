@@ -1,4 +1,4 @@
-"""What a worker says about Metal: the real call, with what MLX would answer on a Mac in its place."""
+"""What a worker says about its device: the real calls, with what MLX would answer on a Mac in their place."""
 
 import sys
 
@@ -6,7 +6,7 @@ import mlx.core as mx
 import pytest
 
 from worker.engine import working_set_bytes
-from worker.loading import metal
+from worker.loading import device
 
 MAC = {"device_name": "Apple M2", "memory_size": 16 << 30, "max_recommended_working_set_size": 11453251584}
 
@@ -14,7 +14,7 @@ MAC = {"device_name": "Apple M2", "memory_size": 16 << 30, "max_recommended_work
 def test_on_a_mac_it_is_what_metal_recommends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mx.metal, "is_available", lambda: True)
     monkeypatch.setattr(mx, "device_info", lambda: MAC)
-    assert metal.working_set_bytes() == 11453251584
+    assert device.working_set_bytes() == 11453251584
     assert working_set_bytes() == 11453251584
 
 
@@ -33,3 +33,9 @@ def test_a_worker_without_mlx_does_not_import_it_for_this(monkeypatch: pytest.Mo
     monkeypatch.delitem(sys.modules, "mlx.core")
     monkeypatch.setattr(mx.metal, "is_available", lambda: True)
     assert working_set_bytes() == 0
+
+
+@pytest.mark.parametrize(("kind", "computes"), [(mx.cpu, True), (mx.gpu, False)])
+def test_what_computes(monkeypatch: pytest.MonkeyPatch, kind: mx.DeviceType, computes: bool) -> None:
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(kind))
+    assert device.computes_on_cpu() is computes
