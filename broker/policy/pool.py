@@ -6,8 +6,9 @@ Theory of operation
 that this alone settles: a refusal, a cancellation, an end. Handlers start, stop, kill and dispatch nothing, with one
 exception: a rank that dies or fails to load takes the other ranks of its instance with it at once. Then `decide`
 (scheduling.py) looks at all facts and does everything else, so a decision never depends on which event came last.
-Outputs that end no request skip it: they change nothing that it looks at. Requests for a model that serves, which have
-come at the same moment, share one.
+Outputs that end no request skip it: they change nothing that it looks at. A request for a model that serves changes
+only what is handed to that model, so this is all that is decided then; several that have come at the same moment share
+it.
 
 Nothing here reads a clock, a socket, a file or the process table; `next_deadline()` says when to call again with
 TimePassed if nothing else happens. The mutable state is one `Facts` (facts.py) of records (records.py). Busy, idle,
@@ -64,7 +65,7 @@ from broker.policy.flow_events import LinkClosed, LinkOpened, OutputsRead, Outpu
 from broker.policy.limits import PoolLimits
 from broker.policy.noted import Noted
 from broker.policy.records import Model, Phase, Worker
-from broker.policy.scheduling import decide
+from broker.policy.scheduling import decide, dispatch
 from broker.policy.sharing import on_memory_needed
 from broker.policy.specs import ModelSpec
 from broker.policy.workers import (
@@ -99,18 +100,22 @@ class Pool:
                 return facts.actions
         else:
             self._note(event, now)
-            if self._decides_with(event, then):
+            if isinstance(event, RequestArrived) and self._dispatches(event, then, now):
                 return facts.actions
         decide(facts, now)
         self._decided_at = now
         return facts.actions
 
-    def _decides_with(self, event: Event, then: Event | None) -> bool:
-        """Whether both are requests for the same model, and it serves: none changes what is said to the other."""
-        if not isinstance(event, RequestArrived) or not isinstance(then, RequestArrived):
-            return False
+    def _dispatches(self, event: RequestArrived, then: Event | None, now: float) -> bool:
+        """Whether its model serves, so that the rest of the decision stays as it is: the request is handed out, or
+        left to be handed out with the next one, if that is for the same model."""
         model = self._facts.models.get(event.model_id)
-        return event.model_id == then.model_id and model is not None and self._facts.serves_at_once(model)
+        if model is None or model.serving is None or not self._facts.serves_at_once(model):
+            return False
+        if not (isinstance(then, RequestArrived) and then.model_id == event.model_id):
+            dispatch(self._facts, model, model.serving, FOREVER, now)
+            self._decided_at = now
+        return True
 
     def _note(self, event: Event, now: float) -> None:
         facts = self._facts

@@ -9,7 +9,7 @@ from broker.policy.deaths import ask_to_exit, kill, stop, watch
 from broker.policy.facts import FOREVER, Facts
 from broker.policy.noted import RequestSent, RequestWentOn
 from broker.policy.pressure import Pressure
-from broker.policy.records import Phase
+from broker.policy.records import Instance, Model, Phase
 from broker.policy.reload import advance
 from broker.policy.sharing import share_out, start_worker
 from broker.policy.shown import rests, shown
@@ -140,22 +140,28 @@ def _dispatch(facts: Facts, now: float) -> None:
         last = facts.claim_order if instance.name in facts.claimed else FOREVER
         if model.drain is not None:
             last = min(last, model.drain.order)
-        while (request := next_to_send(model, instance, last)) is not None:
-            model.waiting.remove(request)
-            assert request.payload is not None  # those without work have been answered
-            if request.has_begun:
-                facts.noted.append(RequestWentOn(model.model_id))
-            else:
-                facts.noted.append(RequestSent(model.model_id, now - request.arrived_at, request.is_replay))
-            if not instance.busy:
-                for worker in instance.ranks:
-                    worker.progressed_at = now
-            request.worker_id = instance.head.worker_id
-            instance.in_flight[request.request_id] = request
-            instance.hear(request.keep_alive)
-            instance.last_dispatched = model.last_used = now
-            work = (model.model_id, request.payload, request.task, request.trace)
-            facts.actions.append(ForwardRequest(request.worker_id, request.request_id, *work))
+        dispatch(facts, model, instance, last, now)
+
+
+def dispatch(facts: Facts, model: Model, instance: Instance, last: float, now: float) -> None:
+    """Hand the waiting requests before the place `last` to this instance, which is ready. All of a decision that
+    another request for a model that serves at once can change."""
+    while (request := next_to_send(model, instance, last)) is not None:
+        model.waiting.remove(request)
+        assert request.payload is not None  # those without work have been answered
+        if request.has_begun:
+            facts.noted.append(RequestWentOn(model.model_id))
+        else:
+            facts.noted.append(RequestSent(model.model_id, now - request.arrived_at, request.is_replay))
+        if not instance.busy:
+            for worker in instance.ranks:
+                worker.progressed_at = now
+        request.worker_id = instance.head.worker_id
+        instance.in_flight[request.request_id] = request
+        instance.hear(request.keep_alive)
+        instance.last_dispatched = model.last_used = now
+        work = (model.model_id, request.payload, request.task, request.trace)
+        facts.actions.append(ForwardRequest(request.worker_id, request.request_id, *work))
 
 
 def _keep_spares(facts: Facts, now: float) -> None:

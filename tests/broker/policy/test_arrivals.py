@@ -1,4 +1,4 @@
-"""Requests for one model that have come at the same moment: one decision, the same as one for each."""
+"""Requests for a model that serves, one or several at the same moment: handed out as a whole decision would."""
 
 import copy
 from collections import deque
@@ -56,7 +56,7 @@ class Done:
         self.actions.append(action)
 
 
-def test_the_loop_has_one_decision_for_the_requests_that_one_reading_brought(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_for_a_model_that_serves_are_handed_out_and_nothing_else_is_decided(monkeypatch: pytest.MonkeyPatch) -> None:
     policies, performer, inbox = new_policies(), Done(), deque[Event]()
     nothing: Any = None
     loop = Loop(
@@ -78,7 +78,7 @@ def test_the_loop_has_one_decision_for_the_requests_that_one_reading_brought(mon
     loop._take_inbox()
     sent = [action.request_id for action in performer.actions if isinstance(action, ForwardRequest)]
     assert sent == [event.request_id for event in arrived if event.model_id == "a"]
-    assert count.made == 1 + 2 + 1  # b does not serve: one that finds no place would be refused before the next one
+    assert count.made == 2  # of b, which does not serve: one that finds no place is refused before the next one
     deadline = policies.next_deadline()
     assert deadline is not None
     now = loop._clock.now()
