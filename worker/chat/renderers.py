@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 from worker.chat.chat import Chat
+from worker.chat.encoding import encoder_of
 from worker.chat.writer import Render
 
 # How mlx_lm.server writes a chat for a model whose tokenizer has no template.
@@ -23,11 +24,14 @@ class Template(Protocol):
 
 def renderer_of(tokenizer: Template) -> Render:
     """For text models."""
+    encode = encoder_of(tokenizer)
 
     def template(chat: Chat, *, tokenize: bool, asks: bool) -> Any:
-        return tokenizer.apply_chat_template(
-            chat.turns, tokenize=tokenize, add_generation_prompt=asks, **chat.variables
+        encodes = tokenize and encode is not None
+        written = tokenizer.apply_chat_template(
+            chat.turns, tokenize=tokenize and not encodes, add_generation_prompt=asks, **chat.variables
         )
+        return encode(written) if encode is not None and encodes else written
 
     def lines(chat: Chat, *, tokenize: bool, asks: bool) -> Any:
         if chat.tools or chat.has_calls:

@@ -56,7 +56,7 @@ class Done:
         self.actions.append(action)
 
 
-def test_requests_for_a_model_that_serves_are_handed_out_and_nothing_else_is_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_for_a_model_that_serves_are_only_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     policies, performer, inbox = new_policies(), Done(), deque[Event]()
     nothing: Any = None
     loop = Loop(
