@@ -5,7 +5,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from broker.wire.paths import GATEWAY_SOCKET, MAX_SOCKET_PATH_BYTES, WORKER_SOCKET
+from broker.wire.paths import GATEWAY_SOCKET, LOCK_FILE, MAX_SOCKET_PATH_BYTES, WORKER_SOCKET
 
 
 class RuntimeDirError(Exception):
@@ -36,7 +36,7 @@ class RuntimeDir:
             locked = _lock(self._path)
             os.close(self._locked)
             self._locked = locked
-        if not (self._path / "lock").exists():
+        if not (self._path / LOCK_FILE).exists():
             self._write_pid()
         endpoints = (self.gateway_endpoint, self.worker_endpoint)
         return [endpoint for endpoint in endpoints if not Path(endpoint.removeprefix("ipc://")).is_socket()]
@@ -46,7 +46,7 @@ class RuntimeDir:
 
     def _write_pid(self) -> None:
         try:
-            (self._path / "lock").write_text(f"{os.getpid()}\n")
+            (self._path / LOCK_FILE).write_text(f"{os.getpid()}\n")
         except OSError as error:
             raise _unusable(self._path, error) from error
 
@@ -76,7 +76,7 @@ def _lock(path: Path) -> int:
 def _named(path: Path) -> str:
     """` (pid 123)`, for the process that has locked the directory; empty if that is not known."""
     with contextlib.suppress(OSError, ValueError):
-        return f" (pid {int((path / 'lock').read_text())})"
+        return f" (pid {int((path / LOCK_FILE).read_text())})"
     return ""
 
 

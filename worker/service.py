@@ -23,6 +23,7 @@ from broker.wire.from_peers import Ack, Hello
 from broker.wire.from_workers import LoadFailed, Need, Prefill, Progress, Ready
 from broker.wire.kinds import Task
 from broker.wire.outputs import FINAL, PARTIAL, WINDOW, Output, encode_outputs, error_output
+from broker.wire.paths import LOCK_FILE
 from broker.wire.to_workers import Assign, DropPrompts, MayPrefill, Share, Shrink, Shutdown
 from worker.ahead import Ahead, Work
 from worker.engine import (
@@ -45,7 +46,7 @@ from worker.process.device_errors import is_device_error
 from worker.process.garbage import without_collections
 from worker.process.intake import taking_in
 from worker.process.log_events import begins, ends
-from worker.process.one_core import on_one_core
+from worker.process.one_core import steps_of
 from worker.process.priority import lower_priority
 from worker.vitals import Vitals, heartbeat_of
 
@@ -82,7 +83,7 @@ def run(
     Thread(target=beat, args=heart, name="heartbeat", daemon=True).start()
     lower_priority()  # of this thread and those of the engine, not of sockets and heartbeat
     try:
-        service = Service(socket, vitals)
+        service = Service(socket, vitals, Path(endpoint.removeprefix("ipc://")).with_name(LOCK_FILE))
         if download is not None and cache_dir is not None:
             return service.download(download, cache_dir)
         return service.run(spare)
@@ -106,8 +107,10 @@ class Service:
     `_acked`, how many OUTPUTS have been sent, and acknowledged by gateways.
     """
 
-    def __init__(self, socket: "zmq.Socket[bytes]", vitals: Vitals) -> None:
+    def __init__(self, socket: "zmq.Socket[bytes]", vitals: Vitals, lock: Path) -> None:
+        """lock: a file that all workers of this broker have."""
         self._socket = socket
+        self._lock = lock
         self._vitals = vitals
         self._live: set[bytes] = set()
         self._arrived: dict[bytes, Work] = {}
@@ -197,13 +200,15 @@ class Service:
         room = share_of(engine)
         lease = PrefillLease(engine.stats, holder_of(engine)) if assign.lends_prefill else None
         self._ahead = Ahead(preparer_of(engine))
-        step = on_one_core(engine.step) if engine.facts.one_cpu_thread else engine.step
+        step = steps_of(engine.step, self._lock, one_cpu_thread=engine.facts.one_cpu_thread)
         while True:
             if room is not None:
                 self._tell(room)
             is_held = self._is_held(lease)
             is_idle = not self._arrived and (is_held or not engine.has_work)
             self._vitals.waits_for_broker = is_idle and (is_held or (room is not None and room.waiting > 0))
+            if is_idle:
+                step.rest()
             for message in self._receive(wait=is_idle or self._window_is_full):
                 self._vitals.waits_for_broker = False
                 match message.body:

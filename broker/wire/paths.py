@@ -1,4 +1,4 @@
-"""The runtime directory of one user, and the sockets in it."""
+"""The runtime directory of one user, and what is in it."""
 
 import os
 import sys
@@ -9,6 +9,9 @@ from pathlib import Path
 # Gateways connect to one, workers to the other.
 GATEWAY_SOCKET = "gateway.sock"
 WORKER_SOCKET = "worker.sock"
+
+# Names the broker's process.
+LOCK_FILE = "lock"
 
 # sockaddr_un holds 104 bytes on macOS and 108 on Linux, the terminating zero included.
 MAX_SOCKET_PATH_BYTES = 103

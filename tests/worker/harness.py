@@ -23,7 +23,7 @@ from broker.wire.from_peers import Ack, Heartbeat, Hello
 from broker.wire.from_workers import Ready
 from broker.wire.outputs import PARTIAL, Output, Outputs, decode_outputs
 from broker.wire.packing import pack
-from broker.wire.paths import WORKER_SOCKET
+from broker.wire.paths import LOCK_FILE, WORKER_SOCKET
 from broker.wire.to_workers import Assign
 from broker.wire.work import Generate
 
@@ -42,6 +42,7 @@ class WorkerHarness:
 
     def __init__(self, runtime_dir: Path) -> None:
         self.endpoint = f"ipc://{runtime_dir / WORKER_SOCKET}"
+        (runtime_dir / LOCK_FILE).touch()
         self._logs = runtime_dir
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)

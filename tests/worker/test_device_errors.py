@@ -45,7 +45,7 @@ class Run:
 
     def _main(self) -> None:
         try:
-            Service(self._socket, Vitals()).run(spare=False)
+            Service(self._socket, Vitals(), Path("/nowhere")).run(spare=False)
         except BaseException as error:  # noqa: BLE001 # looked at by the test
             self.raised = error
 

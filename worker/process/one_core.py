@@ -7,16 +7,17 @@ steps gain nothing from it and lose what the two do at once. docs/benchmarks.md 
 """
 
 import ctypes
+import fcntl
 import os
 import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from time import monotonic
+from time import monotonic, process_time
 from typing import Generic, Protocol, TypeVar
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _TASKS = Path("/proc/self/task")
 
@@ -27,67 +28,151 @@ _SHORT_SECONDS = 0.006
 # How long the threads stay on a core. Then the system chooses again, in one step: others may need it by now.
 _STAY_SECONDS = 0.2
 
-# When steps are long, how often one is tried on one core, where it may be short.
-_TRY_SECONDS = 2.0
+# How often is looked whether they have the core for themselves, and the part of its time that they must have got.
+_LOOK_SECONDS = 0.02
+_LEAST_PART = 0.8
+
+# How long they stay apart where the core was needed by others. When steps are long, how often one is tried on one core,
+# where it may be short.
+_APART_SECONDS = 2.0
 
 
 class Cores(Protocol):
     """Where the threads that compute may run."""
 
-    def share_one(self) -> None:
-        """All of them on the core on which the calling thread is."""
+    def share_one(self) -> bool:
+        """All of them on the core on which the calling thread is. False: they stay where they are, because another
+        process has its threads on one."""
 
     def use_any(self) -> None:
         """On all cores of this process."""
 
 
-class OneCore(Generic[T]):
-    """Call it instead of `step`. Mutable state: whether the threads share a core, and until when that stays."""
+class Steps(Protocol[T_co]):
+    """Does the steps of an engine."""
 
-    def __init__(self, step: Callable[[], T], cores: Cores, clock: Callable[[], float] = monotonic) -> None:
-        """clock: seconds."""
+    def __call__(self) -> T_co:
+        """One step: what it returns or raises."""
+
+    def rest(self) -> None:
+        """None follows before something else happens."""
+
+
+class AnyCore(Generic[T_co]):
+    """Steps that run where the system lets them."""
+
+    def __init__(self, step: Callable[[], T_co]) -> None:
+        self._step = step
+
+    def __call__(self) -> T_co:
+        """As in Steps."""
+        return self._step()
+
+    def rest(self) -> None:
+        """As in Steps."""
+
+
+class OneCore(Generic[T_co]):
+    """Steps whose threads share a core while that is quicker. At rest they share none: else a step that follows would
+    wait for the core while another is free.
+
+    Mutable state: whether the threads share a core, or did before they rested; until when that stays and when to look
+    at it next; since when no step but a short one, and no step at all, makes them share one again; and for the look,
+    the seconds of steps since the last one, and the processor time of this process then.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[], T_co],
+        cores: Cores,
+        clock: Callable[[], float] = monotonic,
+        spent: Callable[[], float] = process_time,
+    ) -> None:
+        """clock: seconds. spent: of processor time, by all threads of this process."""
         self._step = step
         self._cores = cores
         self._clock = clock
-        self._is_shared = False
-        self._until = 0.0
+        self._spent = spent
+        self._is_shared = self._is_resting = False
+        self._until = self._look_at = self._apart_until = self._try_at = 0.0
+        self._seconds = self._spent_before = 0.0
 
-    def __call__(self) -> T:
-        """What the step returns or raises."""
+    def __call__(self) -> T_co:
+        """As in Steps."""
         began = self._clock()
+        if self._is_resting:
+            self._share(began)
         result = self._step()
         now = self._clock()
-        is_short, is_over = now - began <= _SHORT_SECONDS, now >= self._until
-        if self._is_shared and (is_over or not is_short):
-            self._cores.use_any()
-            self._is_shared, self._until = False, now + _TRY_SECONDS
-        elif not self._is_shared and (is_over or is_short):
-            self._cores.share_one()
-            self._is_shared, self._until = True, now + _STAY_SECONDS
+        is_short = now - began <= _SHORT_SECONDS
+        if not self._is_shared:
+            if now >= self._apart_until and (is_short or now >= self._try_at):
+                self._share(now)
+            return result
+        self._seconds += now - began
+        if not is_short:
+            self._part(now, 0.0)
+        elif now >= self._look_at:
+            if self._spent() - self._spent_before < _LEAST_PART * self._seconds:
+                self._part(now, _APART_SECONDS)
+            elif now >= self._until:
+                self._part(now, 0.0)
+            else:
+                self._begin_look(now)
         return result
+
+    def rest(self) -> None:
+        """As in Steps."""
+        if self._is_shared:
+            self._cores.use_any()
+            self._is_shared, self._is_resting = False, True
+
+    def _share(self, now: float) -> None:
+        self._is_shared, self._is_resting = self._cores.share_one(), False
+        self._until = self._apart_until = now + _STAY_SECONDS
+        self._begin_look(now)
+
+    def _begin_look(self, now: float) -> None:
+        self._look_at, self._seconds, self._spent_before = now + _LOOK_SECONDS, 0.0, self._spent()
+
+    def _part(self, now: float, seconds: float) -> None:
+        """seconds: in which they stay apart in any case."""
+        self._cores.use_any()
+        self._is_shared, self._apart_until, self._try_at = False, now + seconds, now + _APART_SECONDS
 
 
 class LinuxCores:
     """The cores of this process as they are now. The threads: the calling one, and the batch threads that are not
-    Python's, which are MLX's. Does nothing more after the system has forbidden it once."""
+    Python's, which are MLX's. lock: a file that there is; of the processes that have it, one at a time has its threads
+    on one core: two could take the same, where each would wait for the other. Does nothing more after the system has
+    forbidden it once."""
 
-    def __init__(self) -> None:
+    def __init__(self, lock: Path) -> None:
         self._all = os.sched_getaffinity(0)
         self._own = threading.get_native_id()
         self._core: Callable[[], int] = ctypes.CDLL(None).sched_getcpu
-        self._is_allowed = len(self._all) > 1
+        self._lock = -1
+        with suppress(OSError):
+            self._lock = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+        self._is_allowed = len(self._all) > 1 and self._lock >= 0
 
-    def share_one(self) -> None:
+    def share_one(self) -> bool:
         """As in Cores."""
+        if not self._is_allowed:
+            return False
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # another has it, or there are no locks
+            return False
         self._allow({self._core()}, {thread.native_id for thread in threading.enumerate()} - {self._own})
+        return self._is_allowed
 
     def use_any(self) -> None:
         """As in Cores. Threads that began meanwhile had inherited the one core."""
         self._allow(self._all, set())
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def _allow(self, cores: set[int], others: set[int | None]) -> None:
-        if not self._is_allowed:
-            return
         try:
             for path in _TASKS.iterdir():
                 thread = int(path.name)
@@ -98,6 +183,6 @@ class LinuxCores:
             self._is_allowed = False
 
 
-def on_one_core(step: Callable[[], T]) -> Callable[[], T]:
-    """This step, which launches its operations on the CPU, on one core while it is short; on Linux only."""
-    return OneCore(step, LinuxCores()) if sys.platform == "linux" else step
+def steps_of(step: Callable[[], T_co], lock: Path, *, one_cpu_thread: bool) -> Steps[T_co]:
+    """The steps of an engine. lock: as in LinuxCores; one_cpu_thread: as in ModelFacts."""
+    return OneCore(step, LinuxCores(lock)) if one_cpu_thread and sys.platform == "linux" else AnyCore(step)

@@ -20,14 +20,15 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="macOS has no core
 
 
 class PlayedCores:
-    """is_one: whether the threads share a core."""
+    """is_one: whether the threads share a core; is_taken: whether another process has its threads on one."""
 
     def __init__(self) -> None:
-        self.is_one = False
+        self.is_one = self.is_taken = False
 
-    def share_one(self) -> None:
+    def share_one(self) -> bool:
         assert not self.is_one
-        self.is_one = True
+        self.is_one = not self.is_taken
+        return self.is_one
 
     def use_any(self) -> None:
         assert self.is_one
@@ -35,23 +36,28 @@ class PlayedCores:
 
 
 class Played:
-    """Steps of any length, in a time of their own."""
+    """Steps of any length, in a time of their own. part: of the core's time that they get where they share one."""
 
     def __init__(self) -> None:
         self.now = 100.0
+        self.spent = 0.0
+        self.part = 1.0
         self.cores = PlayedCores()
         self._next = 0.0
-        self._core = OneCore(self._step, self.cores, lambda: self.now)
+        self._core = OneCore(self._step, self.cores, lambda: self.now, lambda: self.spent)
 
     def step(self, seconds: float) -> bool:
         """A step that takes so long; whether it had one core."""
-        self._next, had_one = seconds, self.cores.is_one
-        assert self._core() == seconds
-        return had_one
+        self._next = seconds
+        return self._core()
 
-    def _step(self) -> float:
+    def rest(self) -> None:
+        self._core.rest()
+
+    def _step(self) -> bool:
         self.now += self._next
-        return self._next
+        self.spent += self._next * (self.part if self.cores.is_one else 1.3)
+        return self.cores.is_one
 
 
 def test_short_steps_share_a_core() -> None:
@@ -64,7 +70,7 @@ def test_now_and_then_the_system_chooses_the_core_again() -> None:
     had_one = [played.step(SHORT) for _ in range(1000)]
     choices = [number for number, one in enumerate(had_one) if not one]
     assert choices[0] == 0
-    assert {later - earlier for earlier, later in pairwise(choices)} <= {200, 201, 202}
+    assert all(200 <= later - earlier <= 222 for earlier, later in pairwise(choices))
     assert len(choices) == 5
 
 
@@ -83,7 +89,36 @@ def test_a_long_step_between_short_ones_does_not_keep_them_apart() -> None:
 def test_steps_that_are_short_only_together_stay_together() -> None:
     played = Played()
     had_one = [played.step(SHORT if played.cores.is_one else LONG) for _ in range(400)]
-    assert sum(had_one) > 300
+    assert sum(had_one) > 200
+
+
+def test_where_others_need_the_core_they_soon_part_and_stay_apart_for_a_while() -> None:
+    played = Played()
+    played.part = 0.6
+    had_one = [played.step(SHORT) for _ in range(2000)]
+    assert 15 <= sum(had_one[:100]) <= 25
+    assert not any(had_one[100:1900])
+    played.part = 0.95
+    assert sum(played.step(SHORT) for _ in range(1000)) > 900
+
+
+def test_at_rest_the_threads_may_wake_up_anywhere_and_the_next_step_is_on_one_core() -> None:
+    played = Played()
+    played.rest()
+    assert [played.step(SHORT) for _ in range(3)] == [False, True, True]
+    played.rest()
+    assert not played.cores.is_one
+    played.rest()
+    assert [played.step(SHORT) for _ in range(3)] == [True, True, True]
+
+
+def test_one_process_at_a_time_has_its_threads_on_one_core() -> None:
+    played = Played()
+    played.cores.is_taken = True
+    assert not any(played.step(SHORT) for _ in range(500))
+    played.rest()
+    played.cores.is_taken = False
+    assert sum(played.step(SHORT) for _ in range(500)) > 290  # it asks again after a fifth of a second
 
 
 def test_what_a_step_raises_is_raised() -> None:
@@ -95,6 +130,12 @@ def test_what_a_step_raises_is_raised() -> None:
 
 
 @pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    (tmp_path / "lock").touch()
+    return tmp_path / "lock"
+
+
+@pytest.fixture
 def all_cores() -> set[int]:
     cores = os.sched_getaffinity(0) if sys.platform == "linux" else {0}
     if len(cores) < 2:
@@ -103,7 +144,7 @@ def all_cores() -> set[int]:
 
 
 @on_linux
-def test_threads_of_python_keep_all_cores(all_cores: set[int]) -> None:
+def test_threads_of_python_keep_all_cores(all_cores: set[int], lock: Path) -> None:
     seen: dict[str, set[int]] = {}
     begun: list[threading.Thread] = []
     is_over = threading.Event()
@@ -120,11 +161,14 @@ def test_threads_of_python_keep_all_cores(all_cores: set[int]) -> None:
     def compute() -> None:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         before = start()
-        cores = LinuxCores()
-        cores.share_one()
+        cores, other = LinuxCores(lock), LinuxCores(lock)
+        assert cores.share_one()
+        assert not other.share_one()
         seen["own"], seen["before"] = os.sched_getaffinity(0), os.sched_getaffinity(before)
         inherited = start()
         cores.use_any()
+        assert other.share_one()
+        other.use_any()
         seen["own after"], seen["inherited after"] = os.sched_getaffinity(0), os.sched_getaffinity(inherited)
 
     computes = threading.Thread(target=compute)
@@ -139,17 +183,19 @@ def test_threads_of_python_keep_all_cores(all_cores: set[int]) -> None:
 
 
 @on_linux
-def test_what_the_system_forbids_is_not_tried_again(all_cores: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_system_forbids_is_not_tried_again(
+    all_cores: set[int], lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[int] = []
 
     def forbid(_thread: int) -> int:
         asked.append(1)
         raise PermissionError
 
-    cores = LinuxCores()
+    cores = LinuxCores(lock)
     monkeypatch.setattr(os, "sched_getscheduler", forbid)
-    cores.share_one()
-    cores.use_any()
+    assert not cores.share_one()
+    assert not cores.share_one()
     assert len(asked) == 1
     assert os.sched_getaffinity(0) == all_cores
 
