@@ -13,26 +13,35 @@ import openai
 import pytest
 from openai import OpenAI
 
+from broker.wire.work import Transcribe
 from gateway.http.uploads import FOLDER
 from tests.conftest import ECHO
 from tests.end_to_end.openai_clients import client_of
 from tests.service import Service, Stream, wait_until
 from tests.tiny_audio import make_tiny_whisper, write_sound
 from tests.tiny_speech import POCKET_RATE, VOICES, make_tiny_pocket
+from tests.worker.audio.transcription_runs import expected
 
 MOST_SECONDS = 70
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`whisper`, `many` (which hears many languages), `pocket`: tiny models."""
     folder = tmp_path_factory.mktemp("audio")
     make_tiny_whisper(folder / "whisper")
+    make_tiny_whisper(folder / "many", multilingual=True, context=12)
     make_tiny_pocket(folder / "pocket")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path) -> Iterator[Service]:
     models = {
         "whisper": {"options": {"max_seconds": MOST_SECONDS}},
         "echo": {**ECHO, "options": {"delay_seconds": 0.02}},
     }
-    with Service(folder, {"models": models, "gateway": {"max_upload_mb": 4}, "broker": {"max_models": 3}}) as service:
+    with Service(folder, {"models": models, "gateway": {"max_upload_mb": 4}}) as service:
         yield service
 
 
@@ -73,6 +82,21 @@ def test_every_form_says_the_same(service: Service, client: OpenAI, speech: Path
     assert "".join(deltas).strip() == text
     assert events[-1].type == "transcript.text.done"
     wait_until(lambda: not uploaded(service), what="no upload left")
+
+
+def test_a_translation_is_that_of_mlx_audio_and_no_transcript(folder: Path, client: OpenAI, speech: Path) -> None:
+    asked: dict[str, Any] = {"model": "many", "file": speech}
+    said = expected(folder / "many", speech, Transcribe("", translate=True), task="translate")
+    with pytest.deprecated_call():
+        translation = client.audio.translations.create(**asked, response_format="verbose_json")
+        text = client.audio.translations.create(**asked).text
+    assert text == translation.text == said.text.strip()
+    assert translation.language == "english"
+    assert translation.duration == pytest.approx(32, abs=0.1)
+    assert translation.segments is not None
+    told = [(segment.text, segment.tokens) for segment in translation.segments]
+    assert told == [(segment["text"], segment["tokens"]) for segment in said.segments]
+    assert client.audio.transcriptions.create(**asked).text not in ("", text)
 
 
 def test_a_model_that_hears_english_only_translates_nothing(client: OpenAI, speech: Path) -> None:

@@ -9,21 +9,17 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import soundfile
-from mlx_audio.stt import load as load_directly
 
 from broker.wire.failure import Code
 from broker.wire.packing import pack
 from broker.wire.work import Speak, Transcribe, Voices
 from tests.tiny_audio import HESITANT, make_tiny_whisper, write_sound
-from tests.worker.audio.transcription_runs import assert_same, load, streamed, transcribe
+from tests.worker.audio.transcription_runs import assert_same, expected, load, streamed, transcribe
 from tests.worker.stepping import refusal, steps
-from worker.audio.course import seed_of
-from worker.audio.decoding import open_recording
 from worker.audio.transcription import TranscriptionEngine
 
 # Models whose windows have several segments, and whose windows need several attempts.
 STEADY, FREE = "steady", "free"
-NOTHING = Transcribe("")
 SLOW = partial(pytest.param, marks=pytest.mark.slow)
 
 
@@ -44,19 +40,6 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @cache
 def engine_of(folder: Path) -> TranscriptionEngine:
     return load(folder)
-
-
-@cache
-def directly(folder: Path) -> Any:
-    return load_directly(folder)
-
-
-def expected(folder: Path, file: Path, asked: Transcribe = NOTHING, **options: Any) -> Any:
-    """What mlx-audio says, with the random numbers that the request has."""
-    seed = seed_of(asked, open_recording(str(file), "file", 3600).pieces())
-    model = directly(folder)
-    mx.random.seed(seed)
-    return model.generate(str(file), **options)
 
 
 @pytest.mark.parametrize(("name", "rate"), [("a.wav", 16_000), ("a.flac", 44_100), SLOW("a.mp3", 16_000)])

@@ -1,15 +1,23 @@
-"""Runs of a transcription engine in this process."""
+"""Runs of a transcription engine in this process, and of mlx-audio called directly."""
 
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import mlx.core as mx
+from mlx_audio.stt import load as load_directly
 
 from broker.wire.outputs import FINAL, PARTIAL
 from broker.wire.packing import pack
 from broker.wire.to_workers import Assign
 from broker.wire.work import Transcribe
 from tests.worker.stepping import steps
+from worker.audio.course import seed_of
+from worker.audio.decoding import open_recording
 from worker.audio.transcription import TranscriptionEngine
+
+_NOTHING = Transcribe("")
 
 
 def load(folder: Path, *, share: int = 0, limit: int = 0, **options: Any) -> TranscriptionEngine:
@@ -33,6 +41,20 @@ def streamed(engine: TranscriptionEngine, file: Path, **fields: Any) -> tuple[li
     assert final.kind == FINAL, final
     assert all(output.kind == PARTIAL for output in partials)
     return [output.body for output in partials], final.body
+
+
+@cache
+def directly(folder: Path) -> Any:
+    """The model as mlx-audio has it."""
+    return load_directly(folder)
+
+
+def expected(folder: Path, file: Path, asked: Transcribe = _NOTHING, **options: Any) -> Any:
+    """What mlx-audio says, with the random numbers that the request has."""
+    seed = seed_of(asked, open_recording(str(file), "file", 3600).pieces())
+    model = directly(folder)
+    mx.random.seed(seed)
+    return model.generate(str(file), **options)
 
 
 def assert_same(final: dict[str, Any], said: Any) -> None:
