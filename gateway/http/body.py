@@ -26,11 +26,15 @@ async def read_body(request: Request[AppState]) -> bytes:
 
 
 async def pieces_of(
-    request: Request[AppState], limit: int, complaint: str, param: str | None = None
+    request: Request[AppState],
+    limit: int,
+    complaint: str,
+    param: str | None = None,
+    chunks: AsyncIterator[bytes] | None = None,
 ) -> AsyncIterator[bytes]:
-    """The body, unpacked, in pieces of at most PIECE_BYTES; between two of them other tasks have a turn. Raises
-    FailureError, `request_too_large` with this complaint and parameter as soon as more than `limit` bytes are known to
-    come."""
+    """The body, unpacked, in pieces of at most PIECE_BYTES; between two of them other tasks have a turn. chunks: of the
+    body as they come, where something watches over them. Raises FailureError, `request_too_large` with this complaint
+    and parameter as soon as more than `limit` bytes are known to come."""
     too_large = Failure(Code.REQUEST_TOO_LARGE, complaint, param)
     coding = ", ".join(request.headers.getlist("content-encoding")).strip().lower()
     if coding not in (*_PLAIN, *_GZIPPED):
@@ -41,7 +45,7 @@ async def pieces_of(
         raise FailureError(too_large)
     packed = Gunzip() if coding in _GZIPPED else None
     received = unpacked = 0
-    async for chunk in request.stream():
+    async for chunk in request.stream() if chunks is None else chunks:
         received += len(chunk)
         if received > limit:  # gzip may hold nothing for ever
             raise FailureError(too_large)

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from broker.wire.failure import Code, FailureError
+from gateway.core.pauses import Pauses
+from gateway.core.served import Served
 from gateway.http import errors, receiving, uploads
 from gateway.http.streaming import unless
+from gateway.settings import Settings
 from tests.gateway.openai.audio.playing import (
     AUDIO,
     END,
@@ -23,15 +27,19 @@ from tests.gateway.openai.audio.playing import (
     uploaded,
 )
 from tests.gateway.played_broker import SECONDS
+from tests.gateway.served import served
+from tests.gateway.test_second_link import ScriptedLink
 
 pytestmark = pytest.mark.anyio
+
+HEARD = {"text": " One.", "segments": [], "language": "en", "duration": 2.0, "completion_tokens": 9}
 
 
 async def test_an_upload_that_stands_still_ends_and_one_that_is_slow_does_not(
     runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The room that it had is free then."""
-    monkeypatch.setattr(receiving, "SILENT_SECONDS", 0.6)
+    monkeypatch.setattr(receiving, "PAUSE_SECONDS", 0.6)
     monkeypatch.setattr(errors, "LINGER_SECONDS", 0.05)
     monkeypatch.setattr(uploads, "AT_ONCE", 1)
     audio = AUDIO * 10
@@ -50,13 +58,74 @@ async def test_an_upload_that_stands_still_ends_and_one_that_is_slow_does_not(
             answer = await reader.read()  # to the end of the connection
         writer.close()
         assert answer.startswith(b"HTTP/1.1 408 ")
-        assert b'"code":"request_timeout"' in answer
+        assert b'"param":"file","code":"request_timeout"' in answer
         assert uploaded(runtime_dir) == []
         asking = asyncio.create_task(client.post(TRANSCRIPTIONS, content=slowly(), headers=FORM))
         request_id, unit = await expect_audio(broker)
         assert bytes_of(unit) == audio
         await have_heard(broker, request_id)
         assert (await asking).status_code == 200
+
+
+async def test_an_upload_that_drips_ends_and_is_counted(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The room that it had is free then."""
+    monkeypatch.setattr(receiving, "PAUSE_SECONDS", 0.3)
+    monkeypatch.setattr(uploads, "AT_ONCE", 1)
+    head = f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM['content-type']}\r\n"
+
+    async def drip(writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(b"x")
+            await asyncio.sleep(0.02)  # far within the pauses that it has
+
+    records: list[Served] = []
+    link = ScriptedLink([HEARD], models=["org/tiny"])
+    settings = Settings(port=0, state_dir=runtime_dir, default_model="org/tiny", max_upload_mb=len(AUDIO) / 2**20)
+    async with served(link, settings, observers=[records.append]) as client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
+        writer.write(f"{head}Content-Length: {len(AUDIO) + 2000}\r\n\r\n".encode() + part("file", AUDIO[:-1000])[:-2])
+        dripping = asyncio.create_task(drip(writer))
+        async with asyncio.timeout(SECONDS):
+            answer = await reader.readuntil(b"}}")
+        dripping.cancel()
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b'"param":"file","code":"request_timeout"' in answer
+        assert uploaded(runtime_dir) == []
+        assert (await post(client)).status_code == 200
+    assert [(one.outcome, one.is_inference) for one in records] == [("request_timeout", True), ("ok", True)]
+
+
+class Sender:
+    """A client that sends a byte after so many seconds of a clock that the test turns."""
+
+    def __init__(self, pause: float) -> None:
+        self.now = 1000.0
+        self._pause = pause
+
+    async def _send(self) -> AsyncIterator[bytes]:
+        while True:
+            self.now += self._pause
+            yield b"x"
+
+    def timely(self) -> AsyncIterator[bytes]:
+        return receiving.timely(self._send(), Pauses(most=60, rate=500), "file", lambda: self.now)
+
+
+async def test_pauses_end_an_upload_by_its_name() -> None:
+    chunks = Sender(pause=31).timely()
+    assert await anext(chunks) == b"x"
+    with pytest.raises(FailureError, match="file comes too slowly") as end:
+        await anext(chunks)
+    assert (end.value.failure.code, end.value.failure.param) == (Code.REQUEST_TIMEOUT, "file")
+
+
+async def test_work_on_an_upload_takes_none_of_its_time() -> None:
+    sender = Sender(pause=0)
+    chunks = sender.timely()
+    for _ in range(10):
+        assert await anext(chunks) == b"x"
+        sender.now += 59
 
 
 async def test_what_others_take_is_a_429_that_says_when_to_come_again(
