@@ -5,7 +5,7 @@ Starlette reads forms with the same parser, but puts files where their limit, ha
 What clients say of the type and the name of the file is nothing to the gateway.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -18,16 +18,26 @@ _MAX_PARTS = 64
 _DISPOSITION = b"content-disposition"
 _MULTIPART = b"multipart/form-data"
 
+Fields = dict[str, list[str]]  # of each name its values
+
 
 class UploadForm:
     """content_type: of the request. file_field: the name of the file's field. unheeded: roots of names (that of
-    `languages[]` is `languages`) whose values are dropped as they come. fields: of each name its values."""
+    `languages[]` is `languages`) whose values are dropped as they come. check: raises FailureError for a mistake in the
+    fields that stand before the file; others may follow it."""
 
-    def __init__(self, content_type: str, file_field: str, unheeded: frozenset[str] = frozenset()) -> None:
-        self.fields: dict[str, list[str]] = {}
+    def __init__(
+        self,
+        content_type: str,
+        file_field: str,
+        unheeded: frozenset[str] = frozenset(),
+        check: Callable[[Fields], None] = lambda _fields: None,
+    ) -> None:
+        self.fields: Fields = {}
         self.files = 0
-        self._file_field = file_field
+        self.file_field = file_field
         self._unheeded = unheeded
+        self._check = check
         self._is_unheeded = False  # the part that comes
         self._is_complete = False
         self._parts = 0
@@ -79,7 +89,7 @@ class UploadForm:
         return options[b"boundary"]
 
     def _invalid(self, why: str) -> FailureError:
-        return invalid(f"{self._file_field} must be sent in a body of multipart/form-data: {why}", self._file_field)
+        return invalid(f"{self.file_field} must be sent in a body of multipart/form-data: {why}", self.file_field)
 
     # ---- callbacks of the parser -----------------------------------------------------------------------------------
 
@@ -107,25 +117,26 @@ class UploadForm:
         if not self._name:
             raise self._invalid("a part has no name")
         self._is_unheeded = root_of(self._name) in self._unheeded
-        if self._name == self._file_field:
+        if self._name == self.file_field:
             self.files += 1
             if self.files > 1:
-                raise invalid(f"{self._file_field} is there twice: one request takes one file", self._file_field)
+                raise invalid(f"{self.file_field} is there twice: one request takes one file", self.file_field)
+            self._check(self.fields)
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._name == self._file_field:
+        if self._name == self.file_field:
             self._piece += data[start:end]
             return
         if self._is_unheeded:
             return
         self._text_bytes += end - start
         if self._text_bytes > MAX_FIELDS_BYTES:
-            message = f"the fields beside {self._file_field} have more than {MAX_FIELDS_BYTES} bytes"
+            message = f"the fields beside {self.file_field} have more than {MAX_FIELDS_BYTES} bytes"
             raise FailureError(Failure(Code.REQUEST_TOO_LARGE, message, self._name))
         self._text += data[start:end]
 
     def _on_part_end(self) -> None:
-        if self._name is not None and self._name != self._file_field:
+        if self._name is not None and self._name != self.file_field:
             self.fields.setdefault(self._name, []).append(self._decoded(bytes(self._text), self._name))
         self._text.clear()
 

@@ -12,7 +12,7 @@ from broker.wire.failure import Code, Failure, FailureError, invalid
 from gateway.awake import awake_timeout
 from gateway.core.pauses import Pauses
 from gateway.http.body import pieces_of
-from gateway.http.form import MAX_FIELDS_BYTES, UploadForm
+from gateway.http.form import MAX_FIELDS_BYTES, Fields, UploadForm
 from gateway.http.inference import AppState
 from gateway.http.streaming import unless
 from gateway.http.uploads import Upload, UploadPlace
@@ -22,17 +22,15 @@ PAUSE_SECONDS = 60.0  # of an upload
 LEAST_RATE = 500.0
 _PIECE_BYTES = 2**18  # per write, each in a thread: a disk may be slow
 
-Fields = dict[str, list[str]]
 Answer = Callable[[Fields, Upload], Awaitable[Response]]
 
 
 class UploadResponse(Response):
-    """field: of the file. unheeded: see UploadForm. answer: what the client gets, of the other fields and the file."""
+    """form: of this request. answer: what the client gets, of the other fields and the file."""
 
-    def __init__(self, request: Request[AppState], field: str, unheeded: frozenset[str], answer: Answer) -> None:
+    def __init__(self, request: Request[AppState], form: UploadForm, answer: Answer) -> None:
         self._request = request
-        self._field = field
-        self._unheeded = unheeded
+        self._form = form
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,14 +38,14 @@ class UploadResponse(Response):
         state = self._request.state
         with state["uploads"].new() as place:
             # No other request waits for a slow upload, and neither does the end of the gateway.
-            fields = await unless(_receive(self._request, self._field, self._unheeded, place), state["link"].refused())
-            response = await self._answer(fields, place.file)
+            await unless(_receive(self._request, self._form, place), state["link"].refused())
+            response = await self._answer(self._form.fields, place.file)
             await response(scope, receive, send)
 
 
-async def _receive(request: Request[AppState], field: str, unheeded: frozenset[str], place: UploadPlace) -> Fields:
+async def _receive(request: Request[AppState], form: UploadForm, place: UploadPlace) -> None:
     """The file goes to its place. Raises FailureError, and ClientDisconnect when the client leaves."""
-    form = UploadForm(request.headers.get("content-type", ""), field, unheeded)
+    field = form.file_field
     too_large = f"{field} has more than {place.limit} bytes"
     waiting = bytearray()
     chunks = timely(request.stream(), Pauses(PAUSE_SECONDS, LEAST_RATE), field)
@@ -65,7 +63,6 @@ async def _receive(request: Request[AppState], field: str, unheeded: frozenset[s
         raise invalid(f"{field} is missing", field)
     await to_thread.run_sync(place.file.write, bytes(waiting))
     place.file.close()
-    return form.fields
 
 
 async def timely(

@@ -17,9 +17,9 @@ from gateway.core.query import query_of
 from gateway.http.body import read_body
 from gateway.http.endpoints import USES_A_MODEL, Endpoint, Guard, Handler, Stream
 from gateway.http.errors import Json
-from gateway.http.form import values_of
+from gateway.http.form import Fields, UploadForm, values_of
 from gateway.http.inference import AppState, finish, model_for
-from gateway.http.receiving import Fields, UploadResponse
+from gateway.http.receiving import UploadResponse
 from gateway.http.streaming import AnswerStream
 from gateway.http.uploads import Upload
 from gateway.openai.audio.answers import (
@@ -40,6 +40,7 @@ from gateway.openai.audio.requests import (
     TranscriptionRequest,
     TranslationRequest,
     VoicesQuery,
+    check_form,
     heeded,
     parse_form,
     parse_speech,
@@ -68,6 +69,10 @@ async def translations(request: Request[AppState]) -> Response:
 
 
 def _of_upload(request: Request[AppState], form: type[TranslationRequest]) -> Response:
+    def check(fields: Fields) -> None:
+        kept, _ = heeded(fields)
+        check_form(form, values_of(kept, LISTS))
+
     async def answer(fields: Fields, upload: Upload) -> Response:
         served = request.state["served"]
         served.uploaded, served.is_by_token = time.monotonic(), False
@@ -75,7 +80,8 @@ def _of_upload(request: Request[AppState], form: type[TranslationRequest]) -> Re
         wanted = parse_form(form, values_of(kept, LISTS), upload.size)
         return await _transcribed(request, wanted, upload, ignored)
 
-    return UploadResponse(request, FILE, UNHEEDED, answer)
+    sent = UploadForm(request.headers.get("content-type", ""), FILE, UNHEEDED, check)
+    return UploadResponse(request, sent, answer)
 
 
 async def _transcribed(

@@ -90,6 +90,18 @@ class TranscriptionRequest(TranslationRequest):
 def parse_form(form: type[TranslationRequest], values: Mapping[str, str | list[str]], size: int) -> TranslationRequest:
     """values: of the fields; size: of the file. Raises FailureError `invalid_request` naming the field."""
     wanted = validated(form, {**values, FILE: size})
+    _check_format(wanted)
+    return wanted
+
+
+def check_form(form: type[TranslationRequest], values: Mapping[str, str | list[str]]) -> None:
+    """What `parse_form` will find wrong whatever else the form has. Raises as it does."""
+    wanted = validated(form, {**values, FILE: 1})
+    if "response_format" in values:
+        _check_format(wanted)
+
+
+def _check_format(wanted: TranslationRequest) -> None:
     if wanted.stream and wanted.response_format not in _STREAMED:
         raise invalid(
             f"response_format must be json or text for a stream, not {wanted.response_format}", "response_format"
@@ -99,7 +111,6 @@ def parse_form(form: type[TranslationRequest], values: Mapping[str, str | list[s
             "timestamp_granularities must be segment alone unless response_format is verbose_json",
             "timestamp_granularities",
         )
-    return wanted
 
 
 def heeded(fields: Fields) -> tuple[Fields, list[str]]:

@@ -128,6 +128,55 @@ async def test_work_on_an_upload_takes_none_of_its_time() -> None:
         sender.now += 59
 
 
+FORMAT = "response_format"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ([("temperature", b"hot")], "temperature"),
+        ([("model", b"a"), ("model", b"b")], "model"),
+        ([("prompt", b"\xff")], "prompt"),
+        ([("stream", b"true"), (FORMAT, b"srt")], FORMAT),
+        ([(FORMAT, b"text"), ("timestamp_granularities[]", b"word")], "timestamp_granularities"),
+    ],
+)
+async def test_a_mistake_before_the_file_is_refused_before_the_file_comes(
+    runtime_dir: Path, fields: list[tuple[str, bytes]], param: str
+) -> None:
+    head = f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM['content-type']}\r\n"
+    begun = b"".join(part(name, value) for name, value in fields) + part("file", b"RIFF")[:-2]
+    async with playing(runtime_dir) as (_broker, client):
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
+        writer.write(f"{head}Content-Length: 200000000\r\n\r\n".encode() + begun)
+        async with asyncio.timeout(SECONDS):
+            answer = await reader.readuntil(b"}}")
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert f'"param":"{param}"'.encode() in answer
+        assert uploaded(runtime_dir) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "behind"),
+    [
+        (("timestamp_granularities[]", b"word"), (FORMAT, b"verbose_json")),
+        (("stream", b"true"), (FORMAT, b"text")),
+        (("chunking_strategy[type]", b"auto"), ("language", b"en")),
+    ],
+)
+async def test_what_the_fields_behind_the_file_may_make_right_is_none(
+    runtime_dir: Path, before: tuple[str, bytes], behind: tuple[str, bytes]
+) -> None:
+    async with playing(runtime_dir) as (broker, client):
+        form = part(*before) + part("file", AUDIO) + part(*behind) + END
+        asking = asyncio.create_task(client.post(TRANSCRIPTIONS, content=form, headers=FORM))
+        request_id, unit = await expect_audio(broker)
+        assert bytes_of(unit) == AUDIO
+        await have_heard(broker, request_id)
+        assert (await asking).status_code == 200
+
+
 async def test_what_others_take_is_a_429_that_says_when_to_come_again(
     runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
