@@ -20,60 +20,54 @@ class Gate:
     """The files beside a model by which a test and the engine meet."""
 
     def __init__(self, folder: Path) -> None:
-        # How many steps may follow the one after which every request has output; 0: no step at all; no file: open.
-        self.steps = folder / "gate"
-        self.reached = folder / "reached"  # how many requests the engine had when it stopped there
+        self.limit = folder / "gate"  # how far the engine may come; 0: no step at all; no file: open
+        self.reached = folder / "reached"  # where it has stopped, and with how many requests
         self.gpu_error = folder / "gpu_error"  # the text of an error of the GPU
         self.hunger = folder / "hunger"  # take too much memory
 
-    def close(self, steps: int) -> None:
+    def close(self, limit: int) -> None:
         """Let the engine come so far."""
         self.reached.unlink(missing_ok=True)
-        whole = self.steps.with_name("gate.new")
-        whole.write_text(str(steps))
-        whole.rename(self.steps)
+        whole = self.limit.with_name("gate.new")  # the engine must not read half of it
+        whole.write_text(str(limit))
+        whole.rename(self.limit)
 
     def open(self) -> None:
         """Let it go on to the end."""
-        for file in (self.steps, self.reached, self.gpu_error, self.hunger):
+        for file in (self.limit, self.reached, self.gpu_error, self.hunger):
             file.unlink(missing_ok=True)
 
-
-class GatedEngine(TextEngine):
-    """The text engine behind a gate. folder: of the model and of the gate's files."""
-
-    def __init__(self, assign: Assign, report: Report) -> None:
-        options = dict(assign.options)
-        folder = options.pop("folder")
-        self._gate = Gate(Path(folder))
-        self._steps = 0  # from the one after which every request has output
-        self._waits = 0  # without a step
-        self._hungry = 0  # how many more
-        self._eaten: list[bytes] = []
-        super().__init__(replace(assign, path=folder, options=options), report)
-
-    def step(self) -> list[Output]:
+    def holds(self, limit: int, live: int) -> bool:
+        """Whether the engine has stopped at this limit with so many requests."""
         with contextlib.suppress(FileNotFoundError):
-            if self._steps >= int(self._gate.steps.read_text()):
-                self._wait()
-                return []
-        self._waits = 0
-        outputs = super().step()
-        stats = self.stats()
-        self._steps += bool(self._steps or (outputs and stats.decoding == stats.live))
-        if not self.has_work:
-            self._steps = 0
-        return outputs
+            return self.reached.read_text() == f"{limit} {live}"
+        return False
 
-    def _wait(self) -> None:
-        """The service goes on meanwhile: it takes requests in, sends signs of life, and what the last step gave."""
+
+class Halt:
+    """What an engine does at its gate. Mutable state: how often it has waited without a step, and what it has taken of
+    memory, and will."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._waits = 0
+        self._hungry = 0
+        self._eaten: list[bytes] = []
+
+    def stops(self, come: int, live: int) -> bool:
+        """Whether an engine that has come so far makes no step now. The service goes on meanwhile: it takes requests
+        in, sends signs of life, and what the last step gave. Raises the error of the GPU that a test wants."""
+        self.meet_error()
+        try:
+            limit = int(self._gate.limit.read_text())
+        except FileNotFoundError:
+            limit = come + 1
+        if come < limit:
+            self._waits = 0
+            return False
         self._waits += 1
         if self._waits > 2:
-            self._gate.reached.write_text(str(self.stats().live))
-        with contextlib.suppress(FileNotFoundError):
-            text = self._gate.gpu_error.read_text()
-            self._gate.gpu_error.unlink()
-            raise RuntimeError(text)
+            self._gate.reached.write_text(f"{limit} {live}")
         with contextlib.suppress(FileNotFoundError):
             self._gate.hunger.unlink()
             self._hungry = MOUTHFULS
@@ -81,3 +75,33 @@ class GatedEngine(TextEngine):
             self._hungry -= 1
             self._eaten.append(b"x" * MOUTHFUL_BYTES)
         time.sleep(0.01)
+        return True
+
+    def meet_error(self) -> None:
+        """Raises the error of the GPU, once."""
+        with contextlib.suppress(FileNotFoundError):
+            text = self._gate.gpu_error.read_text()
+            self._gate.gpu_error.unlink()
+            raise RuntimeError(text)
+
+
+class GatedEngine(TextEngine):
+    """The text engine behind a gate, whose limit is of steps after the one by which every request has output. folder:
+    of the model and of the gate's files."""
+
+    def __init__(self, assign: Assign, report: Report) -> None:
+        options = dict(assign.options)
+        folder = options.pop("folder")
+        self._halt = Halt(Gate(Path(folder)))
+        self._steps = 0  # from the one after which every request has output
+        super().__init__(replace(assign, path=folder, options=options), report)
+
+    def step(self) -> list[Output]:
+        if self._halt.stops(self._steps, self.stats().live):
+            return []
+        outputs = super().step()
+        stats = self.stats()
+        self._steps += bool(self._steps or (outputs and stats.decoding == stats.live))
+        if not self.has_work:
+            self._steps = 0
+        return outputs

@@ -179,10 +179,10 @@ def test_its_own_clients_hear_a_pause(
     try:
         with ThreadPoolExecutor(len(CLIENTS)) as pool:
             asking = [pool.submit(client.ask, service.client, wish) for client in CLIENTS]
-            wait_until(lambda: _read(gate.reached) == str(len(CLIENTS)), what="all clients in the engine")
+            wait_until(lambda: gate.holds(0, len(CLIENTS)), what="all clients in the engine")
             if (step := point.step(answer)) > 0:
                 gate.close(step)
-                wait_until(gate.reached.exists, what="the point")
+                wait_until(lambda: gate.holds(step, len(CLIENTS)), what="the point")
             assert not any(client.done() for client in asking)
             strike(blow, pid, gate)
             wait_until(lambda: not psutil.pid_exists(pid), what="the end of the process")
@@ -195,7 +195,3 @@ def test_its_own_clients_hear_a_pause(
     entry = service.model(wish.model)
     assert entry["pid"] != pid
     assert entry["resumes"] - resumes == (len(CLIENTS) if step > 0 else 0)
-
-
-def _read(file: Path) -> str:
-    return file.read_text() if file.exists() else ""
