@@ -3,9 +3,9 @@
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
+from starlette.types import ASGIApp
 
 from gateway.admin.dialect import ADMIN
 from gateway.admin.endpoints import ENDPOINTS as ADMIN_ENDPOINTS
@@ -17,8 +17,8 @@ from gateway.directory import Directory
 from gateway.document.endpoints import ENDPOINTS as DOCUMENT_ENDPOINTS
 from gateway.http.access import log_access
 from gateway.http.auth import AllowedOrigins, guards
-from gateway.http.endpoints import Endpoint, Guard, Subtree, routes_of
-from gateway.http.errors import exception_handlers
+from gateway.http.endpoints import Endpoint, Guard, Subtree, router_of
+from gateway.http.errors import Answering
 from gateway.http.journal import Journaling
 from gateway.http.refusals import Refusals
 from gateway.http.shared import SharedAnswer
@@ -67,7 +67,7 @@ def create_app(
     endpoints: Sequence[Endpoint] = ENDPOINTS,
     subtrees: Sequence[Subtree] = SUBTREES,
     observers: Sequence[Observer] = (),
-) -> Starlette:
+) -> ASGIApp:
     """The gateway. Its lifespan opens and closes `link`. observers: hear of every request that has ended, too."""
     journal = Journal(*observers, *([log_access] if settings.access_log else []))
     requests = RequestMetrics(journal)
@@ -75,7 +75,7 @@ def create_app(
     journal.observers.append(requests.observe)
 
     @contextlib.asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[MetricsState]:
+    async def lifespan(_app: Any) -> AsyncIterator[MetricsState]:
         link.open()
         uploads = Uploads(settings.state_dir, settings.max_upload_bytes)
         uploads.open()
@@ -98,21 +98,10 @@ def create_app(
             link.close()
             uploads.close()
 
-    closed = [subtree.prefix for subtree in subtrees if subtree.dialect is ADMIN]
-    origins = settings.allowed_origins
-    app = Starlette(
-        routes=routes_of(
-            [row.under(settings) for row in endpoints],
-            subtrees,
-            guards(settings.api_key, settings.admin_token, refusals),
-        ),
-        middleware=[
-            Middleware(Journaling, journal),
-            *([Middleware(AllowedOrigins, origins, closed)] if origins else []),
-        ],
-        exception_handlers=exception_handlers(subtrees[-1].dialect),
-        lifespan=lifespan,
-    )
-    # A redirect has no error object, and sends clients behind a proxy to where the gateway believes to be.
-    app.router.redirect_slashes = False
-    return app
+    guarding = guards(settings.api_key, settings.admin_token, refusals)
+    app = router_of([row.under(settings) for row in endpoints], subtrees, guarding, lifespan)
+    app = Answering(app, subtrees[-1].dialect)
+    if settings.allowed_origins:
+        closed = [subtree.prefix for subtree in subtrees if subtree.dialect is ADMIN]
+        app = AllowedOrigins(app, settings.allowed_origins, closed)
+    return Journaling(app, journal)

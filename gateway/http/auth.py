@@ -30,13 +30,14 @@ def guards(api_key: SecretStr | None, admin_token: SecretStr | None, refusals: R
     change, late = admin_token or api_key, refusals if admin_token is not None else None
     return {
         Guard.OPEN: (),
-        Guard.KEY: (Middleware(KeyAuth, api_key),),
-        Guard.CHANGE: (Middleware(SameOrigin, needs_key=change is not None), Middleware(KeyAuth, change, late)),
-        Guard.ADMIN: (
-            Middleware(SameOrigin, needs_key=admin_token is not None),
-            Middleware(KeyAuth, admin_token, late),
-        ),
+        Guard.KEY: _key(api_key),
+        Guard.CHANGE: (Middleware(SameOrigin, needs_key=change is not None), *_key(change, late)),
+        Guard.ADMIN: (Middleware(SameOrigin, needs_key=admin_token is not None), *_key(admin_token, late)),
     }
+
+
+def _key(key: SecretStr | None, refusals: Refusals | None = None) -> tuple[Middleware, ...]:
+    return () if key is None else (Middleware(KeyAuth, key, refusals),)
 
 
 class KeyAuth:

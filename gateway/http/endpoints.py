@@ -1,4 +1,4 @@
-"""The endpoint table: every route is one row, and Starlette's routes are made of the rows.
+"""The endpoint table: every route is one row, and the router is made of the rows.
 
 A row says everything that other code needs to know about a route: who may call it, its dialect, the models
 of its parameters, its body and its answer. No code looks at a path to find out. The document of the API is made of the
@@ -9,6 +9,7 @@ import enum
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -120,14 +121,17 @@ class Subtree:
 
 Guards = Mapping[Guard, Sequence[Middleware]]
 
-_NOT_FOUND: tuple[Match, Scope] = (Match.NONE, {})
+Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any]]]
 
 
-def routes_of(endpoints: Sequence[Endpoint], subtrees: Sequence[Subtree], guards: Guards) -> list[BaseRoute]:
-    """Starlette's routes. The subtrees are tried in their order; the last one has the prefix "" and takes the rest."""
+def router_of(
+    endpoints: Sequence[Endpoint], subtrees: Sequence[Subtree], guards: Guards, lifespan: Lifespan
+) -> ASGIApp:
+    """The app of all routes, which raises what handlers raise. The subtrees are tried in their order; the last one has
+    the prefix "" and takes the rest."""
     *inner, outer = subtrees
     assert outer.prefix == "", "the last subtree must have all other paths"
-    routes: list[BaseRoute] = [_ExactRoutes(endpoints, guards)]
+    routes: list[BaseRoute] = []
     paths = list(dict.fromkeys(endpoint.path for endpoint in endpoints))
     left = sorted(endpoints, key=lambda endpoint: (paths.index(endpoint.path), endpoint.is_general))
     for subtree in inner:
@@ -136,27 +140,47 @@ def routes_of(endpoints: Sequence[Endpoint], subtrees: Sequence[Subtree], guards
         routes.append(
             _SubtreeMount(subtree, [_EndpointRoute(endpoint, subtree, guards) for endpoint in inside], guards)
         )
-    return routes + [_EndpointRoute(endpoint, outer, guards) for endpoint in left]
+    routes += [_EndpointRoute(endpoint, outer, guards) for endpoint in left]
+    # A redirect has no error object, and sends clients behind a proxy to where the gateway believes to be.
+    router = Router(routes, redirect_slashes=False, default=_not_found, lifespan=lifespan)
+    return _ExactPaths(endpoints, guards, router)
 
 
-class _ExactRoutes(BaseRoute):
-    """The rows that have their path to themselves, and no parameter in it. One look finds them; trying all patterns on
-    the way takes longer than the guard and the record of a request."""
+class _Handling:
+    """A handler as an app. Starlette's own looks for exceptions too, which are answered further out."""
 
-    def __init__(self, endpoints: Sequence[Endpoint], guards: Guards) -> None:
+    __slots__ = ("_handler",)
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._handler(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+
+class _ExactPaths:
+    """The rows that have their path to themselves, and no parameter in it. One look finds them; the router, which tries
+    all patterns on the way, takes longer than the guard and the record of a request. others: what has all other paths.
+    """
+
+    def __init__(self, endpoints: Sequence[Endpoint], guards: Guards, others: ASGIApp) -> None:
+        self._others = others
+        self._found: dict[tuple[str | None, str | None], tuple[ASGIApp, Scope]] = {}
         shared = Counter(endpoint.path for endpoint in endpoints)
-        self._found: dict[tuple[str, str], tuple[Match, Scope]] = {}
         for row in endpoints:
             if shared[row.path] == 1 and row.is_general and "{" not in row.path:
-                app = Route(row.path, row.handler, methods=[row.method], middleware=guards[row.guard]).app
-                found = {"row": row, "dialect": row.dialect, "path_params": {}, "exact": app}
-                self._found[row.method, row.path] = Match.FULL, found
+                app = _guarded(_Handling(row.handler), guards[row.guard])
+                self._found[row.method, row.path] = app, {"row": row, "dialect": row.dialect, "path_params": {}}
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        return self._found.get((scope.get("method", ""), scope["path"]), _NOT_FOUND)
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await scope["exact"](scope, receive, send)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = self._found.get((scope.get("method"), scope.get("path")))  # a lifespan has neither
+        if found is None:
+            await self._others(scope, receive, send)
+        else:
+            app, child = found
+            scope.update(child)
+            await app(scope, receive, send)
 
 
 class _EndpointRoute(Route):
@@ -165,12 +189,13 @@ class _EndpointRoute(Route):
 
     def __init__(self, endpoint: Endpoint, subtree: Subtree, guards: Guards) -> None:
         path = endpoint.path.removeprefix(subtree.prefix)
-        super().__init__(path, endpoint.handler, methods=[endpoint.method], middleware=guards[endpoint.guard])
+        handling = _Handling(endpoint.handler)
+        super().__init__(path, handling, methods=[endpoint.method], middleware=guards[endpoint.guard])
         self.path_regex = _to_the_end(self.path_regex)
         self._row = {"row": endpoint, "dialect": endpoint.dialect}
         self._header = endpoint.header and endpoint.header.encode()
         self._accept = endpoint.accept and endpoint.accept.encode()
-        self._refuse = _guarded(super().handle, guards[min(subtree.guard, endpoint.guard)])
+        self._refuse = _guarded(self._not_allowed, guards[min(subtree.guard, endpoint.guard)])
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
@@ -189,6 +214,9 @@ class _EndpointRoute(Route):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         allowed = self.methods is None or scope["method"] in self.methods
         await (self.app if allowed else self._refuse)(scope, receive, send)
+
+    async def _not_allowed(self, _scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise HTTPException(405, headers={"Allow": ", ".join(self.methods or ())})
 
 
 class _SubtreeMount(Mount):

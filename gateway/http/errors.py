@@ -6,14 +6,13 @@ Nothing here decides, logs or talks to the broker. `Retry-After` follows where t
 import asyncio
 import contextlib
 import math
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from broker.wire.failure import Code, Failure, FailureError
 from gateway.core.dialect import Dialect
@@ -22,8 +21,6 @@ from gateway.core.served import CLIENT_LEFT
 from gateway.link.call import CallClosedError
 
 LINGER_SECONDS = 1.0
-
-ExceptionHandler = Callable[[Request, Exception], Awaitable[Response]]
 
 
 class Json(JSONResponse):
@@ -64,44 +61,51 @@ def error_response(dialect: Dialect, failure: Failure, status: int | None = None
     return Json(content, status, headers)
 
 
-def exception_handlers(default: Dialect) -> dict[type[Exception], ExceptionHandler]:
-    """For Starlette. default: the dialect where no route has been found."""
+class Answering:
+    """Around all routes: answers what they raise, while no response has begun. default: the dialect where no route has
+    been found. It raises what is a bug again, which the server logs, and what comes too late for an answer: then the
+    server cuts the response off."""
 
-    def response(request: Request, failure: Failure) -> Response:
-        request.state["served"].outcome = failure.code
-        return error_response(request.scope.get("dialect", default), failure)
+    def __init__(self, app: ASGIApp, default: Dialect) -> None:
+        self._app = app
+        self._default = default
 
-    async def on_failure(request: Request, error: Exception) -> Response:
-        assert isinstance(error, FailureError)  # registered for this class only
-        return response(request, error.failure)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The app's answer, or that of its exception."""
+        try:
+            await self._app(scope, receive, send)
+        except Exception as error:
+            if scope["type"] != "http" or scope["state"]["served"].status is not None:
+                raise
+            response = self._response(scope, error)
+            await response(scope, receive, send)
+            if not isinstance(error, _EXPECTED):
+                raise
 
-    async def on_http_exception(request: Request, error: Exception) -> Response:
-        """What the router raises: no such route, or not with this method."""
-        assert isinstance(error, HTTPException)  # registered for this class only
-        what = f"{request.method} {request.scope['path']}"
-        if error.status_code == 405:
-            failure = Failure(Code.METHOD_NOT_ALLOWED, f"{what}: this path has other methods")
-        else:
-            failure = Failure(Code.NOT_FOUND, f"{what}: there is no such path")
-        answer = response(request, failure)
-        answer.headers.update(error.headers or {})
+    def _response(self, scope: Scope, error: Exception) -> Response:
+        if isinstance(error, (CallClosedError, ClientDisconnect)):  # the client has gone and does not read this
+            scope["state"]["served"].outcome = CLIENT_LEFT
+            return Response(status_code=499)
+        failure = _failure_of(scope, error)
+        scope["state"]["served"].outcome = failure.code
+        answer = error_response(scope.get("dialect", self._default), failure)
+        if isinstance(error, HTTPException):
+            answer.headers.update(error.headers or {})
+        elif not isinstance(error, FailureError):
+            answer.headers["connection"] = "close"  # as uvicorn does: a client must not send its next request there
         return answer
 
-    async def on_gone(request: Request, _error: Exception) -> Response:
-        """The client has gone and does not read this."""
-        request.state["served"].outcome = CLIENT_LEFT
-        return Response(status_code=499)
 
-    async def on_bug(request: Request, _error: Exception) -> Response:
-        """Any other exception; the server logs it with its traceback."""
-        answer = response(request, INTERNAL_ERROR)
-        answer.headers["connection"] = "close"  # which uvicorn does: a client must not send its next request there
-        return answer
+_EXPECTED = (FailureError, HTTPException, CallClosedError, ClientDisconnect)
 
-    return {
-        FailureError: on_failure,
-        CallClosedError: on_gone,
-        ClientDisconnect: on_gone,
-        HTTPException: on_http_exception,
-        Exception: on_bug,
-    }
+
+def _failure_of(scope: Scope, error: Exception) -> Failure:
+    """An HTTPException is what the router raises: no such route, or not with this method."""
+    if isinstance(error, FailureError):
+        return error.failure
+    if not isinstance(error, HTTPException):
+        return INTERNAL_ERROR
+    what = f"{scope['method']} {scope['path']}"
+    if error.status_code == 405:
+        return Failure(Code.METHOD_NOT_ALLOWED, f"{what}: this path has other methods")
+    return Failure(Code.NOT_FOUND, f"{what}: there is no such path")

@@ -1,11 +1,18 @@
 import json
+from typing import Any
 
+import httpx
 import pytest
 from pydantic import SecretStr
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from broker.wire.failure import Code, Failure
 from gateway.admin.dialect import ADMIN
 from gateway.core.failure import STATUS, in_words_of
+from gateway.core.served import Served
+from gateway.http.endpoints import Endpoint, Guard
 from gateway.http.errors import error_response
 from gateway.openai.dialect import OPENAI
 from gateway.settings import Settings
@@ -85,3 +92,38 @@ async def test_a_line_end_in_a_path_leads_to_no_other_place() -> None:
         assert (answer.status_code, answer.json()) == (404, {"detail": "Model not loaded"})
         assert (await client.get("/admin/nothing%0A")).json().keys() == {"detail"}
         assert (await client.get("/models%0A")).status_code == 404
+
+
+class Boom(Response):
+    """Fails, before or after it has begun."""
+
+    def __init__(self, *, begins: bool) -> None:
+        super().__init__()
+        self._begins = begins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._begins:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"one", "more_body": True})
+        raise ValueError("boom")
+
+
+@pytest.mark.anyio
+async def test_a_bug_is_answered_recorded_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Pages of allowed origins can read that answer too. What has begun is cut off."""
+
+    async def handler(request: Request[Any]) -> Response:
+        return Boom(begins="begins" in request.query_params)
+
+    row = Endpoint(method="GET", path="/boom", handler=handler, guard=Guard.OPEN, dialect=OPENAI)
+    records: list[Served] = []
+    settings = Settings(port=0, default_model="org/tiny", allowed_origins=["http://page"])
+    async with served(ScriptedLink([]), settings, [row], observers=[records.append]) as client:
+        answer = await client.get("/boom", headers={"origin": "http://page"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+        assert answer.headers["connection"] == "close"
+        assert answer.headers["access-control-allow-origin"] == "http://page"
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get("/boom?begins")
+    assert [(one.status, one.outcome) for one in records] == [(500, "internal_error"), (200, "internal_error")]
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["boom", "boom"]
