@@ -4,7 +4,7 @@ import asyncio
 import zlib
 from collections.abc import AsyncIterator, Iterator
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from broker.wire.failure import Code, Failure, FailureError, invalid
 from gateway.http.inference import AppState
@@ -19,10 +19,25 @@ _PACKED_BYTES = 4096  # each member that ends copies what follows it in its piec
 async def read_body(request: Request[AppState]) -> bytes:
     """The body, unpacked. Raises FailureError `request_too_large` as soon as it is known to be too large."""
     limit = request.state["settings"].max_body_bytes
-    body = bytearray()
-    async for piece in pieces_of(request, limit, f"the body has more than {limit} bytes"):
-        body += piece
-    return bytes(body)
+    complaint = f"the body has more than {limit} bytes"
+    size = 0  # that is known, announced or received
+    for name, value in request.scope["headers"]:
+        if name == b"content-encoding":
+            return b"".join([piece async for piece in pieces_of(request, limit, complaint)])
+        if name == b"content-length":
+            size = int(value)
+    chunks: list[bytes] = []
+    received, has_more = 0, True
+    while size <= limit:
+        if not has_more:
+            return b"".join(chunks)
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunks.append(message["body"])
+        received += len(chunks[-1])
+        size, has_more = max(size, received), message["more_body"]
+    raise FailureError(Failure(Code.REQUEST_TOO_LARGE, complaint))
 
 
 async def pieces_of(
