@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -29,14 +30,21 @@ class TextFormatter(logging.Formatter):
 
     def __init__(self, process: str | None, *, hides: bool) -> None:
         super().__init__(f"%(asctime)s {process} %(levelname)s %(message)s" if process else "%(levelname)s %(message)s")
-        self.default_msec_format = "%s.%03d"
         self._hides = hides
+        self._second, self._time = -1, ""  # the last one that was written
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 # logging's name
         """The line, before tracebacks."""
         record.message = message_of(record)
         trace = trace_in(record)
         return super().formatMessage(record) + (f" request_id={shown_trace(trace)}" if trace else "")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 # logging's name
+        """The time with milliseconds. Lines of one second have all but those in common."""
+        if (second := int(record.created)) != self._second:
+            self._time = time.strftime(datefmt or self.default_time_format, time.localtime(second))
+            self._second = second
+        return f"{self._time}.{int(record.msecs):03d}"
 
     def format(self, record: logging.LogRecord) -> str:
         """All of the event."""

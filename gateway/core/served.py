@@ -74,8 +74,10 @@ class Served:
     def tokens(self) -> Tokens:
         """As far as they are known: in a stream that was cut off, each output that is a token counts."""
         units = self._tokens.values()
-        generated = sum(unit.generated for unit in units)
         is_known = len(self._has_ended) >= self.units or not self.is_by_token
+        if is_known and len(units) == 1:  # nearly always
+            return next(iter(units))
+        generated = sum(unit.generated for unit in units)
         return Tokens(
             sum(unit.prompt for unit in units),
             sum(unit.cached for unit in units),

@@ -26,7 +26,10 @@ def log_access(served: Served) -> None:
         known |= _of_inference(served)
     if served.ended is not None:
         known["duration_seconds"] = round(served.ended - served.started, 4)
-    log.info("%s", _line(known), extra=known)
+    # As log.info, which would ask for the level again, look for the caller and compare the names of fields.
+    record = log.makeRecord(log.name, logging.INFO, "", 0, _line(known), (), None)
+    record.__dict__.update(known)
+    log.handle(record)
 
 
 def _of_inference(served: Served) -> dict[str, Any]:

@@ -85,9 +85,9 @@ class RequestMetrics:
 
     def _model(self, served: Served) -> _Model:
         name = self._name(served)
-        if name not in self._models and len(self._models) >= MAX_MODELS:
-            name = OTHER
-        return self._models.setdefault(name, _Model())
+        if (known := self._models.get(name)) is not None:
+            return known
+        return self._models.setdefault(name if len(self._models) < MAX_MODELS else OTHER, _Model())
 
     def _name(self, served: Served) -> str:
         """A name that is not known is one that the broker may still find, until it has answered."""
