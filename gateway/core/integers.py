@@ -1,7 +1,7 @@
 """Integers that the reader of bodies rounds: they are refused where a model would read them. Pure."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from broker.wire.failure import invalid
@@ -15,7 +15,7 @@ Fields = Callable[[dict[str, Any]], Iterator[tuple[str, Any]]]
 
 def refuse_rounded(raw: dict[str, Any], body: bytes, fields: Fields) -> None:
     """Raises FailureError naming the field with an integer beyond 64 bits. raw: the body, read."""
-    if not any(_has(value, float) for _, value in fields(raw)):
+    if not any(value is not None and _has(value, float) for _, value in fields(raw)):
         return
     try:
         exact = json.loads(body)
@@ -26,10 +26,11 @@ def refuse_rounded(raw: dict[str, Any], body: bytes, fields: Fields) -> None:
             raise invalid(f"{param} has an integer beyond 64 bits, which cannot be kept exactly", param)
 
 
-def entries_of(value: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+def entries_of(value: Any) -> Sequence[tuple[int, dict[str, Any]]]:
     """What is of use of a list that nobody has checked."""
-    if isinstance(value, list):
-        yield from ((index, entry) for index, entry in enumerate(value) if isinstance(entry, dict))
+    if not isinstance(value, list):
+        return ()
+    return [(index, entry) for index, entry in enumerate(value) if isinstance(entry, dict)]
 
 
 def _has(value: Any, kind: type[int] | type[float]) -> bool:

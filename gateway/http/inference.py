@@ -53,13 +53,14 @@ class AppState(TypedDict):
 async def model_for(request: Request[AppState], named: str | None) -> Target:
     """The model that a body names, or the default one, and how answers call it. Raises FailureError naming the
     field."""
-    default = request.state["settings"].default_model
+    state = request.state
+    default = state["settings"].default_model
     if named is None or (named == _DEFAULT_MODEL and default is not None):
         named = default
     if named is None:
         raise invalid("name a model, there is no default one", "model")
-    target = await request.state["directory"].find(named)
-    served = request.state["served"]
+    target = await state["directory"].find(named)
+    served = state["served"]
     served.model, served.is_known = target.model, target.is_known
     return target
 
@@ -67,18 +68,19 @@ async def model_for(request: Request[AppState], named: str | None) -> Target:
 async def answer(request: Request[AppState], wanted: TextRequest, *, keep_alive: float | None = None) -> Response:
     """The dialect's answer to `wanted`. keep_alive: seconds that the model stays after it, as `ask.keep` has them.
     Raises FailureError in the dialect's words."""
-    settings, link = request.state["settings"], request.state["link"]
+    state = request.state
+    settings, link = state["settings"], state["link"]
     names = wanted.field_name
     target, units = await _work(request, wanted)
     if wanted.stream:
-        asks = (generate_stream(target.model, unit, **_ways(settings, wanted, keep_alive)) for unit in units)
+        asks = [generate_stream(target.model, unit, **_ways(settings, wanted, keep_alive, unit)) for unit in units]
         stream = await link.call(*asks)
         renderer = wanted.renderer(target.name, len(units))
         return AnswerStream(stream, renderer, settings.keepalive_seconds, names, ignored=wanted.ignored)
-    wholes = (generate_whole(target.model, unit, **_ways(settings, wanted, keep_alive)) for unit in units)
+    wholes = [generate_whole(target.model, unit, **_ways(settings, wanted, keep_alive, unit)) for unit in units]
     whole = await link.call(*wholes)
     ends = await collect(whole, request.scope, request.receive, names)
-    request.state["served"].count(enumerate(ends))
+    state["served"].count(enumerate(ends))
     ignored = ignored_header(names, [*wanted.ignored, *ignored_in(ends)])
     return Json(wanted.whole(target.name, ends), headers={IGNORED_HEADER: ignored} if ignored else None)
 
@@ -91,12 +93,12 @@ class _Ways(TypedDict):
     key: str
 
 
-def _ways(settings: Settings, wanted: TextRequest, keep_alive: float | None) -> _Ways:
+def _ways(settings: Settings, wanted: TextRequest, keep_alive: float | None, unit: Generate) -> _Ways:
     resume_limit = 0 if wanted.resume is False else settings.resume_limit
     return {
         "keep_alive": keep_alive,
         "resume_limit": resume_limit,
-        "key": secrets.token_hex(_KEY_BYTES) if resume_limit else "",
+        "key": secrets.token_hex(_KEY_BYTES) if resume_limit and unit.tools else "",
     }
 
 

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 Done = TypeVar("Done")
 
+_UNBUFFERED = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))  # nginx would hold the stream back
+_IGNORED = IGNORED_HEADER.encode("latin-1")
+
 
 async def collect(call: Call[T], scope: Scope, receive: Receive, names: FieldNames) -> list[T]:
     """What ends each unit of work, in their order; for work that is not streamed. Raises FailureError for the first one
@@ -77,14 +80,8 @@ class AnswerStream(Response, Generic[T]):
         opening: bytes = b"",
         ignored: Sequence[str] = (),
     ) -> None:
-        self.init_headers(
-            {
-                "content-type": renderer.content_type,
-                "cache-control": "no-cache",
-                "x-accel-buffering": "no",  # nginx would hold the stream back
-            }
-        )
         self.status_code = 200
+        self.raw_headers = [*_UNBUFFERED]
         self._call = call
         self._renderer = renderer
         self._names = names
@@ -154,7 +151,7 @@ class AnswerStream(Response, Generic[T]):
     def _name_ignored(self, outputs: Sequence[tuple[int, T]] = ()) -> None:
         ignored = [*self._ignored, *ignored_in([output for _unit, output in outputs])]
         if value := ignored_header(self._names, ignored):
-            self.headers[IGNORED_HEADER] = value
+            self.raw_headers.append((_IGNORED, value.encode("latin-1")))
 
     def _write(self, outputs: list[tuple[int, T]]) -> bool:
         """The shortcut of nearly every token. If the client is behind, the task takes over."""
@@ -173,8 +170,8 @@ class AnswerStream(Response, Generic[T]):
     async def _send(self, send: Send, body: bytes, *, is_last: bool = False) -> None:
         if not self._is_started:
             self._is_started = True
-            self.headers["content-type"] = self._renderer.content_type
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            headers = [(b"content-type", self._renderer.content_type.encode("latin-1")), *self.raw_headers]
+            await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": not is_last})
         if body:
             self._sent_at = self._loop.time()

@@ -105,7 +105,7 @@ class Chunks:
         self._end = b'}],"usage":null}\n\n' if include_usage else b"}]}\n\n"
         self._after = (b"}" if head.is_chat else b"") + b',"logprobs":null,"finish_reason":null' + self._end
         # Per choice: tool calls begun so far, and characters of the tokens whose logprobs have been written.
-        self._calls = [CallWriter(head.calls) for _ in range(choices)]
+        self._calls: dict[int, CallWriter] = {}
         self._offsets = [0] * choices
         self._usage_start = b'data: %b,"choices":[],"usage":' % fields
 
@@ -148,6 +148,8 @@ class Chunks:
             return self._text(index, piece.text) if piece.text or self._is_silent(index) else b""
         if self._head.is_chat:
             role = {"role": "assistant"} if self._is_silent(index) else {}
+            if index not in self._calls:
+                self._calls[index] = CallWriter(self._head.calls)
             content = b'"delta":' + orjson.dumps({**role, **delta(piece, self._calls[index])})
             logprobs = chat_logprobs(piece.logprobs)
         else:

@@ -35,6 +35,7 @@ from gateway.openai.tools import (
     choice_of,
     function_choice_of,
     functions_of,
+    no_tools,
     offered,
     required_names,
     tools_of,
@@ -137,11 +138,13 @@ class ChatRequest(Sampling):
     thinking_budget: Annotated[int, Field(ge=0, le=MAX_INT), WHOLE] | None = None
     logprobs: bool | None = None
     top_logprobs: _TopLogprobs | None = None
-    tools: Annotated[Tools, PlainValidator(tools_of, json_schema_input_type=ChatTools)] = Field(default_factory=Tools)
+    tools: Annotated[Tools, PlainValidator(tools_of, json_schema_input_type=ChatTools)] = Field(
+        default_factory=no_tools
+    )
     tool_choice: Annotated[ToolChoice, PlainValidator(choice_of, json_schema_input_type=ChatToolChoice)] = "auto"
     parallel_tool_calls: bool | None = None
     functions: Annotated[Tools, PlainValidator(functions_of, json_schema_input_type=ChatFunctions)] = Field(
-        default_factory=Tools
+        default_factory=no_tools
     )
     function_call: Annotated[
         ToolChoice, PlainValidator(function_choice_of, json_schema_input_type=ChatFunctionChoice)

@@ -56,7 +56,8 @@ class ChatText(_Text[ChatRequest]):
     def __init__(self, wanted: ChatRequest) -> None:
         super().__init__(wanted)
         self.images = wanted.images
-        self.calls = CallStyle(wanted.tools.custom, wanted.is_legacy)
+        if wanted.tools.custom or wanted.is_legacy:
+            self.calls = CallStyle(wanted.tools.custom, wanted.is_legacy)
         self.ignored = unheeded(wanted.all_tools, wanted.choice)
 
     def units(self, images: list[bytes], defaults: Defaults) -> list[Generate]:

@@ -92,6 +92,14 @@ class Tools:
         return Tools(functions, self.custom, {name: rule for name, rule in self.grammars.items() if name in names})
 
 
+_NO_TOOLS = Tools()
+
+
+def no_tools() -> Tools:
+    """Those of most requests."""
+    return _NO_TOOLS
+
+
 @dataclass(slots=True, frozen=True)
 class NamedTool:
     """The tool_choice that is one tool."""
@@ -172,7 +180,7 @@ class ResponseFormat(RequestBody):
 def tools_of(tools: object) -> Tools:
     """OpenAI's list of tools, checked; a function alone gets its wrapper. Raises ValueError."""
     if tools is None:
-        return Tools()
+        return no_tools()
     if not isinstance(tools, list) or len(tools) > _MAX_TOOLS:
         raise ValueError(f"must be a list of up to {_MAX_TOOLS} tools")
     functions: list[dict[str, Any]] = []
@@ -202,7 +210,7 @@ def tools_of(tools: object) -> Tools:
 def functions_of(functions: object) -> Tools:
     """What OpenAI had before there were tools. Raises ValueError."""
     if functions is None:
-        return Tools()
+        return no_tools()
     if not isinstance(functions, list) or not all(isinstance(one, dict) for one in functions):
         raise ValueError("must be a list of functions")
     return tools_of([{"type": "function", "function": one} for one in functions])
@@ -239,7 +247,7 @@ def _wrapped(tool: Any) -> Any:
 def offered(tools: Tools, choice: ToolChoice) -> Tools:
     """Those that the model is told of: a model that must not call gets no tools."""
     if choice == "none":
-        return Tools()
+        return no_tools()
     return tools.only(choice.names) if isinstance(choice, AllowedTools) else tools
 
 
@@ -264,6 +272,8 @@ def unheeded(tools: Tools, choice: ToolChoice) -> list[str]:
 
 def required_names(tools: Tools, choice: ToolChoice) -> list[str]:
     """The tools at least one of which must be called. Raises ValueError."""
+    if choice in ("auto", "none"):
+        return []
     wanted = (
         [choice.name] if isinstance(choice, NamedTool) else choice.names if isinstance(choice, AllowedTools) else ()
     )
