@@ -28,7 +28,8 @@ from tests.worker.generation.scripted import CALL, TAGS, TOOL_TEMPLATE
 SCRIPT = ("<think>", "hm", ", so", " be", " it", "</think>", "Well: ", *CALL)
 TOKENS = 80
 MEMORY_LIMIT_GB = 0.9
-HEARTBEAT_TIMEOUT = 3.0
+# Seconds. A process that fills memory says little meanwhile.
+HEARTBEAT_TIMEOUT = 6.0
 # The two best logits of every step differ by more: the order of a sum changes no token.
 MARGIN = 1e-3
 
