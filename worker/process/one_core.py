@@ -150,7 +150,7 @@ class LinuxCores:
     def __init__(self, lock: Path) -> None:
         self._all = os.sched_getaffinity(0)
         self._own = threading.get_native_id()
-        self._core: Callable[[], int] = ctypes.CDLL(None).sched_getcpu
+        self._core: Callable[[], int] | None = getattr(ctypes.CDLL(None), "sched_getcpu", None)  # old libraries of C
         self._lock = -1
         with suppress(OSError):
             self._lock = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
@@ -158,21 +158,25 @@ class LinuxCores:
 
     def share_one(self) -> bool:
         """As in Cores."""
-        if not self._is_allowed:
+        if not self._is_allowed or self._core is None:
             return False
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:  # another has it, or there are no locks
             return False
-        self._allow({self._core()}, {thread.native_id for thread in threading.enumerate()} - {self._own})
-        return self._is_allowed
+        others = {thread.native_id for thread in threading.enumerate()} - {self._own}
+        is_done = self._allow({self._core()}, others)
+        if not is_done:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+        return is_done
 
     def use_any(self) -> None:
         """As in Cores. Threads that began meanwhile had inherited the one core."""
         self._allow(self._all, set())
         fcntl.flock(self._lock, fcntl.LOCK_UN)
 
-    def _allow(self, cores: set[int], others: set[int | None]) -> None:
+    def _allow(self, cores: set[int], others: set[int | None]) -> bool:
+        """Whether all threads but the others may run on these cores now, and nowhere else."""
         try:
             for path in _TASKS.iterdir():
                 thread = int(path.name)
@@ -181,6 +185,7 @@ class LinuxCores:
                         os.sched_setaffinity(thread, cores)
         except OSError:  # a sandbox, or the cores of this process have become others
             self._is_allowed = False
+        return self._is_allowed
 
 
 def steps_of(step: Callable[[], T_co], lock: Path, *, one_cpu_thread: bool) -> Steps[T_co]:

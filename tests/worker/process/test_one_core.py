@@ -197,6 +197,8 @@ def test_what_the_system_forbids_is_not_tried_again(
     assert not cores.share_one()
     assert not cores.share_one()
     assert len(asked) == 1
+    monkeypatch.undo()
+    assert LinuxCores(lock).share_one() is True  # the lock is free
     assert os.sched_getaffinity(0) == all_cores
 
 
