@@ -10,7 +10,7 @@ from pathlib import Path
 GATEWAY_SOCKET = "gateway.sock"
 WORKER_SOCKET = "worker.sock"
 
-# Names the broker's process.
+# Names the broker's process. Workers lock it, one at a time: worker/process/one_core.py.
 LOCK_FILE = "lock"
 
 # sockaddr_un holds 104 bytes on macOS and 108 on Linux, the terminating zero included.
