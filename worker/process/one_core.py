@@ -28,13 +28,16 @@ _SHORT_SECONDS = 0.006
 # How long the threads stay on a core. Then the system chooses again, in one step: others may need it by now.
 _STAY_SECONDS = 0.2
 
-# How often is looked whether they have the core for themselves, and the part of its time that they must have got.
+# How often is looked whether they have the core for themselves, and the part of its time that they must have got. Alone
+# they get 1.0 to 1.2, what this process does elsewhere included.
 _LOOK_SECONDS = 0.02
-_LEAST_PART = 0.8
+_LEAST_PART = 0.7
 
-# How long they stay apart where the core was needed by others. When steps are long, how often one is tried on one core,
-# where it may be short.
-_APART_SECONDS = 2.0
+# How long they stay apart where the core was needed by others.
+_APART_SECONDS = 0.5
+
+# When steps are long, how often one is tried on one core, where it may be short.
+_TRY_SECONDS = 2.0
 
 
 class Cores(Protocol):
@@ -138,7 +141,7 @@ class OneCore(Generic[T_co]):
     def _part(self, now: float, seconds: float) -> None:
         """seconds: in which they stay apart in any case."""
         self._cores.use_any()
-        self._is_shared, self._apart_until, self._try_at = False, now + seconds, now + _APART_SECONDS
+        self._is_shared, self._apart_until, self._try_at = False, now + seconds, now + _TRY_SECONDS
 
 
 class LinuxCores:
