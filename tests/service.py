@@ -54,17 +54,6 @@ def free_port() -> int:
         return port
 
 
-def assert_below(limit: float, measure: Callable[[], float], tries: int = 3) -> None:
-    """Assert that `measure()` is below `limit` in one of so many tries: the machine itself can stall. Assertions inside
-    `measure` must hold in every try."""
-    measured: list[float] = []
-    while len(measured) < tries:
-        measured.append(measure())
-        if measured[-1] < limit:
-            return
-    raise AssertionError(f"{measured}, one of them must be below {limit:g}")
-
-
 def processes_with(token: str) -> list[psutil.Process]:
     """Every live process whose environment has this token."""
     found = []

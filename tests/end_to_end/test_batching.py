@@ -6,7 +6,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tests.service import Service, Stream, assert_below
+from tests.service import Service, Stream
+from tests.timing import assert_below
 
 STREAMS = 8
 TOKENS = 400

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import ECHO, MISBEHAVING, PACED
-from tests.service import Service, Stream, assert_below, chat_body, wait_until
+from tests.service import Service, Stream, chat_body, wait_until
+from tests.timing import assert_below
 
 STEP_SECONDS = 0.25
 STEPPING = ECHO | {"options": {"delay_seconds": STEP_SECONDS}}

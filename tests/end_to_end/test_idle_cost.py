@@ -4,7 +4,8 @@ import threading
 
 import psutil
 
-from tests.service import Service, assert_below
+from tests.service import Service
+from tests.timing import assert_below
 
 MAX_RSS_BYTES = 120 * 10**6
 MAX_CPU_FRACTION = 0.02  # 0.004 on an idle machine; a neighbour that fills the caches makes the same work dearer

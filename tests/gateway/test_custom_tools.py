@@ -1,7 +1,6 @@
 """Custom tools as functions of the wire, and their calls back."""
 
 import json
-import time
 
 import pytest
 
@@ -13,6 +12,7 @@ from gateway.core.custom_tools import (
     input_of,
     regex_as_lark,
 )
+from tests.timing import assert_cheap
 
 PATCH = '*** Begin Patch\n+say "hi" \\ \u00e9\U0001f600\n*** End Patch'
 
@@ -98,9 +98,10 @@ def test_half_a_character_is_no_text() -> None:
 
 
 def test_a_long_text_in_many_pieces_is_read_quickly() -> None:
-    reader = InputText()
-    begun = time.thread_time()
-    read = [reader.push(piece) for piece in ('{"input": "', *["a line\\n  "] * 200_000, '"}')]
-    assert "".join(read) == "a line\n  " * 200_000
-    assert reader.finish() == ""
-    assert time.thread_time() - begun < 2
+    def read() -> None:
+        reader = InputText()
+        told = [reader.push(piece) for piece in ('{"input": "', *["a line\\n  "] * 200_000, '"}')]
+        assert "".join(told) == "a line\n  " * 200_000
+        assert reader.finish() == ""
+
+    assert_cheap(2, read)

@@ -25,7 +25,8 @@ from tests.device_errors import DEVICE_ERRORS
 from tests.isolation.conftest import HEARTBEAT_TIMEOUT
 from tests.isolation.held_engine import gpu_error, stepping
 from tests.isolation.speakers import SPEAKERS, Heard, Speaker
-from tests.service import Service, assert_below, wait_until
+from tests.service import Service, wait_until
+from tests.timing import assert_below
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """A chat takes the first form in which its template writes all of it."""
 
-import time
 from typing import Any
 
 import jinja2
@@ -8,6 +7,7 @@ import pytest
 
 from broker.wire.failure import Code, Failure, FailureError
 from broker.wire.work import Generate
+from tests.timing import cpu_seconds
 from worker.chat.chat import Chat, chat_of
 from worker.chat.messages import plain_messages
 from worker.chat.writer import ChatWriter, Form
@@ -330,7 +330,9 @@ def test_a_refusal_of_many_turns_is_quick() -> None:
     template = Template(
         "{% for m in messages %}{% if m.role == 'wizard' %}{{ nothing.there }}{% endif %}{% endfor %}LAX"
     )
-    begun = time.monotonic()
-    assert failure(ChatWriter([template]), [*[USER] * 4000, {"role": "wizard", "content": "x"}]).param
+
+    def refuse() -> None:
+        assert failure(ChatWriter([template]), [*[USER] * 4000, {"role": "wizard", "content": "x"}]).param
+
+    assert cpu_seconds(refuse) < 30
     assert template.count < 300
-    assert time.monotonic() - begun < 30

@@ -54,7 +54,9 @@ def test_it_is_quicker() -> None:
     mx.eval(quick.parameters())
     rows = mx.random.normal((16, 384))
     mx.eval(rows)
-    assert _seconds(lambda: quick.plain(rows)) < 0.8 * _seconds(lambda: slow.plain(rows))
+    taken = [(_seconds(lambda: quick.plain(rows)), _seconds(lambda: slow.plain(rows))) for _ in range(10)]
+    quick_one, slow_one = (min(each) for each in zip(*taken, strict=True))  # in turns: both have their quiet moments
+    assert quick_one < 0.8 * slow_one
 
 
 def test_a_text_model_is_loaded_so_and_computes_the_same_bits(tmp_path: Path) -> None:
@@ -95,10 +97,7 @@ def _strides(model: Any) -> dict[str, tuple[int, ...] | None]:
 
 
 def _seconds(compute: Callable[[], mx.array]) -> float:
-    """Of processor time, the least of several."""
-    taken = []
-    for _ in range(10):
-        began = time.process_time()
-        mx.eval(compute())
-        taken.append(time.process_time() - began)
-    return min(taken)
+    """Of processor time: of all threads, as MLX computes in one of its own."""
+    began = time.process_time()
+    mx.eval(compute())
+    return time.process_time() - began
