@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psutil
 import pytest
 
@@ -16,6 +17,9 @@ ECHO = {"engine": "worker.echo.engine:EchoEngine", "type": "echo"}
 MISBEHAVING = {"engine": "tests.engines:Misbehaving", "type": "echo"}
 # Paced, so that streams last: thousands of tokens would end in a moment, or flood a client that does not read.
 PACED = {"delay_seconds": 0.05}
+# Hypothesis' own profile for suites that a change must pass: the same examples in every run, no deadline for each, and
+# no complaint that a busy machine makes them slowly. `--hypothesis-profile=default` looks for new ones.
+hypothesis.settings.load_profile("ci")
 
 
 @pytest.hookimpl(tryfirst=True)  # before fixtures, which would fetch the file

@@ -116,27 +116,30 @@ def test_pieces_are_whole_characters_and_join_to_the_text(tokenizer: Any, text: 
     assert not any("\ufffd" in piece for piece in pieces)
 
 
+# mlx-lm reads byte 0 of a byte-level vocabulary as its stand-in `Ā`, and SentencePiece's `▁` is a space.
+TEXT = st.characters(exclude_categories=["Cs"], exclude_characters="\x00▁")
+
+
 @every_tokenizer
-@settings(max_examples=60, deadline=None)
-@given(text=st.text(min_size=1, max_size=60))
+@settings(max_examples=60)
+@given(text=st.text(TEXT, min_size=1, max_size=60))
 def test_any_text(tokenizer: Any, text: str) -> None:
-    # mlx-lm drops a space at the very beginning, and reads byte 0 of a byte-level vocabulary as its stand-in `Ā`.
-    text = "." + text.replace("\x00", "")
+    text = "." + text  # mlx-lm drops a space at the very beginning
     assert "".join(_stream(tokenizer, text, [])[0]) == text
 
 
 @every_tokenizer
-@settings(max_examples=60, deadline=None)
-@given(spaces=st.sampled_from(["", " ", "  ", "\n ", " \n"]), text=st.text(max_size=20))
+@settings(max_examples=60)
+@given(spaces=st.sampled_from(["", " ", "  ", "\n ", " \n"]), text=st.text(TEXT, max_size=20))
 def test_what_continues_a_prompt_keeps_its_first_space(tokenizer: Any, spaces: str, text: str) -> None:
-    text = spaces + text.replace("\x00", "")
+    text = spaces + text
     assert "".join(_stream(tokenizer, text, [], continues=True)[0]) == text
     answer = "".join(_stream(tokenizer, text, [])[0])  # for which mlx-lm drops it
     assert answer.lstrip(" ") == text.lstrip(" ")
 
 
 @every_tokenizer
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     text=st.text("ab€ ", max_size=30), stop=st.lists(st.text("ab€ ", min_size=1, max_size=4), min_size=1, max_size=3)
 )
