@@ -1,6 +1,7 @@
 """Fixtures for tests against real processes. No test may leave a process behind, see `no_process_left`."""
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,15 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(("tiny-a", "tiny-b", "tiny-c"), start=1):
         make_tiny_model(directory / name, seed=seed)
     return directory
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_garbage_of_others() -> Iterator[None]:
+    """The collector looks through a module's own objects alone: with those of all tests it would stop one of them for
+    seconds, in any place. And what a module has left open is found at its end, not in an innocent test."""
+    gc.freeze()
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
