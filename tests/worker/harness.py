@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from time import monotonic
@@ -205,6 +206,15 @@ class Worker:
 
     def failure(self, request_id: bytes) -> Failure:
         return from_map(Failure, self.answer(request_id))
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """What is sent meanwhile comes to it at once, however busy the machine is."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def exit_code(self, timeout: float = PATIENCE) -> int:
         return self.process.wait(timeout)

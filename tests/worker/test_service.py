@@ -57,8 +57,9 @@ def test_streamed_and_whole_answers(worker: Worker) -> None:
 def test_outputs_of_a_step_travel_as_one_message_per_gateway(worker: Worker) -> None:
     worker.request(prompt="slow x", max_tokens=1)
     worker.expect(Outputs)
-    mine = [worker.request(prompt="a" * 40, stream=True) for _ in range(3)]
-    other = worker.request(gateway=b"gateway2", prompt="b" * 40, stream=True)
+    with worker.stopped():
+        mine = [worker.request(prompt="a" * 40, stream=True) for _ in range(3)]
+        other = worker.request(gateway=b"gateway2", prompt="b" * 40, stream=True)
     sizes: dict[bytes, int] = {}
     ends = 0
     while ends < 4:
@@ -73,7 +74,8 @@ def test_outputs_of_a_step_travel_as_one_message_per_gateway(worker: Worker) -> 
 def test_what_is_there_goes_on_before_all_that_has_come_is_taken_in(worker: Worker) -> None:
     worker.request(prompt="slow x", max_tokens=1)
     worker.expect(Outputs)
-    requests = [worker.request(prompt="dawdle " * 9, stream=True) for _ in range(4)]
+    with worker.stopped():
+        requests = [worker.request(prompt="dawdle " * 9, stream=True) for _ in range(4)]
     sizes = [len(worker.expect(Outputs).entries) for _ in requests]
     assert sizes == [1, 2, 3, 4]
 
@@ -81,8 +83,9 @@ def test_what_is_there_goes_on_before_all_that_has_come_is_taken_in(worker: Work
 def test_a_cancel_waits_for_no_request_before_it(worker: Worker) -> None:
     worker.request(prompt="slow x", max_tokens=1)
     worker.expect(Outputs)
-    first, gone = (worker.request(prompt="dawdle " * 9, stream=True) for _ in range(2))
-    worker.send(Cancel(), gone)
+    with worker.stopped():
+        first, gone = (worker.request(prompt="dawdle " * 9, stream=True) for _ in range(2))
+        worker.send(Cancel(), gone)
     entries: list[tuple[bytes, int]] = []
     while (gone, ERROR) not in entries:
         entries += worker.expect(Outputs).entries
