@@ -155,14 +155,18 @@ async def test_a_stream(runtime_dir: Path) -> None:
 
 async def test_a_silent_stream_has_comments_and_a_late_error_its_frame(runtime_dir: Path) -> None:
     async with playing(runtime_dir, keepalive_seconds=0.02) as (broker, client):
-        asking = post(client, stream="true")
+        upload: dict[str, Any] = {"data": {"stream": "true"}, "files": {"file": ("a.wav", AUDIO)}}
+        asking = asyncio.create_task(client.send(client.build_request("POST", TRANSCRIPTIONS, **upload), stream=True))
         request_id, _ = await expect_audio(broker)
         await hear(broker, request_id, " One")
-        await asyncio.sleep(0.1)  # the silence itself
-        await broker.error(request_id, Failure(Code.WORKER_DIED, "it has died", retryable=True))
-        answer = await asking
-        assert answer.text.count(": keepalive\n\n") >= 2
-        first, error, done = events_of(answer.text)
+        text = ""
+        async with asyncio.timeout(SECONDS), contextlib.aclosing(await asking) as answer:
+            pieces = answer.aiter_text()
+            while text.count(": keepalive\n\n") < 2:
+                text += await anext(pieces)
+            await broker.error(request_id, Failure(Code.WORKER_DIED, "it has died", retryable=True))
+            text += "".join([piece async for piece in pieces])
+        first, error, done = events_of(text)
         assert first["delta"] == "One"
         assert (error["error"]["code"], done) == ("worker_died", "DONE")
         assert uploaded(runtime_dir) == []

@@ -39,7 +39,7 @@ async def test_an_upload_that_stands_still_ends_and_one_that_is_slow_does_not(
     runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The room that it had is free then."""
-    monkeypatch.setattr(receiving, "PAUSE_SECONDS", 0.6)
+    monkeypatch.setattr(receiving, "PAUSE_SECONDS", 1.1)
     monkeypatch.setattr(errors, "LINGER_SECONDS", 0.05)
     monkeypatch.setattr(uploads, "AT_ONCE", 1)
     audio = AUDIO * 10
@@ -48,7 +48,7 @@ async def test_an_upload_that_stands_still_ends_and_one_that_is_slow_does_not(
 
     async def slowly() -> AsyncIterator[bytes]:
         for start in range(0, len(form), len(form) // 4):
-            await asyncio.sleep(0.16)  # longer than the deadline in all
+            await asyncio.sleep(0.3)  # longer than the deadline in all
             yield form[start : start + len(form) // 4]
 
     async with playing(runtime_dir, max_upload_mb=len(audio) / 2**20) as (broker, client):
