@@ -291,7 +291,11 @@ def test_every_spelling_that_the_file_system_takes_reaches_the_one_model(directo
 
 def test_the_machine_is_kept_awake_while_a_request_runs(directory: Path) -> None:
     def keepers() -> list[psutil.Process]:
-        return [child for child in psutil.Process().children() if child.name() == "sleep"]
+        found = []
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may end while it is looked at
+                found += [child] if child.name() == "sleep" else []
+        return found
 
     house = House(directory, awake=Awake([SLEEP, "600"]))
     try:
