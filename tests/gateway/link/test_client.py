@@ -193,12 +193,13 @@ async def test_a_broker_that_goes_ends_every_call_and_a_new_one_is_greeted(runti
 async def test_a_silent_broker_counts_as_gone_until_it_speaks(
     runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "HEARTBEAT_TIMEOUT", 0.3)
     async with PlayedBroker(runtime_dir, heartbeats=False) as broker, opened(runtime_dir) as client:
         gateway = await broker.meet()
         call = await client.call(RAW)
         request_id, _ = await broker.expect(Status)
         began = time.monotonic()
+        monkeypatch.setattr(connection, "HEARTBEAT_TIMEOUT", 0.3)  # not before: it may not be over meanwhile
+        client._connection._look_for_silence(0.0)
         [item] = await take(call)
         assert failure_code(item) == "broker_unavailable"
         assert 0.29 <= time.monotonic() - began < 3.0  # a timer may be early by its resolution
