@@ -38,13 +38,15 @@ def together(service: Service, requests: list[dict[str, Any]]) -> list[Stream]:
 def test_eight_decode_together_with_the_same_answers_as_alone(shared: Service) -> None:
     greedy = [{"content": f"{number} " * (1 + number), "max_tokens": TOKENS} for number in range(STREAMS)]
     text_of(shared, content="warm up")
-    started_at = time.monotonic()
     alone = [text_of(shared, **fields) for fields in greedy]
-    one_by_one = time.monotonic() - started_at
     assert len(set(alone)) == STREAMS
 
     def share() -> float:
-        """Share of the time that the requests take one by one; infinite if one ended before another began."""
+        """Share of the time that the requests take one by one, a moment before; infinite if one ended before another
+        began."""
+        started_at = time.monotonic()
+        assert [text_of(shared, **fields) for fields in greedy] == alone
+        one_by_one = time.monotonic() - started_at
         started_at = time.monotonic()
         streams = together(shared, greedy)
         at_once = time.monotonic() - started_at

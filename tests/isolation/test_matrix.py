@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,8 @@ LONG_PROMPT = "tell me more " * 500
 # Tokens of B's stream: it must outlast the cell, and with a stopped A also the heartbeat timeout.
 TOKENS, TOKENS_BESIDE_SILENCE = 1800, 3500
 TOKENS_OF_A = 400
-# Seconds until A's client has its end, on top of the time that its answer takes undisturbed.
+# Seconds until A's client has its end, on top of the time that its answer takes undisturbed; of a slow answer once more
+# its time.
 IN_TIME = 1.0
 # A stopped process is found by its missing heartbeats: the timeout and two intervals.
 SILENCE = HEARTBEAT_TIMEOUT + 0.2
@@ -89,7 +90,7 @@ class Client:
         self.ended_at = time.monotonic()
 
     def join(self) -> "Client":
-        self._thread.join(30)
+        self._thread.join(60)
         assert not self._thread.is_alive(), "the client still waits"
         if self.failure is not None:
             raise self.failure
@@ -137,7 +138,11 @@ def alone(isolated: Service) -> dict[int, str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(isolated: Service) -> dict[str, float]:
-    """Seconds that A's answer takes when no process dies, by phase."""
+    return usual(isolated)
+
+
+def usual(service: Service) -> dict[str, float]:
+    """Seconds that A's answer takes now, when no process dies, by phase."""
 
     def seconds(ask: Callable[[], object]) -> float:
         began = time.monotonic()
@@ -145,13 +150,15 @@ def undisturbed(isolated: Service) -> dict[str, float]:
         return time.monotonic() - began
 
     def stream() -> None:
-        for client in streaming_in_all(isolated, "a", "Hello", TOKENS_OF_A):
+        for client in streaming_in_all(service, "a", "Hello", TOKENS_OF_A):
             client.join()
 
-    _wait_for_spares(isolated)
-    loading = seconds(lambda: isolated.chat("loading"))
-    reload = seconds(lambda: isolated.chat("a"))
-    prefill = seconds(lambda: isolated.chat("a", LONG_PROMPT, max_tokens=4))
+    for model in ("a", "loading"):
+        service.unload(model)
+    _wait_for_spares(service)
+    loading = seconds(lambda: service.chat("loading"))
+    reload = seconds(lambda: service.chat("a"))
+    prefill = seconds(lambda: service.chat("a", LONG_PROMPT, max_tokens=4))
     answers = reload + seconds(stream)
     return {"loading": loading, "idle": reload, "prefill": reload + prefill, "decode": answers, "draining": answers}
 
@@ -179,7 +186,7 @@ def cells() -> Iterator[Any]:
             yield pytest.param(blow, phase, id=f"{blow.name}-{phase}", marks=marks)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("blow", "phase"), list(cells()))
 def test_b_cannot_tell(
     *,
@@ -190,9 +197,16 @@ def test_b_cannot_tell(
     phase: str,
     blow: Blow,
 ) -> None:
-    in_time = IN_TIME + undisturbed[phase] + (SILENCE if blow.is_silent else 0.0)
     unread = (f"{blow.name} {tried}: {LONG_PROMPT}" for tried in count())
-    assert_below(in_time, lambda: _hit(isolated, alone, phase, blow, hold=hold, unread=next(unread)))
+    # In a second try the machine may be slower than it was at first.
+    answers = chain([undisturbed], (usual(isolated) for _ in count()))
+
+    def share_of_its_time() -> float:
+        answer = next(answers)[phase]
+        in_time = max(IN_TIME, answer) + answer + (SILENCE if blow.is_silent else 0.0)
+        return _hit(isolated, alone, phase, blow, hold=hold, unread=next(unread)) / in_time
+
+    assert_below(1.0, share_of_its_time)
 
 
 def _hit(service: Service, alone: dict[int, str], phase: str, blow: Blow, *, hold: Path, unread: str) -> float:
