@@ -26,7 +26,10 @@ def deaf_client(service: Service) -> socket.socket:
     """Asks for more output than any buffer on the way holds, and never reads."""
     body = json.dumps(chat_body("paced", "Hello", max_tokens=1_000_000, stream=True)).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    connection = socket.create_connection(("127.0.0.1", service.port), 10)
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # else the system takes megabytes in for it
+    connection.settimeout(10)
+    connection.connect(("127.0.0.1", service.port))
     connection.sendall(head + body)
     return connection
 
