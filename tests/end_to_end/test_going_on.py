@@ -37,14 +37,14 @@ def kill(service: Service) -> None:
 
 
 def test_a_client_hears_a_pause_and_no_end(patient: Service) -> None:
-    with patient.stream("echo", CONTENT, max_tokens=20, stream_options={"include_usage": True}) as stream:
+    with patient.stream("echo", CONTENT, max_tokens=60, stream_options={"include_usage": True}) as stream:
         stream.next_text()
         kill(patient)
         stream.finish()
     assert (stream.error, stream.done) == (None, True)
     assert stream.usage is not None
-    assert stream.usage["completion_tokens"] == 20
-    assert stream.text == (2 * CONTENT)[: len(stream.text)]  # what an echo says that nothing disturbs
+    assert stream.usage["completion_tokens"] == 60
+    assert stream.text == (6 * CONTENT)[: len(stream.text)]  # what an echo says that nothing disturbs
     assert resumes(patient, "echo") == 1
 
 
@@ -59,30 +59,30 @@ def test_nor_does_one_that_wants_its_answer_in_one_piece(patient: Service) -> No
 
 def test_one_that_says_no_hears_the_end(patient: Service) -> None:
     before = resumes(patient, "echo")
-    with patient.stream("echo", CONTENT, max_tokens=20, resume=False) as stream:
+    with patient.stream("echo", CONTENT, max_tokens=1000, resume=False) as stream:
         stream.next_text()
         kill(patient)
         stream.finish()
     assert stream.error is not None
     assert stream.error["code"] == "worker_died"
-    assert 0 < len(stream.text) < len(CONTENT)
+    assert 0 < len(stream.text) < 4 * 1000
     assert resumes(patient, "echo") == before
 
 
 def test_the_answer_of_a_real_model_has_its_whole_length(patient: Service) -> None:
-    with patient.stream("tiny-a", max_tokens=1000, stream_options={"include_usage": True}) as stream:
+    with patient.stream("tiny-a", max_tokens=4000, stream_options={"include_usage": True}) as stream:
         stream.next_text()
         os.kill(patient.model("tiny-a")["pid"], signal.SIGKILL)
         stream.finish()
     assert (stream.error, stream.done, stream.finish_reason) == (None, True, "length")
     assert stream.usage is not None
-    assert stream.usage["completion_tokens"] == 1000
+    assert stream.usage["completion_tokens"] == 4000
     assert resumes(patient, "tiny-a") == 1
 
 
 def test_every_choice_of_one_request_goes_on(patient: Service) -> None:
     before = resumes(patient, "tiny-a")
-    asked = {"n": 3, "seed": 5, "temperature": 1.0, "max_tokens": 1000, "stream_options": {"include_usage": True}}
+    asked = {"n": 3, "seed": 5, "temperature": 1.0, "max_tokens": 2000, "stream_options": {"include_usage": True}}
     alone = choices(patient, asked, lambda: None)
     with_a_death = choices(patient, asked, lambda: os.kill(patient.model("tiny-a")["pid"], signal.SIGKILL))
     assert with_a_death == alone
@@ -106,7 +106,7 @@ def choices(service: Service, asked: dict[str, Any], then: Callable[[], None]) -
                 then()
     assert (stream.error, stream.done) == (None, True)
     assert stream.usage is not None
-    assert stream.usage["completion_tokens"] == 3000
+    assert stream.usage["completion_tokens"] == 3 * 2000
     return {index: (text, ends[index]) for index, text in texts.items()}
 
 

@@ -83,8 +83,8 @@ def test_sounds_through_openais_client(client: OpenAI, engine: VisionEngine) -> 
 
 
 def test_an_answer_about_a_sound_goes_on_after_a_death(service: Service, engine: VisionEngine) -> None:
-    wanted = expected(engine, [sound(3)], 400)["text"]
-    fields = {"messages": asked(part(sound(3))), "temperature": 0, "max_tokens": 400}
+    wanted = expected(engine, [sound(3)], 1500)["text"]
+    fields = {"messages": asked(part(sound(3))), "temperature": 0, "max_tokens": 1500}
     with service.stream("hears", **fields) as stream:
         stream.next_text()
         os.kill(service.model("hears")["pid"], signal.SIGKILL)
