@@ -24,6 +24,8 @@ QUEUE_BOUNDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 3
 # Heartbeats may come more often: of those in between, rates need none.
 _SAMPLE_SECONDS = 0.25
 _MOST_FIRST_OUTPUTS = 1000
+# Processes that have exited whose last beat may still come: it travels while the exit is seen.
+_MOST_GONE = 16
 
 # Stages of a load that no process reports: from the start of the process until it connects, and from its last report
 # until it is ready.
@@ -40,7 +42,8 @@ class TokenCounts(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Process:
-    """marked_at: when it last reported a stage; stages: seconds that each has taken. beat: the last one."""
+    """marked_at: when it last reported a stage; stages: seconds that each has taken. beat: the last one. tokens: the
+    most that one has told: the last words of a process may overtake a beat, which has another socket."""
 
     model_id: str
     rank: int
@@ -48,15 +51,14 @@ class _Process:
     stages: dict[str, float] = field(default_factory=dict)
     beat: HeartbeatArrived | None = None
     heard_at: float | None = None
+    tokens: TokenCounts = field(default_factory=TokenCounts)
 
-    @property
-    def tokens(self) -> TokenCounts:
-        beat = self.beat
-        return (
-            TokenCounts(beat.generation_tokens, beat.prompt_tokens, beat.cached_prompt_tokens)
-            if beat
-            else TokenCounts()
-        )
+    def told(self, beat: HeartbeatArrived) -> TokenCounts:
+        """The tokens that are new."""
+        known = self.tokens
+        now = (beat.generation_tokens, beat.prompt_tokens, beat.cached_prompt_tokens)
+        self.tokens = TokenCounts(*map(max, zip(known, now, strict=True)))
+        return TokenCounts(*(most - before for most, before in zip(self.tokens, known, strict=True)))
 
     def mark(self, stage: str, now: float) -> None:
         """This stage has taken the time since the last mark."""
@@ -92,6 +94,10 @@ class _Counts:
     def heard_at(self) -> float | None:
         """When the last heartbeat came."""
         return max((head.heard_at for head in self.heads if head.heard_at is not None), default=None)
+
+    def exited_with(self, tokens: TokenCounts) -> None:
+        """A process that has exited had counted these, too."""
+        self.before = TokenCounts(*map(sum, zip(self.before, tokens, strict=True)))
 
     def sent(self, event: RequestSent) -> None:
         if event.is_replay:
@@ -130,6 +136,7 @@ class Metrics:
     def __init__(self) -> None:
         self._models: dict[str, _Counts] = {}
         self._processes: dict[str, _Process] = {}
+        self._gone: dict[str, _Process] = {}
 
     def handle(self, event: Event | Noted, now: float) -> None:
         """Count what has happened. now: seconds, monotonic."""
@@ -220,8 +227,11 @@ class Metrics:
     def _beat(self, event: HeartbeatArrived, now: float) -> None:
         process = self._processes.get(event.worker_id)
         if process is None:
+            if (gone := self._gone.get(event.worker_id)) is not None:
+                self._of(gone.model_id).exited_with(gone.told(event))
             return
         process.beat, process.heard_at = event, now
+        process.told(event)
         if process.rank == 0:
             counts = self._of(process.model_id)
             counts.sample(now, counts.tokens)
@@ -234,6 +244,9 @@ class Metrics:
         counts.exits[how.signal or str(how.code)] += 1
         if process.rank == 0:
             counts.heads.remove(process)
-            counts.before = TokenCounts(*map(sum, zip(counts.before, process.tokens, strict=True)))
+            counts.exited_with(process.tokens)
+            self._gone[worker_id] = process
+            for oldest in list(self._gone)[:-_MOST_GONE]:
+                del self._gone[oldest]
             if not counts.heads:
                 counts.samples.clear()

@@ -7,11 +7,12 @@ import pytest
 
 from broker.policy.actions import Action
 from broker.policy.downloads import Downloads
-from broker.policy.events import Event, HeartbeatArrived, OutputsArrived, WorkerProgressed
+from broker.policy.events import Event, HeartbeatArrived, OutputsArrived, WorkerExited, WorkerProgressed
 from broker.policy.flow import Flow
 from broker.policy.metrics import QUEUE_BOUNDS, Metrics
-from broker.policy.noted import FirstOutput
+from broker.policy.noted import FirstOutput, ProcessTaken
 from broker.policy.policies import Policies
+from broker.policy.specs import Exit
 from tests.broker.policy.script import R1, R2, R3, R4, W1, W2, Script
 
 
@@ -81,6 +82,32 @@ def test_tokens_outlive_their_processes(s: Counted) -> None:
     assert (counts["generation_tokens"], counts["prompt_tokens"], counts["cached_prompt_tokens"]) == (107, 55, 21)
     s.exits(W2)
     assert s.counts()["generation_tokens"] == 107
+
+
+def test_last_words_count_in_whatever_order_they_come(s: Counted) -> None:
+    """They have another socket than the beats, and may come before one of those or behind the exit."""
+    s.idle("a")
+    s.beats(W1, 100, 50, 20)
+    s.beats(W1, 90, 45, 20)
+    counts = s.counts()
+    assert (counts["generation_tokens"], counts["prompt_tokens"], counts["cached_prompt_tokens"]) == (100, 50, 20)
+    s.dies(W1)
+    s.beats(W1, 120, 60, 20)
+    s.beats(W1, 110, 55, 20)
+    s.beats(W1, 120, 60, 20)
+    counts = s.counts()
+    assert (counts["generation_tokens"], counts["prompt_tokens"], counts["cached_prompt_tokens"]) == (120, 60, 20)
+    assert (counts["live"], counts["heartbeat_age_seconds"]) == (0, None)
+
+
+def test_of_many_processes_that_have_gone_the_last_ones_are_listened_to() -> None:
+    metrics = Metrics()
+    for number in range(20):
+        metrics.handle(ProcessTaken(f"w{number}", "a", 0), 0.0)
+        metrics.handle(WorkerExited(f"w{number}", Exit(0, None, 0.0, "")), 0.0)
+    for number in range(20):
+        metrics.handle(HeartbeatArrived(f"w{number}", 1, 1, 2, 3, 0, 0, 0, 1), 0.0)
+    assert metrics.of("a", 0.0)["generation_tokens"] == 16
 
 
 def test_what_the_last_heartbeat_says_is_gone_with_its_process(s: Counted) -> None:
