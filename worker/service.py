@@ -207,9 +207,10 @@ class Service:
             is_held = self._is_held(lease)
             is_idle = not self._arrived and (is_held or not engine.has_work)
             self._vitals.waits_for_broker = is_idle and (is_held or (room is not None and room.waiting > 0))
-            if is_idle:
+            blocks = is_idle or self._window_is_full
+            if blocks:
                 step.rest()
-            for message in self._receive(wait=is_idle or self._window_is_full):
+            for message in self._receive(wait=blocks):
                 self._vitals.waits_for_broker = False
                 match message.body:
                     case Ack(total=total):

@@ -29,7 +29,7 @@ _SHORT_SECONDS = 0.006
 _STAY_SECONDS = 0.2
 
 # How often is looked whether they have the core for themselves, and the part of its time that they must have got. Alone
-# they get 1.0 to 1.2, what this process does elsewhere included.
+# they get 1.0 to 1.1, what this process does elsewhere included.
 _LOOK_SECONDS = 0.02
 _LEAST_PART = 0.7
 
@@ -79,9 +79,9 @@ class OneCore(Generic[T_co]):
     """Steps whose threads share a core while that is quicker. At rest they share none: else a step that follows would
     wait for the core while another is free.
 
-    Mutable state: whether the threads share a core, or did before they rested; until when that stays and when to look
-    at it next; since when no step but a short one, and no step at all, makes them share one again; and for the look,
-    the seconds of steps since the last one, and the processor time of this process then.
+    Mutable state: whether the threads share a core, or did before they rested; until when that stays, and when to look
+    at it next; until when no step makes them share one again, and when any does; when the last look was, and the
+    processor time of this process then.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class OneCore(Generic[T_co]):
         self._spent = spent
         self._is_shared = self._is_resting = False
         self._until = self._look_at = self._apart_until = self._try_at = 0.0
-        self._seconds = self._spent_before = 0.0
+        self._looked_at = self._spent_before = 0.0
 
     def __call__(self) -> T_co:
         """As in Steps."""
@@ -112,14 +112,13 @@ class OneCore(Generic[T_co]):
             if now >= self._apart_until and (is_short or now >= self._try_at):
                 self._share(now)
             return result
-        self._seconds += now - began
         if not is_short:
-            self._part(now, 0.0)
+            self._part(now, now + _TRY_SECONDS)
         elif now >= self._look_at:
-            if self._spent() - self._spent_before < _LEAST_PART * self._seconds:
-                self._part(now, _APART_SECONDS)
+            if self._spent() - self._spent_before < _LEAST_PART * (now - self._looked_at):
+                self._part(now + _APART_SECONDS, now + _TRY_SECONDS)
             elif now >= self._until:
-                self._part(now, 0.0)
+                self._part(now, now)
             else:
                 self._begin_look(now)
         return result
@@ -136,12 +135,12 @@ class OneCore(Generic[T_co]):
         self._begin_look(now)
 
     def _begin_look(self, now: float) -> None:
-        self._look_at, self._seconds, self._spent_before = now + _LOOK_SECONDS, 0.0, self._spent()
+        self._looked_at, self._look_at, self._spent_before = now, now + _LOOK_SECONDS, self._spent()
 
-    def _part(self, now: float, seconds: float) -> None:
-        """seconds: in which they stay apart in any case."""
+    def _part(self, apart_until: float, try_at: float) -> None:
+        """apart_until: no step makes them share a core again before; try_at: a long one does not, either."""
         self._cores.use_any()
-        self._is_shared, self._apart_until, self._try_at = False, now + seconds, now + _TRY_SECONDS
+        self._is_shared, self._apart_until, self._try_at = False, apart_until, try_at
 
 
 class LinuxCores:
@@ -151,17 +150,18 @@ class LinuxCores:
     forbidden it once."""
 
     def __init__(self, lock: Path) -> None:
-        self._all = os.sched_getaffinity(0)
+        self._all = _own_cores()
         self._own = threading.get_native_id()
         self._core: Callable[[], int] | None = getattr(ctypes.CDLL(None), "sched_getcpu", None)  # old libraries of C
         self._lock = -1
         with suppress(OSError):
             self._lock = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
-        self._is_allowed = len(self._all) > 1 and self._lock >= 0
+        self._is_allowed = self._lock >= 0
 
     def share_one(self) -> bool:
         """As in Cores."""
-        if not self._is_allowed or self._core is None:
+        self._all = _own_cores()  # which somebody may have changed
+        if not self._is_allowed or self._core is None or len(self._all) < 2:
             return False
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -170,7 +170,7 @@ class LinuxCores:
         others = {thread.native_id for thread in threading.enumerate()} - {self._own}
         is_done = self._allow({self._core()}, others)
         if not is_done:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            self.use_any()
         return is_done
 
     def use_any(self) -> None:
@@ -184,13 +184,26 @@ class LinuxCores:
             for path in _TASKS.iterdir():
                 thread = int(path.name)
                 with suppress(ProcessLookupError):  # it has just ended
-                    if thread not in others and os.sched_getscheduler(thread) == os.SCHED_BATCH:
-                        os.sched_setaffinity(thread, cores)
-        except OSError:  # a sandbox, or the cores of this process have become others
+                    if thread not in others:
+                        _bind(thread, cores)
+        except (OSError, ValueError):  # a sandbox, other cores than before, or none that the library knows
             self._is_allowed = False
         return self._is_allowed
 
 
+def _own_cores() -> set[int]:
+    cores = set[int]()
+    if sys.platform == "linux":
+        cores = os.sched_getaffinity(0)
+    return cores
+
+
+def _bind(thread: int, cores: set[int]) -> None:
+    if sys.platform == "linux" and os.sched_getscheduler(thread) == os.SCHED_BATCH:
+        os.sched_setaffinity(thread, cores)
+
+
 def steps_of(step: Callable[[], T_co], lock: Path, *, one_cpu_thread: bool) -> Steps[T_co]:
-    """The steps of an engine. lock: as in LinuxCores; one_cpu_thread: as in ModelFacts."""
-    return OneCore(step, LinuxCores(lock)) if one_cpu_thread and sys.platform == "linux" else AnyCore(step)
+    """The steps of an engine. lock: as in LinuxCores; one_cpu_thread: as in ModelFacts. Another BLAS may have more."""
+    is_one = one_cpu_thread and os.environ.get("OPENBLAS_NUM_THREADS", "1") == "1"
+    return OneCore(step, LinuxCores(lock)) if is_one and sys.platform == "linux" else AnyCore(step)
