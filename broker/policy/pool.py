@@ -88,7 +88,8 @@ class Pool:
         self.limits = limits
         self._facts = Facts(limits, run_id, measured=dict(measured or {}))
         self._deadline: float | None = None
-        self._decided_at: float | None = None  # since the deadline was worked out
+        self._has_changed = False  # since the deadline was worked out
+        self._decided_at = 0.0  # as a whole: what was due then has been done
 
     def handle(self, event: Event, now: float, then: Event | None = None) -> list[Action]:
         """What to do now that `event` has happened. now: seconds, monotonic, never less than at the last call. then:
@@ -103,7 +104,7 @@ class Pool:
             if isinstance(event, RequestArrived) and self._dispatches(event, then, now):
                 return facts.actions
         decide(facts, now)
-        self._decided_at = now
+        self._has_changed, self._decided_at = True, now
         return facts.actions
 
     def _dispatches(self, event: RequestArrived, then: Event | None, now: float) -> bool:
@@ -114,7 +115,7 @@ class Pool:
             return False
         if not (isinstance(then, RequestArrived) and then.model_id == event.model_id):
             dispatch(self._facts, model, model.serving, FOREVER, now)
-            self._decided_at = now
+            self._has_changed = True
         return True
 
     def _note(self, event: Event, now: float) -> None:
@@ -166,8 +167,8 @@ class Pool:
 
     def next_deadline(self) -> float | None:
         """When to call `handle(TimePassed(), now)` at the latest; None: only when something happens."""
-        if self._decided_at is not None:  # only when asked for: many events come between two questions
-            self._deadline, self._decided_at = min(self._facts.deadlines(self._decided_at), default=None), None
+        if self._has_changed:  # only when asked for: many events come between two questions
+            self._deadline, self._has_changed = min(self._facts.deadlines(self._decided_at), default=None), False
         return self._deadline
 
     def take_noted(self) -> list[Noted]:

@@ -8,7 +8,7 @@ import pytest
 
 from broker.loop import Loop
 from broker.policy import pool, scheduling
-from broker.policy.actions import Action, Fail, ForwardRequest
+from broker.policy.actions import Action, Fail, ForwardRequest, StartWorker
 from broker.policy.events import (
     Event,
     RequestArrived,
@@ -22,7 +22,7 @@ from broker.policy.specs import ModelSpec
 from broker.wire.clock import Clock
 from broker.wire.frames import gateway_of
 from tests.broker.policy.pool_world import World
-from tests.broker.policy.script import R1, W1
+from tests.broker.policy.script import R1, R9, W1, Script
 from tests.broker.policy.test_policies import SPEC, new_policies
 
 
@@ -86,7 +86,25 @@ def test_requests_for_a_model_that_serves_are_only_handed_out(monkeypatch: pytes
     assert policies.handle(TimePassed(), now) == []  # nothing is left undecided
 
 
-def test_it_is_the_decision_of_one_after_the_other() -> None:
+def test_a_request_hides_no_deadline_that_has_just_come() -> None:
+    s = Script(heartbeat_timeout=1e9, stall_timeout=1e9, load_stall_timeout=1e9)
+    s.idle("a")
+    first = s.pinned("b")
+    s.pin(R9, "b")
+    s.dies(first)
+    while s.model("b").restart_at <= s.now:
+        again = s.worker("b").worker_id
+        s.connect(again)
+        s.dies(again)
+    due = s.model("b").restart_at
+    now = due + 0.0005  # the loop has just looked at the clock
+    [forwarded] = s.pool.handle(RequestArrived(R1, "a", b"payload", s.specs["a"]), now)
+    assert isinstance(forwarded, ForwardRequest)
+    assert s.pool.next_deadline() == due
+    assert any(isinstance(action, StartWorker) for action in s.pool.handle(TimePassed(), now))
+
+
+def test_it_is_the_decision_of_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """In whatever state the models are, those of random histories."""
     forwarded = failed = 0
     for seed in range(3):
@@ -99,7 +117,9 @@ def test_it_is_the_decision_of_one_after_the_other() -> None:
             spec = world.random.choice([*world.specs.values()])
             arrived = requests(spec, world.random.choice([2, 5, 40]), first=10**6)
             apart, together = copy.deepcopy(world.driven), copy.deepcopy(world.driven)
-            expected = [action for event in arrived for action in apart.handle(event, world.now)]
+            with monkeypatch.context() as patch:
+                patch.setattr(pool.Pool, "_dispatches", lambda *_: False)  # a whole decision for each
+                expected = [action for event in arrived for action in apart.handle(event, world.now)]
             following = [*arrived[1:], None]
             found = [
                 action
