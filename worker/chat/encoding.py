@@ -30,7 +30,7 @@ def encoder_of(tokenizer: Any) -> Callable[[str], list[int]] | None:
 
     def encode(text: str) -> list[int]:
         if len(text) >= _SHORT:
-            ids: list[int] = own.encode(text, add_special_tokens=False)
+            ids: list[int] = own(text, add_special_tokens=False)["input_ids"]
             return ids
         backend.no_truncation()
         backend.no_padding()

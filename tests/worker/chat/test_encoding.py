@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlx_lm.tokenizer_utils import load
+from mlx_lm.tokenizer_utils import NewlineTokenizer, load
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
@@ -47,6 +47,16 @@ def test_a_file_that_cuts_and_pads_does_neither_here(folder: Path, tmp_path: Pat
     found = {text: encode(text) for text in TEXTS}
     assert found == {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS}
     assert {len(found["[user] Why?\n[assistant] "]), len(found[" "])} == {24, 1}
+
+
+@pytest.mark.parametrize("times", [10, 2000])
+def test_a_tokenizer_that_encodes_other_texts_in_another_way(folder: Path, times: int) -> None:
+    tokenizer = NewlineTokenizer(tokenizer_file=str(folder / "tokenizer.json"))
+    encode = encoder_of(tokenizer)
+    assert encode is not None
+    text = "a\nb " * times
+    assert encode(text) == tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert encode(text) != tokenizer.encode(text, add_special_tokens=False)
 
 
 def test_a_tokenizer_with_a_way_of_its_own_keeps_it(folder: Path) -> None:
