@@ -6,7 +6,7 @@ from dataclasses import dataclass
 @dataclass(slots=True)
 class Pauses:
     """The seconds for which a client may send nothing of one body: each byte gives a part of them back, and there are
-    never more than at the beginning. So nobody can drip, who has been fast before neither.
+    never more than at the beginning. Nobody can drip, not even who has been fast before.
 
     most: of them; rate: bytes that give back a second; left: until the next bytes must have come.
     """

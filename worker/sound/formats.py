@@ -2,7 +2,8 @@
 
 
 def format_of(head: bytes) -> str | None:
-    """wav, flac, ogg or mp3, None for anything else. head: at least 12 bytes, behind the tags that some files have."""
+    """wav, flac, ogg or mp3, None for anything else. head: the first 12 bytes behind the tags that some files have, or
+    all that there are."""
     if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
         return "wav"
     if head[:4] == b"fLaC":
