@@ -4,6 +4,7 @@ import itertools
 import json
 import threading
 import time
+from bisect import bisect
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,9 +13,12 @@ from typing import Any
 
 import httpx
 
+from broker.policy.metrics import QUEUE_BOUNDS
 from tests.service import Service, wait_until
 
 SLOWLY = {"delay_seconds": 0.01}
+
+HEARTBEAT_INTERVAL = 0.5  # seconds, the default
 
 
 class Reloading:
@@ -163,18 +167,19 @@ def check(reloading: Reloading, seen: Crowd, before: dict[str, Any], expected: d
     assert seen.during
     after = reloading.state
     assert after["pid"] != before["pid"]
-    # A request that is sent in the moment of its arrival has waited for nothing: it is in the first class.
+    # One that waits for a process is in a later class; between arrival and sending the broker may lose its core.
     classes = zip(after["queue_times"]["counts"], before["queue_times"]["counts"], strict=True)
     grown = [new - old for new, old in classes]
-    assert grown == [len(answers), *[0] * (len(grown) - 1)], "a request was queued"
+    at_once = bisect(QUEUE_BOUNDS, 0.05)
+    assert (sum(grown[:at_once]), sum(grown[at_once:])) == (len(answers), 0), f"a request was queued: {grown}"
     assert (after["replays"], after["resumes"]) == (before["replays"], before["resumes"])
     total = before["generation_tokens"] + sum(a.tokens for a in answers)
     wait_until(lambda: reloading.state["generation_tokens"] >= total, 10.0, f"{total} tokens of both processes")
-    assert reloading.state["generation_tokens"] == total
+    assert reloading.state["generation_tokens"] == total, (before, reloading.state)
 
 
 def counted(reloading: Reloading) -> dict[str, Any]:
-    """The status once a heartbeat has told of all tokens so far."""
-    now = time.monotonic()
+    """The status once a heartbeat has told of all tokens so far. The next one may have been made before the last."""
+    now = time.monotonic() + HEARTBEAT_INTERVAL
     wait_until(lambda: (reloading.state["heartbeat_age_seconds"] or now) < time.monotonic() - now, 10.0, "a heartbeat")
     return reloading.state
