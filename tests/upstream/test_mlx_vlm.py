@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx_lm.tokenizer_utils import load
 from mlx_vlm.embedding_loader import EMBEDDING_MODEL_REMAPPING, load_embedding_model
 from mlx_vlm.generate.ar import BatchGenerator, PromptProcessingBatch
 from mlx_vlm.generate.common import _chunked_prefill_enabled
@@ -31,6 +32,8 @@ from mlx_vlm.utils import (
 from PIL import Image
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, dynamic_module_utils
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from tests.tiny_encoders import make_tiny_encoder, make_tiny_reranker
 from tests.tiny_hearing import make_tiny_hearing
@@ -311,6 +314,22 @@ def test_transformers_backend_tokenizer(tmp_path: Path) -> None:
     pair = backend.post_process(one, two)
     whole = tokenizer("ab", "c", return_token_type_ids=True)
     assert (pair.ids, pair.type_ids) == (whole["input_ids"], whole["token_type_ids"])
+
+
+def test_transformers_ways_to_encode(tmp_path: Path) -> None:
+    """A class whose ways are those of its bases encodes a chat as the tokenizer beneath does."""
+    wrapper = load(make_tiny_model(tmp_path / "model"))
+    tokenizer = wrapper._tokenizer
+    assert isinstance(tokenizer, TokenizersBackend)
+    kind = type(tokenizer)
+    assert kind.__call__ is PreTrainedTokenizerBase.__call__
+    assert kind._encode_plus is TokenizersBackend._encode_plus
+    assert kind.apply_chat_template is PreTrainedTokenizerBase.apply_chat_template
+    assert tokenizer.split_special_tokens is False
+    turns = [{"role": "user", "content": "Why </s>?"}]
+    text = wrapper.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    ids = wrapper.apply_chat_template(turns, add_generation_prompt=True)
+    assert tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids == ids
 
 
 def test_transformers_foreign_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
