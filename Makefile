@@ -57,7 +57,7 @@ test: install-dev
 test-slow: install-dev
 	$(BIN)/python -m pytest -m slow
 
-# Every blow in every phase: five minutes more than the cells that come with `make test`.
+# Every blow in every phase: several minutes more than the cells that come with `make test`.
 test-isolation: install-dev
 	$(BIN)/python -m pytest tests/isolation -m ""
 
