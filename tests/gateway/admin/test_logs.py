@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -103,8 +104,10 @@ async def test_a_client_that_does_not_read_is_let_go(house: House) -> None:
     """So that its lines do not pile up here."""
     gateway = Gateway(str(house.client.base_url), house.client.base_url.port or 0)
     async with connected(gateway) as raw:
+        # Else the system takes megabytes in for it.
+        raw.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         raw.writer.write(f"GET {PATH} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode())
         request_id, _ = await house.broker.expect(Logs)
-        for _ in range(200):  # 12 MB
+        for _ in range(400):  # 24 MB
             await house.broker.outputs(Output(request_id, PARTIAL, lines(*["x" * 2000] * 30)))
         assert (await house.broker.expect(Cancel))[0] == request_id
