@@ -46,7 +46,7 @@ from worker.process.device_errors import is_device_error
 from worker.process.garbage import without_collections
 from worker.process.intake import taking_in
 from worker.process.log_events import begins, ends
-from worker.process.one_core import steps_of
+from worker.process.one_core import OneCore, ThreadCores
 from worker.process.priority import lower_priority
 from worker.vitals import Vitals, heartbeat_of
 
@@ -200,7 +200,7 @@ class Service:
         room = share_of(engine)
         lease = PrefillLease(engine.stats, holder_of(engine)) if assign.lends_prefill else None
         self._ahead = Ahead(preparer_of(engine))
-        step = steps_of(engine.step, self._lock, one_cpu_thread=engine.facts.one_cpu_thread)
+        step = OneCore(engine.step, ThreadCores(self._lock if engine.facts.one_cpu_thread else None))
         while True:
             if room is not None:
                 self._tell(room)

@@ -17,7 +17,7 @@ from pathlib import Path
 from time import monotonic, process_time
 from typing import Generic, Protocol, TypeVar
 
-T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
 
 _TASKS = Path("/proc/self/task")
 
@@ -51,42 +51,18 @@ class Cores(Protocol):
         """On all cores of this process."""
 
 
-class Steps(Protocol[T_co]):
-    """Does the steps of an engine."""
+class OneCore(Generic[T]):
+    """Call it instead of `step`: the threads share a core while that is quicker. At rest they share none: else a step
+    that follows would wait for the core while another is free.
 
-    def __call__(self) -> T_co:
-        """One step: what it returns or raises."""
-
-    def rest(self) -> None:
-        """None follows before something else happens."""
-
-
-class AnyCore(Generic[T_co]):
-    """Steps that run where the system lets them."""
-
-    def __init__(self, step: Callable[[], T_co]) -> None:
-        self._step = step
-
-    def __call__(self) -> T_co:
-        """As in Steps."""
-        return self._step()
-
-    def rest(self) -> None:
-        """As in Steps."""
-
-
-class OneCore(Generic[T_co]):
-    """Steps whose threads share a core while that is quicker. At rest they share none: else a step that follows would
-    wait for the core while another is free.
-
-    Mutable state: whether the threads share a core, or did before they rested; until when that stays, and when to look
-    at it next; until when no step makes them share one again, and when any does; when the last look was, and the
-    processor time of this process then.
+    Mutable state: whether the threads share a core, or did before they rested; until when that stays as it is; when a
+    long step makes them share one, as a short one does; when the last look was, and the processor time of this process
+    then.
     """
 
     def __init__(
         self,
-        step: Callable[[], T_co],
+        step: Callable[[], T],
         cores: Cores,
         clock: Callable[[], float] = monotonic,
         spent: Callable[[], float] = process_time,
@@ -97,65 +73,67 @@ class OneCore(Generic[T_co]):
         self._clock = clock
         self._spent = spent
         self._is_shared = self._is_resting = False
-        self._until = self._look_at = self._apart_until = self._try_at = 0.0
+        self._until = self._try_at = 0.0
         self._looked_at = self._spent_before = 0.0
 
-    def __call__(self) -> T_co:
-        """As in Steps."""
+    def __call__(self) -> T:
+        """What the step returns or raises."""
         began = self._clock()
         if self._is_resting:
             self._share(began)
         result = self._step()
         now = self._clock()
-        is_short = now - began <= _SHORT_SECONDS
+        is_short, is_over = now - began <= _SHORT_SECONDS, now >= self._until
         if not self._is_shared:
-            if now >= self._apart_until and (is_short or now >= self._try_at):
+            if is_over and (is_short or now >= self._try_at):
                 self._share(now)
-            return result
-        if not is_short:
+        elif not is_short:
             self._part(now, now + _TRY_SECONDS)
-        elif now >= self._look_at:
-            if self._spent() - self._spent_before < _LEAST_PART * (now - self._looked_at):
+        elif now - self._looked_at >= _LOOK_SECONDS:
+            if not self._has_its_core(now):
                 self._part(now + _APART_SECONDS, now + _TRY_SECONDS)
-            elif now >= self._until:
+            elif is_over:
                 self._part(now, now)
             else:
-                self._begin_look(now)
+                self._look(now)
         return result
 
     def rest(self) -> None:
-        """As in Steps."""
+        """No step follows before something else happens."""
         if self._is_shared:
             self._cores.use_any()
             self._is_shared, self._is_resting = False, True
 
+    def _has_its_core(self, now: float) -> bool:
+        return self._spent() - self._spent_before >= _LEAST_PART * (now - self._looked_at)
+
+    def _look(self, now: float) -> None:
+        self._looked_at, self._spent_before = now, self._spent()
+
     def _share(self, now: float) -> None:
         self._is_shared, self._is_resting = self._cores.share_one(), False
-        self._until = self._apart_until = now + _STAY_SECONDS
-        self._begin_look(now)
+        self._until = now + _STAY_SECONDS
+        self._look(now)
 
-    def _begin_look(self, now: float) -> None:
-        self._looked_at, self._look_at, self._spent_before = now, now + _LOOK_SECONDS, self._spent()
-
-    def _part(self, apart_until: float, try_at: float) -> None:
-        """apart_until: no step makes them share a core again before; try_at: a long one does not, either."""
+    def _part(self, until: float, try_at: float) -> None:
         self._cores.use_any()
-        self._is_shared, self._apart_until, self._try_at = False, apart_until, try_at
+        self._is_shared, self._until, self._try_at = False, until, try_at
 
 
-class LinuxCores:
+class ThreadCores:
     """The cores of this process as they are now. The threads: the calling one, and the batch threads that are not
     Python's, which are MLX's. lock: a file that there is; of the processes that have it, one at a time has its threads
-    on one core: two could take the same, where each would wait for the other. Does nothing more after the system has
-    forbidden it once."""
+    on one core: two could take the same, where each would wait for the other. None: they never share one. Nor do they
+    after the system has forbidden it once, or on macOS."""
 
-    def __init__(self, lock: Path) -> None:
+    def __init__(self, lock: Path | None) -> None:
         self._all = _own_cores()
         self._own = threading.get_native_id()
         self._core: Callable[[], int] | None = getattr(ctypes.CDLL(None), "sched_getcpu", None)  # old libraries of C
         self._lock = -1
-        with suppress(OSError):
-            self._lock = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+        if lock is not None:
+            with suppress(OSError):
+                self._lock = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
         self._is_allowed = self._lock >= 0
 
     def share_one(self) -> bool:
@@ -201,9 +179,3 @@ def _own_cores() -> set[int]:
 def _bind(thread: int, cores: set[int]) -> None:
     if sys.platform == "linux" and os.sched_getscheduler(thread) == os.SCHED_BATCH:
         os.sched_setaffinity(thread, cores)
-
-
-def steps_of(step: Callable[[], T_co], lock: Path, *, one_cpu_thread: bool) -> Steps[T_co]:
-    """The steps of an engine. lock: as in LinuxCores; one_cpu_thread: as in ModelFacts. Another BLAS may have more."""
-    is_one = one_cpu_thread and os.environ.get("OPENBLAS_NUM_THREADS", "1") == "1"
-    return OneCore(step, LinuxCores(lock)) if is_one and sys.platform == "linux" else AnyCore(step)

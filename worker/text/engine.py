@@ -30,7 +30,7 @@ from worker.engine import EngineStats, MemoryFacts, ModelFacts, Report
 from worker.generation.generation import Generation
 from worker.generation.prompt import WrittenPrompt, checkpoints
 from worker.generation.sequence import Sequence
-from worker.loading.device import computes_on_cpu
+from worker.loading.device import computes_in_one_thread
 from worker.loading.model_folder import load_folder
 from worker.loading.vocabulary import vocabulary_read_once
 from worker.memory.limits import limits_of
@@ -129,7 +129,7 @@ class TextEngine:
 
     @property
     def facts(self) -> ModelFacts:
-        return ModelFacts(self.loaded.weights_bytes, self.generation.context, computes_on_cpu())
+        return ModelFacts(self.loaded.weights_bytes, self.generation.context, computes_in_one_thread())
 
     @property
     def has_work(self) -> bool:

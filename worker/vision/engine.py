@@ -29,7 +29,7 @@ from worker.generation.pace import Pace
 from worker.generation.sampling import LogitsProcessor
 from worker.generation.scores import score_bytes
 from worker.generation.sequence import Sequence
-from worker.loading.device import computes_on_cpu
+from worker.loading.device import computes_in_one_thread
 from worker.loading.vocabulary import vocabulary_read_once
 from worker.memory.limits import limits_of
 from worker.memory.room import Admitted, MemoryRoom, Size
@@ -124,7 +124,7 @@ class VisionEngine:
 
     @property
     def facts(self) -> ModelFacts:
-        return ModelFacts(self.model.weights_bytes, self.generation.context, computes_on_cpu())
+        return ModelFacts(self.model.weights_bytes, self.generation.context, computes_in_one_thread())
 
     @property
     def has_work(self) -> bool:

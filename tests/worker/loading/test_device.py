@@ -38,4 +38,10 @@ def test_a_worker_without_mlx_does_not_import_it_for_this(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("kind", "computes"), [(mx.cpu, True), (mx.gpu, False)])
 def test_what_computes(monkeypatch: pytest.MonkeyPatch, kind: mx.DeviceType, computes: bool) -> None:
     monkeypatch.setattr(mx, "default_device", lambda: mx.Device(kind))
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     assert device.computes_on_cpu() is computes
+    assert device.computes_in_one_thread() is computes
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+    assert device.computes_in_one_thread() is computes
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "4")
+    assert not device.computes_in_one_thread()

@@ -12,7 +12,7 @@ import pytest
 from tests.service import wait_until
 from tests.tiny_models import make_tiny_model
 from tests.worker.harness import WorkerHarness
-from worker.process.one_core import LinuxCores, OneCore
+from worker.process.one_core import OneCore, ThreadCores
 
 SHORT, LONG = 0.001, 0.05
 
@@ -180,7 +180,7 @@ def test_threads_of_python_keep_all_cores(all_cores: set[int], lock: Path) -> No
     def compute() -> None:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         before = start()
-        cores, other = LinuxCores(lock), LinuxCores(lock)
+        cores, other = ThreadCores(lock), ThreadCores(lock)
         assert cores.share_one()
         assert not other.share_one()
         seen["own"], seen["before"] = os.sched_getaffinity(0), os.sched_getaffinity(before)
@@ -211,7 +211,7 @@ def test_what_the_system_forbids_is_not_tried_again(
         asked.append(1)
         raise PermissionError
 
-    cores = LinuxCores(lock)
+    cores = ThreadCores(lock)
     monkeypatch.setattr(os, "sched_getscheduler", forbid)
     assert not cores.share_one()
     assert asked
@@ -220,7 +220,7 @@ def test_what_the_system_forbids_is_not_tried_again(
     assert not asked
     monkeypatch.undo()
     assert os.sched_getaffinity(0) == all_cores
-    assert LinuxCores(lock).share_one() is True  # the lock is free
+    assert ThreadCores(lock).share_one() is True  # the lock is free
     assert os.sched_getaffinity(0) == all_cores
 
 
