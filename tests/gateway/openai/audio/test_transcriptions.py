@@ -4,18 +4,16 @@ import asyncio
 import contextlib
 import gzip
 import json
-import signal
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from pydantic import SecretStr
 
 from broker.wire.failure import Code, Failure
-from broker.wire.from_gateways import Cancel, InferenceRequest
+from broker.wire.from_gateways import InferenceRequest
 from gateway.core.audio import Transcript
 from gateway.core.names import AliasSettings
 from gateway.core.served import Served
@@ -35,14 +33,12 @@ from tests.gateway.openai.audio.playing import (
     have_heard,
     hear,
     is_there,
-    no_upload_left,
     part,
     playing,
     post,
     uploaded,
 )
-from tests.gateway.played_broker import SECONDS, PlayedBroker
-from tests.gateway.running import running_process
+from tests.gateway.played_broker import SECONDS
 from tests.gateway.served import served
 from tests.gateway.test_second_link import ScriptedLink
 
@@ -305,65 +301,6 @@ async def test_500_mb_are_refused_before_they_come(runtime_dir: Path) -> None:
         assert uploaded(runtime_dir) == []
 
 
-@pytest.mark.parametrize("stream", ["true", ""])
-async def test_a_client_that_leaves_cancels_and_takes_its_file_along(runtime_dir: Path, stream: str) -> None:
-    async with playing(runtime_dir) as (broker, client):
-        asking = post(client, stream=stream)
-        request_id, _ = await expect_audio(broker)
-        asking.cancel()
-        assert (await broker.expect(Cancel))[0] == request_id
-        await no_upload_left(runtime_dir)
-
-
-async def test_one_that_leaves_in_the_middle_of_its_upload_leaves_nothing(runtime_dir: Path) -> None:
-    async with playing(runtime_dir) as (_broker, client):
-        _reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
-        head = f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n"
-        writer.write(f"{head}Content-Type: {FORM['content-type']}\r\n\r\n".encode() + part("file", AUDIO * 100))
-        await eventually(lambda: any(path.stat().st_size for path in uploaded(runtime_dir)))
-        writer.close()
-        await no_upload_left(runtime_dir)
-
-
-async def test_a_gateway_that_is_killed_leaves_its_files_to_the_next_one(runtime_dir: Path) -> None:
-    async with (
-        PlayedBroker(runtime_dir) as broker,
-        running_process(broker, runtime_dir) as gateway,
-        httpx.AsyncClient(base_url=gateway.url) as client,
-    ):
-        asking = post(client, model="org/tiny")
-        _, unit = await expect_audio(broker)
-        gateway.process.kill()
-        await gateway.ended()
-        with pytest.raises(httpx.TransportError):
-            await asking
-        assert uploaded(runtime_dir) == [Path(unit.path)]
-    async with playing(runtime_dir):
-        assert uploaded(runtime_dir) == []
-
-
-async def test_a_gateway_that_stops_ends_uploads_and_leaves_nothing(runtime_dir: Path) -> None:
-    """Of a client that sends no form its log has no more than the access line."""
-    async with (
-        PlayedBroker(runtime_dir) as broker,
-        running_process(broker, runtime_dir, log_level="debug") as gateway,
-        httpx.AsyncClient(base_url=gateway.url) as client,
-    ):
-        assert (await client.post(TRANSCRIPTIONS, content=b"no boundary", headers=FORM)).status_code == 400
-        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-        head = f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n"
-        writer.write(f"{head}Content-Type: {FORM['content-type']}\r\n\r\n".encode() + part("file", AUDIO * 100))
-        await eventually(lambda: uploaded(runtime_dir))
-        async with asyncio.timeout(SECONDS):
-            gateway.process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(ConnectionResetError):  # what it has not read of the upload may do that
-                assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
-        writer.close()
-        assert await gateway.ended() == 0
-        assert list((runtime_dir / FOLDER).iterdir()) == []
-        assert "boundary" not in (await gateway.log()).lower()
-
-
 async def test_the_key_is_asked_for_before_a_byte_is_stored(runtime_dir: Path) -> None:
     async with playing(runtime_dir, api_key=SecretStr("k")) as (broker, client):
         assert (await post(client)).status_code == 401
@@ -392,13 +329,3 @@ async def test_aliases_the_record_and_the_id_of_a_request(runtime_dir: Path) -> 
     [served_one] = records
     assert (served_one.model, served_one.is_known, served_one.path) == ("org/tiny", True, TRANSCRIPTIONS)
     assert (served_one.is_inference, served_one.tokens.generated, served_one.outcome) == (True, 9, "ok")
-
-
-async def test_a_broker_that_goes_ends_the_request_and_its_file(runtime_dir: Path) -> None:
-    async with playing(runtime_dir) as (broker, client):
-        asking = post(client)
-        await expect_audio(broker)
-        broker.close()
-        answer = await asking
-        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "broker_unavailable")
-        assert uploaded(runtime_dir) == []
