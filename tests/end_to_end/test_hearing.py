@@ -12,7 +12,6 @@ import pytest
 from openai import OpenAI
 
 from broker.wire.to_workers import Assign
-from tests.end_to_end.openai_clients import client_of
 from tests.service import Service
 from tests.tiny_hearing import make_tiny_hearing, sound
 from tests.tiny_models import make_tiny_model
@@ -47,12 +46,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(models: Path) -> Iterator[Service]:
     with Service(models) as service:
         yield service
-
-
-@pytest.fixture(scope="module")
-def client(service: Service) -> Iterator[OpenAI]:
-    with client_of(service, timeout=60.0) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.end_to_end.openai_clients import client_of
 from tests.service import Service
 from tests.tiny_models import make_tiny_model
 from tests.tiny_speech import VOICES, make_tiny_pocket
@@ -37,12 +36,6 @@ def service(models: Path) -> Iterator[Service]:
         yield service
 
 
-@pytest.fixture(scope="module")
-def client(service: Service) -> Iterator[OpenAI]:
-    with client_of(service, timeout=60.0) as client:
-        yield client
-
-
 def test_every_format_holds_what_mlx_audio_speaks(client: OpenAI, models: Path) -> None:
     samples = directly(models / "speaks", SENTENCES[:1], voice="marius")
     for encoding in ("wav", "flac", "pcm", "mp3"):
@@ -60,7 +53,8 @@ def test_every_format_holds_what_mlx_audio_speaks(client: OpenAI, models: Path) 
             assert sound.samples.tobytes() == samples
 
 
-def test_the_first_bytes_come_before_the_whole_is_spoken(client: OpenAI) -> None:
+def test_the_first_bytes_come_before_the_whole_is_spoken(service: Service, client: OpenAI) -> None:
+    service.load("speaks").raise_for_status()  # which takes longer than to speak
     began = monotonic()
     with client.audio.speech.with_streaming_response.create(
         model="speaks", voice="alba", input=f"{TEXT} " * 8, response_format="pcm"
