@@ -1,7 +1,7 @@
 """What audio models answer, as types: what they have heard, what they say, and their voices. Pure.
 
-Hours of speech have a hundred thousand words, and a gateway that reads them all at once answers nobody meanwhile: the
-segments of a transcript stay as they came until its form asks for them.
+A transcript of hours has a hundred thousand words. A gateway that reads them all at once answers nobody meanwhile, so
+the segments stay as they came until the form of the answer asks for them.
 """
 
 from collections.abc import Iterator, Sequence

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Pauses:
-    """The seconds for which a client may send nothing of one body: each byte gives a part of them back, and there are
-    never more than at the beginning. Nobody can drip, not even who has been fast before.
+    """The seconds for which a client may send nothing of one body. Each byte gives a part of them back, but there are
+    never more than at the beginning: a client that was fast at first cannot send slowly for days.
 
     most: of them; rate: bytes that give back a second; left: until the next bytes must have come.
     """
