@@ -7,7 +7,7 @@ from typing import Any
 
 from broker.processes.system import System
 from broker.settings import BrokerSettings
-from broker.wire.version import project_version
+from broker.wire.version import VERSION
 
 
 class About:
@@ -24,14 +24,14 @@ class About:
             "machine_total_bytes": self._system.total_bytes,
             "machine_available_bytes": self._system.available_bytes,
             "started_at": self._started_at,
-            "version": project_version(),
+            "version": VERSION,
         }
 
     def whole(self, working_set_bytes: int | None) -> dict[str, Any]:
         """The FINAL of DESCRIBE. working_set_bytes: what Metal may use, None while no process has said it."""
         has_metal = None if self._system.has_metal and not working_set_bytes else self._system.has_metal
         return {
-            "version": project_version(),
+            "version": VERSION,
             "pid": os.getpid(),
             "started_at": self._started_at,
             "has_metal": has_metal,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from broker.wire.version import VERSION
 from cli.address import DEFAULT_URL
 from cli.errors import CliError, ExitCode
 from cli.output import line
@@ -82,9 +83,7 @@ def _completed_words() -> list[str]:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from broker.wire.version import project_version  # noqa: PLC0415 -- reads files, for this option alone
-
-        line(f"{NAME} {project_version()}")
+        line(f"{NAME} {VERSION}")
         raise typer.Exit
 
 

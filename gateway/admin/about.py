@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from broker.wire.failure import Code, Failure, FailureError
 from broker.wire.settings_file import SettingsError
-from broker.wire.version import project_version
+from broker.wire.version import VERSION
 from gateway.core import ask
 from gateway.core.administration import gib
 from gateway.core.dialect import Json as JsonMap
@@ -53,7 +53,7 @@ async def about(request: Request[AppState]) -> Response:
     report = await finish(request, ask.describe())
     return Json(
         {
-            "version": project_version(),
+            "version": VERSION,
             "python": platform.python_version(),
             "system": platform.platform(),
             "machine": platform.machine(),

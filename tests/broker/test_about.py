@@ -10,7 +10,7 @@ import pytest
 
 from broker.wire.from_gateways import CancelPull, Describe, Models, Pin
 from broker.wire.outputs import ERROR, FINAL
-from broker.wire.version import project_version
+from broker.wire.version import VERSION
 from tests.broker.models.model_folders import make_model
 from tests.broker.test_launcher import MODEL, House
 from tests.service import wait_until
@@ -28,7 +28,7 @@ def house() -> Iterator[House]:
 def test_it_describes_itself(house: House) -> None:
     [(kind, body)] = house.ask(Describe())
     assert kind == FINAL
-    assert (body["version"], body["pid"], body["has_metal"]) == (project_version(), os.getpid(), False)
+    assert (body["version"], body["pid"], body["has_metal"]) == (VERSION, os.getpid(), False)
     assert time.time() - 60 < body["started_at"] <= time.time()
     settings = body["settings"]
     assert (settings["max_memory_gb"], settings["warm_spares"], settings["blas_library"]) == (1.0, 0, None)
@@ -38,7 +38,7 @@ def test_it_describes_itself(house: House) -> None:
 def test_the_status_has_the_machine_and_the_version(house: House) -> None:
     status = house.whole_status()
     assert (status["machine_total_bytes"], status["machine_available_bytes"]) == (8 << 30, 3 << 30)
-    assert status["version"] == project_version()
+    assert status["version"] == VERSION
     assert time.time() - 60 < status["started_at"] <= time.time()
 
 

@@ -18,7 +18,7 @@ from broker.processes.memory import total_bytes
 from broker.settings import BrokerSettings, load_settings
 from broker.wire.paths import GATEWAY_SOCKET, MAX_SOCKET_PATH_BYTES, WORKER_SOCKET
 from broker.wire.settings_file import SettingsError
-from broker.wire.version import project_version
+from broker.wire.version import VERSION
 
 
 def found(settings: BrokerSettings, working_set: int | None) -> dict[str, object]:
@@ -87,5 +87,5 @@ if __name__ == "__main__":
         answer = found(load_settings(), int(sys.argv[1]) if len(sys.argv) > 1 else None)
     except SettingsError as error:
         answer = {"error": str(error)}
-    answer["version"] = project_version()
+    answer["version"] = VERSION
     sys.stdout.write(json.dumps(answer) + "\n")

@@ -15,7 +15,7 @@ from broker.wire.body import Body
 from broker.wire.failure import Code, Failure
 from broker.wire.from_gateways import Cancel, CancelPull, Describe, Models, Pin, Pull
 from broker.wire.outputs import PARTIAL, Output
-from broker.wire.version import project_version
+from broker.wire.version import VERSION
 from gateway.admin.answers import CatalogAnswer, SettingsAnswer, VersionsAnswer
 from gateway.core.administration import PullProgress
 from tests.gateway.played_broker import SECONDS, PlayedBroker
@@ -96,7 +96,7 @@ async def test_versions(runtime_dir: Path) -> None:
     ):
         response = await answered(broker, client.get("/admin/version"), Describe(), BROKER)
         answer = VersionsAnswer.model_validate_json(response.content)
-        assert (answer.version, answer.python) == (project_version(), platform.python_version())
+        assert (answer.version, answer.python) == (VERSION, platform.python_version())
         assert (answer.broker.pid, answer.broker.started_at, answer.metal) == (4711, 1700000000.5, None)
         assert answer.gateway.pid == os.getpid()  # the gateway of this test
         assert {"mlx-lm", "pyzmq", "starlette"} <= answer.libraries.keys()
