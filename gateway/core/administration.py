@@ -11,7 +11,7 @@ from broker.wire.body import ProtocolError
 class Report(BaseModel):
     """An answer of the broker."""
 
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True, protected_namespaces=(), defer_build=True)
 
 
 class LoadReport(Report):

@@ -15,7 +15,7 @@ from broker.wire.failure import invalid
 class RequestBody(BaseModel):
     """No field is guessed from another type; unknown ones are ignored, as OpenAI-compatible servers do."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, defer_build=True)
 
 
 def example(body: dict[str, JsonValue]) -> ConfigDict:

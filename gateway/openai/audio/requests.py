@@ -48,6 +48,7 @@ class TranslationRequest(BaseModel):
     model_config = ConfigDict(
         extra="ignore",
         frozen=True,
+        defer_build=True,
         json_schema_extra={"examples": [{"file": "(the bytes of a file)", "response_format": "srt"}]},
     )
 
