@@ -45,7 +45,7 @@ class Lab:
     def ask(self, words: str, tokens: int, model: str | None = None) -> TimedAnswer:
         """One streamed chat. Raises ProgramError if it ends with an error."""
         answer = ask(self.service.gateway, model or self.model, words, tokens)
-        if answer.error is not None or not answer.times:
+        if answer.ttft is None or answer.error is not None:
             raise ProgramError(answer.error or "an answer without a text")
         return answer
 
@@ -224,7 +224,7 @@ def _recovery(lab: Lab, name: str, *, with_spare: bool) -> Finding:
         name,
         framed=broken.error is not None,
         until_error=broken.ended_at - killed,
-        until_answer=answer.times[0] - killed,
+        until_answer=answer.sent_at + (answer.ttft or 0.0) - killed,
     )
 
 

@@ -28,8 +28,11 @@ class TimedAnswer:
 
     @property
     def ttft(self) -> float | None:
-        """Seconds until the first text."""
-        return self.times[0] - self.sent_at if self.times else None
+        """Seconds until the first token: until the first text, or the end of an answer that ends with its first token
+        and has no text."""
+        if self.times:
+            return self.times[0] - self.sent_at
+        return self.ended_at - self.sent_at if self.error is None and self.prompt_tokens and self.tokens <= 1 else None
 
     @property
     def tokens_per_second(self) -> float | None:

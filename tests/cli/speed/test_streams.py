@@ -39,6 +39,16 @@ def test_a_stream_that_breaks() -> None:
     assert read_stream(3.0, [], []).ttft is None
 
 
+def test_the_first_token_of_an_answer_without_a_text_comes_with_its_end() -> None:
+    """The first token may be the one that ends the answer, or half a character."""
+    end = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":1}}\n\n'
+    answer = read_stream(3.0, [HEAD + end + usage + DONE], [5.0])
+    assert (answer.ttft, answer.times, answer.tokens_per_second) == (2.0, (), None)
+    hidden = usage.replace(b'"completion_tokens":1', b'"completion_tokens":9')
+    assert read_stream(3.0, [HEAD + end + hidden + DONE], [5.0]).ttft is None
+
+
 def test_a_level() -> None:
     answers = [TimedAnswer(0.0, 2.0, (0.5, 2.0), 10, 4), TimedAnswer(1.0, 5.0, (4.0, 5.0), 20, 11)]
     level = level_of(2, answers, cpu_seconds=0.5)
