@@ -4,6 +4,7 @@ docs/protocol.md has the fields. Must stay free of mlx.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from broker.wire.body import ProtocolError
 from broker.wire.failure import Code, Failure, FailureError
@@ -16,7 +17,7 @@ TELL_EVERY = 16
 
 @dataclass(slots=True, frozen=True)
 class Begun:
-    """What another process has said. ids: its tokens; characters: of the text and reasoning that have been said;
+    """What another process has said. ids: its tokens; characters: of all that they have said, as in `characters_of`;
     cached: tokens of the prompt that it found in its cache."""
 
     ids: list[int] = field(default_factory=list)
@@ -44,10 +45,16 @@ def cannot_go_on(why: str) -> FailureError:
 
 
 def characters_of(outputs: list[Output]) -> int:
-    """Of the text and reasoning in these PARTIALs. Raises FailureError where they are the whole answer."""
+    """Of the text, reasoning and arguments of calls in these PARTIALs. Raises FailureError where they are the whole
+    answer."""
     if any(output.kind != PARTIAL for output in outputs):
         raise cannot_go_on("its tokens end it")
-    return sum(len(output.body["text"]) + len(output.body.get("reasoning", "")) for output in outputs)
+    return sum(_characters(output.body) for output in outputs)
+
+
+def _characters(body: dict[str, Any]) -> int:
+    arguments = sum(len(call["arguments"]) for call in body.get("tool_calls", ()))
+    return len(body["text"]) + len(body.get("reasoning", "")) + arguments
 
 
 def check_characters(begun: Begun, said: int) -> None:

@@ -18,6 +18,9 @@ from gateway.core.audio import HeardPiece, heard_of
 # Tokens of one answer, 256 KiB; a longer one cannot go on.
 MAX_TOKENS = 1 << 16
 
+# The PARTIAL of a stream whose first tokens say nothing yet.
+_NOTHING: Map = {"text": ""}
+
 
 class GoesOn(Protocol):
     """How far a unit of work has come."""
@@ -57,9 +60,9 @@ class HeardProgress:
 class AnswerProgress:
     """One answer. streams: its PARTIALs are for the client; else they have nothing but tokens and log-probabilities.
 
-    Mutable state: the tokens that outputs have told, the characters of text and reasoning that came, and how many
-    cached tokens the first output has named; for an answer that is not streamed its log-probabilities, and how many
-    they are.
+    Mutable state: the tokens that outputs have told, the characters of text, reasoning and arguments that came, and how
+    many cached tokens the first output has named; for an answer that is not streamed its log-probabilities, and how
+    many they are.
     """
 
     __slots__ = ("_cached", "_characters", "_entries", "_ids", "_is_too_long", "_logprobs", "_streams")
@@ -89,7 +92,8 @@ class AnswerProgress:
         delta = delta_of(body)
         if self._streams:
             self._characters += len(delta.text) + len(delta.reasoning)
-            return delta
+            self._characters += sum([len(call.arguments) for call in delta.tool_calls])
+            return None if body == _NOTHING else delta
         if delta.text or delta.reasoning or delta.tool_calls:
             raise ProtocolError("text in a PARTIAL of an answer that is not streamed")
         self._keep(delta.logprobs)

@@ -34,6 +34,20 @@ def test_tokens_are_kept_in_order_and_do_not_reach_the_reader() -> None:
     assert begun(progress) == {"ids": [5, 6, 7, 8], "characters": 9, "cached": 4}
 
 
+def test_an_output_that_says_nothing_yet_is_not_for_the_reader() -> None:
+    """The prompt has been read, and the answer begins with a call."""
+    progress = AnswerProgress(streams=True)
+    assert progress.partial({"text": ""}) is None
+    assert begun(progress) == {"ids": [], "characters": 0, "cached": 0}
+    call = {"id": "c", "name": "weather", "arguments": '{"city": "', "piece": "first"}
+    first = progress.partial({"text": "", "ids": [3, 4], "tool_calls": [call], "prompt": {"tokens": 9, "cached": 4}})
+    assert first is not None
+    assert (len(first.tool_calls), first.prompt) == (1, PromptUsage(9, 4))
+    more = call | {"arguments": "Paris", "piece": "middle"}
+    assert progress.partial({"text": "", "ids": 5, "tool_calls": [more]}) is not None
+    assert begun(progress) == {"ids": [3, 4, 5], "characters": len('{"city": "Paris'), "cached": 4}
+
+
 def test_of_a_whole_answer_come_tokens_and_nothing_to_read() -> None:
     progress = AnswerProgress(streams=False)
     assert progress.partial({"text": "", "ids": [3]}) is None

@@ -86,14 +86,14 @@ class Halt:
 
 
 class GatedEngine(TextEngine):
-    """The text engine behind a gate, whose limit is of steps after the one by which every request has output. folder:
+    """The text engine behind a gate, whose limit is of steps after the one by which every request decodes. folder:
     of the model and of the gate's files."""
 
     def __init__(self, assign: Assign, report: Report) -> None:
         options = dict(assign.options)
         folder = options.pop("folder")
         self._halt = Halt(Gate(Path(folder)))
-        self._steps = 0  # from the one after which every request has output
+        self._steps = 0  # from the one after which every request decodes
         super().__init__(replace(assign, path=folder, options=options), report)
 
     def step(self) -> list[Output]:
@@ -101,7 +101,7 @@ class GatedEngine(TextEngine):
             return []
         outputs = super().step()
         stats = self.stats()
-        self._steps += bool(self._steps or (outputs and stats.decoding == stats.live))
+        self._steps += bool(self._steps or 0 < stats.decoding == stats.live)
         if not self.has_work:
             self._steps = 0
         return outputs

@@ -158,10 +158,18 @@ class Sequence:
             if self._review is not None:
                 self._sent.append(body)
             return Output(self.request_id, PARTIAL, self._told(body))
-        if untold and not self._stream and not self._waiting:  # the next process has no entry for a known token
-            is_first = len(untold) == self._completion_tokens
-            if is_first or len(untold) >= TELL_EVERY:
-                return Output(self.request_id, PARTIAL, self._progress(is_first=is_first))
+        return None if untold is None else self._without_words(untold)
+
+    def _without_words(self, untold: list[int]) -> Output | None:
+        """What is told where a client gets nothing now."""
+        if self._stream:
+            # What it says may come much later, such as a whole call. That its prompt has been read is told at once.
+            is_first = self._completion_tokens == 1 and not self._recited
+            return Output(self.request_id, PARTIAL, {"text": ""}) if is_first else None
+        is_first = len(untold) == self._completion_tokens
+        # The next process has no entry for a known token.
+        if untold and not self._waiting and (is_first or len(untold) >= TELL_EVERY):
+            return Output(self.request_id, PARTIAL, self._progress(is_first=is_first))
         return None
 
     def _told(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 
+from broker.wire.failure import FailureError
+from broker.wire.outputs import PARTIAL
 from tests.scripted_model import make_scripted_model
-from tests.worker.engine_runs import joined, load, run
+from tests.worker.engine_runs import add, joined, load, run
 from tests.worker.generation.constraints.test_free_calls import BARE, NOTE, SHORT, STRICT
 from tests.worker.generation.scripted import CALL, TIME, USER, WEATHER, scripted
 from tests.worker.generation.test_budget import THINKS, THOUGHT
-from tests.worker.going_on import assert_goes_on
+from tests.worker.going_on import assert_goes_on, begun_after
+from tests.worker.stepping import steps
 
 SECOND = ("<tool_call>{", '"name": "time"', ', "arguments"', ": {}}", "</tool_call>.")
 NAMES = ('{"na', 'mes": [', "1]", ", 2", "}")  # begins like a call that nothing marks, and is none
@@ -32,6 +35,7 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any], dict[str, Any], str]] = 
         *({"thinking_budget": 1, "json_schema": PERSON}, "reasoning"),
     ),
     "calls": (("Sure", ", ", *CALL, "\n", *SECOND, " Done"), {}, {"tools": [WEATHER, TIME]}, "tool_calls"),
+    "a call at once": (CALL, {}, {"tools": [WEATHER]}, "tool_calls"),
     "half a mark": (("Sure", "<tool", "_box>", " and more"), {}, {"tools": [WEATHER]}, "text"),
     "a malformed call": (("<tool_call>", '{"name":', " 3}", "</tool_call>", "so"), {}, {"tools": [WEATHER]}, "text"),
     "strict": (("Sure", *CALL, "Done"), {}, {"tools": [STRICT, TIME]}, "tool_calls"),
@@ -87,3 +91,32 @@ def test_a_gap_is_filled_by_two_processes(tmp_path: Path) -> None:
     for echo in (False, True):
         whole = assert_goes_on(engine, engine, **asked, echo=echo)
         assert joined(whole)["text"].endswith("return x + 1")
+
+
+@pytest.mark.parametrize("asked", [{"tools": [WEATHER]}, {"tools": [STRICT]}, {}])
+def test_the_first_token_is_told_whatever_it_says(tmp_path: Path, asked: dict[str, Any]) -> None:
+    """A call may be said as a whole, at its end, and half a character with its other half: until then nobody would know
+    that the prompt has been read, and a death would be blamed on it."""
+    pieces = (*CALL, "Done") if asked else ("<th", "ink>", "hm", "</think>", "Sunny")
+    engine = scripted(tmp_path, *pieces)
+    add(engine, 1, messages=[USER], temperature=0.0, max_tokens=40, stream=True, tells_tokens=True, **asked)
+    outputs = engine.step()
+    while not engine.stats().decoding:
+        outputs = engine.step()
+    assert [(output.kind, output.body) for output in outputs] == [(PARTIAL, {"text": ""})]
+    rest = steps(engine)
+    assert rest[0].body["prompt"]["tokens"] > 0
+    assert sum(output.body["text"] == "" and len(output.body) == 1 for output in rest) == 0
+
+
+def test_a_call_is_checked_against_what_was_sent_of_it(tmp_path: Path) -> None:
+    engine = scripted(tmp_path, *CALL)
+    fields: dict[str, Any] = {"messages": [USER], "tools": [WEATHER], "required_tools": ["weather"], "stream": True}
+    (whole,) = run(engine, [{**fields, "temperature": 0.0, "max_tokens": 40, "tells_tokens": True}])
+    cut = next(at for at, output in enumerate(whole) if output.body.get("tool_calls", [{}])[0].get("arguments"))
+    begun = begun_after(whole[: cut + 1])
+    assert begun["characters"] > 0
+    add(engine, 1, **fields, max_tokens=40, tells_tokens=True, begun=begun)
+    steps(engine)
+    with pytest.raises(FailureError, match="cannot go on"):
+        add(engine, 2, **fields, max_tokens=40, tells_tokens=True, begun={**begun, "characters": 0})
