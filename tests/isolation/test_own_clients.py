@@ -67,11 +67,13 @@ class Answer:
 
 
 PLAIN, SCRIPTED = Wish("plain", TOKENS), Wish("scripted", TOKENS, has_tools=True)
+CALLING = Wish("calling", TOKENS, has_tools=True)
 POINTS: dict[str, Point] = {
     "prefill": Point(PLAIN, lambda _: 0),
     "token 1": Point(PLAIN, lambda _: 1),
     "token 50": Point(PLAIN, lambda _: 50),
     "call": Point(SCRIPTED, lambda _: len(SCRIPT) - 2),
+    "call at once": Point(CALLING, lambda _: len(CALL) - 2),
     "schema": Point(Wish("plain", TOKENS, has_schema=True), lambda _: 14),
     "reasoning": Point(SCRIPTED, lambda _: 3),
     "character": Point(PLAIN, Answer.within_a_character),
@@ -93,6 +95,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_tiny_model(directory / "plain", seed=5)
     options: dict[str, Any] = {"tags": TAGS, "tool_parser": "json_tools", "chat_template": TOOL_TEMPLATE}
     make_scripted_model(directory / "scripted", SCRIPT, **options)
+    make_scripted_model(directory / "calling", CALL, **options)
     return directory
 
 
@@ -112,7 +115,7 @@ def service(folder: Path) -> Iterator[Service]:
         "heartbeat_timeout_seconds": HEARTBEAT_TIMEOUT,
         "memory_sample_seconds": 0.1,
     }
-    models = {name: gated(name) for name in ("plain", "scripted")}
+    models = {name: gated(name) for name in ("plain", "scripted", "calling")}
     running = Service(folder, {"broker": broker, "gateway": {"resume_limit": 2}, "models": models})
     try:
         yield running.start()
@@ -165,6 +168,11 @@ def strike(blow: str, pid: int, gate: Gate) -> None:
         os.kill(pid, signal.Signals[blow])
 
 
+def end(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not psutil.pid_exists(pid), what="the end of the process")
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(("blow", "name"), list(cells()))
 def test_its_own_clients_hear_a_pause(
@@ -196,3 +204,30 @@ def test_its_own_clients_hear_a_pause(
     entry = service.model(wish.model)
     assert entry["pid"] != pid
     assert entry["resumes"] - resumes == (len(CLIENTS) if step > 0 else 0)
+
+
+@pytest.mark.timeout(120)
+def test_a_call_that_two_processes_begin_is_nobodys_fault(
+    service: Service, folder: Path, undisturbed: Callable[[Wish], list[Any]]
+) -> None:
+    """A call is sent as a whole, at its end. Before that its client has nothing, but its prompt has been read."""
+    wanted = undisturbed(CALLING)
+    service.load(CALLING.model).raise_for_status()
+    resumes = service.model(CALLING.model)["resumes"]
+    gate, step = Gate(folder / CALLING.model), len(CALL) - 2
+    gate.close(0)
+    try:
+        with ThreadPoolExecutor(len(CLIENTS)) as pool:
+            asking = [pool.submit(client.ask, service.client, CALLING) for client in CLIENTS]
+            for _ in range(2):
+                wait_until(lambda: gate.holds(0, len(CLIENTS)), what="all clients in the engine")
+                gate.close(step)
+                wait_until(lambda: gate.holds(step, len(CLIENTS)), what="all clients in mid-call")
+                gate.close(0)
+                end(service.model(CALLING.model)["pid"])
+            gate.open()
+            told = [client.result(60) for client in asking]
+    finally:
+        gate.open()
+    assert told == wanted
+    assert service.model(CALLING.model)["resumes"] - resumes == 2 * len(CLIENTS)
