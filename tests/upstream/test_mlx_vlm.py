@@ -4,6 +4,7 @@ import io
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -40,6 +41,7 @@ from tests.tiny_hearing import make_tiny_hearing
 from tests.tiny_models import make_tiny_model
 from tests.tiny_vision import IMAGE_TOKEN, make_tiny_vision, picture
 from worker.vision.batch import join
+from worker.vision.bounds import keep_in_bounds
 from worker.vision.copies import begun_like
 
 CHAT = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what?"}]}]
@@ -356,3 +358,35 @@ def test_transformers_vocabulary(tmp_path: Path) -> None:
     before = len(tokenizer)
     tokenizer.add_tokens(["<new>"])
     assert len(tokenizer) == before + 1 == len(tokenizer.get_vocab())
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_mlx_vlm_places_of_selected_blocks(monkeypatch: pytest.MonkeyPatch, *, is_kept: bool) -> None:
+    """The second block of two is none, and a block is longer than what there is."""
+    module: Any = import_module("mlx_vlm.models.qwen4_exp.language")
+    indexer = module.Qwen4ExpQSAIndexer.__new__(module.Qwen4ExpQSAIndexer)
+    nn: Any = import_module("mlx.nn")
+    nn.Module.__init__(indexer)
+    indexer.compress_ratio, indexer.block_topk = 8, 2
+    holder = nn.Module()
+    holder.indexer = indexer
+    if is_kept:
+        keep_in_bounds(holder)
+    places: list[int] = []
+
+    def put(array: mx.array, indices: mx.array, values: mx.array, axis: int) -> mx.array:
+        lowest: Any = mx.min(indices).item()
+        places.append(lowest)
+        return array  # the real one may write outside of it
+
+    monkeypatch.setattr(mx, "put_along_axis", put)
+    indexer.build_mask(
+        SimpleNamespace(
+            selected_blocks=mx.array([[[0, -1]] * 3]),
+            query_ends=mx.array([[1, 2, 3]]),
+            complete_counts=mx.array([[0, 0, 0]]),
+            left_padding=mx.array([0]),
+            key_len=3,
+        )
+    )
+    assert places == [0 if is_kept else -8]

@@ -45,6 +45,7 @@ from worker.loading.model_folder import (
 )
 from worker.process.device_errors import is_device_error
 from worker.sound.resampling import Samples
+from worker.vision.bounds import keep_in_bounds
 from worker.vision.chats import FILES, chat_writer, files_in
 from worker.vision.hearing import Features, hearing_of, thinking
 from worker.vision.pictures import Picture
@@ -126,6 +127,7 @@ class VisionModel:
         self._writer = chat_writer(self._processor, self.vlm.config, self.tokenizer, tool_form)
         report("tokenizer", 1.0)
         transpose_for_blas(self.vlm, biased=False)
+        keep_in_bounds(self.vlm)
         with blame(folder, "*.safetensors"):
             self.weights_bytes = read_weights(self.vlm, report)
         self._marks = re.compile("|".join(map(re.escape, sorted(_marks(self._processor, tokenizer)))) or r"(?!)")
