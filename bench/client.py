@@ -55,11 +55,16 @@ class Answer(asyncio.Protocol):
         return self
 
     async def started(self, pieces: int = 1) -> "Answer":
-        """Wait until this many pieces have come since the beginning."""
+        """Wait until this many pieces have come since the beginning. Raises AssertionError if they do not."""
+        assert await self.has_started(pieces), f"{len(self.pieces)} of {pieces} pieces have come"
+        return self
+
+    async def has_started(self, pieces: int) -> bool:
+        """Wait until this many pieces have come since the beginning, or the connection has ended: whether they have."""
         if len(self.pieces) < pieces:
             self._reached, self._wanted = self._loop.create_future(), pieces
-            await asyncio.wait_for(self._reached, _ANSWER_SECONDS)
-        return self
+            await asyncio.wait((self._reached, self._ended), timeout=_ANSWER_SECONDS, return_when="FIRST_COMPLETED")
+        return len(self.pieces) >= pieces
 
     async def ended(self) -> "Answer":
         """Wait for the end of the connection."""
