@@ -133,12 +133,17 @@ def line(verdict: Verdict, today: str) -> str:
 
 
 def table(verdicts: Iterable[Verdict]) -> str:
-    """The same in Markdown, for those that have been measured; empty if none has."""
+    """The same in Markdown, for those that have been measured; empty if none has. A figure that is not of the newest
+    day has its date."""
+    verdicts = [*verdicts]
+    newest = max((verdict.date for verdict in verdicts), default="")
     rows = []
-    for goal, value in ((verdict.goal, verdict.value) for verdict in verdicts):
+    for verdict in verdicts:
+        goal, value = verdict.goal, verdict.value
         if value is not None:
+            measured = _measured(goal, value) + (f" (of {verdict.date})" if verdict.date != newest else "")
             second = "" if goal.second is None else _cell(goal, value, goal.second)
-            rows.append(f"| {goal.name} | {_measured(goal, value)} | {_cell(goal, value, goal.first)} | {second} |")
+            rows.append(f"| {goal.name} | {measured} | {_cell(goal, value, goal.first)} | {second} |")
     return "\n".join(["| | measured | goal | second goal |", "| --- | --- | --- | --- |", *rows]) if rows else ""
 
 

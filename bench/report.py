@@ -49,30 +49,30 @@ _FILES = sorted({goal.file for goal in GOALS} | {"dialects", "profile", "second_
 def main() -> None:
     results = {name: read(name) for name in _FILES}
     verdicts = judge(results)
-    figures = {name: result.get("figures", {}) for name, result in results.items()}
     document = DOCUMENT.read_text()
-    for name, content in tables(figures, verdicts, document).items():
+    for name, content in tables(results, verdicts, document).items():
         document = filled(document, name, content)
     if measured := [result for result in results.values() if result]:
         newest = max(measured, key=lambda result: result["date"])
         busy = sum(result["began_busy"] for result in measured)
         document = filled(document, "machine", machine(newest | {"began_busy": busy}))
     DOCUMENT.write_text(document)
-    if "tiny" in figures["throughput"]:
-        CHART.write_text(chart(figures["throughput"]["tiny"]))
+    if tiny := results["throughput"].get("figures", {}).get("tiny"):
+        CHART.write_text(chart(tiny))
     print(f"{DOCUMENT}\n{CHART}\n")
     for verdict in verdicts:
         print(line(verdict, today()))
 
 
-def tables(figures: dict[str, Any], verdicts: list[Verdict], before: str) -> dict[str, str]:
+def tables(results: dict[str, dict[str, Any]], verdicts: list[Verdict], before: str) -> dict[str, str]:
     """Each table by its mark; empty without figures. before: the document, whose rows stay where there are no newer
     ones."""
+    figures = {name: result.get("figures", {}) for name, result in results.items()}
     throughput = figures["throughput"]
     tiny = comparison(throughput.get("tiny"))
     return {
         "goals": table(verdicts),
-        "recovery": recovery_table(figures["recovery"], before),
+        "recovery": recovery_table(figures["recovery"], results["recovery"].get("dates", {}), before),
         "tiny": f"{tiny}\n\n{_CHART_LINK}" if tiny else "",
         "connected": comparison(throughput.get("connected")),
         "two_models": comparison(throughput.get("two_models")),
@@ -111,7 +111,8 @@ def machine(result: dict[str, Any]) -> str:
     return f"{result['date']}; {result['machine']}, no GPU; Python {result['python']}; {packages}.{beside}"
 
 
-def recovery_table(figures: dict[str, Any], before: str) -> str:
+def recovery_table(figures: dict[str, Any], dates: dict[str, str], before: str) -> str:
+    """dates: of the figures. Each row has its date, because a short run measures some of them."""
     if not figures:
         return ""
     goals = {goal.path: goal.first for goal in GOALS if goal.file == "recovery"}
@@ -123,8 +124,8 @@ def recovery_table(figures: dict[str, Any], before: str) -> str:
         values = figures[name][what]
         numbers = " | ".join(number(value) for value in (median(values), min(values), max(values)))
         goal = goals.get((name, what))
-        rows.append(f"| {label} | {numbers} | {'' if goal is None else f'< {goal:,g}'} | {unit} |")
-    head = ["| | median | from | to | goal | |", "| --- | --- | --- | --- | --- | --- |"]
+        rows.append(f"| {label} | {numbers} | {'' if goal is None else f'< {goal:,g}'} | {unit} | {dates[name]} |")
+    head = ["| | median | from | to | goal | | measured on |", "| --- | --- | --- | --- | --- | --- | --- |"]
     return "\n".join([*head, *rows])
 
 

@@ -66,6 +66,15 @@ def test_the_table_has_what_was_measured() -> None:
     assert table(judge({}, [TTFT])) == ""
 
 
+def test_in_the_table_a_figure_older_than_the_newest_has_its_date() -> None:
+    gaps = {"prefill": {"figures": {"ours": {"gaps": [0.2]}}, "dates": {"ours": "2026-11-29"}}}
+    rows = table(judge(results(rate=50_000) | gaps, [RATE, GAP])).splitlines()[2:]
+    assert rows == [
+        "| tokens/s | 50,000 (of 2026-11-28) | at least 40,000: reached |  |",
+        "| longest gap | 0.2 s | at most 0.3: reached |  |",
+    ]
+
+
 def test_second_goals_are_harder_and_no_goal_comes_twice() -> None:
     for goal in GOALS:
         assert goal.second is None or goal.is_reached(goal.second, goal.first), goal
@@ -103,9 +112,13 @@ def test_a_table_without_figures_stays_and_the_document_has_a_place_for_each() -
 
 
 def test_rows_that_a_short_run_leaves_out_stay() -> None:
-    before = "| killed model answers again, no spare | 1,861 | 1,834 | 1,928 | < 2,000 | ms |\n"
-    rows = recovery_table({"deaths_warm": {"again": [50.0, 60.0, 70.0]}}, before).splitlines()[2:]
-    assert rows == ["| killed model answers again, warm spare | 60 | 50 | 70 | < 250 | ms |", before.strip()]
+    before = "| killed model answers again, no spare | 1,861 | 1,834 | 1,928 | < 2,000 | ms | 2026-11-25 |\n"
+    dates = {"deaths_warm": "2026-11-29"}
+    rows = recovery_table({"deaths_warm": {"again": [50.0, 60.0, 70.0]}}, dates, before).splitlines()[2:]
+    assert rows == [
+        "| killed model answers again, warm spare | 60 | 50 | 70 | < 250 | ms | 2026-11-29 |",
+        before.strip(),
+    ]
 
 
 def test_a_piece_that_takes_too_long_is_ended_and_has_failed() -> None:
@@ -119,4 +132,4 @@ def test_a_piece_that_takes_too_long_is_ended_and_has_failed() -> None:
 def test_every_piece_is_a_module_and_measures_what_goals_ask_for() -> None:
     names = [piece.name for piece in PIECES]
     assert all((ROOT / "bench" / f"{name}.py").exists() for name in names)
-    assert {goal.file for goal in GOALS} <= {*names}
+    assert {goal.file for goal in GOALS} <= {*names, "whole"}  # how long all of them take
