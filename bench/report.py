@@ -116,10 +116,11 @@ def recovery_table(figures: dict[str, Any], dates: dict[str, str], before: str) 
     if not figures:
         return ""
     goals = {goal.path: goal.first for goal in GOALS if goal.file == "recovery"}
+    old = before.partition("<!-- recovery -->\n")[2].partition("<!-- end -->")[0].splitlines()
     rows = []
     for name, what, label, unit in _RECOVERY_ROWS:
         if what not in figures.get(name, {}):
-            rows += [row for row in before.splitlines() if row.startswith(f"| {label} |")][:1]
+            rows += [row for row in old if row.startswith(f"| {label} |")][:1]
             continue
         values = figures[name][what]
         numbers = " | ".join(number(value) for value in (median(values), min(values), max(values)))

@@ -112,12 +112,14 @@ def test_a_table_without_figures_stays_and_the_document_has_a_place_for_each() -
 
 
 def test_rows_that_a_short_run_leaves_out_stay() -> None:
-    before = "| killed model answers again, no spare | 1,861 | 1,834 | 1,928 | < 2,000 | ms | 2026-11-25 |\n"
+    old = "| killed model answers again, no spare | 1,861 | 1,834 | 1,928 | < 2,000 | ms | 2026-11-25 |"
+    of_goals = "| killed model answers again, no spare | 1,861 ms | at most 2,000: reached |  |"
+    before = f"<!-- goals -->\n{of_goals}\n<!-- end -->\n\n<!-- recovery -->\n{old}\n<!-- end -->\n"
     dates = {"deaths_warm": "2026-11-29"}
     rows = recovery_table({"deaths_warm": {"again": [50.0, 60.0, 70.0]}}, dates, before).splitlines()[2:]
     assert rows == [
         "| killed model answers again, warm spare | 60 | 50 | 70 | < 250 | ms | 2026-11-29 |",
-        before.strip(),
+        old,
     ]
 
 
