@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import psutil
 
+from bench.cpu import cpu_seconds
 from bench.models import ECHO
 from tests.service import ROOT, free_port
 
@@ -40,7 +41,7 @@ class Server:
         seconds: dict[str, float] = defaultdict(float)
         for process in [self.process, *self.process.children(recursive=True)]:
             with contextlib.suppress(psutil.NoSuchProcess):
-                seconds[self._role(process)] += sum(process.cpu_times()[:2])
+                seconds[self._role(process)] += cpu_seconds(process.pid)
         return seconds
 
     def rss(self) -> dict[str, int]:
