@@ -38,7 +38,7 @@ PIECES = (
     Piece("recovery", "deaths_warm deaths_twice pauses_warm hangs", "", 30),
     Piece("recovery", "--repeats 4 smol", None, 5),
     Piece("request", "--pairs 5", "", 5),
-    Piece("going_on", "--pairs 60", "--pairs 60", 3),
+    Piece("going_on", "--pairs 40 --tiny-pairs 60", "--pairs 60 --tiny-pairs 120", 5),
     Piece("disk_cache", "", "", 5),
     Piece("second_turn", "--repeats 1", "--repeats 5", 5),
     Piece("vision", "", "--rounds 9", 5),
