@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import psutil
 
 from bench import report
+from bench.results import save
 from tests.service import ROOT
 
 # How long an interrupted piece may take to end its servers.
@@ -67,7 +68,10 @@ def main(names: list[str], *, is_whole: bool) -> int:
             if not _run([f"bench.{piece.name}", *arguments.split()], piece.minutes * 60):
                 failed.append(piece.name)
             print(f"== {piece.name} took {time.monotonic() - since:.0f} s", flush=True)
-    print(f"\n== {time.monotonic() - began:.0f} s in all\n")
+    seconds = time.monotonic() - began
+    print(f"\n== {seconds:.0f} s in all\n")
+    if not (names or is_whole or failed):
+        save("whole", {"seconds": seconds})
     report.main()
     if failed:
         print(f"\nfailed: {', '.join(failed)}; their figures are those of an earlier run, or missing")
