@@ -41,7 +41,7 @@ PIECES = (
     Piece("request", "--pairs 5", "", 5),
     Piece("going_on", "--pairs 40 --tiny-pairs 60", "--pairs 60 --tiny-pairs 120", 5),
     Piece("disk_cache", "", "", 5),
-    Piece("second_turn", "--repeats 1", "--repeats 5", 5),
+    Piece("second_turn", "--repeats 3", "--repeats 5 --empty 3", 5),
     Piece("vision", "", "--rounds 9", 5),
     Piece("embeddings", "", "--rounds 9", 5),
     Piece("speech", "", "--rounds 9", 5),

@@ -41,11 +41,12 @@ def bench_models(*names: str, with_smol: bool) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def long_model() -> Iterator[Path]:
-    """A folder with the model `long`: three layers, hidden size 96, so that reading a long prompt takes seconds."""
+def long_model(layers: int = 3) -> Iterator[Path]:
+    """A folder with the model `long`: hidden size 96, so that reading a long prompt takes seconds. layers: prefill
+    needs the attention of all but the last."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         folder = Path(directory) / "long"
-        _only_printable(make_tiny_model(folder, layers=3, hidden_size=96, context_length=_CONTEXT_LENGTH))
+        _only_printable(make_tiny_model(folder, layers=layers, hidden_size=96, context_length=_CONTEXT_LENGTH))
         yield folder.parent
 
 

@@ -43,7 +43,7 @@ _RECOVERY_ROWS = (
     ("sampling", "cost", "memory samples of 8 idle workers", "% of a core"),
     ("sampling", "with", "the broker as a whole meanwhile", "% of a core"),
 )
-_FILES = sorted({goal.file for goal in GOALS} | {"dialects", "profile", "second_turn"})
+_FILES = sorted({goal.file for goal in GOALS} | {"dialects", "profile"})
 
 
 def main() -> None:
@@ -199,13 +199,15 @@ def prefill_table(by_server: dict[str, dict[str, list[float]]]) -> str:
 def second_turn_table(figures: dict[str, list[float]]) -> str:
     labels = {
         "live": f"{OURS}, the process lives",
+        "reading": "its files, read once in another process",
         "disk": f"{OURS}, killed, the prompt cache on disk",
         "without": f"{OURS}, killed, no cache on disk",
         "mlx_lm.server": "mlx_lm.server, started anew",
     }
     rows = ["| | first token, ms | from | to |", "| --- | --- | --- | --- |"]
-    for what, values in figures.items():
-        rows.append(f"| {labels[what]} | {number(median(values))} | {number(min(values))} | {number(max(values))} |")
+    for what, label in labels.items():
+        if values := figures.get(what):
+            rows.append(f"| {label} | {number(median(values))} | {number(min(values))} | {number(max(values))} |")
     return "\n".join(rows) if figures else ""
 
 
