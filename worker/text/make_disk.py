@@ -8,6 +8,7 @@ from broker.wire.to_workers import Assign
 from worker.cache.disk.disk_cache import DiskCache, DiskSettings
 from worker.cache.disk.fingerprint import fingerprint_of
 from worker.cache.disk.space import Bounds
+from worker.process.blas import loaded_blas
 from worker.text.options import TextOptions
 
 log = logging.getLogger("worker")
@@ -23,6 +24,7 @@ def make_disk(assign: Assign, options: TextOptions) -> DiskCache | None:
         "model_type": assign.model_type,
         "chat_template": options.chat_template,
         "tool_form": options.tool_form,
+        "blas": loaded_blas(),
         "quantised": [options.kv_bits, options.kv_group_size, options.quantized_kv_start, options.prefill_step_size]
         if options.kv_bits is not None
         else None,

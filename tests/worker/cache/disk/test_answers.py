@@ -12,6 +12,7 @@ from tests.tiny_models import make_tiny_llama4, make_tiny_model
 from tests.worker.cache.disk.disk_runs import over, written
 from tests.worker.engine_runs import answer, load, run, without_count
 from worker.cache.disk import fingerprint
+from worker.text import make_disk
 
 LONG: dict[str, Any] = {"prompt": "once upon a time " * 60, "max_tokens": 24}  # 1,020 tokens: three blocks and a rest
 FIRST: dict[str, Any] = {**LONG, "max_tokens": 1}
@@ -131,4 +132,7 @@ def test_what_is_not_the_same_is_never_used(made: Path, tmp_path: Path, monkeypa
         with monkeypatch.context() as patch:
             patch.setattr(fingerprint, "version", versions.__getitem__)
             assert cached(folder) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(make_disk, "loaded_blas", lambda: "/usr/lib/libopenblas.so 30000000 1")
+        assert cached(folder) == 0
     assert cached(folder) == 1019
