@@ -8,6 +8,7 @@ import pytest
 
 from tests.service import Service, end_process, wait_until
 from tests.tiny_models import make_tiny_model
+from worker.cache.disk.writer import BURST_SECONDS
 
 BLOCK = 256
 CACHE = {"cache_disk_gb": 1, "cache_disk_reserve_gb": 0, "cache_disk_write_mb_per_second": 1000, "warm_spares": 1}
@@ -83,6 +84,24 @@ def test_a_death_in_the_middle_of_an_answer(service: Service) -> None:
     assert chat.entry()["pid"] != pid
     two = Chat(service, "a", "two")
     assert two.ask()["cached"] > len(LONG) - BLOCK
+
+
+def test_a_death_while_blocks_wait(make_service: Callable[..., Service]) -> None:
+    """What a process may write at once is there, and the next one reads all of it; the rest is lost."""
+    block = 33_200  # bytes of a file
+    rate = 12 * block / BURST_SECONDS / 1e6
+    service = make_service(broker={**CACHE, "cache_disk_write_mb_per_second": rate})
+    chat = Chat(service, "tiny-a", "six", LONG[:6000])
+    assert chat.ask()["cached"] == 0
+    entry = wait_until(lambda: (one := chat.entry())["disk_cache_files"] >= 12 and one)
+    assert entry["disk_cache_queue_bytes"] > 5 * block
+    end_process(entry["pid"])
+    wait_until(lambda: chat.entry()["pid"] != entry["pid"])
+    (folder,) = folders(service)
+    written = len([*folder.rglob("*.safetensors")])
+    assert 12 <= written < 16  # one in five seconds after the burst
+    chat.messages.append({"role": "user", "content": "and then?"})
+    assert chat.ask()["cached"] == written * BLOCK
 
 
 @pytest.mark.slow

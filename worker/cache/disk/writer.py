@@ -24,6 +24,9 @@ log = logging.getLogger("worker")
 # Copies of the caches of live sequences that may wait for the disk. Those of ended ones are no copies.
 MOST_COPIED_BYTES = 64 * 2**20
 
+# So many seconds without writes may be made up for: prompts come in bursts, and what waits is lost if the process dies.
+BURST_SECONDS = 60.0
+
 
 @dataclass(slots=True, frozen=True)
 class Job:
@@ -199,7 +202,7 @@ class Writer:
             self._make_folders()
             return
         self._space.written(path, nbytes, replaced)
-        self._may_write_at = max(self._may_write_at, self._clock() - 1.0) + nbytes / self._rate
+        self._may_write_at = max(self._may_write_at, self._clock() - BURST_SECONDS) + nbytes / self._rate
 
     def _remove(self) -> Mapping[str, Tensor]:
         shutil.rmtree(self._folders[1], ignore_errors=True)

@@ -12,9 +12,10 @@ import pytest
 from tests.service import wait_until
 from worker.cache.disk.files import Tensor
 from worker.cache.disk.space import Bounds, Space
-from worker.cache.disk.writer import MOST_COPIED_BYTES, Job, Writer
+from worker.cache.disk.writer import BURST_SECONDS, MOST_COPIED_BYTES, Job, Writer
 
 SIZE = 100_000  # of a job
+BURST = 10  # jobs that are written at once
 
 
 class Clock:
@@ -38,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 def writer(folder: Path, clock: Clock) -> Writer:
     folders = (folder.parent.parent, folder.parent, folder)
     space = Space(folders[0], folders[1], Bounds(10**9, 0))
-    return Writer(folders, space, 10 * SIZE, lambda _descriptor: None, clock=clock)
+    return Writer(folders, space, BURST * SIZE / BURST_SECONDS, lambda _descriptor: None, clock=clock)
 
 
 def job(name: str) -> Job:
@@ -52,17 +53,16 @@ def names(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.safetensors"))
 
 
-def test_it_writes_so_many_bytes_per_second_and_the_rest_when_it_ends(
+def test_it_writes_a_burst_then_so_many_bytes_per_second_and_the_rest_when_it_ends(
     writer: Writer, folder: Path, clock: Clock
 ) -> None:
     for number in range(40):
         writer.offer(job(f"{number:02}"))
-    # A second without writes may be made up for.
-    wait_until(lambda: len(names(folder)) == 10)
+    wait_until(lambda: len(names(folder)) == BURST)
     assert not writer.wait(0.15)
     assert len(names(folder)) == 10
     assert writer.queued_bytes == 30 * SIZE
-    clock.now += 0.5
+    clock.now += 0.5 * BURST_SECONDS
     wait_until(lambda: len(names(folder)) == 15)
     assert not writer.wait(0.15)
     assert len(names(folder)) == 15
@@ -85,11 +85,11 @@ def test_what_replaces_a_file_waits_behind_the_others_and_for_the_newest(
     assert writer.queued_bytes == 5 * SIZE
     writer.cancel(b"gone")
     assert writer.queued_bytes == 4 * SIZE
-    clock.now += 0.3
+    clock.now += 0.3 * BURST_SECONDS
     wait_until(lambda: len(names(folder)) == 13)
     assert names(folder)[-2:] == ["11", "block"]
     assert not writer.wait(0.15)
-    clock.now += 1
+    clock.now += BURST_SECONDS
     assert writer.wait(10.0)
     assert (made, writer.queued_bytes) == ([1], 0)
     assert names(folder)[-1] == "tail"
@@ -107,7 +107,7 @@ def test_an_entry_that_leaves_memory_is_not_written(writer: Writer, folder: Path
     writer.enter(b"kept", [job("kept")])
     wait_until(lambda: len(names(folder)) == 10)
     writer.cancel(b"gone")
-    clock.now += 10
+    clock.now += 10 * BURST_SECONDS
     writer.offer(job("last"))
     assert writer.wait(10.0)
     assert names(folder) == [*(f"{number:02}" for number in range(12)), "kept", "last"]
@@ -118,7 +118,7 @@ def test_what_is_forgotten_is_neither_there_nor_written(writer: Writer, folder: 
         writer.offer(job(f"{number:02}"))
     wait_until(lambda: len(names(folder)) == 10)
     writer.forget()
-    clock.now += 10
+    clock.now += 10 * BURST_SECONDS
     writer.offer(job("new"))
     assert writer.wait(10.0)
     assert names(folder) == ["new"]
@@ -131,7 +131,7 @@ def test_what_waits_when_another_process_has_removed_all_is_not_written(
         writer.offer(job(f"{number:02}"))
     wait_until(lambda: len(names(folder)) == 10)
     shutil.rmtree(folder.parent)
-    clock.now += 10
+    clock.now += 10 * BURST_SECONDS
     assert writer.wait(10.0)
     assert names(folder) == []
     writer.offer(job("new"))
