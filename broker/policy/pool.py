@@ -90,11 +90,15 @@ class Pool:
         self._deadline: float | None = None
         self._has_changed = False  # since the deadline was worked out
         self._decided_at = 0.0  # as a whole: what was due then has been done
+        self._came_at: float | None = None  # requests that are decided about with the next one
 
     def handle(self, event: Event, now: float, then: Event | None = None) -> list[Action]:
         """What to do now that `event` has happened. now: seconds, monotonic, never less than at the last call. then:
-        what will be handled next, if that is known: requests for a model that serves are decided about together."""
+        what will be handled next, if that is known: requests for a model that serves are decided about together, and
+        have come at the same moment."""
         facts = self._facts
+        if self._came_at is not None:
+            now, self._came_at = self._came_at, None
         facts.actions = []
         if isinstance(event, OutputsArrived):
             if not on_outputs_arrived(facts, event, now):
@@ -113,7 +117,9 @@ class Pool:
         model = self._facts.models.get(event.model_id)
         if model is None or model.serving is None or not self._facts.serves_at_once(model):
             return False
-        if not (isinstance(then, RequestArrived) and then.model_id == event.model_id):
+        if isinstance(then, RequestArrived) and then.model_id == event.model_id:
+            self._came_at = now
+        else:
             dispatch(self._facts, model, model.serving, FOREVER, now)
             self._has_changed = True
         return True

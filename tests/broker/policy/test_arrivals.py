@@ -18,6 +18,7 @@ from broker.policy.events import (
     WorkerStarted,
 )
 from broker.policy.flow_events import LinkOpened
+from broker.policy.noted import RequestSent
 from broker.policy.specs import ModelSpec
 from broker.wire.clock import Clock
 from broker.wire.frames import gateway_of
@@ -84,6 +85,21 @@ def test_requests_for_a_model_that_serves_are_only_handed_out(monkeypatch: pytes
     now = loop._clock.now()
     assert deadline > now
     assert policies.handle(TimePassed(), now) == []  # nothing is left undecided
+
+
+def test_requests_that_come_at_the_same_moment_wait_for_nothing() -> None:
+    """However long it takes to note them all."""
+    s = Script()
+    s.idle("a")
+    s.pool.take_noted()
+    first, second = requests(s.specs["a"], 2)
+    assert s.pool.handle(first, s.now, second) == []
+    sent = s.pool.handle(second, s.now + 0.002)
+    assert [type(action) for action in sent] == [ForwardRequest, ForwardRequest]
+    assert [noted.waited for noted in s.pool.take_noted() if isinstance(noted, RequestSent)] == [0.0, 0.0]
+    [third] = requests(s.specs["a"], 1, first=3)
+    s.pool.handle(third, s.now + 0.003)
+    assert s.model("a").last_used == s.now + 0.003
 
 
 def test_a_request_hides_no_deadline_that_has_just_come() -> None:
