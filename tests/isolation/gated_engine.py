@@ -86,14 +86,15 @@ class Halt:
 
 
 class GatedEngine(TextEngine):
-    """The text engine behind a gate, whose limit is of steps after the one by which every request decodes. folder:
-    of the model and of the gate's files."""
+    """The text engine behind a gate, whose limit is of steps after the one by which every request decodes; with
+    from_the_first, of all steps, so that it stops between two pieces of a prompt. folder: of the model and of the
+    gate's files."""
 
     def __init__(self, assign: Assign, report: Report) -> None:
         options = dict(assign.options)
-        folder = options.pop("folder")
+        folder, self._from_the_first = options.pop("folder"), options.pop("from_the_first", False)
         self._halt = Halt(Gate(Path(folder)))
-        self._steps = 0  # from the one after which every request decodes
+        self._steps = 0  # those that count
         super().__init__(replace(assign, path=folder, options=options), report)
 
     def step(self) -> list[Output]:
@@ -101,7 +102,7 @@ class GatedEngine(TextEngine):
             return []
         outputs = super().step()
         stats = self.stats()
-        self._steps += bool(self._steps or 0 < stats.decoding == stats.live)
+        self._steps += bool(self._from_the_first or self._steps or 0 < stats.decoding == stats.live)
         if not self.has_work:
             self._steps = 0
         return outputs

@@ -3,6 +3,7 @@
 The same answer is told in the same words, whatever happens to the process that gives it.
 """
 
+import itertools
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,10 +30,11 @@ CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required"
 
 @dataclass(frozen=True)
 class Wish:
-    """What is asked for. stop: a stop string, which Responses does not have."""
+    """What is asked for. said: the prompt. stop: a stop string, which Responses does not have."""
 
     model: str
     tokens: int
+    said: str = "Hello"
     stop: str | None = None
     has_schema: bool = False
     has_tools: bool = False
@@ -40,15 +42,18 @@ class Wish:
 
 @dataclass(frozen=True)
 class Client:
-    """A dialect, streamed or not."""
+    """A dialect, streamed or not. seed: of one that draws its tokens, which only Ollama's can have here."""
 
     dialect: str
     stream: bool
+    seed: int | None = None
 
     def ask(self, http: httpx.Client, wish: Wish) -> Any:
         """The answer as this client understands it. AssertionError if it is none, or has no end."""
         path, body = _BODIES[self.dialect](wish)
         body |= {"model": wish.model, "stream": self.stream}
+        if self.seed is not None:
+            body["options"] |= {"temperature": 0.8, "seed": self.seed}
         if not self.stream:
             if self.dialect == "chat":
                 body |= _LOGPROBS
@@ -72,13 +77,17 @@ def logprobs(http: httpx.Client, wish: Wish) -> list[dict[str, Any]]:
 
 
 DIALECTS = ("chat", "messages", "responses", "ollama")
-CLIENTS = [Client(dialect, stream) for dialect in DIALECTS for stream in (True, False)]
+# With this seed the first byte is a character: from the first token on there is text to tell.
+SEEDS = {("ollama", True): 5}
+CLIENTS = [Client(*one, SEEDS.get(one)) for one in itertools.product(DIALECTS, (True, False))]
 
-_USER = [{"role": "user", "content": "Hello"}]
+
+def _user(wish: Wish) -> list[dict[str, str]]:
+    return [{"role": "user", "content": wish.said}]
 
 
 def _chat(wish: Wish) -> tuple[str, dict[str, Any]]:
-    body: dict[str, Any] = {"messages": _USER, "max_tokens": wish.tokens, "temperature": 0}
+    body: dict[str, Any] = {"messages": _user(wish), "max_tokens": wish.tokens, "temperature": 0}
     if wish.stop:
         body["stop"] = [wish.stop]
     if wish.has_schema:
@@ -90,7 +99,7 @@ def _chat(wish: Wish) -> tuple[str, dict[str, Any]]:
 
 
 def _messages(wish: Wish) -> tuple[str, dict[str, Any]]:
-    body: dict[str, Any] = {"messages": _USER, "max_tokens": wish.tokens, "temperature": 0}
+    body: dict[str, Any] = {"messages": _user(wish), "max_tokens": wish.tokens, "temperature": 0}
     if wish.stop:
         body["stop_sequences"] = [wish.stop]
     if wish.has_schema:
@@ -101,7 +110,7 @@ def _messages(wish: Wish) -> tuple[str, dict[str, Any]]:
 
 
 def _responses(wish: Wish) -> tuple[str, dict[str, Any]]:
-    body: dict[str, Any] = {"input": "Hello", "max_output_tokens": wish.tokens, "temperature": 0}
+    body: dict[str, Any] = {"input": wish.said, "max_output_tokens": wish.tokens, "temperature": 0}
     if wish.has_schema:
         body["text"] = {"format": {"type": "json_schema", "name": "thing", "schema": SCHEMA, "strict": True}}
     if wish.has_tools:
@@ -113,7 +122,7 @@ def _ollama(wish: Wish) -> tuple[str, dict[str, Any]]:
     options: dict[str, Any] = {"num_predict": wish.tokens, "temperature": 0}
     if wish.stop:
         options["stop"] = [wish.stop]
-    body: dict[str, Any] = {"messages": _USER, "options": options}
+    body: dict[str, Any] = {"messages": _user(wish), "options": options}
     if wish.has_schema:
         body["format"] = SCHEMA
     if wish.has_tools:

@@ -3,7 +3,7 @@
 Eight clients of model A, a stream and a whole answer in each dialect, are brought into the very step of their answers
 that a cell is about; then the process is ended in one of six ways. Each of them gets all of its answer, in the same
 words as when nothing happens: text, reasoning, calls, ends, usage, and the log-probabilities of the whole answer of a
-chat. Ids and times are another's with every answer.
+chat. Ids and times are another's with every answer. One of the eight draws with a seed.
 """
 
 import os
@@ -27,6 +27,7 @@ from tests.worker.generation.scripted import CALL, TAGS, TOOL_TEMPLATE
 
 SCRIPT = ("<think>", "hm", ", so", " be", " it", "</think>", "Well: ", *CALL)
 TOKENS = 80
+PIECE = 32  # tokens of a prompt
 MEMORY_LIMIT_GB = 0.9
 # Seconds. A process that fills memory says little meanwhile.
 HEARTBEAT_TIMEOUT = 6.0
@@ -36,10 +37,12 @@ MARGIN = 1e-3
 
 @dataclass(frozen=True)
 class Point:
-    """Where in an answer. step: how many steps may follow the first output; of some points the answer tells it."""
+    """Where in an answer. step: how many steps may follow the first output; of some points the answer tells it.
+    in_prompt: the steps are pieces of a prompt."""
 
     wish: Wish
     step: Callable[["Answer"], int]
+    in_prompt: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,10 @@ class Answer:
 
 PLAIN, SCRIPTED = Wish("plain", TOKENS), Wish("scripted", TOKENS, has_tools=True)
 CALLING = Wish("calling", TOKENS, has_tools=True)
+LONG = Wish("slow_reader", TOKENS, said="What is said here is read in several pieces. " * 5)
 POINTS: dict[str, Point] = {
-    "prefill": Point(PLAIN, lambda _: 0),
+    "before": Point(PLAIN, lambda _: 0),
+    "prefill": Point(LONG, lambda _: 3, in_prompt=True),
     "token 1": Point(PLAIN, lambda _: 1),
     "token 50": Point(PLAIN, lambda _: 50),
     "call": Point(SCRIPTED, lambda _: len(SCRIPT) - 2),
@@ -83,8 +88,9 @@ BLOWS = ["SIGKILL", "SIGSEGV", "SIGABRT", "SIGSTOP", "memory", "GPU"]
 # Each blow and each point once; the others with `make test-isolation`.
 QUICK = frozenset(
     {
-        *(("SIGKILL", "token 50"), ("SIGSEGV", "prefill"), ("SIGABRT", "call"), ("SIGSTOP", "reasoning")),
+        *(("SIGKILL", "token 50"), ("SIGSEGV", "before"), ("SIGABRT", "call"), ("SIGSTOP", "reasoning")),
         *(("memory", "schema"), ("GPU", "stop"), ("SIGKILL", "character"), ("SIGKILL", "token 1")),
+        ("SIGABRT", "prefill"),
     }
 )
 
@@ -92,7 +98,8 @@ QUICK = frozenset(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("own-clients")
-    make_tiny_model(directory / "plain", seed=5)
+    for name in ("plain", "slow_reader"):
+        make_tiny_model(directory / name, seed=5)
     options: dict[str, Any] = {"tags": TAGS, "tool_parser": "json_tools", "chat_template": TOOL_TEMPLATE}
     make_scripted_model(directory / "scripted", SCRIPT, **options)
     make_scripted_model(directory / "calling", CALL, **options)
@@ -103,9 +110,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(folder: Path) -> Iterator[Service]:
     """The models are pinned, so that the next process loads at once."""
 
-    def gated(name: str) -> dict[str, object]:
+    def gated(name: str, **more: object) -> dict[str, object]:
         # Without a prompt cache usage does not depend on what was asked before.
-        options = {"folder": str(folder / name), "prompt_cache_tokens": 0}
+        options = {"folder": str(folder / name), "prompt_cache_tokens": 0, **more}
         engine = "tests.isolation.gated_engine:GatedEngine"
         return {"engine": engine, "type": "text-gen", "options": options, "memory_limit_gb": MEMORY_LIMIT_GB}
 
@@ -116,6 +123,7 @@ def service(folder: Path) -> Iterator[Service]:
         "memory_sample_seconds": 0.1,
     }
     models = {name: gated(name) for name in ("plain", "scripted", "calling")}
+    models["slow_reader"] = gated("slow_reader", prefill_step_size=PIECE, from_the_first=True)
     running = Service(folder, {"broker": broker, "gateway": {"resume_limit": 2}, "models": models})
     try:
         yield running.start()
@@ -185,25 +193,28 @@ def test_its_own_clients_hear_a_pause(
     resumes, pid = service.model(wish.model)["resumes"], service.model(wish.model)["pid"]
     gate = Gate(folder / wish.model)
     gate.close(0)
-    try:
-        with ThreadPoolExecutor(len(CLIENTS)) as pool:
+    with ThreadPoolExecutor(len(CLIENTS)) as pool:
+        try:
             asking = [pool.submit(client.ask, service.client, wish) for client in CLIENTS]
             wait_until(lambda: gate.holds(0, len(CLIENTS)), what="all clients in the engine")
             if (step := point.step(answer)) > 0:
                 gate.close(step)
                 wait_until(lambda: gate.holds(step, len(CLIENTS)), what="the point")
+            if point.in_prompt:
+                wait_until(lambda: service.model(wish.model)["prefilling"] == len(CLIENTS), what="begun prompts")
             assert not any(client.done() for client in asking)
             strike(blow, pid, gate)
             wait_until(lambda: not psutil.pid_exists(pid), what="the end of the process")
             gate.open()
             told = [client.result(60) for client in asking]
-    finally:
-        gate.open()
+        finally:
+            gate.open()  # else those that still wait would wait for ever
     for client, was, is_now in zip(CLIENTS, wanted, told, strict=True):
         assert is_now == was, client
     entry = service.model(wish.model)
     assert entry["pid"] != pid
-    assert entry["resumes"] - resumes == (len(CLIENTS) if step > 0 else 0)
+    has_output = step > 0 and not point.in_prompt
+    assert entry["resumes"] - resumes == (len(CLIENTS) if has_output else 0)
 
 
 @pytest.mark.timeout(120)
