@@ -6,24 +6,29 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import ECHO, MISBEHAVING, PACED
+from tests.end_to_end.test_vision import image, text, user
 from tests.service import Service, wait_until
+from tests.tiny_models import make_tiny_model
+from tests.tiny_vision import make_tiny_vision, picture
 
 CONTENT = "twenty tokens of an echo that says all of this again"
 
 
 @pytest.fixture(scope="module")
-def patient(models_dir: Path) -> Iterator[Service]:
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("models")
+    make_tiny_model(folder / "tiny-a", seed=1)
+    make_tiny_vision(folder / "tiny-vision")
     echo = ECHO | {"options": PACED}
     bad = MISBEHAVING | {"options": PACED}
     full = MISBEHAVING | {"options": {"delay_seconds": 0.03}, "memory_limit_gb": 0.25}
     models = {"echo": echo, "bad": bad, "full": full}
-    with Service(models_dir, {"broker": {"memory_sample_seconds": 0.05}, "models": models}) as service:
+    with Service(folder, {"broker": {"memory_sample_seconds": 0.05}, "models": models}) as service:
         yield service
 
 
@@ -78,6 +83,25 @@ def test_the_answer_of_a_real_model_has_its_whole_length(patient: Service) -> No
     assert stream.usage is not None
     assert stream.usage["completion_tokens"] == 4000
     assert resumes(patient, "tiny-a") == 1
+
+
+@pytest.mark.exact
+@pytest.mark.slow  # two loads of what sees
+def test_so_has_the_answer_about_a_picture(patient: Service) -> None:
+    """Which the next process looks at again."""
+    chat = [user(text("What is "), image(picture(1)), text("?"))]
+    asked: dict[str, Any] = {"messages": chat, "max_tokens": 2000, "stream_options": {"include_usage": True}}
+    said = []
+    for dies in (False, True):
+        with patient.stream("tiny-vision", **asked) as stream:
+            stream.next_text()
+            if dies:
+                os.kill(patient.model("tiny-vision")["pid"], signal.SIGKILL)
+            stream.finish()
+        assert (stream.error, stream.done) == (None, True)
+        said.append((stream.text, stream.finish_reason, stream.usage))
+    assert said[0] == said[1]
+    assert resumes(patient, "tiny-vision") == 1
 
 
 def test_every_choice_of_one_request_goes_on(patient: Service) -> None:
