@@ -3,8 +3,9 @@
 test_chaos.py runs 40 seconds; `python -m tests.isolation.chaos SECONDS SEED` (`make chaos`) prints the figures of
 a longer run as a table. Every request must end exactly once: with an answer, with a framed or plain error of a known
 code, or because its client left. Anything else raises. With a third argument, `kills`, there are no storms: every model
-is killed every five seconds, all have room, and answers are long, so that many of them go on in another process
-(`make chaos-kills`). Then `check_kills` must hold.
+is killed every five seconds, in turn by an administrator and by a signal, all have room, and answers are long, so that
+many of them go on in another process (`make chaos-kills`). Then `check_kills` must hold. All answers are greedy: what a
+client is told is compared with what the model says when nothing happens.
 
 Clients behave as good clients do: a refused client waits as long as Retry-After says, and a client that is told not to
 retry asks again after a pause. An operator loads models that have failed. Attacks come in storms: the next one begins
@@ -13,6 +14,7 @@ when every model that clients want has answered since the last one. All randomne
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -20,7 +22,6 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,15 +30,15 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.isolation.chaos_figures import DEADLY, Figures, check_kills
 from tests.isolation.conftest import HEARTBEAT_TIMEOUT
+from tests.isolation.undisturbed import Undisturbed, learn
 from tests.service import Service, chat_body
 from tests.tiny_models import make_tiny_model
 
 MODELS = ("a", "b", "c")
 CLIENTS = 16
-# The codes that a client may get during the chaos; any other code is a bug.
-KNOWN_CODES = {"worker_died", "model_unavailable", "rate_limit_exceeded", "insufficient_memory"}
-_SIGNALS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signal.SIGSTOP)
+_SIGNALS = (*DEADLY, signal.SIGTERM, signal.SIGSTOP)
 _ANSWER_SECONDS = 240.0
 # Pause of a client that is told not to retry, seconds: doubled with each refusal in a row.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0
@@ -48,54 +49,10 @@ _SIGNAL_SHARE = 0.6  # the rest are acts of an administrator
 _VERBS = ("load", "unload", "kill", "unpin")
 _STORM, _CALM = (6.0, 10.0), (8.0, 14.0)
 _KILL_EVERY = 5.0
-# Where models are killed and nothing else happens: how many requests are answered, of those whose clients do not leave.
-_LEAST_WHOLE_PERCENT = 95.0
-_LIMIT = "code worker_died, the limit"
 # Tokens of an answer, at most.
-_SHORT_ANSWER, _LONG_ANSWER = 150, 800
+_SHORT_ANSWER, LONG_ANSWER = 150, 800
 # How long clients want the same two of the three models, seconds. A change of demand evicts.
 _DEMAND = (8.0, 16.0)
-
-
-@dataclass
-class Figures:
-    """Counts of everything that happened. rss: MiB of broker and gateway after a quarter of the run and at its end."""
-
-    started: int = 0
-    ends: Counter[str] = field(default_factory=Counter)
-    errors: Counter[str] = field(default_factory=Counter)
-    attacks: Counter[str] = field(default_factory=Counter)
-    operator_loads: int = 0
-    resumes: int = 0
-    slowest_seconds: float = 0.0
-    rss_early: dict[str, float] = field(default_factory=dict)
-    rss_late: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def answered(self) -> int:
-        return self.ends["answered, streamed"] + self.ends["answered, whole"]
-
-    @property
-    def whole_percent(self) -> float:
-        """Of the requests whose clients did not leave."""
-        return 100 * self.answered / max(1, self.started - self.ends["client left"])
-
-    @property
-    def refused_percent(self) -> float:
-        return 100 * self.ends["error, plain"] / max(1, self.started)
-
-    def table(self) -> str:
-        rows: list[tuple[str, object]] = [("requests", self.started), ("answered", self.answered)]
-        rows += [("answered, % of those not left", round(self.whole_percent, 1))]
-        rows += [("refused, % of requests", round(self.refused_percent, 1))]
-        rows += [("answers that went on", self.resumes)]
-        rows += [*sorted(self.ends.items()), *sorted(self.errors.items())]
-        rows += [*sorted(self.attacks.items()), ("loads by the operator", self.operator_loads)]
-        rows += [("slowest end, s", round(self.slowest_seconds, 2))]
-        rows += [
-            (f"{n} RSS, MiB, early / late", f"{self.rss_early[n]:.1f} / {self.rss_late[n]:.1f}") for n in self.rss_late
-        ]
-        return "\n".join(f"| {name} | {value} |" for name, value in rows)
 
 
 @dataclass(frozen=True)
@@ -111,9 +68,12 @@ class End:
 class Run:
     """One run: its client, its end and its figures. least: the run goes on until there have been this many attacks and
     streamed answers, even where that takes longer. kills: see the top of this file. wanted: the models that clients ask
-    for now. served: the models that have answered since the last storm."""
+    for now. served: the models that have answered since the last storm. undisturbed: what the models say.
+    longest: tokens of an answer, at most."""
 
     http: httpx.AsyncClient
+    undisturbed: Undisturbed
+    longest: int
     ends_at: float
     least: int
     kills: bool = False
@@ -146,11 +106,13 @@ def chaos_service(models: Path, *, kills: bool = False) -> Service:
     return Service(models, {"broker": broker})
 
 
-async def run_chaos(service: Service, seconds: float, seed: int, least: int = 0, *, kills: bool = False) -> Figures:
-    """Raises AssertionError for the first request that does not end as it must. least, kills: see Run."""
+async def run_chaos(
+    service: Service, seconds: float, seed: int, least: int = 0, *, kills: bool = False, longest: int = _SHORT_ANSWER
+) -> Figures:
+    """Raises AssertionError for the first request that does not end as it must. least, kills, longest: see Run."""
     limits = httpx.Limits(max_connections=None)  # httpx counts the connection of a cancelled request for too long
     async with httpx.AsyncClient(base_url=service.url, timeout=_ANSWER_SECONDS, limits=limits) as http:
-        run = Run(http, time.monotonic() + seconds, least, kills)
+        run = Run(http, await learn(http, MODELS, longest), longest, time.monotonic() + seconds, least, kills)
         async with asyncio.TaskGroup() as group:
             for number in range(CLIENTS):
                 group.create_task(_client(run, random.Random(f"{seed}/{number}")))
@@ -175,8 +137,8 @@ async def _client(run: Run, rng: random.Random) -> None:
     refusals = 0
     while run.goes_on():
         model = rng.choice(run.wanted)
-        tokens = rng.randrange(1, _LONG_ANSWER if run.kills else _SHORT_ANSWER)
-        body = chat_body(model, "Hello " * rng.randrange(1, 60), max_tokens=tokens)
+        tokens = rng.randrange(1, run.longest)
+        body = chat_body(model, rng.choice(run.undisturbed.prompts(model)), max_tokens=tokens)
         end = await _request(run, rng, body)
         refusals = 0 if end.retryable else refusals + 1
         if end.retry_after is not None:
@@ -190,9 +152,9 @@ async def _request(run: Run, rng: random.Random, body: dict[str, Any]) -> End:
     run.figures.started += 1
     began = time.monotonic()
     if rng.random() < 0.6:
-        end = await _stream(run.http, body | {"stream": True}, leaves_after, run.figures)
+        end = await _stream(run, body, leaves_after)
     else:
-        end = await _ask(run.http, body, leaves_after, run.figures)
+        end = await _ask(run, body, leaves_after)
     run.figures.ends[end.name] += 1
     if end.name.startswith("answered"):
         run.served.add(body["model"])
@@ -200,21 +162,27 @@ async def _request(run: Run, rng: random.Random, body: dict[str, Any]) -> End:
     return end
 
 
-async def _stream(http: httpx.AsyncClient, body: dict[str, Any], leaves_after: int | None, figures: Figures) -> End:
-    async with http.stream("POST", "/v1/chat/completions", json=body) as response:
+async def _stream(run: Run, body: dict[str, Any], leaves_after: int | None) -> End:
+    streamed = {"stream": True, "stream_options": {"include_usage": True}}
+    async with run.http.stream("POST", "/v1/chat/completions", json=body | streamed) as response:
         if response.status_code != 200:
             await response.aread()
-            return _refused(response, figures)
+            return _refused(response, run.figures)
         lines = [line async for line in _lines(response, leaves_after)]
+    events = [json.loads(line) for line in lines if line != "[DONE]"]
+    choices = [choice for event in events for choice in event.get("choices", [])]
+    text = "".join(choice["delta"].get("content") or "" for choice in choices)
+    run.undisturbed.check_beginning(body, text)
     if leaves_after is not None and len(lines) == leaves_after:
         return End("client left")
     assert lines[-1] == "[DONE]", f"a stream just stopped: {lines[-2:]}"
     assert lines.count("[DONE]") == 1
-    last = json.loads(lines[-2])
+    last = events[-1]
     if "error" in last:
-        _count(last, figures)
+        run.figures.count_error(last)
         return End("error, framed")
-    assert last["choices"][0]["finish_reason"] in ("length", "stop")
+    assert choices[-1]["finish_reason"] in ("length", "stop")
+    run.undisturbed.check_whole(body, text, last["usage"]["completion_tokens"])
     return End("answered, streamed")
 
 
@@ -228,8 +196,8 @@ async def _lines(response: httpx.Response, leaves_after: int | None) -> AsyncIte
             yield line.removeprefix("data: ")
 
 
-async def _ask(http: httpx.AsyncClient, body: dict[str, Any], leaves_after: int | None, figures: Figures) -> End:
-    request = http.post("/v1/chat/completions", json=body)
+async def _ask(run: Run, body: dict[str, Any], leaves_after: int | None) -> End:
+    request = run.http.post("/v1/chat/completions", json=body)
     if leaves_after is not None:
         try:
             response = await asyncio.wait_for(request, leaves_after / 100)
@@ -238,32 +206,18 @@ async def _ask(http: httpx.AsyncClient, body: dict[str, Any], leaves_after: int 
     else:
         response = await request
     if response.status_code != 200:
-        return _refused(response, figures)
-    assert response.json()["usage"]["completion_tokens"] >= 1
+        return _refused(response, run.figures)
+    answer = response.json()
+    text = answer["choices"][0]["message"]["content"]
+    run.undisturbed.check_whole(body, text, answer["usage"]["completion_tokens"])
     return End("answered, whole")
 
 
 def _refused(response: httpx.Response, figures: Figures) -> End:
     assert response.status_code in (429, 503), f"{response.status_code}: {response.text}"
-    error = _count(response.json(), figures)
+    error = figures.count_error(response.json())
     retry_after = response.headers.get("retry-after")
     return End("error, plain", None if retry_after is None else float(retry_after), error["retryable"])
-
-
-def _count(body: dict[str, Any], figures: Figures) -> dict[str, Any]:
-    error: dict[str, Any] = body["error"]
-    assert error["code"] in KNOWN_CODES, body
-    is_limit = error["code"] == "worker_died" and "which may go on" in error["message"]
-    figures.errors[_LIMIT if is_limit else f"code {error['code']}"] += 1
-    return error
-
-
-def check_kills(figures: Figures) -> None:
-    """Answers went on, nearly all to their end, and the only error is that an answer may not go on more often."""
-    assert figures.attacks["attack kill"] > 0
-    assert figures.resumes > 0
-    assert figures.whole_percent >= _LEAST_WHOLE_PERCENT, figures.table()
-    assert set(figures.errors) <= {_LIMIT}, figures.table()
 
 
 async def _attacker(run: Run, group: asyncio.TaskGroup, rng: random.Random) -> None:
@@ -273,7 +227,9 @@ async def _attacker(run: Run, group: asyncio.TaskGroup, rng: random.Random) -> N
         while run.goes_on() and time.monotonic() < storm_ends_at:
             await asyncio.sleep(rng.uniform(*_ATTACK_EVERY))  # the schedule itself: the sleep waits for no condition
             if rng.random() < _SIGNAL_SHARE:
-                await _send_signal(run, rng)
+                number, pids = rng.choice(_SIGNALS), await _pids(run)
+                if pids:
+                    _send_signal(run, rng.choice([*pids.values()]), number)
             else:
                 group.create_task(_administrate(run, rng.choice(_VERBS), rng.choice(MODELS), rng))
         await _unpin_all(run)
@@ -284,24 +240,37 @@ async def _attacker(run: Run, group: asyncio.TaskGroup, rng: random.Random) -> N
 
 
 async def _killer(run: Run, model: str, later: float) -> None:
-    """Kills this model at fixed times, by an administrator: such deaths do not count towards `failed`, however many."""
+    """Kills this model at fixed times, in turn by an administrator and by a signal. Only the signal makes a death that
+    counts, and suspects. The model is loaded by an administrator before each of them, so that each is the first in a
+    row: after the second, new requests would be refused for a while, after the fifth, all."""
     due = time.monotonic() + later
-    while run.goes_on():
+    for number in itertools.count():
+        if not run.goes_on():
+            return
         due += _KILL_EVERY
         await run.rest(max(0.0, due - time.monotonic()))
-        response = await run.http.post(f"/admin/models/kill/{model}")
-        assert response.status_code in (200, 404), response.text
-        run.figures.attacks["attack kill"] += response.status_code == 200
+        if number % 2:
+            response = await run.http.post(f"/admin/models/load/{model}")
+            assert response.status_code == 200, response.text
+            await run.http.post(f"/admin/models/unpin/{model}")
+            run.figures.operator_loads += 1
+            _send_signal(run, (await _pids(run))[model], DEADLY[(number // 2 + MODELS.index(model)) % len(DEADLY)])
+        else:
+            response = await run.http.post(f"/admin/models/kill/{model}")
+            assert response.status_code in (200, 404), response.text
+            run.figures.attacks["attack kill"] += response.status_code == 200
 
 
-async def _send_signal(run: Run, rng: random.Random) -> None:
-    number = rng.choice(_SIGNALS)
+async def _pids(run: Run) -> dict[str, int]:
+    """Of the models' processes, as the status names them."""
     status = (await run.http.get("/admin/models/status")).json()
-    pids = [m["pid"] for m in status["models"] if m["pid"] is not None]
-    if pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(rng.choice(pids), number)
-            run.figures.attacks[f"attack {number.name}"] += 1
+    return {m["model_id"]: m["pid"] for m in status["models"] if m["pid"] is not None}
+
+
+def _send_signal(run: Run, pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+        run.figures.attacks[f"attack {number.name}"] += 1
 
 
 async def _administrate(run: Run, verb: str, model: str, rng: random.Random) -> None:
@@ -363,9 +332,10 @@ def main(seconds: float, seed: int, *, kills: bool) -> None:
         for number, name in enumerate(MODELS, start=1):
             make_tiny_model(Path(directory) / name, seed=number)
         service = chaos_service(Path(directory), kills=kills)
+        longest = LONG_ANSWER if kills else _SHORT_ANSWER
         try:
             service.start()
-            figures = asyncio.run(run_chaos(service, seconds, seed, kills=kills))
+            figures = asyncio.run(run_chaos(service, seconds, seed, kills=kills, longest=longest))
         finally:
             service.stop()  # asserts that no process is left
     if kills:
