@@ -21,6 +21,10 @@ SPECIAL_TOKENS = ("<s>", "</s>", "<pad>")
 BOS, EOS = 256, 257
 VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
+# A `logit_bias` for answers in which each token is a character: none waits for the rest of one, and the text has the
+# same tokens when it comes back.
+READABLE = {str(token): -100 for token in range(94, VOCABULARY)}  # `!` to `~` come first in it
+
 # Logits of random weights lie within a few hundredths of each other; this spreads them to a deviation of about 4.
 _SPREAD = 4.0
 

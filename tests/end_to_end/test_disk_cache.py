@@ -7,14 +7,12 @@ from typing import Any
 import pytest
 
 from tests.service import Service, end_process, wait_until
-from tests.tiny_models import VOCABULARY, make_tiny_model
+from tests.tiny_models import READABLE, make_tiny_model
 from worker.cache.disk.writer import BURST_SECONDS
 
 BLOCK = 256
 CACHE = {"cache_disk_gb": 1, "cache_disk_reserve_gb": 0, "cache_disk_write_mb_per_second": 1000, "warm_spares": 1}
 LONG = "why? " * 1600  # 8,000 tokens: a byte is one
-# Text that has the tokens of its answer again when it comes back.
-READABLE = {str(token): -100 for token in range(94, VOCABULARY)}  # `!` to `~` come first in it
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.service import Service
-from tests.tiny_models import make_tiny_model
+from tests.tiny_models import READABLE, make_tiny_model
 
 MakeService = Callable[..., Service]
 
@@ -38,7 +38,7 @@ def test_five_long_prompts_on_a_slow_machine(make_service: MakeService, tmp_path
             body = {"model": "slow", "prompt": str(number) * length, "max_tokens": 2, "temperature": 0}
             answers.append(client.post("/v1/completions", json=body))
 
-    with service.stream("slow", max_tokens=7000) as stream:
+    with service.stream("slow", max_tokens=7000, logit_bias=READABLE) as stream:
         stream.next_text()
         threads = [threading.Thread(target=ask, args=(number,)) for number in range(5)]
         for thread in threads:
@@ -51,4 +51,4 @@ def test_five_long_prompts_on_a_slow_machine(make_service: MakeService, tmp_path
     assert service.model("slow")["pid"] == pid
     # tests/worker/text/test_interleaving.py measures on a clock of its own how much of the time streams have.
     assert len(gaps) > 10
-    assert sorted(gaps)[-2] < STALL_SECONDS
+    assert max(gaps) < STALL_SECONDS

@@ -23,6 +23,10 @@ def echo(prompt: str, tokens: int) -> str:
     return (tokens * prompt)[: 4 * tokens]
 
 
+# Eight clients wait 12 ms for a first token, and a process that starts takes one of two cores.
+UNNOTICED_SECONDS = 0.05
+
+
 @pytest.fixture(scope="module")
 def module_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     worn = {**MISBEHAVING, "options": {"delay_seconds": 0.015}}
@@ -248,17 +252,21 @@ def test_no_stream_of_many_notices_a_reload(tiny: Reloading, clients: int) -> No
     assert len(set(expected.values())) == len(prompts)
     assert tiny.reload().status_code == 200
     tiny.drained()
-    before = tiny.state
-    seen = crowd(tiny, clients, prompts, 200, rounds=4, reloads=4)
-    check(tiny, seen, before, expected)
+    crowds = []
+    for _ in range(3):  # of one crowd the 99th percentile is its slowest answer but one
+        before = counted(tiny)
+        crowds.append(crowd(tiny, clients, prompts, 200, rounds=4, reloads=4))
+        check(tiny, crowds[-1], before, expected)
 
     def p99(answers: list[Answer]) -> float:
         return statistics.quantiles([a.first_after for a in answers], n=100, method="inclusive")[98]
 
-    usual, during = seen.usual, seen.during
+    usual = [answer for one in crowds for answer in one.usual]
+    during = [answer for one in crowds for answer in one.during]
     figures = f"TTFT p99: {p99(usual):.3f} s of {len(usual)}, {p99(during):.3f} s of {len(during)} during reloads"
-    sys.stdout.write(f"{clients} clients; {figures}, {[round(end - begin, 2) for begin, end in seen.reloads]} s each\n")
-    assert p99(during) <= 2 * p99(usual), figures
+    spans = [round(end - began, 2) for one in crowds for began, end in one.reloads]
+    sys.stdout.write(f"{clients} clients; {figures}, {spans} s each\n")
+    assert p99(during) <= max(2 * p99(usual), UNNOTICED_SECONDS), figures
 
 
 @pytest.mark.slow
