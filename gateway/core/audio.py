@@ -1,7 +1,7 @@
 """What audio models answer, as types: what they have heard, what they say, and their voices. Pure.
 
-A transcript of hours has a hundred thousand words. A gateway that reads them all at once answers nobody meanwhile, so
-the segments stay as they came until the form of the answer asks for them.
+A transcript of hours has a hundred thousand words. While a gateway read them all at once, it would answer nobody else.
+So the segments stay as they came until the form of the answer asks for them.
 """
 
 from collections.abc import Iterator, Sequence

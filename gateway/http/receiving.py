@@ -86,6 +86,7 @@ async def timely(
 
 def _too_slow(pauses: Pauses, field: str) -> FailureError:
     message = (
-        f"{field} comes too slowly: pauses may take {pauses.most:g} s, of which {pauses.rate:g} bytes give back one"
+        f"{field} comes too slowly: it may pause for {pauses.most:g} s in all, "
+        f"and each {pauses.rate:g} bytes give one second back"
     )
     return FailureError(Failure(Code.REQUEST_TIMEOUT, message, field, retryable=True))

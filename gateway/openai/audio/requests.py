@@ -96,7 +96,7 @@ def parse_form(form: type[TranslationRequest], values: Mapping[str, str | list[s
 
 
 def check_form(form: type[TranslationRequest], values: Mapping[str, str | list[str]]) -> None:
-    """What `parse_form` will find wrong whatever else the form has. Raises as it does."""
+    """Check the fields that have come so far. Raises, as `parse_form` does, what no later field can put right."""
     wanted = validated(form, {**values, FILE: 1})
     if "response_format" in values:
         _check_format(wanted)
