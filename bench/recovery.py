@@ -175,7 +175,7 @@ async def resumed(
 
 
 async def _in_its_middle(pool: Pool, model: str, content: str, tokens: int, pieces: int) -> Answer:
-    """A stream of which so many pieces have come."""
+    """Ask for a stream, and wait until so many pieces of it have come."""
     for _ in range(_ATTEMPTS):
         answer = await stream(pool.port, model, content, tokens)
         if await answer.has_started(pieces):
