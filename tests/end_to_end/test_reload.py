@@ -23,7 +23,7 @@ def echo(prompt: str, tokens: int) -> str:
     return (tokens * prompt)[: 4 * tokens]
 
 
-# Eight clients wait 12 ms for a first token, and a process that starts takes one of two cores.
+# Eight clients wait about 20 ms for a first token, and a process that starts takes one of two cores.
 UNNOTICED_SECONDS = 0.05
 
 
